@@ -1,0 +1,86 @@
+# One environment, .venv, shared by all targets; a stamp in it says for which checkout it is whole.
+# `make clean` and PYTHON=... choose another interpreter.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+PYTHON ?=
+ARGS ?=
+OUT ?= out
+PORT ?= 5000
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help sweep test check format ui clean
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+sweep: $(VENV)/.whole-lite ## run a sweep: make sweep ARGS='--help'
+	@$(BIN)/python sweeps/fixres_grid.py $(ARGS)
+
+test: check ## lint, types, import rules, then the tests: make test ARGS='-k name'
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.whole-dev ## lint, types and import rules alone
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m mypy
+	$(BIN)/lint-imports --no-logo
+
+format: $(VENV)/.whole-dev ## put the code into the form that check wants
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+ui: $(VENV)/.whole-lite ## look at a sweep's runs in MLflow: make ui OUT=folder
+	@test -e '$(OUT)/mlflow.db' || { echo "No $(OUT)/mlflow.db: run a sweep first, or name its folder with OUT=..." >&2; exit 1; }
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --workers 1 --backend-store-uri 'sqlite:///$(abspath $(OUT))/mlflow.db' --host 127.0.0.1 --port $(PORT)
+
+clean: ## remove the environment and the tools' caches (never a sweep's results)
+	rm -rf $(VENV) $(VENV).lock .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist *.egg-info
+	find sweeps trainables tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Set-up. A stamp holds the path that the environment was made for: one that was copied or moved, or whose interpreter
+# is gone, is made anew.
+ifneq ($(shell cat $(VENV)/.whole-lite 2>/dev/null && $(BIN)/python -c '' 2>&1),$(CURDIR))
+$(VENV)/.whole-lite $(VENV)/.whole-dev: REMAKE
+endif
+.PHONY: REMAKE
+REMAKE:
+
+$(VENV)/.whole-lite: pyproject.toml constraints.txt
+	@$(call set_up,lite,.whole-lite)
+
+$(VENV)/.whole-dev: pyproject.toml constraints.txt
+	@$(call set_up,lite$(comma)dev,.whole-lite .whole-dev)
+
+comma := ,
+
+# $(call set_up,EXTRAS,STAMPS): under a lock, as two makes may run at once. While .venv/.unfinished exists, an
+# installation is going on or was cut off; the next one then starts from an empty environment.
+define set_up
+exec 9> $(VENV).lock; if command -v flock > /dev/null; then flock 9; fi; \
+whole() { for s in $2; do \
+    test $(VENV)/$$s -nt pyproject.toml && test $(VENV)/$$s -nt constraints.txt \
+    && test "$$(cat $(VENV)/$$s)" = '$(CURDIR)' || return 1; done; $(BIN)/python -c ''; }; \
+if whole 2> /dev/null; then exit 0; fi; \
+if test -e $(VENV)/.unfinished || ! test -e $(VENV)/.whole-lite \
+    || test "$$(cat $(VENV)/.whole-lite)" != '$(CURDIR)' || ! $(BIN)/python -c '' 2> /dev/null; then \
+    fits='import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'; \
+    python=; for p in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
+        if $$p -c "$$fits" 2> /dev/null; then python=$$p; break; fi; done; \
+    if test -z "$$python"; then \
+        echo "No Python 3.11 to 3.13 with the venv module among: $(or $(PYTHON),python3 python3.13 python3.12 python3.11)." \
+            "Install one (Debian: python3-venv), or name it: make PYTHON=/path/to/python3" >&2; exit 1; fi; \
+    echo "Setting up .venv with $$($$python --version) and [$1]: takes minutes (PyTorch is several GB)."; \
+    rm -f $(VENV)/.whole-*; rm -rf $(VENV); mkdir $(VENV); touch $(VENV)/.unfinished; \
+    $$python -m venv $(VENV); \
+else \
+    echo "Bringing .venv up to date with pyproject.toml and constraints.txt for [$1]."; \
+    touch $(VENV)/.unfinished; rm -f $(VENV)/.whole-*; \
+fi; \
+$(BIN)/python -m pip install -q -c constraints.txt -e '.[$1]'; \
+for s in $2; do printf %s '$(CURDIR)' > $(VENV)/$$s; done; rm $(VENV)/.unfinished
+endef

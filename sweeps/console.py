@@ -1,0 +1,237 @@
+"""What a person sees on the terminal: a live panel, or plain lines where it is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from sweeps.choice import Choice
+from sweeps.events import (
+    CellEnded,
+    CellsPlanned,
+    EpochEnded,
+    Event,
+    SweepBegan,
+    TrunkBegan,
+    TrunkEnded,
+)
+from sweeps.leaderboard import Row
+from sweeps.plan import Plan
+from sweeps.progress import Progress, duration
+from trainables.evaluate import Score
+from trainables.intervals import wilson
+from trainables.train import TrunkSpec
+
+ENDINGS = {
+    "finished": "finished",
+    "cut": "cut by ASHA",
+    "diverged": "diverged",
+    "failed": "failed",
+}
+
+
+class Terminal:
+    """A watcher that tells a person. Use it as a context: the live panel ends with it."""
+
+    def __init__(self, console: Console | None = None):
+        self.console = console or Console(highlight=False, soft_wrap=not _is_terminal(console))
+        self.progress = Progress()
+        self._live: Live | None = None
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def say(self, line: str) -> None:
+        self.console.print(line, markup=False)
+
+    def counting(self, what: str) -> Callable[[int, int], None]:
+        """A callback that says how far a long preparation is, ten times at most."""
+        told = {"tenth": 0}
+
+        def count(done: int, total: int) -> None:
+            tenth = 10 * done // max(1, total)
+            if tenth > told["tenth"] and total > 500:
+                told["tenth"] = tenth
+                self.say(f"{what}: {done} of {total}")
+
+        return count
+
+    def on(self, event: Event) -> None:
+        self.progress.on(event)
+        match event:
+            case SweepBegan() if self.console.is_terminal:
+                self._live = Live(
+                    get_renderable=self._panel,
+                    console=self.console,
+                    refresh_per_second=2,
+                    transient=True,
+                )
+                self._live.start()
+            case TrunkBegan(trunk=trunk) if not self.console.is_terminal:
+                self.say(f"trunk {_trunk_words(trunk)}: begins")
+            case EpochEnded(trunk=trunk, report=report, goes_on=goes_on):
+                if report.best_val and goes_on and not self.console.is_terminal:
+                    self.say(
+                        f"trunk {_trunk_words(trunk)}: epoch {report.epoch}, "
+                        f"{_best_val(report.val)}, goes on; {self._left()}"
+                    )
+            case TrunkEnded(trunk=trunk, why=why, reports=reports):
+                last = next((r.val for r in reversed(reports) if r.val), {})
+                accuracy = f", {_best_val(last)}" if last else ""
+                self.say(
+                    f"trunk {_trunk_words(trunk)}: {ENDINGS[why]} after {len(reports)} "
+                    f"epochs{accuracy}; {self._left()}"
+                )
+            case CellsPlanned(cells=cells):
+                self.say(f"{len(cells)} cells: each adapts a trunk to a test resolution")
+            case CellEnded(cell=cell, trunk=trunk, rows=rows):
+                place = f"{trunk.variant} {trunk.train_res} -> {cell.test_res}"
+                if not rows:
+                    self.say(f"cell {place}: failed")
+                    return
+                scores = ", ".join(f"{r.arm} {100 * r.top1:.1f} %" for r in rows)
+                self.say(f"cell {place}: val top-1 {scores} (n={rows[0].n}); {self._left()}")
+
+    def _left(self) -> str:
+        left = self.progress.left()
+        if left is None:
+            return "time left not yet known"
+        expected, most = left
+        if most < 1:
+            return "nothing left"
+        if most > 1.2 * expected:
+            return f"about {duration(expected)} left, {duration(most)} at most"
+        return f"about {duration(expected)} left"
+
+    def _panel(self) -> RenderableType:
+        progress = self.progress
+        plan = progress.plan
+        if plan is None:
+            return Text("")
+        lines: list[RenderableType] = []
+        if progress.cells is None:
+            total, done, what = plan.trunks, len(progress.ended), "trunks"
+            waiting = progress.waiting_trunks
+        else:
+            total, done, what = len(progress.cells), len(progress.cells_done), "cells"
+            waiting = total - done - len(progress.cells_running)
+        head = Table.grid(padding=(0, 1))
+        head.add_row(
+            Text(f"{what} {done}/{total}", style="bold"),
+            ProgressBar(total=max(1, total), completed=done, width=30),
+            Text(f"{waiting} wait; {duration(progress.elapsed)} so far, {self._left()}"),
+        )
+        lines.append(head)
+        for key, epoch in progress.epochs.items():
+            trunk = progress.trunks[key]
+            lines.append(
+                Text(f"  {_trunk_words(trunk)}: epoch {epoch + 1} of {trunk.recipe.epochs}")
+            )
+        for key in sorted(progress.cells_running):
+            assert progress.cells is not None
+            cell, trunk = progress.cells[key]
+            lines.append(Text(f"  {trunk.variant} {trunk.train_res} -> {cell.test_res} px"))
+        lines.append(Text(f"  best so far: {self._best()}", style="green"))
+        return Group(*lines)
+
+    def _best(self) -> str:
+        row = self.progress.best_row
+        if row is not None:
+            return f"{row.place} px, {row.arm}: val top-1 {100 * row.top1:.1f} % (n={row.n})"
+        if self.progress.best_trunk is not None:
+            score, trunk, res = self.progress.best_trunk
+            return (
+                f"{trunk.variant} {trunk.train_res} -> {res} px: val top-1 "
+                f"{100 * score.top1:.1f} % (n={score.n}), before any fix"
+            )
+        return "nothing scored yet"
+
+
+def _is_terminal(console: Console | None) -> bool:
+    return (console or Console()).is_terminal
+
+
+def _trunk_words(trunk: TrunkSpec) -> str:
+    return f"{trunk.variant} at {trunk.train_res} px, lr {trunk.hyper.lr:.2g}"
+
+
+def _best_val(val: dict[int, Score]) -> str:
+    res, score = max(val.items(), key=lambda item: item[1].hits1)
+    return f"val top-1 {100 * score.top1:.1f} % at {res} px (n={score.n})"
+
+
+def plan_view(plan: Plan) -> Group:
+    """The plan as tables."""
+    grid, spec = plan.spec.grid, plan.spec
+    resolutions = sorted({*grid.train_res, *grid.test_res})
+    costs = Table(title="GMACs of one image", title_justify="left", title_style="bold")
+    costs.add_column("variant")
+    costs.add_column("M params", justify="right")
+    for res in resolutions:
+        costs.add_column(f"{res} px", justify="right")
+    for v in grid.variants:
+        costs.add_row(
+            v,
+            f"{plan.costs[v, resolutions[0]].params_m:.2f}",
+            *(f"{plan.costs[v, r].gmacs:.3g}" for r in resolutions),
+        )
+    counts = ", ".join(f"{n} {split}" for split, n in plan.counts.items())
+    passes = ", ".join(f"{n:,} {what}" for what, n in plan.image_passes.items())
+    most = sum(plan.work_left(p) for p in plan.points) * spec.trunks.samples
+    expected = sum(plan.expected_work_left(p) for p in plan.points) * spec.trunks.samples
+    rungs = ", ".join(map(str, spec.rungs[:-1])) or "none"
+    lines = (
+        f"images   {counts}; {len(plan.classes)} classes; fingerprint {plan.images}",
+        f"trunks   {plan.trunks}: {' '.join(grid.variants)} x train "
+        f"{' '.join(map(str, grid.train_res))} px x {spec.trunks.samples} samples; "
+        f"{spec.trunks.epochs} epochs, cut after {rungs}",
+        f"cells    {plan.cells}: {min(spec.fix.survivors, spec.trunks.samples)} trunk(s) of each "
+        f"variant and train resolution x test {' '.join(map(str, grid.test_res))} px",
+        f"passes   {passes} (images, at most)",
+        f"work     {most / 1e3:,.1f} TMACs of training at most, about {expected / 1e3:,.1f} with "
+        "cuts",
+    )
+    return Group(*(Text(line) for line in lines), costs)
+
+
+def summary(rows: Sequence[Row], choice: Choice, test: Score, *, limit: int = 8) -> Group:
+    """The best rows, the choice and what test says of it."""
+    val = sorted((r for r in rows if r.split == "val"), key=lambda r: (-r.hits1, r.gmacs, r.arm))
+    n = val[0].n
+    board = Table(title=f"Best of {len(val)} rows, on val (n={n})", title_justify="left")
+    for name in ("variant", "train", "test", "arm", "top-1 %", "top-5 %", "GMACs", "M params"):
+        board.add_column(name, justify="left" if name in ("variant", "arm") else "right")
+    shown = val[:limit]
+    if choice.row not in shown:
+        shown.append(choice.row)
+    for row in shown:
+        board.add_row(
+            row.variant,
+            str(row.train_res),
+            str(row.test_res),
+            row.arm,
+            f"{100 * row.top1:.1f}",
+            f"{100 * row.top5:.1f}",
+            f"{row.gmacs:.3g}",
+            f"{row.params_m:.2f}",
+            style="bold green" if row == choice.row else "",
+        )
+    low, high = wilson(test.hits1, test.n)
+    return Group(
+        board,
+        Text(f"chosen   {choice.row.place} px, arm {choice.row.arm}: {choice.reason}"),
+        Text(
+            f"test     top-1 {100 * test.top1:.1f} % (n={test.n}, 95 % interval "
+            f"{100 * low:.1f} to {100 * high:.1f}), top-5 {100 * test.top5:.1f} %"
+        ),
+    )

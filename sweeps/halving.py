@@ -1,0 +1,56 @@
+"""Which trunks go on at a rung: Ray's ASHA, one for each variant, with a memory.
+
+Among all variants ASHA would let only the largest go on. Its state is made of its own past
+decisions: told them again in their order, it stands where it stood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
+
+
+class Halving:
+    """ASHA (Li et al., arXiv:1810.05934, in Ray's stopping form), one for each group."""
+
+    def __init__(self, *, epochs: int, grace_epochs: int, reduction: int):
+        self._make: Callable[[], AsyncHyperBandScheduler] = lambda: AsyncHyperBandScheduler(
+            time_attr="epoch",
+            metric="top1",
+            mode="max",
+            max_t=epochs,
+            grace_period=min(grace_epochs, epochs),
+            reduction_factor=reduction,
+        )
+        self._groups: dict[str, AsyncHyperBandScheduler] = {}
+        self._known: set[str] = set()
+        self._decided: dict[tuple[str, int], bool] = {}
+
+    def recall(self, key: str, epoch: int) -> bool | None:
+        """What was decided of the trunk ``key`` after ``epoch``; None: nothing yet."""
+        return self._decided.get((key, epoch))
+
+    def goes_on(self, group: str, key: str, epoch: int, top1: float) -> bool:
+        """Decide whether the trunk ``key`` goes on after ``epoch``."""
+        self._decided[key, epoch] = self._ask(group, key, epoch, top1)
+        return self._decided[key, epoch]
+
+    def remember(self, group: str, key: str, epoch: int, top1: float, went_on: bool) -> None:
+        """Take up a decision of an earlier run, in the order in which they were taken."""
+        self._ask(group, key, epoch, top1)
+        self._decided[key, epoch] = went_on
+
+    def _ask(self, group: str, key: str, epoch: int, top1: float) -> bool:
+        if group not in self._groups:
+            self._groups[group] = self._make()
+        scheduler = self._groups[group]
+        trial: Any = SimpleNamespace(trial_id=key)  # all that ASHA asks of a trial
+        controller: Any = None  # and it asks nothing of Tune
+        if key not in self._known:
+            self._known.add(key)
+            scheduler.on_trial_add(controller, trial)
+        answer = scheduler.on_trial_result(controller, trial, {"epoch": epoch, "top1": top1})
+        return bool(answer == TrialScheduler.CONTINUE)

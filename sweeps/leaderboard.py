@@ -1,0 +1,102 @@
+"""The leaderboard: a row for each cell, arm and split, to and from an Arrow table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sweeps.plan import Cost
+from trainables.fix import ArmResult
+from trainables.store import replacing
+from trainables.train import TrunkSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One arm of one cell on one split. Resolutions in px, accuracies as shares of ``n``."""
+
+    variant: str
+    train_res: int
+    test_res: int
+    arm: str
+    split: str
+    n: int
+    top1: float
+    top5: float
+    params_m: float  # millions
+    gmacs: float  # billions, one image at test_res
+    seconds: float  # wall time of the arm, features included
+    trunk: str  # key in the store
+    cell: str  # key in the store
+    trunk_epochs: int
+    head_lr: float | None
+    head_smoothing: float | None
+    head_epochs: int | None
+    head_settings: int  # among how many the head was picked, on val
+
+    @property
+    def hits1(self) -> int:
+        return round(self.top1 * self.n)
+
+    @property
+    def place(self) -> str:
+        """The cell in words."""
+        return f"{self.variant} {self.train_res} -> {self.test_res}"
+
+
+_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}
+SCHEMA = pa.schema(
+    [
+        pa.field(f.name, _TYPES[str(f.type).partition(" ")[0]], nullable="None" in str(f.type))
+        for f in fields(Row)
+    ]
+)
+
+
+def row(trunk: TrunkSpec, epochs: int, cell: str, test_res: int, cost: Cost, arm: ArmResult) -> Row:
+    """An arm's result with all that places it."""
+    head = arm.head
+    return Row(
+        variant=trunk.variant,
+        train_res=trunk.train_res,
+        test_res=test_res,
+        arm=arm.arm,
+        split=arm.score.split,
+        n=arm.score.n,
+        top1=arm.score.top1,
+        top5=arm.score.top5,
+        params_m=cost.params_m,
+        gmacs=cost.gmacs,
+        seconds=arm.seconds,
+        trunk=trunk.key,
+        cell=cell,
+        trunk_epochs=epochs,
+        head_lr=head.lr if head else None,
+        head_smoothing=head.label_smoothing if head else None,
+        head_epochs=head.epochs if head else None,
+        head_settings=arm.head_settings,
+    )
+
+
+def table(rows: Iterable[Row]) -> pa.Table:
+    records = [{f.name: getattr(r, f.name) for f in fields(Row)} for r in rows]
+    return pa.Table.from_pylist(records, schema=SCHEMA)
+
+
+def rows_of(arrow: pa.Table) -> list[Row]:
+    records: list[dict[str, Any]] = arrow.to_pylist()
+    return [Row(**r) for r in records]
+
+
+def write(path: Path, rows: Iterable[Row]) -> None:
+    with replacing(path) as temporary:
+        pq.write_table(table(rows), temporary)
+
+
+def read(path: Path) -> list[Row]:
+    return rows_of(pq.read_table(path))

@@ -1,0 +1,222 @@
+"""Run the trials of a phase through Ray Tune: hand out, report, judge."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from sweeps.director import TrunkDirector
+from sweeps.events import CellBegan, CellEnded, CellsPlanned, Watcher
+from sweeps.leaderboard import Row, row
+from sweeps.placement import Placement
+from sweeps.plan import Plan
+from trainables.fix import ArmResult, CellSpec, arm_result, recorded_results
+from trainables.store import Store
+from trainables.train import EpochReport, TrunkSpec, epoch_report
+from trainables.trials import CellTrial, TrialContext, TrunkTrial
+
+MAX_FAILURES = 3  # of a worker, a trial: it goes on from its last epoch
+Config = dict[str, Any]
+
+
+class _Unpickled:
+    """The Tuner pickles all that it is given, for a restore that is never made: nothing of ours."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Feed(_Unpickled, Searcher):
+    """Configurations from a function, until it has no more."""
+
+    def __init__(self, give: Callable[[], Config | None], failed: Callable[[Config], None]):
+        super().__init__()
+        self._give, self._failed = give, failed
+        self._running: dict[str, Config] = {}
+
+    def suggest(self, trial_id: str) -> Any:
+        config = self._give()
+        if config is None:
+            return Searcher.FINISHED
+        self._running[trial_id] = config
+        return config
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        config = self._running.pop(trial_id, None)
+        if error and config is not None:
+            self._failed(config)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the journal has it all."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, likewise."""
+
+
+class _Judge(_Unpickled, FIFOScheduler):
+    """A scheduler that asks a function whether a trial goes on."""
+
+    def __init__(self, goes_on: Callable[[Config, dict[str, Any]], bool]):
+        super().__init__()
+        self._goes_on = goes_on
+
+    @property
+    def supports_buffered_results(self) -> bool:
+        return False
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        goes_on = self._goes_on(trial.config, result)
+        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        """The last result of a trial that says itself that it is done comes only here."""
+        if trial.last_result.get("done"):
+            self._goes_on(trial.config, result)
+
+
+def run_trunks(director: TrunkDirector, context: TrialContext, placement: Placement) -> None:
+    """Phase 1, to its end."""
+
+    def give() -> Config | None:
+        trunk = director.next()
+        return None if trunk is None else {"trunk": trunk}
+
+    def goes_on(config: Config, result: dict[str, Any]) -> bool:
+        return director.report(config["trunk"], epoch_report(json.loads(result["report"])))
+
+    _run(TrunkTrial, give, goes_on, lambda c: director.failed(c["trunk"]), context, placement)
+
+
+def cells_of(
+    plan: Plan, survivors: Sequence[tuple[TrunkSpec, tuple[EpochReport, ...]]]
+) -> list[tuple[CellSpec, TrunkSpec, int]]:
+    """Every cell: its trunk, and the epochs that this was trained. Dearest first, so that the last
+    to run are short."""
+    cells = [
+        (plan.cell(trunk.key, res), trunk, len(reports))
+        for trunk, reports in survivors
+        for res in plan.spec.grid.test_res
+    ]
+    return sorted(cells, key=lambda c: -plan.cell_work(c[1].variant, c[0].test_res))
+
+
+class CellDesk:
+    """Phase 2: hands out the cells that the store lacks, and gathers the rows of all."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        cells: Sequence[tuple[CellSpec, TrunkSpec, int]],
+        store: Store,
+        watcher: Watcher,
+    ):
+        self._plan, self._watcher = plan, watcher
+        self._cells = {cell.key: (cell, trunk, epochs) for cell, trunk, epochs in cells}
+        self._rows: dict[str, tuple[Row, ...]] = {}
+        watcher.on(CellsPlanned(cells=tuple((c, t) for c, t, _ in cells)))
+        for key in self._cells:
+            results = recorded_results(store, key)
+            if results is not None:
+                self.take(key, results)
+        self._waiting = [key for key in self._cells if key not in self._rows]
+
+    @property
+    def over(self) -> bool:
+        return not self._waiting
+
+    @property
+    def rows(self) -> list[Row]:
+        """In the order of the grid, whatever the order of work."""
+        rows = [r for cell in self._rows.values() for r in cell]
+        grid = self._plan.spec.grid
+        return sorted(
+            rows,
+            key=lambda r: (
+                grid.variants.index(r.variant),
+                r.train_res,
+                r.test_res,
+                r.trunk,
+                r.arm != "none",
+            ),
+        )
+
+    def next(self) -> CellSpec | None:
+        if not self._waiting:
+            return None
+        cell, trunk, _ = self._cells[self._waiting.pop(0)]
+        self._watcher.on(CellBegan(cell=cell, trunk=trunk))
+        return cell
+
+    def take(self, key: str, results: Sequence[ArmResult]) -> None:
+        """The results of a cell; told twice, it is taken once."""
+        if key in self._rows:
+            return
+        cell, trunk, epochs = self._cells[key]
+        cost = self._plan.costs[trunk.variant, cell.test_res]
+        self._rows[key] = tuple(
+            row(trunk, epochs, key, cell.test_res, cost, arm) for arm in results
+        )
+        self._watcher.on(CellEnded(cell=cell, trunk=trunk, rows=self._rows[key]))
+
+    def failed(self, key: str) -> None:
+        cell, trunk, _ = self._cells[key]
+        self._watcher.on(CellEnded(cell=cell, trunk=trunk, rows=()))
+
+
+def run_cells(desk: CellDesk, context: TrialContext, placement: Placement) -> None:
+    """Phase 2, to its end."""
+
+    def give() -> Config | None:
+        cell = desk.next()
+        return None if cell is None else {"cell": cell}
+
+    def goes_on(config: Config, result: dict[str, Any]) -> bool:
+        desk.take(config["cell"].key, [arm_result(r) for r in json.loads(result["results"])])
+        return False
+
+    _run(CellTrial, give, goes_on, lambda c: desk.failed(c["cell"].key), context, placement)
+
+
+def _run(
+    trainable: type[tune.Trainable],
+    give: Callable[[], Config | None],
+    goes_on: Callable[[Config, dict[str, Any]], bool],
+    failed: Callable[[Config], None],
+    context: TrialContext,
+    placement: Placement,
+) -> None:
+    """One Tuner over what ``give`` gives. Tune's own files are of no use afterwards."""
+    scratch = Path(tempfile.mkdtemp(prefix="fixres-tune-"))
+    resources = {"cpu": placement.cpus, "gpu": placement.gpus}
+    try:
+        tune.Tuner(
+            tune.with_resources(tune.with_parameters(trainable, context=context), resources),
+            tune_config=tune.TuneConfig(
+                search_alg=_Feed(give, failed),
+                scheduler=_Judge(goes_on),
+                num_samples=-1,
+                max_concurrent_trials=placement.concurrency,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name=uuid.uuid4().hex,
+                storage_path=str(scratch),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+            ),
+        ).fit()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

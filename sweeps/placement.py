@@ -1,0 +1,100 @@
+"""What a trial may use, and where: the one place that decides resources, and starts Ray."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from sweeps.spec import RunOptions
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """For each trial, and of all."""
+
+    cpus: int  # a trial
+    gpus: float  # a trial
+    concurrency: int | None  # trials at a time; None: as many as the cluster takes
+
+
+def on_cluster() -> bool:
+    """Whether a Ray cluster is given, as in a submitted job."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def start_ray() -> None:
+    """Join the given cluster, or start a private Ray on loopback that ends with this process."""
+    import ray
+
+    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if on_cluster():
+        ray.init(logging_level=logging.ERROR, log_to_driver=False)
+        return
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=150_000_000,  # trials share images through files, not objects
+        num_gpus=torch.cuda.device_count(),
+        _node_ip_address="127.0.0.1",
+        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
+    )
+
+
+def set_environment() -> None:
+    """Ray's switches that must stand before it is imported."""
+    quiet = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C reaches the driver, whose store is whole
+        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+        "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }
+    if not on_cluster():
+        # A token of its own, in memory alone: the private Ray is nobody else's to use.
+        quiet |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    for name, value in quiet.items():
+        os.environ.setdefault(name, value)
+
+
+def place(options: RunOptions) -> Placement:
+    """Cores and GPUs of a trial. Ray must be up."""
+    import ray
+
+    nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
+    gpus = sum(n.get("GPU", 0) for n in nodes)
+    concurrency = options.concurrency
+    if concurrency is None and not on_cluster():
+        concurrency = max(1, int(gpus))
+    cpus = options.cpus_per_trial
+    if cpus is None:
+        here = max([int(n.get("CPU", 0)) for n in nodes], default=1)
+        cpus = max(1, here // (concurrency or 1)) if not on_cluster() else max(1, min(4, here))
+    share = options.gpus_per_trial
+    if share is None:
+        share = 1.0 if gpus else 0.0
+        if gpus and concurrency and concurrency > gpus:
+            share = round(gpus / concurrency, 3)
+    return Placement(cpus=cpus, gpus=share, concurrency=concurrency)
+
+
+def stop_ray() -> None:
+    import ray
+
+    ray.shutdown()
+
+
+def own_threads() -> int:
+    """CPU threads for what the driver itself does with images."""
+    return os.cpu_count() or 1

@@ -1,0 +1,318 @@
+"""The story of a sweep, top to bottom: spec -> plan -> trunks -> cells -> leaderboard -> choice
+-> model."""
+
+from __future__ import annotations
+
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from sweeps import embedded, figures, leaderboard, placement
+from sweeps import plan as planning
+from sweeps.card import card
+from sweeps.choice import Choice, choose
+from sweeps.console import Terminal, plan_view, summary
+from sweeps.director import TrunkDirector
+from sweeps.events import SweepBegan, Watchers
+from sweeps.leaderboard import Row
+from sweeps.phases import CellDesk, cells_of, run_cells, run_trunks
+from sweeps.plan import Plan
+from sweeps.registry import register
+from sweeps.spec import SweepSpec, check, differences, identity
+from sweeps.tracking import Tracking, default_uri
+from trainables import backbones, variants
+from trainables.decode import ImageSet, prepare
+from trainables.errors import UserError
+from trainables.evaluate import Score
+from trainables.export import write_model
+from trainables.fix import Workplace, adapted_state, load_model, read_test
+from trainables.store import Store, digest, make_writable, plain, read_json, write_json, write_text
+from trainables.train import finished_trunk, recorded_reports
+from trainables.trials import TrialContext
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a finished sweep says."""
+
+    rows: list[Row]
+    choice: Choice
+    test: Score
+
+
+def run(spec: SweepSpec, terminal: Terminal) -> None:
+    """Run the sweep, or go on with it.
+
+    Raises:
+        UserError: it cannot be run as it is asked for.
+    """
+    check(spec)
+    out = _out(spec)
+    make_writable(spec.cache, "--cache-dir")
+    images, data = _images(spec, terminal)
+    if spec.run.dry_run:
+        terminal.console.print(plan_view(planning.make(spec, images, ())))
+        return
+    made_anew = not out.exists()
+    make_writable(out, "--out")
+    try:
+        with _locked(out):
+            _sweep(spec, out, images, data, terminal)
+    except UserError:
+        if made_anew:  # nothing half-written is left behind
+            _remove_if_bare(out)
+        raise
+
+
+def _sweep(spec: SweepSpec, out: Path, images: ImageSet, data: Path, terminal: Terminal) -> None:
+    store = Store(out / "store")
+    asked = identity(spec, images.digest)
+    record = _record(out, asked)
+    found = read_json(out / "choice.json")
+    if found is not None:
+        _tell(terminal, spec, out, _outcome(out, found), record["ui"])
+        return
+    weights = [
+        backbones.find_weights(variants.get(v), spec.grid.weights, store)
+        for v in spec.grid.variants
+    ]
+    plan = planning.make(spec, images, weights)
+    record = record or _write_record(spec, out, asked)
+    _write_rejected(out, images)
+    terminal.console.print(plan_view(plan))
+    uri = spec.run.tracking_uri or default_uri(out)
+    tracking = Tracking(uri, spec.run.experiment, record["sweep"], out.name, store)
+    try:
+        rows = _trials(plan, store, data, terminal, tracking)
+        outcome = _conclude(plan, rows, store, images, out, tracking)
+    except KeyboardInterrupt:
+        tracking.close("KILLED")
+        raise
+    except BaseException:
+        tracking.close("FAILED")
+        raise
+    tracking.close("FINISHED")
+    record["ui"] = tracking.ui_command()
+    write_json(out / "spec.json", record)
+    row = outcome.choice.row
+    write_json(
+        out / "choice.json",
+        {
+            "chosen": row,
+            "reason": outcome.choice.reason,
+            "val": {"n": row.n, "top1": row.top1, "top5": row.top5},
+            "test": outcome.test,
+            "test_top1": outcome.test.top1,
+        },
+    )
+    _tell(terminal, spec, out, outcome, record["ui"])
+
+
+def _trials(
+    plan: Plan, store: Store, data: Path, terminal: Terminal, tracking: Tracking
+) -> list[Row]:
+    """Both phases. Ray is started only if there is something left to do."""
+    watcher = Watchers([tracking, terminal])
+    watcher.on(SweepBegan(plan=plan))
+    director = TrunkDirector(plan, store, watcher)
+    placed: placement.Placement | None = None
+
+    def places() -> placement.Placement:
+        nonlocal placed
+        if placed is None:
+            placement.start_ray()
+            placed = placement.place(plan.spec.run)
+        return placed
+
+    try:
+        if not director.over:
+            run_trunks(director, _context(plan, store, data, places().cpus), places())
+        survivors = [(t, tuple(recorded_reports(store, t.key))) for t in director.survivors()]
+        if not survivors:
+            raise RuntimeError("No trunk could be trained: see the messages above.")
+        desk = CellDesk(plan, cells_of(plan, survivors), store, watcher)
+        if not desk.over:
+            run_cells(desk, _context(plan, store, data, places().cpus), places())
+    finally:
+        if placed is not None:
+            placement.stop_ray()
+    return desk.rows
+
+
+def _context(plan: Plan, store: Store, data: Path, threads: int) -> TrialContext:
+    return TrialContext(
+        store=store.root,
+        data=data,
+        images=plan.images,
+        read=plan.spec.read,
+        cache=plan.spec.cache,
+        threads=threads,
+        test_res=plan.spec.grid.test_res,
+        rungs=plan.spec.rungs,
+    )
+
+
+def _conclude(
+    plan: Plan,
+    rows: list[Row],
+    store: Store,
+    images: ImageSet,
+    out: Path,
+    tracking: Tracking,
+) -> Outcome:
+    """Choose, read the test split once, hand over the model and the evidence."""
+    choice = choose(rows, plan.spec.serving)
+    row = choice.row
+    place = Workplace(images=images, cache=plan.spec.cache, threads=placement.own_threads())
+    cell = plan.cell(row.trunk, row.test_res)
+    reading = read_test(store, row.trunk, cell, row.arm, place)
+    trunk, _ = finished_trunk(store, row.trunk)
+    cost = plan.costs[row.variant, row.test_res]
+    tested = leaderboard.row(trunk, row.trunk_epochs, row.cell, row.test_res, cost, reading)
+    rows = [*rows, tested]
+    leaderboard.write(out / "leaderboard.parquet", rows)
+    picture = figures.heatmap(rows, plan.spec, row)
+    figures.save(picture, out / "heatmap.png")
+    state = adapted_state(store, row.trunk, row.cell, row.arm)
+    write_model(
+        out / "model",
+        state,
+        variant=row.variant,
+        classes=plan.classes,
+        train_res=row.train_res,
+        test_res=row.test_res,
+        card=card(plan, choice, reading.score, rows),
+    )
+    files = [out / name for name in ("leaderboard.parquet", "spec.json")]
+    tracking.finish(choice, reading.score, rows, picture, files)
+    model = load_model(trunk, state, len(plan.classes)).cpu()
+    tags = {"variant": row.variant, "train_res": str(row.train_res), "test_res": str(row.test_res)}
+    register(tracking, model, row.test_res, plan.spec.run.register_as, tags)
+    return Outcome(rows=rows, choice=choice, test=reading.score)
+
+
+# --- the folder -------------------------------------------------------------------------------
+
+
+def _out(spec: SweepSpec) -> Path:
+    out = spec.run.out.expanduser()
+    if placement.on_cluster() and not out.is_absolute():
+        raise UserError(
+            f"--out {out} lies in the job's working copy, which is thrown away: give an absolute "
+            "path that every node sees."
+        )
+    out = out.resolve()
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file: name a folder.")
+    strangers = [p.name for p in out.iterdir() if p.name[0] != "."] if out.is_dir() else []
+    if strangers and "spec.json" not in strangers:
+        raise UserError(
+            f"--out {out} holds other files ({strangers[0]}, ...): name a new or an empty folder."
+        )
+    return out
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """One driver at a time."""
+    lock = FileLock(out / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"--out {out} is in use by another running sweep: wait for it.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _remove_if_bare(out: Path) -> None:
+    for name in (".lock", "store"):
+        path = out / name
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+        elif path.is_file():
+            path.unlink()
+    if not any(out.iterdir()):
+        out.rmdir()
+
+
+def _record(out: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    """What spec.json says, if it is of the same sweep; empty if there is none.
+
+    Raises:
+        UserError: the folder holds another sweep.
+    """
+    record: dict[str, Any] = read_json(out / "spec.json") or {}
+    differing = differences(record["identity"], asked) if record else []
+    if differing:
+        raise UserError(
+            f"--out {out} holds another sweep ({'; '.join(differing)}): give the same options to "
+            "continue it, or another --out."
+        )
+    return record
+
+
+def _write_record(spec: SweepSpec, out: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    packages = ("ray", "torch", "torchvision", "timm", "mlflow", "optuna", "pillow", "numpy")
+    record = {
+        "sweep": uuid.uuid4().hex[:12],
+        "command": ["python", "sweeps/fixres_grid.py", *sys.argv[1:]],
+        "identity": asked,
+        "spec": plain(spec),
+        "versions": {name: version(name) for name in packages},
+        "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    write_json(out / "spec.json", record)
+    return record
+
+
+def _write_rejected(out: Path, images: ImageSet) -> None:
+    if images.rejected:
+        lines = [f"{r.path}\t{r.reason}\n" for r in images.rejected]
+        write_text(out / "rejected.tsv", "path\treason\n" + "".join(lines))
+
+
+def _outcome(out: Path, found: dict[str, Any]) -> Outcome:
+    """A finished sweep's, from its folder."""
+    choice = Choice(row=Row(**found["chosen"]), reason=found["reason"])
+    rows = leaderboard.read(out / "leaderboard.parquet")
+    return Outcome(rows=rows, choice=choice, test=Score(**found["test"]))
+
+
+# --- images and words -------------------------------------------------------------------------
+
+
+def _images(spec: SweepSpec, terminal: Terminal) -> tuple[ImageSet, Path]:
+    """The image set and its folder; the built-in one is drawn where there is no other."""
+    if spec.images.data is not None:
+        data = spec.images.data.expanduser().resolve()
+    else:
+        base = spec.cache if not placement.on_cluster() else spec.run.out.expanduser() / ".digits"
+        drawing = embedded.EmbeddedSpec(seed=spec.run.seed)
+        data = base / f"digits-{digest(embedded.VERSION, drawing)}"
+        embedded.make(data, drawing, terminal.counting("drawing the built-in digits"))
+    images = prepare(data, spec.cache, spec.read, terminal.counting("decoding images"))
+    if images.rejected:
+        terminal.say(
+            f"{len(images.rejected)} files cannot be read and are left out (rejected.tsv in --out "
+            "names them)"
+        )
+    for note in images.notes:
+        terminal.say(note)
+    return images, data
+
+
+def _tell(terminal: Terminal, spec: SweepSpec, out: Path, outcome: Outcome, ui: str) -> None:
+    terminal.console.print(summary(outcome.rows, outcome.choice, outcome.test))
+    terminal.say(f"model    {out / 'model'}  (timm: local-dir:{out / 'model'})")
+    terminal.say(f"picture  {out / 'heatmap.png'}")
+    terminal.say(f"runs     {ui}")

@@ -1,0 +1,396 @@
+"""Decodes labelled images once per node into a memory-mapped uint8 cache.
+
+Training then reads pixels without decoding, and all processes of a node share the same pages.
+Knows no transforms and no tensors. The cache is local to a node: its lock and its clean-up expect
+that all who write it see each other's locks.
+
+    CACHE/<digest>/pixels.bin    H x W x 3 uint8 RGB of each image, one after another
+    CACHE/<digest>/index.arrow   one row for each image: where, how large, label, split, hash
+    CACHE/<digest>/images.json   classes, and how long pixels.bin must be
+    CACHE/listings/<key>.json    which digest a listing led to, what was rejected, notes
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import filelock
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trainables import images, tables
+from trainables.errors import UserError
+from trainables.pool import decode_all, estimate_bytes
+
+FORMAT = 1  # counts up when the same images would be stored differently
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """What decides which pixels land in which split."""
+
+    val_share: float = 0.15
+    """Share of train that becomes val, where the data has no val split."""
+    test_share: float = 0.15
+    """Share of train that becomes test, where the data has no test split."""
+    seed: int = 0
+    """Salt of the split."""
+    max_corrupt: float = 0.01
+    """Share of unreadable files that is tolerated."""
+    cache_side: int = 1024
+    """px; images whose short side is larger are stored reduced to it."""
+
+    def __post_init__(self) -> None:
+        for name, share in (("--val-share", self.val_share), ("--test-share", self.test_share)):
+            if not 0 < share < 1:
+                raise UserError(f"{name} is {share}: give a share between 0 and 1.")
+        if self.val_share + self.test_share >= 1:
+            raise UserError(
+                f"--val-share {self.val_share} and --test-share {self.test_share} leave nothing to"
+                " train on: give shares that sum to less than 1."
+            )
+        if not 0 <= self.max_corrupt <= 1:
+            raise UserError(f"--max-corrupt is {self.max_corrupt}: give a share from 0 to 1.")
+        if self.cache_side < 1:
+            raise UserError(f"--cache-side is {self.cache_side}: give at least 1 px.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejected:
+    """A file, or a row of a table, that is not among the images, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet:
+    """Decoded images in three splits. Small to pickle: the pixels stay in the cache."""
+
+    root: Path
+    """The folder in the cache that holds the pixels."""
+    digest: str
+    """Names classes, images, splits and stored size, whatever the files are called."""
+    classes: tuple[str, ...]
+    rejected: tuple[Rejected, ...]
+    notes: tuple[str, ...]
+    """Sentences to show to the user."""
+
+    def split(self, name: str) -> "SplitImages":
+        """Open "train", "val" or "test"; the order of the images is the same everywhere.
+
+        Raises:
+            ValueError: there is no such split.
+        """
+        return SplitImages(self.root, name)
+
+
+class SplitImages:
+    """The images of one split, in an order that mixes the classes. Read-only.
+
+    Pickles as its path, to be reopened by another process of the same node.
+
+    Attributes:
+        labels: (N,) int64, positions in `ImageSet.classes`.
+        sizes: (N, 2) int32, height and width in px, of the stored images.
+    """
+
+    labels: np.ndarray
+    sizes: np.ndarray
+
+    def __init__(self, root: Path, name: str) -> None:
+        if name not in images.SPLITS:
+            raise ValueError(f"no split {name!r}: there are {', '.join(images.SPLITS)}")
+        with pa.memory_map(str(root / "index.arrow")) as mapped:
+            table = pa.ipc.open_file(mapped).read_all()
+            chosen = table.filter(pc.equal(table["split"], name))
+            self.labels = chosen["label"].to_numpy().astype(np.int64)
+            self.sizes = np.stack(
+                [chosen[edge].to_numpy().astype(np.int32) for edge in ("height", "width")], axis=1
+            )
+            self._offsets = chosen["offset"].to_numpy().astype(np.int64)
+        self.labels.setflags(write=False)
+        self.sizes.setflags(write=False)
+        # A plain array over the map: slicing the memmap class itself costs several times more.
+        self._pixels = np.asarray(np.memmap(root / "pixels.bin", dtype=np.uint8, mode="r"))
+        self._opened = (root, name)
+
+    def __reduce__(self) -> tuple[type["SplitImages"], tuple[Path, str]]:
+        return SplitImages, self._opened
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """(H, W, 3) uint8 RGB: a read-only view into the cache, nothing is copied."""
+        start = self._offsets[index]
+        height, width = self.sizes[index].tolist()
+        return self._pixels[start : start + height * width * 3].reshape(height, width, 3)
+
+
+class _Stored(NamedTuple):
+    path: str
+    label: int
+    split: str
+    sha256: bytes
+    offset: int
+    height: int
+    width: int
+
+
+_SCHEMA = pa.schema(
+    {
+        "path": pa.string(),
+        "label": pa.int64(),
+        "split": pa.string(),
+        "sha256": pa.binary(32),
+        "offset": pa.int64(),
+        "height": pa.int32(),
+        "width": pa.int32(),
+    }
+)
+
+
+def prepare(
+    data: Path, cache: Path, options: ReadOptions, progress: Progress | None = None
+) -> ImageSet:
+    """Find, check, split and decode labelled images; what the cache holds is not read again.
+
+    Args:
+        data: a folder with class folders, or with train/, val/ and test/ above them; or a Parquet
+            or Arrow file, or a folder of such files.
+        cache: the folder that decoded images go to; on this node.
+        options: what decides which pixels land in which split.
+        progress: called with images done and images in all, while they are decoded.
+
+    Raises:
+        UserError: the images or the cache folder are not usable; the message says why.
+    """
+    cache = cache.absolute()  # what is opened from it may be reopened in another folder
+    listing = images.scan(data)
+    if data.is_dir() and cache.resolve().is_relative_to(listing.root):
+        raise UserError(f"The cache folder {cache} lies in {data}: choose another --cache-dir.")
+    key = listing.digest(
+        FORMAT, options.val_share, options.test_share, options.seed, options.cache_side
+    )
+    found = _look_up(cache, key, data, options)
+    if found is not None:
+        return found
+    with _locked(cache):
+        found = _look_up(cache, key, data, options)  # another process may have been faster
+        if found is not None:
+            return found
+        is_table = any(tables.is_table(entry.path) for entry in listing.files)
+        source = tables.table_source(listing) if is_table else images.folder_source(listing)
+        needed = estimate_bytes(source, options.cache_side)
+        _check_space(needed, source.total, cache, options)
+        draft = cache / f"tmp-{uuid.uuid4().hex}"
+        try:
+            with _write_errors(cache):
+                draft.mkdir()
+                told = _fill(data, source, draft, options, progress)
+                _publish(draft, cache, key, told)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    found = _look_up(cache, key, data, options)
+    assert found is not None, "what was just written must be found"
+    return found
+
+
+def _look_up(cache: Path, key: str, data: Path, options: ReadOptions) -> ImageSet | None:
+    try:
+        told = json.loads((cache / "listings" / f"{key}.json").read_text())
+        root = cache / told["digest"]
+        classes = _sound_classes(root)
+    except (OSError, ValueError, KeyError):
+        return None
+    if classes is None:
+        return None
+    rejected = tuple(Rejected(**one) for one in told["rejected"])
+    _check_rejected(rejected, told["total"], data, options)
+    return ImageSet(
+        root=root,
+        digest=told["digest"],
+        classes=classes,
+        rejected=rejected,
+        notes=tuple(told["notes"]),
+    )
+
+
+def _sound_classes(root: Path) -> tuple[str, ...] | None:
+    """The classes of a finished cache entry; None where it is missing or was cut short."""
+    try:
+        told = json.loads((root / "images.json").read_text())
+        whole = (root / "pixels.bin").stat().st_size == told["bytes"]
+        return tuple(told["classes"]) if whole and (root / "index.arrow").exists() else None
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+@contextmanager
+def _locked(cache: Path) -> Iterator[None]:
+    """Hold the cache against other processes, and clear what a killed one left behind."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(cache / ".lock")
+        lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        raise UserError(
+            f"The cache folder {cache} cannot be written to ({error}): choose another --cache-dir."
+        ) from error
+    try:
+        for stale in cache.glob("tmp-*"):  # under the lock, nobody is writing one
+            shutil.rmtree(stale, ignore_errors=True)
+        yield
+    finally:
+        lock.release()
+
+
+def _check_space(needed: int, total: int, cache: Path, options: ReadOptions) -> None:
+    free = shutil.disk_usage(cache).free
+    if needed > free:
+        raise UserError(
+            f"The cache folder {cache} has {_megabytes(free)} free, and {total} images at up to"
+            f" {options.cache_side} px need about {_megabytes(needed)}: choose a smaller"
+            " --cache-side, or a --cache-dir on a larger disk."
+        )
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+@contextmanager
+def _write_errors(cache: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        what = "is full" if error.errno == errno.ENOSPC else f"cannot be written to ({error})"
+        raise UserError(
+            f"The cache folder {cache} {what}: choose another --cache-dir, or a smaller"
+            " --cache-side."
+        ) from error
+
+
+def _fill(
+    data: Path,
+    source: images.Source,
+    draft: Path,
+    options: ReadOptions,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """Decode into the draft folder; returns what is to be told of this listing.
+
+    Raises:
+        UserError: too many images are unreadable, or too few are left of a class or a split.
+    """
+    rejected: list[Rejected] = []
+    stored: list[_Stored] = []
+    offset = 0
+    with (draft / "pixels.bin").open("wb") as file, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")  # odd metadata, reported a line a file
+        for count, one in enumerate(decode_all(source, options.cache_side), 1):
+            if one.pixels is None:
+                rejected.append(Rejected(path=one.item.path, reason=one.reason))
+            else:
+                file.write(one.pixels.data)
+                height, width, _ = one.pixels.shape
+                item = one.item
+                stored.append(
+                    _Stored(item.path, item.label, item.split, one.sha256, offset, height, width)
+                )
+                offset += one.pixels.nbytes
+            if progress is not None:
+                progress(count, source.total)
+    _check_rejected(rejected, source.total, data, options)
+    stored, notes = _split(data, source, stored, options)
+    digest = _digest(stored, source.classes, options)
+    _write_index(draft / "index.arrow", stored)
+    told = {"digest": digest, "classes": source.classes, "bytes": offset}
+    (draft / "images.json").write_text(json.dumps(told))
+    return {
+        "digest": digest,
+        "total": source.total,
+        "rejected": [asdict(one) for one in rejected],
+        "notes": [*source.notes, *notes],
+    }
+
+
+def _publish(draft: Path, cache: Path, key: str, told: dict[str, Any]) -> None:
+    """Give the draft its final name, then note what the listing led to: each in one step."""
+    root = cache / told["digest"]
+    if _sound_classes(root) is None:
+        shutil.rmtree(root, ignore_errors=True)
+        draft.rename(root)
+    listings = cache / "listings"
+    listings.mkdir(exist_ok=True)
+    note = listings / f"{key}.tmp"
+    note.write_text(json.dumps(told))
+    note.replace(listings / f"{key}.json")
+
+
+def _check_rejected(
+    rejected: Sequence[Rejected], total: int, data: Path, options: ReadOptions
+) -> None:
+    if len(rejected) <= options.max_corrupt * total:
+        return
+    examples = "; ".join(f"{one.path} ({one.reason})" for one in rejected[:3])
+    raise UserError(
+        f"{data} has {len(rejected)} unreadable of {total} files ({len(rejected) / total:.2%},"
+        f" allowed {options.max_corrupt:.2%}), as {examples}: mend or remove them, or raise"
+        " --max-corrupt."
+    )
+
+
+def _split(
+    data: Path, source: images.Source, stored: list[_Stored], options: ReadOptions
+) -> tuple[list[_Stored], list[str]]:
+    """Carve the missing splits; order the images by their bytes, which mixes the classes."""
+    shares = {"val": options.val_share, "test": options.test_share}
+    wanted = {split: share for split, share in shares.items() if split not in source.given}
+    labels = [one.label for one in stored]
+    hashes = [one.sha256 for one in stored]
+    splits = images.carve(
+        labels, hashes, [one.split for one in stored], source.classes, wanted, options.seed
+    )
+    notes = images.duplicate_notes(labels, hashes, splits)
+    for split in images.SPLITS:
+        count = splits.count(split)
+        if count == 0:
+            raise UserError(f"The {split} split of {data} has no readable image: add some.")
+        if split in wanted:
+            notes.append(
+                f"The data has no {split} split: {count} images of train became it, by a hash of"
+                f" their bytes (seed {options.seed})."
+            )
+    stored = [one._replace(split=split) for one, split in zip(stored, splits, strict=True)]
+    return sorted(stored, key=lambda one: (one.sha256, one.label, one.split)), notes
+
+
+def _digest(stored: Sequence[_Stored], classes: Sequence[str], options: ReadOptions) -> str:
+    """Names what training sees; expects the images in their final order."""
+    told = hashlib.sha256(json.dumps([FORMAT, options.cache_side, classes]).encode())
+    for one in stored:
+        told.update(f"{one.sha256.hex()} {one.label} {one.split}\n".encode())
+    return told.hexdigest()
+
+
+def _write_index(path: Path, stored: Sequence[_Stored]) -> None:
+    columns = {name: [getattr(one, name) for one in stored] for name in _SCHEMA.names}
+    # File names may be no Unicode; here they only serve to find an image again.
+    columns["path"] = [os.fsencode(one.path).decode(errors="replace") for one in stored]
+    table = pa.table(columns, schema=_SCHEMA)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, _SCHEMA) as writer:
+        writer.write_table(table)

@@ -1,0 +1,139 @@
+"""One pass of a frozen trunk over a split at a test resolution, kept as Arrow.
+
+The pass ends before ``conv_head``. What it leaves, the maps, is small, and all that FixRes needs
+is cheap from there: the last batch norm's statistics over all images, and then the pooled features
+under those statistics, without a second pass of the net.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from trainables import backbones
+from trainables.backbones import Net
+from trainables.evaluate import autocast, batches_of
+from trainables.store import replacing
+from trainables.variants import Preprocessing
+
+
+@dataclass(frozen=True)
+class NormStatistics:
+    """Mean and unbiased variance of each channel over all images and positions: (F,) float64."""
+
+    mean: torch.Tensor
+    var: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What a pass leaves, on disk: (N, C, h, w) before ``conv_head``. Use it as a context."""
+
+    tensor: torch.Tensor
+    _file: tempfile._TemporaryFileWrapper[bytes]
+
+    def __enter__(self) -> Maps:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+@torch.inference_mode()
+def pass_over(
+    model: Net,
+    view: np.ndarray,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int,
+    device: torch.device,
+    scratch: Path,
+) -> Maps:
+    """Run the frozen body over all of ``view``, (N, R, R, 3) uint8, once.
+
+    Args:
+        scratch: folder for the maps: N x C x ceil(R/32)^2 numbers of the device's precision.
+    """
+    model.eval()
+    scratch.mkdir(parents=True, exist_ok=True)
+    file = tempfile.NamedTemporaryFile(dir=scratch, prefix="maps-", suffix=".tmp")  # noqa: SIM115
+    kept: torch.Tensor | None = None
+    start = 0
+    for x in batches_of(view, batch_size, preprocessing, device):
+        with autocast(device):
+            maps = backbones.body(model, x)
+        if kept is None:
+            shape = (len(view), *maps.shape[1:])
+            size = int(np.prod(shape))
+            flat = torch.from_file(file.name, shared=True, size=size, dtype=maps.dtype)
+            kept = flat.view(shape)
+        kept[start : start + len(maps)] = maps.cpu()
+        start += len(maps)
+    assert kept is not None, "an empty split"
+    return Maps(kept, file)
+
+
+@torch.inference_mode()
+def norm_statistics(
+    model: Net, maps: Maps, *, batch_size: int, device: torch.device
+) -> NormStatistics:
+    """Statistics of ``conv_head``'s output, summed in float64 whatever the batch size."""
+    total = squares = torch.zeros((), dtype=torch.float64)
+    count = 0
+    for start in range(0, len(maps.tensor), batch_size):
+        with autocast(device):
+            z = model.conv_head(maps.tensor[start : start + batch_size].to(device))
+        z = z.double()
+        total = total + z.sum(dim=(0, 2, 3)).cpu()
+        squares = squares + z.square().sum(dim=(0, 2, 3)).cpu()
+        count += z.shape[0] * z.shape[2] * z.shape[3]
+    mean = total / count
+    var = (squares / count - mean.square()).clamp_min(0) * (count / max(1, count - 1))
+    return NormStatistics(mean, var)
+
+
+def set_norm(model: Net, statistics: NormStatistics) -> None:
+    """Put the statistics into the last batch norm's buffers; its scale and shift stay."""
+    model.bn2.running_mean.copy_(statistics.mean)
+    model.bn2.running_var.copy_(statistics.var)
+
+
+@torch.inference_mode()
+def features_of(model: Net, maps: Maps, *, batch_size: int, device: torch.device) -> np.ndarray:
+    """(N, F) float32: the classifier's input, under the last batch norm as it stands."""
+    out = []
+    for start in range(0, len(maps.tensor), batch_size):
+        with autocast(device):
+            z = model.conv_head(maps.tensor[start : start + batch_size].to(device))
+        out.append(backbones.pooled(model, z.float()).cpu())
+    return torch.cat(out).numpy()
+
+
+def write_features(path: Path, features: np.ndarray, labels: np.ndarray) -> None:
+    """An Arrow IPC file with one record batch: ``feature`` (F float32 a row) and ``label``."""
+    values = pa.array(features.reshape(-1))
+    columns = {
+        "feature": pa.FixedSizeListArray.from_arrays(values, features.shape[1]),
+        "label": pa.array(labels),
+    }
+    batch = pa.record_batch(columns)
+    with (
+        replacing(path) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, batch.schema) as writer,
+    ):
+        writer.write_batch(batch)
+
+
+def read_features(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Features (N, F) and labels (N,), both memory-mapped, nothing copied."""
+    batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+    column = batch.column("feature")
+    flat = column.flatten().to_numpy(zero_copy_only=True)
+    features = flat.reshape(len(column), column.type.list_size)
+    return features, batch.column("label").to_numpy(zero_copy_only=True)

@@ -1,0 +1,344 @@
+"""Finds labelled images in folders, checks the layout and decides the splits.
+
+Knows no pixels and no cache: `tables` reads Parquet and Arrow, `decode` reads the images.
+"""
+
+import hashlib
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+from trainables.errors import UserError
+
+SPLITS = ("train", "val", "test")
+SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+TABLE_SUFFIXES = (".parquet", ".arrow")
+
+
+class FileEntry(NamedTuple):
+    """A file below the data folder; size and mtime are -1 for what is no regular file."""
+
+    path: str  # relative, with "/"
+    size: int  # bytes
+    mtime_ns: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """What a data folder (or one table file) holds, by name only, hidden entries left out."""
+
+    root: Path
+    files: tuple[FileEntry, ...]
+    folders: tuple[str, ...]
+
+    def digest(self, *settings: object) -> str:
+        """Name this listing and the settings that its images are read with: 64 hex digits.
+
+        The root is part of it: copies may agree in names, sizes and times and differ in content.
+        """
+        told = hashlib.sha256(json.dumps([str(self.root), self.folders, settings]).encode())
+        for entry in self.files:
+            told.update(f"{entry.path!r} {entry.size} {entry.mtime_ns}\n".encode())
+        return told.hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One labelled image, not read yet."""
+
+    path: str  # for messages: relative path, with "#row" in a table
+    label: int
+    split: str
+    content: bytes | Path | None  # None: nothing to read, for this reason
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Labelled images, in an order that means nothing."""
+
+    classes: tuple[str, ...]
+    total: int  # images, readable or not
+    given: tuple[str, ...]  # the splits that the data comes with
+    notes: tuple[str, ...]
+    items: Callable[[], Iterator[Item]]
+    sample: Callable[[], Iterator[Item]]  # up to a few hundred of them, to estimate sizes
+
+
+def scan(data: Path) -> Listing:
+    """List a data folder without reading any file.
+
+    Raises:
+        UserError: it is missing or unreadable, or a single file that is no table.
+    """
+    try:
+        root = data.resolve(strict=True)
+        if root.is_file():
+            if root.suffix.lower() not in TABLE_SUFFIXES:
+                raise UserError(
+                    f"{data} is a single file: give a folder of images, or a .parquet or"
+                    " .arrow file."
+                )
+            facts = root.stat()
+            only = FileEntry(root.name, facts.st_size, facts.st_mtime_ns)
+            return Listing(root=root.parent, files=(only,), folders=())
+        files, folders = _walk(root)
+    except FileNotFoundError as error:
+        raise UserError(f"{data} does not exist: check the path to the images.") from error
+    except OSError as error:
+        raise UserError(
+            f"{data} cannot be read ({error}): check the path and its permissions."
+        ) from error
+    return Listing(root=root, files=tuple(sorted(files)), folders=tuple(sorted(folders)))
+
+
+def _walk(root: Path) -> tuple[list[FileEntry], list[str]]:
+    files: list[FileEntry] = []
+    folders: list[str] = []
+    waiting: list[tuple[str, frozenset[str]]] = [("", frozenset({str(root)}))]
+    while waiting:
+        prefix, above = waiting.pop()
+        with os.scandir(root / prefix) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                path = prefix + entry.name
+                if entry.is_dir():
+                    # Linked folders count, but a link to a folder above itself would never end.
+                    real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
+                    if real not in above:
+                        folders.append(path)
+                        waiting.append((path + "/", above | {real}))
+                elif entry.is_file():
+                    facts = entry.stat()
+                    files.append(FileEntry(path, facts.st_size, facts.st_mtime_ns))
+                else:
+                    files.append(FileEntry(path, -1, -1))
+    return files, folders
+
+
+def folder_source(listing: Listing) -> Source:
+    """Read a listing as class folders, directly below the root or below split folders.
+
+    Raises:
+        UserError: no class folders, one class only, an empty class folder, a class that train
+            lacks, or split folders that cannot be told from class folders.
+    """
+    split_folders = _split_folders(listing)
+    in_splits: dict[str, dict[str, list[FileEntry]]] = {}
+    for split, folder in split_folders.items():
+        in_splits[split] = _class_files(listing, folder)
+    classes = tuple(sorted(in_splits["train"]))
+    if len(classes) < 2:
+        raise UserError(
+            f"{listing.root / split_folders['train']} holds {len(classes)} class folder(s)"
+            f"{' (' + classes[0] + ')' if classes else ''}: put the images of each class into a"
+            " folder of its own, at least two."
+        )
+    notes = _missing_classes(listing.root, in_splits, classes)
+    labels = {name: label for label, name in enumerate(classes)}
+    found = [
+        Item(
+            path=entry.path,
+            label=labels[name],
+            split=split,
+            content=listing.root / entry.path if entry.size >= 0 else None,
+            reason="" if entry.size >= 0 else "not a regular file, or a broken link",
+        )
+        for split, by_class in in_splits.items()
+        for name, entries in by_class.items()
+        for entry in entries
+    ]
+    outside = len(listing.files) - len(found)
+    if outside:
+        notes.append(f"{outside} file(s) outside of the class folders are left out.")
+    stride = max(1, len(found) // 256)
+    return Source(
+        classes=classes,
+        total=len(found),
+        given=tuple(in_splits),
+        notes=tuple(notes),
+        items=lambda: iter(found),
+        sample=lambda: iter(found[::stride]),
+    )
+
+
+def _split_folders(listing: Listing) -> dict[str, str]:
+    """Split name -> folder with the class folders ("" for the root)."""
+    top = [folder for folder in listing.folders if "/" not in folder]
+    named = [folder for folder in top if folder.lower() in SPLIT_WORDS]
+    others = [folder for folder in top if folder not in named]
+    splits: dict[str, str] = {}
+    for folder in named:
+        split = SPLIT_WORDS[folder.lower()]
+        if split in splits:
+            raise UserError(
+                f"{listing.root} holds both {splits[split]}/ and {folder}/: keep one of them."
+            )
+        splits[split] = folder
+    if not splits:
+        return {"train": ""}
+    if others and len(splits) == 1 and not _has_subfolders(listing, named[0]):
+        return {"train": ""}  # a class that is called "train", among classes
+    if others:
+        raise UserError(
+            f"{listing.root} holds {others[0]}/ beside {named[0]}/: keep either split folders or"
+            " class folders there."
+        )
+    if "train" not in splits:
+        raise UserError(f"{listing.root} holds {named[0]}/ but no train/ folder: add one.")
+    return {split: splits[split] for split in SPLITS if split in splits}
+
+
+def _has_subfolders(listing: Listing, folder: str) -> bool:
+    return any(other.startswith(folder + "/") for other in listing.folders)
+
+
+def _class_files(listing: Listing, folder: str) -> dict[str, list[FileEntry]]:
+    """Class name -> the files at any depth below its folder.
+
+    Raises:
+        UserError: a class folder without files.
+    """
+    prefix = folder + "/" if folder else ""
+    by_class: dict[str, list[FileEntry]] = {
+        path.removeprefix(prefix): []
+        for path in listing.folders
+        if path.startswith(prefix) and "/" not in path.removeprefix(prefix)
+    }
+    for entry in listing.files:
+        if entry.path.startswith(prefix):
+            name, below, _ = entry.path.removeprefix(prefix).partition("/")
+            if below:
+                by_class[name].append(entry)
+    for name, entries in by_class.items():
+        if not entries:
+            raise UserError(
+                f"The class folder {listing.root / prefix / name} is empty: add images or"
+                " remove it."
+            )
+    return by_class
+
+
+def _missing_classes(
+    root: Path, in_splits: dict[str, dict[str, list[FileEntry]]], classes: Sequence[str]
+) -> list[str]:
+    notes = []
+    for split, by_class in in_splits.items():
+        unknown = sorted(set(by_class) - set(classes))
+        if unknown:
+            raise UserError(
+                f"The {split} split of {root} has a class that train lacks ({unknown[0]}): add it"
+                " to train or remove it."
+            )
+        missing = sorted(set(classes) - set(by_class))
+        if missing:
+            shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+            notes.append(f"The {split} split lacks {len(missing)} class(es) of train: {shown}.")
+    return notes
+
+
+def carve(
+    labels: Sequence[int],
+    hashes: Sequence[bytes],
+    splits: Sequence[str],
+    classes: Sequence[str],
+    wanted: dict[str, float],
+    seed: int,
+) -> list[str]:
+    """Move images from train into the splits that the data came without.
+
+    Ranks the distinct images of each class by a salted hash of their bytes, so that the result
+    depends on neither names nor order, and equal bytes never end up in two splits.
+
+    Args:
+        labels, hashes, splits: of each image: class index, sha256 of its bytes, split so far.
+        classes: class names, for messages.
+        wanted: new split -> share of each class's distinct images.
+        seed: the salt.
+
+    Returns:
+        The split of each image.
+
+    Raises:
+        UserError: a class has too few distinct images.
+    """
+    settled = {told: split for told, split in zip(hashes, splits, strict=True) if split != "train"}
+    # What a given split already holds stays in train: moving it would leak into one more split.
+    chosen: dict[bytes, str] = dict.fromkeys(settled, "train")
+    of_class: dict[int, set[bytes]] = defaultdict(set)
+    for label, told, split in zip(labels, hashes, splits, strict=True):
+        if split == "train":
+            of_class[label].add(told)
+    for label, name in enumerate(classes):
+        distinct = of_class[label]
+        if len(distinct) < 1 + len(wanted):
+            raise UserError(
+                f"Class {name} has {len(distinct)} distinct readable training image(s), too few"
+                f" for {1 + len(wanted)} splits: add images or remove the class."
+            )
+        _share_out(distinct, chosen, wanted, seed)
+        if all(chosen[told] != "train" for told in distinct):
+            raise UserError(
+                f"All images of class {name} are also in other classes, and none is left to train"
+                " on: give each image one class."
+            )
+    return [
+        chosen[told] if split == "train" else split
+        for told, split in zip(hashes, splits, strict=True)
+    ]
+
+
+def _share_out(
+    distinct: set[bytes], chosen: dict[bytes, str], wanted: dict[str, float], seed: int
+) -> None:
+    """Choose the split of each distinct image of one class; one chosen before keeps its split."""
+    counts = {split: max(1, int(share * len(distinct) + 0.5)) for split, share in wanted.items()}
+    while sum(counts.values()) >= len(distinct):
+        counts[max(counts, key=lambda split: counts[split])] -= 1
+    for told in distinct & chosen.keys():
+        if chosen[told] in counts:
+            counts[chosen[told]] -= 1
+    salt = f"{seed}:".encode()
+    ranked = sorted(distinct - chosen.keys(), key=lambda told: hashlib.sha256(salt + told).digest())
+    if ranked and all(chosen.get(told) != "train" for told in distinct):
+        # Where other classes chose for most of these images, one is still left to train on.
+        chosen[ranked.pop()] = "train"
+    for told in ranked:
+        split = next((split for split, count in counts.items() if count > 0), "train")
+        chosen[told] = split
+        if split in counts:
+            counts[split] -= 1
+
+
+def duplicate_notes(
+    labels: Sequence[int], hashes: Sequence[bytes], splits: Sequence[str]
+) -> list[str]:
+    """Sentences on equal bytes in several splits, and under several classes."""
+    in_split: dict[str, set[bytes]] = {split: set() for split in SPLITS}
+    classes_of: dict[bytes, set[int]] = defaultdict(set)
+    for label, told, split in zip(labels, hashes, splits, strict=True):
+        in_split[split].add(told)
+        classes_of[told].add(label)
+    notes = []
+    for first, second in (*pairwise(SPLITS), (SPLITS[0], SPLITS[2])):
+        shared = len(in_split[first] & in_split[second])
+        if shared:
+            notes.append(f"{shared} image(s) of {second} are also in {first}, byte for byte.")
+    torn = sum(len(found) > 1 for found in classes_of.values())
+    if torn:
+        notes.append(f"{torn} image(s) occur in more than one class, byte for byte.")
+    return notes

@@ -1,0 +1,20 @@
+"""How far to trust a share of hits."""
+
+from __future__ import annotations
+
+import math
+
+
+def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's score interval for hits / n, 95 % by default; sound at 0 and at 1."""
+    share = hits / n
+    centre = share + z * z / (2 * n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
+def standard_error(hits: int, n: int) -> float:
+    """Of a share, after Agresti and Coull (two hits and two misses added): not 0 at 0 or at 1."""
+    share = (hits + 2) / (n + 4)
+    return math.sqrt(share * (1 - share) / (n + 4))

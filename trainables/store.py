@@ -1,0 +1,158 @@
+"""The store: a folder of content-addressed results, each written whole or not at all.
+
+    weights/<variant>-<digest>.safetensors      pretrained weights as the sweep found them
+    trunks/<key>/{spec,result}.json, state.pt, trunk.safetensors, work.jsonl
+    cells/<key>/{spec,rows}.json, delta.safetensors, train.arrow, val.arrow
+    test/<key>.json                             one reading of the test split
+    journal.jsonl                               what the driver decided, in order
+
+Knows nothing of what is kept in it. A key is a digest of all that the result depends on, so that
+finding it there is the same as having made it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from trainables.errors import UserError
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, tuples and paths as what JSON knows."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def canonical(value: Any) -> str:
+    """The one JSON text of a value: sorted keys, no spaces, floats by their shortest repr."""
+    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(*parts: Any) -> str:
+    """16 hex characters (64 bits) over the canonical JSON of ``parts``."""
+    return hashlib.sha256(canonical(list(parts)).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path``, renamed onto it when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)  # mkstemp's 0600 would lock other users out of a shared store
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(plain(value), indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any | None:
+    """The value at ``path``, or None where there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    with replacing(path) as temporary:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary)
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    return load_file(path, device="cpu")
+
+
+def append_line(path: Path, value: Any) -> None:
+    """Append one JSON line and see it onto the disk: what is written is there after a crash."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        if file.seek(0, os.SEEK_END) > 0:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":  # the last writer was killed within a line
+                file.write(b"\n")
+        file.write(canonical(value).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_lines(path: Path) -> list[Any]:
+    """Every whole JSON line; a line cut short by a crash is passed over."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    values = []
+    for line in lines:
+        try:
+            values.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return values
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """Where things are kept. ``root`` must be seen by the driver and by every worker."""
+
+    root: Path
+
+    @property
+    def journal(self) -> Path:
+        return self.root / "journal.jsonl"
+
+    def weights(self, name: str) -> Path:
+        return self.root / "weights" / f"{name}.safetensors"
+
+    def trunk(self, key: str) -> Path:
+        return self.root / "trunks" / key
+
+    def cell(self, key: str) -> Path:
+        return self.root / "cells" / key
+
+    def test_reading(self, key: str) -> Path:
+        return self.root / "test" / f"{key}.json"
+
+
+def make_writable(folder: Path, option: str) -> None:
+    """Create ``folder`` and prove that it takes a file.
+
+    Raises:
+        UserError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{option} {folder} cannot be written to ({error.strerror or error}): "
+            "name a folder that you may write."
+        ) from None

@@ -1,0 +1,337 @@
+"""Train one trunk: a variant, fine-tuned whole at its train resolution, epoch by epoch.
+
+Knows neither scheduler nor tracker: call :meth:`TrunkTraining.epoch` as often as you like, then
+:func:`settle`. Each epoch ends in the store, so that training
+goes on from the last one, in whatever process.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.utils import ModelEmaV3
+
+from trainables import backbones, variants
+from trainables.backbones import Weights
+from trainables.decode import ImageSet
+from trainables.evaluate import Score, autocast, logits_of, pick_device, score
+from trainables.optim import lr_factor, make_optimizer
+from trainables.store import (
+    Store,
+    append_line,
+    digest,
+    plain,
+    read_json,
+    read_tensors,
+    replacing,
+    write_json,
+    write_tensors,
+)
+from trainables.transforms import Augmentation, test_view, to_device, train_batches
+
+STAGE = "trunk 1"  # raise it when the same spec would give other weights
+TEST_CROP_PCT = 1.0  # FixEfficientNet's protocol: the whole short side
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hyper:
+    """What the search proposes for a trunk."""
+
+    lr: float
+    weight_decay: float
+    label_smoothing: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What all trunks of a sweep share."""
+
+    epochs: int
+    batch_size: int
+    optimizer: str
+    schedule: str
+    warmup_epochs: float
+    ema_decay: float  # 0: no moving average
+    dropout: bool
+    augmentation: Augmentation
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrunkSpec:
+    """All that a trunk depends on."""
+
+    variant: str
+    train_res: int  # px
+    weights: Weights
+    images: str  # the image set's digest
+    recipe: Recipe
+    hyper: Hyper
+    seed: int
+
+    @property
+    def key(self) -> str:
+        return digest(STAGE, self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochReport:
+    """One epoch, or what is known of it from the store."""
+
+    epoch: int
+    loss: float | None  # None: not finite
+    train_top1: float  # over the augmented images as they were seen
+    images: int
+    lr: float
+    seconds: float
+    at: int  # Unix time, ms
+    val: dict[int, Score] = field(default_factory=dict)  # by test resolution; at rungs only
+    diverged: bool = False
+
+    @property
+    def best_val(self) -> Score | None:
+        return max(self.val.values(), key=lambda s: s.hits1) if self.val else None
+
+
+def trunk_spec(value: Mapping[str, Any]) -> TrunkSpec:
+    """A spec from its JSON."""
+    recipe = dict(value["recipe"])
+    drawn = recipe["augmentation"]
+    recipe["augmentation"] = Augmentation(
+        crop_scale=tuple(drawn["crop_scale"]),
+        crop_ratio=tuple(drawn["crop_ratio"]),
+        hflip=drawn["hflip"],
+    )
+    nested = {
+        "weights": Weights(**value["weights"]),
+        "recipe": Recipe(**recipe),
+        "hyper": Hyper(**value["hyper"]),
+    }
+    return TrunkSpec(**{**value, **nested})
+
+
+def epoch_report(value: Mapping[str, Any]) -> EpochReport:
+    """A report from its JSON."""
+    val = {int(res): Score(**s) for res, s in value["val"].items()}
+    return EpochReport(**{**value, "val": val})
+
+
+def recorded_reports(store: Store, key: str) -> list[EpochReport]:
+    """The reports of all epochs of a trunk that the store can vouch for."""
+    folder = store.trunk(key)
+    done = read_json(folder / "result.json")
+    if done is None:
+        path = folder / "state.pt"
+        if not path.exists():
+            return []
+        done = torch.load(path, map_location="cpu", weights_only=True)
+    return [epoch_report(r) for r in done["reports"]]
+
+
+class TrunkTraining:
+    """One trunk in training, resumed from the store where it has been begun."""
+
+    def __init__(
+        self,
+        spec: TrunkSpec,
+        images: ImageSet,
+        store: Store,
+        *,
+        cache: Path,
+        threads: int,
+        test_res: tuple[int, ...],
+        rungs: tuple[int, ...],
+    ):
+        """
+        Args:
+            cache: node-local folder for test views.
+            threads: CPU threads for cropping and, on a CPU, for the net.
+            test_res: px; where val is scored.
+            rungs: the epochs after which it is scored.
+        """
+        self.spec, self.images, self.store = spec, images, store
+        self.cache, self.threads, self.test_res, self.rungs = cache, threads, test_res, rungs
+        self.device = pick_device()
+        self.variant = variants.get(spec.variant)
+        self.preprocessing = variants.preprocessing(self.variant)
+        self.folder = store.trunk(spec.key)
+        self.reports: list[EpochReport] = []
+        self._build()
+        self._resume()
+
+    def _build(self) -> None:
+        recipe, hyper = self.spec.recipe, self.spec.hyper
+        torch.manual_seed(self.spec.seed)  # for the classifier's start
+        drop_rate = self.variant.dropout if recipe.dropout else 0.0
+        model = backbones.build(self.variant, len(self.images.classes), drop_rate=drop_rate)
+        state = backbones.stored_state(self.spec.weights, self.store)
+        if state is not None:
+            backbones.load_trunk(model, state)
+        self.model = backbones.place(model, self.device)
+        self.optimizer = make_optimizer(
+            self.model, recipe.optimizer, lr=hyper.lr, weight_decay=hyper.weight_decay
+        )
+        self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay) if recipe.ema_decay else None
+
+    def _resume(self) -> None:
+        """Take up the last epoch that the store holds.
+
+        The store is ours, yet its state is read as data only (``weights_only``).
+        """
+        path = self.folder / "state.pt"
+        if not path.exists():
+            if not (self.folder / "spec.json").exists():
+                write_json(self.folder / "spec.json", self.spec)
+            return
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema:
+            self.ema.module.load_state_dict(state["ema"])
+        self.reports = [epoch_report(r) for r in state["reports"]]
+
+    @property
+    def trained_epochs(self) -> int:
+        return len(self.reports)
+
+    @property
+    def evaluated_model(self) -> torch.nn.Module:
+        """The moving average where there is one, else the model itself."""
+        return self.ema.module if self.ema else self.model
+
+    def epoch(self) -> EpochReport:
+        """Train one more epoch, score it if it is a rung, and put it into the store."""
+        number, began = self.trained_epochs + 1, time.monotonic()
+        recipe = self.spec.recipe
+        torch.manual_seed(self.spec.seed * 1_000_003 + number)  # dropout's draws
+        self.model.train()
+        steps_an_epoch = max(1, len(self.images.split("train")) // recipe.batch_size)
+        losses = torch.zeros((), device=self.device, dtype=torch.float64)
+        hits = torch.zeros((), device=self.device, dtype=torch.int64)
+        seen, lr = 0, 0.0
+        batches = train_batches(
+            self.images.split("train"),
+            self.spec.train_res,
+            batch_size=recipe.batch_size,
+            augmentation=recipe.augmentation,
+            interpolation=self.preprocessing.interpolation,
+            seed=(self.spec.seed, number),
+            threads=self.threads,
+        )
+        for i, batch in enumerate(batches):
+            step = (number - 1) * steps_an_epoch + i
+            lr = self._set_lr(step, steps_an_epoch)
+            x = to_device(batch.pixels, self.preprocessing, self.device)
+            flip = torch.from_numpy(batch.flip).to(self.device)
+            x = torch.where(flip[:, None, None, None], x.flip(-1), x)
+            y = torch.from_numpy(batch.labels).to(self.device)
+            loss, logits = self._step(x, y, step)
+            losses += loss * len(y)
+            hits += (logits.argmax(1) == y).sum()
+            seen += len(y)
+        mean_loss = float(losses) / seen
+        report = EpochReport(
+            epoch=number,
+            loss=mean_loss if math.isfinite(mean_loss) else None,
+            train_top1=int(hits) / seen,
+            images=seen,
+            lr=lr,
+            seconds=round(time.monotonic() - began, 3),
+            at=int(time.time() * 1000),
+            val=self._validate() if number in self.rungs and math.isfinite(mean_loss) else {},
+            diverged=not math.isfinite(mean_loss),
+        )
+        self.reports.append(report)
+        self._save(report)
+        return report
+
+    def _set_lr(self, step: int, steps_an_epoch: int) -> float:
+        recipe = self.spec.recipe
+        factor = lr_factor(
+            step,
+            steps=recipe.epochs * steps_an_epoch,
+            warmup=round(recipe.warmup_epochs * steps_an_epoch),
+            schedule=recipe.schedule,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.spec.hyper.lr * factor
+        return self.spec.hyper.lr * factor
+
+    def _step(
+        self, x: torch.Tensor, y: torch.Tensor, step: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        with autocast(self.device):
+            logits = self.model(x)
+        loss = F.cross_entropy(logits.float(), y, label_smoothing=self.spec.hyper.label_smoothing)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        if self.ema:
+            self.ema.update(self.model, step=step)
+        return loss.detach(), logits.detach()
+
+    def _validate(self) -> dict[int, Score]:
+        """Val in the test transform at each test resolution."""
+        images = self.images.split("val")
+        labels = torch.tensor(images.labels)
+        scores = {}
+        for res in self.test_res:
+            view = test_view(
+                images,
+                self.images.digest,
+                "val",
+                res,
+                crop_pct=TEST_CROP_PCT,
+                interpolation=self.preprocessing.interpolation,
+                cache=self.cache,
+                threads=self.threads,
+            )
+            logits = logits_of(
+                self.evaluated_model,
+                view,
+                self.preprocessing,
+                batch_size=self.spec.recipe.batch_size,
+                device=self.device,
+            )
+            scores[res] = score(logits, labels, "val")
+        return scores
+
+    def _save(self, report: EpochReport) -> None:
+        # What was really trained, for good and all: an epoch that is redone stands here twice.
+        line = {"epoch": report.epoch, "seconds": report.seconds, "at": report.at}
+        append_line(self.folder / "work.jsonl", line)
+        state: dict[str, Any] = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "reports": plain(self.reports),
+        }
+        if self.ema:
+            state["ema"] = self.ema.module.state_dict()
+        with replacing(self.folder / "state.pt") as temporary:
+            torch.save(state, temporary)
+
+
+def settle(store: Store, key: str, why: str) -> None:
+    """Turn a trunk's training state, where it stands, into the finished trunk. Idempotent."""
+    folder = store.trunk(key)
+    if (folder / "result.json").exists():
+        (folder / "state.pt").unlink(missing_ok=True)
+        return
+    state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+    write_tensors(folder / "trunk.safetensors", state.get("ema", state["model"]))
+    write_json(folder / "result.json", {"why": why, "reports": state["reports"]})
+    (folder / "state.pt").unlink()
+
+
+def finished_trunk(store: Store, key: str) -> tuple[TrunkSpec, dict[str, torch.Tensor]]:
+    """A finished trunk's spec and weights."""
+    folder = store.trunk(key)
+    spec = read_json(folder / "spec.json")
+    assert spec is not None, f"no trunk {key}"
+    return trunk_spec(spec), read_tensors(folder / "trunk.safetensors")

@@ -1,0 +1,208 @@
+"""Pixels in: the test transform, made once and kept; the train transform, drawn anew each epoch.
+
+Everything stays uint8 until it is on the device (:func:`to_device`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from PIL import Image
+
+from trainables.decode import SplitImages
+from trainables.resolution import resize_side
+from trainables.store import digest, replacing
+from trainables.variants import Preprocessing
+
+RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+def test_transform(
+    image: np.ndarray, test_res: int, crop_pct: float, interpolation: str
+) -> np.ndarray:
+    """Resize the short side, then crop the centre: timm's evaluation transform, pixel for pixel.
+
+    Args:
+        image: (H, W, 3) uint8.
+
+    Returns:
+        (test_res, test_res, 3) uint8.
+    """
+    height, width = image.shape[:2]
+    side = resize_side(test_res, crop_pct)
+    short, long = min(height, width), max(height, width)
+    other = int(side * long / short)
+    size = (side, other) if width <= height else (other, side)
+    picture = Image.fromarray(image)
+    if picture.size != size:
+        picture = picture.resize(size, RESAMPLING[interpolation])
+    left = round((size[0] - test_res) / 2)
+    top = round((size[1] - test_res) / 2)
+    # A crop ratio over 1 would reach outside, where PIL pads with black as torchvision does.
+    return np.asarray(picture.crop((left, top, left + test_res, top + test_res)))
+
+
+def test_view(
+    images: SplitImages,
+    images_digest: str,
+    split: str,
+    test_res: int,
+    *,
+    crop_pct: float,
+    interpolation: str,
+    cache: Path,
+    threads: int,
+) -> np.ndarray:
+    """All images of a split in the test transform: (N, R, R, 3) uint8, memory-mapped, read-only.
+
+    Made once a node, whatever the number of trunks that look at it.
+    """
+    key = digest("test_view 1", images_digest, split, test_res, crop_pct, interpolation)
+    path = cache / "views" / f"{split}-{test_res}-{key}.npy"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                shape = (len(images), test_res, test_res, 3)
+                with replacing(path) as temporary:
+                    out = np.lib.format.open_memmap(
+                        temporary, mode="w+", dtype=np.uint8, shape=shape
+                    )
+
+                    def fill(i: int) -> None:
+                        out[i] = test_transform(images[i], test_res, crop_pct, interpolation)
+
+                    with ThreadPoolExecutor(threads) as pool:
+                        for _ in pool.map(fill, range(len(images)), chunksize=1):
+                            pass
+                    out.flush()
+                    del out
+    return np.load(path, mmap_mode="r")
+
+
+def _write_view(
+    path: Path,
+    images: SplitImages,
+    test_res: int,
+    crop_pct: float,
+    interpolation: str,
+    threads: int,
+) -> None:
+    shape = (len(images), test_res, test_res, 3)
+    out = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+
+    def fill(i: int) -> None:
+        out[i] = test_transform(images[i], test_res, crop_pct, interpolation)
+
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(fill, range(len(images))):
+            pass
+    out.flush()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """RandomResizedCrop and horizontal flip; ``crop_scale`` in shares of the area."""
+
+    crop_scale: tuple[float, float] = (0.25, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    hflip: float = 0.5
+
+
+def random_resized_crops(
+    sizes: np.ndarray, augmentation: Augmentation, rng: np.random.Generator
+) -> np.ndarray:
+    """One box an image, distributed as torchvision's RandomResizedCrop draws them.
+
+    Args:
+        sizes: (N, 2) height and width.
+
+    Returns:
+        (N, 4) int64: top, left, height, width.
+    """
+    height, width = sizes[:, 0].astype(np.int64), sizes[:, 1].astype(np.int64)
+    n, tries = len(sizes), 10
+    area = (height * width)[:, None] * rng.uniform(*augmentation.crop_scale, (n, tries))
+    log_ratio = np.log(augmentation.crop_ratio)
+    aspect = np.exp(rng.uniform(log_ratio[0], log_ratio[1], (n, tries)))
+    box_w = np.rint(np.sqrt(area * aspect)).astype(np.int64)
+    box_h = np.rint(np.sqrt(area / aspect)).astype(np.int64)
+    fits = (box_w > 0) & (box_w <= width[:, None]) & (box_h > 0) & (box_h <= height[:, None])
+    first = fits.argmax(axis=1)
+    rows = np.arange(n)
+    box_w, box_h = box_w[rows, first], box_h[rows, first]
+    # No try fitted: the largest centred box within the ratios.
+    in_ratio = width / height
+    low, high = augmentation.crop_ratio
+    fall_w = np.where(in_ratio > high, np.rint(height * high), width).astype(np.int64)
+    fall_h = np.where(in_ratio < low, np.rint(width / low), height).astype(np.int64)
+    found = fits.any(axis=1)
+    box_w, box_h = np.where(found, box_w, fall_w), np.where(found, box_h, fall_h)
+    top = np.where(found, rng.integers(0, height - box_h + 1), (height - box_h) // 2)
+    left = np.where(found, rng.integers(0, width - box_w + 1), (width - box_w) // 2)
+    return np.stack([top, left, box_h, box_w], axis=1)
+
+
+@dataclass(frozen=True)
+class TrainBatch:
+    pixels: np.ndarray  # (B, R, R, 3) uint8
+    labels: np.ndarray  # (B,) int64
+    flip: np.ndarray  # (B,) bool: to be mirrored, on the device
+
+
+def train_batches(
+    images: SplitImages,
+    train_res: int,
+    *,
+    batch_size: int,
+    augmentation: Augmentation,
+    interpolation: str,
+    seed: Sequence[int],
+    threads: int,
+) -> Iterator[TrainBatch]:
+    """One epoch in a random order, cropped by threads a few batches ahead.
+
+    All that is random is drawn beforehand from ``seed``: the batches do not depend on ``threads``.
+    The last batch is dropped where it is not full (batch norm needs company), never the only one.
+    """
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(images))
+    boxes = random_resized_crops(images.sizes, augmentation, rng)
+    flips = rng.random(len(images)) < augmentation.hflip
+    resampling = RESAMPLING[interpolation]
+    count = max(1, len(images) // batch_size)
+
+    def crop(i: int) -> np.ndarray:
+        top, left, height, width = boxes[i]
+        region = Image.fromarray(images[i][top : top + height, left : left + width])
+        return np.asarray(region.resize((train_res, train_res), resampling))
+
+    def batch(b: int) -> TrainBatch:
+        chosen = order[b * batch_size : (b + 1) * batch_size]
+        pixels = np.stack([crop(i) for i in chosen])
+        return TrainBatch(pixels, images.labels[chosen], flips[chosen])
+
+    with ThreadPoolExecutor(threads) as pool:
+        ahead = [pool.submit(batch, b) for b in range(min(count, 2 * threads))]
+        for b in range(count):
+            ready = ahead[b].result()
+            ahead[b] = None  # type: ignore[call-overload]
+            if len(ahead) < count:
+                ahead.append(pool.submit(batch, len(ahead)))
+            yield ready
+
+
+def to_device(
+    pixels: np.ndarray, preprocessing: Preprocessing, device: torch.device
+) -> torch.Tensor:
+    """(B, R, R, 3) uint8 -> (B, 3, R, R) float32, normalised on the device, channels last."""
+    x = torch.from_numpy(pixels).to(device, non_blocking=True).permute(0, 3, 1, 2).float()
+    mean = torch.tensor(preprocessing.mean, device=device).view(1, 3, 1, 1) * 255
+    std = torch.tensor(preprocessing.std, device=device).view(1, 3, 1, 1) * 255
+    return (x - mean) / std

