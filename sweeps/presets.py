@@ -13,7 +13,7 @@ def builtin_digits() -> SweepSpec:
     return SweepSpec(
         grid=GridOptions(variants=("lite0",), train_res=(48, 64, 96), test_res=(48, 64, 96, 128)),
         trunks=TrunkOptions(
-            epochs=6, samples=2, lr=(1e-3, 8e-3), hflip=0.0, crop_scale=(0.35, 1.0)
+            epochs=6, samples=2, lr=(1e-3, 4e-3), hflip=0.0, crop_scale=(0.35, 1.0)
         ),
         halving=HalvingOptions(grace_epochs=2, reduction=3),
         fix=FixOptions(),

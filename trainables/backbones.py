@@ -67,12 +67,19 @@ def pooled(model: Net, pre_norm: torch.Tensor) -> torch.Tensor:
 
 
 def load_trunk(model: Net, state: Mapping[str, torch.Tensor]) -> None:
-    """Copy ``state`` into ``model``; a classifier of other classes is left freshly initialised."""
+    """Copy ``state`` into ``model``; a classifier of other classes starts at zero.
+
+    EfficientNet's own start (uniform, 0.18 standard deviation for 10 classes) is meant for training
+    from nothing: in fine-tuning its first gradients spoil the pretrained features.
+    """
     own = model.state_dict()
     kept = {k: v for k, v in state.items() if k not in CLASSIFIER or v.shape == own[k].shape}
     missing, unexpected = model.load_state_dict(kept, strict=False)
     if unexpected or set(missing) - set(CLASSIFIER):
         raise ValueError(f"weights do not fit: missing {missing}, unexpected {unexpected}")
+    if missing:
+        torch.nn.init.zeros_(model.classifier.weight)
+        torch.nn.init.zeros_(model.classifier.bias)
 
 
 def find_weights(variant: Variant, source: str, store: Store) -> Weights:
