@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -27,6 +29,7 @@ from trainables.evaluate import Score
 from trainables.intervals import wilson
 from trainables.train import TrunkSpec
 
+TELL_EVERY_S = 5.0
 ENDINGS = {
     "finished": "finished",
     "cut": "cut by ASHA",
@@ -55,13 +58,13 @@ class Terminal:
         self.console.print(line, markup=False)
 
     def counting(self, what: str) -> Callable[[int, int], None]:
-        """A callback that says how far a long preparation is, ten times at most."""
-        told = {"tenth": 0}
+        """A callback that says how far a long preparation is."""
+        told = time.monotonic()
 
         def count(done: int, total: int) -> None:
-            tenth = 10 * done // max(1, total)
-            if tenth > told["tenth"] and total > 500:
-                told["tenth"] = tenth
+            nonlocal told
+            if time.monotonic() - told > TELL_EVERY_S:
+                told = time.monotonic()
                 self.say(f"{what}: {done} of {total}")
 
         return count
@@ -174,7 +177,7 @@ def plan_view(plan: Plan) -> Group:
     """The plan as tables."""
     grid, spec = plan.spec.grid, plan.spec
     resolutions = sorted({*grid.train_res, *grid.test_res})
-    costs = Table(title="GMACs of one image", title_justify="left", title_style="bold")
+    costs = Table(title="GMACs of one image", title_justify="left", box=box.SIMPLE_HEAD)
     costs.add_column("variant")
     costs.add_column("M params", justify="right")
     for res in resolutions:
@@ -191,7 +194,7 @@ def plan_view(plan: Plan) -> Group:
     expected = sum(plan.expected_work_left(p) for p in plan.points) * spec.trunks.samples
     rungs = ", ".join(map(str, spec.rungs[:-1])) or "none"
     lines = (
-        f"images   {counts}; {len(plan.classes)} classes; fingerprint {plan.images}",
+        f"images   {counts}; {len(plan.classes)} classes; fingerprint {plan.images[:12]}",
         f"trunks   {plan.trunks}: {' '.join(grid.variants)} x train "
         f"{' '.join(map(str, grid.train_res))} px x {spec.trunks.samples} samples; "
         f"{spec.trunks.epochs} epochs, cut after {rungs}",
@@ -208,7 +211,9 @@ def summary(rows: Sequence[Row], choice: Choice, test: Score, *, limit: int = 8)
     """The best rows, the choice and what test says of it."""
     val = sorted((r for r in rows if r.split == "val"), key=lambda r: (-r.hits1, r.gmacs, r.arm))
     n = val[0].n
-    board = Table(title=f"Best of {len(val)} rows, on val (n={n})", title_justify="left")
+    board = Table(
+        title=f"Best of {len(val)} rows, on val (n={n})", title_justify="left", box=box.SIMPLE_HEAD
+    )
     for name in ("variant", "train", "test", "arm", "top-1 %", "top-5 %", "GMACs", "M params"):
         board.add_column(name, justify="left" if name in ("variant", "arm") else "right")
     shown = val[:limit]

@@ -11,7 +11,7 @@ from typing import Any
 
 from sweeps.events import EpochEnded, TrunkBegan, TrunkEnded, Watcher
 from sweeps.halving import Halving
-from sweeps.plan import Plan, Point
+from sweeps.plan import Plan, Point, point_of
 from sweeps.proposals import Trial, propose
 from trainables.store import Store, append_line, read_lines
 from trainables.train import EpochReport, Hyper, TrunkSpec, recorded_reports, settle
@@ -104,7 +104,7 @@ class TrunkDirector:
             candidates = [
                 trunk
                 for key, trunk in self._asked.items()
-                if _point_of(trunk) == point and self._ended.get(key) in ("finished", "cut")
+                if point_of(trunk) == point and self._ended.get(key) in ("finished", "cut")
             ]
             candidates.sort(key=lambda t: self._merit(t.key), reverse=True)
             chosen += candidates[: self._plan.spec.fix.survivors]
@@ -165,7 +165,7 @@ class TrunkDirector:
         for key, trunk in self._asked.items():
             reports = self._reports.get(key, {})
             yield Trial(
-                point=_point_of(trunk),
+                point=point_of(trunk),
                 hyper=trunk.hyper,
                 top1={e: r.best_val.top1 for e, r in reports.items() if r.best_val},
                 running=key not in self._ended,
@@ -179,7 +179,3 @@ class TrunkDirector:
 
     def _note(self, **line: Any) -> None:
         append_line(self._store.journal, line)
-
-
-def _point_of(trunk: TrunkSpec) -> Point:
-    return Point(variant=trunk.variant, train_res=trunk.train_res)

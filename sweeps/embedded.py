@@ -31,7 +31,7 @@ from PIL import Image, ImageFilter, ImageOps
 from trainables.errors import UserError
 
 VERSION = 1  # of the drawing; raise it whenever the bytes made from the same spec change
-MARKER = "embedded.json"  # lies in a finished folder, says what it was made from
+MARKER = ".embedded.json"  # lies in a finished folder, says what it was made from
 SCANS = 1797
 CLASSES = 10
 SPLITS = ("train", "val", "test")

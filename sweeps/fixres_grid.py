@@ -14,10 +14,10 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-# A script's own folder is first on the path, where sweeps' modules would be top-level names.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+if not __package__:  # run as a script: its own folder is first on the path, not the project's
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from sweeps import placement  # noqa: E402
+from sweeps import placement
 
 placement.set_environment()
 

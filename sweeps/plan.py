@@ -41,6 +41,11 @@ class Point:
         return f"{self.variant} at {self.train_res}"
 
 
+def point_of(trunk: TrunkSpec) -> Point:
+    """Where a trunk is trained."""
+    return Point(variant=trunk.variant, train_res=trunk.train_res)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What will be done, at most: ASHA may cut trunks short."""

@@ -1,12 +1,14 @@
 """How far a sweep is, and how long it will take: arithmetic over its events. Shows nothing.
 
-Work is counted in GMACs, of which a training step takes three times a forward pass. The rate is
-what this process really did a second; what the store already held was free and counts for nothing.
+Work is counted in GMACs, a training step as three forward passes. What a GMAC takes is measured as
+the sweep goes, for each variant and train resolution on its own (small nets at small resolutions
+take longer than their GMACs say), and for cells. What the store already held was free.
 """
 
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable
 
 from sweeps.events import (
@@ -20,10 +22,23 @@ from sweeps.events import (
     TrunkEnded,
 )
 from sweeps.leaderboard import Row
-from sweeps.plan import Plan, Point
+from sweeps.plan import Plan, Point, point_of
 from trainables.evaluate import Score
 from trainables.fix import CellSpec
 from trainables.train import TrunkSpec
+
+CELLS = "cells"  # beside the points, what a rate is measured for
+
+
+class _Rate:
+    """Seconds a GMAC, and what they were measured on."""
+
+    def __init__(self) -> None:
+        self.seconds = self.work = 0.0
+
+    def add(self, seconds: float, work: float) -> None:
+        self.seconds += seconds
+        self.work += work
 
 
 class Progress:
@@ -31,8 +46,10 @@ class Progress:
 
     def __init__(self, clock: Callable[[], float] = time.time):
         self._clock = clock
-        self._began = clock()
-        self._done = 0.0  # GMACs done by this process
+        self._process_began = clock()
+        self._work_began: float | None = None
+        self._rates: dict[Point | str, _Rate] = defaultdict(_Rate)
+        self._since: dict[str, float] = {}  # of what runs, when its present step began
         self.plan: Plan | None = None
         self.epochs: dict[str, int] = {}  # of trunks in training, by key
         self.trunks: dict[str, TrunkSpec] = {}
@@ -50,9 +67,12 @@ class Progress:
             case TrunkBegan(trunk=trunk):
                 self.trunks[trunk.key] = trunk
                 self.epochs[trunk.key] = 0
+                self._begin(trunk.key)
             case EpochEnded(trunk=trunk, report=report):
-                if report.at >= 1000 * self._began and self.plan is not None:
-                    self._done += self.plan.epoch_work(_point(trunk), report.epoch)
+                if report.at >= 1000 * self._process_began and self.plan is not None:
+                    work = self.plan.epoch_work(point_of(trunk), report.epoch)
+                    self._measure(trunk.key, point_of(trunk), work)
+                self._since[trunk.key] = self._clock()
                 self.epochs[trunk.key] = report.epoch
             case TrunkEnded(trunk=trunk, why=why, reports=reports):
                 self.ended[trunk.key] = why
@@ -63,14 +83,25 @@ class Progress:
                 self.cells = {cell.key: (cell, trunk) for cell, trunk in cells}
             case CellBegan(cell=cell):
                 self.cells_running.add(cell.key)
+                self._begin(cell.key)
             case CellEnded(cell=cell, trunk=trunk, rows=rows):
-                if cell.key in self.cells_running and self.plan is not None:
-                    self._done += self.plan.cell_work(trunk.variant, cell.test_res)
+                if cell.key in self.cells_running and rows and self.plan is not None:
+                    work = self.plan.cell_work(trunk.variant, cell.test_res)
+                    self._measure(cell.key, CELLS, work)
                 self.cells_running.discard(cell.key)
                 self.cells_done.add(cell.key)
                 for row in rows:
                     if self.best_row is None or row.hits1 > self.best_row.hits1:
                         self.best_row = row
+
+    def _begin(self, key: str) -> None:
+        self._since[key] = self._clock()
+        if self._work_began is None:
+            self._work_began = self._clock()
+
+    def _measure(self, key: str, what: Point | str, work: float) -> None:
+        seconds = self._clock() - self._since.get(key, self._clock())
+        self._rates[what].add(seconds, work)
 
     def _see_trunk(self, trunk: TrunkSpec, val: dict[int, Score]) -> None:
         for res, score in val.items():
@@ -79,7 +110,7 @@ class Progress:
 
     @property
     def elapsed(self) -> float:
-        return self._clock() - self._began
+        return self._clock() - self._process_began
 
     @property
     def waiting_trunks(self) -> int:
@@ -88,21 +119,34 @@ class Progress:
 
     def left(self) -> tuple[float, float] | None:
         """Seconds left: expected, and at most. None before there is anything to go by."""
-        if self._done <= 0 or self.plan is None:
+        busy = sum(rate.seconds for rate in self._rates.values())
+        if busy <= 0 or self.plan is None or self._work_began is None:
             return None
-        rate = self._done / self.elapsed
-        expected, most = self._work_left(self.plan)
-        return expected / rate, most / rate
+        at_a_time = busy / max(1e-9, self._clock() - self._work_began)
+        expected, most = self._seconds_left(self.plan)
+        return expected / at_a_time, most / at_a_time
 
-    def _work_left(self, plan: Plan) -> tuple[float, float]:
+    def _seconds_a_gmac(self, what: Point | str) -> float:
+        """Measured for ``what``, else for all that was."""
+        own = self._rates.get(what)
+        if own is not None and own.work > 0:
+            return own.seconds / own.work
+        rates = self._rates.values()
+        return sum(r.seconds for r in rates) / sum(r.work for r in rates)
+
+    def _seconds_left(self, plan: Plan) -> tuple[float, float]:
         expected = most = 0.0
         if self.cells is None:
             for key, epoch in self.epochs.items():
-                expected += plan.expected_work_left(_point(self.trunks[key]), epoch)
-                most += plan.work_left(_point(self.trunks[key]), epoch)
+                point = point_of(self.trunks[key])
+                pace = self._seconds_a_gmac(point)
+                expected += pace * plan.expected_work_left(point, epoch)
+                most += pace * plan.work_left(point, epoch)
             share = self.waiting_trunks / len(plan.points)  # points take turns
-            expected += share * sum(plan.expected_work_left(p) for p in plan.points)
-            most += share * sum(plan.work_left(p) for p in plan.points)
+            for point in plan.points:
+                pace = share * self._seconds_a_gmac(point)
+                expected += pace * plan.expected_work_left(point)
+                most += pace * plan.work_left(point)
             survivors = min(plan.spec.fix.survivors, plan.spec.trunks.samples)
             cells = survivors * sum(
                 plan.cell_work(p.variant, r) for p in plan.points for r in plan.spec.grid.test_res
@@ -113,11 +157,8 @@ class Progress:
                 for key, (cell, trunk) in self.cells.items()
                 if key not in self.cells_done
             )
+        cells *= self._seconds_a_gmac(CELLS)
         return expected + cells, most + cells
-
-
-def _point(trunk: TrunkSpec) -> Point:
-    return Point(variant=trunk.variant, train_res=trunk.train_res)
 
 
 def duration(seconds: float) -> str:

@@ -7,7 +7,9 @@ goes on from the last one, in whatever process.
 
 from __future__ import annotations
 
+import argparse
 import math
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +22,8 @@ from timm.utils import ModelEmaV3
 
 from trainables import backbones, variants
 from trainables.backbones import Weights
-from trainables.decode import ImageSet
+from trainables.decode import ImageSet, ReadOptions, prepare
+from trainables.errors import UserError
 from trainables.evaluate import Score, autocast, logits_of, pick_device, score
 from trainables.optim import lr_factor, make_optimizer
 from trainables.store import (
@@ -55,12 +58,12 @@ class Recipe:
 
     epochs: int
     batch_size: int
-    optimizer: str
-    schedule: str
-    warmup_epochs: float
-    ema_decay: float  # 0: no moving average
-    dropout: bool
-    augmentation: Augmentation
+    optimizer: str = "adamw"
+    schedule: str = "cosine"
+    warmup_epochs: float = 0.5
+    ema_decay: float = 0.0  # 0: no moving average
+    dropout: bool = True
+    augmentation: Augmentation = field(default_factory=Augmentation)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -335,3 +338,61 @@ def finished_trunk(store: Store, key: str) -> tuple[TrunkSpec, dict[str, torch.T
     spec = read_json(folder / "spec.json")
     assert spec is not None, f"no trunk {key}"
     return trunk_spec(spec), read_tensors(folder / "trunk.safetensors")
+
+
+def main() -> None:
+    """Train one trunk by itself, without Ray or MLflow."""
+    parser = argparse.ArgumentParser(
+        prog="python -m trainables.train",
+        description="Fine-tune one EfficientNet at one train resolution; score it at others.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--data", type=Path, required=True, help="image folder, Parquet or Arrow")
+    parser.add_argument("--store", type=Path, required=True, help="where the trunk is kept")
+    parser.add_argument("--cache", type=Path, required=True, help="where decoded images are kept")
+    parser.add_argument("--variant", default="b0", help="b0..b8, l2, lite0..lite4")
+    parser.add_argument("--weights", default="auto", help="auto, none, or a folder")
+    parser.add_argument("--train-res", type=int, default=224, help="px")
+    parser.add_argument("--test-res", type=int, nargs="+", default=[224, 288], help="px")
+    parser.add_argument("--epochs", type=int, default=20, help="epochs")
+    parser.add_argument("--batch-size", type=int, default=32, help="images a step")
+    parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
+    parser.add_argument("--seed", type=int, default=0, help="of splits, order and start")
+    asked = parser.parse_args()
+    try:
+        images = prepare(asked.data, asked.cache, ReadOptions(seed=asked.seed))
+        store = Store(asked.store)
+        variant = variants.get(asked.variant)
+        spec = TrunkSpec(
+            variant=variant.name,
+            train_res=asked.train_res,
+            weights=backbones.find_weights(variant, asked.weights, store),
+            images=images.digest,
+            recipe=Recipe(epochs=asked.epochs, batch_size=asked.batch_size),
+            hyper=Hyper(lr=asked.lr, weight_decay=1e-2, label_smoothing=0.1),
+            seed=asked.seed,
+        )
+    except UserError as error:
+        parser.exit(2, f"error: {error}\n")
+    torch.set_num_threads(asked.threads)
+    training = TrunkTraining(
+        spec,
+        images,
+        store,
+        cache=asked.cache,
+        threads=asked.threads,
+        test_res=tuple(asked.test_res),
+        rungs=(asked.epochs,),
+    )
+    while training.trained_epochs < asked.epochs:
+        report = training.epoch()
+        print(f"epoch {report.epoch}: loss {report.loss}, {report.seconds} s")
+    settle(store, spec.key, "finished")
+    for res, scored in recorded_reports(store, spec.key)[-1].val.items():
+        print(f"val top-1 at {res} px: {100 * scored.top1:.1f} % (n={scored.n})")
+    print(f"trunk: {store.trunk(spec.key)}")
+
+
+if __name__ == "__main__":
+    main()

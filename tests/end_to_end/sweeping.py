@@ -1,0 +1,102 @@
+"""What the end-to-end tests share: a tiny image set, and the command as a user gives it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image, ImageDraw
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = "sweeps/fixres_grid.py"
+SHAPES = ("cross", "disc", "ring", "square")
+# Two trunks a point, three of which are cut or not at the rung; six cells.
+OPTIONS = (
+    *("--variants", "lite0", "--train-res", "32", "48", "--test-res", "32", "48", "64"),
+    *("--epochs", "2", "--grace-epochs", "1", "--reduction", "2", "--samples", "2"),
+    *("--batch-size", "16", "--head-epochs", "1", "3", "--concurrency", "1"),
+)
+
+
+def draw_shapes(folder: Path, each: int = 36) -> Path:
+    """``each`` small pictures of every shape, on noise."""
+    rng = np.random.default_rng(0)
+    for shape in SHAPES:
+        (folder / shape).mkdir(parents=True)
+        for i in range(each):
+            noise = rng.integers(0, 200, (72, 88, 3), dtype=np.uint8)
+            picture = Image.fromarray(noise)
+            x, y, r = (int(rng.integers(*span)) for span in ((24, 60), (24, 48), (7, 15)))
+            colour = tuple(int(c) for c in rng.integers(60, 256, 3))
+            _draw(ImageDraw.Draw(picture), shape, (x - r, y - r, x + r, y + r), colour)
+            picture.save(folder / shape / f"{i:03d}.png")
+    return folder
+
+
+def _draw(pen: Any, shape: str, box: tuple[int, ...], colour: tuple[int, ...]) -> None:
+    left, top, right, bottom = box
+    middle_x, middle_y = (left + right) // 2, (top + bottom) // 2
+    match shape:
+        case "disc":
+            pen.ellipse((left, top, right, bottom), fill=colour)
+        case "ring":
+            pen.ellipse((left, top, right, bottom), outline=colour, width=4)
+        case "square":
+            pen.rectangle((left, top, right, bottom), fill=colour)
+        case "cross":
+            pen.line((left, middle_y, right, middle_y), fill=colour, width=6)
+            pen.line((middle_x, top, middle_x, bottom), fill=colour, width=6)
+
+
+def command(data: Path, out: Path, *more: str) -> list[str]:
+    cache = ("--cache-dir", str(data.parent / "cache"))
+    options = ("--data", str(data), "--out", str(out), *cache, *OPTIONS, *more)
+    return [sys.executable, SCRIPT, *options]
+
+
+def environment() -> dict[str, str]:
+    """A user's environment without what would lead a sweep elsewhere."""
+    unwanted = ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID")
+    return {k: v for k, v in os.environ.items() if k not in unwanted}
+
+
+def sweep(data: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(data, out, *more),
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+
+
+def board(out: Path) -> list[dict[str, Any]]:
+    """The leaderboard without what a clock measured."""
+    rows: list[dict[str, Any]] = pq.read_table(out / "leaderboard.parquet").to_pylist()
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+def epochs_trained(out: Path) -> dict[str, Counter[int]]:
+    """How often each epoch of each trunk was really trained."""
+    counts = {}
+    for path in sorted((out / "store" / "trunks").glob("*/work.jsonl")):
+        lines = path.read_text().splitlines()
+        counts[path.parent.name] = Counter(json.loads(line)["epoch"] for line in lines)
+    return counts
+
+
+def runs_of(out: Path) -> list[Any]:
+    """All runs in the sweep's own MLflow store."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{out}/mlflow.db")
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    return list(client.search_runs(experiments, max_results=1000))
