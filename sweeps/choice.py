@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sweeps.leaderboard import Row
 from sweeps.spec import ServingOptions
 from trainables.errors import UserError
+from trainables.fix import ARMS
 from trainables.intervals import standard_error
 
 
@@ -25,23 +26,22 @@ def choose(rows: Sequence[Row], limits: ServingOptions) -> Choice:
         UserError: no row is within the limits.
     """
     val = [r for r in rows if r.split == "val"]
-    allowed = [r for r in val if _within(r, limits)]
+    allowed = [r for r in val if limits.allow(r.params_m, r.gmacs)]
     if not allowed:
         raise UserError(
             f"None of the {len(val)} rows is within {_in_words(limits)}: raise the limits or "
             "sweep smaller variants and resolutions."
         )
-    best = max(allowed, key=lambda r: (r.hits1, -r.gmacs, -r.params_m, r.top5))
+    best = min(allowed, key=lambda r: (-r.hits1, r.gmacs, r.params_m, -r.top5, r.arm))
     error = standard_error(best.hits1, best.n)
     as_good = [r for r in allowed if r.top1 >= best.top1 - error]
-    chosen = min(as_good, key=lambda r: (r.gmacs, r.params_m, -r.hits1, r.arm))
+    chosen = min(as_good, key=lambda r: (r.gmacs, r.params_m, -r.hits1, -r.top5, r.arm))
     return Choice(row=chosen, reason=_reason(chosen, best, error, len(allowed), limits))
 
 
-def _within(row: Row, limits: ServingOptions) -> bool:
-    return (limits.max_params_m is None or row.params_m <= limits.max_params_m) and (
-        limits.max_gmacs is None or row.gmacs <= limits.max_gmacs
-    )
+def _price(row: Row) -> tuple[float, float, int, int]:
+    """What is better less: GMACs, parameters, then the work of adaptation and of training."""
+    return row.gmacs, row.params_m, ARMS.index(row.arm), row.train_res
 
 
 def _in_words(limits: ServingOptions) -> str:

@@ -55,7 +55,7 @@ class Terminal:
             self._live = None
 
     def say(self, line: str) -> None:
-        self.console.print(line, markup=False)
+        self.console.print(line, markup=False, emoji=False)
 
     def counting(self, what: str) -> Callable[[int, int], None]:
         """A callback that says how far a long preparation is."""
@@ -95,15 +95,23 @@ class Terminal:
                     f"trunk {_trunk_words(trunk)}: {ENDINGS[why]} after {len(reports)} "
                     f"epochs{accuracy}; {self._left()}"
                 )
+                self._say_error(event.error)
             case CellsPlanned(cells=cells):
                 self.say(f"{len(cells)} cells: each adapts a trunk to a test resolution")
             case CellEnded(cell=cell, trunk=trunk, rows=rows):
                 place = f"{trunk.variant} {trunk.train_res} -> {cell.test_res}"
                 if not rows:
                     self.say(f"cell {place}: failed")
+                    self._say_error(event.error)
                     return
                 scores = ", ".join(f"{r.arm} {100 * r.top1:.1f} %" for r in rows)
                 self.say(f"cell {place}: val top-1 {scores} (n={rows[0].n}); {self._left()}")
+
+    def _say_error(self, trace: str) -> None:
+        """The last line of a trace; the whole is in the store."""
+        lines = [line for line in trace.splitlines() if line.strip()]
+        if lines:
+            self.say(f"  {lines[-1].strip()} (the whole trace is error.txt in its store folder)")
 
     def _left(self) -> str:
         left = self.progress.left()

@@ -13,7 +13,7 @@ from sweeps.events import EpochEnded, TrunkBegan, TrunkEnded, Watcher
 from sweeps.halving import Halving
 from sweeps.plan import Plan, Point, point_of
 from sweeps.proposals import Trial, propose
-from trainables.store import Store, append_line, read_lines
+from trainables.store import Store, append_line, read_lines, write_text
 from trainables.train import EpochReport, Hyper, TrunkSpec, recorded_reports, settle
 
 
@@ -92,10 +92,11 @@ class TrunkDirector:
             self._end(key, why)
         return why is None
 
-    def failed(self, trunk: TrunkSpec) -> None:
+    def failed(self, trunk: TrunkSpec, error: str) -> None:
         """The trunk cannot be trained; the sweep goes on without it."""
         if trunk.key not in self._ended:
-            self._end(trunk.key, "failed")
+            write_text(self._store.trunk(trunk.key) / "error.txt", error)
+            self._end(trunk.key, "failed", error)
 
     def survivors(self) -> list[TrunkSpec]:
         """The best trunks of each point: first by how far they came, then by val top-1."""
@@ -129,20 +130,21 @@ class TrunkDirector:
         self._note(event="rung", group=group, trunk=key, epoch=epoch, top1=top1, goes_on=goes_on)
         return goes_on
 
-    def _end(self, key: str, why: str) -> None:
+    def _end(self, key: str, why: str, error: str = "") -> None:
         self._ended[key] = why
         self._note(event="end", trunk=key, why=why)
         if why != "failed":
             settle(self._store, key, why)
-        self._tell_ended(key)
+        self._tell_ended(key, error)
 
-    def _tell_ended(self, key: str) -> None:
+    def _tell_ended(self, key: str, error: str = "") -> None:
         reports = self._reports.get(key, {})
         self._watcher.on(
             TrunkEnded(
                 trunk=self._asked[key],
                 why=self._ended[key],
                 reports=tuple(reports[e] for e in sorted(reports)),
+                error=error,
             )
         )
 

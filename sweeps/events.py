@@ -37,6 +37,7 @@ class TrunkEnded:
     trunk: TrunkSpec
     why: str  # "finished" | "cut" | "diverged" | "failed"
     reports: tuple[EpochReport, ...]
+    error: str = ""  # the trace of one that failed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,7 @@ class CellEnded:
     cell: CellSpec
     trunk: TrunkSpec
     rows: tuple[Row, ...]  # empty: it failed
+    error: str = ""  # its trace then
 
 
 Event = SweepBegan | TrunkBegan | EpochEnded | TrunkEnded | CellsPlanned | CellBegan | CellEnded

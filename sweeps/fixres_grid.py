@@ -26,7 +26,7 @@ import tyro  # noqa: E402
 from sweeps.console import Terminal  # noqa: E402
 from sweeps.presets import builtin_digits  # noqa: E402
 from sweeps.spec import SweepSpec  # noqa: E402
-from sweeps.sweep import run  # noqa: E402
+from sweeps.sweep import SweepError, run  # noqa: E402
 from trainables.errors import UserError  # noqa: E402
 
 DESCRIPTION = """Find the EfficientNet variant, train resolution and test resolution that serve best
@@ -60,6 +60,9 @@ def main(argv: list[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except SweepError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr)
         return 130

@@ -21,7 +21,7 @@ from sweeps.leaderboard import Row, row
 from sweeps.placement import Placement
 from sweeps.plan import Plan
 from trainables.fix import ArmResult, CellSpec, arm_result, recorded_results
-from trainables.store import Store
+from trainables.store import Store, write_text
 from trainables.train import EpochReport, TrunkSpec, epoch_report
 from trainables.trials import CellTrial, TrialContext, TrunkTrial
 
@@ -39,7 +39,7 @@ class _Unpickled:
 class _Feed(_Unpickled, Searcher):
     """Configurations from a function, until it has no more."""
 
-    def __init__(self, give: Callable[[], Config | None], failed: Callable[[Config], None]):
+    def __init__(self, give: Callable[[], Config | None], failed: Callable[[str, Config], None]):
         super().__init__()
         self._give, self._failed = give, failed
         self._running: dict[str, Config] = {}
@@ -56,7 +56,7 @@ class _Feed(_Unpickled, Searcher):
     ) -> None:
         config = self._running.pop(trial_id, None)
         if error and config is not None:
-            self._failed(config)
+            self._failed(trial_id, config)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the journal has it all."""
@@ -71,6 +71,7 @@ class _Judge(_Unpickled, FIFOScheduler):
     def __init__(self, goes_on: Callable[[Config, dict[str, Any]], bool]):
         super().__init__()
         self._goes_on = goes_on
+        self.errors: dict[str, str] = {}  # by trial id: the trace of the last one
 
     @property
     def supports_buffered_results(self) -> bool:
@@ -85,6 +86,12 @@ class _Judge(_Unpickled, FIFOScheduler):
         if trial.last_result.get("done"):
             self._goes_on(trial.config, result)
 
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        """Comes before every retry, and before the searcher is told that there is none left."""
+        path = trial.error_file
+        if path and Path(path).exists():
+            self.errors[trial.trial_id] = Path(path).read_text(errors="replace")
+
 
 def run_trunks(director: TrunkDirector, context: TrialContext, placement: Placement) -> None:
     """Phase 1, to its end."""
@@ -96,7 +103,10 @@ def run_trunks(director: TrunkDirector, context: TrialContext, placement: Placem
     def goes_on(config: Config, result: dict[str, Any]) -> bool:
         return director.report(config["trunk"], epoch_report(json.loads(result["report"])))
 
-    _run(TrunkTrial, give, goes_on, lambda c: director.failed(c["trunk"]), context, placement)
+    def failed(config: Config, error: str) -> None:
+        director.failed(config["trunk"], error)
+
+    _run(TrunkTrial, give, goes_on, failed, context, placement)
 
 
 def cells_of(
@@ -122,7 +132,7 @@ class CellDesk:
         store: Store,
         watcher: Watcher,
     ):
-        self._plan, self._watcher = plan, watcher
+        self._plan, self._store, self._watcher = plan, store, watcher
         self._cells = {cell.key: (cell, trunk, epochs) for cell, trunk, epochs in cells}
         self._rows: dict[str, tuple[Row, ...]] = {}
         watcher.on(CellsPlanned(cells=tuple((c, t) for c, t, _ in cells)))
@@ -170,9 +180,11 @@ class CellDesk:
         )
         self._watcher.on(CellEnded(cell=cell, trunk=trunk, rows=self._rows[key]))
 
-    def failed(self, key: str) -> None:
+    def failed(self, key: str, error: str) -> None:
+        """The cell cannot be worked out; the sweep goes on without it."""
         cell, trunk, _ = self._cells[key]
-        self._watcher.on(CellEnded(cell=cell, trunk=trunk, rows=()))
+        write_text(self._store.cell(key) / "error.txt", error)
+        self._watcher.on(CellEnded(cell=cell, trunk=trunk, rows=(), error=error))
 
 
 def run_cells(desk: CellDesk, context: TrialContext, placement: Placement) -> None:
@@ -186,26 +198,31 @@ def run_cells(desk: CellDesk, context: TrialContext, placement: Placement) -> No
         desk.take(config["cell"].key, [arm_result(r) for r in json.loads(result["results"])])
         return False
 
-    _run(CellTrial, give, goes_on, lambda c: desk.failed(c["cell"].key), context, placement)
+    def failed(config: Config, error: str) -> None:
+        desk.failed(config["cell"].key, error)
+
+    _run(CellTrial, give, goes_on, failed, context, placement)
 
 
 def _run(
     trainable: type[tune.Trainable],
     give: Callable[[], Config | None],
     goes_on: Callable[[Config, dict[str, Any]], bool],
-    failed: Callable[[Config], None],
+    failed: Callable[[Config, str], None],
     context: TrialContext,
     placement: Placement,
 ) -> None:
     """One Tuner over what ``give`` gives. Tune's own files are of no use afterwards."""
     scratch = Path(tempfile.mkdtemp(prefix="fixres-tune-"))
     resources = {"cpu": placement.cpus, "gpu": placement.gpus}
+    judge = _Judge(goes_on)
+    feed = _Feed(give, lambda trial_id, config: failed(config, judge.errors.get(trial_id, "")))
     try:
         tune.Tuner(
             tune.with_resources(tune.with_parameters(trainable, context=context), resources),
             tune_config=tune.TuneConfig(
-                search_alg=_Feed(give, failed),
-                scheduler=_Judge(goes_on),
+                search_alg=feed,
+                scheduler=judge,
                 num_samples=-1,
                 max_concurrent_trials=placement.concurrency,
                 reuse_actors=True,

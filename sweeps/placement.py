@@ -61,7 +61,9 @@ def set_environment() -> None:
         "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
-    if not on_cluster():
+    if on_cluster():
+        quiet["TUNE_MAX_PENDING_TRIALS_PG"] = "16"  # the autoscaler sees more than one at a time
+    else:
         # A token of its own, in memory alone: the private Ray is nobody else's to use.
         quiet |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     for name, value in quiet.items():
@@ -79,8 +81,9 @@ def place(options: RunOptions) -> Placement:
         concurrency = max(1, int(gpus))
     cpus = options.cpus_per_trial
     if cpus is None:
-        here = max([int(n.get("CPU", 0)) for n in nodes], default=1)
-        cpus = max(1, here // (concurrency or 1)) if not on_cluster() else max(1, min(4, here))
+        here = max((int(n.get("CPU", 0)) for n in nodes), default=0)
+        # A cluster's workers may be yet to come: four cores are what its smallest GPU node has.
+        cpus = min(4, here or 4) if on_cluster() else max(1, here // (concurrency or 1))
     share = options.gpus_per_trial
     if share is None:
         share = 1.0 if gpus else 0.0

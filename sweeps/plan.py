@@ -180,12 +180,17 @@ def cost(variant: str, res: int, classes: int) -> Cost:
 
 def _check_limits(plan: Plan) -> None:
     serving, grid = plan.spec.serving, plan.spec.grid
-    for name, limit in (("params_m", serving.max_params_m), ("gmacs", serving.max_gmacs)):
-        least, variant, res = min(
-            (getattr(plan.costs[v, r], name), v, r) for v in grid.variants for r in grid.test_res
-        )
+    served = [(plan.costs[v, r], v, r) for v in grid.variants for r in grid.test_res]
+    limits = (("params_m", serving.max_params_m), ("gmacs", serving.max_gmacs))
+    for name, limit in limits:
+        least, variant, res = min((getattr(cost, name), v, r) for cost, v, r in served)
         if limit is not None and least > limit:
             raise UserError(
                 f"--max-{name.replace('_', '-')} {limit} rules out every cell: the least is "
                 f"{least:.3g} ({variant} at {res} px); raise it, or sweep smaller ones."
             )
+    if not any(serving.allow(cost.params_m, cost.gmacs) for cost, _, _ in served):
+        raise UserError(
+            f"--max-params-m {serving.max_params_m} and --max-gmacs {serving.max_gmacs} together "
+            "rule out every cell: raise one of them, or sweep smaller ones."
+        )

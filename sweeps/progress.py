@@ -8,7 +8,7 @@ take longer than their GMACs say), and for cells. What the store already held wa
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 
 from sweeps.events import (
@@ -52,7 +52,7 @@ class Progress:
         self._since: dict[str, float] = {}  # of what runs, when its present step began
         self.plan: Plan | None = None
         self.epochs: dict[str, int] = {}  # of trunks in training, by key
-        self.trunks: dict[str, TrunkSpec] = {}
+        self.trunks: dict[str, TrunkSpec] = {}  # all that were heard of
         self.ended: dict[str, str] = {}
         self.cells: dict[str, tuple[CellSpec, TrunkSpec]] | None = None
         self.cells_done: set[str] = set()
@@ -75,6 +75,7 @@ class Progress:
                 self._since[trunk.key] = self._clock()
                 self.epochs[trunk.key] = report.epoch
             case TrunkEnded(trunk=trunk, why=why, reports=reports):
+                self.trunks[trunk.key] = trunk
                 self.ended[trunk.key] = why
                 self.epochs.pop(trunk.key, None)
                 for report in reports:
@@ -115,7 +116,7 @@ class Progress:
     @property
     def waiting_trunks(self) -> int:
         assert self.plan is not None
-        return max(0, self.plan.trunks - len(self.ended) - len(self.epochs))
+        return max(0, self.plan.trunks - len(self.trunks))
 
     def left(self) -> tuple[float, float] | None:
         """Seconds left: expected, and at most. None before there is anything to go by."""
@@ -142,9 +143,10 @@ class Progress:
                 pace = self._seconds_a_gmac(point)
                 expected += pace * plan.expected_work_left(point, epoch)
                 most += pace * plan.work_left(point, epoch)
-            share = self.waiting_trunks / len(plan.points)  # points take turns
+            known = Counter(point_of(trunk) for trunk in self.trunks.values())
             for point in plan.points:
-                pace = share * self._seconds_a_gmac(point)
+                waiting = max(0, plan.spec.trunks.samples - known[point])
+                pace = waiting * self._seconds_a_gmac(point)
                 expected += pace * plan.expected_work_left(point)
                 most += pace * plan.work_left(point)
             survivors = min(plan.spec.fix.survivors, plan.spec.trunks.samples)
@@ -167,4 +169,5 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     if seconds < 3600:
         return f"{seconds / 60:.1f} min"
-    return f"{seconds // 3600:.0f} h {seconds % 3600 / 60:.0f} min"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min"

@@ -117,6 +117,12 @@ class ServingOptions:
     max_gmacs: float | None = None
     """Most multiply-adds of one image at the test resolution, billions."""
 
+    def allow(self, params_m: float, gmacs: float) -> bool:
+        """Whether a net of this cost may be chosen."""
+        return (self.max_params_m is None or params_m <= self.max_params_m) and (
+            self.max_gmacs is None or gmacs <= self.max_gmacs
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:

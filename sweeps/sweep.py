@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -39,6 +40,10 @@ from trainables.train import finished_trunk, recorded_reports
 from trainables.trials import TrialContext
 
 
+class SweepError(Exception):
+    """The sweep cannot come to a result; no fault of its input."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What a finished sweep says."""
@@ -67,8 +72,8 @@ def run(spec: SweepSpec, terminal: Terminal) -> None:
         with _locked(out):
             _sweep(spec, out, images, data, terminal)
     except UserError:
-        if made_anew:  # nothing half-written is left behind
-            _remove_if_bare(out)
+        if made_anew and not (out / "spec.json").exists():
+            shutil.rmtree(out)  # nothing half-written is left behind
         raise
 
 
@@ -93,11 +98,9 @@ def _sweep(spec: SweepSpec, out: Path, images: ImageSet, data: Path, terminal: T
     try:
         rows = _trials(plan, store, data, terminal, tracking)
         outcome = _conclude(plan, rows, store, images, out, tracking)
-    except KeyboardInterrupt:
-        tracking.close("KILLED")
-        raise
-    except BaseException:
-        tracking.close("FAILED")
+    except BaseException as error:
+        with suppress(Exception):  # what went wrong matters more than how it is tracked
+            tracking.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
     tracking.close("FINISHED")
     record["ui"] = tracking.ui_command()
@@ -137,10 +140,12 @@ def _trials(
             run_trunks(director, _context(plan, store, data, places().cpus), places())
         survivors = [(t, tuple(recorded_reports(store, t.key))) for t in director.survivors()]
         if not survivors:
-            raise RuntimeError("No trunk could be trained: see the messages above.")
+            raise SweepError("No trunk could be trained: see the messages above.")
         desk = CellDesk(plan, cells_of(plan, survivors), store, watcher)
         if not desk.over:
             run_cells(desk, _context(plan, store, data, places().cpus), places())
+        if not desk.rows:
+            raise SweepError("No cell could be worked out: see the messages above.")
     finally:
         if placed is not None:
             placement.stop_ray()
@@ -212,7 +217,8 @@ def _out(spec: SweepSpec) -> Path:
     out = out.resolve()
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file: name a folder.")
-    strangers = [p.name for p in out.iterdir() if p.name[0] != "."] if out.is_dir() else []
+    names = {p.name for p in out.iterdir() if p.name[0] != "."} if out.is_dir() else set()
+    strangers = sorted(names - {"store"})  # a sweep that was killed at once leaves a bare store
     if strangers and "spec.json" not in strangers:
         raise UserError(
             f"--out {out} holds other files ({strangers[0]}, ...): name a new or an empty folder."
@@ -232,17 +238,6 @@ def _locked(out: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _remove_if_bare(out: Path) -> None:
-    for name in (".lock", "store"):
-        path = out / name
-        if path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
-        elif path.is_file():
-            path.unlink()
-    if not any(out.iterdir()):
-        out.rmdir()
 
 
 def _record(out: Path, asked: dict[str, Any]) -> dict[str, Any]:

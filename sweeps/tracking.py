@@ -11,12 +11,13 @@ resumed sweep finds its runs by their tags and goes on in them.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from matplotlib.figure import Figure
 from mlflow.entities import Metric, Param, Run, RunTag
@@ -73,7 +74,7 @@ class Tracking:
                 "server, or leave the option out for a sqlite file in OUT."
             ) from None
         os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = RETRIES
-        self.parent_id = ""
+        self.parent_id = self._note = ""
 
     # --- runs -------------------------------------------------------------------------------
 
@@ -113,6 +114,8 @@ class Tracking:
             over = run.info.status == "FINISHED"
             if not over and run.info.status != "RUNNING":
                 self.client.update_run(run.info.run_id, status="RUNNING")
+            if params.keys() - run.data.params.keys():  # its maker was killed between the two
+                self._log_params(run.info.run_id, params)
             return run.info.run_id, over
         system = {"mlflow.runName": name, "mlflow.source.name": "sweeps/fixres_grid.py"}
         if self.parent_id:
@@ -121,9 +124,12 @@ class Tracking:
         run = self.client.create_run(
             self.experiment_id, tags=system | {k: str(v) for k, v in own.items()}
         )
-        self._runs[key] = run
-        self.client.log_batch(run.info.run_id, params=[Param(k, str(v)) for k, v in params.items()])
+        self._log_params(run.info.run_id, params)
+        self._runs[key] = self.client.get_run(run.info.run_id)
         return run.info.run_id, False
+
+    def _log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
+        self.client.log_batch(run_id, params=[Param(k, str(v)) for k, v in params.items()])
 
     def _close(self, key: str, status: str = "FINISHED") -> None:
         run_id = self._runs[key].info.run_id
@@ -157,6 +163,7 @@ class Tracking:
 
     def _begin(self, plan: Plan) -> None:
         grid = plan.spec.grid
+        self._note = _note(plan)
         params = {
             "variants": " ".join(grid.variants),
             "train_res": " ".join(map(str, grid.train_res)),
@@ -166,7 +173,7 @@ class Tracking:
             "role": "sweep",
             "images": plan.images,
             "seed": plan.spec.run.seed,
-            "mlflow.note.content": _note(plan),
+            "mlflow.note.content": self._note,
         } | {f"n_{split}": n for split, n in plan.counts.items()}
         self.parent_id, over = self._ensure("sweep", self._name, params, tags)
         if over:
@@ -224,7 +231,8 @@ class Tracking:
         if not rows:
             self._close(f"cell {cell.key}", "FAILED")
             return
-        self.client.log_batch(run_id, metrics=_cell_metrics(rows))
+        at = self._runs[f"cell {cell.key}"].info.start_time
+        self.client.log_batch(run_id, metrics=_cell_metrics(rows, at))
         fixed = next(r for r in rows if r.arm == "fix")
         self._tags(
             run_id,
@@ -251,22 +259,21 @@ class Tracking:
         files: Sequence[Path],
     ) -> None:
         """The parent's results; then every run of this sweep is over."""
-        row, at = choice.row, int(time.time() * 1000)
+        row, at = choice.row, self._runs["sweep"].info.start_time
         values = {
             "val/top1": row.top1,
             "val/top5": row.top5,
             "test/top1": test.top1,
             "test/top5": test.top5,
-            "cost/params_m": row.params_m,
-            "cost/gmacs": row.gmacs,
+            "work/params_m": row.params_m,
+            "work/gmacs": row.gmacs,
         }
         self.client.log_batch(
             self.parent_id, metrics=[Metric(k, v, at, 0) for k, v in values.items()]
         )
-        self._tags(
-            self.parent_id,
-            {"chosen": f"{row.place} px, arm {row.arm}", "reason": choice.reason, "n_test": test.n},
-        )
+        tags = {"chosen": f"{row.place} px, arm {row.arm}", "reason": choice.reason}
+        tags["mlflow.note.content"] = f"{self._compare_link()}\n\n{choice.reason}\n\n{self._note}"
+        self._tags(self.parent_id, tags)
         for path in files:
             self.client.log_artifact(self.parent_id, str(path))
         self.client.log_figure(self.parent_id, picture, "heatmap.png")
@@ -274,6 +281,13 @@ class Tracking:
             ["variant", "train_res", "test_res", "arm", "split", "n", "top1", "top5", "gmacs"]
         )
         self.client.log_table(self.parent_id, columns.to_pydict(), "leaderboard.json")
+
+    def _compare_link(self) -> str:
+        """Markdown: the UI's compare view of all cells, whatever the UI's address."""
+        cells = [run.info.run_id for key, run in self._runs.items() if key.startswith("cell ")]
+        lists = {"runs": cells, "experiments": [self.experiment_id]}
+        query = {name: json.dumps(ids, separators=(",", ":")) for name, ids in lists.items()}
+        return f"[Compare the {len(cells)} cells](#/compare-runs?{urlencode(query)})"
 
     def close(self, status: str) -> None:
         """End every run that is still open, children first: none is left RUNNING."""
@@ -306,13 +320,13 @@ def _epoch_metrics(report: EpochReport) -> list[Metric]:
     return [Metric(k, v, report.at, report.epoch) for k, v in values.items()]
 
 
-def _cell_metrics(rows: Sequence[Row]) -> list[Metric]:
+def _cell_metrics(rows: Sequence[Row], at: int) -> list[Metric]:
     best = max(rows, key=lambda r: r.hits1)
     values = {"val/top1": best.top1, "val/top5": best.top5}
     values |= {f"val/top1_{r.arm}": r.top1 for r in rows}
-    values |= {"x_gmacs": best.gmacs, "x_params_m": best.params_m}
-    values["x_seconds"] = sum(r.seconds for r in rows)
-    return [Metric(k, v, 0, 0) for k, v in values.items()]
+    values |= {"work/gmacs": best.gmacs, "work/params_m": best.params_m}
+    values["work/seconds"] = sum(r.seconds for r in rows)
+    return [Metric(k, v, at, 0) for k, v in values.items()]
 
 
 def _note(plan: Plan) -> str:

@@ -21,7 +21,7 @@ import torch
 from timm.models.efficientnet import EfficientNet
 
 from trainables.errors import UserError
-from trainables.store import Store, read_json, read_tensors, write_json, write_tensors
+from trainables.store import Store, digest, read_json, read_tensors, write_json, write_tensors
 from trainables.variants import Variant, hub_config
 
 CLASSIFIER = ("classifier.weight", "classifier.bias")
@@ -94,7 +94,7 @@ def find_weights(variant: Variant, source: str, store: Store) -> Weights:
     """
     if source == "none":
         return Weights(variant=variant.name, source="none", digest="none", name=None)
-    note = store.root / "weights" / f"{variant.name}.json"
+    note = store.root / "weights" / f"{variant.name}-from-{digest(source)}.json"
     found = read_json(note)
     if found and store.weights(found["name"]).exists():
         return Weights(**found)
@@ -176,18 +176,21 @@ def _download(repository: str) -> Path:
 
 
 def _load(path: Path) -> State:
-    if path.suffix == ".safetensors":
-        return read_tensors(path)
     try:
+        if path.suffix == ".safetensors":
+            return read_tensors(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a file that is no state dict
-        raise UserError(f"weights {path} cannot be read ({type(error).__name__}).") from None
+    except Exception as error:  # both raise many kinds for a file that is no state dict
+        raise UserError(
+            f"weights {path} cannot be read ({type(error).__name__}): give safetensors or a state "
+            "dict without other objects."
+        ) from None
     while isinstance(loaded, dict):
         inner = loaded.get("state_dict", loaded.get("model"))
         if not isinstance(inner, dict):
-            break
+            return {k: v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
         loaded = inner
-    return {k: v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
+    raise UserError(f"weights {path} hold a {type(loaded).__name__}: give a state dict.")
 
 
 def _fitted(variant: Variant, state: State, where: str) -> State:

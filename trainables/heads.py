@@ -127,6 +127,7 @@ def best(heads: Heads, features: torch.Tensor, labels: torch.Tensor) -> int:
     loss = F.cross_entropy(
         logits.flatten(0, 1), labels.repeat_interleave(len(heads.settings)), reduction="none"
     )
-    loss = loss.view(len(labels), -1).double().mean(dim=0)
+    loss = loss.view(len(labels), -1).double().mean(dim=0).nan_to_num(nan=torch.inf)
+    hits = hits.where(loss.isfinite(), -1)  # argmax over NaN would hit the first class
     ranked = sorted(range(len(heads.settings)), key=lambda s: (-int(hits[s]), float(loss[s])))
     return ranked[0]

@@ -239,6 +239,7 @@ class TrunkTraining:
             hits += (logits.argmax(1) == y).sum()
             seen += len(y)
         mean_loss = float(losses) / seen
+        diverged = not (math.isfinite(mean_loss) and self._is_finite())
         report = EpochReport(
             epoch=number,
             loss=mean_loss if math.isfinite(mean_loss) else None,
@@ -247,12 +248,17 @@ class TrunkTraining:
             lr=lr,
             seconds=round(time.monotonic() - began, 3),
             at=int(time.time() * 1000),
-            val=self._validate() if number in self.rungs and math.isfinite(mean_loss) else {},
-            diverged=not math.isfinite(mean_loss),
+            val=self._validate() if number in self.rungs and not diverged else {},
+            diverged=diverged,
         )
         self.reports.append(report)
         self._save(report)
         return report
+
+    def _is_finite(self) -> bool:
+        """Whether the last step left numbers: its own loss is from before it."""
+        state = self.evaluated_model.state_dict()
+        return bool(torch.stack([tensor.isfinite().all() for tensor in state.values()]).all())
 
     def _set_lr(self, step: int, steps_an_epoch: int) -> float:
         recipe = self.spec.recipe

@@ -69,20 +69,8 @@ def test_view(
     if not path.exists():
         with FileLock(f"{path}.lock"):
             if not path.exists():
-                shape = (len(images), test_res, test_res, 3)
                 with replacing(path) as temporary:
-                    out = np.lib.format.open_memmap(
-                        temporary, mode="w+", dtype=np.uint8, shape=shape
-                    )
-
-                    def fill(i: int) -> None:
-                        out[i] = test_transform(images[i], test_res, crop_pct, interpolation)
-
-                    with ThreadPoolExecutor(threads) as pool:
-                        for _ in pool.map(fill, range(len(images)), chunksize=1):
-                            pass
-                    out.flush()
-                    del out
+                    _write_view(temporary, images, test_res, crop_pct, interpolation, threads)
     return np.load(path, mmap_mode="r")
 
 
