@@ -32,16 +32,11 @@ def choose(rows: Sequence[Row], limits: ServingOptions) -> Choice:
             f"None of the {len(val)} rows is within {_in_words(limits)}: raise the limits or "
             "sweep smaller variants and resolutions."
         )
-    best = min(allowed, key=lambda r: (-r.hits1, r.gmacs, r.params_m, -r.top5, r.arm))
+    best = min(allowed, key=lambda r: (-r.hits1, r.gmacs, r.params_m, -r.top5, ARMS.index(r.arm)))
     error = standard_error(best.hits1, best.n)
     as_good = [r for r in allowed if r.top1 >= best.top1 - error]
-    chosen = min(as_good, key=lambda r: (r.gmacs, r.params_m, -r.hits1, -r.top5, r.arm))
+    chosen = min(as_good, key=lambda r: (r.gmacs, r.params_m, -r.hits1, -r.top5, ARMS.index(r.arm)))
     return Choice(row=chosen, reason=_reason(chosen, best, error, len(allowed), limits))
-
-
-def _price(row: Row) -> tuple[float, float, int, int]:
-    """What is better less: GMACs, parameters, then the work of adaptation and of training."""
-    return row.gmacs, row.params_m, ARMS.index(row.arm), row.train_res
 
 
 def _in_words(limits: ServingOptions) -> str:

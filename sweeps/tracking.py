@@ -68,7 +68,8 @@ class Tracking:
             self.experiment_id = self._experiment(experiment)
             self._runs = self._known_runs()
         except MlflowException as error:
-            reason = str(error).splitlines()[0][:200]
+            told = str(error).replace(uri.rstrip("/"), _without_secret(uri).rstrip("/"))
+            reason = told.splitlines()[0][:200]
             raise UserError(
                 f"--tracking-uri {_without_secret(uri)} cannot be used ({reason}): start the "
                 "server, or leave the option out for a sqlite file in OUT."
@@ -280,7 +281,9 @@ class Tracking:
         columns = table(rows).select(
             ["variant", "train_res", "test_res", "arm", "split", "n", "top1", "top5", "gmacs"]
         )
-        self.client.log_table(self.parent_id, columns.to_pydict(), "leaderboard.json")
+        known = {a.path for a in self.client.list_artifacts(self.parent_id)}
+        if "leaderboard.json" not in known:  # MLflow would append the rows to it
+            self.client.log_table(self.parent_id, columns.to_pydict(), "leaderboard.json")
 
     def _compare_link(self) -> str:
         """Markdown: the UI's compare view of all cells, whatever the UI's address."""
@@ -343,5 +346,5 @@ def _note(plan: Plan) -> str:
 def _without_secret(uri: str) -> str:
     """A URI without user and password."""
     scheme, separator, rest = uri.partition("://")
-    before, at, after = rest.partition("@")
-    return f"{scheme}://{after}" if separator and at and "/" not in before else uri
+    place, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{place.rpartition('@')[2]}{slash}{path}"

@@ -1,0 +1,80 @@
+"""The model card: honest numbers, and front matter that hubs can read."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import yaml
+
+from sweeps.card import card
+from sweeps.choice import Choice
+from sweeps.leaderboard import Row
+from tests.sweeps.test_leaderboard import a_row
+from tests.sweeps.test_plan import plan_of
+from tests.sweeps.test_spec import spec_with
+from trainables.evaluate import Score
+
+PLAN = plan_of(spec_with(train_res=(64, 96), test_res=(96,)), train=700, val=150, test=140)
+ROWS = [
+    a_row(90, 150, arm="none"),
+    a_row(100, 150),
+    a_row(91, 150, arm="none", train_res=96),
+    a_row(99, 150, train_res=96),
+    a_row(84, 140, split="test"),
+]
+TEST = Score(split="test", n=140, hits1=84, hits5=133)
+
+
+def made(row: Row = ROWS[1], rows: list[Row] = ROWS) -> str:
+    return card(PLAN, Choice(row=row, reason="It is the best."), TEST, rows)
+
+
+def test_front_matter_is_yaml_with_what_hubs_look_for() -> None:
+    _, front, body = made().split("---\n", 2)
+    values = yaml.safe_load(front)
+    assert values["library_name"] == "timm"
+    assert values["pipeline_tag"] == "image-classification"
+    assert {"timm", "fixres"} <= set(values["tags"])
+    assert body.startswith("# FixEfficientNet b0, 64 -> 96 px\n")
+
+
+def test_every_accuracy_has_its_split_and_sample_size() -> None:
+    text = made()
+    for line in text.splitlines():
+        if re.search(r"\d %", line):
+            assert re.search(r"on (val|test) \(n = \d+", line), line
+    # 84 and 133 of 140; Wilson's interval by its formula.
+    assert "Top-1 60.0 % on test (n = 140, 95 % interval 51.7 to 67.7), top-5 95.0 %" in text
+    assert "Top-1 66.7 % on val (n = 150)" in text
+
+
+def test_selection_on_val_is_owned_up_to() -> None:
+    text = made()
+    assert "among 4 rows" in text and "among 30 settings" in text
+    assert "read once" in text
+
+
+def test_the_table_has_each_cell_before_and_after_with_n() -> None:
+    text = made()
+    table = [line for line in text.splitlines() if line.startswith("| b0")]
+    assert [re.split(r" *\| *", line)[1:9] for line in table] == [
+        ["b0", "64", "96", "6", "60.0", "66.7", "150", "0.5"],
+        ["b0", "96", "96", "6", "60.7", "66.0", "150", "0.5"],
+    ]
+    assert "Top-1 on val in %" in text
+
+
+def test_it_says_where_the_net_came_from() -> None:
+    text = made()
+    for words in ("It is the best.", "random", "700 train, 150 val, 140 test", "0123456789abcdef"):
+        assert words in text
+    assert "Trunk t1, 6 epochs" in text and "seed 0" in text and "arXiv:1906.06423" in text
+    assert "3 classes" in text and "4.00 M parameters, 0.5 GMACs" in text
+
+
+@pytest.mark.parametrize("row", [ROWS[0], ROWS[1]], ids=["none", "fix"])
+def test_the_arm_is_put_into_words(row: Row) -> None:
+    text = made(row)
+    assert ("adapted at the test resolution" in text) is (row.arm == "fix")
+    assert ("as trained" in text) is (row.arm == "none")

@@ -1,0 +1,111 @@
+"""The leaderboard as an Arrow table and back."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sweeps.leaderboard import SCHEMA, Row, read, row, rows_of, table, write
+from sweeps.plan import Cost, Point
+from tests.sweeps.test_plan import HYPER, plan_of
+from tests.sweeps.test_spec import spec_with
+from trainables.evaluate import Score
+from trainables.fix import ArmResult
+from trainables.heads import HeadSetting
+
+
+def a_row(hits: int = 30, n: int = 50, **other: Any) -> Row:
+    """A row of the arm "fix" on val, unless told otherwise."""
+    arm = other.get("arm", "fix")
+    values: dict[str, Any] = {
+        "variant": "b0",
+        "train_res": 64,
+        "test_res": 96,
+        "arm": arm,
+        "split": "val",
+        "n": n,
+        "top1": hits / n,
+        "top5": min(1.0, hits / n + 0.1),
+        "params_m": 4.0,
+        "gmacs": 0.5,
+        "seconds": 2.5,
+        "trunk": "t1",
+        "trunk_epochs": 6,
+        "head_lr": None if arm == "none" else 0.03,
+        "head_smoothing": None if arm == "none" else 0.1,
+        "head_epochs": None if arm == "none" else 5,
+        "head_settings": 0 if arm == "none" else 30,
+    } | other
+    cell = f"{values['variant']} {values['trunk']} {values['train_res']} {values['test_res']}"
+    return Row(**{"cell": cell, **values})
+
+
+ROWS = [
+    a_row(arm="none", hits=20),
+    a_row(hits=31),
+    a_row(hits=3, n=7, split="test", variant="l2", top5=1.0),
+    a_row(hits=0, seconds=0.0, gmacs=170.9, params_m=480.3),
+]
+
+
+def test_round_trip_through_arrow_and_parquet(tmp_path: Path) -> None:
+    assert rows_of(table(ROWS)) == ROWS
+    write(tmp_path / "leaderboard.parquet", ROWS)
+    assert read(tmp_path / "leaderboard.parquet") == ROWS
+    assert [p.name for p in tmp_path.iterdir()] == ["leaderboard.parquet"]
+
+
+def test_schema_has_the_fields_names_and_plain_types(tmp_path: Path) -> None:
+    write(tmp_path / "leaderboard.parquet", ROWS)
+    found = pq.read_schema(tmp_path / "leaderboard.parquet")
+    assert found.names == SCHEMA.names == [f.name for f in fields(Row)]
+    types = {f.name: str(f.type) for f in found}
+    assert {types[n] for n in ("variant", "arm", "split", "trunk", "cell")} == {"string"}
+    assert {types[n] for n in ("train_res", "test_res", "n", "head_epochs")} == {"int64"}
+    assert {types[n] for n in ("top1", "top5", "params_m", "gmacs", "head_lr")} == {"double"}
+    nullable = {f.name for f in SCHEMA if f.nullable}
+    assert nullable == {"head_lr", "head_smoothing", "head_epochs"}
+
+
+def test_no_rows_make_an_empty_table_of_the_same_schema() -> None:
+    assert table([]).schema == SCHEMA
+    assert rows_of(table([])) == []
+
+
+def test_a_missing_value_where_one_must_be_is_refused() -> None:
+    number: Any = 7
+    wrong = replace(ROWS[0], variant=number)
+    with pytest.raises(pa.ArrowTypeError):
+        table([wrong])
+
+
+@pytest.mark.parametrize("n", [1, 3, 7, 50, 999, 50_000])
+def test_hits_come_back_from_their_share(n: int) -> None:
+    for hits in {0, 1, n // 3, n // 2, n - 1, n}:
+        assert a_row(hits=hits, n=n).hits1 == hits
+
+
+@pytest.mark.parametrize(
+    "head", [None, HeadSetting(lr=0.1, label_smoothing=0.0, epochs=5)], ids=["none", "fix"]
+)
+def test_a_row_places_an_arms_result(head: HeadSetting | None) -> None:
+    trunk = plan_of(spec_with()).trunk(Point(variant="b0", train_res=128), HYPER)
+    arm = ArmResult(
+        arm="fix" if head else "none",
+        score=Score(split="val", n=50, hits1=20, hits5=45),
+        seconds=1.5,
+        head=head,
+        head_settings=30 if head else 0,
+    )
+    made = row(trunk, 6, "c1", 160, Cost(params_m=4.0, gmacs=0.5), arm)
+    assert (made.variant, made.train_res, made.test_res) == ("b0", 128, 160)
+    assert (made.top1, made.top5, made.n, made.hits1, made.split) == (0.4, 0.9, 50, 20, "val")
+    assert (made.trunk, made.cell, made.trunk_epochs) == (trunk.key, "c1", 6)
+    setting = (made.head_lr, made.head_smoothing, made.head_epochs)
+    assert setting == ((0.1, 0.0, 5) if head else (None, None, None))
+    assert made.place == "b0 128 -> 160"

@@ -1,0 +1,204 @@
+"""The plan: published costs, counts, and the work ahead."""
+
+from __future__ import annotations
+
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sweeps.plan import Cost, Plan, Point, cost, make, point_of
+from sweeps.spec import SweepSpec
+from tests.sweeps.test_spec import spec_with
+from trainables.backbones import Weights
+from trainables.errors import UserError
+from trainables.train import Hyper, trunk_spec
+
+HYPER = Hyper(lr=1e-3, weight_decay=0.01, label_smoothing=0.1)
+
+
+def weights_of(spec: SweepSpec) -> list[Weights]:
+    return [Weights(variant=v, source="none", digest="none", name=None) for v in spec.grid.variants]
+
+
+def plan_of(spec: SweepSpec, train: int = 120, val: int = 50, test: int = 40) -> Plan:
+    """A plan with made-up costs: the i-th variant takes i + 1 GMACs at 100 px."""
+    grid = spec.grid
+    return Plan(
+        spec=spec,
+        images="0123456789abcdef",
+        counts={"train": train, "val": val, "test": test},
+        classes=("cat", "dog", "fox"),
+        weights={w.variant: w for w in weights_of(spec)},
+        costs={
+            (v, r): Cost(params_m=4.0 + i, gmacs=(i + 1) * (r / 100) ** 2)
+            for i, v in enumerate(grid.variants)
+            for r in {*grid.train_res, *grid.test_res}
+        },
+    )
+
+
+def images(train: int = 120, val: int = 50, test: int = 40, classes: int = 10) -> Any:
+    sizes = {"train": train, "val": val, "test": test}
+    return SimpleNamespace(
+        digest="d1", classes=tuple(map(str, range(classes))), split=lambda s: range(sizes[s])
+    )
+
+
+# --- costs ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("variant", "res", "gmacs", "params_m"),
+    [
+        ("b0", 224, 0.386, 5.29),
+        ("b0", 320, 0.785, 5.29),
+        ("b4", 380, 4.394, 19.34),
+        ("b7", 600, 37.75, 66.35),
+        ("l2", 475, 170.9, 480.3),
+    ],
+)
+def test_published_costs(variant: str, res: int, gmacs: float, params_m: float) -> None:
+    found = cost(variant, res, classes=1000)
+    assert found.gmacs == pytest.approx(gmacs, rel=2e-3)
+    assert found.params_m == pytest.approx(params_m, rel=1e-3)
+
+
+def test_a_class_costs_its_row_of_the_classifier() -> None:
+    few, many = cost("b0", 64, classes=10), cost("b0", 64, classes=110)
+    assert many.params_m - few.params_m == pytest.approx(100 * (1280 + 1) / 1e6)
+    assert many.gmacs - few.gmacs == pytest.approx(100 * 1280 / 1e9)
+
+
+# --- counts -----------------------------------------------------------------------------------
+
+GRIDS: list[dict[str, Any]] = [
+    {},
+    {"variants": ("b0", "b1", "b3"), "samples": 1},
+    {"train_res": (64,), "test_res": (64, 96, 128, 160, 192), "samples": 3, "survivors": 2},
+    {"variants": ("b0", "l2"), "samples": 2, "survivors": 9},
+]
+
+
+@pytest.mark.parametrize("options", GRIDS)
+def test_counts_are_those_of_nested_loops(options: dict[str, Any]) -> None:
+    plan = plan_of(spec_with(**options))
+    grid, samples, survivors = plan.spec.grid, plan.spec.trunks.samples, plan.spec.fix.survivors
+    trunks, cells = [], []
+    for v in grid.variants:
+        for r in grid.train_res:
+            for s in range(samples):
+                trunks.append((v, r, s))
+                if s < survivors:
+                    cells += [(v, r, s, t) for t in grid.test_res]
+    assert plan.trunks == len(trunks) and plan.cells == len(cells)
+    assert [(p.variant, p.train_res) for p in plan.points] == list(
+        dict.fromkeys((v, r) for v, r, _ in trunks)
+    )
+    passes = plan.image_passes
+    assert passes["trained"] == len(trunks) * plan.spec.trunks.epochs * 120
+    assert passes["adapted in cells"] == len(cells) * 170
+    scored = len(trunks) * len(plan.spec.rungs) * len(grid.test_res) * 50
+    assert passes["scored at rungs"] == scored
+
+
+def test_a_trunk_is_known_by_all_that_it_depends_on() -> None:
+    spec = spec_with(variants=("b0", "b1"), train_res=(64, 96))
+    plan = plan_of(spec)
+    trunks = [plan.trunk(p, HYPER) for p in plan.points]
+    assert [point_of(t) for t in trunks] == list(plan.points)
+    others = [
+        plan_of(spec_with(spec, **{name: value})).trunk(plan.points[0], HYPER)
+        for name, value in {"epochs": 3, "seed": 4, "hflip": 0.0, "batch_size": 8}.items()
+    ]
+    others.append(plan.trunk(plan.points[0], Hyper(lr=2e-3, weight_decay=0.01, label_smoothing=0)))
+    keys = Counter(t.key for t in trunks + others)
+    assert set(keys.values()) == {1}
+
+
+def test_a_trunk_does_not_depend_on_its_neighbours_in_the_grid() -> None:
+    point = Point(variant="b0", train_res=64)
+    small = plan_of(spec_with(train_res=(64,), test_res=(64,), samples=1))
+    large = plan_of(spec_with(variants=("b0", "b1"), train_res=(64, 96), samples=5, out="x"))
+    assert small.trunk(point, HYPER).key == large.trunk(point, HYPER).key
+
+
+def test_a_trunk_comes_back_from_its_json() -> None:
+    import json
+
+    from trainables.store import plain
+
+    trunk = plan_of(spec_with()).trunk(Point(variant="b0", train_res=128), HYPER)
+    back = trunk_spec(json.loads(json.dumps(plain(trunk))))
+    assert back == trunk and back.key == trunk.key
+
+
+def test_cells_of_a_trunk_differ_by_test_resolution() -> None:
+    plan = plan_of(spec_with())
+    assert len({plan.cell("t1", r).key for r in (64, 96)} | {plan.cell("t2", 64).key}) == 3
+    assert plan.cell("t1", 64).key == plan_of(spec_with(survivors=3)).cell("t1", 64).key
+
+
+# --- work -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reduction", [2, 3, 4])
+@pytest.mark.parametrize(("epochs", "grace"), [(1, 1), (6, 2), (9, 1), (20, 2), (5, 9)])
+def test_work_adds_up_and_cuts_only_save(epochs: int, grace: int, reduction: int) -> None:
+    plan = plan_of(
+        spec_with(
+            train_res=(100,),
+            test_res=(100, 200),
+            epochs=epochs,
+            grace_epochs=grace,
+            reduction=reduction,
+        )
+    )
+    (point,) = plan.points
+    rungs = plan.spec.rungs
+    # By hand: 1 GMAC at 100 px, 4 at 200 px; 120 images three times over, 50 scored at 1 + 4.
+    epoch_work = [360 + (250 if e in rungs else 0) for e in range(1, epochs + 1)]
+    assert [plan.epoch_work(point, e) for e in range(1, epochs + 1)] == epoch_work
+    for after in range(epochs + 1):
+        assert plan.work_left(point, after) == sum(epoch_work[after:])
+        assert plan.expected_work_left(point, after) <= plan.work_left(point, after)
+    shares = [
+        epoch_work[e - 1] / reduction ** sum(r < e for r in rungs) for e in range(1, epochs + 1)
+    ]
+    assert plan.expected_work_left(point) == pytest.approx(sum(shares))
+    assert plan.cell_work("b0", 200) == 4 * 170
+
+
+# --- make -------------------------------------------------------------------------------------
+
+
+def test_make_counts_and_prices_what_the_grid_asks_for() -> None:
+    spec = spec_with(variants=("lite0",), train_res=(32,), test_res=(32, 64))
+    plan = make(spec, images(classes=4), weights_of(spec))
+    assert plan.counts == {"train": 120, "val": 50, "test": 40}
+    assert set(plan.costs) == {("lite0", 32), ("lite0", 64)}
+    assert plan.costs["lite0", 64] == cost("lite0", 64, classes=4)
+    assert plan.images == "d1" and len(plan.classes) == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [({"max_params_m": 1.0}, "--max-params-m 1.0"), ({"max_gmacs": 0.001}, "--max-gmacs 0.001")],
+)
+def test_limits_that_rule_out_everything_are_refused(options: dict[str, Any], named: str) -> None:
+    spec = spec_with(variants=("lite0",), train_res=(32,), test_res=(32, 64), **options)
+    with pytest.raises(UserError, match=f"^{named} rules out every cell.*lite0 at 32 px"):
+        make(spec, images(), weights_of(spec))
+
+
+def test_limits_that_leave_something_are_taken() -> None:
+    least = cost("lite0", 32, classes=10)
+    spec = spec_with(
+        variants=("lite0",),
+        train_res=(64,),
+        test_res=(32, 64),
+        max_gmacs=least.gmacs,
+        max_params_m=least.params_m,
+    )
+    assert make(spec, images(), weights_of(spec)).cells == 2

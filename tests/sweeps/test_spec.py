@@ -1,0 +1,238 @@
+"""The options: which are refused, how, and what tells one sweep from another."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.tune.schedulers import AsyncHyperBandScheduler
+
+from sweeps.presets import builtin_digits
+from sweeps.spec import SweepSpec, check, differences, identity, option
+from trainables.errors import UserError
+from trainables.store import plain
+
+
+def spec_with(base: SweepSpec | None = None, /, **options: Any) -> SweepSpec:
+    """A spec with these options, each by its own name, whatever its group."""
+    spec = base or SweepSpec()
+    for group in fields(SweepSpec):
+        old = getattr(spec, group.name)
+        own = {f.name: options.pop(f.name) for f in fields(old) if f.name in options}
+        spec = replace(spec, **{group.name: replace(old, **own)})
+    assert not options, f"no such options: {options}"
+    return spec
+
+
+def option_names() -> list[str]:
+    return [f.name for group in fields(SweepSpec) for f in fields(getattr(SweepSpec(), group.name))]
+
+
+def is_one_sentence(message: str) -> bool:
+    return message.endswith(".") and ". " not in message and "\n" not in message
+
+
+@pytest.mark.parametrize("spec", [SweepSpec(), builtin_digits()])
+def test_what_comes_ready_made_can_be_run(spec: SweepSpec) -> None:
+    assert check(spec) is spec
+
+
+def test_ranges_may_be_single_values_and_smoothing_none() -> None:
+    check(
+        spec_with(
+            lr=(1e-3, 1e-3),
+            weight_decay=(0.1, 0.1),
+            label_smoothing=(0.0, 0.0),
+            crop_scale=(1.0, 1.0),
+            variants=("l2",),
+            train_res=(32,),
+            test_res=(32,),
+            grace_epochs=100,
+            warmup_epochs=0.0,
+            hflip=1.0,
+        )
+    )
+
+
+REFUSED: list[tuple[dict[str, Any], str, str]] = [
+    ({"variants": ("b0", "b9")}, "--variants", "b9"),
+    ({"variants": ("efficientnet_b0",)}, "--variants", "choose from b0, b1"),
+    ({"variants": ()}, "--variants", "give each value once"),
+    ({"variants": ("b0", "b1", "b0")}, "--variants b0 b1 b0", "give each value once"),
+    ({"train_res": (31, 64)}, "--train-res", "31 is below 32 px"),
+    ({"test_res": (64, 0)}, "--test-res", "0 is below 32 px"),
+    ({"train_res": (64, 64)}, "--train-res 64 64", "give each value once"),
+    ({"test_res": (64, 96, 64)}, "--test-res 64 96 64", "give each value once"),
+    ({"lr": (1e-2, 1e-3)}, "--lr 0.01 0.001", "lower end first"),
+    ({"lr": (0.0, 1e-3)}, "--lr", "above 0"),
+    ({"lr": (1e-3, float("inf"))}, "--lr", "is no range"),
+    ({"lr": (float("nan"), 1e-3)}, "--lr", "is no range"),
+    ({"weight_decay": (0.0, 0.1)}, "--weight-decay", "above 0"),
+    ({"weight_decay": (-0.1, 0.1)}, "--weight-decay", "above 0"),
+    ({"label_smoothing": (0.2, 0.1)}, "--label-smoothing", "lower end first, from 0"),
+    ({"label_smoothing": (-0.1, 0.1)}, "--label-smoothing", "from 0"),
+    ({"label_smoothing": (0.0, 1.0)}, "--label-smoothing", "below 1"),
+    ({"crop_scale": (0.0, 1.0)}, "--crop-scale", "above 0"),
+    ({"crop_scale": (0.5, 1.5)}, "--crop-scale", "1 at most"),
+    ({"epochs": 0}, "--epochs 0", "at least 1"),
+    ({"samples": 0}, "--samples 0", "at least 1"),
+    ({"batch_size": 1}, "--batch-size 1", "at least 2"),
+    ({"grace_epochs": 0}, "--grace-epochs 0", "at least 1"),
+    ({"reduction": 1}, "--reduction 1", "at least 2"),
+    ({"survivors": 0}, "--survivors 0", "at least 1"),
+    ({"head_batch_size": 0}, "--head-batch-size 0", "at least 1"),
+    ({"head_epochs": (5, 0)}, "--head-epochs 0", "at least 1"),
+    ({"head_epochs": ()}, "--head-epochs", "at least 1"),
+    ({"head_lr": (0.1, -0.1)}, "--head-lr -0.1", "at least"),
+    ({"head_lr": ()}, "--head-lr", "at least"),
+    ({"head_smoothing": (0.1, -0.1)}, "--head-smoothing -0.1", "at least 0"),
+    ({"cache_side": 16}, "--cache-side 16", "at least 32"),
+    ({"seed": -1}, "--seed -1", "at least 0"),
+    ({"concurrency": 0}, "--concurrency 0", "at least 1"),
+    ({"cpus_per_trial": 0}, "--cpus-per-trial 0", "at least 1"),
+    ({"warmup_epochs": -0.5}, "--warmup-epochs -0.5", "at least 0"),
+    ({"val_share": 0.0}, "--val-share 0.0", "between 0 and 0.5"),
+    ({"test_share": 0.5}, "--test-share 0.5", "between 0 and 0.5"),
+    ({"val_share": float("nan")}, "--val-share", "between 0 and 0.5"),
+    ({"max_corrupt": 1.01}, "--max-corrupt 1.01", "between 0 and 1"),
+    ({"hflip": -0.1}, "--hflip -0.1", "between 0 and 1"),
+    ({"ema_decay": 2.0}, "--ema-decay 2.0", "between 0 and 1"),
+    ({"data": Path("/no/such/folder")}, "--data /no/such/folder", "does not exist"),
+]
+
+
+@pytest.mark.parametrize(("options", "named", "words"), REFUSED, ids=lambda v: str(v)[:50])
+def test_refuses_in_one_sentence_that_names_the_option(
+    options: dict[str, Any], named: str, words: str
+) -> None:
+    with pytest.raises(UserError) as refusal:
+        check(spec_with(**options))
+    message = str(refusal.value)
+    assert named in message and words in message
+    assert is_one_sentence(message)
+
+
+def test_takes_data_that_is_there(tmp_path: Path) -> None:
+    check(spec_with(data=tmp_path))
+
+
+@pytest.mark.parametrize("reduction", [2, 3, 4, 10])
+@pytest.mark.parametrize("grace", [1, 2, 3, 7])
+def test_rungs_are_those_of_rays_asha(grace: int, reduction: int) -> None:
+    for epochs in (1, 2, 3, 4, 5, 6, 8, 9, 16, 20, 27, 50, 81, 100, 243, 1000):
+        rungs = spec_with(epochs=epochs, grace_epochs=grace, reduction=reduction).rungs
+        asha = AsyncHyperBandScheduler(
+            max_t=epochs, grace_period=min(grace, epochs), reduction_factor=reduction
+        )
+        rays = {int(milestone) for milestone, _ in asha._brackets[0]._rungs}
+        assert rungs == (*sorted(rays - {epochs}), epochs)
+
+
+# --- identity ---------------------------------------------------------------------------------
+
+
+# What may differ when a sweep is continued: where and how fast it runs.
+FREE = {
+    "data": Path("/elsewhere"),
+    "cache_dir": Path("/elsewhere"),
+    "max_corrupt": 0.5,
+    "out": Path("/elsewhere"),
+    "concurrency": 4,
+    "cpus_per_trial": 3,
+    "gpus_per_trial": 0.5,
+    "tracking_uri": "http://elsewhere",
+    "experiment": "another",
+    "register_as": "another",
+    "dry_run": True,
+}
+BINDING: dict[str, Any] = {
+    "val_share": 0.2,
+    "test_share": 0.2,
+    "cache_side": 512,
+    "variants": ("b1",),
+    "train_res": (96,),
+    "test_res": (96,),
+    "weights": "none",
+    "epochs": 7,
+    "samples": 7,
+    "batch_size": 7,
+    "optimizer": "sgd",
+    "schedule": "constant",
+    "warmup_epochs": 0.0,
+    "lr": (1e-4, 1e-3),
+    "weight_decay": (0.1, 0.2),
+    "label_smoothing": (0.1, 0.2),
+    "ema_decay": 0.9,
+    "dropout": False,
+    "crop_scale": (0.5, 1.0),
+    "hflip": 0.0,
+    "grace_epochs": 3,
+    "reduction": 2,
+    "survivors": 2,
+    "head_lr": (0.1,),
+    "head_smoothing": (0.2,),
+    "head_epochs": (3,),
+    "head_batch_size": 8,
+    "max_params_m": 5.0,
+    "max_gmacs": 1.0,
+    "seed": 1,
+}
+
+
+def test_every_option_either_binds_a_sweep_or_is_free() -> None:
+    assert sorted([*FREE, *BINDING]) == sorted(option_names())
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_a_sweep_may_be_continued_with_another(name: str) -> None:
+    asked = spec_with(**{name: FREE[name]})
+    assert asked != SweepSpec()
+    assert identity(asked, "d1") == identity(SweepSpec(), "d1")
+
+
+@pytest.mark.parametrize("name", BINDING)
+def test_another_value_makes_another_sweep_and_is_named(name: str) -> None:
+    old, new = identity(SweepSpec(), "d1"), identity(spec_with(**{name: BINDING[name]}), "d1")
+    (line,) = differences(old, new)
+    words = [
+        " ".join(map(str, v)) if isinstance(v, tuple) else str(v)
+        for v in (getattr_flat(SweepSpec(), name), BINDING[name])
+    ]
+    assert line == f"--{name.replace('_', '-')} was {words[0]}, now {words[1]}"
+
+
+def getattr_flat(spec: SweepSpec, name: str) -> Any:
+    groups = [getattr(spec, group.name) for group in fields(spec)]
+    return next(getattr(group, name) for group in groups if hasattr(group, name))
+
+
+def test_other_images_make_another_sweep() -> None:
+    old, new = identity(SweepSpec(), "d1"), identity(SweepSpec(), "d2")
+    assert differences(old, new) == ["the images was d1, now d2"]
+
+
+def test_several_differences_are_all_named_in_order() -> None:
+    new = identity(spec_with(seed=3, epochs=2, out=Path("x")), "d1")
+    assert differences(identity(SweepSpec(), "d1"), new) == [
+        "--epochs was 20, now 2",
+        "--seed was 0, now 3",
+    ]
+
+
+def test_an_option_that_one_side_does_not_know_is_a_difference() -> None:
+    assert differences({"epochs": 2}, {"epochs": 2, "seed": 0}) == ["--seed was None, now 0"]
+    assert differences({"seed": 0}, {}) == ["--seed was 0, now None"]
+
+
+def test_identity_survives_json() -> None:
+    asked = identity(builtin_digits(), "d1")
+    assert differences(json.loads(json.dumps(asked)), asked) == []
+    assert json.loads(json.dumps(plain(asked))) == asked
+
+
+def test_no_two_options_share_a_name() -> None:
+    names = [option(name) for name in option_names()]
+    assert len(names) == len(set(names))

@@ -1,0 +1,369 @@
+"""MLflow: written twice it stays the same, and nothing is left running."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+from mlflow.tracking import MlflowClient
+
+from sweeps.choice import Choice
+from sweeps.events import (
+    CellBegan,
+    CellEnded,
+    CellsPlanned,
+    EpochEnded,
+    Event,
+    SweepBegan,
+    TrunkBegan,
+    TrunkEnded,
+)
+from sweeps.leaderboard import Row
+from sweeps.tracking import Tracking, _without_secret, default_uri
+from tests.sweeps.test_director import phase
+from tests.sweeps.test_leaderboard import a_row
+from tests.sweeps.test_plan import plan_of
+from tests.sweeps.test_spec import spec_with
+from trainables.errors import UserError
+from trainables.evaluate import Score
+from trainables.store import Store, write_tensors
+
+PLAN = plan_of(
+    spec_with(
+        train_res=(64, 96), test_res=(64, 96), samples=2, epochs=2, grace_epochs=1, reduction=2
+    )
+)
+TEST = Score(split="test", n=40, hits1=30, hits5=40)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment() -> Iterator[None]:
+    """What tracking sets for its HTTP client is taken back."""
+    before = dict(os.environ)
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One database for all: a fresh one takes seconds."""
+    return tmp_path_factory.mktemp("tracking")
+
+
+@pytest.fixture(scope="module")
+def client(folder: Path) -> MlflowClient:
+    return MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Store, list[Row]]:
+    """The events of a whole sweep, and the store that they speak of."""
+    director, store, _, events = phase(PLAN, tmp_path_factory.mktemp("store"))
+    cells = [(PLAN.cell(t.key, res), t) for t in director.survivors() for res in (64, 96)]
+    all_events: list[Event] = [SweepBegan(plan=PLAN), *events, CellsPlanned(cells=tuple(cells))]
+    all_rows: list[Row] = []
+    for i, (cell, trunk) in enumerate(cells):
+        place: dict[str, Any] = {"cell": cell.key, "trunk": trunk.key, "train_res": trunk.train_res,
+                 "test_res": cell.test_res}  # fmt: skip
+        rows = (a_row(20 + i, arm="none", **place), a_row(30 + i, **place))
+        write_tensors(store.cell(cell.key) / "delta.safetensors", {"w": torch.zeros(2)})
+        all_events.append(CellBegan(cell=cell, trunk=trunk))
+        all_events.append(CellEnded(cell=cell, trunk=trunk, rows=rows))
+        all_rows += rows
+    return all_events, store, all_rows
+
+
+class Sweep:
+    """A sweep's id in the shared database, and what is there of it."""
+
+    def __init__(self, folder: Path, client: MlflowClient, told: Any, sweep_id: str):
+        self.folder, self.client, self.id = folder, client, sweep_id
+        self.events, self.store, self.rows = told
+
+    def tracking(self) -> Tracking:
+        uri = f"sqlite:///{self.folder}/mlflow.db"
+        return Tracking(uri, "fixres-sweeps", self.id, "a sweep", self.store)
+
+    def finish(self, tracking: Tracking) -> None:
+        choice = Choice(row=self.rows[-1], reason="It is the best.")
+        (self.folder / "spec.json").write_text("{}")
+        files = [self.folder / "spec.json"]
+        tracking.finish(choice, TEST, self.rows, Figure(), files)
+        tracking.close("FINISHED")
+
+    def runs(self, role: str = "") -> list[Any]:
+        experiment = self.client.get_experiment_by_name("fixres-sweeps")
+        assert experiment is not None
+        found = self.client.search_runs(
+            [experiment.experiment_id], f"tags.sweep = '{self.id}'", max_results=1000
+        )
+        return [r for r in found if role in ("", r.data.tags["role"])]
+
+    def points(self) -> dict[tuple[str, str], list[tuple[int, float]]]:
+        """All metric points by run and metric."""
+        return {
+            (run.data.tags["key"], name): [
+                (m.step, m.value) for m in self.client.get_metric_history(run.info.run_id, name)
+            ]
+            for run in self.runs()
+            for name in run.data.metrics
+        }
+
+
+@pytest.fixture
+def sweep(folder: Path, client: MlflowClient, told: Any, request: pytest.FixtureRequest) -> Sweep:
+    return Sweep(folder, client, told, request.node.name)
+
+
+def check_whole(sweep: Sweep) -> None:
+    """One run for each trunk and cell, each over, each point once."""
+    ends = [e for e in sweep.events if isinstance(e, TrunkEnded)]
+    cells = [e for e in sweep.events if isinstance(e, CellEnded)]
+    keys = [
+        "sweep",
+        *(f"trunk {e.trunk.key}" for e in ends),
+        *(f"cell {e.cell.key}" for e in cells),
+    ]
+    runs = sweep.runs()
+    assert Counter(r.data.tags["key"] for r in runs) == Counter(keys)
+    assert {r.info.status for r in runs} == {"FINISHED"}
+    points = sweep.points()
+    for (key, name), values in points.items():
+        steps = [step for step, _ in values]
+        assert len(steps) == len(set(steps)), (key, name, values)
+    for event in ends:
+        own = points[f"trunk {event.trunk.key}", "val/top1"]
+        scored = {r.epoch: r.best_val.top1 for r in event.reports if r.best_val}
+        assert len(own) == len(scored) and dict(own) == pytest.approx(scored)
+        lrs = points[f"trunk {event.trunk.key}", "lr"]
+        assert [step for step, _ in sorted(lrs)] == [r.epoch for r in event.reports]
+
+
+def test_a_sweep_is_a_parent_with_a_run_for_each_trunk_and_cell(sweep: Sweep) -> None:
+    tracking = sweep.tracking()
+    for event in sweep.events:
+        tracking.on(event)
+    sweep.finish(tracking)
+    check_whole(sweep)
+    (parent,) = sweep.runs("sweep")
+    for run in sweep.runs("trunk") + sweep.runs("cell"):
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert "mlflow.parentRunId" not in parent.data.tags
+    assert parent.data.metrics["test/top1"] == 0.75
+    assert "(n = 50)" in parent.data.tags["mlflow.note.content"]
+    artifacts = {a.path for a in sweep.client.list_artifacts(parent.info.run_id)}
+    assert {"heatmap.png", "leaderboard.json", "spec.json"} <= artifacts
+
+
+def test_cells_have_the_three_axes_as_their_only_parameters(sweep: Sweep) -> None:
+    tracking = sweep.tracking()
+    for event in sweep.events:
+        tracking.on(event)
+    tracking.close("FINISHED")
+    ended = {f"cell {e.cell.key}": e for e in sweep.events if isinstance(e, CellEnded)}
+    trunks = {r.data.tags["key"]: r for r in sweep.runs("trunk")}
+    for run in sweep.runs("cell"):
+        event = ended[run.data.tags["key"]]
+        assert run.data.params == {
+            "variant": "b0",
+            "train_res": str(event.trunk.train_res),
+            "test_res": str(event.cell.test_res),
+        }
+        none, fix = event.rows
+        assert run.data.metrics["val/top1"] == pytest.approx(fix.top1)
+        assert run.data.metrics["val/top1_none"] == pytest.approx(none.top1)
+        assert run.data.tags["n_val"] == "50"
+        own_trunk = trunks[f"trunk {event.trunk.key}"]
+        assert run.data.tags["trunk_run"] == own_trunk.info.run_id
+        files = [a.path for a in sweep.client.list_artifacts(run.info.run_id, "checkpoint")]
+        assert files == ["checkpoint/delta.safetensors"]
+        files = [a.path for a in sweep.client.list_artifacts(own_trunk.info.run_id, "checkpoint")]
+        assert files == ["checkpoint/trunk.safetensors"]
+
+
+@pytest.mark.parametrize("part", [0.0, 0.15, 0.5, 0.8, 1.0])
+def test_told_again_after_a_kill_it_stays_the_same(sweep: Sweep, part: float) -> None:
+    """The first driver dies without a word; the second is told of what was over and goes on."""
+    stop = int(part * len(sweep.events))
+    first = sweep.tracking()
+    for event in sweep.events[:stop]:
+        first.on(event)
+    second = sweep.tracking()
+    replayed = [e for e in sweep.events[:stop] if not isinstance(e, (TrunkBegan, CellBegan))]
+    for event in [*replayed, *sweep.events[min(stop, 1) :]]:
+        second.on(event)
+    sweep.finish(second)
+    check_whole(sweep)
+
+
+@pytest.mark.parametrize("status", ["KILLED", "FAILED"])
+def test_stopped_and_continued_it_is_whole(sweep: Sweep, status: str) -> None:
+    first = sweep.tracking()
+    for event in sweep.events[: len(sweep.events) // 2]:
+        first.on(event)
+    first.close(status)
+    assert not [r for r in sweep.runs() if r.info.status == "RUNNING"]
+    assert sweep.runs("sweep")[0].info.status == status
+    second = sweep.tracking()
+    for event in sweep.events:
+        second.on(event)
+    sweep.finish(second)
+    check_whole(sweep)
+
+
+def test_killed_after_the_results_were_written_they_stand_once(sweep: Sweep) -> None:
+    for _ in range(2):
+        tracking = sweep.tracking()
+        for event in sweep.events:
+            tracking.on(event)
+        sweep.finish(tracking)
+    check_whole(sweep)
+    (parent,) = sweep.runs("sweep")
+    path = sweep.client.download_artifacts(parent.info.run_id, "leaderboard.json")
+    board = json.loads(Path(path).read_text())
+    assert len(board["data"]) == len(sweep.rows)
+
+
+def test_a_run_whose_parameters_were_never_written_gets_them(sweep: Sweep) -> None:
+    """Its maker was killed between making the run and writing its parameters."""
+    first = sweep.tracking()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(first, "_log_params", lambda *_: None)
+        for event in sweep.events[:3]:
+            first.on(event)
+    second = sweep.tracking()
+    for event in sweep.events:
+        second.on(event)
+    second.close("FINISHED")
+    assert all(r.data.params for r in sweep.runs())
+
+
+def test_failed_trunks_and_cells_are_told_as_failed(sweep: Sweep) -> None:
+    tracking = sweep.tracking()
+    began = next(e for e in sweep.events if isinstance(e, TrunkBegan))
+    cell = next(e for e in sweep.events if isinstance(e, CellBegan))
+    tracking.on(sweep.events[0])
+    tracking.on(TrunkBegan(trunk=began.trunk))
+    tracking.on(TrunkEnded(trunk=began.trunk, why="failed", reports=()))
+    if cell.trunk.key != began.trunk.key:
+        tracking.on(TrunkBegan(trunk=cell.trunk))
+    tracking.on(cell)
+    tracking.on(CellEnded(cell=cell.cell, trunk=cell.trunk, rows=()))
+    tracking.close("FINISHED")
+    by_key = {r.data.tags["key"]: r.info.status for r in sweep.runs()}
+    assert by_key[f"trunk {began.trunk.key}"] == "FAILED"
+    assert by_key[f"cell {cell.cell.key}"] == "FAILED"
+    assert by_key["sweep"] == "FINISHED"
+
+
+def test_a_trunk_that_lost_its_loss_is_written_without_it(sweep: Sweep) -> None:
+    tracking = sweep.tracking()
+    tracking.on(sweep.events[0])
+    epoch = next(e for e in sweep.events if isinstance(e, EpochEnded))
+    lost: dict[str, Any] = {"loss": None, "val": {}, "diverged": True}
+    report = type(epoch.report)(**{**vars(epoch.report), **lost})
+    tracking.on(TrunkBegan(trunk=epoch.trunk))
+    tracking.on(EpochEnded(trunk=epoch.trunk, report=report, goes_on=False))
+    tracking.on(TrunkEnded(trunk=epoch.trunk, why="diverged", reports=(report,)))
+    tracking.close("FINISHED")
+    (run,) = sweep.runs("trunk")
+    assert run.data.tags["ended"] == "diverged" and "train/loss" not in run.data.metrics
+
+
+def test_two_sweeps_in_one_experiment_keep_apart(
+    folder: Path, client: MlflowClient, told: Any
+) -> None:
+    one, other = (Sweep(folder, client, told, name) for name in ("one", "other"))
+    for sweep in (one, other):
+        tracking = sweep.tracking()
+        for event in sweep.events[:4]:
+            tracking.on(event)
+        tracking.close("FINISHED")
+    ids = [{r.info.run_id for r in sweep.runs()} for sweep in (one, other)]
+    assert len(ids[0]) == len(ids[1]) and not ids[0] & ids[1]
+
+
+# --- where it cannot be written ---------------------------------------------------------------
+
+
+def test_a_server_that_does_not_answer_is_told_soon(tmp_path: Path) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    began = time.monotonic()
+    with pytest.raises(UserError) as refusal:
+        Tracking(f"http://me:s3cret@127.0.0.1:{port}", "e", "s", "n", Store(tmp_path))
+    assert time.monotonic() - began < 15
+    message = str(refusal.value)
+    assert f"--tracking-uri http://127.0.0.1:{port} cannot be used" in message
+    assert "s3cret" not in message and "\n" not in message
+
+
+def test_a_deleted_experiment_is_the_users_to_mend(
+    folder: Path, client: MlflowClient, tmp_path: Path
+) -> None:
+    client.delete_experiment(client.create_experiment("gone"))
+    with pytest.raises(UserError, match="--experiment gone has been deleted in MLflow: restore it"):
+        Tracking(f"sqlite:///{folder}/mlflow.db", "gone", "s", "n", Store(tmp_path))
+
+
+def test_where_to_track_without_being_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert default_uri(Path("/a/out")) == "sqlite:////a/out/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracker:5000")
+    assert default_uri(Path("/a/out")) == "http://tracker:5000"
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+        ("https://me:pass@host:443/path", "https://host:443/path"),
+        ("https://me:p@ss@host/path", "https://host/path"),
+        ("https://token@host", "https://host"),
+        ("postgresql://me:pass@db/mlflow", "postgresql://db/mlflow"),
+        ("postgresql+psycopg://me:pass@db/mlflow?x=1", "postgresql+psycopg://db/mlflow?x=1"),
+        ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
+        ("https://host/path@version", "https://host/path@version"),
+        ("databricks", "databricks"),
+    ],
+)
+def test_no_password_is_shown(uri: str, shown: str) -> None:
+    assert _without_secret(uri) == shown
+
+
+def test_the_way_to_the_ui(sweep: Sweep) -> None:
+    tracking = sweep.tracking()
+    assert f"mlflow ui --backend-store-uri sqlite:///{sweep.folder}/mlflow.db" in (
+        tracking.ui_command()
+    )
+    tracking.uri = "https://me:pass@host/"
+    assert tracking.ui_command().startswith("https://host/#/experiments/")
+
+
+def test_artifacts_lie_beside_the_database_not_in_the_working_directory(sweep: Sweep) -> None:
+    sweep.tracking()
+    experiment = sweep.client.get_experiment_by_name("fixres-sweeps")
+    assert experiment is not None
+    assert experiment.artifact_location == (sweep.folder / "mlartifacts").as_uri()
+
+
+def test_a_plan_in_words_names_grid_and_sizes(sweep: Sweep) -> None:
+    tracking = sweep.tracking()
+    tracking.on(SweepBegan(plan=PLAN))
+    tracking.close("FINISHED")
+    (parent,) = sweep.runs("sweep")
+    assert parent.data.params == {"variants": "b0", "train_res": "64 96", "test_res": "64 96"}
+    note = parent.data.tags["mlflow.note.content"]
+    assert "4 trunks, 4 cells" in note and "120 train, 50 val, 40 test images of 3 classes" in note

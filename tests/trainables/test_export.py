@@ -1,0 +1,124 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+from trainables import export, store, variants
+from trainables.export import write_model
+
+CLASSES = ("Äpfel", "pears & plums", "0")
+# What a user runs who has timm and nothing of ours.
+USER = """
+import json, sys, timm, torch
+torch.set_num_threads(1)
+for folder in sys.argv[1:]:
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    with torch.no_grad():
+        torch.save(model(torch.load(f"{folder}.x")), f"{folder}.logits")
+    told = {
+        "test": timm.data.resolve_model_data_config(model, use_test_size=True),
+        "train": timm.data.resolve_model_data_config(model),
+        "labels": list(model.pretrained_cfg["label_names"]),
+        "classes": model.num_classes,
+        "ours": [name for name in sys.modules if name.split(".")[0] in ("trainables", "sweeps")],
+    }
+    print(json.dumps(told))
+"""
+
+
+@pytest.fixture(scope="module")
+def net():
+    torch.manual_seed(0)
+    return timm.create_model("tf_efficientnet_lite0", num_classes=len(CLASSES)).eval()
+
+
+def write(folder, net, variant="lite0", **changed):
+    named = {"classes": CLASSES, "train_res": 224, "test_res": 320, "card": "# Größer\n"}
+    write_model(folder, net.state_dict(), variant=variant, **{**named, **changed})
+
+
+def test_timm_alone_loads_the_model_and_how_to_test_it(tmp_path):
+    torch.manual_seed(0)
+    x, wanted, folders = torch.randn(2, 3, 64, 64), {}, {}
+    for variant in ("lite0", "b0"):
+        net = timm.create_model(variants.get(variant).timm_name, num_classes=len(CLASSES)).eval()
+        folders[variant] = tmp_path / "out" / variant
+        write(folders[variant], net, variant)
+        torch.save(x, f"{folders[variant]}.x")
+        with torch.no_grad():
+            wanted[variant] = net(x)
+    command = [sys.executable, "-c", USER, *map(str, folders.values())]
+    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+    for variant, line in zip(folders, done.stdout.splitlines(), strict=True):
+        logits = torch.load(f"{folders[variant]}.logits")
+        torch.testing.assert_close(logits, wanted[variant], rtol=1e-6, atol=1e-6)
+        told, imagenet = json.loads(line), variant == "b0"
+        assert told["ours"] == []
+        assert told["labels"] == list(CLASSES)
+        assert told["classes"] == len(CLASSES)
+        assert told["test"]["input_size"] == [3, 320, 320]
+        assert told["train"]["input_size"] == [3, 224, 224]
+        assert told["test"]["crop_pct"] == 1.0
+        assert told["test"]["interpolation"] == "bicubic"
+        assert told["test"]["mean"] == ([0.485, 0.456, 0.406] if imagenet else [0.5] * 3)
+        assert told["test"]["std"] == ([0.229, 0.224, 0.225] if imagenet else [0.5] * 3)
+
+
+def test_the_folder_holds_all_and_only_what_is_told(tmp_path, net):
+    folder = tmp_path / "model"
+    write(folder, net)
+    files = {p.name for p in folder.iterdir()}
+    assert files == {"model.safetensors", "config.json", "labels.txt", "README.md"}
+    assert (folder / "labels.txt").read_text(encoding="utf-8").splitlines() == list(CLASSES)
+    assert (folder / "README.md").read_text(encoding="utf-8") == "# Größer\n"
+    found, wanted = load_file(folder / "model.safetensors"), net.state_dict()
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architecture"] == "tf_efficientnet_lite0"
+    assert config["pretrained_cfg"]["test_crop_pct"] == 1.0
+    assert folder.stat().st_mode & 0o777 == 0o755
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_model_replaces_the_one_before_whole(tmp_path, net):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "of-before.txt").write_text("old")
+    write(folder, net)
+    assert not (folder / "of-before.txt").exists()
+    assert len(list(folder.iterdir())) == 4
+
+
+@pytest.mark.parametrize("step", ["write_tensors", "save_config_for_hf", "write_text"])
+def test_a_failure_on_the_way_leaves_the_old_model_and_nothing_else(
+    tmp_path, net, monkeypatch, step
+):
+    folder = tmp_path / "model"
+    write(folder, net)
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+
+    def failing(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(export, step, failing)
+    with pytest.raises(OSError, match="No space"):
+        write(folder, net, test_res=480)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_folder_is_never_seen_half_written(tmp_path, net, monkeypatch):
+    folder, looks = tmp_path / "model", []
+
+    def looking(*arguments):
+        store.write_text(*arguments)
+        looks.append(folder.exists())
+
+    monkeypatch.setattr(export, "write_text", looking)
+    write(folder, net)
+    assert looks and not any(looks)
