@@ -198,15 +198,15 @@ def plan_view(plan: Plan) -> Group:
         )
     counts = ", ".join(f"{n} {split}" for split, n in plan.counts.items())
     passes = ", ".join(f"{n:,} {what}" for what, n in plan.image_passes.items())
-    most = sum(plan.work_left(p) for p in plan.points) * spec.trunks.samples
-    expected = sum(plan.expected_work_left(p) for p in plan.points) * spec.trunks.samples
+    most = sum(plan.work_left(p) for p in plan.points) * plan.samples
+    expected = sum(plan.expected_work_left(p) for p in plan.points) * plan.samples
     rungs = ", ".join(map(str, spec.rungs[:-1])) or "none"
     lines = (
         f"images   {counts}; {len(plan.classes)} classes; fingerprint {plan.images[:12]}",
         f"trunks   {plan.trunks}: {' '.join(grid.variants)} x train "
-        f"{' '.join(map(str, grid.train_res))} px x {spec.trunks.samples} samples; "
+        f"{' '.join(map(str, grid.train_res))} px x {plan.samples} samples; "
         f"{spec.trunks.epochs} epochs, cut after {rungs}",
-        f"cells    {plan.cells}: {min(spec.fix.survivors, spec.trunks.samples)} trunk(s) of each "
+        f"cells    {plan.cells}: {min(spec.fix.survivors, plan.samples)} trunk(s) of each "
         f"variant and train resolution x test {' '.join(map(str, grid.test_res))} px",
         f"passes   {passes} (images, at most)",
         f"work     {most / 1e3:,.1f} TMACs of training at most, about {expected / 1e3:,.1f} with "

@@ -49,7 +49,12 @@ class TrunkDirector:
             if why != "failed":
                 settle(self._store, key, why)
             self._reports[key] = {r.epoch: r for r in recorded_reports(self._store, key)}
-            self._tell_ended(key)
+            self._tell_ended(key, self._error_of(key))
+
+    def _error_of(self, key: str) -> str:
+        """Why a trunk failed, as it was kept."""
+        path = self._store.trunk(key) / "error.txt"
+        return path.read_text(encoding="utf-8") if self._ended[key] == "failed" else ""
 
     @property
     def points(self) -> tuple[Point, ...]:

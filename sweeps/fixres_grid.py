@@ -17,17 +17,16 @@ from types import FrameType
 if not __package__:  # run as a script: its own folder is first on the path, not the project's
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from sweeps import placement
+from sweeps.environment import set_environment
 
-placement.set_environment()
+set_environment()
 
 import tyro  # noqa: E402
 
-from sweeps.console import Terminal  # noqa: E402
+from sweeps.checks import check  # noqa: E402
 from sweeps.presets import builtin_digits  # noqa: E402
 from sweeps.spec import SweepSpec  # noqa: E402
-from sweeps.sweep import SweepError, run  # noqa: E402
-from trainables.errors import UserError  # noqa: E402
+from trainables.errors import SweepError, UserError  # noqa: E402
 
 DESCRIPTION = """Find the EfficientNet variant, train resolution and test resolution that serve best
 on labelled images, and write the finished FixEfficientNet with the evidence. The same command
@@ -53,8 +52,12 @@ def parse(argv: list[str]) -> SweepSpec:
 def main(argv: list[str]) -> int:
     """Exit code: 0 done, 1 a fault of ours, 2 bad input, 130 stopped."""
     signal.signal(signal.SIGTERM, _interrupt)
-    spec = parse(argv)
     try:
+        spec = check(parse(argv))
+        # After the check, so that bad options end at once: these bring torch, Ray and MLflow.
+        from sweeps.console import Terminal
+        from sweeps.sweep import run
+
         with Terminal() as terminal:
             run(spec, terminal)
     except UserError as error:

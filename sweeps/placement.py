@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from sweeps.environment import on_cluster
 from sweeps.spec import RunOptions
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,11 +22,6 @@ class Placement:
     cpus: int  # a trial
     gpus: float  # a trial
     concurrency: int | None  # trials at a time; None: as many as the cluster takes
-
-
-def on_cluster() -> bool:
-    """Whether a Ray cluster is given, as in a submitted job."""
-    return bool(os.environ.get("RAY_ADDRESS"))
 
 
 def start_ray() -> None:
@@ -48,26 +43,6 @@ def start_ray() -> None:
         _node_ip_address="127.0.0.1",
         runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
     )
-
-
-def set_environment() -> None:
-    """Ray's switches that must stand before it is imported."""
-    quiet = {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_AIR_NEW_OUTPUT": "0",
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C reaches the driver, whose store is whole
-        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-        "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    }
-    if on_cluster():
-        quiet["TUNE_MAX_PENDING_TRIALS_PG"] = "16"  # the autoscaler sees more than one at a time
-    else:
-        # A token of its own, in memory alone: the private Ray is nobody else's to use.
-        quiet |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    for name, value in quiet.items():
-        os.environ.setdefault(name, value)
 
 
 def place(options: RunOptions) -> Placement:

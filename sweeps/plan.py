@@ -64,11 +64,18 @@ class Plan:
 
     @property
     def trunks(self) -> int:
-        return len(self.points) * self.spec.trunks.samples
+        return len(self.points) * self.samples
+
+    @property
+    def samples(self) -> int:
+        """Trunks of a point: one, if the ranges leave nothing to try."""
+        options = self.spec.trunks
+        ranges = (options.lr, options.weight_decay, options.label_smoothing)
+        return options.samples if any(low < high for low, high in ranges) else 1
 
     @property
     def cells(self) -> int:
-        survivors = min(self.spec.fix.survivors, self.spec.trunks.samples)
+        survivors = min(self.spec.fix.survivors, self.samples)
         return len(self.points) * survivors * len(self.spec.grid.test_res)
 
     def trunk(self, point: Point, hyper: Hyper) -> TrunkSpec:

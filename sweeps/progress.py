@@ -145,11 +145,11 @@ class Progress:
                 most += pace * plan.work_left(point, epoch)
             known = Counter(point_of(trunk) for trunk in self.trunks.values())
             for point in plan.points:
-                waiting = max(0, plan.spec.trunks.samples - known[point])
+                waiting = max(0, plan.samples - known[point])
                 pace = waiting * self._seconds_a_gmac(point)
                 expected += pace * plan.expected_work_left(point)
                 most += pace * plan.work_left(point)
-            survivors = min(plan.spec.fix.survivors, plan.spec.trunks.samples)
+            survivors = min(plan.spec.fix.survivors, plan.samples)
             cells = survivors * sum(
                 plan.cell_work(p.variant, r) for p in plan.points for r in plan.spec.grid.test_res
             )

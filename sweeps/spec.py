@@ -1,17 +1,13 @@
-"""What a sweep is asked to do: the options, their checks, and what tells one sweep from another."""
+"""What a sweep is asked to do: the options, and what tells one sweep from another."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from trainables import variants
 from trainables.decode import ReadOptions
-from trainables.errors import UserError
-from trainables.resolution import SMALLEST
-from trainables.store import plain
+from trainables.keys import plain
 
 DEFAULT_CACHE = Path("~/.cache/fixres-sweeps")
 
@@ -75,7 +71,7 @@ class TrunkOptions:
     ema_decay: float = 0.0
     """Decay of a moving average of the weights, a step; 0 is off."""
     dropout: bool = True
-    """The variant's own dropout before the classifier."""
+    """With --no-dropout, train without the variant's own dropout before the classifier."""
     crop_scale: tuple[float, float] = (0.25, 1.0)
     """RandomResizedCrop: range of the share of the area."""
     hflip: float = 0.5
@@ -207,7 +203,8 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """In words, what differs between two identities."""
     names = sorted(old.keys() | new.keys())
     return [
-        f"{option(name)} was {_words(old.get(name))}, now {_words(new.get(name))}"
+        f"{option(name)} {'were' if name == 'images' else 'was'} {in_words(old.get(name))}, "
+        f"now {in_words(new.get(name))}"
         for name in names
         if old.get(name) != new.get(name)
     ]
@@ -218,75 +215,5 @@ def option(name: str) -> str:
     return "the images" if name == "images" else f"--{name.replace('_', '-')}"
 
 
-def _words(value: Any) -> str:
+def in_words(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def check(spec: SweepSpec) -> SweepSpec:
-    """The spec, if it can be run.
-
-    Raises:
-        UserError: the first thing that is wrong with it.
-    """
-    for name in spec.grid.variants:
-        variants.get(name)
-    for res in (*spec.grid.train_res, *spec.grid.test_res):
-        if res < SMALLEST:
-            raise UserError(
-                f"Resolution {res} is below {SMALLEST} px, where the last feature map has one "
-                "position: give larger --train-res and --test-res."
-            )
-    for name in ("variants", "train_res", "test_res"):
-        values = getattr(spec.grid, name)
-        if len(set(values)) != len(values) or not values:
-            raise UserError(f"{option(name)} {_words(list(values))}: give each value once.")
-    _check_numbers(spec)
-    for name in ("lr", "weight_decay", "label_smoothing", "crop_scale"):
-        low, high = getattr(spec.trunks, name)
-        log = name in ("lr", "weight_decay", "crop_scale")
-        if not (math.isfinite(low) and math.isfinite(high) and low <= high and low >= 0) or (
-            log and low == 0
-        ):
-            raise UserError(
-                f"{option(name)} {low} {high} is no range: give the lower end first, "
-                f"{'above 0' if log else 'from 0'}."
-            )
-    if spec.trunks.crop_scale[1] > 1 or spec.trunks.label_smoothing[1] >= 1:
-        raise UserError("--crop-scale ends at 1 at most, and --label-smoothing stays below 1.")
-    if spec.images.data is not None and not spec.images.data.expanduser().exists():
-        raise UserError(f"--data {spec.images.data} does not exist: give a folder of images.")
-    return spec
-
-
-def _check_numbers(spec: SweepSpec) -> None:
-    at_least = {
-        "epochs": (spec.trunks.epochs, 1),
-        "samples": (spec.trunks.samples, 1),
-        "batch_size": (spec.trunks.batch_size, 2),
-        "grace_epochs": (spec.halving.grace_epochs, 1),
-        "reduction": (spec.halving.reduction, 2),
-        "survivors": (spec.fix.survivors, 1),
-        "head_batch_size": (spec.fix.head_batch_size, 1),
-        "cache_side": (spec.images.cache_side, SMALLEST),
-        "seed": (spec.run.seed, 0),
-        "concurrency": (1 if spec.run.concurrency is None else spec.run.concurrency, 1),
-        "cpus_per_trial": (1 if spec.run.cpus_per_trial is None else spec.run.cpus_per_trial, 1),
-        "warmup_epochs": (spec.trunks.warmup_epochs, 0),
-        "head_epochs": (min(spec.fix.head_epochs, default=0), 1),
-        "head_lr": (min(spec.fix.head_lr, default=0), 1e-9),
-        "head_smoothing": (min(spec.fix.head_smoothing, default=-1), 0),
-    }
-    for name, (value, least) in at_least.items():
-        if value < least:
-            raise UserError(f"{option(name)} {value} is too small: give at least {least}.")
-    shares = {
-        "val_share": spec.images.val_share,
-        "test_share": spec.images.test_share,
-        "max_corrupt": spec.images.max_corrupt,
-        "hflip": spec.trunks.hflip,
-        "ema_decay": spec.trunks.ema_decay,
-    }
-    for name, share in shares.items():
-        if not 0 <= share <= 1 or (name in ("val_share", "test_share") and not 0 < share < 0.5):
-            upper = "between 0 and 0.5" if name.endswith("_share") else "between 0 and 1"
-            raise UserError(f"{option(name)} {share} is no such share: give one {upper}.")

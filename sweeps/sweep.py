@@ -22,26 +22,24 @@ from sweeps.card import card
 from sweeps.choice import Choice, choose
 from sweeps.console import Terminal, plan_view, summary
 from sweeps.director import TrunkDirector
+from sweeps.environment import on_cluster
 from sweeps.events import SweepBegan, Watchers
 from sweeps.leaderboard import Row
 from sweeps.phases import CellDesk, cells_of, run_cells, run_trunks
 from sweeps.plan import Plan
 from sweeps.registry import register
-from sweeps.spec import SweepSpec, check, differences, identity
+from sweeps.spec import SweepSpec, differences, identity
 from sweeps.tracking import Tracking, default_uri
 from trainables import backbones, variants
 from trainables.decode import ImageSet, prepare
-from trainables.errors import UserError
+from trainables.errors import SweepError, UserError
 from trainables.evaluate import Score
 from trainables.export import write_model
 from trainables.fix import Workplace, adapted_state, load_model, read_test
-from trainables.store import Store, digest, make_writable, plain, read_json, write_json, write_text
+from trainables.keys import digest, plain
+from trainables.store import Store, make_writable, read_json, write_json, write_text
 from trainables.train import finished_trunk, recorded_reports
 from trainables.trials import TrialContext
-
-
-class SweepError(Exception):
-    """The sweep cannot come to a result; no fault of its input."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +57,6 @@ def run(spec: SweepSpec, terminal: Terminal) -> None:
     Raises:
         UserError: it cannot be run as it is asked for.
     """
-    check(spec)
     out = _out(spec)
     make_writable(spec.cache, "--cache-dir")
     images, data = _images(spec, terminal)
@@ -72,7 +69,7 @@ def run(spec: SweepSpec, terminal: Terminal) -> None:
         with _locked(out):
             _sweep(spec, out, images, data, terminal)
     except UserError:
-        if made_anew and not (out / "spec.json").exists():
+        if made_anew and not Store(out / "store").journal.exists():
             shutil.rmtree(out)  # nothing half-written is left behind
         raise
 
@@ -209,7 +206,7 @@ def _conclude(
 
 def _out(spec: SweepSpec) -> Path:
     out = spec.run.out.expanduser()
-    if placement.on_cluster() and not out.is_absolute():
+    if on_cluster() and not out.is_absolute():
         raise UserError(
             f"--out {out} lies in the job's working copy, which is thrown away: give an absolute "
             "path that every node sees."
@@ -291,7 +288,7 @@ def _images(spec: SweepSpec, terminal: Terminal) -> tuple[ImageSet, Path]:
     if spec.images.data is not None:
         data = spec.images.data.expanduser().resolve()
     else:
-        base = spec.cache if not placement.on_cluster() else spec.run.out.expanduser() / ".digits"
+        base = spec.cache if not on_cluster() else spec.run.out.expanduser() / ".digits"
         drawing = embedded.EmbeddedSpec(seed=spec.run.seed)
         data = base / f"digits-{digest(embedded.VERSION, drawing)}"
         embedded.make(data, drawing, terminal.counting("drawing the built-in digits"))

@@ -344,7 +344,7 @@ def _note(plan: Plan) -> str:
 
 
 def _without_secret(uri: str) -> str:
-    """A URI without user and password."""
+    """A URI without user, password and query."""
     scheme, separator, rest = uri.partition("://")
     place, slash, path = rest.partition("/")
-    return f"{scheme}{separator}{place.rpartition('@')[2]}{slash}{path}"
+    return f"{scheme}{separator}{place.rpartition('@')[2]}{slash}{path.partition('?')[0]}"

@@ -21,7 +21,8 @@ import torch
 from timm.models.efficientnet import EfficientNet
 
 from trainables.errors import UserError
-from trainables.store import Store, digest, read_json, read_tensors, write_json, write_tensors
+from trainables.keys import digest
+from trainables.store import Store, read_json, read_tensors, write_json, write_tensors
 from trainables.variants import Variant, hub_config
 
 CLASSIFIER = ("classifier.weight", "classifier.bias")

@@ -1,4 +1,4 @@
-"""The one error that is the user's to mend."""
+"""Errors that are told in one sentence, without a traceback."""
 
 
 class UserError(Exception):
@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+class SweepError(Exception):
+    """The sweep cannot come to a result, though its input is good. Exit code 1."""

@@ -32,7 +32,8 @@ from trainables.features import (
     write_features,
 )
 from trainables.heads import HeadGrid, HeadSetting, best, fit
-from trainables.store import Store, digest, read_json, read_tensors, write_json, write_tensors
+from trainables.keys import digest
+from trainables.store import Store, read_json, read_tensors, write_json, write_tensors
 from trainables.train import TEST_CROP_PCT, TrunkSpec, finished_trunk
 from trainables.transforms import test_view
 from trainables.variants import Preprocessing

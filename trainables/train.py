@@ -25,12 +25,11 @@ from trainables.backbones import Weights
 from trainables.decode import ImageSet, ReadOptions, prepare
 from trainables.errors import UserError
 from trainables.evaluate import Score, autocast, logits_of, pick_device, score
+from trainables.keys import digest, plain
 from trainables.optim import lr_factor, make_optimizer
 from trainables.store import (
     Store,
     append_line,
-    digest,
-    plain,
     read_json,
     read_tensors,
     replacing,

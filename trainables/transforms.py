@@ -16,8 +16,9 @@ from filelock import FileLock
 from PIL import Image
 
 from trainables.decode import SplitImages
+from trainables.keys import digest
 from trainables.resolution import resize_side
-from trainables.store import digest, replacing
+from trainables.store import replacing
 from trainables.variants import Preprocessing
 
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}

@@ -14,7 +14,8 @@ from ray import tune
 from trainables.decode import ImageSet, ReadOptions, prepare
 from trainables.errors import UserError
 from trainables.fix import CellSpec, Workplace, adapt, recorded_results
-from trainables.store import Store, plain
+from trainables.keys import plain
+from trainables.store import Store
 from trainables.train import EpochReport, TrunkSpec, TrunkTraining, recorded_reports
 
 

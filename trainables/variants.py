@@ -8,9 +8,10 @@ squeeze-and-excite, use ReLU6 and keep stem and head at their B0 width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import timm
-from timm.models import PretrainedCfg
+if TYPE_CHECKING:
+    from timm.models import PretrainedCfg
 
 from trainables.errors import UserError
 
@@ -94,6 +95,8 @@ def get(name: str) -> Variant:
 
 def hub_config(variant: Variant) -> PretrainedCfg:
     """What timm knows of the variant's weights."""
+    import timm  # brings torch, seconds that a look at the table need not take
+
     cfg = timm.get_pretrained_cfg(variant.timm_id)
     assert cfg is not None, f"this timm does not know {variant.timm_id}"
     return cfg

@@ -17,10 +17,9 @@ import pytest
 
 from sweeps.presets import builtin_digits
 from sweeps.spec import SweepSpec
-from sweeps.sweep import SweepError
 from tests.sweeps.test_spec import is_one_sentence, spec_with
-from trainables.errors import UserError
-from trainables.store import plain
+from trainables.errors import SweepError, UserError
+from trainables.keys import plain
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -126,7 +125,7 @@ def test_bad_input_ends_with_2_and_one_sentence(
     assert main("--epochs", "0") == 2
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err == "error: --epochs 0 is too small: give at least 1.\n"
+    assert said.err == "error: --epochs 0 is out of bounds: give at least 1.\n"
 
 
 @pytest.mark.parametrize(
@@ -149,7 +148,7 @@ def test_an_end_before_the_end_is_told_in_a_line(
     def run(*_: object) -> None:
         raise raised
 
-    monkeypatch.setattr(script, "run", run)
+    monkeypatch.setattr("sweeps.sweep.run", run)
     assert main() == code
     (line,) = capsys.readouterr().err.splitlines()
     assert words in line
@@ -159,7 +158,7 @@ def test_a_sweep_that_ran_ends_with_0(
     main: Any, script: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[SweepSpec] = []
-    monkeypatch.setattr(script, "run", lambda spec, terminal: asked.append(spec))
+    monkeypatch.setattr("sweeps.sweep.run", lambda spec, terminal: asked.append(spec))
     assert main("--seed", "5") == 0
     assert asked == [spec_with(builtin_digits(), seed=5)]
 

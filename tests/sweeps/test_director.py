@@ -24,7 +24,8 @@ from tests.sweeps.test_plan import plan_of
 from tests.sweeps.test_spec import spec_with
 from trainables import train
 from trainables.evaluate import Score
-from trainables.store import Store, append_line, plain, read_lines, replacing
+from trainables.keys import plain
+from trainables.store import Store, append_line, read_lines, replacing
 from trainables.train import EpochReport, TrunkSpec, recorded_reports
 
 SPEC = spec_with(

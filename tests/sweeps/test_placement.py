@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import ray
 
-from sweeps.placement import Placement, on_cluster, own_threads, place, set_environment
+from sweeps.environment import on_cluster, set_environment
+from sweeps.placement import Placement, own_threads, place
 from sweeps.spec import RunOptions
 
 Node = tuple[float, float]  # CPUs, GPUs

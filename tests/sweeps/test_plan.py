@@ -127,7 +127,7 @@ def test_a_trunk_does_not_depend_on_its_neighbours_in_the_grid() -> None:
 def test_a_trunk_comes_back_from_its_json() -> None:
     import json
 
-    from trainables.store import plain
+    from trainables.keys import plain
 
     trunk = plan_of(spec_with()).trunk(Point(variant="b0", train_res=128), HYPER)
     back = trunk_spec(json.loads(json.dumps(plain(trunk))))

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
+from sweeps.checks import check
 from sweeps.presets import builtin_digits
-from sweeps.spec import SweepSpec, check, differences, identity, option
+from sweeps.spec import SweepSpec, differences, identity, option
 from trainables.errors import UserError
-from trainables.store import plain
+from trainables.keys import plain
 
 
 def spec_with(base: SweepSpec | None = None, /, **options: Any) -> SweepSpec:
@@ -60,23 +61,23 @@ def test_ranges_may_be_single_values_and_smoothing_none() -> None:
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"variants": ("b0", "b9")}, "--variants", "b9"),
     ({"variants": ("efficientnet_b0",)}, "--variants", "choose from b0, b1"),
-    ({"variants": ()}, "--variants", "give each value once"),
+    ({"variants": ()}, "--variants", "is empty"),
     ({"variants": ("b0", "b1", "b0")}, "--variants b0 b1 b0", "give each value once"),
-    ({"train_res": (31, 64)}, "--train-res", "31 is below 32 px"),
-    ({"test_res": (64, 0)}, "--test-res", "0 is below 32 px"),
+    ({"train_res": (31, 64)}, "--train-res 31", "at least 32"),
+    ({"test_res": (64, 0)}, "--test-res 0", "at least 32"),
     ({"train_res": (64, 64)}, "--train-res 64 64", "give each value once"),
     ({"test_res": (64, 96, 64)}, "--test-res 64 96 64", "give each value once"),
     ({"lr": (1e-2, 1e-3)}, "--lr 0.01 0.001", "lower end first"),
-    ({"lr": (0.0, 1e-3)}, "--lr", "above 0"),
-    ({"lr": (1e-3, float("inf"))}, "--lr", "is no range"),
-    ({"lr": (float("nan"), 1e-3)}, "--lr", "is no range"),
-    ({"weight_decay": (0.0, 0.1)}, "--weight-decay", "above 0"),
-    ({"weight_decay": (-0.1, 0.1)}, "--weight-decay", "above 0"),
-    ({"label_smoothing": (0.2, 0.1)}, "--label-smoothing", "lower end first, from 0"),
-    ({"label_smoothing": (-0.1, 0.1)}, "--label-smoothing", "from 0"),
-    ({"label_smoothing": (0.0, 1.0)}, "--label-smoothing", "below 1"),
-    ({"crop_scale": (0.0, 1.0)}, "--crop-scale", "above 0"),
-    ({"crop_scale": (0.5, 1.5)}, "--crop-scale", "1 at most"),
+    ({"lr": (0.0, 1e-3)}, "--lr 0.0", "more than 0"),
+    ({"lr": (1e-3, float("inf"))}, "--lr inf", "more than 0"),
+    ({"lr": (float("nan"), 1e-3)}, "--lr nan", "more than 0"),
+    ({"weight_decay": (0.0, 0.1)}, "--weight-decay 0.0", "more than 0"),
+    ({"weight_decay": (-0.1, 0.1)}, "--weight-decay -0.1", "more than 0"),
+    ({"label_smoothing": (0.2, 0.1)}, "--label-smoothing 0.2 0.1", "lower end first"),
+    ({"label_smoothing": (-0.1, 0.1)}, "--label-smoothing -0.1", "from 0 to below 1"),
+    ({"label_smoothing": (0.0, 1.0)}, "--label-smoothing 1.0", "from 0 to below 1"),
+    ({"crop_scale": (0.0, 1.0)}, "--crop-scale 0.0", "above 0 to 1"),
+    ({"crop_scale": (0.5, 1.5)}, "--crop-scale 1.5", "above 0 to 1"),
     ({"epochs": 0}, "--epochs 0", "at least 1"),
     ({"samples": 0}, "--samples 0", "at least 1"),
     ({"batch_size": 1}, "--batch-size 1", "at least 2"),
@@ -85,21 +86,32 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"survivors": 0}, "--survivors 0", "at least 1"),
     ({"head_batch_size": 0}, "--head-batch-size 0", "at least 1"),
     ({"head_epochs": (5, 0)}, "--head-epochs 0", "at least 1"),
-    ({"head_epochs": ()}, "--head-epochs", "at least 1"),
-    ({"head_lr": (0.1, -0.1)}, "--head-lr -0.1", "at least"),
-    ({"head_lr": ()}, "--head-lr", "at least"),
-    ({"head_smoothing": (0.1, -0.1)}, "--head-smoothing -0.1", "at least 0"),
+    ({"head_epochs": ()}, "--head-epochs", "is empty"),
+    ({"head_lr": (0.1, -0.1)}, "--head-lr -0.1", "more than 0"),
+    ({"head_lr": (0.1, float("nan"))}, "--head-lr nan", "more than 0"),
+    ({"head_lr": (0.1, 0.1)}, "--head-lr 0.1 0.1", "give each value once"),
+    ({"head_lr": ()}, "--head-lr", "is empty"),
+    ({"head_smoothing": (0.1, -0.1)}, "--head-smoothing -0.1", "from 0 to below 1"),
+    ({"head_smoothing": (1.5,)}, "--head-smoothing 1.5", "from 0 to below 1"),
     ({"cache_side": 16}, "--cache-side 16", "at least 32"),
-    ({"seed": -1}, "--seed -1", "at least 0"),
+    ({"seed": -1}, "--seed -1", "from 0"),
+    ({"seed": 2**63}, "--seed 9223372036854775808", "from 0"),
     ({"concurrency": 0}, "--concurrency 0", "at least 1"),
     ({"cpus_per_trial": 0}, "--cpus-per-trial 0", "at least 1"),
+    ({"gpus_per_trial": -1.0}, "--gpus-per-trial -1.0", "at least 0"),
     ({"warmup_epochs": -0.5}, "--warmup-epochs -0.5", "at least 0"),
-    ({"val_share": 0.0}, "--val-share 0.0", "between 0 and 0.5"),
-    ({"test_share": 0.5}, "--test-share 0.5", "between 0 and 0.5"),
-    ({"val_share": float("nan")}, "--val-share", "between 0 and 0.5"),
-    ({"max_corrupt": 1.01}, "--max-corrupt 1.01", "between 0 and 1"),
-    ({"hflip": -0.1}, "--hflip -0.1", "between 0 and 1"),
-    ({"ema_decay": 2.0}, "--ema-decay 2.0", "between 0 and 1"),
+    ({"warmup_epochs": float("nan")}, "--warmup-epochs nan", "at least 0"),
+    ({"warmup_epochs": 99.0}, "--warmup-epochs 99.0", "warm up for less"),
+    ({"val_share": 0.0}, "--val-share 0.0", "above 0 to below 0.5"),
+    ({"test_share": 0.5}, "--test-share 0.5", "above 0 to below 0.5"),
+    ({"val_share": float("nan")}, "--val-share nan", "above 0 to below 0.5"),
+    ({"val_share": 0.45, "test_share": 0.45}, "--val-share 0.45", "too little to train on"),
+    ({"max_corrupt": 1.01}, "--max-corrupt 1.01", "from 0 to 1"),
+    ({"hflip": -0.1}, "--hflip -0.1", "from 0 to 1"),
+    ({"ema_decay": 1.0}, "--ema-decay 1.0", "from 0 to below 1"),
+    ({"max_gmacs": 0.0}, "--max-gmacs 0.0", "more than 0"),
+    ({"experiment": " "}, "--experiment", "is empty"),
+    ({"weights": "/no/such/folder"}, "--weights /no/such/folder", "auto, none or a folder"),
     ({"data": Path("/no/such/folder")}, "--data /no/such/folder", "does not exist"),
 ]
 
@@ -211,7 +223,7 @@ def getattr_flat(spec: SweepSpec, name: str) -> Any:
 
 def test_other_images_make_another_sweep() -> None:
     old, new = identity(SweepSpec(), "d1"), identity(SweepSpec(), "d2")
-    assert differences(old, new) == ["the images was d1, now d2"]
+    assert differences(old, new) == ["the images were d1, now d2"]
 
 
 def test_several_differences_are_all_named_in_order() -> None:

@@ -333,7 +333,7 @@ def test_where_to_track_without_being_told(monkeypatch: pytest.MonkeyPatch) -> N
         ("https://me:p@ss@host/path", "https://host/path"),
         ("https://token@host", "https://host"),
         ("postgresql://me:pass@db/mlflow", "postgresql://db/mlflow"),
-        ("postgresql+psycopg://me:pass@db/mlflow?x=1", "postgresql+psycopg://db/mlflow?x=1"),
+        ("postgresql+psycopg://me:pass@db/mlflow?x=1", "postgresql+psycopg://db/mlflow"),
         ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
         ("https://host/path@version", "https://host/path@version"),
         ("databricks", "databricks"),

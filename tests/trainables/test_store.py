@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from trainables.errors import UserError
+from trainables.keys import digest
 from trainables.store import (
     Store,
     append_line,
-    digest,
     make_writable,
     read_json,
     read_lines,

@@ -1,0 +1,137 @@
+"""What a spec may ask for: every option within its limits, or one sentence that says why not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from sweeps.spec import SweepSpec, in_words, option
+from trainables import variants
+from trainables.errors import UserError
+from trainables.resolution import SMALLEST
+
+INF = math.inf
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Of a number, or of each number of a list."""
+
+    low: float
+    high: float = INF
+    open_low: bool = False  # low itself is out
+    open_high: bool = False  # high itself is out
+
+    def admits(self, value: float) -> bool:
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return math.isfinite(value) and above and below
+
+    def __str__(self) -> str:
+        if self.high == INF:
+            return f"more than {self.low:g}" if self.open_low else f"at least {self.low:g}"
+        ends = (f"above {self.low:g}" if self.open_low else f"from {self.low:g}") + " "
+        return ends + (f"to below {self.high:g}" if self.open_high else f"to {self.high:g}")
+
+
+LIMITS = {
+    "val_share": Limit(0, 0.5, open_low=True, open_high=True),
+    "test_share": Limit(0, 0.5, open_low=True, open_high=True),
+    "max_corrupt": Limit(0, 1),
+    "cache_side": Limit(SMALLEST),
+    "train_res": Limit(SMALLEST),  # below it, the last feature map has one position
+    "test_res": Limit(SMALLEST),
+    "epochs": Limit(1),
+    "samples": Limit(1),
+    "batch_size": Limit(2),  # batch norm needs company
+    "warmup_epochs": Limit(0),
+    "lr": Limit(0, open_low=True),
+    "weight_decay": Limit(0, open_low=True),
+    "label_smoothing": Limit(0, 1, open_high=True),
+    "ema_decay": Limit(0, 1, open_high=True),
+    "crop_scale": Limit(0, 1, open_low=True),
+    "hflip": Limit(0, 1),
+    "grace_epochs": Limit(1),
+    "reduction": Limit(2),
+    "survivors": Limit(1),
+    "head_lr": Limit(0, open_low=True),
+    "head_smoothing": Limit(0, 1, open_high=True),
+    "head_epochs": Limit(1),
+    "head_batch_size": Limit(1),
+    "max_params_m": Limit(0, open_low=True),
+    "max_gmacs": Limit(0, open_low=True),
+    "seed": Limit(0, 2**31 - 1),
+    "concurrency": Limit(1),
+    "cpus_per_trial": Limit(1),
+    "gpus_per_trial": Limit(0),
+}
+RANGES = ("lr", "weight_decay", "label_smoothing", "crop_scale")
+SETS = ("variants", "train_res", "test_res", "head_lr", "head_smoothing", "head_epochs")
+NAMES = ("experiment", "register_as", "weights")
+
+
+def check(spec: SweepSpec) -> SweepSpec:
+    """The spec, if it can be run.
+
+    Raises:
+        UserError: the first thing that is wrong with it.
+    """
+    values = {f.name: v for group in _groups(spec) for f, v in group}
+    for name in NAMES:
+        if not values[name].strip():
+            raise UserError(f"{option(name)} is empty: give a name.")
+    for name in SETS:
+        _check_set(name, values[name])
+    for name in values["variants"]:
+        variants.get(name)
+    for name, limit in LIMITS.items():
+        value = values[name]
+        for number in value if isinstance(value, tuple) else (value,):
+            if number is not None and not limit.admits(number):
+                raise UserError(f"{option(name)} {number} is out of bounds: give {limit}.")
+    for name in RANGES:
+        low, high = values[name]
+        if low > high:
+            raise UserError(f"{option(name)} {low} {high} is no range: give the lower end first.")
+    _check_together(spec)
+    _check_folders(spec)
+    return spec
+
+
+def _groups(spec: SweepSpec) -> Iterable[list[tuple[Any, Any]]]:
+    for group in fields(spec):
+        options = getattr(spec, group.name)
+        yield [(f, getattr(options, f.name)) for f in fields(options)]
+
+
+def _check_set(name: str, values: tuple[Any, ...]) -> None:
+    if not values:
+        raise UserError(f"{option(name)} is empty: give at least one value.")
+    if len(set(values)) != len(values):
+        raise UserError(f"{option(name)} {in_words(list(values))}: give each value once.")
+
+
+def _check_together(spec: SweepSpec) -> None:
+    if spec.images.val_share + spec.images.test_share > 0.8:
+        raise UserError(
+            f"--val-share {spec.images.val_share} and --test-share {spec.images.test_share} leave "
+            "too little to train on: give 0.8 together at most."
+        )
+    if spec.trunks.warmup_epochs > spec.trunks.epochs:
+        raise UserError(
+            f"--warmup-epochs {spec.trunks.warmup_epochs} is more than --epochs "
+            f"{spec.trunks.epochs}: warm up for less."
+        )
+
+
+def _check_folders(spec: SweepSpec) -> None:
+    if spec.images.data is not None and not spec.images.data.expanduser().exists():
+        raise UserError(f"--data {spec.images.data} does not exist: give a folder of images.")
+    weights = spec.grid.weights
+    if weights not in ("auto", "none") and not Path(weights).expanduser().is_dir():
+        raise UserError(
+            f"--weights {weights} is no folder: give auto, none or a folder of weights."
+        )
