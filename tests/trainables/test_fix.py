@@ -32,7 +32,7 @@ TUNED = {"classifier.weight", "classifier.bias", "bn2.running_mean", "bn2.runnin
 
 @pytest.fixture(scope="module")
 def made(tiny_images, lite0_weights, tmp_path_factory):
-    """A trunk, and a cell adapted from it; the logits that were scored, the images that were seen."""
+    """A trunk, and a cell adapted from it; what was scored, and how many images were seen."""
     root = tmp_path_factory.mktemp("fix")
     store = Store(root / "store")
     spec = TrunkSpec(
@@ -61,7 +61,12 @@ def made(tiny_images, lite0_weights, tmp_path_factory):
     before = (store.trunk(spec.key) / "trunk.safetensors").read_bytes()
     with pytest.MonkeyPatch.context() as patch:
         seen, scored = count_images(patch), []
-        patch.setattr(fix, "score", lambda *given: scored.append(given[0]) or score(*given))
+
+        def note(logits, *rest):
+            scored.append(logits)
+            return score(logits, *rest)
+
+        patch.setattr(fix, "score", note)
         results = adapt(cell, store, place)
     _, trunk = finished_trunk(store, spec.key)
     return SimpleNamespace(
