@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
+from types import FrameType
 
 
 def on_cluster() -> bool:
@@ -20,6 +22,9 @@ def set_environment() -> None:
         "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C reaches the driver, whose store is whole
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
         "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+        # Threads that spin while they wait: a third faster on two idle cores, 2.6 times slower
+        # where one other process wants a core.
+        "OMP_WAIT_POLICY": "passive",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
     if on_cluster():
@@ -29,3 +34,15 @@ def set_environment() -> None:
         quiet |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
+
+
+def heed_sigterm() -> None:
+    """Make SIGTERM (``ray job stop``, a lost spot node) the same clean end as Ctrl-C.
+
+    Called again once Ray is up: its core has a handler of its own, which aborts.
+    """
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)

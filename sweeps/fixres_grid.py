@@ -9,15 +9,13 @@ The same command again continues where it was stopped.
 
 from __future__ import annotations
 
-import signal
 import sys
 from pathlib import Path
-from types import FrameType
 
 if not __package__:  # run as a script: its own folder is first on the path, not the project's
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from sweeps.environment import set_environment
+from sweeps.environment import heed_sigterm, set_environment
 
 set_environment()
 
@@ -51,7 +49,7 @@ def parse(argv: list[str]) -> SweepSpec:
 
 def main(argv: list[str]) -> int:
     """Exit code: 0 done, 1 a fault of ours, 2 bad input, 130 stopped."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    heed_sigterm()
     try:
         spec = check(parse(argv))
         # After the check, so that bad options end at once: these bring torch, Ray and MLflow.
@@ -70,10 +68,6 @@ def main(argv: list[str]) -> int:
         print("stopped; the same command continues", file=sys.stderr)
         return 130
     return 0
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

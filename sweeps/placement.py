@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from sweeps.environment import on_cluster
+from sweeps.environment import heed_sigterm, on_cluster
 from sweeps.spec import RunOptions
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,7 +32,14 @@ def start_ray() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     if on_cluster():
         ray.init(logging_level=logging.ERROR, log_to_driver=False)
-        return
+    else:
+        _start_private_ray()
+    heed_sigterm()
+
+
+def _start_private_ray() -> None:
+    import ray
+
     ray.init(
         address="local",
         include_dashboard=False,
@@ -41,7 +48,7 @@ def start_ray() -> None:
         object_store_memory=150_000_000,  # trials share images through files, not objects
         num_gpus=torch.cuda.device_count(),
         _node_ip_address="127.0.0.1",
-        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
+        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "passive"}},
     )
 
 
