@@ -26,8 +26,8 @@ from sweeps import embedded
 from trainables import backbones, features, heads, variants
 from trainables.decode import ImageSet, ReadOptions, prepare
 from trainables.evaluate import batches_of, pick_device
-from trainables.fix import Workplace
 from trainables.store import Store
+from trainables.workplace import Workplace
 
 BATCH = 64
 GRID = heads.HeadGrid(

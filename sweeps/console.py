@@ -27,7 +27,7 @@ from sweeps.plan import Plan
 from sweeps.progress import Progress, duration
 from trainables.evaluate import Score
 from trainables.intervals import wilson
-from trainables.train import TrunkSpec
+from trainables.trunk import TrunkSpec
 
 TELL_EVERY_S = 5.0
 ENDINGS = {

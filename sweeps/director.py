@@ -14,7 +14,7 @@ from sweeps.halving import Halving
 from sweeps.plan import Plan, Point, point_of
 from sweeps.proposals import Trial, propose
 from trainables.store import Store, append_line, read_lines, write_text
-from trainables.train import EpochReport, Hyper, TrunkSpec, recorded_reports, settle
+from trainables.trunk import EpochReport, Hyper, TrunkSpec, recorded_reports, settle
 
 
 class TrunkDirector:

@@ -12,7 +12,7 @@ from typing import Protocol
 from sweeps.leaderboard import Row
 from sweeps.plan import Plan
 from trainables.fix import CellSpec
-from trainables.train import EpochReport, TrunkSpec
+from trainables.trunk import EpochReport, TrunkSpec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from sweeps.plan import Cost
 from trainables.fix import ArmResult
 from trainables.store import replacing
-from trainables.train import TrunkSpec
+from trainables.trunk import TrunkSpec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,8 +22,8 @@ from sweeps.placement import Placement
 from sweeps.plan import Plan
 from trainables.fix import ArmResult, CellSpec, arm_result, recorded_results
 from trainables.store import Store, write_text
-from trainables.train import EpochReport, TrunkSpec, epoch_report
 from trainables.trials import CellTrial, TrialContext, TrunkTrial
+from trainables.trunk import EpochReport, TrunkSpec, epoch_report
 
 MAX_FAILURES = 3  # of a worker, a trial: it goes on from its last epoch
 Config = dict[str, Any]

@@ -16,8 +16,8 @@ from trainables.errors import UserError
 from trainables.fix import CellSpec
 from trainables.heads import HeadGrid
 from trainables.images import SPLITS
-from trainables.train import Hyper, Recipe, TrunkSpec
 from trainables.transforms import Augmentation
+from trainables.trunk import Hyper, Recipe, TrunkSpec
 
 BACKWARD = 3  # a training step costs about three forward passes
 

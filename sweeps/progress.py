@@ -25,7 +25,7 @@ from sweeps.leaderboard import Row
 from sweeps.plan import Plan, Point, point_of
 from trainables.evaluate import Score
 from trainables.fix import CellSpec
-from trainables.train import TrunkSpec
+from trainables.trunk import TrunkSpec
 
 CELLS = "cells"  # beside the points, what a rate is measured for
 

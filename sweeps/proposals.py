@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweeps.plan import Point
 from sweeps.spec import TrunkOptions
-from trainables.train import Hyper
+from trainables.trunk import Hyper
 
 STARTUP = 4  # trials of a variant before TPE has something to say; random until then
 NAMES = ("lr", "weight_decay", "label_smoothing")

@@ -35,11 +35,12 @@ from trainables.decode import ImageSet, prepare
 from trainables.errors import SweepError, UserError
 from trainables.evaluate import Score
 from trainables.export import write_model
-from trainables.fix import Workplace, adapted_state, load_model, read_test
+from trainables.fix import adapted_state, load_model, read_test
 from trainables.keys import digest, plain
 from trainables.store import Store, make_writable, read_json, write_json, write_text
-from trainables.train import finished_trunk, recorded_reports
 from trainables.trials import TrialContext
+from trainables.trunk import finished_trunk, recorded_reports
+from trainables.workplace import Workplace
 
 
 @dataclass(frozen=True, kw_only=True)

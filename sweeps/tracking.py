@@ -41,7 +41,7 @@ from trainables.errors import UserError
 from trainables.evaluate import Score
 from trainables.fix import CellSpec
 from trainables.store import Store
-from trainables.train import EpochReport, TrunkSpec
+from trainables.trunk import EpochReport, TrunkSpec
 
 START_RETRIES, RETRIES = "1", "6"  # of the HTTP client: short at the start, patient later
 

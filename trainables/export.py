@@ -14,8 +14,8 @@ import torch
 from timm.models._hub import save_config_for_hf  # public through push_to_hf_hub alone
 
 from trainables import backbones, variants
+from trainables.resolution import TEST_CROP_PCT
 from trainables.store import write_tensors, write_text
-from trainables.train import TEST_CROP_PCT
 
 
 def write_model(
@@ -58,8 +58,10 @@ def write_model(
         )
         write_text(fresh / "labels.txt", "".join(f"{name}\n" for name in classes))
         write_text(fresh / "README.md", card)
+        former = fresh.with_name(f"{fresh.name}.old")
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(former)
         fresh.rename(folder)
+        shutil.rmtree(former, ignore_errors=True)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)

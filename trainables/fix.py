@@ -20,7 +20,6 @@ import torch
 
 from trainables import backbones, variants
 from trainables.backbones import CLASSIFIER, LAST_NORM, Net, State
-from trainables.decode import ImageSet
 from trainables.evaluate import Score, logits_of, pick_device, score
 from trainables.features import (
     Maps,
@@ -34,9 +33,9 @@ from trainables.features import (
 from trainables.heads import HeadGrid, HeadSetting, best, fit
 from trainables.keys import digest
 from trainables.store import Store, read_json, read_tensors, write_json, write_tensors
-from trainables.train import TEST_CROP_PCT, TrunkSpec, finished_trunk
-from trainables.transforms import test_view
+from trainables.trunk import TrunkSpec, finished_trunk
 from trainables.variants import Preprocessing
+from trainables.workplace import Workplace
 
 STAGE = "cell 1"  # raise it when the same spec would give other results
 ARMS = ("none", "fix")
@@ -66,27 +65,6 @@ class ArmResult:
     seconds: float
     head: HeadSetting | None = None
     head_settings: int = 0  # how many the head was picked from, on val
-
-
-@dataclass(frozen=True, kw_only=True)
-class Workplace:
-    """Where a cell is worked on: a node's images, cache and threads."""
-
-    images: ImageSet
-    cache: Path
-    threads: int
-
-    def view(self, split: str, test_res: int, interpolation: str) -> Any:
-        return test_view(
-            self.images.split(split),
-            self.images.digest,
-            split,
-            test_res,
-            crop_pct=TEST_CROP_PCT,
-            interpolation=interpolation,
-            cache=self.cache,
-            threads=self.threads,
-        )
 
 
 def arm_result(value: Mapping[str, Any]) -> ArmResult:

@@ -6,6 +6,7 @@ import math
 
 STRIDE = 32  # of every EfficientNet
 SMALLEST = 32  # one feature-map position
+TEST_CROP_PCT = 1.0  # FixEfficientNet's protocol: the whole short side
 
 
 def feature_side(res: int) -> int:

@@ -1,8 +1,8 @@
 """Train one trunk: a variant, fine-tuned whole at its train resolution, epoch by epoch.
 
 Knows neither scheduler nor tracker: call :meth:`TrunkTraining.epoch` as often as you like, then
-:func:`settle`. Each epoch ends in the store, so that training
-goes on from the last one, in whatever process.
+:func:`trainables.trunk.settle`. Each epoch ends in the store, so that training goes on from the
+last one, in whatever process.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ import argparse
 import math
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,119 +19,28 @@ import torch.nn.functional as F
 from timm.utils import ModelEmaV3
 
 from trainables import backbones, variants
-from trainables.backbones import Weights
 from trainables.decode import ImageSet, ReadOptions, prepare
 from trainables.errors import UserError
 from trainables.evaluate import Score, autocast, logits_of, pick_device, score
-from trainables.keys import digest, plain
+from trainables.keys import plain
 from trainables.optim import lr_factor, make_optimizer
 from trainables.store import (
     Store,
     append_line,
-    read_json,
-    read_tensors,
     replacing,
     write_json,
-    write_tensors,
 )
-from trainables.transforms import Augmentation, test_view, to_device, train_batches
-
-STAGE = "trunk 1"  # raise it when the same spec would give other weights
-TEST_CROP_PCT = 1.0  # FixEfficientNet's protocol: the whole short side
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hyper:
-    """What the search proposes for a trunk."""
-
-    lr: float
-    weight_decay: float
-    label_smoothing: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """What all trunks of a sweep share."""
-
-    epochs: int
-    batch_size: int
-    optimizer: str = "adamw"
-    schedule: str = "cosine"
-    warmup_epochs: float = 0.5
-    ema_decay: float = 0.0  # 0: no moving average
-    dropout: bool = True
-    augmentation: Augmentation = field(default_factory=Augmentation)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrunkSpec:
-    """All that a trunk depends on."""
-
-    variant: str
-    train_res: int  # px
-    weights: Weights
-    images: str  # the image set's digest
-    recipe: Recipe
-    hyper: Hyper
-    seed: int
-
-    @property
-    def key(self) -> str:
-        return digest(STAGE, self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochReport:
-    """One epoch, or what is known of it from the store."""
-
-    epoch: int
-    loss: float | None  # None: not finite
-    train_top1: float  # over the augmented images as they were seen
-    images: int
-    lr: float
-    seconds: float
-    at: int  # Unix time, ms
-    val: dict[int, Score] = field(default_factory=dict)  # by test resolution; at rungs only
-    diverged: bool = False
-
-    @property
-    def best_val(self) -> Score | None:
-        return max(self.val.values(), key=lambda s: s.hits1) if self.val else None
-
-
-def trunk_spec(value: Mapping[str, Any]) -> TrunkSpec:
-    """A spec from its JSON."""
-    recipe = dict(value["recipe"])
-    drawn = recipe["augmentation"]
-    recipe["augmentation"] = Augmentation(
-        crop_scale=tuple(drawn["crop_scale"]),
-        crop_ratio=tuple(drawn["crop_ratio"]),
-        hflip=drawn["hflip"],
-    )
-    nested = {
-        "weights": Weights(**value["weights"]),
-        "recipe": Recipe(**recipe),
-        "hyper": Hyper(**value["hyper"]),
-    }
-    return TrunkSpec(**{**value, **nested})
-
-
-def epoch_report(value: Mapping[str, Any]) -> EpochReport:
-    """A report from its JSON."""
-    val = {int(res): Score(**s) for res, s in value["val"].items()}
-    return EpochReport(**{**value, "val": val})
-
-
-def recorded_reports(store: Store, key: str) -> list[EpochReport]:
-    """The reports of all epochs of a trunk that the store can vouch for."""
-    folder = store.trunk(key)
-    done = read_json(folder / "result.json")
-    if done is None:
-        path = folder / "state.pt"
-        if not path.exists():
-            return []
-        done = torch.load(path, map_location="cpu", weights_only=True)
-    return [epoch_report(r) for r in done["reports"]]
+from trainables.transforms import to_device, train_batches
+from trainables.trunk import (
+    EpochReport,
+    Hyper,
+    Recipe,
+    TrunkSpec,
+    epoch_report,
+    recorded_reports,
+    settle,
+)
+from trainables.workplace import Workplace
 
 
 class TrunkTraining:
@@ -158,7 +65,8 @@ class TrunkTraining:
             rungs: the epochs after which it is scored.
         """
         self.spec, self.images, self.store = spec, images, store
-        self.cache, self.threads, self.test_res, self.rungs = cache, threads, test_res, rungs
+        self.place = Workplace(images=images, cache=cache, threads=threads)
+        self.test_res, self.rungs = test_res, rungs
         self.device = pick_device()
         self.variant = variants.get(spec.variant)
         self.preprocessing = variants.preprocessing(self.variant)
@@ -186,6 +94,8 @@ class TrunkTraining:
 
         The store is ours, yet its state is read as data only (``weights_only``).
         """
+        if (self.folder / "result.json").exists():
+            raise ValueError(f"trunk {self.spec.key} is finished")
         path = self.folder / "state.pt"
         if not path.exists():
             if not (self.folder / "spec.json").exists():
@@ -224,7 +134,7 @@ class TrunkTraining:
             augmentation=recipe.augmentation,
             interpolation=self.preprocessing.interpolation,
             seed=(self.spec.seed, number),
-            threads=self.threads,
+            threads=self.place.threads,
         )
         for i, batch in enumerate(batches):
             step = (number - 1) * steps_an_epoch + i
@@ -290,16 +200,7 @@ class TrunkTraining:
         labels = torch.tensor(images.labels)
         scores = {}
         for res in self.test_res:
-            view = test_view(
-                images,
-                self.images.digest,
-                "val",
-                res,
-                crop_pct=TEST_CROP_PCT,
-                interpolation=self.preprocessing.interpolation,
-                cache=self.cache,
-                threads=self.threads,
-            )
+            view = self.place.view("val", res, self.preprocessing.interpolation)
             logits = logits_of(
                 self.evaluated_model,
                 view,
@@ -323,26 +224,6 @@ class TrunkTraining:
             state["ema"] = self.ema.module.state_dict()
         with replacing(self.folder / "state.pt") as temporary:
             torch.save(state, temporary)
-
-
-def settle(store: Store, key: str, why: str) -> None:
-    """Turn a trunk's training state, where it stands, into the finished trunk. Idempotent."""
-    folder = store.trunk(key)
-    if (folder / "result.json").exists():
-        (folder / "state.pt").unlink(missing_ok=True)
-        return
-    state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
-    write_tensors(folder / "trunk.safetensors", state.get("ema", state["model"]))
-    write_json(folder / "result.json", {"why": why, "reports": state["reports"]})
-    (folder / "state.pt").unlink()
-
-
-def finished_trunk(store: Store, key: str) -> tuple[TrunkSpec, dict[str, torch.Tensor]]:
-    """A finished trunk's spec and weights."""
-    folder = store.trunk(key)
-    spec = read_json(folder / "spec.json")
-    assert spec is not None, f"no trunk {key}"
-    return trunk_spec(spec), read_tensors(folder / "trunk.safetensors")
 
 
 def main() -> None:

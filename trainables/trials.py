@@ -13,10 +13,12 @@ from ray import tune
 
 from trainables.decode import ImageSet, ReadOptions, prepare
 from trainables.errors import UserError
-from trainables.fix import CellSpec, Workplace, adapt, recorded_results
+from trainables.fix import CellSpec, adapt, recorded_results
 from trainables.keys import plain
 from trainables.store import Store
-from trainables.train import EpochReport, TrunkSpec, TrunkTraining, recorded_reports
+from trainables.train import TrunkTraining
+from trainables.trunk import EpochReport, TrunkSpec, recorded_reports
+from trainables.workplace import Workplace
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.sweeping import ROOT, command, draw_shapes, environment, runs_of
+from tests.end_to_end.sweeping import ROOT, command, environment, runs_of
 
 pytestmark = pytest.mark.slow
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -89,11 +89,6 @@ def _kill_all(mark: str) -> None:
                 except OSError:
                     continue  # it has gone already
         time.sleep(0.5)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_shapes(tmp_path_factory.mktemp("shapes") / "data")
 
 
 def test_a_submitted_job_runs_the_sweep(head: Head, data: Path) -> None:

@@ -15,7 +15,6 @@ from tests.end_to_end.sweeping import (
     ROOT,
     board,
     command,
-    draw_shapes,
     environment,
     epochs_trained,
     runs_of,
@@ -23,19 +22,6 @@ from tests.end_to_end.sweeping import (
 )
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_shapes(tmp_path_factory.mktemp("shapes") / "data")
-
-
-@pytest.fixture(scope="module")
-def undisturbed(data: Path) -> Path:
-    out = data.parent / "undisturbed"
-    done = sweep(data, out)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return out
 
 
 def _first_epoch(out: Path) -> bool:

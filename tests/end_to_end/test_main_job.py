@@ -13,7 +13,6 @@ import pytest
 
 from tests.end_to_end.sweeping import (
     board,
-    draw_shapes,
     environment,
     epochs_trained,
     runs_of,
@@ -23,53 +22,38 @@ from tests.end_to_end.sweeping import (
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_shapes(tmp_path_factory.mktemp("shapes") / "data")
-
-
-@pytest.fixture(scope="module")
-def finished(data: Path) -> Path:
-    """A sweep that nothing disturbed."""
-    out = data.parent / "undisturbed"
-    done = sweep(data, out)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-    return out
-
-
-def test_everything_is_handed_over(finished: Path) -> None:
-    choice = json.loads((finished / "choice.json").read_text())
-    rows = pq.read_table(finished / "leaderboard.parquet").to_pylist()
+def test_everything_is_handed_over(undisturbed: Path) -> None:
+    choice = json.loads((undisturbed / "choice.json").read_text())
+    rows = pq.read_table(undisturbed / "leaderboard.parquet").to_pylist()
     assert len([r for r in rows if r["split"] == "val"]) == 2 * 3 * 2  # trains, tests, arms
     tested = [r for r in rows if r["split"] == "test"]
     assert [r["cell"] for r in tested] == [choice["chosen"]["cell"]]
     assert choice["val"]["n"] > 0 and choice["test"]["n"] > 0
-    assert (finished / "heatmap.png").read_bytes().startswith(b"\x89PNG")
+    assert (undisturbed / "heatmap.png").read_bytes().startswith(b"\x89PNG")
     for name in ("model.safetensors", "config.json", "labels.txt", "README.md"):
-        assert (finished / "model" / name).stat().st_size > 0
-    assert not list(finished.rglob("*.tmp")), "half-written files"
+        assert (undisturbed / "model" / name).stat().st_size > 0
+    assert not list(undisturbed.rglob("*.tmp")), "half-written files"
 
 
-def test_every_trunk_is_trained_once(finished: Path) -> None:
-    counts = epochs_trained(finished)
+def test_every_trunk_is_trained_once(undisturbed: Path) -> None:
+    counts = epochs_trained(undisturbed)
     assert len(counts) == 4  # two train resolutions, two samples
     assert all(times == 1 for trunk in counts.values() for times in trunk.values())
 
 
-def test_a_single_test_resolution_trains_the_same_trunks(finished: Path, data: Path) -> None:
+def test_a_single_test_resolution_trains_the_same_trunks(undisturbed: Path, data: Path) -> None:
     """The number of test resolutions changes what is scored, not what is trained at first."""
     out = data.parent / "single"
     done = sweep(data, out, "--test-res", "48", "--samples", "1")
     assert done.returncode == 0, done.stdout + done.stderr
     counts = epochs_trained(out)
-    assert set(counts) < set(epochs_trained(finished))
+    assert set(counts) < set(epochs_trained(undisturbed))
     assert all(times == 1 for trunk in counts.values() for times in trunk.values())
 
 
-def test_timm_alone_scores_what_the_job_reported(finished: Path, data: Path) -> None:
+def test_timm_alone_scores_what_the_job_reported(undisturbed: Path, data: Path) -> None:
     """In a process that knows nothing of this project, from the files themselves."""
-    index = _test_files(finished)
+    index = _test_files(undisturbed)
     script = """
 import json, sys, timm, torch
 from PIL import Image
@@ -86,7 +70,7 @@ with torch.inference_mode():
 print(json.dumps([hits, len(files), config["input_size"][-1], config["crop_pct"]]))
 """
     run = subprocess.run(
-        [sys.executable, "-c", script, str(finished / "model")],
+        [sys.executable, "-c", script, str(undisturbed / "model")],
         input=json.dumps(index),
         capture_output=True,
         text=True,
@@ -96,7 +80,7 @@ print(json.dumps([hits, len(files), config["input_size"][-1], config["crop_pct"]
     )
     assert run.returncode == 0, run.stderr
     hits, n, res, crop = json.loads(run.stdout)
-    choice = json.loads((finished / "choice.json").read_text())
+    choice = json.loads((undisturbed / "choice.json").read_text())
     assert (hits, n) == (choice["test"]["hits1"], choice["test"]["n"])
     assert (res, crop) == (choice["chosen"]["test_res"], 1.0)
 
@@ -118,8 +102,8 @@ def _test_files(out: Path) -> list[tuple[str, str]]:
     ]
 
 
-def test_mlflow_holds_one_run_for_each_trunk_and_cell(finished: Path) -> None:
-    runs = runs_of(finished)
+def test_mlflow_holds_one_run_for_each_trunk_and_cell(undisturbed: Path) -> None:
+    runs = runs_of(undisturbed)
     roles = [r.data.tags["role"] for r in runs]
     assert (roles.count("sweep"), roles.count("trunk"), roles.count("cell")) == (1, 4, 6)
     assert {r.info.status for r in runs} == {"FINISHED"}
@@ -132,45 +116,65 @@ def test_mlflow_holds_one_run_for_each_trunk_and_cell(finished: Path) -> None:
             assert 0 <= run.data.metrics["val/top1"] <= 1
 
 
-def test_the_champion_in_mlflow_is_the_final_model(finished: Path) -> None:
+def test_the_champion_in_mlflow_is_the_final_model(undisturbed: Path) -> None:
     import mlflow
     import numpy as np
     import timm
     import torch
 
-    choice = json.loads((finished / "choice.json").read_text())
+    choice = json.loads((undisturbed / "choice.json").read_text())
     res = choice["chosen"]["test_res"]
-    mlflow.set_tracking_uri(f"sqlite:///{finished}/mlflow.db")
+    mlflow.set_tracking_uri(f"sqlite:///{undisturbed}/mlflow.db")
     champion = mlflow.pyfunc.load_model("models:/fixefficientnet@champion")
-    model = timm.create_model(f"local-dir:{finished / 'model'}", pretrained=True).eval()
+    model = timm.create_model(f"local-dir:{undisturbed / 'model'}", pretrained=True).eval()
     pixels = np.random.default_rng(0).standard_normal((3, 3, res, res)).astype(np.float32)
     with torch.inference_mode():
         expected = model(torch.from_numpy(pixels)).numpy()
     np.testing.assert_allclose(champion.predict(pixels), expected, atol=1e-4)
 
 
-def test_a_finished_sweep_answers_from_its_store(finished: Path, data: Path) -> None:
-    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
+def test_a_finished_sweep_answers_from_its_store(undisturbed: Path, data: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in undisturbed.rglob("*") if p.is_file()}
     began = time.monotonic()
-    again = sweep(data, finished)
+    again = sweep(data, undisturbed)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "chosen" in again.stdout and "mlflow ui" in again.stdout
     changed = [p for p, at in before.items() if p.stat().st_mtime_ns != at and p.name != ".lock"]
     assert not changed
-    assert not list((finished / "store").glob("**/*.tmp"))
+    assert not list((undisturbed / "store").glob("**/*.tmp"))
     assert time.monotonic() - began < 60  # no Ray, no training: imports alone
 
 
-def test_another_spec_in_the_same_folder_is_refused(finished: Path, data: Path) -> None:
-    refused = sweep(data, finished, "--seed", "1", "--epochs", "3")
+def test_another_spec_in_the_same_folder_is_refused(undisturbed: Path, data: Path) -> None:
+    refused = sweep(data, undisturbed, "--seed", "1", "--epochs", "3")
     assert refused.returncode == 2
     assert "--epochs was 2, now 3" in refused.stderr
     assert "--seed was 0, now 1" in refused.stderr
     assert refused.stderr.count("\n") == 1
 
 
-def test_two_runs_give_the_same_leaderboard(finished: Path, data: Path) -> None:
+def test_two_runs_give_the_same_leaderboard(undisturbed: Path, data: Path) -> None:
     """To the last digit, with one trial at a time; the kill tests compare with it too."""
     out = data.parent / "again"
     assert sweep(data, out).returncode == 0
-    assert board(out) == board(finished)
+    assert board(out) == board(undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--variants", "b0"), "cannot be had from the hub"),
+        (("--tracking-uri", "http://127.0.0.1:9"), "--tracking-uri http://127.0.0.1:9"),
+        (("--max-gmacs", "0.0001"), "--max-gmacs 0.0001 rules out every cell"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(
+    data: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], words: str
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    out = data.parent / "refused"
+    refused = sweep(data, out, *options)
+    assert refused.returncode == 2
+    assert words in refused.stderr
+    assert refused.stderr.startswith("error: ") and refused.stderr.count("\n") == 1
+    assert not out.exists()

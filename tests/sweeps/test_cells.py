@@ -17,7 +17,7 @@ from trainables.evaluate import Score
 from trainables.fix import ArmResult, CellSpec
 from trainables.heads import HeadSetting
 from trainables.store import Store, write_json
-from trainables.train import EpochReport, TrunkSpec
+from trainables.trunk import EpochReport, TrunkSpec
 
 Cells = list[tuple[CellSpec, TrunkSpec, int]]
 SPEC = spec_with(variants=("b1", "b0"), train_res=(64, 32), test_res=(96, 64))

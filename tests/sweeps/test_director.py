@@ -22,11 +22,11 @@ from sweeps.plan import Plan, Point, point_of
 from sweeps.spec import SweepSpec
 from tests.sweeps.test_plan import plan_of
 from tests.sweeps.test_spec import spec_with
-from trainables import train
+from trainables import trunk
 from trainables.evaluate import Score
 from trainables.keys import plain
 from trainables.store import Store, append_line, read_lines, replacing
-from trainables.train import EpochReport, TrunkSpec, recorded_reports
+from trainables.trunk import EpochReport, TrunkSpec, recorded_reports
 
 SPEC = spec_with(
     variants=("b0", "b1"),
@@ -308,7 +308,7 @@ def killed_at(plan: Plan, root: Path, at: int, training: Training = report_of, *
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(directing, "append_line", fuse.wrap(append_line))
         for name in ("write_tensors", "write_json"):  # within ``settle``
-            patch.setattr(train, name, fuse.wrap(getattr(train, name)))
+            patch.setattr(trunk, name, fuse.wrap(getattr(trunk, name)))
         patch.setattr(Path, "unlink", unlink_state)
         patch.setattr(farm, "step", fuse.wrap(farm.step))
         try:

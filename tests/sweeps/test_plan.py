@@ -13,7 +13,7 @@ from sweeps.spec import SweepSpec
 from tests.sweeps.test_spec import spec_with
 from trainables.backbones import Weights
 from trainables.errors import UserError
-from trainables.train import Hyper, trunk_spec
+from trainables.trunk import Hyper, trunk_spec
 
 HYPER = Hyper(lr=1e-3, weight_decay=0.01, label_smoothing=0.1)
 

@@ -24,7 +24,7 @@ from tests.sweeps.test_leaderboard import a_row
 from tests.sweeps.test_plan import HYPER, plan_of
 from tests.sweeps.test_spec import spec_with
 from trainables.fix import CellSpec
-from trainables.train import TrunkSpec
+from trainables.trunk import TrunkSpec
 
 PLAN = plan_of(
     spec_with(

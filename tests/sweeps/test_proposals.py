@@ -13,7 +13,7 @@ import pytest
 from sweeps.plan import Point
 from sweeps.proposals import Trial, middle, propose
 from sweeps.spec import TrunkOptions
-from trainables.train import Hyper
+from trainables.trunk import Hyper
 
 OPTIONS = TrunkOptions(lr=(1e-4, 1e-1), weight_decay=(1e-3, 1e-1), label_smoothing=(0.0, 0.2))
 SMALL, LARGE = Point(variant="b0", train_res=64), Point(variant="b0", train_res=128)

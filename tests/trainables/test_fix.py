@@ -10,20 +10,14 @@ import torch.nn.functional as F
 from trainables import backbones, fix, variants
 from trainables.evaluate import score
 from trainables.features import read_features
-from trainables.fix import (
-    CellSpec,
-    Workplace,
-    adapt,
-    adapted_state,
-    load_model,
-    read_test,
-    recorded_results,
-)
+from trainables.fix import CellSpec, adapt, adapted_state, load_model, read_test, recorded_results
 from trainables.heads import HeadGrid, epoch_order
 from trainables.store import Store
-from trainables.train import Hyper, Recipe, TrunkSpec, TrunkTraining, finished_trunk, settle
+from trainables.train import TrunkTraining
 from trainables.transforms import Augmentation
 from trainables.transforms import test_transform as eval_transform
+from trainables.trunk import Hyper, Recipe, TrunkSpec, finished_trunk, settle
+from trainables.workplace import Workplace
 
 TRAIN_RES, TEST_RES, CLASSES = 32, 64, 3
 HEADS = HeadGrid(lr=(0.02, 0.1), label_smoothing=(0.0, 0.1), epochs=(1, 3), batch_size=8)

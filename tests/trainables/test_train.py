@@ -8,23 +8,24 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trainables import train, variants
+from trainables import train, trunk, variants
 from trainables.backbones import find_weights
 from trainables.evaluate import Score, logits_of, score
 from trainables.optim import lr_factor
 from trainables.store import Store, read_lines
-from trainables.train import (
+from trainables.train import TrunkTraining
+from trainables.transforms import Augmentation, TrainBatch, train_batches
+from trainables.transforms import test_transform as eval_transform
+from trainables.trunk import (
+    EpochReport,
     Hyper,
     Recipe,
     TrunkSpec,
-    TrunkTraining,
     finished_trunk,
     recorded_reports,
     settle,
     trunk_spec,
 )
-from trainables.transforms import Augmentation, TrainBatch, train_batches
-from trainables.transforms import test_transform as eval_transform
 
 RES, STEPS, SEEN = 32, 2, 16  # px; steps an epoch; images an epoch, of 22 in batches of 8
 RECIPE = Recipe(
@@ -305,7 +306,7 @@ def test_a_settling_that_was_cut_short_is_done_again(make, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "write_json", killed)
+        patch.setattr(trunk, "write_json", killed)
         with pytest.raises(KeyboardInterrupt):
             settle(store, key, "finished")
     assert recorded_reports(store, key) == training.reports
@@ -414,5 +415,5 @@ def test_the_best_val_score_is_the_one_with_most_hits():
         "seconds": 1,
         "at": 0,
     }
-    report = train.EpochReport(epoch=1, val={32: scored(4), 48: scored(7), 64: scored(6)}, **named)
+    report = EpochReport(epoch=1, val={32: scored(4), 48: scored(7), 64: scored(6)}, **named)
     assert report.best_val == scored(7)
