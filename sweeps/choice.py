@@ -52,19 +52,14 @@ def _reason(chosen: Row, best: Row, error: float, count: int, limits: ServingOpt
     among = f"of {count} rows" + (f" within {_in_words(limits)}" if _in_words(limits) else "")
     if chosen == best:
         return (
-            f"{_named(chosen)} has the best val top-1 {among}: {_accuracy(chosen)}; "
-            f"none cheaper is within one standard error ({100 * error:.1f} points)."
+            f"{_named(chosen)} is the best val top-1 {among}; none cheaper is within one standard "
+            f"error ({100 * error:.1f} points)."
         )
     return (
-        f"{_named(best)} has the best val top-1 {among} ({_accuracy(best)}), and "
-        f"{_named(chosen)} ({_accuracy(chosen)}) is within one standard error of it "
-        f"({100 * error:.1f} points) at {chosen.gmacs:.3g} instead of {best.gmacs:.3g} GMACs."
+        f"{_named(chosen)} is within one standard error ({100 * error:.1f} points) of the best val "
+        f"top-1 {among}, {_named(best)}, at {chosen.gmacs:.3g} instead of {best.gmacs:.3g} GMACs."
     )
 
 
 def _named(row: Row) -> str:
-    return f"{row.place} px, arm {row.arm},"
-
-
-def _accuracy(row: Row) -> str:
-    return f"{100 * row.top1:.1f} %, n={row.n}"
+    return f"{row.place} px, arm {row.arm} ({100 * row.top1:.1f} %, n={row.n})"

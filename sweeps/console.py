@@ -242,7 +242,7 @@ def summary(rows: Sequence[Row], choice: Choice, test: Score, *, limit: int = 8)
     low, high = wilson(test.hits1, test.n)
     return Group(
         board,
-        Text(f"chosen   {choice.row.place} px, arm {choice.row.arm}: {choice.reason}"),
+        Text(f"chosen   {choice.reason}"),
         Text(
             f"test     top-1 {100 * test.top1:.1f} % (n={test.n}, 95 % interval "
             f"{100 * low:.1f} to {100 * high:.1f}), top-5 {100 * test.top5:.1f} %"

@@ -31,6 +31,7 @@ from sweeps.registry import register
 from sweeps.spec import SweepSpec, differences, identity
 from sweeps.tracking import Tracking, default_uri
 from trainables import backbones, variants
+from trainables.backbones import Weights
 from trainables.decode import ImageSet, prepare
 from trainables.errors import SweepError, UserError
 from trainables.evaluate import Score
@@ -60,34 +61,34 @@ def run(spec: SweepSpec, terminal: Terminal) -> None:
     """
     out = _out(spec)
     make_writable(spec.cache, "--cache-dir")
-    images, data = _images(spec, terminal)
     if spec.run.dry_run:
+        images, _ = _images(spec, terminal)
         terminal.console.print(plan_view(planning.make(spec, images, ())))
         return
     made_anew = not out.exists()
     make_writable(out, "--out")
-    try:
-        with _locked(out):
-            _sweep(spec, out, images, data, terminal)
-    except UserError:
-        if made_anew and not Store(out / "store").journal.exists():
-            shutil.rmtree(out)  # nothing half-written is left behind
-        raise
+    with _locked(out):
+        bare = not (out / "spec.json").exists()
+        try:
+            _sweep(spec, out, terminal, bare=bare)
+        except UserError:
+            if bare and not Store(out / "store").journal.exists():
+                _undo(out, made_anew)
+            raise
 
 
-def _sweep(spec: SweepSpec, out: Path, images: ImageSet, data: Path, terminal: Terminal) -> None:
+def _sweep(spec: SweepSpec, out: Path, terminal: Terminal, *, bare: bool) -> None:
     store = Store(out / "store")
+    # Weights out of reach are known at once, not after the images have been decoded.
+    weights = _weights(spec, store) if bare else []
+    images, data = _images(spec, terminal)
     asked = identity(spec, images.digest)
     record = _record(out, asked)
     found = read_json(out / "choice.json")
     if found is not None:
-        _tell(terminal, spec, out, _outcome(out, found), record["ui"])
+        _tell(terminal, out, _outcome(out, found), record["ui"])
         return
-    weights = [
-        backbones.find_weights(variants.get(v), spec.grid.weights, store)
-        for v in spec.grid.variants
-    ]
-    plan = planning.make(spec, images, weights)
+    plan = planning.make(spec, images, weights or _weights(spec, store))
     record = record or _write_record(spec, out, asked)
     _write_rejected(out, images)
     terminal.console.print(plan_view(plan))
@@ -114,7 +115,14 @@ def _sweep(spec: SweepSpec, out: Path, images: ImageSet, data: Path, terminal: T
             "test_top1": outcome.test.top1,
         },
     )
-    _tell(terminal, spec, out, outcome, record["ui"])
+    _tell(terminal, out, outcome, record["ui"])
+
+
+def _weights(spec: SweepSpec, store: Store) -> list[Weights]:
+    return [
+        backbones.find_weights(variants.get(v), spec.grid.weights, store)
+        for v in spec.grid.variants
+    ]
 
 
 def _trials(
@@ -238,6 +246,16 @@ def _locked(out: Path) -> Iterator[None]:
         lock.release()
 
 
+def _undo(out: Path, made_anew: bool) -> None:
+    """Leave nothing half-written behind a refusal."""
+    if made_anew:
+        shutil.rmtree(out)
+        return
+    shutil.rmtree(out / "store", ignore_errors=True)
+    for name in ("spec.json", "rejected.tsv"):
+        (out / name).unlink(missing_ok=True)
+
+
 def _record(out: Path, asked: dict[str, Any]) -> dict[str, Any]:
     """What spec.json says, if it is of the same sweep; empty if there is none.
 
@@ -304,7 +322,7 @@ def _images(spec: SweepSpec, terminal: Terminal) -> tuple[ImageSet, Path]:
     return images, data
 
 
-def _tell(terminal: Terminal, spec: SweepSpec, out: Path, outcome: Outcome, ui: str) -> None:
+def _tell(terminal: Terminal, out: Path, outcome: Outcome, ui: str) -> None:
     terminal.console.print(summary(outcome.rows, outcome.choice, outcome.test))
     terminal.say(f"model    {out / 'model'}  (timm: local-dir:{out / 'model'})")
     terminal.say(f"picture  {out / 'heatmap.png'}")
