@@ -17,8 +17,7 @@ class DataOptions:
     """Images"""
 
     data: Path | None = None
-    """Image folder (class subfolders, with or without train/ val/ test/ above them), or Parquet or
-    Arrow files with an image and a label column. Left out: a small built-in set of digits."""
+    """Image folder, or Parquet or Arrow files; left out: the built-in digits."""
     val_share: float = 0.15
     """Share of the images for val, where the data names no val split."""
     test_share: float = 0.15
@@ -52,8 +51,7 @@ class TrunkOptions:
     epochs: int = 20
     """Epochs of a trunk that is not cut."""
     samples: int = 4
-    """Trunks tried for each variant and train resolution; the first has the middle of each range,
-    Optuna's TPE proposes the others."""
+    """Trunks of each variant and train resolution: the middle of the ranges, then TPE's."""
     batch_size: int = 32
     """Images a step."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -133,8 +131,7 @@ class RunOptions:
     cpus_per_trial: int | None = None
     """CPU cores of a trial. Left out: the cores of a node, shared among its trials."""
     gpus_per_trial: float | None = None
-    """GPUs of a trial, or a share of one. Left out: one where Ray sees any; on a cluster whose GPU
-    nodes are yet to come, say it."""
+    """GPUs of a trial, or a share; say it where GPU nodes are yet to come. Left out: 1 if seen."""
     tracking_uri: str | None = None
     """MLflow: where to track. Left out: MLFLOW_TRACKING_URI, else sqlite in OUT."""
     experiment: str = "fixres-sweeps"
