@@ -1,4 +1,7 @@
-"""Kill the driver in the middle; the same command again ends as if nothing had happened."""
+"""Kill the driver in the middle; the same command again ends as if nothing had happened.
+
+What it ends with is compared with another run of the same spec, to the last digit.
+"""
 
 from __future__ import annotations
 
