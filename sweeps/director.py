@@ -49,7 +49,7 @@ class TrunkDirector:
             if why != "failed":
                 settle(self._store, key, why)
             self._reports[key] = {r.epoch: r for r in recorded_reports(self._store, key)}
-            self._tell_ended(key, self._error_of(key))
+            self._tell_ended(key)
 
     def _error_of(self, key: str) -> str:
         """Why a trunk failed, as it was kept."""
@@ -101,7 +101,7 @@ class TrunkDirector:
         """The trunk cannot be trained; the sweep goes on without it."""
         if trunk.key not in self._ended:
             write_text(self._store.trunk(trunk.key) / "error.txt", error)
-            self._end(trunk.key, "failed", error)
+            self._end(trunk.key, "failed")
 
     def survivors(self) -> list[TrunkSpec]:
         """The best trunks of each point: first by how far they came, then by val top-1."""
@@ -135,21 +135,21 @@ class TrunkDirector:
         self._note(event="rung", group=group, trunk=key, epoch=epoch, top1=top1, goes_on=goes_on)
         return goes_on
 
-    def _end(self, key: str, why: str, error: str = "") -> None:
+    def _end(self, key: str, why: str) -> None:
         self._ended[key] = why
         self._note(event="end", trunk=key, why=why)
         if why != "failed":
             settle(self._store, key, why)
-        self._tell_ended(key, error)
+        self._tell_ended(key)
 
-    def _tell_ended(self, key: str, error: str = "") -> None:
+    def _tell_ended(self, key: str) -> None:
         reports = self._reports.get(key, {})
         self._watcher.on(
             TrunkEnded(
                 trunk=self._asked[key],
                 why=self._ended[key],
                 reports=tuple(reports[e] for e in sorted(reports)),
-                error=error,
+                error=self._error_of(key),
             )
         )
 

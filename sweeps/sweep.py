@@ -251,7 +251,7 @@ def _undo(out: Path, made_anew: bool) -> None:
     if made_anew:
         shutil.rmtree(out)
         return
-    shutil.rmtree(out / "store", ignore_errors=True)
+    # A bare store stays: it may have been there, and the next sweep takes it up.
     for name in ("spec.json", "rejected.tsv"):
         (out / name).unlink(missing_ok=True)
 

@@ -262,19 +262,20 @@ def main() -> None:
     except UserError as error:
         parser.exit(2, f"error: {error}\n")
     torch.set_num_threads(asked.threads)
-    training = TrunkTraining(
-        spec,
-        images,
-        store,
-        cache=asked.cache,
-        threads=asked.threads,
-        test_res=tuple(asked.test_res),
-        rungs=(asked.epochs,),
-    )
-    while training.trained_epochs < asked.epochs:
-        report = training.epoch()
-        print(f"epoch {report.epoch}: loss {report.loss}, {report.seconds} s")
-    settle(store, spec.key, "finished")
+    if not (store.trunk(spec.key) / "result.json").exists():
+        training = TrunkTraining(
+            spec,
+            images,
+            store,
+            cache=asked.cache,
+            threads=asked.threads,
+            test_res=tuple(asked.test_res),
+            rungs=(asked.epochs,),
+        )
+        while training.trained_epochs < asked.epochs:
+            report = training.epoch()
+            print(f"epoch {report.epoch}: loss {report.loss}, {report.seconds} s")
+        settle(store, spec.key, "finished")
     for res, scored in recorded_reports(store, spec.key)[-1].val.items():
         print(f"val top-1 at {res} px: {100 * scored.top1:.1f} % (n={scored.n})")
     print(f"trunk: {store.trunk(spec.key)}")
