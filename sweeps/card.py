@@ -8,20 +8,14 @@ from sweeps.choice import Choice
 from sweeps.leaderboard import Row
 from sweeps.plan import Plan
 from trainables import variants
-from trainables.evaluate import Score
+from trainables.arms import ARMS, UNTUNED
 from trainables.intervals import wilson
 
-ARM_WORDS = {
-    "none": "as trained, at the larger test resolution",
-    "fix": "classifier and last batch norm adapted at the test resolution (FixRes)",
-}
 
-
-def card(plan: Plan, choice: Choice, test: Score, rows: Sequence[Row]) -> str:
+def card(plan: Plan, choice: Choice, rows: Sequence[Row]) -> str:
     """Markdown, with the front matter that model hubs read."""
     row = choice.row
     variant = variants.get(row.variant)
-    low, high = wilson(test.hits1, test.n)
     weights = plan.weights[row.variant]
     start = "random" if weights.source == "none" else f"{variant.timm_id} ({weights.source})"
     lines = [
@@ -33,16 +27,20 @@ def card(plan: Plan, choice: Choice, test: Score, rows: Sequence[Row]) -> str:
         f"# FixEfficientNet {row.variant}, {row.train_res} -> {row.test_res} px",
         "",
         f"{variant.timm_name}, trained at {row.train_res} px and tested at {row.test_res} px: "
-        f"{ARM_WORDS[row.arm]}.",
+        f"{ARMS[row.arm].words}.",
         "",
-        f"- Top-1 {100 * test.top1:.1f} % on test (n = {test.n}, 95 % interval "
-        f"{100 * low:.1f} to {100 * high:.1f}), top-5 {100 * test.top5:.1f} %. The test split was "
-        "read once in this sweep, for this row.",
         f"- Top-1 {100 * row.top1:.1f} % on val (n = {row.n}); val chose the cell among "
-        f"{len([r for r in rows if r.split == 'val'])} rows and the head among "
-        f"{max(1, row.head_settings)} settings, so expect a little less of new images.",
+        f"{len([r for r in rows if r.split == 'val'])} rows and the classifier among "
+        f"{max(1, row.head_tried)} (setting, epoch) pairs, so expect a little less of new images.",
         f"- {row.params_m:.2f} M parameters, {row.gmacs:.3g} GMACs an image.",
         f"- {len(plan.classes)} classes, in labels.txt and config.json.",
+        "",
+        "## On images that nothing was chosen on",
+        "",
+        *_unseen_table(rows),
+        "",
+        "Read once, after the choice. A set with fewer classes is scored among its own. Untuned is "
+        f"the same trunk on the same pixels (arm {UNTUNED}).",
         "",
         "## Use",
         "",
@@ -63,9 +61,11 @@ def card(plan: Plan, choice: Choice, test: Score, rows: Sequence[Row]) -> str:
         "",
         "## All cells",
         "",
-        "Top-1 on val in %, before and after the fix.",
+        f"Top-1 on val in % (n = {row.n}), for each arm.",
         "",
-        *_table(rows),
+        *_table(rows, plan.spec.fix.arms),
+        "",
+        *(f"- {ARMS[arm].name}: {ARMS[arm].words}" for arm in plan.spec.fix.arms),
         "",
         "## Origin",
         "",
@@ -81,19 +81,35 @@ def card(plan: Plan, choice: Choice, test: Score, rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _table(rows: Sequence[Row]) -> list[str]:
-    val = [r for r in rows if r.split == "val"]
-    fixed = {(r.cell): r for r in val if r.arm == "fix"}
+def _unseen_table(rows: Sequence[Row]) -> list[str]:
     lines = [
-        "| variant | train px | test px | epochs | before | after | n | GMACs |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| set | arm | top-1 % | 95 % interval | top-5 % | n |",
+        "|---|---|---:|---:|---:|---:|",
     ]
-    for row in val:
-        if row.arm == "none":
-            after = fixed.get(row.cell)
+    for row in rows:
+        if row.split != "val":
+            low, high = wilson(row.hits1, row.n)
             lines.append(
-                f"| {row.variant} | {row.train_res} | {row.test_res} | {row.trunk_epochs} "
-                f"| {100 * row.top1:.1f} | {100 * after.top1 if after else float('nan'):.1f} "
-                f"| {row.n} | {row.gmacs:.3g} |"
+                f"| {row.split} | {row.arm} | {100 * row.top1:.1f} | {100 * low:.1f} to "
+                f"{100 * high:.1f} | {100 * row.top5:.1f} | {row.n} |"
             )
+    return lines
+
+
+def _table(rows: Sequence[Row], arms: Sequence[str]) -> list[str]:
+    cells: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        if row.split == "val":
+            cells.setdefault(row.cell, {})[row.arm] = row
+    lines = [
+        f"| variant | train px | test px | epochs | {' | '.join(arms)} | GMACs |",
+        f"|---|---:|---:|---:|{'---:|' * len(arms)}---:|",
+    ]
+    for by_arm in cells.values():
+        first = next(iter(by_arm.values()))
+        shares = " | ".join(f"{100 * by_arm[arm].top1:.1f}" for arm in arms)
+        lines.append(
+            f"| {first.variant} | {first.train_res} | {first.test_res} | {first.trunk_epochs} "
+            f"| {shares} | {first.gmacs:.3g} |"
+        )
     return lines

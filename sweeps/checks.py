@@ -10,7 +10,9 @@ from typing import Any
 
 from sweeps.spec import SweepSpec, in_words, option
 from trainables import variants
+from trainables.arms import ARMS
 from trainables.errors import UserError
+from trainables.images import SPLITS
 from trainables.resolution import SMALLEST
 
 INF = math.inf
@@ -44,7 +46,7 @@ LIMITS = {
     "cache_side": Limit(SMALLEST),
     "train_res": Limit(SMALLEST),  # below it, the last feature map has one position
     "test_res": Limit(SMALLEST),
-    "epochs": Limit(1),
+    "epochs": Limit(0),
     "samples": Limit(1),
     "batch_size": Limit(2),  # batch norm needs company
     "warmup_epochs": Limit(0),
@@ -57,9 +59,13 @@ LIMITS = {
     "grace_epochs": Limit(1),
     "reduction": Limit(2),
     "survivors": Limit(1),
+    "test_crop_pct": Limit(0, 1, open_low=True),
+    "views": Limit(1),
     "head_lr": Limit(0, open_low=True),
     "head_smoothing": Limit(0, 1, open_high=True),
+    "head_weight_decay": Limit(0),
     "head_epochs": Limit(1),
+    "head_patience": Limit(1),
     "head_batch_size": Limit(1),
     "max_params_m": Limit(0, open_low=True),
     "max_gmacs": Limit(0, open_low=True),
@@ -69,7 +75,10 @@ LIMITS = {
     "gpus_per_trial": Limit(0),
 }
 RANGES = ("lr", "weight_decay", "label_smoothing", "crop_scale")
-SETS = ("variants", "train_res", "test_res", "head_lr", "head_smoothing", "head_epochs")
+SETS = (
+    *("variants", "train_res", "test_res", "arms"),
+    *("head_lr", "head_smoothing", "head_weight_decay", "head_optimizer"),
+)
 NAMES = ("experiment", "register_as", "weights")
 
 
@@ -84,13 +93,16 @@ def check(spec: SweepSpec) -> SweepSpec:
         if not values[name].strip():
             raise UserError(f"{option(name)} is empty: give a name.")
     for name in SETS:
-        _check_set(name, values[name])
+        if not isinstance(values[name], str):  # resolutions may be a word
+            _check_set(name, values[name])
     for name in values["variants"]:
         variants.get(name)
     for name, limit in LIMITS.items():
         value = values[name]
         for number in value if isinstance(value, tuple) else (value,):
-            if number is not None and not limit.admits(number):
+            if number is None or isinstance(number, str):
+                continue
+            if not limit.admits(number):
                 raise UserError(f"{option(name)} {number} is out of bounds: give {limit}.")
     for name in RANGES:
         low, high = values[name]
@@ -120,10 +132,33 @@ def _check_together(spec: SweepSpec) -> None:
             f"--val-share {spec.images.val_share} and --test-share {spec.images.test_share} leave "
             "too little to train on: give 0.8 together at most."
         )
-    if spec.trunks.warmup_epochs > spec.trunks.epochs:
+    if 0 < spec.trunks.epochs < spec.trunks.warmup_epochs:
         raise UserError(
             f"--warmup-epochs {spec.trunks.warmup_epochs} is more than --epochs "
             f"{spec.trunks.epochs}: warm up for less."
+        )
+    if spec.grid.recipe != "own" and spec.images.data is None:
+        raise UserError(
+            f"--recipe {spec.grid.recipe} is for ImageNet: give its folder as --data DIR."
+        )
+    if spec.trunks.epochs == 0 and spec.images.data is None:
+        raise UserError(
+            "--epochs 0 takes the weights as they are, classifier and all: give the images that it "
+            "was trained on as --data DIR."
+        )
+    if spec.trunks.epochs == 0 and spec.grid.weights == "none":
+        raise UserError(
+            "--epochs 0 takes the weights as they are, and --weights none has none: train for some "
+            "epochs, or leave the option out."
+        )
+    if "fix_aug" in spec.fix.arms and not any(s > 0 for s in spec.fix.head_smoothing):
+        raise UserError(
+            "--arms fix_aug trains with label smoothing: give a --head-smoothing above 0, or leave "
+            "the arm out."
+        )
+    if all(not ARMS[name].plain for name in spec.fix.arms):
+        raise UserError(
+            f"--arms {in_words(list(spec.fix.arms))} gives no net to hand over: add one."
         )
 
 
@@ -134,4 +169,17 @@ def _check_folders(spec: SweepSpec) -> None:
     if weights not in ("auto", "none") and not Path(weights).expanduser().is_dir():
         raise UserError(
             f"--weights {weights} is no folder: give auto, none or a folder of weights."
+        )
+    for one in spec.run.also_test:
+        name, _, folder = one.partition("=")
+        if not name or not folder or name in SPLITS:
+            raise UserError(
+                f"--also-test {one} is not NAME=DIR: give a name (not train, val or test) and a "
+                "folder of images."
+            )
+        if not Path(folder).expanduser().exists():
+            raise UserError(f"--also-test {one}: {folder} does not exist: give a folder of images.")
+    if len(spec.further) != len(spec.run.also_test):
+        raise UserError(
+            f"--also-test {in_words(list(spec.run.also_test))}: give each set a name of its own."
         )

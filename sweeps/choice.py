@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from sweeps.leaderboard import Row
 from sweeps.spec import ServingOptions
+from trainables.arms import ARMS, rank
 from trainables.errors import UserError
-from trainables.fix import ARMS
 from trainables.intervals import standard_error
 
 
@@ -20,22 +20,22 @@ class Choice:
 
 def choose(rows: Sequence[Row], limits: ServingOptions) -> Choice:
     """The cheapest (by GMACs, then parameters) of the val rows within one standard error of the
-    best within the limits.
+    best within the limits, among the arms whose result is a net that timm builds.
 
     Raises:
         UserError: no row is within the limits.
     """
-    val = [r for r in rows if r.split == "val"]
+    val = [r for r in rows if r.split == "val" and ARMS[r.arm].plain]
     allowed = [r for r in val if limits.allow(r.params_m, r.gmacs)]
     if not allowed:
         raise UserError(
             f"None of the {len(val)} rows is within {_in_words(limits)}: raise the limits or "
             "sweep smaller variants and resolutions."
         )
-    best = min(allowed, key=lambda r: (-r.hits1, r.gmacs, r.params_m, -r.top5, ARMS.index(r.arm)))
+    best = min(allowed, key=lambda r: (-r.hits1, r.gmacs, r.params_m, -r.top5, rank(r.arm)))
     error = standard_error(best.hits1, best.n)
     as_good = [r for r in allowed if r.top1 >= best.top1 - error]
-    chosen = min(as_good, key=lambda r: (r.gmacs, r.params_m, -r.hits1, -r.top5, ARMS.index(r.arm)))
+    chosen = min(as_good, key=lambda r: (r.gmacs, r.params_m, -r.hits1, -r.top5, rank(r.arm)))
     return Choice(row=chosen, reason=_reason(chosen, best, error, len(allowed), limits))
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from sweeps.choice import Choice
 from sweeps.events import (
     CellEnded,
     CellsPlanned,
@@ -22,12 +20,9 @@ from sweeps.events import (
     TrunkBegan,
     TrunkEnded,
 )
-from sweeps.leaderboard import Row
-from sweeps.plan import Plan
 from sweeps.progress import Progress, duration
 from trainables.evaluate import Score
-from trainables.intervals import wilson
-from trainables.trunk import TrunkSpec
+from trainables.trunk import TrunkSpec, trained_epochs
 
 TELL_EVERY_S = 5.0
 ENDINGS = {
@@ -92,8 +87,8 @@ class Terminal:
                 last = next((r.val for r in reversed(reports) if r.val), {})
                 accuracy = f", {_best_val(last)}" if last else ""
                 self.say(
-                    f"trunk {_trunk_words(trunk)}: {ENDINGS[why]} after {len(reports)} "
-                    f"epochs{accuracy}; {self._left()}"
+                    f"trunk {_trunk_words(trunk)}: {ENDINGS[why]} after "
+                    f"{trained_epochs(reports)} epochs{accuracy}; {self._left()}"
                 )
                 self._say_error(event.error)
             case CellsPlanned(cells=cells):
@@ -145,9 +140,9 @@ class Terminal:
         lines.append(head)
         for key, epoch in progress.epochs.items():
             trunk = progress.trunks[key]
-            lines.append(
-                Text(f"  {_trunk_words(trunk)}: epoch {epoch + 1} of {trunk.recipe.epochs}")
-            )
+            epochs = trunk.recipe.epochs
+            doing = f"epoch {epoch + 1} of {epochs}" if epochs else "scored as it is"
+            lines.append(Text(f"  {_trunk_words(trunk)}: {doing}"))
         for key in sorted(progress.cells_running):
             assert progress.cells is not None
             cell, trunk = progress.cells[key]
@@ -173,78 +168,10 @@ def _is_terminal(console: Console | None) -> bool:
 
 
 def _trunk_words(trunk: TrunkSpec) -> str:
-    return f"{trunk.variant} at {trunk.train_res} px, lr {trunk.hyper.lr:.2g}"
+    words = f"{trunk.variant} at {trunk.train_res} px"
+    return f"{words}, lr {trunk.hyper.lr:.2g}" if trunk.recipe.epochs else words
 
 
 def _best_val(val: dict[int, Score]) -> str:
     res, score = max(val.items(), key=lambda item: item[1].hits1)
     return f"val top-1 {100 * score.top1:.1f} % at {res} px (n={score.n})"
-
-
-def plan_view(plan: Plan) -> Group:
-    """The plan as tables."""
-    grid, spec = plan.spec.grid, plan.spec
-    resolutions = sorted({*grid.train_res, *grid.test_res})
-    costs = Table(title="GMACs of one image", title_justify="left", box=box.SIMPLE_HEAD)
-    costs.add_column("variant")
-    costs.add_column("M params", justify="right")
-    for res in resolutions:
-        costs.add_column(f"{res} px", justify="right")
-    for v in grid.variants:
-        costs.add_row(
-            v,
-            f"{plan.costs[v, resolutions[0]].params_m:.2f}",
-            *(f"{plan.costs[v, r].gmacs:.3g}" for r in resolutions),
-        )
-    counts = ", ".join(f"{n} {split}" for split, n in plan.counts.items())
-    passes = ", ".join(f"{n:,} {what}" for what, n in plan.image_passes.items())
-    most = sum(plan.work_left(p) for p in plan.points) * plan.samples
-    expected = sum(plan.expected_work_left(p) for p in plan.points) * plan.samples
-    rungs = ", ".join(map(str, spec.rungs[:-1])) or "none"
-    lines = (
-        f"images   {counts}; {len(plan.classes)} classes; fingerprint {plan.images[:12]}",
-        f"trunks   {plan.trunks}: {' '.join(grid.variants)} x train "
-        f"{' '.join(map(str, grid.train_res))} px x {plan.samples} samples; "
-        f"{spec.trunks.epochs} epochs, cut after {rungs}",
-        f"cells    {plan.cells}: {min(spec.fix.survivors, plan.samples)} trunk(s) of each "
-        f"variant and train resolution x test {' '.join(map(str, grid.test_res))} px",
-        f"passes   {passes} (images, at most)",
-        f"work     {most / 1e3:,.1f} TMACs of training at most, about {expected / 1e3:,.1f} with "
-        "cuts",
-    )
-    return Group(*(Text(line) for line in lines), costs)
-
-
-def summary(rows: Sequence[Row], choice: Choice, test: Score, *, limit: int = 8) -> Group:
-    """The best rows, the choice and what test says of it."""
-    val = sorted((r for r in rows if r.split == "val"), key=lambda r: (-r.hits1, r.gmacs, r.arm))
-    n = val[0].n
-    board = Table(
-        title=f"Best of {len(val)} rows, on val (n={n})", title_justify="left", box=box.SIMPLE_HEAD
-    )
-    for name in ("variant", "train", "test", "arm", "top-1 %", "top-5 %", "GMACs", "M params"):
-        board.add_column(name, justify="left" if name in ("variant", "arm") else "right")
-    shown = val[:limit]
-    if choice.row not in shown:
-        shown.append(choice.row)
-    for row in shown:
-        board.add_row(
-            row.variant,
-            str(row.train_res),
-            str(row.test_res),
-            row.arm,
-            f"{100 * row.top1:.1f}",
-            f"{100 * row.top5:.1f}",
-            f"{row.gmacs:.3g}",
-            f"{row.params_m:.2f}",
-            style="bold green" if row == choice.row else "",
-        )
-    low, high = wilson(test.hits1, test.n)
-    return Group(
-        board,
-        Text(f"chosen   {choice.reason}"),
-        Text(
-            f"test     top-1 {100 * test.top1:.1f} % (n={test.n}, 95 % interval "
-            f"{100 * low:.1f} to {100 * high:.1f}), top-5 {100 * test.top5:.1f} %"
-        ),
-    )

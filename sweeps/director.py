@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from sweeps.events import EpochEnded, TrunkBegan, TrunkEnded, Watcher
+from sweeps.grid import Point, point_of
 from sweeps.halving import Halving
-from sweeps.plan import Plan, Point, point_of
+from sweeps.plan import Plan
 from sweeps.proposals import Trial, propose
 from trainables.store import Store, append_line, read_lines, write_text
+from trainables.transforms import EvalTransform
 from trainables.trunk import EpochReport, Hyper, TrunkSpec, recorded_reports, settle
 
 
@@ -59,6 +61,10 @@ class TrunkDirector:
     @property
     def points(self) -> tuple[Point, ...]:
         return self._plan.points
+
+    def scored(self, trunk: TrunkSpec) -> tuple[EvalTransform, ...]:
+        """What the trunk is scored through at its rungs."""
+        return self._plan.scored(point_of(trunk))
 
     @property
     def over(self) -> bool:

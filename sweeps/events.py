@@ -11,7 +11,7 @@ from typing import Protocol
 
 from sweeps.leaderboard import Row
 from sweeps.plan import Plan
-from trainables.fix import CellSpec
+from trainables.cell import CellSpec
 from trainables.trunk import EpochReport, TrunkSpec
 
 

@@ -10,36 +10,43 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sweeps.grid import Grid
 from sweeps.leaderboard import Row
-from sweeps.spec import SweepSpec
+from sweeps.plan import Plan
+from trainables.arms import ARMS, rank
 from trainables.store import replacing
 
-TITLES = {"none": "before: as trained", "fix": "after: classifier and last batch norm adapted"}
 COLOURS = matplotlib.colormaps["cividis"]  # the same for colour-blind eyes
 
 
-def heatmap(rows: Sequence[Row], spec: SweepSpec, chosen: Row | None) -> Figure:
-    """One line of two maps a variant: val top-1 over train resolution x test resolution.
+def heatmap(rows: Sequence[Row], plan: Plan, chosen: Row) -> Figure:
+    """One line of maps a variant, before and after: val top-1 over train and test resolution.
 
     Rows are those of the best trunk at each point. One colour scale for all, so that maps compare.
     """
-    grid = spec.grid
-    val = [r for r in rows if r.split == "val"]
-    shares = [100 * r.top1 for r in val] or [0.0, 100.0]
+    grid, variants = plan.grid, plan.spec.grid.variants
+    shown = _shown_arms(plan.spec.fix.arms, chosen)
+    val = [r for r in rows if r.split == "val" and r.arm in shown]
+    shares = [100 * r.top1 for r in val]
     limits = (min(shares), max(max(shares), min(shares) + 1e-6))
-    wide, high = len(grid.test_res), len(grid.train_res)
-    size = (2 * (1.05 * wide + 1.1) + 1.2, len(grid.variants) * (0.62 * high + 1.35) + 0.6)
-    figure = Figure(figsize=size, dpi=160, layout="constrained")
-    axes = figure.subplots(len(grid.variants), 2, squeeze=False, sharex=True, sharey=True)
-    for line, variant in zip(axes, grid.variants, strict=True):
-        for ax, arm in zip(line, TITLES, strict=True):
+    wide = max(len(grid.of(v).test_res) for v in variants)
+    high = max(len(grid.of(v).train_res) for v in variants)
+    width = len(shown) * (1.05 * max(3, wide) + 1.1) + 1.2
+    figure = Figure(
+        figsize=(width, len(variants) * (0.62 * max(2, high) + 1.35) + 0.6),
+        dpi=160,
+        layout="constrained",
+    )
+    axes = figure.subplots(len(variants), len(shown), squeeze=False, sharex="row", sharey="row")
+    for line, variant in zip(axes, variants, strict=True):
+        for ax, (arm, title) in zip(line, shown.items(), strict=True):
             own = [r for r in val if r.variant == variant and r.arm == arm]
-            image = _draw(ax, own, spec, limits, chosen)
-            ax.set_title(f"{variant}, {TITLES[arm]}", fontsize=10, loc="left")
+            image = _draw(ax, own, grid.of(variant), plan.spec.trunks.epochs, limits, chosen)
+            ax.set_title(f"{variant}, {title}", fontsize=10, loc="left")
         line[0].set_ylabel("train resolution (px)")
     for ax in axes[-1]:
         ax.set_xlabel("test resolution (px)")
-    n = val[0].n if val else 0
+    n = val[0].n
     figure.suptitle(f"Top-1 on val (%, n = {n})", fontsize=12, x=0.01, ha="left", weight="bold")
     bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.015)
     bar.outline.set_visible(False)
@@ -47,14 +54,30 @@ def heatmap(rows: Sequence[Row], spec: SweepSpec, chosen: Row | None) -> Figure:
     return figure
 
 
+def _shown_arms(arms: Sequence[str], chosen: Row) -> dict[str, str]:
+    """The arms to show, before and after, with a title for each."""
+    untuned = [a for a in arms if not ARMS[a].changes]
+    tuned = [a for a in ("fix", *sorted(arms, key=rank, reverse=True)) if a in arms]
+    tuned = [a for a in tuned if ARMS[a].changes]
+    after = chosen.arm if ARMS[chosen.arm].changes else next(iter(tuned), None)
+    shown = {}
+    if untuned:
+        before = min(untuned, key=rank)
+        shown[before] = f"before: as trained (arm {before})"
+    if after:
+        shown[after] = f"after: adapted (arm {after})"
+    return shown
+
+
 def _draw(
     ax: Axes,
     rows: Sequence[Row],
-    spec: SweepSpec,
+    grid: Grid,
+    epochs: int,
     limits: tuple[float, float],
-    chosen: Row | None,
+    chosen: Row,
 ) -> matplotlib.image.AxesImage:
-    trains, tests = sorted(spec.grid.train_res), sorted(spec.grid.test_res)
+    trains, tests = grid.train_res, grid.test_res
     best = _best_by_place(rows)
     values = np.full((len(trains), len(tests)), np.nan)
     for (train, test), row in best.items():
@@ -69,8 +92,7 @@ def _draw(
     for (train, test), row in best.items():
         y, x = trains.index(train), tests.index(test)
         shade = (values[y, x] - limits[0]) / (limits[1] - limits[0])
-        cut = row.trunk_epochs < spec.trunks.epochs
-        note = f"\n{row.trunk_epochs} of {spec.trunks.epochs} epochs" if cut else ""
+        note = f"{row.trunk_epochs} of {epochs} epochs" if row.trunk_epochs < epochs else ""
         ink = "black" if shade > 0.55 else "white"
         weight = "bold" if peaks[train] == test else "normal"
         ax.text(
@@ -78,8 +100,8 @@ def _draw(
             fontsize=10,
         )  # fmt: skip
         if note:
-            ax.text(x, y + 0.3, note.strip(), ha="center", va="center", color=ink, fontsize=5.5)
-        if chosen is not None and (row.cell, row.arm) == (chosen.cell, chosen.arm):
+            ax.text(x, y + 0.3, note, ha="center", va="center", color=ink, fontsize=5.5)
+        if (row.cell, row.arm) == (chosen.cell, chosen.arm):
             box = matplotlib.patches.Rectangle(
                 (x - 0.47, y - 0.46), 0.94, 0.92, fill=False, edgecolor="#d62728", linewidth=2.5
             )

@@ -22,7 +22,7 @@ set_environment()
 import tyro  # noqa: E402
 
 from sweeps.checks import check  # noqa: E402
-from sweeps.presets import builtin_digits  # noqa: E402
+from sweeps.presets import RECIPES, builtin_digits  # noqa: E402
 from sweeps.spec import SweepSpec  # noqa: E402
 from trainables.errors import SweepError, UserError  # noqa: E402
 
@@ -33,18 +33,34 @@ than those shown here (lite0, 48 to 128 px, a few minutes on two CPU cores)."""
 
 
 def parse(argv: list[str]) -> SweepSpec:
-    """The spec that ``argv`` asks for; options left out are the built-in set's where no data is
-    given."""
-    builtin = not any(a == "--data" or a.startswith("--data=") for a in argv)
-    asks_help = bool({"-h", "--help"} & set(argv))
+    """The spec that ``argv`` asks for. Options left out are the recipe's, or the built-in set's
+    where no data is given."""
     return tyro.cli(
         SweepSpec,
         args=argv,
         prog="fixres_grid.py",
         description=DESCRIPTION,
-        default=builtin_digits() if builtin and not asks_help else SweepSpec(),
+        default=_defaults(argv),
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
+
+
+def _defaults(argv: list[str]) -> SweepSpec:
+    recipe = _value_of("--recipe", argv)
+    if recipe in RECIPES:
+        return RECIPES[recipe]()
+    asks_help = bool({"-h", "--help"} & set(argv))
+    return SweepSpec() if asks_help or _value_of("--data", argv) is not None else builtin_digits()
+
+
+def _value_of(option: str, argv: list[str]) -> str | None:
+    """What is given for an option, before all is parsed; "" where the value is missing."""
+    for i, word in enumerate(argv):
+        if word == option:
+            return "".join(argv[i + 1 : i + 2])
+        if word.startswith(f"{option}="):
+            return word.partition("=")[2]
+    return None
 
 
 def main(argv: list[str]) -> int:

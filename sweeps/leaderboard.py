@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sweeps.plan import Cost
-from trainables.fix import ArmResult
+from trainables.cell import ArmResult
 from trainables.store import replacing
 from trainables.trunk import TrunkSpec
 
@@ -30,14 +30,16 @@ class Row:
     top5: float
     params_m: float  # millions
     gmacs: float  # billions, one image at test_res
-    seconds: float  # wall time of the arm, features included
+    seconds: float  # that the arm took beside what cheaper arms of its cell had done already
     trunk: str  # key in the store
     cell: str  # key in the store
     trunk_epochs: int
+    head_optimizer: str | None
     head_lr: float | None
     head_smoothing: float | None
+    head_weight_decay: float | None
     head_epochs: int | None
-    head_settings: int  # among how many the head was picked, on val
+    head_tried: int  # among how many (setting, epoch) pairs the head was picked, on val
 
     @property
     def hits1(self) -> int:
@@ -76,10 +78,12 @@ def row(trunk: TrunkSpec, epochs: int, cell: str, test_res: int, cost: Cost, arm
         trunk=trunk.key,
         cell=cell,
         trunk_epochs=epochs,
+        head_optimizer=head.optimizer if head else None,
         head_lr=head.lr if head else None,
         head_smoothing=head.label_smoothing if head else None,
+        head_weight_decay=head.weight_decay if head else None,
         head_epochs=head.epochs if head else None,
-        head_settings=arm.head_settings,
+        head_tried=arm.head_tried,
     )
 
 

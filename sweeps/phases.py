@@ -17,13 +17,15 @@ from ray.tune.search import Searcher
 
 from sweeps.director import TrunkDirector
 from sweeps.events import CellBegan, CellEnded, CellsPlanned, Watcher
+from sweeps.grid import point_of
 from sweeps.leaderboard import Row, row
 from sweeps.placement import Placement
 from sweeps.plan import Plan
-from trainables.fix import ArmResult, CellSpec, arm_result, recorded_results
+from trainables.arms import rank
+from trainables.cell import ArmResult, CellSpec, arm_result, recorded_results
 from trainables.store import Store, write_text
 from trainables.trials import CellTrial, TrialContext, TrunkTrial
-from trainables.trunk import EpochReport, TrunkSpec, epoch_report
+from trainables.trunk import EpochReport, TrunkSpec, epoch_report, trained_epochs
 
 MAX_FAILURES = 3  # of a worker, a trial: it goes on from its last epoch
 Config = dict[str, Any]
@@ -98,7 +100,7 @@ def run_trunks(director: TrunkDirector, context: TrialContext, placement: Placem
 
     def give() -> Config | None:
         trunk = director.next()
-        return None if trunk is None else {"trunk": trunk}
+        return None if trunk is None else {"trunk": trunk, "scored": director.scored(trunk)}
 
     def goes_on(config: Config, result: dict[str, Any]) -> bool:
         return director.report(config["trunk"], epoch_report(json.loads(result["report"])))
@@ -115,9 +117,9 @@ def cells_of(
     """Every cell: its trunk, and the epochs that this was trained. Dearest first, so that the last
     to run are short."""
     cells = [
-        (plan.cell(trunk.key, res), trunk, len(reports))
+        (plan.cell(trunk.variant, trunk.key, res), trunk, trained_epochs(reports))
         for trunk, reports in survivors
-        for res in plan.spec.grid.test_res
+        for res in plan.grid.tests[point_of(trunk)]
     ]
     return sorted(cells, key=lambda c: -plan.cell_work(c[1].variant, c[0].test_res))
 
@@ -158,7 +160,7 @@ class CellDesk:
                 r.train_res,
                 r.test_res,
                 r.trunk,
-                r.arm != "none",
+                rank(r.arm),
             ),
         )
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from sweeps.grid import Grid, Point, resolve
 from sweeps.spec import SweepSpec
 from trainables import backbones, variants
+from trainables.arms import ARMS
 from trainables.backbones import Weights
+from trainables.cell import CellSpec
 from trainables.decode import ImageSet
 from trainables.errors import UserError
-from trainables.fix import CellSpec
 from trainables.heads import HeadGrid
 from trainables.images import SPLITS
-from trainables.transforms import Augmentation
+from trainables.transforms import Augmentation, EvalTransform
 from trainables.trunk import Hyper, Recipe, TrunkSpec
 
 BACKWARD = 3  # a training step costs about three forward passes
@@ -31,26 +34,11 @@ class Cost:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
-    """Where trunks are trained."""
-
-    variant: str
-    train_res: int  # px
-
-    def __str__(self) -> str:
-        return f"{self.variant} at {self.train_res}"
-
-
-def point_of(trunk: TrunkSpec) -> Point:
-    """Where a trunk is trained."""
-    return Point(variant=trunk.variant, train_res=trunk.train_res)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Plan:
     """What will be done, at most: ASHA may cut trunks short."""
 
     spec: SweepSpec
+    grid: Grid
     images: str  # digest
     counts: Mapping[str, int]  # images by split
     classes: tuple[str, ...]
@@ -59,8 +47,7 @@ class Plan:
 
     @property
     def points(self) -> tuple[Point, ...]:
-        grid = self.spec.grid
-        return tuple(Point(variant=v, train_res=r) for v in grid.variants for r in grid.train_res)
+        return tuple(self.grid.tests)
 
     @property
     def trunks(self) -> int:
@@ -71,12 +58,17 @@ class Plan:
         """Trunks of a point: one, if the ranges leave nothing to try."""
         options = self.spec.trunks
         ranges = (options.lr, options.weight_decay, options.label_smoothing)
-        return options.samples if any(low < high for low, high in ranges) else 1
+        choice = options.epochs > 0 and any(low < high for low, high in ranges)
+        return options.samples if choice else 1
 
     @property
     def cells(self) -> int:
-        survivors = min(self.spec.fix.survivors, self.samples)
-        return len(self.points) * survivors * len(self.spec.grid.test_res)
+        return self.survivors * sum(map(len, self.grid.tests.values()))
+
+    @property
+    def survivors(self) -> int:
+        """Trunks of a point that are fixed."""
+        return min(self.spec.fix.survivors, self.samples)
 
     def trunk(self, point: Point, hyper: Hyper) -> TrunkSpec:
         options = self.spec.trunks
@@ -99,17 +91,36 @@ class Plan:
             seed=self.spec.run.seed,
         )
 
-    def cell(self, trunk: str, test_res: int) -> CellSpec:
+    def transform(self, variant: str, test_res: int) -> EvalTransform:
+        """What the variant is tested through."""
+        fix = self.spec.fix
+        native = variants.preprocessing(variants.get(variant)).interpolation
+        return EvalTransform(
+            test_res=test_res,
+            crop_pct=fix.test_crop_pct,
+            interpolation=native if fix.interpolation == "weights" else fix.interpolation,
+        )
+
+    def scored(self, point: Point) -> tuple[EvalTransform, ...]:
+        """What a trunk is scored through at its rungs."""
+        return tuple(self.transform(point.variant, res) for res in self.grid.tests[point])
+
+    def cell(self, variant: str, trunk: str, test_res: int) -> CellSpec:
         fix = self.spec.fix
         return CellSpec(
             trunk=trunk,
-            test_res=test_res,
+            transform=self.transform(variant, test_res),
+            arms=fix.arms,
             heads=HeadGrid(
                 lr=fix.head_lr,
                 label_smoothing=fix.head_smoothing,
+                weight_decay=fix.head_weight_decay,
+                optimizer=fix.head_optimizer,
                 epochs=fix.head_epochs,
+                patience=fix.head_patience,
                 batch_size=fix.head_batch_size,
             ),
+            views=fix.views,
             batch_size=self.spec.trunks.batch_size,
             seed=self.spec.run.seed,
         )
@@ -117,12 +128,11 @@ class Plan:
     def epoch_work(self, point: Point, epoch: int) -> float:
         """GMACs of one epoch, with the scoring of val after it if it is a rung."""
         train = BACKWARD * self.counts["train"] * self.costs[point.variant, point.train_res].gmacs
-        if epoch not in self.spec.rungs:
-            return train
-        grid = self.spec.grid
-        return train + self.counts["val"] * sum(
-            self.costs[point.variant, r].gmacs for r in grid.test_res
-        )
+        work = train if epoch > 0 else 0.0
+        if epoch in self.spec.rungs:
+            tests = self.grid.tests[point]
+            work += self.counts["val"] * sum(self.costs[point.variant, r].gmacs for r in tests)
+        return work
 
     def work_left(self, point: Point, after: int = 0) -> float:
         """GMACs of a trunk from epoch ``after`` + 1 to its end, if it is not cut."""
@@ -139,41 +149,53 @@ class Plan:
         return work
 
     def cell_work(self, variant: str, test_res: int) -> float:
-        """GMACs of one cell: a pass over train and one over val."""
-        passes = self.counts["train"] + self.counts["val"]
-        return passes * self.costs[variant, test_res].gmacs
+        """GMACs of one cell."""
+        return self.cell_images(variant) * self.costs[variant, test_res].gmacs
+
+    def cell_images(self, variant: str) -> int:
+        """Images through the net in a cell: see :mod:`trainables.fix`."""
+        arms, fix = self.spec.fix.arms, self.spec.fix
+        native = variants.preprocessing(variants.get(variant)).crop_pct
+        train = int(any(ARMS[arm].needs_train for arm in arms))
+        train += fix.views if "fix_aug" in arms else 0
+        val = int(set(arms) != {"none"}) + int("none" in arms and native != fix.test_crop_pct)
+        return train * self.counts["train"] + max(1, val) * self.counts["val"]
 
     @property
     def image_passes(self) -> dict[str, int]:
         """Images through the net: forward and backward, and forward alone, at most."""
-        grid, options = self.spec.grid, self.spec.trunks
-        trained = self.trunks * options.epochs * self.counts["train"]
-        rungs = self.trunks * len(self.spec.rungs) * len(grid.test_res) * self.counts["val"]
-        cells = self.cells * (self.counts["train"] + self.counts["val"])
-        return {"trained": trained, "scored at rungs": rungs, "adapted in cells": cells}
+        trained = self.trunks * self.spec.trunks.epochs * self.counts["train"]
+        tests = {point: len(tests) for point, tests in self.grid.tests.items()}
+        scored = self.samples * len(self.spec.rungs) * sum(tests.values()) * self.counts["val"]
+        cells = self.survivors * sum(n * self.cell_images(p.variant) for p, n in tests.items())
+        return {"trained": trained, "scored at rungs": scored, "adapted in cells": cells}
 
 
 def make(spec: SweepSpec, images: ImageSet, weights: Iterable[Weights]) -> Plan:
     """Raises:
-    UserError: no cell can be within the serving limits, or the images are too few.
+    UserError: no cell can be within the serving limits, or the weights do not fit the classes.
     """
-    grid = spec.grid
+    grid = resolve(spec, images.split("train").sizes)
     plan = Plan(
         spec=spec,
+        grid=grid,
         images=images.digest,
         counts={s: len(images.split(s)) for s in SPLITS},
         classes=images.classes,
         weights={w.variant: w for w in weights},
         costs={
-            (v, r): cost(v, r, len(images.classes))
-            for v in grid.variants
-            for r in sorted({*grid.train_res, *grid.test_res})
+            (point.variant, r): cost(point.variant, r, len(images.classes))
+            for point, tests in grid.tests.items()
+            for r in sorted({point.train_res, *tests})
         },
     )
     _check_limits(plan)
+    if spec.trunks.epochs == 0:
+        _check_classifiers(plan)
     return plan
 
 
+@cache
 def cost(variant: str, res: int, classes: int) -> Cost:
     """Counted on the meta device: no arithmetic, no memory."""
     with torch.device("meta"):
@@ -185,9 +207,23 @@ def cost(variant: str, res: int, classes: int) -> Cost:
     return Cost(params_m=params / 1e6, gmacs=counter.get_total_flops() / 2e9)
 
 
+def _check_classifiers(plan: Plan) -> None:
+    for weights in plan.weights.values():
+        if weights.classes != len(plan.classes):
+            raise UserError(
+                f"--epochs 0 keeps the classifier of {weights.variant}'s weights, of "
+                f"{weights.classes} classes, and the images are of {len(plan.classes)}: give the "
+                "images that it was trained on, or train for some epochs."
+            )
+
+
 def _check_limits(plan: Plan) -> None:
-    serving, grid = plan.spec.serving, plan.spec.grid
-    served = [(plan.costs[v, r], v, r) for v in grid.variants for r in grid.test_res]
+    serving = plan.spec.serving
+    served = [
+        (plan.costs[p.variant, r], p.variant, r)
+        for p, tests in plan.grid.tests.items()
+        for r in tests
+    ]
     limits = (("params_m", serving.max_params_m), ("gmacs", serving.max_gmacs))
     for name, limit in limits:
         least, variant, res = min((getattr(cost, name), v, r) for cost, v, r in served)

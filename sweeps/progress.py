@@ -21,10 +21,11 @@ from sweeps.events import (
     TrunkBegan,
     TrunkEnded,
 )
+from sweeps.grid import Point, point_of
 from sweeps.leaderboard import Row
-from sweeps.plan import Plan, Point, point_of
+from sweeps.plan import Plan
+from trainables.cell import CellSpec
 from trainables.evaluate import Score
-from trainables.fix import CellSpec
 from trainables.trunk import TrunkSpec
 
 CELLS = "cells"  # beside the points, what a rate is measured for
@@ -149,9 +150,8 @@ class Progress:
                 pace = waiting * self._seconds_a_gmac(point)
                 expected += pace * plan.expected_work_left(point)
                 most += pace * plan.work_left(point)
-            survivors = min(plan.spec.fix.survivors, plan.samples)
-            cells = survivors * sum(
-                plan.cell_work(p.variant, r) for p in plan.points for r in plan.spec.grid.test_res
+            cells = plan.survivors * sum(
+                plan.cell_work(p.variant, r) for p, tests in plan.grid.tests.items() for r in tests
             )
         else:
             cells = sum(

@@ -18,7 +18,7 @@ import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from sweeps.plan import Point
+from sweeps.grid import Point
 from sweeps.spec import TrunkOptions
 from trainables.trunk import Hyper
 

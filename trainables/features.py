@@ -1,8 +1,8 @@
 """One pass of a frozen trunk over a split at a test resolution, kept as Arrow.
 
-The pass ends before ``conv_head``. What it leaves, the maps, is small, and all that FixRes needs
+The pass ends before ``conv_head``. What it leaves, the maps, is small, and all that the arms need
 is cheap from there: the last batch norm's statistics over all images, and then the pooled features
-under those statistics, without a second pass of the net.
+under those statistics, or under others, without a second pass of the net.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
+import torch.nn.functional as F
 
 from trainables import backbones
 from trainables.backbones import Net
@@ -97,6 +98,11 @@ def norm_statistics(
     return NormStatistics(mean, var)
 
 
+def norm_of(model: Net) -> NormStatistics:
+    """A copy of what the last batch norm normalises by at present."""
+    return NormStatistics(model.bn2.running_mean.double(), model.bn2.running_var.double())
+
+
 def set_norm(model: Net, statistics: NormStatistics) -> None:
     """Put the statistics into the last batch norm's buffers; its scale and shift stay."""
     model.bn2.running_mean.copy_(statistics.mean)
@@ -104,19 +110,62 @@ def set_norm(model: Net, statistics: NormStatistics) -> None:
 
 
 @torch.inference_mode()
-def features_of(model: Net, maps: Maps, *, batch_size: int, device: torch.device) -> np.ndarray:
-    """(N, F) float32: the classifier's input, under the last batch norm as it stands."""
+def features_of(
+    model: Net, maps: Maps, *, batch_size: int, device: torch.device, most: int | None = None
+) -> torch.Tensor:
+    """(N, F) float32 on the CPU, or of the first ``most`` images: the classifier's input, under
+    the last batch norm as it stands."""
     out = []
-    for start in range(0, len(maps.tensor), batch_size):
+    for batch in maps.tensor[:most].split(batch_size):
         with autocast(device):
-            z = model.conv_head(maps.tensor[start : start + batch_size].to(device))
+            z = model.conv_head(batch.to(device))
         out.append(backbones.pooled(model, z.float()).cpu())
-    return torch.cat(out).numpy()
+    return torch.cat(out)
 
 
-def write_features(path: Path, features: np.ndarray, labels: np.ndarray) -> None:
+@torch.inference_mode()
+def features_pass(
+    model: Net,
+    view: np.ndarray,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int,
+    device: torch.device,
+) -> torch.Tensor:
+    """The same straight from pixels, for a norm that stands: a pass that keeps no maps."""
+    model.eval()
+    out = []
+    for x in batches_of(view, batch_size, preprocessing, device):
+        with autocast(device):
+            z = model.conv_head(backbones.body(model, x))
+        out.append(backbones.pooled(model, z.float()).cpu())
+    return torch.cat(out)
+
+
+@torch.inference_mode()
+def pool_logits(
+    model: Net, maps: torch.Tensor, window: int, *, batch_size: int, device: torch.device
+) -> torch.Tensor:
+    """(N, C, h, w) maps before ``conv_head`` -> (N, classes) logits by timm's test-time pooling.
+
+    The train-time pooling window slides over the larger map, each of its positions is classified,
+    and the logits are the mean of their average and their maximum (timm's TestTimePoolHead). A map
+    no larger than the window has one position: the plain logits.
+    """
+    window = min(window, maps.shape[-1])
+    out = []
+    for batch in maps.split(batch_size):
+        with autocast(device):
+            z = model.conv_head(batch.to(device))
+        positions = F.avg_pool2d(model.bn2(z.float()), window, stride=1)
+        logits = model.classifier(positions.flatten(2).mT)  # (B, positions, classes)
+        out.append((logits.mean(dim=1) + logits.amax(dim=1)).cpu() / 2)
+    return torch.cat(out)
+
+
+def write_features(path: Path, features: torch.Tensor, labels: np.ndarray) -> None:
     """An Arrow IPC file with one record batch: ``feature`` (F float32 a row) and ``label``."""
-    values = pa.array(features.reshape(-1))
+    values = pa.array(features.reshape(-1).numpy())
     columns = {
         "feature": pa.FixedSizeListArray.from_arrays(values, features.shape[1]),
         "label": pa.array(labels),

@@ -1,206 +1,322 @@
 """Adapt one trunk to one test resolution: a cell, with a result for each arm.
 
-    none   the trunk as it was trained, at the larger test resolution
-    fix    FixRes (Touvron et al., arXiv:1906.06423, section 4.2): the last batch norm's statistics
-           re-estimated at the test resolution, then the classifier trained, all in the test
-           transform
+    none        the trunk as trained, at the weights' native crop ratio
+    crop1       the same on the sweep's test crop, the full one (crop ratio 1.0) unless told
+    pool        crop1, with timm's test-time pooling instead of the mean
+    bn          the last batch norm's statistics re-estimated in the test transform
+    frechet     pooled activations mapped back by a parametric law (:mod:`trainables.frechet`)
+    fix         bn, then the classifier trained in the test transform: FixRes (Touvron et al.,
+                arXiv:1906.06423, section 4.2), its first set of transforms
+    fix_aug     bn, then the classifier trained on stored views of the mild augmentation
+                (:mod:`trainables.mild`) with label smoothing: FixEfficientNet (arXiv:2003.08237)
+    fix_affine  fix's setting, and the norm's scale and shift trained too, on the kept maps
 
-Passes of the net for all arms together: one over train, one over val.
+Passes of the net for all arms together: one over train and one over val, in the test transform;
+one more over val for ``none``, where the native crop ratio is another; V over train for the V views
+of ``fix_aug``; and, once a trunk, one over at most ``FRECHET_IMAGES`` train images at the train
+resolution for ``frechet``. All else is worked out from the maps that the passes leave.
+
+Where this differs from the released FixRes code: there the last batch norm's statistics follow
+each batch while the classifier trains, and the last epoch is kept; here they are estimated once,
+over all train images in float64, and then stand, and val picks the setting and the epoch. There
+the test transform of EfficientNets is bilinear at 224/256; here it is what their published figures
+were measured with (crop ratio 1.0, the weights' own interpolation and normalisation) unless told.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 
-from trainables import backbones, variants
-from trainables.backbones import CLASSIFIER, LAST_NORM, Net, State
-from trainables.evaluate import Score, logits_of, pick_device, score
+from trainables import frechet, variants
+from trainables.affine import fit_affine
+from trainables.arms import ARMS, CLASSIFIER, STATISTICS
+from trainables.backbones import Net, State
+from trainables.cell import (
+    ArmResult,
+    CellSpec,
+    delta_path,
+    load_model,
+    serving_transform,
+    write_predictions,
+)
+from trainables.evaluate import logits_of, pick_device, score
 from trainables.features import (
     Maps,
+    NormStatistics,
     features_of,
+    features_pass,
+    norm_of,
     norm_statistics,
     pass_over,
-    read_features,
+    pool_logits,
     set_norm,
     write_features,
 )
-from trainables.heads import HeadGrid, HeadSetting, best, fit
+from trainables.heads import FittedHead, HeadGrid, HeadSetting, fit
 from trainables.keys import digest
-from trainables.store import Store, read_json, read_tensors, write_json, write_tensors
+from trainables.resolution import feature_side
+from trainables.store import Store, read_json, write_json, write_tensors
 from trainables.trunk import TrunkSpec, finished_trunk
-from trainables.variants import Preprocessing
 from trainables.workplace import Workplace
 
-STAGE = "cell 1"  # raise it when the same spec would give other results
-ARMS = ("none", "fix")
+FRECHET_IMAGES = 1024  # over a million activations: their quantiles are known to three digits
 
 
 @dataclass(frozen=True, kw_only=True)
-class CellSpec:
-    """All that a cell depends on, beside its trunk."""
+class _Adapted:
+    """What an arm makes of the trunk."""
 
-    trunk: str  # key
-    test_res: int  # px
-    heads: HeadGrid
-    batch_size: int
-    seed: int
-
-    @property
-    def key(self) -> str:
-        return digest(STAGE, self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArmResult:
-    """One arm of a cell on one split."""
-
-    arm: str
-    score: Score
-    seconds: float
+    logits: torch.Tensor  # (N, C) of val, on the CPU
+    delta: State  # the tensors that it changed
     head: HeadSetting | None = None
-    head_settings: int = 0  # how many the head was picked from, on val
-
-
-def arm_result(value: Mapping[str, Any]) -> ArmResult:
-    """A result from its JSON."""
-    head = HeadSetting(**value["head"]) if value["head"] else None
-    return ArmResult(**{**value, "score": Score(**value["score"]), "head": head})
-
-
-def recorded_results(store: Store, key: str) -> list[ArmResult] | None:
-    """A finished cell's results, or None."""
-    rows = read_json(store.cell(key) / "rows.json")
-    return None if rows is None else [arm_result(r) for r in rows]
-
-
-def load_model(spec: TrunkSpec, state: State, classes: int) -> Net:
-    """The trunk's model in eval mode, on the device."""
-    model = backbones.build(variants.get(spec.variant), classes)
-    model.load_state_dict(state)
-    return backbones.place(model, pick_device()).eval()
-
-
-def adapted_state(store: Store, trunk: str, cell: str, arm: str) -> State:
-    """The whole net of one arm: the trunk's weights, and what the arm changed."""
-    _, state = finished_trunk(store, trunk)
-    if arm != "none":
-        state = {**state, **read_tensors(store.cell(cell) / "delta.safetensors")}
-    return state
+    tried: int = 0
 
 
 def adapt(cell: CellSpec, store: Store, place: Workplace) -> list[ArmResult]:
     """Work out a cell and leave it in the store.
 
-    Leaves the features of train and val (memory-mapped Arrow), ``delta.safetensors`` (classifier
-    and last batch norm: all that the arm ``fix`` changes) and, last of all, ``rows.json``.
+    Leaves the features that classifiers were trained on (memory-mapped Arrow), what each arm
+    changed (``delta-<arm>.safetensors``), what each predicts for val (``predictions.arrow``) and,
+    last of all, ``rows.json``.
     """
     trunk, state = finished_trunk(store, cell.trunk)
-    model = load_model(trunk, state, len(place.images.classes))
-    passing = _Passing(cell, variants.preprocessing(variants.get(trunk.variant)), place)
-    folder = store.cell(cell.key)
-    began = time.monotonic()
-    with passing.maps(model, "val") as val:
-        none = passing.score_maps(model, val)
-        halfway = time.monotonic()
-        with passing.maps(model, "train") as train:
-            set_norm(model, norm_statistics(model, train, **passing.size))
-            passing.keep_features(model, train, "train", folder)
-        passing.keep_features(model, val, "val", folder)
-    fixed, head, settings = _fit_head(cell, model, folder)
-    ended = time.monotonic()
-    results = [
-        ArmResult(arm="none", score=none, seconds=round(halfway - began, 3)),
-        ArmResult(
-            arm="fix",
-            score=fixed,
-            seconds=round(ended - halfway, 3),
-            head=head,
-            head_settings=settings,
-        ),
-    ]
-    write_json(folder / "spec.json", cell)
-    write_json(folder / "rows.json", results)
+    labels = torch.tensor(place.images.split("val").labels)
+    results, predictions = [], {}
+    with ExitStack() as stack:
+        bench = _Bench(cell, trunk, state, store, place, stack)
+        for arm in (arm for arm in ARMS if arm in cell.arms):
+            began = time.monotonic()
+            made: _Adapted = getattr(bench, arm)()
+            assert set(made.delta) == set(ARMS[arm].changes)
+            if made.delta:
+                write_tensors(delta_path(store, cell.key, arm), made.delta)
+            predictions[arm] = made.logits.argmax(dim=1)
+            results.append(
+                ArmResult(
+                    arm=arm,
+                    score=score(made.logits, labels, "val"),
+                    seconds=round(time.monotonic() - began, 3),
+                    head=made.head,
+                    head_tried=made.tried,
+                )
+            )
+    write_predictions(store.cell(cell.key) / "predictions.arrow", labels, predictions)
+    write_json(store.cell(cell.key) / "spec.json", cell)
+    write_json(store.cell(cell.key) / "rows.json", results)
     return results
 
 
-class _Passing:
-    """The passes of one cell over its splits."""
+class _Bench:
+    """One trunk at one test resolution: a method for each arm, and what arms share, made once."""
 
-    def __init__(self, cell: CellSpec, preprocessing: Preprocessing, place: Workplace):
-        self.cell, self.preprocessing, self.place = cell, preprocessing, place
+    def __init__(
+        self,
+        cell: CellSpec,
+        trunk: TrunkSpec,
+        state: State,
+        store: Store,
+        place: Workplace,
+        stack: ExitStack,
+    ):
+        self.cell, self.trunk, self.store, self.place = cell, trunk, store, place
+        self._state = state
+        self.model = self._fresh_model()
+        self.preprocessing = variants.preprocessing(variants.get(trunk.variant))
         self.size: dict[str, Any] = {"batch_size": cell.batch_size, "device": pick_device()}
+        self.device: torch.device = self.size["device"]
+        self.folder = store.cell(cell.key)
+        self._stack = stack
+        self._trained_norm = norm_of(self.model)
+        head = self.model.classifier
+        self.weight, self.bias = head.weight.detach().clone(), head.bias.detach().clone()
 
-    def maps(self, model: Net, split: str) -> Maps:
-        view = self.place.view(split, self.cell.test_res, self.preprocessing.interpolation)
-        scratch = self.place.cache / "scratch"
-        return pass_over(model, view, self.preprocessing, scratch=scratch, **self.size)
+    # --- the arms -----------------------------------------------------------------------------
 
-    def score_maps(self, model: Net, val: Maps) -> Score:
-        """Val as the model stands."""
-        features = torch.from_numpy(features_of(model, val, **self.size))
+    def none(self) -> _Adapted:
+        transform = serving_transform(self.trunk, self.cell, "none")
+        if transform == self.cell.transform:
+            return self.crop1()
+        set_norm(self.model, self._trained_norm)
+        view = self.place.view("val", transform)
+        logits = logits_of(self.model, view, self.preprocessing, **self.size)
+        return _Adapted(logits=logits, delta={})
+
+    def crop1(self) -> _Adapted:
+        logits = self._logits(self._trained_val, self.weight, self.bias)
+        return _Adapted(logits=logits, delta={})
+
+    def pool(self) -> _Adapted:
+        set_norm(self.model, self._trained_norm)
+        window = feature_side(self.trunk.train_res)
+        logits = pool_logits(self.model, self._val_maps.tensor, window, **self.size)
+        return _Adapted(logits=logits, delta={})
+
+    def bn(self) -> _Adapted:
+        logits = self._logits(self._val, self.weight, self.bias)
+        return _Adapted(logits=logits, delta=self._statistics())
+
+    def frechet(self) -> _Adapted:
+        set_norm(self.model, self._trained_norm)
+        new = features_of(self.model, self._train_maps, most=FRECHET_IMAGES, **self.size)
+        old_law, new_law = frechet.fit_laws(
+            self._trained_quantiles(), frechet.quantiles(new.numpy())
+        )
+        scalar = frechet.map_between(old_law, new_law)
+        weight, bias = frechet.fold(scalar, self.weight, self.bias)
+        logits = self._logits(self._trained_val, weight, bias)
+        return _Adapted(logits=logits, delta=dict(zip(CLASSIFIER, (weight, bias), strict=True)))
+
+    def fix(self) -> _Adapted:
+        return self._of_head(self._fixed_head)
+
+    def fix_aug(self) -> _Adapted:
+        smoothed = tuple(s for s in self.cell.heads.label_smoothing if s > 0)
+        grid = replace(self.cell.heads, label_smoothing=smoothed)
+        return self._of_head(self._fit(self._mild_features(), grid))
+
+    def fix_affine(self) -> _Adapted:
+        fixed = self._fixed_head
+        model = self._fresh_model()
+        set_norm(model, self._statistics_here)
+        setting, tried = fit_affine(
+            model,
+            (self._train_maps, self._labels("train")),
+            (self._val_maps, self._labels("val")),
+            fixed.setting,
+            self.cell.heads,
+            seed=self.cell.seed,
+            **self.size,
+        )
         with torch.inference_mode():
-            logits = model.classifier(features.to(self.size["device"])).cpu()
-        return score(logits, torch.tensor(self.place.images.split("val").labels), "val")
+            features = features_of(model, self._val_maps, **self.size)
+            logits = model.classifier(features.to(self.device)).cpu()
+        state = model.state_dict()
+        delta = {name: state[name] for name in ARMS["fix_affine"].changes}
+        return _Adapted(logits=logits, delta=delta, head=setting, tried=fixed.tried + tried)
 
-    def keep_features(self, model: Net, maps: Maps, split: str, folder: Path) -> None:
-        features = features_of(model, maps, **self.size)
-        write_features(folder / f"{split}.arrow", features, self.place.images.split(split).labels)
+    # --- what they share ------------------------------------------------------------------------
 
+    @cached_property
+    def _val_maps(self) -> Maps:
+        return self._maps("val")
 
-def _fit_head(cell: CellSpec, model: Net, folder: Path) -> tuple[Score, HeadSetting, int]:
-    """Fit all heads on the kept features and put the one that val likes best into the model.
+    @cached_property
+    def _train_maps(self) -> Maps:
+        return self._maps("train")
 
-    Returns:
-        Its score on val, its setting, and among how many it was picked.
-    """
-    device = pick_device()
+    def _maps(self, split: str) -> Maps:
+        view = self.place.view(split, self.cell.transform)
+        scratch = self.place.cache / "scratch"
+        maps = pass_over(self.model, view, self.preprocessing, scratch=scratch, **self.size)
+        return self._stack.enter_context(maps)
 
-    def kept(split: str) -> tuple[torch.Tensor, torch.Tensor]:
-        features, labels = read_features(folder / f"{split}.arrow")
-        return torch.tensor(features, device=device), torch.tensor(labels, device=device)
+    @cached_property
+    def _trained_val(self) -> torch.Tensor:
+        """Val's features under the norm that the trunk was trained with."""
+        set_norm(self.model, self._trained_norm)
+        return features_of(self.model, self._val_maps, **self.size)
 
-    head, (val, val_labels) = model.classifier, kept("val")
-    heads = fit(*kept("train"), head.weight, head.bias, cell.heads, seed=cell.seed)
-    chosen = best(heads, val, val_labels)
-    with torch.inference_mode():
-        head.weight.copy_(heads.weight[chosen])
-        head.bias.copy_(heads.bias[chosen])
-        logits = head(val).cpu()
-    state = model.state_dict()
-    delta = {name: state[name] for name in (*CLASSIFIER, *LAST_NORM)}
-    write_tensors(folder / "delta.safetensors", delta)
-    return score(logits, val_labels.cpu(), "val"), heads.settings[chosen], len(heads.settings)
+    @cached_property
+    def _statistics_here(self) -> NormStatistics:
+        return norm_statistics(self.model, self._train_maps, **self.size)
 
+    @cached_property
+    def _val(self) -> torch.Tensor:
+        """Val's features under the norm re-estimated here."""
+        return self._kept_features("val", self._val_maps)
 
-def read_test(
-    store: Store, trunk_key: str, cell: CellSpec, arm: str, place: Workplace
-) -> ArmResult:
-    """Score one arm of one cell on the test split, once: later calls give the first reading."""
-    path = store.test_reading(digest(cell.key, arm))
-    found = read_json(path)
-    if found is None:
-        began = time.monotonic()
-        trunk, _ = finished_trunk(store, trunk_key)
-        model = load_model(
-            trunk, adapted_state(store, trunk_key, cell.key, arm), len(place.images.classes)
+    @cached_property
+    def _train(self) -> torch.Tensor:
+        return self._kept_features("train", self._train_maps)
+
+    def _kept_features(self, split: str, maps: Maps) -> torch.Tensor:
+        set_norm(self.model, self._statistics_here)
+        features = features_of(self.model, maps, **self.size)
+        self._keep(split, split, features)
+        return features
+
+    def _keep(self, name: str, split: str, features: torch.Tensor) -> None:
+        write_features(self.folder / f"{name}.arrow", features, self._labels(split).numpy())
+
+    @cached_property
+    def _fixed_head(self) -> FittedHead:
+        return self._fit([self._train], self.cell.heads)
+
+    def _mild_features(self) -> list[torch.Tensor]:
+        """Of each view of the mild augmentation, under the norm re-estimated here."""
+        set_norm(self.model, self._statistics_here)
+        views = []
+        for number in range(self.cell.views):
+            view = self.place.mild_view(
+                "train",
+                self.cell.transform,
+                number=number,
+                hflip=self.trunk.recipe.augmentation.hflip,
+                seed=self.cell.seed,
+            )
+            views.append(features_pass(self.model, view, self.preprocessing, **self.size))
+            self._keep(f"train-mild-{number}", "train", views[-1])
+        return views
+
+    def _trained_quantiles(self) -> np.ndarray:
+        """Of the pooled activations at the train resolution: worked out once a trunk."""
+        at_home = replace(self.cell.transform, test_res=self.trunk.train_res)
+        path = self.store.activations(digest("activations 1", self.cell.trunk, at_home))
+        found = read_json(path)
+        if found is None:
+            set_norm(self.model, self._trained_norm)
+            view = self.place.view("train", at_home, most=FRECHET_IMAGES)
+            features = features_pass(self.model, view, self.preprocessing, **self.size)
+            found = frechet.quantiles(features.numpy()).tolist()
+            write_json(path, found)
+        return np.array(found)
+
+    # --- small change ---------------------------------------------------------------------------
+
+    def _fresh_model(self) -> Net:
+        return load_model(self.trunk, self._state, len(self.place.images.classes))
+
+    def _labels(self, split: str) -> torch.Tensor:
+        return torch.tensor(self.place.images.split(split).labels)
+
+    def _statistics(self) -> State:
+        mean, var = self._statistics_here.mean, self._statistics_here.var
+        return dict(zip(STATISTICS, (mean.float(), var.float()), strict=True))
+
+    def _fit(self, views: list[torch.Tensor], grid: HeadGrid) -> FittedHead:
+        def here(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(self.device)
+
+        return fit(
+            [here(view) for view in views],
+            here(self._labels("train")),
+            here(self._val),
+            here(self._labels("val")),
+            self.weight,
+            self.bias,
+            grid,
+            seed=self.cell.seed,
         )
-        preprocessing = variants.preprocessing(variants.get(trunk.variant))
-        view = place.view("test", cell.test_res, preprocessing.interpolation)
-        logits = logits_of(
-            model, view, preprocessing, batch_size=cell.batch_size, device=pick_device()
+
+    def _of_head(self, head: FittedHead) -> _Adapted:
+        delta = dict(zip(CLASSIFIER, (head.weight, head.bias), strict=True))
+        return _Adapted(
+            logits=self._logits(self._val, head.weight, head.bias),
+            delta={**delta, **self._statistics()},
+            head=head.setting,
+            tried=head.tried,
         )
-        labels = torch.tensor(place.images.split("test").labels)
-        reading = ArmResult(
-            arm=arm,
-            score=score(logits, labels, "test"),
-            seconds=round(time.monotonic() - began, 3),
-        )
-        write_json(path, reading)
-        return reading
-    return arm_result(found)
+
+    @torch.inference_mode()
+    def _logits(
+        self, features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+    ) -> torch.Tensor:
+        return F.linear(features.to(self.device), weight, bias).cpu()

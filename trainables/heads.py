@@ -1,64 +1,83 @@
 """Fit classifiers on kept features: every setting of a cell in one batched computation.
 
-For features f (B, D), targets t and heads W_s, all settings s step together:
+For features f (B, D), targets t and heads W_s, all settings s of an optimiser step together:
 
-    z = f W_s' + b_s      G = (softmax(z) - t_s) / B      dW_s = G' f      db_s = sum G
+    z = W_s f' + b_s      G = (softmax(z) - t_s) / B      dW_s = G f      db_s = sum G
 
-one matrix product forward and one back for the lot. The learning rate is constant (FixRes tunes
-for 1 to 31 epochs at a constant rate: its decay comes every 30), so that a shorter training is a
-prefix of a longer one, and the numbers of epochs are snapshots that cost nothing.
+one matrix product forward and one back for the lot. Images are columns: the softmax over a few
+classes then runs along whole vectors of images, many times faster than along rows of classes.
+
+The learning rate is constant (FixRes, arXiv:1906.06423, tunes for 1 to 31 epochs; its released
+code lowers the rate every 30), so that a shorter training is a prefix of a longer one: val judges
+each setting after each epoch, and the numbers of epochs cost nothing to try.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import product
+from math import inf, isfinite, sqrt
 
 import torch
-import torch.nn.functional as F
+
+VAL_NUMBERS = 1 << 24  # logits of val at a time: 64 MB
+BETAS, EPS = (0.9, 0.999), 1e-8  # torch.optim.AdamW's own
+
+Key = tuple[int, float]  # hits, then minus the loss: the larger the better
+_WORST: Key = (-1, -inf)  # also of what is not finite
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadSetting:
-    """How one classifier was fitted."""
+    """How one classifier was fitted. ``epochs``: after how many val liked it best."""
 
+    optimizer: str  # "sgd" | "adamw"
     lr: float
     label_smoothing: float
+    weight_decay: float
     epochs: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadGrid:
-    """All settings to try: their product. SGD with momentum; weight decay on all of the head."""
+    """All settings to try: their product. Weight decay is on all of the head, bias included.
+
+    ``epochs``: at most. ``patience``: epochs without a better val after which a setting is given
+    up. ``momentum`` is SGD's; its weight decay is part of the gradient, AdamW's is not.
+    """
 
     lr: tuple[float, ...]
     label_smoothing: tuple[float, ...]
-    epochs: tuple[int, ...]
+    weight_decay: tuple[float, ...] = (1e-4,)
+    optimizer: tuple[str, ...] = ("sgd",)
+    epochs: int
+    patience: int
     batch_size: int
     momentum: float = 0.9
-    weight_decay: float = 1e-4
 
     @property
     def settings(self) -> tuple[HeadSetting, ...]:
+        """Untrained. In this order the first wins where val sees no difference."""
+        runs = product(self.optimizer, self.lr, self.label_smoothing, self.weight_decay)
         return tuple(
-            HeadSetting(lr=lr, label_smoothing=smoothing, epochs=epochs)
-            for epochs, lr, smoothing in product(
-                sorted(set(self.epochs)), self.lr, self.label_smoothing
-            )
+            HeadSetting(optimizer=name, lr=lr, label_smoothing=s, weight_decay=decay, epochs=0)
+            for name, lr, s, decay in dict.fromkeys(runs)
         )
 
 
 @dataclass(frozen=True)
-class Heads:
-    """Fitted classifiers: weight (S, C, D), bias (S, C), in the order of ``settings``."""
+class FittedHead:
+    """A classifier: weight (C, D), bias (C,).
 
-    settings: tuple[HeadSetting, ...]
+    ``tried``: (setting, epoch) pairs that val was asked about: what the head was picked among.
+    """
+
     weight: torch.Tensor
     bias: torch.Tensor
-
-    def logits(self, features: torch.Tensor) -> torch.Tensor:
-        """(N, D) -> (N, S, C)."""
-        return torch.einsum("nd,scd->nsc", features, self.weight) + self.bias
+    setting: HeadSetting
+    tried: int
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> torch.Tensor:
@@ -69,65 +88,192 @@ def epoch_order(n: int, seed: int, epoch: int) -> torch.Tensor:
 
 @torch.inference_mode()
 def fit(
-    features: torch.Tensor,
+    views: Sequence[torch.Tensor],
     labels: torch.Tensor,
+    val: torch.Tensor,
+    val_labels: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor,
     grid: HeadGrid,
     *,
     seed: int,
-) -> Heads:
-    """Fit all settings from one start.
+) -> FittedHead:
+    """Fit all settings from one start; of all settings and epochs keep what val likes best.
+
+    Better is: more hits, then a lower mean cross-entropy (without smoothing), then fewer epochs. A
+    setting is given up after ``grid.patience`` epochs without a better one of its own, or when its
+    loss on val is no longer finite; what is not finite never wins.
 
     Args:
-        features: (N, D) float32; labels: (N,) int64.
+        views: (N, D) float32 features of the same images; epoch e sees view (e - 1) modulo their
+            number. labels: (N,) int64.
+        val: (M, D) float32; val_labels: (M,) int64.
         weight, bias: (C, D) and (C,), where every setting starts.
 
     Returns:
-        Heads on the features' device. The same arguments give the same heads.
+        On the features' device; the same arguments give the same head. Where no setting was finite
+        after any epoch: the start, as the first setting with 0 epochs.
     """
-    runs = list(product(grid.lr, grid.label_smoothing))
-    count, (classes, width) = len(runs), weight.shape
-    device = features.device
-    lr = torch.tensor([lr for lr, _ in runs], device=device)
-    smoothing = torch.tensor([s for _, s in runs], device=device)[:, None]
-    w = weight.detach().to(device).repeat(count, 1).contiguous()  # (S C, D)
-    b = bias.detach().to(device).repeat(count)
-    lr_of_row = lr.repeat_interleave(classes)
-    velocity_w, velocity_b = torch.zeros_like(w), torch.zeros_like(b)
-    wanted, snapshots = set(grid.epochs), []
-    for epoch in range(1, max(wanted) + 1):
-        order = epoch_order(len(features), seed, epoch).to(device)
-        for chosen in order.split(grid.batch_size):
-            f = features[chosen]
-            z = torch.addmm(b, f, w.T).view(len(f), count, classes)
-            target = F.one_hot(labels[chosen], classes)[:, None] * (1 - smoothing)
-            g = (z.softmax(dim=2) - target - smoothing / classes) / len(f)
-            g = g.view(len(f), count * classes)
-            velocity_w.mul_(grid.momentum).addmm_(g.T, f).add_(w, alpha=grid.weight_decay)
-            velocity_b.mul_(grid.momentum).add_(g.sum(0)).add_(b, alpha=grid.weight_decay)
-            w.addcmul_(velocity_w, lr_of_row[:, None], value=-1)
-            b.addcmul_(velocity_b, lr_of_row, value=-1)
-        if epoch in wanted:
-            snapshots.append(
-                (w.view(count, classes, width).clone(), b.view(count, classes).clone())
-            )
-    return Heads(
-        grid.settings,
-        torch.cat([weights for weights, _ in snapshots]),
-        torch.cat([biases for _, biases in snapshots]),
-    )
+    start = weight.detach().to(views[0]), bias.detach().to(views[0])
+    batches = [_RULES[name](start, grid, name) for name in dict.fromkeys(grid.optimizer)]
+    best_key, tried = _WORST, 0
+    best = FittedHead(start[0].clone(), start[1].clone(), grid.settings[0], 0)
+    for epoch in range(1, grid.epochs + 1):
+        order = epoch_order(len(labels), seed, epoch).to(labels.device)
+        _train(batches, views[(epoch - 1) % len(views)], labels, order.split(grid.batch_size))
+        for runs in batches:
+            keys = runs.judge(val, val_labels)
+            tried += len(keys)
+            if max(keys) > best_key:
+                best_key = max(keys)
+                best = runs.head(keys.index(best_key), epoch)
+            alive = [i for i, key in enumerate(keys) if key > _WORST]
+            runs.keep([i for i in alive if runs.stale[i] < grid.patience])
+        batches = [runs for runs in batches if runs.settings]
+        if not batches:
+            break
+    return replace(best, tried=tried)
 
 
-@torch.inference_mode()
-def best(heads: Heads, features: torch.Tensor, labels: torch.Tensor) -> int:
-    """Index of the setting with most hits on (features, labels); by loss where hits are equal."""
-    logits = heads.logits(features)
-    hits = (logits.argmax(dim=2) == labels[:, None]).sum(dim=0)
-    loss = F.cross_entropy(
-        logits.flatten(0, 1), labels.repeat_interleave(len(heads.settings)), reduction="none"
-    )
-    loss = loss.view(len(labels), -1).double().mean(dim=0).nan_to_num(nan=torch.inf)
-    hits = hits.where(loss.isfinite(), -1)  # argmax over NaN would hit the first class
-    ranked = sorted(range(len(heads.settings)), key=lambda s: (-int(hits[s]), float(loss[s])))
-    return ranked[0]
+def _train(
+    batches: Sequence[_Runs],
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    order: Sequence[torch.Tensor],
+) -> None:
+    """One epoch. Rows are gathered into one buffer, which so stays in the processor's cache."""
+    buffer = torch.empty_like(features[: len(order[0])])
+    for chosen in order:
+        f = torch.index_select(features, 0, chosen, out=buffer[: len(chosen)])
+        target = labels[chosen]
+        for runs in batches:
+            runs.step(f, target)
+
+
+class _Runs(ABC):
+    """Settings of one optimiser, stepping together. A row is a class of a run: R = runs x C."""
+
+    moments: int  # running averages of the gradient that the optimiser keeps
+
+    def __init__(self, start: tuple[torch.Tensor, torch.Tensor], grid: HeadGrid, name: str):
+        self.settings = [s for s in grid.settings if s.optimizer == name]
+        self.momentum, self.steps, self.classes = grid.momentum, 0, len(start[1])
+        weight = start[0].repeat(len(self.settings), 1)  # (R, D)
+        bias = start[1].repeat(len(self.settings))[:, None]  # (R, 1)
+        self.parts = [
+            (rows, *(torch.zeros_like(rows) for _ in range(self.moments)))
+            for rows in (weight, bias)
+        ]
+        self.keys = [_WORST] * len(self.settings)  # each run's best so far
+        self.stale = [0] * len(self.settings)  # epochs since
+        self._set_columns()
+
+    def _set_columns(self) -> None:
+        def column(values: list[float]) -> torch.Tensor:
+            return torch.tensor(values, device=self.parts[0][0].device)[:, None]
+
+        lr = column([s.lr for s in self.settings])
+        lr_decay = lr * column([s.weight_decay for s in self.settings])
+        self.smoothing = column([s.label_smoothing for s in self.settings])[:, :, None]
+        self.scale = self._scale(lr)[:, :, None]
+        self.lr, self.lr_decay = (c.repeat_interleave(self.classes, 0) for c in (lr, lr_decay))
+
+    def _logits(self, f: torch.Tensor) -> torch.Tensor:
+        """(B, D) -> (runs, C, B)."""
+        (weight, *_), (bias, *_) = self.parts
+        return torch.addmm(bias, weight, f.T).view(-1, self.classes, len(f))
+
+    def step(self, f: torch.Tensor, labels: torch.Tensor) -> None:
+        self.steps += 1
+        p = self._logits(f).softmax(dim=1)
+        scale = self.scale / len(f)
+        torch.addcmul(scale * self.smoothing / -self.classes, p, scale, out=p)
+        at_label = (scale * (self.smoothing - 1)).expand(-1, 1, len(f))
+        p.scatter_add_(1, labels.expand_as(at_label), at_label)
+        for part, x in zip(self.parts, (f, f.new_ones(len(f), 1)), strict=True):
+            self._update(part, p.view(-1, len(f)), x)
+
+    def judge(self, features: torch.Tensor, labels: torch.Tensor) -> list[Key]:
+        """Each run's key as it stands now."""
+        keys = self._score(features, labels)
+        for i, key in enumerate(keys):
+            better = key > self.keys[i]
+            self.keys[i], self.stale[i] = (key, 0) if better else (self.keys[i], self.stale[i] + 1)
+        return keys
+
+    def _score(self, features: torch.Tensor, labels: torch.Tensor) -> list[Key]:
+        count = len(self.settings)
+        hits = torch.zeros(count, dtype=torch.int64, device=labels.device)
+        loss = torch.zeros(count, dtype=torch.float64, device=labels.device)
+        size = max(1, VAL_NUMBERS // (count * self.classes))
+        for f, target in zip(features.split(size), labels.split(size), strict=True):
+            z, at = self._logits(f), target.expand(count, 1, -1)
+            top, first = z.max(dim=1, keepdim=True)
+            own = z.sub_(top).gather(1, at)
+            loss += (z.exp_().sum(dim=1).log_() - own[:, 0]).double().sum(dim=1)
+            hits += (first == at).sum(dim=(1, 2))
+        found = zip(hits.tolist(), (loss / len(labels)).tolist(), strict=True)
+        return [(h, -mean) if isfinite(mean) else _WORST for h, mean in found]
+
+    def head(self, i: int, epoch: int) -> FittedHead:
+        rows = slice(i * self.classes, (i + 1) * self.classes)
+        (weight, *_), (bias, *_) = self.parts
+        setting = replace(self.settings[i], epochs=epoch)
+        return FittedHead(weight[rows].clone(), bias[rows, 0].clone(), setting, 0)
+
+    def keep(self, runs: list[int]) -> None:
+        """Drop all others: they cost nothing from here on."""
+        if len(runs) == len(self.settings):
+            return
+        self.settings = [self.settings[i] for i in runs]
+        self.keys, self.stale = [self.keys[i] for i in runs], [self.stale[i] for i in runs]
+        self.parts = [tuple(self._of(runs, rows) for rows in part) for part in self.parts]
+        self._set_columns()
+
+    def _of(self, runs: list[int], rows: torch.Tensor) -> torch.Tensor:
+        return rows.view(-1, self.classes, rows.shape[1])[runs].flatten(0, 1)
+
+    @abstractmethod
+    def _scale(self, lr: torch.Tensor) -> torch.Tensor:
+        """What ``_update`` wants the gradient times: (runs, 1)."""
+
+    @abstractmethod
+    def _update(self, part: tuple[torch.Tensor, ...], slope: torch.Tensor, x: torch.Tensor) -> None:
+        """Step a part (R, K), parameters and moments, whose gradient is slope (R, B) x (B, K)."""
+
+
+class _Sgd(_Runs):
+    """torch.optim.SGD, with the learning rate in the velocity: a pass less over the weights."""
+
+    moments = 1
+
+    def _scale(self, lr: torch.Tensor) -> torch.Tensor:
+        return -lr
+
+    def _update(self, part: tuple[torch.Tensor, ...], slope: torch.Tensor, x: torch.Tensor) -> None:
+        rows, velocity = part
+        velocity.addmm_(slope, x, beta=self.momentum).addcmul_(rows, self.lr_decay, value=-1)
+        rows.add_(velocity)
+
+
+class _AdamW(_Runs):
+    """torch.optim.AdamW."""
+
+    moments = 2
+
+    def _scale(self, lr: torch.Tensor) -> torch.Tensor:
+        return torch.ones_like(lr)
+
+    def _update(self, part: tuple[torch.Tensor, ...], slope: torch.Tensor, x: torch.Tensor) -> None:
+        rows, mean, square = part
+        gradient = slope @ x
+        mean.lerp_(gradient, 1 - BETAS[0])
+        square.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+        # mean / (sqrt(square) / c + eps), with c on the other side: a pass less over the weights
+        c = sqrt(1 - BETAS[1] ** self.steps)
+        towards = torch.div(mean, torch.sqrt(square, out=gradient).add_(c * EPS), out=gradient)
+        rows.mul_(1 - self.lr_decay)
+        rows.addcmul_(towards, self.lr, value=-c / (1 - BETAS[0] ** self.steps))
+
+
+_RULES: dict[str, type[_Runs]] = {"sgd": _Sgd, "adamw": _AdamW}

@@ -7,8 +7,8 @@ import hashlib
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -76,6 +76,7 @@ class Source:
     notes: tuple[str, ...]
     items: Callable[[], Iterator[Item]]
     sample: Callable[[], Iterator[Item]]  # up to a few hundred of them, to estimate sizes
+    splits: tuple[str, ...] = SPLITS  # that there must be in the end
 
 
 def scan(data: Path) -> Listing:
@@ -138,6 +139,9 @@ def folder_source(listing: Listing) -> Source:
             lacks, or split folders that cannot be told from class folders.
     """
     split_folders = _split_folders(listing)
+    if "train" not in split_folders:
+        given = next(iter(split_folders.values()))
+        raise UserError(f"{listing.root} holds {given}/ but no train/ folder: add one.")
     in_splits: dict[str, dict[str, list[FileEntry]]] = {}
     for split, folder in split_folders.items():
         in_splits[split] = _class_files(listing, folder)
@@ -149,6 +153,51 @@ def folder_source(listing: Listing) -> Source:
             " folder of its own, at least two."
         )
     notes = _missing_classes(listing.root, in_splits, classes)
+    return _source(listing, in_splits, classes, notes)
+
+
+def further_folder_source(listing: Listing, trained: Sequence[str]) -> Source:
+    """Read a listing as one set of images of classes that a model was trained on.
+
+    Split folders, where there are some, are put together. Labels are positions in `trained`.
+
+    Raises:
+        UserError: no class folders, an empty one, or one that is called as no trained class is.
+    """
+    by_class: dict[str, list[FileEntry]] = defaultdict(list)
+    for folder in _split_folders(listing).values():
+        for name, entries in _class_files(listing, folder).items():
+            by_class[name] += entries
+    if not by_class:
+        raise UserError(
+            f"{listing.root} holds no class folders: put the images of each class into a folder"
+            " that bears its name."
+        )
+    check_trained(listing.root, by_class, trained)
+    source = _source(listing, {"test": by_class}, tuple(trained), [])
+    return replace(source, splits=("test",))
+
+
+def check_trained(data: Path, names: Iterable[str], trained: Sequence[str]) -> None:
+    """Refuse classes that a model was not trained on.
+
+    Raises:
+        UserError: there are some.
+    """
+    unknown = sorted(set(names) - set(trained))
+    if unknown:
+        raise UserError(
+            f"{data} has {len(unknown)} class(es) that were not trained on, as {unknown[0]}: class"
+            f" folders and labels must bear the names of the trained classes, as {trained[0]}."
+        )
+
+
+def _source(
+    listing: Listing,
+    in_splits: dict[str, dict[str, list[FileEntry]]],
+    classes: tuple[str, ...],
+    notes: list[str],
+) -> Source:
     labels = {name: label for label, name in enumerate(classes)}
     found = [
         Item(
@@ -177,7 +226,7 @@ def folder_source(listing: Listing) -> Source:
 
 
 def _split_folders(listing: Listing) -> dict[str, str]:
-    """Split name -> folder with the class folders ("" for the root)."""
+    """Split name -> folder with the class folders; "train" for the root where there are none."""
     top = [folder for folder in listing.folders if "/" not in folder]
     named = [folder for folder in top if folder.lower() in SPLIT_WORDS]
     others = [folder for folder in top if folder not in named]
@@ -198,8 +247,6 @@ def _split_folders(listing: Listing) -> dict[str, str]:
             f"{listing.root} holds {others[0]}/ beside {named[0]}/: keep either split folders or"
             " class folders there."
         )
-    if "train" not in splits:
-        raise UserError(f"{listing.root} holds {named[0]}/ but no train/ folder: add one.")
     return {split: splits[split] for split in SPLITS if split in splits}
 
 

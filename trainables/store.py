@@ -2,8 +2,9 @@
 
     weights/<variant>-<digest>.safetensors      pretrained weights as the sweep found them
     trunks/<key>/{spec,result}.json, state.pt, trunk.safetensors, work.jsonl
-    cells/<key>/{spec,rows}.json, delta.safetensors, train.arrow, val.arrow
-    test/<key>.json                             one reading of the test split
+    activations/<key>.json                      quantiles of a trunk's pooled activations
+    cells/<key>/{spec,rows}.json, delta-<arm>.safetensors, {train,val,predictions}.arrow
+    readings/<key>.json                         one reading of the test split, or of a further set
     journal.jsonl                               what the driver decided, in order
 
 Knows nothing of what is kept in it. A key is a digest of all that the result depends on, so that
@@ -116,8 +117,11 @@ class Store:
     def cell(self, key: str) -> Path:
         return self.root / "cells" / key
 
-    def test_reading(self, key: str) -> Path:
-        return self.root / "test" / f"{key}.json"
+    def activations(self, key: str) -> Path:
+        return self.root / "activations" / f"{key}.json"
+
+    def reading(self, key: str) -> Path:
+        return self.root / "readings" / f"{key}.json"
 
 
 def make_writable(folder: Path, option: str) -> None:

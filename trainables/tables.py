@@ -7,7 +7,7 @@ table need not fit into memory. Knows nothing of decoding and caching.
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from trainables.errors import UserError
-from trainables.images import SPLIT_WORDS, SPLITS, TABLE_SUFFIXES, Item, Listing, Source
+from trainables.images import (
+    SPLIT_WORDS,
+    SPLITS,
+    TABLE_SUFFIXES,
+    Item,
+    Listing,
+    Source,
+    check_trained,
+)
 
 IMAGE_NAMES = ("image", "images", "img", "bytes", "image_bytes", "picture", "photo")
 LABEL_NAMES = ("label", "labels", "class", "fine_label", "target", "category")
@@ -42,6 +50,11 @@ def is_table(path: str) -> bool:
     return name.lower().endswith(TABLE_SUFFIXES)
 
 
+def holds_tables(listing: Listing) -> bool:
+    """Whether a listing is to be read as tables."""
+    return any(is_table(entry.path) for entry in listing.files)
+
+
 def table_source(listing: Listing) -> Source:
     """Read a listing's Parquet and Arrow files as labelled images.
 
@@ -49,12 +62,11 @@ def table_source(listing: Listing) -> Source:
         UserError: a file is damaged, its columns or its split are ambiguous, train has no labels,
             or there is one class only.
     """
-    paths = [entry.path for entry in listing.files if is_table(entry.path)]
-    files = {path: listing.root / path for path in paths}
-    split_of = _split_of_each(listing.root, paths)
-    first = next(path for path in paths if split_of[path] == "train")
+    files = _files(listing)
+    split_of = _split_of_each(listing.root, list(files))
+    first = next(path for path in files if split_of[path] == "train")
     columns = _find_columns(files[first])
-    labels = {path: _read_labels(files[path], columns, split_of[path]) for path in paths}
+    labels = {path: _read_labels(files[path], columns, split_of[path]) for path in files}
 
     notes = []
     for split in SPLITS:
@@ -73,6 +85,40 @@ def table_source(listing: Listing) -> Source:
             f"Column {columns.label} of {files[first]} holds {len(classes)} class(es): give images"
             " of at least two."
         )
+    return _source(files, split_of, columns, labels, classes, notes)
+
+
+def further_table_source(listing: Listing, trained: Sequence[str]) -> Source:
+    """Read a listing's tables as one set of images of classes that a model was trained on.
+
+    Labels are positions in `trained`.
+
+    Raises:
+        UserError: a file is damaged, its columns are ambiguous, or a label names no trained class.
+    """
+    files = _files(listing)
+    columns = _find_columns(next(iter(files.values())))
+    labels = {path: _read_labels(file, columns, "train") for path, file in files.items()}
+    check_trained(listing.root, _class_names(labels, columns), trained)
+    split_of = dict.fromkeys(files, "test")
+    source = _source(files, split_of, columns, labels, tuple(trained), [])
+    return replace(source, splits=("test",))
+
+
+def _files(listing: Listing) -> dict[str, Path]:
+    paths = (entry.path for entry in listing.files if is_table(entry.path))
+    return {path: listing.root / path for path in paths}
+
+
+def _source(
+    files: dict[str, Path],
+    split_of: dict[str, str],
+    columns: Columns,
+    labels: dict[str, list[int | str | None]],
+    classes: tuple[str, ...],
+    notes: list[str],
+) -> Source:
+    """What the files that are still in `labels` hold."""
     kept = [(files[path], path, split_of[path]) for path in labels]
     numbers = {name: number for number, name in enumerate(classes)}
     # A few rows of a few files: a table's first rows are as good as any for an estimate.

@@ -24,13 +24,14 @@ from trainables.errors import UserError
 from trainables.evaluate import Score, autocast, logits_of, pick_device, score
 from trainables.keys import plain
 from trainables.optim import lr_factor, make_optimizer
+from trainables.resolution import TEST_CROP_PCT
 from trainables.store import (
     Store,
     append_line,
     replacing,
     write_json,
 )
-from trainables.transforms import to_device, train_batches
+from trainables.transforms import EvalTransform, to_device, train_batches
 from trainables.trunk import (
     EpochReport,
     Hyper,
@@ -54,19 +55,19 @@ class TrunkTraining:
         *,
         cache: Path,
         threads: int,
-        test_res: tuple[int, ...],
+        scored: tuple[EvalTransform, ...],
         rungs: tuple[int, ...],
     ):
         """
         Args:
             cache: node-local folder for test views.
             threads: CPU threads for cropping and, on a CPU, for the net.
-            test_res: px; where val is scored.
+            scored: what val is scored through, each with a test resolution of its own.
             rungs: the epochs after which it is scored.
         """
         self.spec, self.images, self.store = spec, images, store
         self.place = Workplace(images=images, cache=cache, threads=threads)
-        self.test_res, self.rungs = test_res, rungs
+        self.scored, self.rungs = scored, rungs
         self.device = pick_device()
         self.variant = variants.get(spec.variant)
         self.preprocessing = variants.preprocessing(self.variant)
@@ -164,6 +165,26 @@ class TrunkTraining:
         self._save(report)
         return report
 
+    def as_it_is(self) -> EpochReport:
+        """Score the trunk untrained, as epoch 0, and put it into the store.
+
+        Its weights are then the pretrained ones, their classifier included.
+        """
+        began = time.monotonic()
+        report = EpochReport(
+            epoch=0,
+            loss=None,
+            train_top1=None,
+            images=0,
+            lr=0.0,
+            val=self._validate(),
+            seconds=round(time.monotonic() - began, 3),
+            at=int(time.time() * 1000),
+        )
+        self.reports.append(report)
+        self._save(report)
+        return report
+
     def _is_finite(self) -> bool:
         """Whether the last step left numbers: its own loss is from before it."""
         state = self.evaluated_model.state_dict()
@@ -199,8 +220,8 @@ class TrunkTraining:
         images = self.images.split("val")
         labels = torch.tensor(images.labels)
         scores = {}
-        for res in self.test_res:
-            view = self.place.view("val", res, self.preprocessing.interpolation)
+        for transform in self.scored:
+            view = self.place.view("val", transform)
             logits = logits_of(
                 self.evaluated_model,
                 view,
@@ -208,7 +229,7 @@ class TrunkTraining:
                 batch_size=self.spec.recipe.batch_size,
                 device=self.device,
             )
-            scores[res] = score(logits, labels, "val")
+            scores[transform.test_res] = score(logits, labels, "val")
         return scores
 
     def _save(self, report: EpochReport) -> None:
@@ -226,6 +247,11 @@ class TrunkTraining:
             torch.save(state, temporary)
 
 
+def _whole(test_res: int, variant: variants.Variant) -> EvalTransform:
+    interpolation = variants.preprocessing(variant).interpolation
+    return EvalTransform(test_res=test_res, crop_pct=TEST_CROP_PCT, interpolation=interpolation)
+
+
 def main() -> None:
     """Train one trunk by itself, without Ray or MLflow."""
     parser = argparse.ArgumentParser(
@@ -236,7 +262,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="image folder, Parquet or Arrow")
     parser.add_argument("--store", type=Path, required=True, help="where the trunk is kept")
     parser.add_argument("--cache", type=Path, required=True, help="where decoded images are kept")
-    parser.add_argument("--variant", default="b0", help="b0..b8, l2, lite0..lite4")
+    parser.add_argument("--variant", default="b0", help="b0..b8, b0_ap..b7_ap, l2, lite0..lite4")
     parser.add_argument("--weights", default="auto", help="auto, none, or a folder")
     parser.add_argument("--train-res", type=int, default=224, help="px")
     parser.add_argument("--test-res", type=int, nargs="+", default=[224, 288], help="px")
@@ -269,7 +295,7 @@ def main() -> None:
             store,
             cache=asked.cache,
             threads=asked.threads,
-            test_res=tuple(asked.test_res),
+            scored=tuple(_whole(res, variant) for res in asked.test_res),
             rungs=(asked.epochs,),
         )
         while training.trained_epochs < asked.epochs:

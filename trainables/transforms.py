@@ -5,7 +5,7 @@ Everything stays uint8 until it is on the device (:func:`to_device`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,6 @@ from filelock import FileLock
 from PIL import Image
 
 from trainables.decode import SplitImages
-from trainables.keys import digest
 from trainables.resolution import resize_side
 from trainables.store import replacing
 from trainables.variants import Preprocessing
@@ -24,73 +23,69 @@ from trainables.variants import Preprocessing
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
-def test_transform(
-    image: np.ndarray, test_res: int, crop_pct: float, interpolation: str
+@dataclass(frozen=True, kw_only=True)
+class EvalTransform:
+    """Resize the short side, then crop the centre: timm's evaluation transform, pixel for pixel."""
+
+    test_res: int  # px
+    crop_pct: float  # side of the centre crop over the resized short side
+    interpolation: str
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 -> (test_res, test_res, 3) uint8."""
+        return self.cropped(self.resized(image))
+
+    def resized_size(self, height: int, width: int) -> tuple[int, int]:
+        """Width and height, px, before the crop."""
+        side = resize_side(self.test_res, self.crop_pct)
+        other = int(side * max(height, width) / min(height, width))
+        return (side, other) if width <= height else (other, side)
+
+    def resized(self, image: np.ndarray) -> Image.Image:
+        """The picture before the crop."""
+        size = self.resized_size(*image.shape[:2])
+        picture = Image.fromarray(image)
+        if picture.size == size:
+            return picture
+        return picture.resize(size, RESAMPLING[self.interpolation])
+
+    def cropped(self, picture: Image.Image, shift: int = 0) -> np.ndarray:
+        """The square at the centre, or ``shift`` px to the right: (test_res, test_res, 3) uint8."""
+        res = self.test_res
+        left = round((picture.width - res) / 2) + shift
+        top = round((picture.height - res) / 2)
+        # A crop ratio over 1 would reach outside, where PIL pads with black as torchvision does.
+        return np.asarray(picture.crop((left, top, left + res, top + res)))
+
+
+Render = Callable[[int, np.ndarray], np.ndarray]  # position and image -> (R, R, 3) uint8
+
+
+def kept_view(
+    images: SplitImages, path: Path, test_res: int, render: Render, *, count: int, threads: int
 ) -> np.ndarray:
-    """Resize the short side, then crop the centre: timm's evaluation transform, pixel for pixel.
+    """The first ``count`` images, rendered: (count, R, R, 3) uint8, memory-mapped, read-only.
 
-    Args:
-        image: (H, W, 3) uint8.
-
-    Returns:
-        (test_res, test_res, 3) uint8.
+    Made once a node, whatever the number of trunks that look at it: ``path`` names all that it
+    depends on.
     """
-    height, width = image.shape[:2]
-    side = resize_side(test_res, crop_pct)
-    short, long = min(height, width), max(height, width)
-    other = int(side * long / short)
-    size = (side, other) if width <= height else (other, side)
-    picture = Image.fromarray(image)
-    if picture.size != size:
-        picture = picture.resize(size, RESAMPLING[interpolation])
-    left = round((size[0] - test_res) / 2)
-    top = round((size[1] - test_res) / 2)
-    # A crop ratio over 1 would reach outside, where PIL pads with black as torchvision does.
-    return np.asarray(picture.crop((left, top, left + test_res, top + test_res)))
-
-
-def test_view(
-    images: SplitImages,
-    images_digest: str,
-    split: str,
-    test_res: int,
-    *,
-    crop_pct: float,
-    interpolation: str,
-    cache: Path,
-    threads: int,
-) -> np.ndarray:
-    """All images of a split in the test transform: (N, R, R, 3) uint8, memory-mapped, read-only.
-
-    Made once a node, whatever the number of trunks that look at it.
-    """
-    key = digest("test_view 1", images_digest, split, test_res, crop_pct, interpolation)
-    path = cache / "views" / f"{split}-{test_res}-{key}.npy"
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         with FileLock(f"{path}.lock"):
             if not path.exists():
                 with replacing(path) as temporary:
-                    _write_view(temporary, images, test_res, crop_pct, interpolation, threads)
+                    shape = (count, test_res, test_res, 3)
+                    out = np.lib.format.open_memmap(temporary, "w+", dtype=np.uint8, shape=shape)
+                    _fill(out, images, render, threads)
     return np.load(path, mmap_mode="r")
 
 
-def _write_view(
-    path: Path,
-    images: SplitImages,
-    test_res: int,
-    crop_pct: float,
-    interpolation: str,
-    threads: int,
-) -> None:
-    shape = (len(images), test_res, test_res, 3)
-    out = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
-
+def _fill(out: np.memmap, images: SplitImages, render: Render, threads: int) -> None:
     def fill(i: int) -> None:
-        out[i] = test_transform(images[i], test_res, crop_pct, interpolation)
+        out[i] = render(i, images[i])
 
     with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(fill, range(len(images))):
+        for _ in pool.map(fill, range(len(out))):
             pass
     out.flush()
 

@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from ray import tune
 
+from trainables.cell import CellSpec, recorded_results
 from trainables.decode import ImageSet, ReadOptions, prepare
 from trainables.errors import UserError
-from trainables.fix import CellSpec, adapt, recorded_results
+from trainables.fix import adapt
 from trainables.keys import plain
 from trainables.store import Store
 from trainables.train import TrunkTraining
+from trainables.transforms import EvalTransform
 from trainables.trunk import EpochReport, TrunkSpec, recorded_reports
 from trainables.workplace import Workplace
 
@@ -31,7 +33,6 @@ class TrialContext:
     read: ReadOptions
     cache: Path
     threads: int
-    test_res: tuple[int, ...]
     rungs: tuple[int, ...]
 
     def open_images(self) -> ImageSet:
@@ -86,33 +87,35 @@ class TrunkTrial(_Trial):
 
     def _start(self, config: dict[str, Any]) -> None:
         self.spec: TrunkSpec = config["trunk"]
-        self.training: TrunkTraining | None = None
+        self.scored: tuple[EvalTransform, ...] = config["scored"]
+        self.begun: TrunkTraining | None = None
         self.recorded = recorded_reports(self.store, self.spec.key)
         self.reported = 0
 
     def _stop(self) -> None:
-        self.training = None
+        self.begun = None
 
     def step(self) -> dict[str, Any]:
         if self.reported < len(self.recorded):
             report = self.recorded[self.reported]
         else:
-            report = self._trained().epoch()
+            training = self._training()
+            report = training.epoch() if self.spec.recipe.epochs else training.as_it_is()
         self.reported += 1
         return trunk_result(report, self.spec.recipe.epochs)
 
-    def _trained(self) -> TrunkTraining:
-        if self.training is None:
-            self.training = TrunkTraining(
+    def _training(self) -> TrunkTraining:
+        if self.begun is None:
+            self.begun = TrunkTraining(
                 self.spec,
                 self.images,
                 self.store,
                 cache=self.context.cache,
                 threads=self.context.threads,
-                test_res=self.context.test_res,
+                scored=self.scored,
                 rungs=self.context.rungs,
             )
-        return self.training
+        return self.begun
 
 
 def trunk_result(report: EpochReport, epochs: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,8 +62,8 @@ class EpochReport:
     """One epoch, or what is known of it from the store."""
 
     epoch: int
-    loss: float | None  # None: not finite
-    train_top1: float  # over the augmented images as they were seen
+    loss: float | None  # None: not finite, or nothing was trained
+    train_top1: float | None  # over the augmented images as they were seen; None: none was
     images: int
     lr: float
     seconds: float
@@ -109,6 +109,11 @@ def recorded_reports(store: Store, key: str) -> list[EpochReport]:
             return []
         done = torch.load(path, map_location="cpu", weights_only=True)
     return [epoch_report(r) for r in done["reports"]]
+
+
+def trained_epochs(reports: Sequence[EpochReport]) -> int:
+    """How many epochs lie behind a trunk."""
+    return max((r.epoch for r in reports), default=0)
 
 
 def settle(store: Store, key: str, why: str) -> None:

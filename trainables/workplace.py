@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from trainables.decode import ImageSet
-from trainables.resolution import TEST_CROP_PCT
-from trainables.transforms import test_view
+from trainables.decode import ImageSet, SplitImages
+from trainables.keys import digest
+from trainables.mild import draws, mild_transform
+from trainables.transforms import EvalTransform, Render, kept_view
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,15 +22,46 @@ class Workplace:
     cache: Path  # node-local
     threads: int
 
-    def view(self, split: str, test_res: int, interpolation: str) -> np.ndarray:
-        """A split in the test transform: (N, R, R, 3) uint8, made once a node."""
-        return test_view(
-            self.images.split(split),
-            self.images.digest,
-            split,
-            test_res,
-            crop_pct=TEST_CROP_PCT,
-            interpolation=interpolation,
-            cache=self.cache,
-            threads=self.threads,
+    def view(self, split: str, transform: EvalTransform, *, most: int | None = None) -> np.ndarray:
+        """A split (its first ``most`` images) in the test transform: (N, R, R, 3) uint8."""
+        images = self.images.split(split)
+        return self.view_of(images, f"{self.images.digest} {split}", transform, most=most)
+
+    def view_of(
+        self,
+        images: SplitImages,
+        images_digest: str,
+        transform: EvalTransform,
+        *,
+        most: int | None = None,
+    ) -> np.ndarray:
+        """The same of images that are no split of this sweep's."""
+        count = min(len(images), most or len(images))
+        named = ("view 2", images_digest, transform, count)
+        return self._kept(images, transform, lambda _, image: transform(image), count, named)
+
+    def mild_view(
+        self, split: str, transform: EvalTransform, *, number: int, hflip: float, seed: int
+    ) -> np.ndarray:
+        """View ``number`` of a split in the mild augmentation: (N, R, R, 3) uint8."""
+        images = self.images.split(split)
+        drawn = draws(images.sizes, transform, hflip, np.random.default_rng((seed, number)))
+
+        def render(i: int, image: np.ndarray) -> np.ndarray:
+            return mild_transform(image, transform, drawn[i])
+
+        named = ("mild 1", self.images.digest, split, transform, number, hflip, seed)
+        return self._kept(images, transform, render, len(images), named)
+
+    def _kept(
+        self,
+        images: SplitImages,
+        transform: EvalTransform,
+        render: Render,
+        count: int,
+        named: tuple[Any, ...],
+    ) -> np.ndarray:
+        path = self.cache / "views" / f"{transform.test_res}-{digest(*named)}.npy"
+        return kept_view(
+            images, path, transform.test_res, render, count=count, threads=self.threads
         )

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from sweeps.events import CellBegan, CellEnded, CellsPlanned, Event
 from sweeps.phases import CellDesk, cells_of
 from sweeps.plan import Plan
+from tests.sweeps.test_director import report_of
+from tests.sweeps.test_leaderboard import HEAD
 from tests.sweeps.test_plan import HYPER, plan_of
 from tests.sweeps.test_spec import spec_with
+from trainables.cell import ArmResult, CellSpec
 from trainables.evaluate import Score
-from trainables.fix import ArmResult, CellSpec
-from trainables.heads import HeadSetting
 from trainables.store import Store, write_json
 from trainables.trunk import EpochReport, TrunkSpec
 
@@ -34,9 +34,11 @@ def plan() -> Plan:
 
 
 def survivors(plan: Plan) -> list[tuple[TrunkSpec, tuple[EpochReport, ...]]]:
-    report: Any = None
     trunks = [plan.trunk(point, HYPER) for point in plan.points]
-    return [(trunk, (report,) * (i + 1)) for i, trunk in enumerate(trunks)]
+    return [
+        (trunk, tuple(report_of(plan, trunk, e) for e in range(1, i + 2)))
+        for i, trunk in enumerate(trunks)
+    ]
 
 
 def results_of(cell: CellSpec) -> list[ArmResult]:
@@ -47,8 +49,8 @@ def results_of(cell: CellSpec) -> list[ArmResult]:
             arm="fix",
             score=Score(split="val", n=50, hits1=hits + 1, hits5=50),
             seconds=1.5,
-            head=HeadSetting(lr=0.1, label_smoothing=0.0, epochs=5),
-            head_settings=30,
+            head=HEAD,
+            head_tried=30,
         ),
     ]
 
@@ -106,7 +108,7 @@ def test_rows_carry_cost_and_place(plan: Plan, tmp_path: Path) -> None:
     for row in (none, fix):
         assert (row.gmacs, row.params_m) == (cost.gmacs, cost.params_m)
         assert (row.trunk, row.cell, row.trunk_epochs) == (trunk.key, cell.key, epochs)
-    assert (none.head_settings, fix.head_settings, fix.head_lr) == (0, 30, 0.1)
+    assert (none.head_tried, fix.head_tried, fix.head_lr) == (0, 30, 0.1)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from sweeps.presets import builtin_digits
+from sweeps.presets import RECIPES, builtin_digits
 from sweeps.spec import SweepSpec
 from tests.sweeps.test_spec import is_one_sentence, spec_with
 from trainables.errors import SweepError, UserError
@@ -54,6 +54,14 @@ def test_without_data_the_defaults_are_those_of_the_digits(parse: Any) -> None:
 @pytest.mark.parametrize("data", [("--data", "/d"), ("--data=/d",)])
 def test_with_data_the_defaults_are_the_documented_ones(parse: Any, data: tuple[str, ...]) -> None:
     assert parse(*data) == spec_with(data=Path("/d"))
+
+
+@pytest.mark.parametrize("recipe", [("--recipe", "fixres"), ("--recipe=fixres",)])
+def test_a_recipes_defaults_can_be_overridden(parse: Any, recipe: tuple[str, ...]) -> None:
+    found = parse(*recipe, "--data", "/d", "--variants", "b0", "--test-res", "auto")
+    assert found == spec_with(
+        RECIPES["fixres"](), data=Path("/d"), variants=("b0",), test_res="auto"
+    )
 
 
 def test_options_of_all_groups(parse: Any) -> None:
@@ -122,10 +130,10 @@ def test_help_shows_every_option_with_its_default(
 def test_bad_input_ends_with_2_and_one_sentence(
     main: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main("--epochs", "0") == 2
+    assert main("--epochs", "-1") == 2
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err == "error: --epochs 0 is out of bounds: give at least 1.\n"
+    assert said.err == "error: --epochs -1 is out of bounds: give at least 0.\n"
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import io
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from sweeps.choice import Choice
-from sweeps.console import Terminal, plan_view, summary
+from sweeps.console import Terminal
 from sweeps.events import (
     CellBegan,
     CellEnded,
@@ -21,12 +19,10 @@ from sweeps.events import (
     TrunkBegan,
     TrunkEnded,
 )
-from sweeps.plan import Plan
 from tests.sweeps.test_director import SPEC, diverging, phase
 from tests.sweeps.test_leaderboard import a_row
 from tests.sweeps.test_plan import HYPER, plan_of
 from tests.sweeps.test_spec import spec_with
-from trainables.evaluate import Score
 
 
 def output_of(console: Console) -> str:
@@ -49,7 +45,8 @@ def events(tmp_path_factory: pytest.TempPathFactory) -> list[Event]:
     director, _, _, events = phase(plan, tmp_path_factory.mktemp("store"), diverging)
     lost = next(e.trunk for e in events if isinstance(e, TrunkBegan))
     failed = TrunkEnded(trunk=lost, why="failed", reports=(), error="Trace\n  Boom: [b] broken\n")
-    cells = [(plan.cell(t.key, r), t) for t in director.survivors() for r in (64, 96)]
+    survivors = director.survivors()
+    cells = [(plan.cell(t.variant, t.key, r), t) for t in survivors for r in (64, 96)]
     told: list[Event] = [SweepBegan(plan=plan), *events, failed, CellsPlanned(cells=tuple(cells))]
     for i, (cell, trunk) in enumerate(cells):
         place: dict[str, Any] = {"variant": trunk.variant, "train_res": trunk.train_res}
@@ -152,52 +149,8 @@ def test_counting_speaks_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said[0] == "decoding images: 17 of 100" and len(said) == 5
 
 
-# --- tables -----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def plan() -> Plan:
-    return plan_of(spec_with(variants=("b0", "b1"), train_res=(100,), test_res=(100, 200)))
-
-
-def test_the_plan_says_what_will_be_done_and_what_it_costs(plan: Plan) -> None:
-    console = file_console()
-    console.print(plan_view(plan))
-    text = output_of(console)
-    assert "120 train, 50 val, 40 test; 3 classes" in text
-    assert "8: b0 b1 x train 100 px x 4 samples; 20 epochs, cut after 2, 6, 18" in text
-    assert re.search(r"cells +4: 1 trunk", text)
-    assert re.search(r"b1 +5.00 +2 +8\b", text)  # GMACs at 100 and 200 px
-    most, expected = re.findall(r"([\d.]+) TMACs.*about ([\d.]+)", text)[0]
-    assert float(most) == pytest.approx(
-        4 * sum(plan.work_left(p) for p in plan.points) / 1e3, abs=0.06
-    )
-    assert float(expected) < float(most)
-
-
-@pytest.mark.parametrize("options", [{"epochs": 1}, {"grace_epochs": 50}, {"samples": 1}])
-def test_a_plan_without_rungs_or_choice_can_be_shown(options: dict[str, int]) -> None:
-    console = file_console()
-    console.print(plan_view(plan_of(spec_with(**options))))
-    assert ("cut after none" in output_of(console)) is ("samples" not in options)
-
-
-def test_the_summary_shows_the_best_the_choice_and_test(tmp_path: Path) -> None:
-    rows = [a_row(60 + i, 100, train_res=32 * (i + 1)) for i in range(12)]
-    rows += [a_row(90, 100, split="test")]
-    choice = Choice(row=rows[0], reason="It is cheap.")
-    console = file_console()
-    console.print(summary(rows, choice, Score(split="test", n=80, hits1=60, hits5=79)))
-    text = output_of(console)
-    assert "Best of 12 rows, on val (n=100)" in text
-    shares = [float(m) for m in re.findall(r"fix +([\d.]+) ", text)]
-    assert shares == [71.0, 70.0, 69.0, 68.0, 67.0, 66.0, 65.0, 64.0, 60.0]
-    assert "chosen   It is cheap." in text
-    # Wilson's interval of 60 in 80, by its formula: 64.5 to 83.2.
-    assert "top-1 75.0 % (n=80, 95 % interval 64.5 to 83.2), top-5 98.8 %" in text
-
-
-def test_a_trunk_is_named_by_what_it_is(plan: Plan) -> None:
+def test_a_trunk_is_named_by_what_it_is() -> None:
+    plan = plan_of(spec_with(variants=("b0", "b1"), train_res=(100,), test_res=(100, 200)))
     trunk = plan.trunk(plan.points[1], HYPER)
     console = file_console()
     Terminal(console).on(TrunkBegan(trunk=trunk))

@@ -18,7 +18,8 @@ from sweeps import director as directing
 from sweeps import proposals
 from sweeps.director import TrunkDirector
 from sweeps.events import EpochEnded, Event, TrunkBegan, TrunkEnded
-from sweeps.plan import Plan, Point, point_of
+from sweeps.grid import Point, point_of
+from sweeps.plan import Plan
 from sweeps.spec import SweepSpec
 from tests.sweeps.test_plan import plan_of
 from tests.sweeps.test_spec import spec_with
@@ -60,7 +61,7 @@ def accuracy(trunk: TrunkSpec, epoch: int, res: int) -> float:
 
 
 def report_of(plan: Plan, trunk: TrunkSpec, epoch: int, at: int = 0) -> EpochReport:
-    n, rungs, resolutions = plan.counts["val"], plan.spec.rungs, plan.spec.grid.test_res
+    n, rungs, resolutions = plan.counts["val"], plan.spec.rungs, plan.grid.test_res
     hits = {res: round(n * accuracy(trunk, epoch, res)) for res in resolutions}
     val = {res: Score(split="val", n=n, hits1=h, hits5=n) for res, h in hits.items()}
     return EpochReport(
@@ -239,7 +240,7 @@ def test_rung_metric_is_the_best_over_test_resolutions(plan: Plan, tmp_path: Pat
     rungs = [line for line in read_lines(store.journal) if line["event"] == "rung"]
     for line in rungs:
         trunk = trunks[line["trunk"]]
-        best = max(accuracy(trunk, line["epoch"], res) for res in SPEC.grid.test_res)
+        best = max(accuracy(trunk, line["epoch"], res) for res in plan.grid.test_res)
         assert line["top1"] == round(50 * best) / 50
         assert line["group"] == trunk.variant
 

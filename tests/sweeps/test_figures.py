@@ -16,11 +16,14 @@ from sweeps.figures import heatmap, save
 from sweeps.leaderboard import Row
 from sweeps.spec import SweepSpec
 from tests.sweeps.test_leaderboard import a_row
+from tests.sweeps.test_plan import plan_of
 from tests.sweeps.test_spec import spec_with
 
 # Not in order, to see that the axes are.
-SPEC = spec_with(variants=("b1", "b0"), train_res=(96, 64), test_res=(128, 64, 96), epochs=6)
 ARMS = ("none", "fix")
+SPEC = spec_with(
+    variants=("b1", "b0"), train_res=(96, 64), test_res=(128, 64, 96), epochs=6, arms=ARMS
+)
 
 
 def rows_of(spec: SweepSpec, *, n: int = 200) -> list[Row]:
@@ -34,9 +37,12 @@ def rows_of(spec: SweepSpec, *, n: int = 200) -> list[Row]:
     return [*rows, a_row(n, n, variant="b0", train_res=64, test_res=64, split="test")]
 
 
-def maps(rows: list[Row], chosen: Row | None = None, spec: SweepSpec = SPEC) -> dict:
+ELSEWHERE = a_row(cell="in no map")
+
+
+def maps(rows: list[Row], chosen: Row = ELSEWHERE, spec: SweepSpec = SPEC) -> dict:
     """The axes of each variant and arm."""
-    figure = heatmap(rows, spec, chosen)
+    figure = heatmap(rows, plan_of(spec), chosen)
     axes = [ax for ax in figure.axes if ax.get_title(loc="left")]
     keys = list(product(spec.grid.variants, ARMS))
     assert len(axes) == len(keys)
@@ -91,7 +97,7 @@ def test_all_maps_share_one_scale_of_the_rows_shown() -> None:
 
 
 def test_the_title_says_split_and_sample_size() -> None:
-    figure = heatmap(rows_of(SPEC, n=200), SPEC, None)
+    figure = heatmap(rows_of(SPEC, n=200), plan_of(SPEC), ELSEWHERE)
     assert figure.get_suptitle() == "Top-1 on val (%, n = 200)"
 
 
@@ -102,7 +108,7 @@ def test_one_red_frame_at_the_chosen_cell() -> None:
     found = {key: frames(ax) for key, ax in maps(rows, chosen).items()}
     assert found.pop(("b0", "fix")) == [pytest.approx((0, 1))]
     assert not any(found.values())
-    assert not any(frames(ax) for ax in maps(rows, None).values())
+    assert not any(frames(ax) for ax in maps(rows).values())
 
 
 def test_cells_without_rows_stay_empty() -> None:
@@ -133,7 +139,7 @@ def test_of_several_survivors_the_best_is_shown() -> None:
 def test_the_best_test_resolution_of_a_trunk_is_bold() -> None:
     spec = spec_with(SPEC, variants=("b0",), train_res=(64,), test_res=(64, 96, 128))
     rows = [a_row(h, 100, test_res=r) for r, h in ((64, 50), (96, 70), (128, 70))]
-    ax = maps(rows, None, spec)["b0", "fix"]
+    ax = maps(rows, spec=spec)["b0", "fix"]
     bold = [t.get_position()[0] for t in ax.texts if t.get_weight() == "bold"]
     assert bold == [1]  # among equals the smaller
 
@@ -141,13 +147,33 @@ def test_the_best_test_resolution_of_a_trunk_is_bold() -> None:
 def test_a_cut_trunk_is_marked_as_such() -> None:
     spec = spec_with(SPEC, variants=("b0",), train_res=(64, 96), test_res=(64,))
     rows = [a_row(50, test_res=64, trunk_epochs=2), a_row(60, train_res=96, test_res=64)]
-    assert notes(maps(rows, None, spec)["b0", "fix"]) == ["2 of 6 epochs"]
+    assert notes(maps(rows, spec=spec)["b0", "fix"]) == ["2 of 6 epochs"]
 
 
-@pytest.mark.parametrize("rows", [[], [a_row(30, test_res=64)]], ids=["none", "one"])
-def test_few_rows_can_be_drawn_and_saved(rows: list[Row], tmp_path: Path) -> None:
+def test_one_row_can_be_drawn_and_saved(tmp_path: Path) -> None:
     spec = spec_with(SPEC, variants=("b0",), train_res=(64,), test_res=(64,))
-    save(heatmap(rows, spec, rows[0] if rows else None), tmp_path / "heatmap.png")
+    row = a_row(30, test_res=64)
+    save(heatmap([row], plan_of(spec), row), tmp_path / "heatmap.png")
     with Image.open(tmp_path / "heatmap.png") as image:
         assert image.format == "PNG" and min(image.size) > 200
     assert [p.name for p in tmp_path.iterdir()] == ["heatmap.png"]
+
+
+@pytest.mark.parametrize(
+    ("arms", "chosen", "shown"),
+    [
+        (("none", "crop1", "fix", "fix_aug"), "fix_aug", ["none", "fix_aug"]),
+        (("none", "crop1", "fix", "fix_aug"), "crop1", ["none", "fix"]),
+        (("crop1", "bn", "frechet"), "crop1", ["crop1", "frechet"]),
+        (("bn", "fix"), "bn", ["bn"]),
+        (("none", "pool"), "none", ["none"]),
+    ],
+)
+def test_the_maps_are_of_the_untuned_and_the_chosen_or_else_the_fixed_arm(
+    arms: tuple[str, ...], chosen: str, shown: list[str]
+) -> None:
+    spec = spec_with(SPEC, variants=("b0",), train_res=(64,), test_res=(64,), arms=arms)
+    rows = [a_row(30 + i, arm=arm, test_res=64) for i, arm in enumerate(arms)]
+    figure = heatmap(rows, plan_of(spec), next(r for r in rows if r.arm == chosen))
+    titles = [ax.get_title(loc="left") for ax in figure.axes if ax.get_title(loc="left")]
+    assert [title.partition("(arm ")[2].rstrip(")") for title in titles] == shown

@@ -10,12 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sweeps.grid import Point
 from sweeps.leaderboard import SCHEMA, Row, read, row, rows_of, table, write
-from sweeps.plan import Cost, Point
+from sweeps.plan import Cost
 from tests.sweeps.test_plan import HYPER, plan_of
 from tests.sweeps.test_spec import spec_with
+from trainables.cell import ArmResult
 from trainables.evaluate import Score
-from trainables.fix import ArmResult
 from trainables.heads import HeadSetting
 
 
@@ -36,15 +37,18 @@ def a_row(hits: int = 30, n: int = 50, **other: Any) -> Row:
         "seconds": 2.5,
         "trunk": "t1",
         "trunk_epochs": 6,
-        "head_lr": None if arm == "none" else 0.03,
-        "head_smoothing": None if arm == "none" else 0.1,
-        "head_epochs": None if arm == "none" else 5,
-        "head_settings": 0 if arm == "none" else 30,
+        "head_optimizer": "sgd" if arm.startswith("fix") else None,
+        "head_lr": 0.03 if arm.startswith("fix") else None,
+        "head_smoothing": 0.1 if arm.startswith("fix") else None,
+        "head_weight_decay": 1e-4 if arm.startswith("fix") else None,
+        "head_epochs": 5 if arm.startswith("fix") else None,
+        "head_tried": 30 if arm.startswith("fix") else 0,
     } | other
     cell = f"{values['variant']} {values['trunk']} {values['train_res']} {values['test_res']}"
     return Row(**{"cell": cell, **values})
 
 
+HEAD = HeadSetting(optimizer="adamw", lr=0.1, label_smoothing=0.0, weight_decay=0.01, epochs=5)
 ROWS = [
     a_row(arm="none", hits=20),
     a_row(hits=31),
@@ -69,7 +73,7 @@ def test_schema_has_the_fields_names_and_plain_types(tmp_path: Path) -> None:
     assert {types[n] for n in ("train_res", "test_res", "n", "head_epochs")} == {"int64"}
     assert {types[n] for n in ("top1", "top5", "params_m", "gmacs", "head_lr")} == {"double"}
     nullable = {f.name for f in SCHEMA if f.nullable}
-    assert nullable == {"head_lr", "head_smoothing", "head_epochs"}
+    assert nullable == {n for n in SCHEMA.names if n.startswith("head_")} - {"head_tried"}
 
 
 def test_no_rows_make_an_empty_table_of_the_same_schema() -> None:
@@ -90,9 +94,7 @@ def test_hits_come_back_from_their_share(n: int) -> None:
         assert a_row(hits=hits, n=n).hits1 == hits
 
 
-@pytest.mark.parametrize(
-    "head", [None, HeadSetting(lr=0.1, label_smoothing=0.0, epochs=5)], ids=["none", "fix"]
-)
+@pytest.mark.parametrize("head", [None, HEAD], ids=["none", "fix"])
 def test_a_row_places_an_arms_result(head: HeadSetting | None) -> None:
     trunk = plan_of(spec_with()).trunk(Point(variant="b0", train_res=128), HYPER)
     arm = ArmResult(
@@ -100,12 +102,18 @@ def test_a_row_places_an_arms_result(head: HeadSetting | None) -> None:
         score=Score(split="val", n=50, hits1=20, hits5=45),
         seconds=1.5,
         head=head,
-        head_settings=30 if head else 0,
+        head_tried=30 if head else 0,
     )
     made = row(trunk, 6, "c1", 160, Cost(params_m=4.0, gmacs=0.5), arm)
     assert (made.variant, made.train_res, made.test_res) == ("b0", 128, 160)
     assert (made.top1, made.top5, made.n, made.hits1, made.split) == (0.4, 0.9, 50, 20, "val")
     assert (made.trunk, made.cell, made.trunk_epochs) == (trunk.key, "c1", 6)
-    setting = (made.head_lr, made.head_smoothing, made.head_epochs)
-    assert setting == ((0.1, 0.0, 5) if head else (None, None, None))
+    setting = (
+        made.head_optimizer,
+        made.head_lr,
+        made.head_smoothing,
+        made.head_weight_decay,
+        made.head_epochs,
+    )
+    assert setting == (("adamw", 0.1, 0.0, 0.01, 5) if head else (None,) * 5)
     assert made.place == "b0 128 -> 160"

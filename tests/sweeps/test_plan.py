@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from sweeps.plan import Cost, Plan, Point, cost, make, point_of
+from sweeps.grid import Point, point_of, resolve
+from sweeps.plan import Cost, Plan, cost, make
 from sweeps.spec import SweepSpec
 from tests.sweeps.test_spec import spec_with
 from trainables.backbones import Weights
 from trainables.errors import UserError
+from trainables.transforms import EvalTransform
 from trainables.trunk import Hyper, trunk_spec
 
 HYPER = Hyper(lr=1e-3, weight_decay=0.01, label_smoothing=0.1)
@@ -24,45 +28,36 @@ def weights_of(spec: SweepSpec) -> list[Weights]:
 
 def plan_of(spec: SweepSpec, train: int = 120, val: int = 50, test: int = 40) -> Plan:
     """A plan with made-up costs: the i-th variant takes i + 1 GMACs at 100 px."""
-    grid = spec.grid
+    grid = resolve(spec, np.full((train, 2), 100))
     return Plan(
         spec=spec,
+        grid=grid,
         images="0123456789abcdef",
         counts={"train": train, "val": val, "test": test},
         classes=("cat", "dog", "fox"),
         weights={w.variant: w for w in weights_of(spec)},
         costs={
             (v, r): Cost(params_m=4.0 + i, gmacs=(i + 1) * (r / 100) ** 2)
-            for i, v in enumerate(grid.variants)
+            for i, v in enumerate(spec.grid.variants)
             for r in {*grid.train_res, *grid.test_res}
         },
     )
 
 
 def images(train: int = 120, val: int = 50, test: int = 40, classes: int = 10) -> Any:
-    sizes = {"train": train, "val": val, "test": test}
-    return SimpleNamespace(
-        digest="d1", classes=tuple(map(str, range(classes))), split=lambda s: range(sizes[s])
-    )
+    counts = {"train": train, "val": val, "test": test}
+
+    class Split:
+        def __init__(self, name: str):
+            self.sizes = np.full((counts[name], 2), 100)
+
+        def __len__(self) -> int:
+            return len(self.sizes)
+
+    return SimpleNamespace(digest="d1", classes=tuple(map(str, range(classes))), split=Split)
 
 
 # --- costs ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("variant", "res", "gmacs", "params_m"),
-    [
-        ("b0", 224, 0.386, 5.29),
-        ("b0", 320, 0.785, 5.29),
-        ("b4", 380, 4.394, 19.34),
-        ("b7", 600, 37.75, 66.35),
-        ("l2", 475, 170.9, 480.3),
-    ],
-)
-def test_published_costs(variant: str, res: int, gmacs: float, params_m: float) -> None:
-    found = cost(variant, res, classes=1000)
-    assert found.gmacs == pytest.approx(gmacs, rel=2e-3)
-    assert found.params_m == pytest.approx(params_m, rel=1e-3)
 
 
 def test_a_class_costs_its_row_of_the_classifier() -> None:
@@ -98,7 +93,8 @@ def test_counts_are_those_of_nested_loops(options: dict[str, Any]) -> None:
     )
     passes = plan.image_passes
     assert passes["trained"] == len(trunks) * plan.spec.trunks.epochs * 120
-    assert passes["adapted in cells"] == len(cells) * 170
+    # Train: the maps and two mild views; val: the native crop and the full one.
+    assert passes["adapted in cells"] == len(cells) * (3 * 120 + 2 * 50)
     scored = len(trunks) * len(plan.spec.rungs) * len(grid.test_res) * 50
     assert passes["scored at rungs"] == scored
 
@@ -136,8 +132,22 @@ def test_a_trunk_comes_back_from_its_json() -> None:
 
 def test_cells_of_a_trunk_differ_by_test_resolution() -> None:
     plan = plan_of(spec_with())
-    assert len({plan.cell("t1", r).key for r in (64, 96)} | {plan.cell("t2", 64).key}) == 3
-    assert plan.cell("t1", 64).key == plan_of(spec_with(survivors=3)).cell("t1", 64).key
+    cells = [plan.cell("b0", trunk, res) for trunk, res in (("t1", 64), ("t1", 96), ("t2", 64))]
+    assert len({cell.key for cell in cells}) == 3
+    assert cells[0].key == plan_of(spec_with(survivors=3)).cell("b0", "t1", 64).key
+
+
+def test_a_cell_is_tested_as_its_weights_were_trained_unless_told() -> None:
+    own = plan_of(spec_with(variants=("lite3", "b0")))
+    assert own.transform("lite3", 96) == EvalTransform(
+        test_res=96, crop_pct=1.0, interpolation="bilinear"
+    )
+    assert own.transform("b0", 96).interpolation == "bicubic"
+    told = plan_of(spec_with(test_crop_pct=0.875, interpolation="bilinear"))
+    assert told.scored(told.points[0])[0] == told.cell("b0", "t", 128).transform
+    assert told.transform("b0", 128) == EvalTransform(
+        test_res=128, crop_pct=0.875, interpolation="bilinear"
+    )
 
 
 # --- work -------------------------------------------------------------------------------------
@@ -167,7 +177,33 @@ def test_work_adds_up_and_cuts_only_save(epochs: int, grace: int, reduction: int
         epoch_work[e - 1] / reduction ** sum(r < e for r in rungs) for e in range(1, epochs + 1)
     ]
     assert plan.expected_work_left(point) == pytest.approx(sum(shares))
-    assert plan.cell_work("b0", 200) == 4 * 170
+    assert plan.epoch_work(point, 0) == 0
+
+
+@pytest.mark.parametrize(
+    ("arms", "images"),
+    [
+        (("none",), 50),
+        (("crop1", "pool"), 50),
+        (("none", "crop1"), 100),
+        (("none", "fix"), 220),
+        (("bn", "frechet", "fix", "fix_affine"), 170),
+        (("fix_aug",), 170 + 3 * 120),
+    ],
+)
+def test_a_cells_work_is_its_passes(arms: tuple[str, ...], images: int) -> None:
+    plan = plan_of(spec_with(arms=arms, views=3, train_res=(100,), test_res=(100, 200)))
+    assert plan.cell_images("b0") == images
+    assert plan.cell_work("b0", 200) == 4 * images
+    same_crop = plan_of(spec_with(arms=("none", "crop1"), test_crop_pct=0.875))
+    assert same_crop.cell_images("b0") == 50
+
+
+def test_untrained_nets_are_scored_once_and_one_a_point() -> None:
+    plan = plan_of(spec_with(epochs=0, train_res=(100,), test_res=(100, 200), samples=5))
+    assert plan.trunks == 1 and plan.spec.rungs == (0,)
+    assert plan.epoch_work(plan.points[0], 0) == 50 * (1 + 4)
+    assert plan.image_passes["trained"] == 0
 
 
 # --- make -------------------------------------------------------------------------------------
@@ -190,6 +226,15 @@ def test_limits_that_rule_out_everything_are_refused(options: dict[str, Any], na
     spec = spec_with(variants=("lite0",), train_res=(32,), test_res=(32, 64), **options)
     with pytest.raises(UserError, match=f"^{named} rules out every cell.*lite0 at 32 px"):
         make(spec, images(), weights_of(spec))
+
+
+@pytest.mark.parametrize("known", [None, 1000])
+def test_an_untrained_net_must_know_the_classes(known: int | None) -> None:
+    spec = spec_with(variants=("lite0",), train_res=(32,), test_res=(32,), epochs=0)
+    weights = [replace(w, classes=known) for w in weights_of(spec)]
+    with pytest.raises(UserError, match=r"^--epochs 0 keeps the classifier of lite0's weights"):
+        make(spec, images(classes=10), weights)
+    make(spec, images(classes=10), [replace(w, classes=10) for w in weights])
 
 
 def test_limits_that_leave_something_are_taken() -> None:

@@ -23,7 +23,7 @@ from tests.sweeps.test_director import report_of
 from tests.sweeps.test_leaderboard import a_row
 from tests.sweeps.test_plan import HYPER, plan_of
 from tests.sweeps.test_spec import spec_with
-from trainables.fix import CellSpec
+from trainables.cell import CellSpec
 from trainables.trunk import TrunkSpec
 
 PLAN = plan_of(
@@ -55,7 +55,7 @@ def trunks_of(plan: Plan) -> list[TrunkSpec]:
 
 def cells_of(plan: Plan) -> list[tuple[CellSpec, TrunkSpec]]:
     best = trunks_of(plan)[: len(plan.points)]
-    return [(plan.cell(t.key, res), t) for t in best for res in plan.spec.grid.test_res]
+    return [(plan.cell(t.variant, t.key, res), t) for t in best for res in plan.grid.test_res]
 
 
 class Sweep:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sweeps.plan import Point
+from sweeps.grid import Point
 from sweeps.proposals import Trial, middle, propose
 from sweeps.spec import TrunkOptions
 from trainables.trunk import Hyper

@@ -11,7 +11,7 @@ import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from sweeps.checks import check
-from sweeps.presets import builtin_digits
+from sweeps.presets import RECIPES, builtin_digits
 from sweeps.spec import SweepSpec, differences, identity, option
 from trainables.errors import UserError
 from trainables.keys import plain
@@ -39,6 +39,12 @@ def is_one_sentence(message: str) -> bool:
 @pytest.mark.parametrize("spec", [SweepSpec(), builtin_digits()])
 def test_what_comes_ready_made_can_be_run(spec: SweepSpec) -> None:
     assert check(spec) is spec
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_can_be_run_where_there_are_images(recipe: str, tmp_path: Path) -> None:
+    spec = spec_with(RECIPES[recipe](), data=tmp_path)
+    assert check(spec).grid.recipe == recipe
 
 
 def test_ranges_may_be_single_values_and_smoothing_none() -> None:
@@ -78,15 +84,30 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"label_smoothing": (0.0, 1.0)}, "--label-smoothing 1.0", "from 0 to below 1"),
     ({"crop_scale": (0.0, 1.0)}, "--crop-scale 0.0", "above 0 to 1"),
     ({"crop_scale": (0.5, 1.5)}, "--crop-scale 1.5", "above 0 to 1"),
-    ({"epochs": 0}, "--epochs 0", "at least 1"),
+    ({"epochs": -1}, "--epochs -1", "at least 0"),
+    ({"epochs": 0}, "--epochs 0", "--data"),
+    ({"epochs": 0, "weights": "none", "data": Path("/")}, "--epochs 0", "--weights none"),
+    ({"recipe": "fixres"}, "--recipe fixres", "--data DIR"),
     ({"samples": 0}, "--samples 0", "at least 1"),
     ({"batch_size": 1}, "--batch-size 1", "at least 2"),
     ({"grace_epochs": 0}, "--grace-epochs 0", "at least 1"),
     ({"reduction": 1}, "--reduction 1", "at least 2"),
     ({"survivors": 0}, "--survivors 0", "at least 1"),
     ({"head_batch_size": 0}, "--head-batch-size 0", "at least 1"),
-    ({"head_epochs": (5, 0)}, "--head-epochs 0", "at least 1"),
-    ({"head_epochs": ()}, "--head-epochs", "is empty"),
+    ({"head_epochs": 0}, "--head-epochs 0", "at least 1"),
+    ({"head_patience": 0}, "--head-patience 0", "at least 1"),
+    ({"head_optimizer": ()}, "--head-optimizer", "is empty"),
+    ({"head_weight_decay": (1e-4, -1.0)}, "--head-weight-decay -1.0", "at least 0"),
+    ({"arms": ()}, "--arms", "is empty"),
+    ({"arms": ("fix", "fix")}, "--arms fix fix", "give each value once"),
+    ({"arms": ("pool",)}, "--arms pool", "no net to hand over"),
+    ({"head_smoothing": (0.0,)}, "--arms fix_aug", "a --head-smoothing above 0"),
+    ({"views": 0}, "--views 0", "at least 1"),
+    ({"test_crop_pct": 0.0}, "--test-crop-pct 0.0", "above 0 to 1"),
+    ({"also_test": ("v2",)}, "--also-test v2", "is not NAME=DIR"),
+    ({"also_test": ("test=/",)}, "--also-test test=/", "not train, val or test"),
+    ({"also_test": ("v2=/no/such",)}, "--also-test v2=/no/such", "does not exist"),
+    ({"also_test": ("v2=/", "v2=/tmp")}, "--also-test v2=/ v2=/tmp", "a name of its own"),
     ({"head_lr": (0.1, -0.1)}, "--head-lr -0.1", "more than 0"),
     ({"head_lr": (0.1, float("nan"))}, "--head-lr nan", "more than 0"),
     ({"head_lr": (0.1, 0.1)}, "--head-lr 0.1 0.1", "give each value once"),
@@ -129,6 +150,14 @@ def test_refuses_in_one_sentence_that_names_the_option(
 
 def test_takes_data_that_is_there(tmp_path: Path) -> None:
     check(spec_with(data=tmp_path))
+    check(spec_with(data=tmp_path, epochs=0, also_test=(f"v2={tmp_path}",)))
+    further = spec_with(also_test=("v2=/a=b", "r=~")).further
+    assert further == {"v2": Path("/a=b"), "r": Path.home()}
+
+
+def test_resolutions_may_be_words() -> None:
+    check(spec_with(train_res="native", test_res="auto"))
+    check(spec_with(test_res="published"))
 
 
 @pytest.mark.parametrize("reduction", [2, 3, 4, 10])
@@ -158,12 +187,14 @@ FREE = {
     "tracking_uri": "http://elsewhere",
     "experiment": "another",
     "register_as": "another",
+    "also_test": ("v2=/elsewhere",),
     "dry_run": True,
 }
 BINDING: dict[str, Any] = {
     "val_share": 0.2,
     "test_share": 0.2,
     "cache_side": 512,
+    "recipe": "fixres",
     "variants": ("b1",),
     "train_res": (96,),
     "test_res": (96,),
@@ -184,9 +215,16 @@ BINDING: dict[str, Any] = {
     "grace_epochs": 3,
     "reduction": 2,
     "survivors": 2,
+    "arms": ("fix",),
+    "test_crop_pct": 0.9,
+    "interpolation": "bilinear",
+    "views": 3,
     "head_lr": (0.1,),
     "head_smoothing": (0.2,),
-    "head_epochs": (3,),
+    "head_weight_decay": (0.1,),
+    "head_optimizer": ("adamw",),
+    "head_epochs": 3,
+    "head_patience": 3,
     "head_batch_size": 8,
     "max_params_m": 5.0,
     "max_gmacs": 1.0,

@@ -33,8 +33,8 @@ from tests.sweeps.test_director import phase
 from tests.sweeps.test_leaderboard import a_row
 from tests.sweeps.test_plan import plan_of
 from tests.sweeps.test_spec import spec_with
+from trainables.cell import delta_path
 from trainables.errors import UserError
-from trainables.evaluate import Score
 from trainables.store import Store, write_tensors
 
 PLAN = plan_of(
@@ -42,7 +42,12 @@ PLAN = plan_of(
         train_res=(64, 96), test_res=(64, 96), samples=2, epochs=2, grace_epochs=1, reduction=2
     )
 )
-TEST = Score(split="test", n=40, hits1=30, hits5=40)
+UNSEEN = [
+    a_row(hits, 40, split=split, arm=arm)
+    for split, arm, hits in (
+        ("test", "fix", 30), ("test", "crop1", 24), ("my set (v2)", "fix", 10)
+    )
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -70,14 +75,15 @@ def client(folder: Path) -> MlflowClient:
 def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Store, list[Row]]:
     """The events of a whole sweep, and the store that they speak of."""
     director, store, _, events = phase(PLAN, tmp_path_factory.mktemp("store"))
-    cells = [(PLAN.cell(t.key, res), t) for t in director.survivors() for res in (64, 96)]
+    survivors = director.survivors()
+    cells = [(PLAN.cell(t.variant, t.key, res), t) for t in survivors for res in (64, 96)]
     all_events: list[Event] = [SweepBegan(plan=PLAN), *events, CellsPlanned(cells=tuple(cells))]
     all_rows: list[Row] = []
     for i, (cell, trunk) in enumerate(cells):
         place: dict[str, Any] = {"cell": cell.key, "trunk": trunk.key, "train_res": trunk.train_res,
                  "test_res": cell.test_res}  # fmt: skip
         rows = (a_row(20 + i, arm="none", **place), a_row(30 + i, **place))
-        write_tensors(store.cell(cell.key) / "delta.safetensors", {"w": torch.zeros(2)})
+        write_tensors(delta_path(store, cell.key, "fix"), {"w": torch.zeros(2)})
         all_events.append(CellBegan(cell=cell, trunk=trunk))
         all_events.append(CellEnded(cell=cell, trunk=trunk, rows=rows))
         all_rows += rows
@@ -99,7 +105,7 @@ class Sweep:
         choice = Choice(row=self.rows[-1], reason="It is the best.")
         (self.folder / "spec.json").write_text("{}")
         files = [self.folder / "spec.json"]
-        tracking.finish(choice, TEST, self.rows, Figure(), files)
+        tracking.finish(choice, [*self.rows, *UNSEEN], Figure(), files)
         tracking.close("FINISHED")
 
     def runs(self, role: str = "") -> list[Any]:
@@ -161,6 +167,8 @@ def test_a_sweep_is_a_parent_with_a_run_for_each_trunk_and_cell(sweep: Sweep) ->
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert "mlflow.parentRunId" not in parent.data.tags
     assert parent.data.metrics["test/top1"] == 0.75
+    assert parent.data.metrics["test/top1_untuned"] == 0.6
+    assert parent.data.metrics["my set _v2_/top1"] == 0.25
     assert "(n = 50)" in parent.data.tags["mlflow.note.content"]
     artifacts = {a.path for a in sweep.client.list_artifacts(parent.info.run_id)}
     assert {"heatmap.png", "leaderboard.json", "spec.json"} <= artifacts
@@ -187,7 +195,11 @@ def test_cells_have_the_three_axes_as_their_only_parameters(sweep: Sweep) -> Non
         own_trunk = trunks[f"trunk {event.trunk.key}"]
         assert run.data.tags["trunk_run"] == own_trunk.info.run_id
         files = [a.path for a in sweep.client.list_artifacts(run.info.run_id, "checkpoint")]
-        assert files == ["checkpoint/delta.safetensors"]
+        assert files == ["checkpoint/delta-fix.safetensors"]
+        assert run.data.tags["best_arm"] == "fix"
+        assert (
+            run.data.tags["head_fix"].endswith("of 30 tried") and "head_none" not in run.data.tags
+        )
         files = [a.path for a in sweep.client.list_artifacts(own_trunk.info.run_id, "checkpoint")]
         assert files == ["checkpoint/trunk.safetensors"]
 
@@ -232,7 +244,7 @@ def test_killed_after_the_results_were_written_they_stand_once(sweep: Sweep) -> 
     (parent,) = sweep.runs("sweep")
     path = sweep.client.download_artifacts(parent.info.run_id, "leaderboard.json")
     board = json.loads(Path(path).read_text())
-    assert len(board["data"]) == len(sweep.rows)
+    assert len(board["data"]) == len(sweep.rows) + len(UNSEEN)
 
 
 def test_a_run_whose_parameters_were_never_written_gets_them(sweep: Sweep) -> None:

@@ -5,7 +5,9 @@ import torch
 from trainables.evaluate import Score, batches_of, logits_of, score
 from trainables.variants import Preprocessing
 
-PLAIN = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), interpolation="bicubic")
+PLAIN = Preprocessing(
+    mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), interpolation="bicubic", crop_pct=1.0
+)
 CPU = torch.device("cpu")
 
 

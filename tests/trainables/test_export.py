@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import timm
@@ -9,8 +10,10 @@ from safetensors.torch import load_file
 
 from trainables import export, store, variants
 from trainables.export import write_model
+from trainables.transforms import EvalTransform
 
 CLASSES = ("Äpfel", "pears & plums", "0")
+WHOLE = EvalTransform(test_res=320, crop_pct=1.0, interpolation="bicubic")
 # What a user runs who has timm and nothing of ours.
 USER = """
 import json, sys, timm, torch
@@ -37,7 +40,7 @@ def net():
 
 
 def write(folder, net, variant="lite0", **changed):
-    named = {"classes": CLASSES, "train_res": 224, "test_res": 320, "card": "# Größer\n"}
+    named = {"classes": CLASSES, "train_res": 224, "transform": WHOLE, "card": "# Größer\n"}
     write_model(folder, net.state_dict(), variant=variant, **{**named, **changed})
 
 
@@ -85,6 +88,15 @@ def test_the_folder_holds_all_and_only_what_is_told(tmp_path, net):
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
+def test_the_crop_and_interpolation_are_those_it_was_tested_with(tmp_path, net):
+    transform = EvalTransform(test_res=64, crop_pct=0.875, interpolation="bilinear")
+    write(tmp_path / "model", net, transform=transform)
+    model = timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True)
+    told = timm.data.resolve_model_data_config(model, use_test_size=True)
+    assert (told["input_size"], told["crop_pct"]) == ((3, 64, 64), 0.875)
+    assert told["interpolation"] == "bilinear"
+
+
 def test_a_model_replaces_the_one_before_whole(tmp_path, net):
     folder = tmp_path / "model"
     folder.mkdir()
@@ -107,7 +119,7 @@ def test_a_failure_on_the_way_leaves_the_old_model_and_nothing_else(
 
     monkeypatch.setattr(export, step, failing)
     with pytest.raises(OSError, match="No space"):
-        write(folder, net, test_res=480)
+        write(folder, net, transform=replace(WHOLE, test_res=480))
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 

@@ -21,7 +21,9 @@ from trainables.features import (
 from trainables.variants import Preprocessing
 
 CPU = torch.device("cpu")
-PIXELS = Preprocessing(mean=(0.5, 0.4, 0.3), std=(0.5, 0.6, 0.7), interpolation="bicubic")
+PIXELS = Preprocessing(
+    mean=(0.5, 0.4, 0.3), std=(0.5, 0.6, 0.7), interpolation="bicubic", crop_pct=1.0
+)
 COUNT, RES = 7, 48
 
 
@@ -153,12 +155,10 @@ def test_features_are_the_classifiers_input(net, view, x, tmp_path, batch_size, 
     with torch.no_grad():
         wanted = net.forward_head(net.forward_features(x), pre_logits=True)
         logits = net(x)
-    assert found.dtype == np.float32
-    torch.testing.assert_close(torch.tensor(found), wanted, rtol=1e-4, atol=1e-4)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
     with torch.no_grad():
-        torch.testing.assert_close(
-            net.classifier(torch.tensor(found)), logits, rtol=1e-4, atol=1e-4
-        )
+        torch.testing.assert_close(net.classifier(found), logits, rtol=1e-4, atol=1e-4)
 
 
 def address(array):
@@ -177,12 +177,12 @@ def mapped(path):
 
 
 def test_features_come_back_from_arrow_without_a_copy(tmp_path):
-    features = np.random.default_rng(0).standard_normal((6, 5)).astype(np.float32)
+    features = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
     labels = np.array([3, 1, 2, 0, 1, 2])
     path = tmp_path / "cell" / "train.arrow"
     write_features(path, features, labels)
     found, found_labels = read_features(path)
-    np.testing.assert_array_equal(found, features)
+    np.testing.assert_array_equal(found, features.numpy())
     np.testing.assert_array_equal(found_labels, labels)
     assert [str(found.dtype), str(found_labels.dtype)] == ["float32", "int64"]
     assert not found.flags.writeable
@@ -193,8 +193,8 @@ def test_features_come_back_from_arrow_without_a_copy(tmp_path):
 
 def test_features_of_before_stay_readable_when_the_file_is_replaced(tmp_path):
     path = tmp_path / "train.arrow"
-    write_features(path, np.ones((3, 2), np.float32), np.zeros(3, np.int64))
+    write_features(path, torch.ones(3, 2), np.zeros(3, np.int64))
     old, _ = read_features(path)
-    write_features(path, np.zeros((9, 2), np.float32), np.zeros(9, np.int64))
+    write_features(path, torch.zeros(9, 2), np.zeros(9, np.int64))
     assert old.sum() == 6
     assert read_features(path)[0].shape == (9, 2)

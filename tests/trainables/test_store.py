@@ -174,7 +174,8 @@ def test_every_kind_of_result_has_its_own_place(tmp_path):
         store.weights("k"),
         store.trunk("k"),
         store.cell("k"),
-        store.test_reading("k"),
+        store.activations("k"),
+        store.reading("k"),
     ]
     assert len(set(places)) == len(places)
     assert all(tmp_path in place.parents for place in places)

@@ -14,8 +14,7 @@ from trainables.evaluate import Score, logits_of, score
 from trainables.optim import lr_factor
 from trainables.store import Store, read_lines
 from trainables.train import TrunkTraining
-from trainables.transforms import Augmentation, TrainBatch, train_batches
-from trainables.transforms import test_transform as eval_transform
+from trainables.transforms import Augmentation, EvalTransform, TrainBatch, train_batches
 from trainables.trunk import (
     EpochReport,
     Hyper,
@@ -41,11 +40,15 @@ RECIPE = Recipe(
 HYPER = Hyper(lr=2e-3, weight_decay=0.05, label_smoothing=0.1)
 
 
+def whole(res):
+    return EvalTransform(test_res=res, crop_pct=1.0, interpolation="bicubic")
+
+
 @pytest.fixture
 def make(tiny_images, lite0_weights, tmp_path):
     """Start, or take up, a training in the store of that name."""
 
-    def training(name="store", test_res=(32,), rungs=(), hyper=HYPER, seed=0, **recipe: Any):
+    def training(name="store", scored=(32,), rungs=(), hyper=HYPER, seed=0, **recipe: Any):
         store = Store(tmp_path / name)
         spec = TrunkSpec(
             variant="lite0",
@@ -62,7 +65,7 @@ def make(tiny_images, lite0_weights, tmp_path):
             store,
             cache=tmp_path / "cache",
             threads=2,
-            test_res=test_res,
+            scored=tuple(whole(res) for res in scored),
             rungs=rungs,
         )
 
@@ -135,7 +138,7 @@ def test_an_epoch_lost_to_a_kill_is_done_again_and_counted_twice(make, monkeypat
 
 
 def test_what_is_recorded_is_what_was_reported(make):
-    training = make(rungs=(2,), test_res=(32, 48))
+    training = make(rungs=(2,), scored=(32, 48))
     store, key = training.store, training.spec.key
     assert recorded_reports(store, key) == []
     training.epoch()
@@ -147,13 +150,13 @@ def test_what_is_recorded_is_what_was_reported(make):
 
 
 def test_val_is_scored_at_rungs_alone_and_at_every_test_resolution(make, tiny_images):
-    training = make(rungs=(2,), test_res=(32, 48))
+    training = make(rungs=(2,), scored=(32, 48))
     first, second = training.epoch(), training.epoch()
     assert first.val == {}
     assert first.best_val is None
     images, wanted = tiny_images.split("val"), variants.preprocessing(variants.get("lite0"))
     for res in (32, 48):
-        view = np.stack([eval_transform(images[i], res, 1.0, "bicubic") for i in range(15)])
+        view = np.stack([whole(res)(images[i]) for i in range(15)])
         pixels = (torch.tensor(view) / 255 - torch.tensor(wanted.mean)) / torch.tensor(wanted.std)
         with torch.no_grad():
             logits = training.evaluated_model(pixels.permute(0, 3, 1, 2))
@@ -370,7 +373,7 @@ def test_a_random_start_is_its_seeds(make, tiny_images, tmp_path):
         spec = replace(
             make().spec, weights=find_weights(variants.get("lite0"), "none", store), seed=seed
         )
-        named: dict[str, Any] = {"cache": tmp_path, "threads": 1, "test_res": (), "rungs": ()}
+        named: dict[str, Any] = {"cache": tmp_path, "threads": 1, "scored": (), "rungs": ()}
         return TrunkTraining(spec, tiny_images, store, **named).model.state_dict()
 
     one, again, other = start(0), start(0), start(1)

@@ -1,6 +1,5 @@
 import math
 import random
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -21,18 +20,17 @@ from torchvision.transforms import (
 from trainables import transforms, variants
 from trainables.transforms import (
     Augmentation,
+    EvalTransform,
     random_resized_crops,
     to_device,
     train_batches,
 )
-from trainables.transforms import (
-    test_transform as eval_transform,
-)
-from trainables.transforms import (
-    test_view as make_view,
-)
 
 SHAPES = [(90, 140), (140, 90), (100, 100), (61, 37), (7, 5), (9, 90), (333, 500)]
+
+
+def eval_transform(image, res, crop_pct, interpolation):
+    return EvalTransform(test_res=res, crop_pct=crop_pct, interpolation=interpolation)(image)
 
 
 def noise(height, width, seed=0):
@@ -273,60 +271,6 @@ def test_the_train_pixels_are_torchvisions_resized_crops(tiny_images, monkeypatc
         for label, pixels in zip(batch.labels, batch.pixels, strict=True)
     }
     assert found == wanted
-
-
-def view(images, cache, res=48, split="val", **changed):
-    options: dict[str, Any] = {"crop_pct": 1.0, "interpolation": "bicubic", "threads": 2}
-    return make_view(
-        images.split(split), images.digest, split, res, cache=cache, **{**options, **changed}
-    )
-
-
-def test_a_view_holds_every_image_in_the_test_transform(tiny_images, tmp_path):
-    split, found = tiny_images.split("val"), view(tiny_images, tmp_path)
-    assert found.shape == (len(split), 48, 48, 3)
-    for i in range(len(split)):
-        np.testing.assert_array_equal(found[i], eval_transform(split[i], 48, 1.0, "bicubic"))
-    assert isinstance(found, np.memmap)
-    assert not found.flags.writeable
-
-
-def test_a_view_is_made_once(tiny_images, tmp_path, monkeypatch):
-    first = np.array(view(tiny_images, tmp_path))
-    monkeypatch.setattr(transforms, "test_transform", None)
-    np.testing.assert_array_equal(view(tiny_images, tmp_path), first)
-    others = ({"res": 32}, {"split": "test"}, {"crop_pct": 0.9}, {"interpolation": "bilinear"})
-    for other in others:
-        with pytest.raises(TypeError):  # nothing to make it with
-            view(tiny_images, tmp_path, **other)
-
-
-def test_a_view_cut_short_is_none(tiny_images, tmp_path, monkeypatch):
-    def breaking(image, *rest):
-        if np.array_equal(image, tiny_images.split("val")[7]):
-            raise RuntimeError("killed")
-        return eval_transform(image, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(transforms, "test_transform", breaking)
-        with pytest.raises(RuntimeError, match="killed"):
-            view(tiny_images, tmp_path)
-    assert not [p for p in tmp_path.rglob("*") if p.suffix in (".npy", ".tmp")]
-    assert view(tiny_images, tmp_path).any(axis=(1, 2, 3)).all()
-
-
-def test_views_asked_for_at_once_are_made_by_one(tiny_images, tmp_path, monkeypatch):
-    made = []
-
-    def counting(image, *rest):
-        made.append(1)
-        return eval_transform(image, *rest)
-
-    monkeypatch.setattr(transforms, "test_transform", counting)
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: view(tiny_images, tmp_path), range(4)))
-    assert len(made) == len(tiny_images.split("val"))
-    assert all(np.array_equal(one, found[0]) for one in found)
 
 
 @pytest.mark.parametrize("variant", ["b0", "b8"])

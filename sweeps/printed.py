@@ -1,0 +1,186 @@
+"""The plan and the results as a terminal prints them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sweeps.choice import Choice
+from sweeps.leaderboard import Row
+from sweeps.plan import Plan
+from sweeps.published import Comparison
+from trainables.arms import ARMS, UNTUNED, rank
+from trainables.intervals import wilson
+
+
+def plan_view(plan: Plan) -> Group:
+    """The plan as tables."""
+    spec, grid = plan.spec, plan.grid
+    counts = ", ".join(f"{n} {split}" for split, n in plan.counts.items())
+    passes = ", ".join(f"{n:,} {what}" for what, n in plan.image_passes.items())
+    most = sum(plan.work_left(p) for p in plan.points) * plan.samples
+    expected = sum(plan.expected_work_left(p) for p in plan.points) * plan.samples
+    lines = [
+        f"images   {counts}; {len(plan.classes)} classes; fingerprint {plan.images[:12]}",
+        f"trunks   {plan.trunks}: {' '.join(spec.grid.variants)} x train {_px(grid.train_res)} x "
+        f"{plan.samples} samples; {_epochs(plan)}",
+        f"cells    {plan.cells}: {plan.survivors} trunk(s) of each variant and train resolution x "
+        f"test {_px(grid.test_res)}; arms {' '.join(spec.fix.arms)}",
+        *(f"{'ladder' if i == 0 else '':8} {line}" for i, line in enumerate(grid.why)),
+        f"passes   {passes} (images, at most)",
+    ]
+    if spec.trunks.epochs:
+        lines.append(
+            f"work     {most / 1e3:,.1f} TMACs of training at most, about {expected / 1e3:,.1f} "
+            "with cuts"
+        )
+    else:
+        lines.append(
+            "labels   classes in the order of their names are taken for the weights' own order"
+        )
+    return Group(*(Text(line) for line in lines), _costs(plan))
+
+
+def _px(resolutions: Sequence[int]) -> str:
+    return f"{' '.join(map(str, resolutions))} px"
+
+
+def _epochs(plan: Plan) -> str:
+    if plan.spec.trunks.epochs == 0:
+        return "as their weights are, untrained"
+    rungs = ", ".join(map(str, plan.spec.rungs[:-1])) or "none"
+    return f"{plan.spec.trunks.epochs} epochs, cut after {rungs}"
+
+
+def _costs(plan: Plan) -> Table:
+    resolutions = sorted({res for _, res in plan.costs})
+    table = Table(title="GMACs of one image", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("variant")
+    table.add_column("M params", justify="right")
+    for res in resolutions:
+        table.add_column(f"{res} px", justify="right")
+    for variant in plan.spec.grid.variants:
+        own = {res: cost for (name, res), cost in plan.costs.items() if name == variant}
+        table.add_row(
+            variant,
+            f"{next(iter(own.values())).params_m:.2f}",
+            *(f"{own[res].gmacs:.3g}" if res in own else "" for res in resolutions),
+        )
+    return table
+
+
+def summary(
+    rows: Sequence[Row], choice: Choice, compared: Sequence[Comparison] = (), *, limit: int = 8
+) -> Group:
+    """The best rows, the arms, the choice, and what the sets say that nothing was chosen on."""
+    val = sorted((r for r in rows if r.split == "val"), key=lambda r: (-r.hits1, r.gmacs, r.arm))
+    parts: list[RenderableType] = [_board(val, choice, limit)]
+    if len({r.arm for r in val}) > 1:
+        parts.append(_arms(val))
+    if compared:
+        parts.append(_published(compared))
+    parts.append(Text(f"chosen   {choice.reason}"))
+    unseen = [r for r in rows if r.split != "val"]
+    parts += [_unseen_line(r, unseen) for r in unseen if r.arm == choice.row.arm]
+    return Group(*parts)
+
+
+def _board(val: Sequence[Row], choice: Choice, limit: int) -> Table:
+    board = Table(
+        title=f"Best of {len(val)} rows, on val (n={val[0].n})",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    for name in ("variant", "train", "test", "arm", "top-1 %", "top-5 %", "GMACs", "M params"):
+        board.add_column(name, justify="left" if name in ("variant", "arm") else "right")
+    shown = list(val[:limit])
+    if choice.row not in shown:
+        shown.append(choice.row)
+    for row in shown:
+        board.add_row(
+            row.variant,
+            str(row.train_res),
+            str(row.test_res),
+            row.arm,
+            f"{100 * row.top1:.1f}",
+            f"{100 * row.top5:.1f}",
+            f"{row.gmacs:.3g}",
+            f"{row.params_m:.2f}",
+            style="bold green" if row == choice.row else "",
+        )
+    return board
+
+
+def _arms(val: Sequence[Row]) -> Table:
+    """Each arm over all cells: what it adds to the same trunk on the same pixels, untuned."""
+    cells = {r.cell for r in val}
+    table = Table(
+        title=f"Arms, on val (n={val[0].n}), over {len(cells)} cells",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    untuned = {r.cell: r.top1 for r in val if r.arm == UNTUNED}
+    table.add_column("arm")
+    for name in ("mean top-1 %", "best top-1 %", "seconds a cell"):
+        table.add_column(name, justify="right")
+    if untuned:
+        table.add_column(f"mean gain on {UNTUNED}", justify="right")
+        table.add_column("cells better / worse", justify="right")
+    for arm in sorted({r.arm for r in val}, key=rank):
+        own = [r for r in val if r.arm == arm]
+        columns = [
+            arm,
+            f"{100 * sum(r.top1 for r in own) / len(own):.1f}",
+            f"{100 * max(r.top1 for r in own):.1f}",
+            f"{sum(r.seconds for r in own) / len(own):.1f}",
+        ]
+        if untuned:
+            gains = [100 * (r.top1 - untuned[r.cell]) for r in own]
+            columns.append(f"{sum(gains) / len(gains):+.1f}" if arm != UNTUNED else "")
+            better, worse = sum(g > 0 for g in gains), sum(g < 0 for g in gains)
+            columns.append(f"{better} / {worse}" if arm != UNTUNED else "")
+        table.add_row(*columns)
+    return table
+
+
+def _published(compared: Sequence[Comparison]) -> Table:
+    table = Table(
+        title="Beside the published FixEfficientNet figures (top-1 % on ImageNet val)",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    table.add_column("variant")
+    for name in ("train", "test", "published", "measured", "gap"):
+        table.add_column(name, justify="right")
+    table.add_column("arm")
+    table.add_column("measured on")
+    for one in compared:
+        table.add_row(
+            one.published.variant,
+            str(one.published.train_res),
+            str(one.published.test_res),
+            f"{one.published.fix_top1:.1f}",
+            f"{100 * one.row.top1:.1f}",
+            f"{one.gap:+.1f}",
+            one.row.arm,
+            f"{one.row.split}, n={one.row.n}",
+        )
+    return table
+
+
+def _unseen_line(row: Row, unseen: Sequence[Row]) -> Text:
+    low, high = wilson(row.hits1, row.n)
+    words = (
+        f"{row.split:8} top-1 {100 * row.top1:.1f} % (n={row.n}, 95 % interval {100 * low:.1f} to "
+        f"{100 * high:.1f}), top-5 {100 * row.top5:.1f} %"
+    )
+    untuned = [r for r in unseen if r.split == row.split and r.arm == UNTUNED != row.arm]
+    for other in untuned:
+        words += f"; untuned {100 * other.top1:.1f} %"
+    if not ARMS[row.arm].changes:
+        words += "; nothing was tuned"
+    return Text(words)

@@ -1,0 +1,104 @@
+"""The plan and the results as a terminal prints them."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from sweeps.choice import Choice
+from sweeps.plan import Plan
+from sweeps.printed import plan_view, summary
+from sweeps.published import beside
+from tests.sweeps.test_console import file_console, output_of
+from tests.sweeps.test_leaderboard import a_row
+from tests.sweeps.test_plan import plan_of
+from tests.sweeps.test_spec import spec_with
+
+
+@pytest.fixture
+def plan() -> Plan:
+    return plan_of(spec_with(variants=("b0", "b1"), train_res=(100,), test_res=(100, 200)))
+
+
+def test_the_plan_says_what_will_be_done_and_what_it_costs(plan: Plan) -> None:
+    console = file_console()
+    console.print(plan_view(plan))
+    text = output_of(console)
+    assert "120 train, 50 val, 40 test; 3 classes" in text
+    assert "8: b0 b1 x train 100 px x 4 samples; 20 epochs, cut after 2, 6, 18" in text
+    assert re.search(r"cells +4: 1 trunk", text)
+    assert re.search(r"b1 +5.00 +2 +8\b", text)  # GMACs at 100 and 200 px
+    most, expected = re.findall(r"([\d.]+) TMACs.*about ([\d.]+)", text)[0]
+    assert float(most) == pytest.approx(
+        4 * sum(plan.work_left(p) for p in plan.points) / 1e3, abs=0.06
+    )
+    assert float(expected) < float(most)
+
+
+@pytest.mark.parametrize("options", [{"epochs": 1}, {"grace_epochs": 50}, {"samples": 1}])
+def test_a_plan_without_rungs_or_choice_can_be_shown(options: dict[str, int]) -> None:
+    console = file_console()
+    console.print(plan_view(plan_of(spec_with(**options))))
+    assert ("cut after none" in output_of(console)) is ("samples" not in options)
+
+
+def test_an_automatic_ladder_is_explained() -> None:
+    console = file_console()
+    console.print(plan_view(plan_of(spec_with(train_res=(64, 128), test_res="auto"))))
+    text = output_of(console)
+    assert "crops of 25 to 100 % of the area in training, images of 1.00 : 1" in text
+    assert re.search(r"64 px: test 64 \d+ \d+ \d+, around \d+ px \(1\.\d\d times\)", text)
+    assert "the images (100 px) are enlarged" in text
+
+
+def test_untrained_nets_are_said_to_be_so() -> None:
+    console = file_console()
+    console.print(plan_view(plan_of(spec_with(epochs=0, train_res="native", test_res="published"))))
+    text = output_of(console)
+    assert "as their weights are, untrained" in text and "TMACs" not in text
+    assert "train 224 px" in text and "test 320 px" in text
+    assert "classes in the order of their names" in text
+
+
+def test_the_summary_shows_the_best_the_choice_and_test() -> None:
+    rows = [a_row(60 + i, 100, train_res=32 * (i + 1)) for i in range(12)]
+    rows += [a_row(60, 80, split="test", top5=0.988), a_row(50, 80, split="test", arm="crop1")]
+    choice = Choice(row=rows[0], reason="It is cheap.")
+    console = file_console()
+    console.print(summary(rows, choice))
+    text = output_of(console)
+    assert "Best of 12 rows, on val (n=100)" in text
+    shares = [float(m) for m in re.findall(r"fix +([\d.]+) ", text)]
+    assert shares == [71.0, 70.0, 69.0, 68.0, 67.0, 66.0, 65.0, 64.0, 60.0]
+    assert "chosen   It is cheap." in text
+    # Wilson's interval of 60 in 80, by its formula: 64.5 to 83.2.
+    assert "test     top-1 75.0 % (n=80, 95 % interval 64.5 to 83.2), top-5 98.8 %" in text
+    assert "top-5 98.8 %; untuned 62.5 %" in text
+
+
+def test_arms_are_compared_with_the_untuned_one_cell_by_cell() -> None:
+    rows = [
+        a_row(hits, 100, arm=arm, train_res=res, seconds=seconds)
+        for arm, seconds, by_res in (
+            ("none", 1.0, {64: 50, 96: 60}),
+            ("crop1", 2.0, {64: 60, 96: 60}),
+            ("fix", 4.0, {64: 70, 96: 58}),
+        )
+        for res, hits in by_res.items()
+    ]
+    console = file_console()
+    console.print(summary(rows, Choice(row=rows[0], reason="So.")))
+    text = output_of(console)
+    assert "Arms, on val (n=100), over 2 cells" in text
+    lines = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
+    assert lines["none"] == ["55.0", "60.0", "1.0", "-5.0", "0", "/", "1"]
+    assert lines["crop1"] == ["60.0", "60.0", "2.0"]
+    assert lines["fix"] == ["64.0", "70.0", "4.0", "+4.0", "1", "/", "1"]
+
+
+def test_published_figures_stand_beside_the_measured() -> None:
+    rows = [a_row(800, 1000, variant="b0", train_res=224, test_res=320)]
+    console = file_console()
+    console.print(summary(rows, Choice(row=rows[0], reason="So."), beside(rows)))
+    assert re.search(r"b0 +224 +320 +80\.2 +80\.0 +-0\.2 +fix +val, n=1000", output_of(console))

@@ -1,0 +1,63 @@
+"""Which sets are read, and for which arms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sweeps import unseen
+from tests.sweeps.test_leaderboard import a_row
+from tests.sweeps.test_plan import HYPER, plan_of
+from tests.sweeps.test_spec import spec_with
+from trainables.cell import ArmResult
+from trainables.evaluate import Score
+from trainables.store import Store, write_json, write_tensors
+
+PLAN = plan_of(spec_with(train_res=(64,), test_res=(96,), also_test=("v2=/a", "sketch=/b")))
+PLACE: Any = SimpleNamespace(
+    images=SimpleNamespace(classes=("a", "b"), digest="d1", split=lambda name: f"images of {name}"),
+    cache=Path("/cache"),
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store(tmp_path)
+    trunk = PLAN.trunk(PLAN.points[0], HYPER)
+    write_json(store.trunk(trunk.key) / "spec.json", trunk)
+    write_tensors(store.trunk(trunk.key) / "trunk.safetensors", {})
+    return store
+
+
+@pytest.mark.parametrize(
+    ("arm", "arms"),
+    [("fix", ["fix", "crop1"]), ("bn", ["bn", "crop1"]), ("crop1", ["crop1"]), ("none", ["none"])],
+)
+def test_each_set_is_read_for_the_chosen_arm_and_untuned(
+    arm: str, arms: list[str], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, asked = [], []
+
+    def opening(name: str, folder: Path, *rest: Any) -> Any:
+        opened.append((name, folder))
+        return SimpleNamespace(name=name, images=name, digest=f"of {name}", present=(1,))
+
+    def reading(one: Any, _store: Store, cell: Any, name: str, place: Any) -> ArmResult:
+        asked.append((one.name, one.digest, one.present, name, cell.test_res))
+        return ArmResult(arm=name, score=Score(split=one.name, n=10, hits1=7, hits5=9), seconds=0.5)
+
+    monkeypatch.setattr(unseen, "open_further", opening)
+    monkeypatch.setattr(unseen, "read", reading)
+    trunk = PLAN.trunk(PLAN.points[0], HYPER)
+    chosen = a_row(trunk=trunk.key, arm=arm, variant=trunk.variant)
+    rows = unseen.unseen_rows(PLAN, chosen, store, PLACE, lambda *_: None)
+    assert opened == [("v2", Path("/a")), ("sketch", Path("/b"))]
+    sets = {"test": ("d1 test", (0, 1)), "v2": ("of v2", (1,)), "sketch": ("of sketch", (1,))}
+    assert asked == [(name, *sets[name], a, 96) for name in sets for a in arms]
+    assert [(r.split, r.arm) for r in rows] == [(name, a) for name in sets for a in arms]
+    assert {(r.train_res, r.test_res, r.n, r.top1, r.top5) for r in rows} == {
+        (64, 96, 10, 0.7, 0.9)
+    }

@@ -1,0 +1,118 @@
+"""A trunk, a cell of all its arms on small pictures, and the same net without anything of ours."""
+
+from types import SimpleNamespace
+
+import pytest
+import timm
+import torch
+from torchvision.transforms.functional import to_tensor
+
+from trainables import backbones, fix, variants
+from trainables.arms import ARMS
+from trainables.cell import CellSpec
+from trainables.evaluate import score
+from trainables.fix import adapt
+from trainables.heads import HeadGrid
+from trainables.store import Store
+from trainables.train import TrunkTraining
+from trainables.transforms import Augmentation, EvalTransform
+from trainables.trunk import Hyper, Recipe, TrunkSpec, finished_trunk, settle
+from trainables.workplace import Workplace
+
+TRAIN_RES, TEST_RES, CLASSES, VIEWS, SEED = 32, 64, 3, 2, 5
+WHOLE = EvalTransform(test_res=TEST_RES, crop_pct=1.0, interpolation="bicubic")
+HEADS = HeadGrid(lr=(0.02, 0.1), label_smoothing=(0.0, 0.1), epochs=4, patience=4, batch_size=8)
+TRAIN, VAL = 22, 15
+
+
+def make(tiny_images, lite0_weights, root):
+    """A trunk, and a cell adapted from it; what was scored, and how many images were seen."""
+    store = Store(root / "store")
+    spec = TrunkSpec(
+        variant="lite0",
+        train_res=TRAIN_RES,
+        weights=backbones.find_weights(variants.get("lite0"), str(lite0_weights), store),
+        images=tiny_images.digest,
+        recipe=Recipe(
+            epochs=1,
+            batch_size=8,
+            optimizer="sgd",
+            schedule="constant",
+            warmup_epochs=0,
+            dropout=False,
+            augmentation=Augmentation(),
+        ),
+        hyper=Hyper(lr=0.02, weight_decay=0.0, label_smoothing=0.0),
+        seed=0,
+    )
+    training = TrunkTraining(spec, tiny_images, store, cache=root, threads=2, scored=(), rungs=())
+    training.epoch()
+    settle(store, spec.key, "finished")
+    cell = CellSpec(
+        trunk=spec.key,
+        transform=WHOLE,
+        arms=tuple(ARMS),
+        heads=HEADS,
+        views=VIEWS,
+        batch_size=4,
+        seed=SEED,
+    )
+    place = Workplace(images=tiny_images, cache=root / "cache", threads=2)
+    before = (store.trunk(spec.key) / "trunk.safetensors").read_bytes()
+    results, logits, seen = watched(cell, store, place)
+    _, trunk = finished_trunk(store, spec.key)
+    return SimpleNamespace(
+        store=store,
+        cell=cell,
+        place=place,
+        trunk=trunk,
+        results={result.arm: result for result in results},
+        logits=logits,
+        seen=seen,
+        before=before,
+    )
+
+
+def watched(cell, store, place):
+    """Adapt, and note val's logits for each arm and the images of each batch."""
+    with pytest.MonkeyPatch.context() as patch:
+        seen, scored = count_images(patch), []
+
+        def note(logits, *rest):
+            scored.append(logits)
+            return score(logits, *rest)
+
+        patch.setattr(fix, "score", note)
+        results = adapt(cell, store, place)
+    return results, dict(zip((r.arm for r in results), scored, strict=True)), seen
+
+
+def count_images(patch):
+    """From now on, the number of images in each batch that enters any net."""
+    seen: list[int] = []
+    place = backbones.place
+
+    def counted(model, device):
+        placed = place(model, device)
+        placed.conv_stem.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+        return placed
+
+    patch.setattr(backbones, "place", counted)
+    return seen
+
+
+def normalised(squares):
+    x = torch.stack([to_tensor(square) for square in squares])
+    return (x - 0.5) / 0.5
+
+
+def pixels_of(images, split, transform=WHOLE):
+    part = images.split(split)
+    x = normalised([transform(part[i]) for i in range(len(part))])
+    return x, torch.tensor(part.labels)
+
+
+def net_with(state):
+    net = timm.create_model("tf_efficientnet_lite0", num_classes=CLASSES)
+    net.load_state_dict(state)
+    return net.eval()

@@ -1,0 +1,110 @@
+"""What a cell is: its spec, its arms' results, and what the store holds of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from trainables import backbones, variants
+from trainables.arms import ARMS
+from trainables.backbones import Net, State
+from trainables.evaluate import Score, pick_device
+from trainables.heads import HeadGrid, HeadSetting
+from trainables.keys import digest
+from trainables.store import Store, read_json, read_tensors, replacing
+from trainables.transforms import EvalTransform
+from trainables.trunk import TrunkSpec, finished_trunk
+
+STAGE = "cell 2"  # raise it when the same spec would give other results
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellSpec:
+    """All that a cell depends on, beside its trunk."""
+
+    trunk: str  # key
+    transform: EvalTransform
+    arms: tuple[str, ...]
+    heads: HeadGrid
+    views: int  # mildly augmented ones of each train image, for the arm "fix_aug"
+    batch_size: int
+    seed: int
+
+    @property
+    def test_res(self) -> int:
+        return self.transform.test_res
+
+    @property
+    def key(self) -> str:
+        return digest(STAGE, self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmResult:
+    """One arm of a cell on one split."""
+
+    arm: str
+    score: Score
+    seconds: float  # that it took beside what arms before it had done already
+    head: HeadSetting | None = None
+    head_tried: int = 0  # (setting, epoch) pairs the head was picked from, on val
+
+
+def arm_result(value: Mapping[str, Any]) -> ArmResult:
+    """A result from its JSON."""
+    head = HeadSetting(**value["head"]) if value["head"] else None
+    return ArmResult(**{**value, "score": Score(**value["score"]), "head": head})
+
+
+def recorded_results(store: Store, key: str) -> list[ArmResult] | None:
+    """A finished cell's results, or None."""
+    rows = read_json(store.cell(key) / "rows.json")
+    return None if rows is None else [arm_result(r) for r in rows]
+
+
+def delta_path(store: Store, cell: str, arm: str) -> Path:
+    """Where the tensors are that an arm changed, if it changed any."""
+    return store.cell(cell) / f"delta-{arm}.safetensors"
+
+
+def adapted_state(store: Store, trunk: str, cell: str, arm: str) -> State:
+    """The whole net of one arm: the trunk's weights, and what the arm changed."""
+    _, state = finished_trunk(store, trunk)
+    if ARMS[arm].changes:
+        state = {**state, **read_tensors(delta_path(store, cell, arm))}
+    return state
+
+
+def load_model(spec: TrunkSpec, state: State, classes: int) -> Net:
+    """The trunk's model in eval mode, on the device."""
+    model = backbones.build(variants.get(spec.variant), classes)
+    model.load_state_dict(state)
+    return backbones.place(model, pick_device()).eval()
+
+
+def serving_transform(spec: TrunkSpec, cell: CellSpec, arm: str) -> EvalTransform:
+    """What an arm is tested through: the cell's transform, but for ``none`` the native crop."""
+    if arm != "none":
+        return cell.transform
+    native = variants.preprocessing(variants.get(spec.variant)).crop_pct
+    return EvalTransform(
+        test_res=cell.test_res, crop_pct=native, interpolation=cell.transform.interpolation
+    )
+
+
+def write_predictions(path: Path, labels: torch.Tensor, by_arm: Mapping[str, torch.Tensor]) -> None:
+    """Arrow: the label of each val image, and the class that each arm gives it."""
+    columns = {"label": pa.array(labels.numpy())}
+    columns |= {arm: pa.array(predicted.numpy()) for arm, predicted in by_arm.items()}
+    table = pa.table(columns)
+    with (
+        replacing(path) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, table.schema) as writer,
+    ):
+        writer.write_table(table)

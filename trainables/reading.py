@@ -1,0 +1,80 @@
+"""Score a finished arm on images that nothing was chosen on: the test split, and further sets."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from trainables import variants
+from trainables.arms import ARMS
+from trainables.cell import (
+    ArmResult,
+    CellSpec,
+    adapted_state,
+    arm_result,
+    load_model,
+    serving_transform,
+)
+from trainables.decode import SplitImages
+from trainables.evaluate import logits_of, pick_device, score
+from trainables.features import pass_over, pool_logits
+from trainables.keys import digest
+from trainables.resolution import feature_side
+from trainables.store import Store, read_json, write_json
+from trainables.trunk import finished_trunk
+from trainables.workplace import Workplace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unseen:
+    """Labelled images that nothing was chosen on."""
+
+    name: str  # "test", or a further set's
+    images: SplitImages
+    digest: str
+    present: tuple[int, ...]  # the classes that occur
+
+
+def read(unseen: Unseen, store: Store, cell: CellSpec, arm: str, place: Workplace) -> ArmResult:
+    """Score one arm of one cell on the set, once: later calls give the first reading.
+
+    Among the classes that the set has: sets of fewer (ImageNet-R, -A) are measured so.
+    """
+    path = store.reading(digest("reading 2", unseen.name, unseen.digest, cell.key, arm))
+    found = read_json(path)
+    if found is not None:
+        return arm_result(found)
+    began = time.monotonic()
+    logits = _logits(unseen, store, cell, arm, place)
+    labels = torch.tensor(unseen.images.labels)
+    absent = torch.ones(logits.shape[1], dtype=torch.bool)
+    absent[list(unseen.present)] = False
+    logits = logits.masked_fill(absent, -torch.inf)
+    reading = ArmResult(
+        arm=arm,
+        score=score(logits, labels, unseen.name),
+        seconds=round(time.monotonic() - began, 3),
+    )
+    write_json(path, reading)
+    return reading
+
+
+def _logits(
+    unseen: Unseen, store: Store, cell: CellSpec, arm: str, place: Workplace
+) -> torch.Tensor:
+    trunk, _ = finished_trunk(store, cell.trunk)
+    state = adapted_state(store, cell.trunk, cell.key, arm)
+    model = load_model(trunk, state, len(place.images.classes))
+    preprocessing = variants.preprocessing(variants.get(trunk.variant))
+    view = place.view_of(unseen.images, unseen.digest, serving_transform(trunk, cell, arm))
+    device = pick_device()
+    if ARMS[arm].plain:
+        return logits_of(model, view, preprocessing, batch_size=cell.batch_size, device=device)
+    scratch = place.cache / "scratch"
+    with pass_over(
+        model, view, preprocessing, batch_size=cell.batch_size, device=device, scratch=scratch
+    ) as maps:
+        window = feature_side(trunk.train_res)
+        return pool_logits(model, maps.tensor, window, batch_size=cell.batch_size, device=device)
