@@ -120,7 +120,7 @@ def fit(
     best = FittedHead(start[0].clone(), start[1].clone(), grid.settings[0], 0)
     for epoch in range(1, grid.epochs + 1):
         order = epoch_order(len(labels), seed, epoch).to(labels.device)
-        _train(batches, views[(epoch - 1) % len(views)], labels, order.split(grid.batch_size))
+        _train(batches, views[(epoch - 1) % len(views)], labels, order, grid.batch_size)
         for runs in batches:
             keys = runs.judge(val, val_labels)
             tried += len(keys)
@@ -139,13 +139,13 @@ def _train(
     batches: Sequence[_Runs],
     features: torch.Tensor,
     labels: torch.Tensor,
-    order: Sequence[torch.Tensor],
+    order: torch.Tensor,
+    size: int,
 ) -> None:
     """One epoch. Rows are gathered into one buffer, which so stays in the processor's cache."""
-    buffer = torch.empty_like(features[: len(order[0])])
-    for chosen in order:
+    buffer = torch.empty_like(features[:size])
+    for chosen, target in zip(order.split(size), labels[order].split(size), strict=True):
         f = torch.index_select(features, 0, chosen, out=buffer[: len(chosen)])
-        target = labels[chosen]
         for runs in batches:
             runs.step(f, target)
 

@@ -246,7 +246,7 @@ def one_feature(weight: tuple[float, float], lr: tuple[float, ...], val_labels: 
         ((1.0, -1.0), (9.0, 0.0), [0, 0, 0], 9.0),
         ((1.0, -1.0), (9.0, 0.0), [0, 0, 1], 0.0),  # 2 hits each, sureness costs at the third
         ((-0.01, 0.01), (0.0, 99.0), [0, 0, 1], 99.0),  # 1 hit at a loss of 0.7, 2 at one of 33
-        ((1.0, 1.0), (0.0,), [1, 1, 1], 0.0),  # undecided: class 0, as argmax has it
+        ((1.0, 1.0), (0.0, 0.1), [0, 0, 1], 0.1),  # undecided is class 0: 2 hits each, not 3
     ],
 )
 def test_hits_count_first_and_then_the_loss(weight, lr, val_labels, chosen):
@@ -259,6 +259,11 @@ def test_a_run_whose_loss_is_not_finite_is_dropped_and_spoils_no_other(data):
     assert head.tried == 1 + 4  # val was asked once about the one that exploded
     assert head.setting == alone.setting
     torch.testing.assert_close(head.weight, alone.weight)
+
+
+def test_a_dropped_run_leaves_the_others_their_own_patience(data):
+    grid = replace(STILL, lr=(1e38, 0.0), label_smoothing=(0.0,))
+    assert fitted(data, grid).tried == 1 + (1 + 3)
 
 
 @pytest.mark.parametrize("label", range(CLASSES))
