@@ -119,17 +119,17 @@ def _arms(val: Sequence[Row]) -> Table:
     """Each arm over all cells: what it adds to the same trunk on the same pixels, untuned."""
     cells = {r.cell for r in val}
     table = Table(
-        title=f"Arms, on val (n={val[0].n}), over {len(cells)} cells",
+        title=f"Arms over {len(cells)} cells, on val (n={val[0].n}); seconds of a cell",
         title_justify="left",
         box=box.SIMPLE_HEAD,
     )
     untuned = {r.cell: r.top1 for r in val if r.arm == UNTUNED}
     table.add_column("arm")
-    for name in ("mean top-1 %", "best top-1 %", "seconds a cell"):
+    for name in ("mean top-1 %", "best top-1 %", "seconds"):
         table.add_column(name, justify="right")
     if untuned:
-        table.add_column(f"mean gain on {UNTUNED}", justify="right")
-        table.add_column("cells better / worse", justify="right")
+        table.add_column(f"on {UNTUNED}", justify="right")
+        table.add_column("better/worse", justify="right")
     for arm in sorted({r.arm for r in val}, key=rank):
         own = [r for r in val if r.arm == arm]
         columns = [
@@ -142,7 +142,7 @@ def _arms(val: Sequence[Row]) -> Table:
             gains = [100 * (r.top1 - untuned[r.cell]) for r in own]
             columns.append(f"{sum(gains) / len(gains):+.1f}" if arm != UNTUNED else "")
             better, worse = sum(g > 0 for g in gains), sum(g < 0 for g in gains)
-            columns.append(f"{better} / {worse}" if arm != UNTUNED else "")
+            columns.append(f"{better}/{worse}" if arm != UNTUNED else "")
         table.add_row(*columns)
     return table
 

@@ -14,6 +14,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
+from trainables.arms import ARMS
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = "sweeps/fixres_grid.py"
 SHAPES = ("cross", "disc", "ring", "square")
@@ -21,7 +23,8 @@ SHAPES = ("cross", "disc", "ring", "square")
 OPTIONS = (
     *("--variants", "lite0", "--train-res", "32", "48", "--test-res", "32", "48", "64"),
     *("--epochs", "2", "--grace-epochs", "1", "--reduction", "2", "--samples", "2"),
-    *("--batch-size", "16", "--head-epochs", "1", "3", "--concurrency", "1"),
+    *("--batch-size", "16", "--head-epochs", "3", "--concurrency", "1", "--views", "1"),
+    *("--arms", *ARMS),
 )
 
 
@@ -68,8 +71,12 @@ def environment() -> dict[str, str]:
 
 
 def sweep(data: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return run_command(command(data, out, *more))
+
+
+def run_command(argv: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(data, out, *more),
+        argv,
         cwd=ROOT,
         env=environment(),
         capture_output=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -10,13 +11,19 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
+from safetensors.torch import load_file
 
 from tests.end_to_end.sweeping import (
+    SCRIPT,
+    SHAPES,
     environment,
     epochs_trained,
+    run_command,
     runs_of,
     sweep,
 )
+from trainables.arms import ARMS, UNTUNED
 
 pytestmark = pytest.mark.slow
 
@@ -24,10 +31,12 @@ pytestmark = pytest.mark.slow
 def test_everything_is_handed_over(undisturbed: Path) -> None:
     choice = json.loads((undisturbed / "choice.json").read_text())
     rows = pq.read_table(undisturbed / "leaderboard.parquet").to_pylist()
-    assert len([r for r in rows if r["split"] == "val"]) == 2 * 3 * 2  # trains, tests, arms
+    assert len([r for r in rows if r["split"] == "val"]) == 2 * 3 * len(ARMS)
     tested = [r for r in rows if r["split"] == "test"]
-    assert [r["cell"] for r in tested] == [choice["chosen"]["cell"]]
-    assert choice["val"]["n"] > 0 and choice["test"]["n"] > 0
+    assert {r["cell"] for r in tested} == {choice["chosen"]["cell"]}
+    tuned = ARMS[choice["chosen"]["arm"]].changes
+    assert [r["arm"] for r in tested] == [choice["chosen"]["arm"], *([UNTUNED] if tuned else [])]
+    assert choice["val"]["n"] > 0 and all(r["n"] > 0 for r in choice["unseen"])
     assert (undisturbed / "heatmap.png").read_bytes().startswith(b"\x89PNG")
     for name in ("model.safetensors", "config.json", "labels.txt", "README.md"):
         assert (undisturbed / "model" / name).stat().st_size > 0
@@ -80,8 +89,10 @@ print(json.dumps([hits, len(files), config["input_size"][-1], config["crop_pct"]
     assert run.returncode == 0, run.stderr
     hits, n, res, crop = json.loads(run.stdout)
     choice = json.loads((undisturbed / "choice.json").read_text())
-    assert (hits, n) == (choice["test"]["hits1"], choice["test"]["n"])
-    assert (res, crop) == (choice["chosen"]["test_res"], 1.0)
+    reported = choice["unseen"][0]
+    assert (hits, n) == (round(reported["top1"] * reported["n"]), reported["n"])
+    native = choice["chosen"]["arm"] == "none"
+    assert (res, crop) == (choice["chosen"]["test_res"], 0.875 if native else 1.0)
 
 
 def _test_files(out: Path) -> list[tuple[str, str]]:
@@ -142,6 +153,49 @@ def test_a_finished_sweep_answers_from_its_store(undisturbed: Path, data: Path) 
     assert not changed
     assert not list((undisturbed / "store").glob("**/*.tmp"))
     assert time.monotonic() - began < 60  # no Ray, no training: imports alone
+
+
+def test_a_further_set_may_be_added_to_a_finished_sweep(undisturbed: Path, data: Path) -> None:
+    """Two of the four classes, darkened: nothing is trained, the new set is read, and once."""
+    out, odd = data.parent / "copy", data.parent / "odd"
+    shutil.copytree(undisturbed, out)
+    for shape in SHAPES[1:3]:
+        (odd / shape).mkdir(parents=True)
+        for path in sorted((data / shape).iterdir())[:8]:
+            Image.open(path).point(lambda value: value // 2).save(odd / shape / path.name)
+    before = (out / "store" / "journal.jsonl").read_bytes()
+    more = ("--also-test", f"odd={odd}")
+    for _ in range(2):
+        done = sweep(data, out, *more)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "odd      top-1" in done.stdout and "(n=16," in done.stdout
+    assert (out / "store" / "journal.jsonl").read_bytes() == before
+    choice = json.loads((out / "choice.json").read_text())
+    assert choice["chosen"] == json.loads((undisturbed / "choice.json").read_text())["chosen"]
+    splits = [r["split"] for r in choice["unseen"]]
+    assert splits.count("odd") == splits.count("test") >= 1
+    assert "| odd |" in (out / "model" / "README.md").read_text()
+
+
+def test_a_pretrained_net_is_fixed_as_it_is(undisturbed: Path, data: Path) -> None:
+    """No epochs, its own classifier, and a ladder of test resolutions that the plan explains."""
+    weights, out = data.parent / "weights", data.parent / "as-it-is"
+    weights.mkdir()
+    shutil.copy(undisturbed / "model" / "model.safetensors", weights / "lite0.safetensors")
+    cache = ("--cache-dir", str(data.parent / "cache"))
+    argv = ["--data", str(data), "--out", str(out), *cache, "--variants", "lite0"]
+    argv += ["--weights", str(weights), "--epochs", "0", "--train-res", "48", "--test-res", "auto"]
+    done = run_command(
+        [sys.executable, SCRIPT, *argv, "--arms", "crop1", "fix", "--concurrency", "1"]
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "where objects look as large as in training" in done.stdout
+    (folder,) = (out / "store" / "trunks").iterdir()
+    kept, given = load_file(folder / "trunk.safetensors"), load_file(weights / "lite0.safetensors")
+    assert all(kept[name].equal(tensor) for name, tensor in given.items())
+    rows = pq.read_table(out / "leaderboard.parquet").to_pylist()
+    tests = sorted({r["test_res"] for r in rows})
+    assert len(tests) == 4 and tests[0] == 48 and {r["trunk_epochs"] for r in rows} == {0}
 
 
 def test_another_spec_in_the_same_folder_is_refused(undisturbed: Path, data: Path) -> None:

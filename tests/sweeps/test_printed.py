@@ -90,11 +90,11 @@ def test_arms_are_compared_with_the_untuned_one_cell_by_cell() -> None:
     console = file_console()
     console.print(summary(rows, Choice(row=rows[0], reason="So.")))
     text = output_of(console)
-    assert "Arms, on val (n=100), over 2 cells" in text
+    assert "Arms over 2 cells, on val (n=100)" in text
     lines = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
-    assert lines["none"] == ["55.0", "60.0", "1.0", "-5.0", "0", "/", "1"]
+    assert lines["none"] == ["55.0", "60.0", "1.0", "-5.0", "0/1"]
     assert lines["crop1"] == ["60.0", "60.0", "2.0"]
-    assert lines["fix"] == ["64.0", "70.0", "4.0", "+4.0", "1", "/", "1"]
+    assert lines["fix"] == ["64.0", "70.0", "4.0", "+4.0", "1/1"]
 
 
 def test_published_figures_stand_beside_the_measured() -> None:

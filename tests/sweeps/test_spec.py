@@ -101,7 +101,11 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"arms": ()}, "--arms", "is empty"),
     ({"arms": ("fix", "fix")}, "--arms fix fix", "give each value once"),
     ({"arms": ("pool",)}, "--arms pool", "no net to hand over"),
-    ({"head_smoothing": (0.0,)}, "--arms fix_aug", "a --head-smoothing above 0"),
+    (
+        {"arms": ("fix_aug",), "head_smoothing": (0.0,)},
+        "--arms fix_aug",
+        "a --head-smoothing above 0",
+    ),
     ({"views": 0}, "--views 0", "at least 1"),
     ({"test_crop_pct": 0.0}, "--test-crop-pct 0.0", "above 0 to 1"),
     ({"also_test": ("v2",)}, "--also-test v2", "is not NAME=DIR"),
