@@ -92,7 +92,7 @@ class Terminal:
                 )
                 self._say_error(event.error)
             case CellsPlanned(cells=cells):
-                self.say(f"{len(cells)} cells: each adapts a trunk to a test resolution")
+                self.say(f"cells: {len(cells)}, each adapts a trunk to a test resolution")
             case CellEnded(cell=cell, trunk=trunk, rows=rows):
                 place = f"{trunk.variant} {trunk.train_res} -> {cell.test_res}"
                 if not rows:

@@ -117,9 +117,10 @@ def _board(val: Sequence[Row], choice: Choice, limit: int) -> Table:
 
 def _arms(val: Sequence[Row]) -> Table:
     """Each arm over all cells: what it adds to the same trunk on the same pixels, untuned."""
-    cells = {r.cell for r in val}
+    count = len({r.cell for r in val})
+    cells = f"{count} cells" if count > 1 else "one cell"
     table = Table(
-        title=f"Arms over {len(cells)} cells, on val (n={val[0].n}); seconds of a cell",
+        title=f"Arms over {cells}, on val (n={val[0].n}); seconds of a cell",
         title_justify="left",
         box=box.SIMPLE_HEAD,
     )
