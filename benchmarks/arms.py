@@ -13,13 +13,12 @@ import argparse
 import sys
 from pathlib import Path
 
-import pyarrow as pa
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from sweeps import leaderboard
 from sweeps.leaderboard import Row
 from trainables.arms import UNTUNED, rank
+from trainables.cell import recorded_hits
 from trainables.intervals import wilson
 from trainables.store import Store
 
@@ -57,9 +56,7 @@ def _gains(rows: list[Row], arms: list[str], store: Store) -> list[str]:
     ]
     right, wrong = dict.fromkeys(arms, 0), dict.fromkeys(arms, 0)
     for cell in cells:
-        path = store.cell(cell) / "predictions.arrow"
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        hit = {arm: table[arm].to_numpy() == table["label"].to_numpy() for arm in arms}
+        hit = {arm: recorded_hits(store, cell, arm) for arm in arms}
         for arm in arms:
             right[arm] += int((hit[arm] & ~hit[UNTUNED]).sum())
             wrong[arm] += int((~hit[arm] & hit[UNTUNED]).sum())

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from sweeps.spec import SweepSpec, in_words, option
+from sweeps.spec import ServingOptions, SweepSpec, in_words, option
 from trainables import variants
 from trainables.arms import ARMS
 from trainables.errors import UserError
@@ -69,6 +69,8 @@ LIMITS = {
     "head_batch_size": Limit(1),
     "max_params_m": Limit(0, open_low=True),
     "max_gmacs": Limit(0, open_low=True),
+    "max_latency_ms": Limit(0, open_low=True),
+    "min_top1": Limit(0, 1, open_low=True),
     "seed": Limit(0, 2**31 - 1),
     "concurrency": Limit(1),
     "cpus_per_trial": Limit(1),
@@ -97,13 +99,8 @@ def check(spec: SweepSpec) -> SweepSpec:
             _check_set(name, values[name])
     for name in values["variants"]:
         variants.get(name)
-    for name, limit in LIMITS.items():
-        value = values[name]
-        for number in value if isinstance(value, tuple) else (value,):
-            if number is None or isinstance(number, str):
-                continue
-            if not limit.admits(number):
-                raise UserError(f"{option(name)} {number} is out of bounds: give {limit}.")
+    for name in LIMITS:
+        _check_limit(name, values[name])
     for name in RANGES:
         low, high = values[name]
         if low > high:
@@ -111,6 +108,23 @@ def check(spec: SweepSpec) -> SweepSpec:
     _check_together(spec)
     _check_folders(spec)
     return spec
+
+
+def check_serving(serving: ServingOptions) -> None:
+    """Raises:
+    UserError: a limit that nothing could be within.
+    """
+    for f in fields(serving):
+        _check_limit(f.name, getattr(serving, f.name))
+
+
+def _check_limit(name: str, value: Any) -> None:
+    limit = LIMITS[name]
+    for number in value if isinstance(value, tuple) else (value,):
+        if number is None or isinstance(number, str):
+            continue
+        if not limit.admits(number):
+            raise UserError(f"{option(name)} {number} is out of bounds: give {limit}.")
 
 
 def _groups(spec: SweepSpec) -> Iterable[list[tuple[Any, Any]]]:

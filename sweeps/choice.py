@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from sweeps.leaderboard import Row
-from sweeps.spec import ServingOptions
+from sweeps.spec import ServingOptions, option
 from trainables.arms import ARMS, rank
 from trainables.errors import UserError
-from trainables.intervals import standard_error
+from trainables.intervals import paired_error
+
+Hits = Callable[[Row], np.ndarray]  # (n,) bool: which images of val a row has right
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,46 +22,130 @@ class Choice:
     reason: str
 
 
-def choose(rows: Sequence[Row], limits: ServingOptions) -> Choice:
-    """The cheapest (by GMACs, then parameters) of the val rows within one standard error of the
-    best within the limits, among the arms whose result is a net that timm builds.
+@dataclass(frozen=True, kw_only=True)
+class Bound:
+    """One limit on what may be chosen."""
+
+    name: str  # of the option
+    limit: float
+    unit: str
+    cost: str  # field of a row
+
+    @property
+    def at_least(self) -> bool:
+        return self.name.startswith("min_")
+
+    def admits(self, row: Row) -> bool:
+        return self.excess(row) <= 0
+
+    def excess(self, row: Row) -> float:
+        """By which share of itself the limit is missed."""
+        value = self.value(row)
+        return (self.limit - value if self.at_least else value - self.limit) / self.limit
+
+    def value(self, row: Row) -> float:
+        value: float | None = getattr(row, self.cost)
+        assert value is not None, f"{self.cost} has not been measured"
+        return value
+
+    def __str__(self) -> str:
+        return f"{self.limit:g} {self.unit}"
+
+
+def bounds(limits: ServingOptions) -> list[Bound]:
+    """The limits that are set."""
+    known = (
+        ("max_params_m", "M parameters", "params_m"),
+        ("max_gmacs", "GMACs", "gmacs"),
+        ("max_latency_ms", "ms", "latency_ms"),
+        ("min_top1", "val top-1", "top1"),
+    )
+    return [
+        Bound(name=name, limit=limit, unit=unit, cost=cost)
+        for name, unit, cost in known
+        if (limit := getattr(limits, name)) is not None
+    ]
+
+
+def eligible(rows: Sequence[Row]) -> list[Row]:
+    """The val rows whose arm leaves a net that timm builds."""
+    return [r for r in rows if r.split == "val" and ARMS[r.arm].plain]
+
+
+def choose(rows: Sequence[Row], limits: ServingOptions, hits: Hits) -> Choice:
+    """The cheapest (by GMACs, then parameters) of the eligible rows within the limits whose val
+    top-1 is within one standard error of the best: that of the paired difference, image by image.
 
     Raises:
-        UserError: no row is within the limits.
+        UserError: no row is within the limits; says what each rules out, and the nearest miss.
     """
-    val = [r for r in rows if r.split == "val" and ARMS[r.arm].plain]
-    allowed = [r for r in val if limits.allow(r.params_m, r.gmacs)]
+    rows, set_limits = eligible(rows), bounds(limits)
+    assert rows, "a sweep has eligible rows"
+    allowed = [r for r in rows if all(bound.admits(r) for bound in set_limits)]
     if not allowed:
-        raise UserError(
-            f"None of the {len(val)} rows is within {_in_words(limits)}: raise the limits or "
-            "sweep smaller variants and resolutions."
-        )
+        raise UserError(_why_none(rows, set_limits))
     best = min(allowed, key=lambda r: (-r.hits1, r.gmacs, r.params_m, -r.top5, rank(r.arm)))
-    error = standard_error(best.hits1, best.n)
-    as_good = [r for r in allowed if r.top1 >= best.top1 - error]
+    right = hits(best)
+    as_good = [r for r in allowed if (best.hits1 - r.hits1) / r.n <= _error(right, hits(r))]
     chosen = min(as_good, key=lambda r: (r.gmacs, r.params_m, -r.hits1, -r.top5, rank(r.arm)))
-    return Choice(row=chosen, reason=_reason(chosen, best, error, len(allowed), limits))
+    error = _error(right, hits(chosen))
+    return Choice(row=chosen, reason=_reason(chosen, best, error, len(allowed), set_limits))
 
 
-def _in_words(limits: ServingOptions) -> str:
-    words = []
-    if limits.max_params_m is not None:
-        words.append(f"{limits.max_params_m:g} M parameters")
-    if limits.max_gmacs is not None:
-        words.append(f"{limits.max_gmacs:g} GMACs")
-    return " and ".join(words)
+def front(rows: Sequence[Row], cost: str) -> list[Row]:
+    """The Pareto front of the eligible rows: none is cheaper and as good, or better and as cheap.
+
+    Args:
+        cost: field of a row; the rows all have it.
+
+    Returns:
+        Cheapest first; of equal rows the one of the cheapest arm.
+    """
+    ordered = sorted(
+        eligible(rows), key=lambda r: (getattr(r, cost), -r.hits1, -r.top5, rank(r.arm), r.gmacs)
+    )
+    found: list[Row] = []
+    for row in ordered:
+        if not found or row.hits1 > found[-1].hits1:
+            found.append(row)
+    return found
 
 
-def _reason(chosen: Row, best: Row, error: float, count: int, limits: ServingOptions) -> str:
-    among = f"of {count} rows" + (f" within {_in_words(limits)}" if _in_words(limits) else "")
+def _error(best: np.ndarray, other: np.ndarray) -> float:
+    return paired_error(int((best & ~other).sum()), int((other & ~best).sum()), len(best))
+
+
+def _why_none(rows: Sequence[Row], set_limits: Sequence[Bound]) -> str:
+    parts = []
+    for bound in set_limits:
+        values = [bound.value(r) for r in rows]
+        out = sum(not bound.admits(r) for r in rows)
+        if out:
+            extreme = f"most is {max(values):.3g}" if bound.at_least else f"least {min(values):.3g}"
+            parts.append(f"{option(bound.name)} {bound.limit:g} rules out {out} (the {extreme})")
+    nearest = min(rows, key=lambda r: max(bound.excess(r) for bound in set_limits))
+    worst = max(set_limits, key=lambda bound: bound.excess(nearest))
+    return (
+        f"None of the {len(rows)} rows is within {_in_words(set_limits)}: {'; '.join(parts)}; the "
+        f"nearest miss is {_named(nearest)} with {worst.value(nearest):.3g} {worst.unit}."
+    )
+
+
+def _in_words(set_limits: Sequence[Bound]) -> str:
+    return " and ".join(map(str, set_limits))
+
+
+def _reason(chosen: Row, best: Row, error: float, count: int, set_limits: Sequence[Bound]) -> str:
+    among = f"of {count} rows" + (f" within {_in_words(set_limits)}" if set_limits else "")
     if chosen == best:
         return (
             f"{_named(chosen)} is the best val top-1 {among}; none cheaper is within one standard "
-            f"error ({100 * error:.1f} points)."
+            "error of the paired difference."
         )
     return (
-        f"{_named(chosen)} is within one standard error ({100 * error:.1f} points) of the best val "
-        f"top-1 {among}, {_named(best)}, at {chosen.gmacs:.3g} instead of {best.gmacs:.3g} GMACs."
+        f"{_named(chosen)} is within one standard error of the paired difference "
+        f"({100 * error:.1f} points) of the best val top-1 {among}, {_named(best)}, at "
+        f"{chosen.gmacs:.3g} instead of {best.gmacs:.3g} GMACs."
     )
 
 

@@ -30,6 +30,8 @@ class Row:
     top5: float
     params_m: float  # millions
     gmacs: float  # billions, one image at test_res
+    latency_ms: float | None  # one image, median, where the sweep was concluded
+    images_s: float | None  # images a second in large batches, likewise
     seconds: float  # that the arm took beside what cheaper arms of its cell had done already
     trunk: str  # key in the store
     cell: str  # key in the store
@@ -74,6 +76,8 @@ def row(trunk: TrunkSpec, epochs: int, cell: str, test_res: int, cost: Cost, arm
         top5=arm.score.top5,
         params_m=cost.params_m,
         gmacs=cost.gmacs,
+        latency_ms=None,
+        images_s=None,
         seconds=arm.seconds,
         trunk=trunk.key,
         cell=cell,

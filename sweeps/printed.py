@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sweeps.choice import Choice
+from sweeps.choice import Choice, front
 from sweeps.leaderboard import Row
 from sweeps.plan import Plan
 from sweeps.published import Comparison
@@ -145,6 +145,35 @@ def _arms(val: Sequence[Row]) -> Table:
             better, worse = sum(g > 0 for g in gains), sum(g < 0 for g in gains)
             columns.append(f"{better}/{worse}" if arm != UNTUNED else "")
         table.add_row(*columns)
+    return table
+
+
+COSTS = {"gmacs": "GMACs", "params_m": "M params", "latency_ms": "ms an image"}
+
+
+def fronts(rows: Sequence[Row], costs: Sequence[str], chosen: Row) -> Table:
+    """The rows that are on the Pareto front of top-1 and any of the costs, cheapest first."""
+    on = {cost: front(rows, cost) for cost in costs}
+    shown = {r for found in on.values() for r in found} | {chosen}
+    n = chosen.n
+    table = Table(
+        title=f"Pareto fronts, top-1 on val (n={n}) against cost: * is on that front",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    for name in ("variant", "train", "test", "arm", "top-1 %", *(COSTS[cost] for cost in costs)):
+        table.add_column(name, justify="left" if name in ("variant", "arm") else "right")
+    for row in sorted(shown, key=lambda r: (r.gmacs, r.hits1, rank(r.arm))):
+        values = (f"{getattr(row, c):.3g}{' *' if row in on[c] else '  '}" for c in costs)
+        table.add_row(
+            row.variant,
+            str(row.train_res),
+            str(row.test_res),
+            row.arm,
+            f"{100 * row.top1:.1f}",
+            *values,
+            style="bold green" if row == chosen else "",
+        )
     return table
 
 

@@ -129,6 +129,10 @@ class ServingOptions:
     """Most parameters, millions."""
     max_gmacs: float | None = None
     """Most multiply-adds of one image at the test resolution, billions."""
+    max_latency_ms: float | None = None
+    """Most milliseconds of one image at the test resolution, measured where the choice is made."""
+    min_top1: float | None = None
+    """Least top-1 on val, as a share."""
 
     def allow(self, params_m: float, gmacs: float) -> bool:
         """Whether a net of this cost may be chosen."""

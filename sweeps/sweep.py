@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -23,19 +23,21 @@ from sweeps.choice import Choice, choose
 from sweeps.console import Terminal
 from sweeps.director import TrunkDirector
 from sweeps.environment import on_cluster
-from sweeps.events import SweepBegan, Watchers
+from sweeps.events import SweepBegan, Watcher, Watchers
 from sweeps.leaderboard import Row
+from sweeps.live_board import LiveBoard
 from sweeps.phases import CellDesk, cells_of, run_cells, run_trunks
 from sweeps.plan import Plan
 from sweeps.printed import plan_view, summary
 from sweeps.published import beside
 from sweeps.registry import register
 from sweeps.spec import SweepSpec, differences, identity
+from sweeps.timing import timed
 from sweeps.tracking import Tracking, default_uri
 from sweeps.unseen import unseen_rows
 from trainables import backbones, variants
 from trainables.backbones import Weights
-from trainables.cell import adapted_state, load_model, serving_transform
+from trainables.cell import adapted_state, load_model, recorded_hits, serving_transform
 from trainables.decode import ImageSet, prepare
 from trainables.errors import SweepError, UserError
 from trainables.export import write_model
@@ -100,13 +102,14 @@ def _sweep(spec: SweepSpec, out: Path, terminal: Terminal, *, bare: bool) -> Non
         _tell(terminal, out, finished, spec, record["ui"])
         return
     plan = planning.make(spec, images, weights or _weights(spec, store))
-    record = record or _write_record(spec, out, asked)
+    record = record or _write_record(spec, out, asked, images)
     _write_rejected(out, images)
     terminal.console.print(plan_view(plan))
     uri = spec.run.tracking_uri or default_uri(out)
     tracking = Tracking(uri, spec.run.experiment, record["sweep"], out.name, store)
     try:
-        rows = _trials(plan, store, data, terminal, tracking)
+        board = LiveBoard(out / "leaderboard.parquet")
+        rows = _trials(plan, store, data, terminal, [tracking, terminal, board])
         outcome = _conclude(plan, rows, store, images, out, tracking, terminal)
     except BaseException as error:
         with suppress(Exception):  # what went wrong matters more than how it is tracked
@@ -141,10 +144,10 @@ def _weights(spec: SweepSpec, store: Store) -> list[Weights]:
 
 
 def _trials(
-    plan: Plan, store: Store, data: Path, terminal: Terminal, tracking: Tracking
+    plan: Plan, store: Store, data: Path, terminal: Terminal, watchers: Sequence[Watcher]
 ) -> list[Row]:
     """Both phases. Ray is started only if there is something left to do."""
-    watcher = Watchers([tracking, terminal])
+    watcher = Watchers(watchers)
     watcher.on(SweepBegan(plan=plan))
     director = TrunkDirector(plan, store, watcher)
     placed: placement.Placement | None = None
@@ -195,7 +198,8 @@ def _conclude(
     terminal: Terminal,
 ) -> Outcome:
     """Choose, read the sets that nothing was chosen on, hand over the model and the evidence."""
-    choice = choose(rows, plan.spec.serving)
+    rows = timed(rows, len(plan.classes), store)
+    choice = choose(rows, plan.spec.serving, lambda r: recorded_hits(store, r.cell, r.arm))
     row = choice.row
     place = Workplace(images=images, cache=plan.spec.cache, threads=placement.own_threads())
     rows = [*rows, *unseen_rows(plan, row, store, place, terminal.counting("decoding images"))]
@@ -285,13 +289,16 @@ def _record(out: Path, asked: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-def _write_record(spec: SweepSpec, out: Path, asked: dict[str, Any]) -> dict[str, Any]:
+def _write_record(
+    spec: SweepSpec, out: Path, asked: dict[str, Any], images: ImageSet
+) -> dict[str, Any]:
     packages = ("ray", "torch", "torchvision", "timm", "mlflow", "optuna", "pillow", "numpy")
     record = {
         "sweep": uuid.uuid4().hex[:12],
         "command": ["python", "sweeps/fixres_grid.py", *sys.argv[1:]],
         "identity": asked,
         "spec": plain(spec),
+        "classes": images.classes,
         "versions": {name: version(name) for name in packages},
         "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

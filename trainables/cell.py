@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 
@@ -20,6 +21,7 @@ from trainables.store import Store, read_json, read_tensors, replacing
 from trainables.transforms import EvalTransform
 from trainables.trunk import TrunkSpec, finished_trunk
 
+PREDICTIONS = "predictions.arrow"
 STAGE = "cell 2"  # raise it when the same spec would give other results
 
 
@@ -95,6 +97,15 @@ def serving_transform(spec: TrunkSpec, cell: CellSpec, arm: str) -> EvalTransfor
     return EvalTransform(
         test_res=cell.test_res, crop_pct=native, interpolation=cell.transform.interpolation
     )
+
+
+def recorded_hits(store: Store, key: str, arm: str) -> np.ndarray:
+    """Which images of val an arm has right: (n,) bool."""
+    path = store.cell(key) / PREDICTIONS
+    with pa.memory_map(str(path)) as mapped:
+        table = pa.ipc.open_file(mapped).read_all()
+        hits: np.ndarray = table[arm].to_numpy() == table["label"].to_numpy()
+    return hits
 
 
 def write_predictions(path: Path, labels: torch.Tensor, by_arm: Mapping[str, torch.Tensor]) -> None:

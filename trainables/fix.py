@@ -40,6 +40,7 @@ from trainables.affine import fit_affine
 from trainables.arms import ARMS, CLASSIFIER, STATISTICS
 from trainables.backbones import Net, State
 from trainables.cell import (
+    PREDICTIONS,
     ArmResult,
     CellSpec,
     delta_path,
@@ -108,7 +109,7 @@ def adapt(cell: CellSpec, store: Store, place: Workplace) -> list[ArmResult]:
                     head_tried=made.tried,
                 )
             )
-    write_predictions(store.cell(cell.key) / "predictions.arrow", labels, predictions)
+    write_predictions(store.cell(cell.key) / PREDICTIONS, labels, predictions)
     write_json(store.cell(cell.key) / "spec.json", cell)
     write_json(store.cell(cell.key) / "rows.json", results)
     return results

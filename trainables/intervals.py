@@ -14,6 +14,17 @@ def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
     return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
+def paired_error(only_first: int, only_second: int, n: int) -> float:
+    """Standard error of the difference of two shares over the same ``n`` images.
+
+    Only images that one has right and the other wrong count (McNemar); half an image is added to
+    each of the four kinds, so that it is not 0 where there are none (Agresti and Min,
+    Biometrics 61, 2005).
+    """
+    b, c, n = only_first + 0.5, only_second + 0.5, n + 2
+    return math.sqrt(b + c - (b - c) ** 2 / n) / n
+
+
 def standard_error(hits: int, n: int) -> float:
     """Of a share, after Agresti and Coull (two hits and two misses added): not 0 at 0 or at 1."""
     share = (hits + 2) / (n + 4)

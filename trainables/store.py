@@ -4,6 +4,7 @@
     trunks/<key>/{spec,result}.json, state.pt, trunk.safetensors, work.jsonl
     activations/<key>.json                      quantiles of a trunk's pooled activations
     cells/<key>/{spec,rows}.json, delta-<arm>.safetensors, {train,val,predictions}.arrow
+    latency/<key>.json                          of a net on a device
     readings/<key>.json                         one reading of the test split, or of a further set
     journal.jsonl                               what the driver decided, in order
 
@@ -119,6 +120,9 @@ class Store:
 
     def activations(self, key: str) -> Path:
         return self.root / "activations" / f"{key}.json"
+
+    def latency(self, key: str) -> Path:
+        return self.root / "latency" / f"{key}.json"
 
     def reading(self, key: str) -> Path:
         return self.root / "readings" / f"{key}.json"

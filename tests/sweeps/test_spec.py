@@ -135,6 +135,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"hflip": -0.1}, "--hflip -0.1", "from 0 to 1"),
     ({"ema_decay": 1.0}, "--ema-decay 1.0", "from 0 to below 1"),
     ({"max_gmacs": 0.0}, "--max-gmacs 0.0", "more than 0"),
+    ({"max_latency_ms": 0.0}, "--max-latency-ms 0.0", "more than 0"),
+    ({"min_top1": 90.0}, "--min-top1 90.0", "above 0 to 1"),
     ({"experiment": " "}, "--experiment", "is empty"),
     ({"weights": "/no/such/folder"}, "--weights /no/such/folder", "auto, none or a folder"),
     ({"data": Path("/no/such/folder")}, "--data /no/such/folder", "does not exist"),
@@ -232,6 +234,8 @@ BINDING: dict[str, Any] = {
     "head_batch_size": 8,
     "max_params_m": 5.0,
     "max_gmacs": 1.0,
+    "max_latency_ms": 10.0,
+    "min_top1": 0.5,
     "seed": 1,
 }
 

@@ -175,6 +175,7 @@ def test_every_kind_of_result_has_its_own_place(tmp_path):
         store.trunk("k"),
         store.cell("k"),
         store.activations("k"),
+        store.latency("k"),
         store.reading("k"),
     ]
     assert len(set(places)) == len(places)

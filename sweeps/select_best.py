@@ -1,0 +1,87 @@
+"""Choose from what a sweep has found, by other limits, without training anything.
+
+    python sweeps/select_best.py --sweep OUT --max-gmacs 1.0 --max-latency-ms 12
+
+Reads OUT's leaderboard, of a finished or a running sweep; changes nothing in it but for latencies
+that were not measured on this device yet.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+if not __package__:  # run as a script: its own folder is first on the path, not the project's
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import tyro
+
+from sweeps.checks import check_serving
+from sweeps.spec import ServingOptions
+from trainables.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Choose from what a sweep has found, by other limits, without training anything."""
+
+    sweep: Path
+    """The folder of a sweep, finished or running."""
+    latency: bool = False
+    """Measure latencies on this device, and show them; --max-latency-ms does so too."""
+    serving: ServingOptions = field(default_factory=ServingOptions)
+
+
+def main(argv: list[str]) -> int:
+    """Exit code: 0 done, 2 bad input."""
+    asked = tyro.cli(
+        Asked,
+        args=argv,
+        prog="select_best.py",
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+    try:
+        check_serving(asked.serving)
+        _tell(asked)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _tell(asked: Asked) -> None:
+    # After the check, so that bad options end at once: these bring torch.
+    from rich.console import Console
+
+    from sweeps import leaderboard
+    from sweeps.choice import choose
+    from sweeps.printed import fronts
+    from sweeps.timing import timed
+    from trainables.cell import recorded_hits
+    from trainables.latency import device_name
+    from trainables.store import Store, read_json
+
+    out = asked.sweep.expanduser()
+    board, record = out / "leaderboard.parquet", read_json(out / "spec.json")
+    if record is None or not board.exists():
+        raise UserError(
+            f"--sweep {out} holds no leaderboard yet: name a sweep's folder, or wait for its first "
+            "cell."
+        )
+    store = Store(out / "store")
+    rows = [r for r in leaderboard.read(board) if r.split == "val"]
+    console = Console(highlight=False)
+    if asked.latency or asked.serving.max_latency_ms is not None:
+        rows = timed(rows, len(record["classes"]), store)
+        console.print(f"latency  one image, median, on {device_name()}", markup=False)
+    costs = ["gmacs", "params_m"]
+    if all(r.latency_ms is not None for r in rows):
+        costs.append("latency_ms")
+    choice = choose(rows, asked.serving, lambda r: recorded_hits(store, r.cell, r.arm))
+    console.print(fronts(rows, costs, choice.row))
+    console.print(f"chosen   {choice.reason}", markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,99 @@
+"""Choosing again from what a sweep's folder holds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from sweeps import leaderboard
+from sweeps.leaderboard import Row
+from sweeps.select_best import main
+from tests.sweeps.test_leaderboard import a_row
+from trainables.cell import PREDICTIONS, recorded_hits, write_predictions
+from trainables.store import Store, write_json
+
+N = 100
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """Four rows of two cells, and what each predicts: hits first, as if the images were sorted."""
+    store, rows = Store(tmp_path / "store"), []
+    for res, gmacs, by_arm in (
+        (64, 0.1, {"none": 50, "fix": 70}),
+        (96, 0.4, {"none": 75, "fix": 90}),
+    ):
+        labels = torch.zeros(N, dtype=torch.int64)
+        predicted = {arm: (torch.arange(N) >= hits).long() for arm, hits in by_arm.items()}
+        rows += [
+            a_row(hits, N, arm=arm, test_res=res, gmacs=gmacs, cell=f"c{res}")
+            for arm, hits in by_arm.items()
+        ]
+        write_predictions(store.cell(f"c{res}") / PREDICTIONS, labels, predicted)
+    leaderboard.write(tmp_path / "leaderboard.parquet", [*rows, a_row(99, N, split="test")])
+    write_json(tmp_path / "spec.json", {"classes": ["a", "b"]})
+    return tmp_path
+
+
+def test_hits_come_back_from_the_store(sweep: Path) -> None:
+    assert recorded_hits(Store(sweep / "store"), "c64", "fix").sum() == 70
+
+
+@pytest.mark.parametrize(
+    ("options", "chosen"),
+    [
+        ((), "b0 64 -> 96 px, arm fix (90.0 %"),
+        (("--max-gmacs", "0.2"), "b0 64 -> 64 px, arm fix (70.0 %"),
+        (("--max-gmacs", "0.5", "--min-top1", "0.8"), "b0 64 -> 96 px, arm fix (90.0 %"),
+    ],
+)
+def test_other_limits_choose_otherwise(
+    sweep: Path, options: tuple[str, ...], chosen: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {p: p.read_bytes() for p in sweep.rglob("*") if p.is_file()}
+    assert main(["--sweep", str(sweep), *options]) == 0
+    said = capsys.readouterr().out
+    assert f"chosen   {chosen}, n={N})" in said and "Pareto fronts" in said
+    assert {p: p.read_bytes() for p in sweep.rglob("*") if p.is_file()} == before
+
+
+def test_a_limit_on_latency_is_measured(
+    sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(rows: list[Row], classes: int, store: Store) -> list[Row]:
+        assert classes == 2
+        return [replace(r, latency_ms=r.test_res / 10) for r in rows]
+
+    monkeypatch.setattr("sweeps.timing.timed", measured)
+    assert main(["--sweep", str(sweep), "--max-latency-ms", "7"]) == 0
+    said = capsys.readouterr().out
+    assert "latency  one image, median, on" in said and "ms an image" in said
+    assert "chosen   b0 64 -> 64 px, arm fix" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            ("--max-gmacs", "0.01"),
+            "None of the 4 rows is within 0.01 GMACs: --max-gmacs 0.01 rules out 4",
+        ),
+        (("--max-gmacs", "-1"), "--max-gmacs -1.0 is out of bounds"),
+    ],
+)
+def test_bad_limits_are_one_sentence(
+    sweep: Path, options: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--sweep", str(sweep), *options]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and words in said and said.count("\n") == 1
+
+
+def test_a_folder_without_a_leaderboard_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--sweep", str(tmp_path)]) == 2
+    assert "holds no leaderboard yet" in capsys.readouterr().err
