@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sweeps.choice import Choice
 from sweeps.leaderboard import Row
 from sweeps.plan import Plan
+from sweeps.printed import gain_in_words
+from sweeps.unseen import Gain
 from trainables import variants
 from trainables.arms import ARMS, UNTUNED
 from trainables.intervals import wilson
 
 
-def card(plan: Plan, choice: Choice, rows: Sequence[Row]) -> str:
+def card(plan: Plan, choice: Choice, rows: Sequence[Row], gains: Mapping[str, Gain]) -> str:
     """Markdown, with the front matter that model hubs read."""
     row = choice.row
     variant = variants.get(row.variant)
@@ -31,13 +33,17 @@ def card(plan: Plan, choice: Choice, rows: Sequence[Row]) -> str:
         "",
         f"- Top-1 {100 * row.top1:.1f} % on val (n = {row.n}); val chose the cell among "
         f"{len([r for r in rows if r.split == 'val'])} rows and the classifier among "
-        f"{max(1, row.head_tried)} (setting, epoch) pairs, so expect a little less of new images.",
+        f"{max(1, row.head_tried)} (setting, epoch) pairs. The former flatters the best "
+        f"row by about {max(0.0, 100 * choice.optimism):.1f} points (choosing again on halves of "
+        "val), the latter adds to it.",
         f"- {row.params_m:.2f} M parameters, {row.gmacs:.3g} GMACs an image.",
         f"- {len(plan.classes)} classes, in labels.txt and config.json.",
         "",
         "## On images that nothing was chosen on",
         "",
         *_unseen_table(rows),
+        *([""] if gains else []),
+        *(f"- {name}: {gain_in_words(gain)}" for name, gain in gains.items()),
         "",
         "Read once, after the choice. A set with fewer classes is scored among its own. Untuned is "
         f"the same trunk on the same pixels (arm {UNTUNED}).",

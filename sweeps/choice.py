@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sweeps.leaderboard import Row
+from sweeps.optimism import optimism
 from sweeps.spec import ServingOptions, option
 from trainables.arms import ARMS, rank
 from trainables.errors import UserError
@@ -20,6 +21,7 @@ Hits = Callable[[Row], np.ndarray]  # (n,) bool: which images of val a row has r
 class Choice:
     row: Row
     reason: str
+    optimism: float  # a share: by how much choosing among so many flatters the best one's val top-1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +91,11 @@ def choose(rows: Sequence[Row], limits: ServingOptions, hits: Hits) -> Choice:
     as_good = [r for r in allowed if (best.hits1 - r.hits1) / r.n <= _error(right, hits(r))]
     chosen = min(as_good, key=lambda r: (r.gmacs, r.params_m, -r.hits1, -r.top5, rank(r.arm)))
     error = _error(right, hits(chosen))
-    return Choice(row=chosen, reason=_reason(chosen, best, error, len(allowed), set_limits))
+    return Choice(
+        row=chosen,
+        reason=_reason(chosen, best, error, len(allowed), set_limits),
+        optimism=optimism(np.stack([hits(r) for r in allowed])),
+    )
 
 
 def front(rows: Sequence[Row], cost: str) -> list[Row]:

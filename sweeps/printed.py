@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -13,7 +13,8 @@ from sweeps.choice import Choice, front
 from sweeps.leaderboard import Row
 from sweeps.plan import Plan
 from sweeps.published import Comparison
-from trainables.arms import ARMS, UNTUNED, rank
+from sweeps.unseen import Gain
+from trainables.arms import UNTUNED, rank
 from trainables.intervals import wilson
 
 
@@ -74,7 +75,12 @@ def _costs(plan: Plan) -> Table:
 
 
 def summary(
-    rows: Sequence[Row], choice: Choice, compared: Sequence[Comparison] = (), *, limit: int = 8
+    rows: Sequence[Row],
+    choice: Choice,
+    gains: Mapping[str, Gain],
+    compared: Sequence[Comparison] = (),
+    *,
+    limit: int = 8,
 ) -> Group:
     """The best rows, the arms, the choice, and what the sets say that nothing was chosen on."""
     val = sorted((r for r in rows if r.split == "val"), key=lambda r: (-r.hits1, r.gmacs, r.arm))
@@ -84,8 +90,10 @@ def summary(
     if compared:
         parts.append(_published(compared))
     parts.append(Text(f"chosen   {choice.reason}"))
-    unseen = [r for r in rows if r.split != "val"]
-    parts += [_unseen_line(r, unseen) for r in unseen if r.arm == choice.row.arm]
+    parts.append(Text(f"optimism {optimism_in_words(choice)}"))
+    for row in rows:
+        if row.split != "val" and row.arm == choice.row.arm:
+            parts.append(_unseen_line(row, gains.get(row.split)))
     return Group(*parts)
 
 
@@ -202,15 +210,25 @@ def _published(compared: Sequence[Comparison]) -> Table:
     return table
 
 
-def _unseen_line(row: Row, unseen: Sequence[Row]) -> Text:
+def optimism_in_words(choice: Choice) -> str:
+    return (
+        f"choosing the best of so many rows flatters its val top-1 by about "
+        f"{max(0.0, 100 * choice.optimism):.1f} points"
+    )
+
+
+def _unseen_line(row: Row, gain: Gain | None) -> Text:
     low, high = wilson(row.hits1, row.n)
     words = (
         f"{row.split:8} top-1 {100 * row.top1:.1f} % (n={row.n}, 95 % interval {100 * low:.1f} to "
-        f"{100 * high:.1f}), top-5 {100 * row.top5:.1f} %"
+        f"{100 * high:.1f}), top-5 {100 * row.top5:.1f} %; "
     )
-    untuned = [r for r in unseen if r.split == row.split and r.arm == UNTUNED != row.arm]
-    for other in untuned:
-        words += f"; untuned {100 * other.top1:.1f} %"
-    if not ARMS[row.arm].changes:
-        words += "; nothing was tuned"
-    return Text(words)
+    return Text(words + (gain_in_words(gain) if gain else "nothing was tuned"))
+
+
+def gain_in_words(gain: Gain) -> str:
+    """With the standard error of the paired difference."""
+    return (
+        f"{100 * gain.difference:+.1f} points on the untuned trunk (paired, standard error "
+        f"{100 * gain.error:.1f})"
+    )

@@ -56,7 +56,7 @@ def _tell(asked: Asked) -> None:
 
     from sweeps import leaderboard
     from sweeps.choice import choose
-    from sweeps.printed import fronts
+    from sweeps.printed import fronts, optimism_in_words
     from sweeps.timing import timed
     from trainables.cell import recorded_hits
     from trainables.latency import device_name
@@ -81,6 +81,7 @@ def _tell(asked: Asked) -> None:
     choice = choose(rows, asked.serving, lambda r: recorded_hits(store, r.cell, r.arm))
     console.print(fronts(rows, costs, choice.row))
     console.print(f"chosen   {choice.reason}", markup=False, soft_wrap=True)
+    console.print(f"optimism {optimism_in_words(choice)}", markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

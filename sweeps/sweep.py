@@ -9,7 +9,6 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,14 @@ from filelock import FileLock, Timeout
 from sweeps import embedded, figures, leaderboard, placement
 from sweeps import plan as planning
 from sweeps.card import card
-from sweeps.choice import Choice, choose
+from sweeps.choice import choose
 from sweeps.console import Terminal
 from sweeps.director import TrunkDirector
 from sweeps.environment import on_cluster
 from sweeps.events import SweepBegan, Watcher, Watchers
 from sweeps.leaderboard import Row
 from sweeps.live_board import LiveBoard
+from sweeps.outcome import Outcome, read_outcome, write_choice
 from sweeps.phases import CellDesk, cells_of, run_cells, run_trunks
 from sweeps.plan import Plan
 from sweeps.printed import plan_view, summary
@@ -34,7 +34,7 @@ from sweeps.registry import register
 from sweeps.spec import SweepSpec, differences, identity
 from sweeps.timing import timed
 from sweeps.tracking import Tracking, default_uri
-from sweeps.unseen import unseen_rows
+from sweeps.unseen import read_unseen
 from trainables import backbones, variants
 from trainables.backbones import Weights
 from trainables.cell import adapted_state, load_model, recorded_hits, serving_transform
@@ -46,24 +46,6 @@ from trainables.store import Store, make_writable, read_json, write_json, write_
 from trainables.trials import TrialContext
 from trainables.trunk import finished_trunk, recorded_reports
 from trainables.workplace import Workplace
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What a finished sweep says."""
-
-    rows: list[Row]
-    choice: Choice
-
-    @property
-    def test(self) -> Row:
-        """The chosen row's, on the test split."""
-        return next(r for r in self.unseen("test") if r.arm == self.choice.row.arm)
-
-    def unseen(self, name: str) -> list[Row]:
-        """The rows of a set that nothing was chosen on: the chosen one first, then untuned."""
-        rows = [r for r in self.rows if r.split == name]
-        return sorted(rows, key=lambda r: r.arm != self.choice.row.arm)
 
 
 def run(spec: SweepSpec, terminal: Terminal) -> None:
@@ -97,7 +79,7 @@ def _sweep(spec: SweepSpec, out: Path, terminal: Terminal, *, bare: bool) -> Non
     images, data = _images(spec, terminal)
     asked = identity(spec, images.digest)
     record = _record(out, asked)
-    finished = _finished(out, spec)
+    finished = read_outcome(out, spec.further)
     if finished is not None:
         _tell(terminal, out, finished, spec, record["ui"])
         return
@@ -118,21 +100,7 @@ def _sweep(spec: SweepSpec, out: Path, terminal: Terminal, *, bare: bool) -> Non
     tracking.close("FINISHED")
     record["ui"] = tracking.ui_command()
     write_json(out / "spec.json", record)
-    row = outcome.choice.row
-    unseen = [r for r in outcome.rows if r.split != "val"]
-    write_json(
-        out / "choice.json",
-        {
-            "chosen": row,
-            "reason": outcome.choice.reason,
-            "val": {"n": row.n, "top1": row.top1, "top5": row.top5},
-            "test_top1": outcome.test.top1,
-            "unseen": [
-                {name: getattr(r, name) for name in ("split", "arm", "n", "top1", "top5")}
-                for r in unseen
-            ],
-        },
-    )
+    write_choice(out, outcome)
     _tell(terminal, out, outcome, spec, record["ui"])
 
 
@@ -202,8 +170,9 @@ def _conclude(
     choice = choose(rows, plan.spec.serving, lambda r: recorded_hits(store, r.cell, r.arm))
     row = choice.row
     place = Workplace(images=images, cache=plan.spec.cache, threads=placement.own_threads())
-    rows = [*rows, *unseen_rows(plan, row, store, place, terminal.counting("decoding images"))]
-    outcome = Outcome(rows=rows, choice=choice)
+    counting = terminal.counting("decoding images")
+    unseen, gains = read_unseen(plan, row, store, place, counting)
+    rows = [*rows, *unseen]
     leaderboard.write(out / "leaderboard.parquet", rows)
     picture = figures.heatmap(rows, plan, row)
     figures.save(picture, out / "heatmap.png")
@@ -217,14 +186,14 @@ def _conclude(
         classes=plan.classes,
         train_res=row.train_res,
         transform=serving_transform(trunk, cell, row.arm),
-        card=card(plan, choice, rows),
+        card=card(plan, choice, rows, gains),
     )
     files = [out / name for name in ("leaderboard.parquet", "spec.json")]
     tracking.finish(choice, rows, picture, files)
     model = load_model(trunk, state, len(plan.classes)).cpu()
     tags = {"variant": row.variant, "train_res": str(row.train_res), "test_res": str(row.test_res)}
     register(tracking, model, row.test_res, plan.spec.run.register_as, tags)
-    return outcome
+    return Outcome(rows=rows, choice=choice, gains=gains)
 
 
 # --- the folder -------------------------------------------------------------------------------
@@ -312,18 +281,6 @@ def _write_rejected(out: Path, images: ImageSet) -> None:
         write_text(out / "rejected.tsv", "path\treason\n" + "".join(lines))
 
 
-def _finished(out: Path, spec: SweepSpec) -> Outcome | None:
-    """What a finished sweep's folder says; None too where a further set is still to be read."""
-    found = read_json(out / "choice.json")
-    if found is None:
-        return None
-    rows = leaderboard.read(out / "leaderboard.parquet")
-    if set(spec.further) - {r.split for r in rows}:
-        return None
-    choice = Choice(row=Row(**found["chosen"]), reason=found["reason"])
-    return Outcome(rows=rows, choice=choice)
-
-
 # --- images and words -------------------------------------------------------------------------
 
 
@@ -351,7 +308,7 @@ def _tell(terminal: Terminal, out: Path, outcome: Outcome, spec: SweepSpec, ui: 
     compared = beside([r for r in outcome.rows if r.arm != "none"])  # its crop is not the published
     if spec.grid.recipe == "own":
         compared = []
-    terminal.console.print(summary(outcome.rows, outcome.choice, compared))
+    terminal.console.print(summary(outcome.rows, outcome.choice, outcome.gains, compared))
     terminal.say(f"model    {out / 'model'}  (timm: local-dir:{out / 'model'})")
     terminal.say(f"picture  {out / 'heatmap.png'}")
     terminal.say(f"runs     {ui}")

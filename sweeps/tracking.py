@@ -259,7 +259,10 @@ class Tracking:
             "val/top5": row.top5,
             "work/params_m": row.params_m,
             "work/gmacs": row.gmacs,
+            "val/optimism": choice.optimism,
         }
+        if row.latency_ms is not None:
+            values["work/latency_ms"] = row.latency_ms
         for unseen in rows:
             if unseen.split != "val":
                 role = "" if unseen.arm == row.arm else "_untuned"

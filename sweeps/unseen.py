@@ -7,31 +7,54 @@ pixels: what tuning for a resolution gains on the test split, it may lose on a s
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
 
 from sweeps.leaderboard import Row, row
 from sweeps.plan import Plan
 from trainables.arms import ARMS, UNTUNED
 from trainables.decode import Progress
 from trainables.further import open_further
-from trainables.reading import Unseen, read
+from trainables.intervals import paired_error
+from trainables.reading import Unseen, hits_of, read
 from trainables.store import Store
 from trainables.trunk import finished_trunk
 from trainables.workplace import Workplace
 
 
-def unseen_rows(
+@dataclass(frozen=True, kw_only=True)
+class Gain:
+    """Top-1 of the tuned net less that of the untuned, image by image: shares."""
+
+    difference: float
+    error: float  # standard error of the paired difference
+
+
+def gain(tuned: np.ndarray, untuned: np.ndarray) -> Gain:
+    """Of which images each has right: (n,) bool."""
+    right, wrong, n = int((tuned & ~untuned).sum()), int((untuned & ~tuned).sum()), len(tuned)
+    return Gain(difference=(right - wrong) / n, error=paired_error(right, wrong, n))
+
+
+def read_unseen(
     plan: Plan, chosen: Row, store: Store, place: Workplace, progress: Progress
-) -> list[Row]:
-    """A row for each set and arm. What was read once is not read again."""
+) -> tuple[list[Row], dict[str, Gain]]:
+    """A row for each set and arm, and the gain on each set. What was read is not read again."""
     cell = plan.cell(chosen.variant, chosen.trunk, chosen.test_res)
     trunk, _ = finished_trunk(store, chosen.trunk)
     cost = plan.costs[chosen.variant, chosen.test_res]
-    arms = (chosen.arm, UNTUNED) if ARMS[chosen.arm].changes else (chosen.arm,)
-    return [
-        row(trunk, chosen.trunk_epochs, cell.key, chosen.test_res, cost, reading)
-        for unseen in _sets(plan, place, progress)
-        for reading in (read(unseen, store, cell, arm, place) for arm in arms)
-    ]
+    tuned = bool(ARMS[chosen.arm].changes)
+    rows, gains = [], {}
+    for unseen in _sets(plan, place, progress):
+        for arm in (chosen.arm, UNTUNED) if tuned else (chosen.arm,):
+            reading = read(unseen, store, cell, arm, place)
+            rows.append(row(trunk, chosen.trunk_epochs, cell.key, chosen.test_res, cost, reading))
+        if tuned:
+            gains[unseen.name] = gain(
+                *(hits_of(unseen, store, cell, arm) for arm in (chosen.arm, UNTUNED))
+            )
+    return rows, gains
 
 
 def _sets(plan: Plan, place: Workplace, progress: Progress) -> Iterator[Unseen]:

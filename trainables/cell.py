@@ -101,7 +101,11 @@ def serving_transform(spec: TrunkSpec, cell: CellSpec, arm: str) -> EvalTransfor
 
 def recorded_hits(store: Store, key: str, arm: str) -> np.ndarray:
     """Which images of val an arm has right: (n,) bool."""
-    path = store.cell(key) / PREDICTIONS
+    return read_hits(store.cell(key) / PREDICTIONS, arm)
+
+
+def read_hits(path: Path, arm: str) -> np.ndarray:
+    """Which images an arm has right, from what :func:`write_predictions` wrote: (n,) bool."""
     with pa.memory_map(str(path)) as mapped:
         table = pa.ipc.open_file(mapped).read_all()
         hits: np.ndarray = table[arm].to_numpy() == table["label"].to_numpy()
@@ -109,7 +113,7 @@ def recorded_hits(store: Store, key: str, arm: str) -> np.ndarray:
 
 
 def write_predictions(path: Path, labels: torch.Tensor, by_arm: Mapping[str, torch.Tensor]) -> None:
-    """Arrow: the label of each val image, and the class that each arm gives it."""
+    """Arrow: the label of each image, and the class that each arm gives it."""
     columns = {"label": pa.array(labels.numpy())}
     columns |= {arm: pa.array(predicted.numpy()) for arm, predicted in by_arm.items()}
     table = pa.table(columns)

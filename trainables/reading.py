@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 
 from trainables import variants
@@ -15,7 +17,9 @@ from trainables.cell import (
     adapted_state,
     arm_result,
     load_model,
+    read_hits,
     serving_transform,
+    write_predictions,
 )
 from trainables.decode import SplitImages
 from trainables.evaluate import logits_of, pick_device, score
@@ -42,7 +46,7 @@ def read(unseen: Unseen, store: Store, cell: CellSpec, arm: str, place: Workplac
 
     Among the classes that the set has: sets of fewer (ImageNet-R, -A) are measured so.
     """
-    path = store.reading(digest("reading 2", unseen.name, unseen.digest, cell.key, arm))
+    path = _path(unseen, store, cell, arm)
     found = read_json(path)
     if found is not None:
         return arm_result(found)
@@ -57,8 +61,22 @@ def read(unseen: Unseen, store: Store, cell: CellSpec, arm: str, place: Workplac
         score=score(logits, labels, unseen.name),
         seconds=round(time.monotonic() - began, 3),
     )
+    write_predictions(_predictions(path), labels, {arm: logits.argmax(dim=1)})
     write_json(path, reading)
     return reading
+
+
+def hits_of(unseen: Unseen, store: Store, cell: CellSpec, arm: str) -> np.ndarray:
+    """Which images an arm that has been read has right: (n,) bool."""
+    return read_hits(_predictions(_path(unseen, store, cell, arm)), arm)
+
+
+def _path(unseen: Unseen, store: Store, cell: CellSpec, arm: str) -> Path:
+    return store.reading(digest("reading 2", unseen.name, unseen.digest, cell.key, arm))
+
+
+def _predictions(path: Path) -> Path:
+    return path.with_suffix(".arrow")
 
 
 def _logits(

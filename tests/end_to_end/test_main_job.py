@@ -155,6 +155,23 @@ def test_a_finished_sweep_answers_from_its_store(undisturbed: Path, data: Path) 
     assert time.monotonic() - began < 60  # no Ray, no training: imports alone
 
 
+def test_another_choice_is_made_from_the_folder_alone(undisturbed: Path) -> None:
+    def select(*limits: str) -> subprocess.CompletedProcess[str]:
+        argv = ["sweeps/select_best.py", "--sweep", str(undisturbed), *limits]
+        return run_command([sys.executable, *argv])
+
+    choice = json.loads((undisturbed / "choice.json").read_text())
+    free = select("--latency")
+    assert free.returncode == 0, free.stderr
+    assert choice["reason"] in " ".join(free.stdout.split())
+    assert "ms an image" in free.stdout and "Pareto fronts" in free.stdout
+    tight = select("--max-gmacs", "0.02")
+    assert tight.returncode == 0 and "-> 32 px" in tight.stdout.partition("chosen")[2]
+    none = select("--max-gmacs", "0.001", "--min-top1", "0.1")
+    assert none.returncode == 2 and "the nearest miss is" in none.stderr
+    assert none.stderr.count("\n") == 1
+
+
 def test_a_further_set_may_be_added_to_a_finished_sweep(undisturbed: Path, data: Path) -> None:
     """Two of the four classes, darkened: nothing is trained, the new set is read, and once."""
     out, odd = data.parent / "copy", data.parent / "odd"

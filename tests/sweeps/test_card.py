@@ -10,6 +10,7 @@ import yaml
 from sweeps.card import card
 from sweeps.choice import Choice
 from sweeps.leaderboard import Row
+from sweeps.unseen import Gain
 from tests.sweeps.test_leaderboard import a_row
 from tests.sweeps.test_plan import plan_of
 from tests.sweeps.test_spec import spec_with
@@ -32,8 +33,11 @@ ROWS = [
 ]
 
 
+GAINS = {"test": Gain(difference=0.1, error=0.034)}
+
+
 def made(row: Row = ROWS[1], rows: list[Row] = ROWS) -> str:
-    return card(PLAN, Choice(row=row, reason="It is the best."), rows)
+    return card(PLAN, Choice(row=row, reason="It is the best.", optimism=0.0123), rows, GAINS)
 
 
 def test_front_matter_is_yaml_with_what_hubs_look_for() -> None:
@@ -59,7 +63,9 @@ def test_every_accuracy_has_its_split_and_sample_size() -> None:
 def test_selection_on_val_is_owned_up_to() -> None:
     text = made()
     assert "among 4 rows" in text and "among 30 (setting, epoch) pairs" in text
+    assert "flatters the best row by about 1.2 points" in text
     assert "Read once, after the choice" in text
+    assert "- test: +10.0 points on the untuned trunk (paired, standard error 3.4)" in text
 
 
 def test_the_table_has_each_cell_and_arm_with_n() -> None:

@@ -10,6 +10,7 @@ from sweeps.choice import Choice
 from sweeps.plan import Plan
 from sweeps.printed import plan_view, summary
 from sweeps.published import beside
+from sweeps.unseen import Gain
 from tests.sweeps.test_console import file_console, output_of
 from tests.sweeps.test_leaderboard import a_row
 from tests.sweeps.test_plan import plan_of
@@ -64,9 +65,9 @@ def test_untrained_nets_are_said_to_be_so() -> None:
 def test_the_summary_shows_the_best_the_choice_and_test() -> None:
     rows = [a_row(60 + i, 100, train_res=32 * (i + 1)) for i in range(12)]
     rows += [a_row(60, 80, split="test", top5=0.988), a_row(50, 80, split="test", arm="crop1")]
-    choice = Choice(row=rows[0], reason="It is cheap.")
+    choice = Choice(row=rows[0], reason="It is cheap.", optimism=0.004)
     console = file_console()
-    console.print(summary(rows, choice))
+    console.print(summary(rows, choice, {"test": Gain(difference=0.125, error=0.04)}))
     text = output_of(console)
     assert "Best of 12 rows, on val (n=100)" in text
     shares = [float(m) for m in re.findall(r"fix +([\d.]+) ", text)]
@@ -74,7 +75,8 @@ def test_the_summary_shows_the_best_the_choice_and_test() -> None:
     assert "chosen   It is cheap." in text
     # Wilson's interval of 60 in 80, by its formula: 64.5 to 83.2.
     assert "test     top-1 75.0 % (n=80, 95 % interval 64.5 to 83.2), top-5 98.8 %" in text
-    assert "top-5 98.8 %; untuned 62.5 %" in text
+    assert "+12.5 points on the untuned trunk (paired, standard error 4.0)" in text
+    assert "flatters its val top-1 by about 0.4 points" in text
 
 
 def test_arms_are_compared_with_the_untuned_one_cell_by_cell() -> None:
@@ -88,7 +90,7 @@ def test_arms_are_compared_with_the_untuned_one_cell_by_cell() -> None:
         for res, hits in by_res.items()
     ]
     console = file_console()
-    console.print(summary(rows, Choice(row=rows[0], reason="So.")))
+    console.print(summary(rows, Choice(row=rows[0], reason="So.", optimism=0.0), {}))
     text = output_of(console)
     assert "Arms over 2 cells, on val (n=100)" in text
     lines = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
@@ -100,5 +102,5 @@ def test_arms_are_compared_with_the_untuned_one_cell_by_cell() -> None:
 def test_published_figures_stand_beside_the_measured() -> None:
     rows = [a_row(800, 1000, variant="b0", train_res=224, test_res=320)]
     console = file_console()
-    console.print(summary(rows, Choice(row=rows[0], reason="So."), beside(rows)))
+    console.print(summary(rows, Choice(row=rows[0], reason="So.", optimism=0.0), {}, beside(rows)))
     assert re.search(r"b0 +224 +320 +80\.2 +80\.0 +-0\.2 +fix +val, n=1000", output_of(console))

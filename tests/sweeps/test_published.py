@@ -8,6 +8,7 @@ import pytest
 
 from sweeps.leaderboard import Row
 from sweeps.published import PUBLISHED, beside, published
+from tests.sweeps.test_leaderboard import a_row
 from trainables.variants import VARIANTS
 
 # Top-1 points from start to fixed net, rounded on their own: no figure here is read off the table.
@@ -19,28 +20,8 @@ GAINS = {
 }
 
 
-def a_row(variant: str, train_res: int, test_res: int, hits: int, **other: Any) -> Row:
-    values: dict[str, Any] = {
-        "arm": "fix",
-        "split": "val",
-        "n": 1000,
-        "top1": hits / 1000,
-        "top5": 1.0,
-        "params_m": 5.0,
-        "gmacs": 1.0,
-        "seconds": 1.0,
-        "trunk": "t1",
-        "cell": "c1",
-        "trunk_epochs": 0,
-        "head_optimizer": None,
-        "head_lr": None,
-        "head_smoothing": None,
-        "head_weight_decay": None,
-        "head_epochs": None,
-        "head_tried": 0,
-    }
-    place = {"variant": variant, "train_res": train_res, "test_res": test_res}
-    return Row(**{**values, **place, **other})
+def row_of(variant: str, train_res: int, test_res: int, hits: int, **other: Any) -> Row:
+    return a_row(hits, 1000, variant=variant, train_res=train_res, test_res=test_res, **other)
 
 
 def test_nine_nets_of_each_start() -> None:
@@ -95,17 +76,17 @@ def test_starts_are_the_weights_of_the_sweeps_variants() -> None:
 
 
 def test_the_best_row_at_the_published_resolutions_is_compared() -> None:
-    best = a_row("b0", 224, 320, 790, arm="fix_aug")
-    other = a_row("b0_ap", 224, 320, 800)
+    best = row_of("b0", 224, 320, 790, arm="fix_aug")
+    other = row_of("b0_ap", 224, 320, 800)
     rows = [
-        a_row("b0", 224, 384, 999),  # another test resolution
-        a_row("b0", 192, 320, 998),  # another train resolution
+        row_of("b0", 224, 384, 999),  # another test resolution
+        row_of("b0", 192, 320, 998),  # another train resolution
         other,
-        a_row("b0", 224, 320, 997, split="test"),
-        a_row("b0", 224, 320, 780, arm="crop1"),
+        row_of("b0", 224, 320, 997, split="test"),
+        row_of("b0", 224, 320, 780, arm="crop1"),
         best,
-        a_row("b0", 224, 320, 789),
-        a_row("lite0", 224, 320, 996),  # nothing is published
+        row_of("b0", 224, 320, 789),
+        row_of("lite0", 224, 320, 996),  # nothing is published
     ]
     found = beside(rows)
     assert [(c.published.variant, c.row) for c in found] == [("b0", best), ("b0_ap", other)]
@@ -117,10 +98,10 @@ def test_the_best_row_at_the_published_resolutions_is_compared() -> None:
 
 @pytest.mark.parametrize("arms", [("crop1", "fix"), ("fix", "crop1")])
 def test_of_equal_rows_the_cheaper_arm_is_compared(arms: tuple[str, ...]) -> None:
-    rows = [a_row("b7", 600, 632, 870, arm=arm) for arm in arms]
+    rows = [row_of("b7", 600, 632, 870, arm=arm) for arm in arms]
     assert [c.row.arm for c in beside(rows)] == ["crop1"]
 
 
 def test_nothing_measured_there_is_no_comparison() -> None:
     assert beside([]) == []
-    assert beside([a_row("b0", 224, 224, 790)]) == []
+    assert beside([row_of("b0", 224, 224, 790)]) == []

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sweeps import unseen
@@ -50,10 +52,15 @@ def test_each_set_is_read_for_the_chosen_arm_and_untuned(
         return ArmResult(arm=name, score=Score(split=one.name, n=10, hits1=7, hits5=9), seconds=0.5)
 
     monkeypatch.setattr(unseen, "open_further", opening)
+
+    def hits(_one: Any, _store: Store, _cell: Any, name: str) -> np.ndarray:
+        return np.arange(10) < (3 if name == "crop1" else 7)
+
     monkeypatch.setattr(unseen, "read", reading)
+    monkeypatch.setattr(unseen, "hits_of", hits)
     trunk = PLAN.trunk(PLAN.points[0], HYPER)
     chosen = a_row(trunk=trunk.key, arm=arm, variant=trunk.variant)
-    rows = unseen.unseen_rows(PLAN, chosen, store, PLACE, lambda *_: None)
+    rows, gains = unseen.read_unseen(PLAN, chosen, store, PLACE, lambda *_: None)
     assert opened == [("v2", Path("/a")), ("sketch", Path("/b"))]
     sets = {"test": ("d1 test", (0, 1)), "v2": ("of v2", (1,)), "sketch": ("of sketch", (1,))}
     assert asked == [(name, *sets[name], a, 96) for name in sets for a in arms]
@@ -61,3 +68,14 @@ def test_each_set_is_read_for_the_chosen_arm_and_untuned(
     assert {(r.train_res, r.test_res, r.n, r.top1, r.top5) for r in rows} == {
         (64, 96, 10, 0.7, 0.9)
     }
+    assert set(gains) == (set(sets) if len(arms) > 1 else set())
+    assert all(gain.difference == 0.4 for gain in gains.values())
+
+
+def test_a_gain_is_the_paired_difference() -> None:
+    tuned = np.array([True] * 6 + [False] * 2 + [True] * 12)
+    untuned = np.array([False] * 6 + [True] * 2 + [True] * 12)
+    found = unseen.gain(tuned, untuned)
+    assert found.difference == pytest.approx(4 / 20)
+    # Agresti and Min: 6.5 and 2.5 of 22.
+    assert found.error == pytest.approx(math.sqrt(9 - 16 / 22) / 22)
