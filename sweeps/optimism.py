@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-RESAMPLES = 1000
+RESAMPLES = 300
 
 
 def optimism(hits: np.ndarray, seed: int = 0) -> float:

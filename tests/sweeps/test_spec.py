@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from sweeps.checks import check
 from sweeps.presets import RECIPES, builtin_digits
-from sweeps.spec import SweepSpec, differences, identity, option
+from sweeps.spec import ArmName, SweepSpec, differences, identity, option
+from trainables.arms import ARMS
 from trainables.errors import UserError
 from trainables.keys import plain
 
@@ -289,6 +290,10 @@ def test_identity_survives_json() -> None:
     asked = identity(builtin_digits(), "d1")
     assert differences(json.loads(json.dumps(asked)), asked) == []
     assert json.loads(json.dumps(plain(asked))) == asked
+
+
+def test_the_arms_are_those_of_the_table() -> None:
+    assert get_args(ArmName) == tuple(ARMS)
 
 
 def test_no_two_options_share_a_name() -> None:
