@@ -14,7 +14,7 @@ from trainables import backbones, variants
 from trainables.backbones import Net
 from trainables.evaluate import autocast, pick_device
 
-WARM, LEAST, SECONDS = 2, 3, 0.5  # runs before, runs timed at least, and for how long
+WARM, LEAST, SECONDS = 2, 3, 0.25  # runs before, runs timed at least, and for how long
 BATCH = 32  # for throughput, at most
 
 

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
+from tests.end_to_end import sweeping
 from tests.end_to_end.sweeping import (
     SCRIPT,
     SHAPES,
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.slow
 def test_everything_is_handed_over(undisturbed: Path) -> None:
     choice = json.loads((undisturbed / "choice.json").read_text())
     rows = pq.read_table(undisturbed / "leaderboard.parquet").to_pylist()
-    assert len([r for r in rows if r["split"] == "val"]) == 2 * 3 * len(ARMS)
+    assert len([r for r in rows if r["split"] == "val"]) == 2 * 3 * len(sweeping.ARMS)
     tested = [r for r in rows if r["split"] == "test"]
     assert {r["cell"] for r in tested} == {choice["chosen"]["cell"]}
     tuned = ARMS[choice["chosen"]["arm"]].changes
