@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from sweeps.leaderboard import Row
+from sweeps.limits import Bound, bounds
 from sweeps.optimism import optimism
 from sweeps.spec import ServingOptions, option
 from trainables.arms import ARMS, rank
 from trainables.errors import UserError
-from trainables.intervals import paired_error
+from trainables.intervals import paired_difference
 
 Hits = Callable[[Row], np.ndarray]  # (n,) bool: which images of val a row has right
 
@@ -22,51 +23,6 @@ class Choice:
     row: Row
     reason: str
     optimism: float  # a share: by how much choosing among so many flatters the best one's val top-1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bound:
-    """One limit on what may be chosen."""
-
-    name: str  # of the option
-    limit: float
-    unit: str
-    cost: str  # field of a row
-
-    @property
-    def at_least(self) -> bool:
-        return self.name.startswith("min_")
-
-    def admits(self, row: Row) -> bool:
-        return self.excess(row) <= 0
-
-    def excess(self, row: Row) -> float:
-        """By which share of itself the limit is missed."""
-        value = self.value(row)
-        return (self.limit - value if self.at_least else value - self.limit) / self.limit
-
-    def value(self, row: Row) -> float:
-        value: float | None = getattr(row, self.cost)
-        assert value is not None, f"{self.cost} has not been measured"
-        return value
-
-    def __str__(self) -> str:
-        return f"{self.limit:g} {self.unit}"
-
-
-def bounds(limits: ServingOptions) -> list[Bound]:
-    """The limits that are set."""
-    known = (
-        ("max_params_m", "M parameters", "params_m"),
-        ("max_gmacs", "GMACs", "gmacs"),
-        ("max_latency_ms", "ms", "latency_ms"),
-        ("min_top1", "val top-1", "top1"),
-    )
-    return [
-        Bound(name=name, limit=limit, unit=unit, cost=cost)
-        for name, unit, cost in known
-        if (limit := getattr(limits, name)) is not None
-    ]
 
 
 def eligible(rows: Sequence[Row]) -> list[Row]:
@@ -87,14 +43,15 @@ def choose(rows: Sequence[Row], limits: ServingOptions, hits: Hits) -> Choice:
     if not allowed:
         raise UserError(_why_none(rows, set_limits))
     best = min(allowed, key=lambda r: (-r.hits1, r.gmacs, r.params_m, -r.top5, rank(r.arm)))
-    right = hits(best)
-    as_good = [r for r in allowed if (best.hits1 - r.hits1) / r.n <= _error(right, hits(r))]
+    right = {r: hits(r) for r in allowed}
+    behind = {r: paired_difference(right[best], right[r]) for r in allowed}
+    as_good = [r for r, (difference, error) in behind.items() if difference <= error]
     chosen = min(as_good, key=lambda r: (r.gmacs, r.params_m, -r.hits1, -r.top5, rank(r.arm)))
-    error = _error(right, hits(chosen))
+    _, error = behind[chosen]
     return Choice(
         row=chosen,
         reason=_reason(chosen, best, error, len(allowed), set_limits),
-        optimism=optimism(np.stack([hits(r) for r in allowed])),
+        optimism=optimism(np.stack([right[r] for r in allowed])),
     )
 
 
@@ -115,10 +72,6 @@ def front(rows: Sequence[Row], cost: str) -> list[Row]:
         if not found or row.hits1 > found[-1].hits1:
             found.append(row)
     return found
-
-
-def _error(best: np.ndarray, other: np.ndarray) -> float:
-    return paired_error(int((best & ~other).sum()), int((other & ~best).sum()), len(best))
 
 
 def _why_none(rows: Sequence[Row], set_limits: Sequence[Bound]) -> str:

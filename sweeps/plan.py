@@ -10,7 +10,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from sweeps.grid import Grid, Point, resolve
-from sweeps.spec import SweepSpec
+from sweeps.limits import bounds
+from sweeps.spec import SweepSpec, option
 from trainables import backbones, variants
 from trainables.arms import ARMS
 from trainables.backbones import Weights
@@ -224,15 +225,15 @@ def _check_limits(plan: Plan) -> None:
         for p, tests in plan.grid.tests.items()
         for r in tests
     ]
-    limits = (("params_m", serving.max_params_m), ("gmacs", serving.max_gmacs))
-    for name, limit in limits:
-        least, variant, res = min((getattr(cost, name), v, r) for cost, v, r in served)
-        if limit is not None and least > limit:
+    known = [bound for bound in bounds(serving) if hasattr(served[0][0], bound.cost)]
+    for bound in known:
+        least, variant, res = min((bound.value(cost), v, r) for cost, v, r in served)
+        if least > bound.limit:
             raise UserError(
-                f"--max-{name.replace('_', '-')} {limit} rules out every cell: the least is "
+                f"{option(bound.name)} {bound.limit} rules out every cell: the least is "
                 f"{least:.3g} ({variant} at {res} px); raise it, or sweep smaller ones."
             )
-    if not any(serving.allow(cost.params_m, cost.gmacs) for cost, _, _ in served):
+    if not any(all(bound.admits(cost) for bound in known) for cost, _, _ in served):
         raise UserError(
             f"--max-params-m {serving.max_params_m} and --max-gmacs {serving.max_gmacs} together "
             "rule out every cell: raise one of them, or sweep smaller ones."

@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeps.choice import Choice, front
+from sweeps.comparison import Comparison
 from sweeps.leaderboard import Row
 from sweeps.plan import Plan
-from sweeps.published import Comparison
 from sweeps.unseen import Gain
 from trainables.arms import UNTUNED, rank
 from trainables.intervals import wilson
@@ -202,7 +202,7 @@ def _published(compared: Sequence[Comparison]) -> Table:
             str(one.published.train_res),
             str(one.published.test_res),
             f"{one.published.fix_top1:.1f}",
-            f"{100 * one.row.top1:.1f}",
+            f"{one.top1:.1f}",
             f"{one.gap:+.1f}",
             one.row.arm,
             f"{one.row.split}, n={one.row.n}",

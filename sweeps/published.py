@@ -1,4 +1,4 @@
-"""The published FixEfficientNet figures, and what was measured beside them. Pure.
+"""The published FixEfficientNet figures. A table.
 
 Fixed nets: FixEfficientNet (Touvron et al., arXiv:2003.08237), as printed in the README of the
 authors' released code; the train resolution is the start's native one, which it does not print.
@@ -8,14 +8,10 @@ crop ratio 1.0 for the fixed nets, bicubic.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
-
-from trainables.arms import rank
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Published:
     """One net before and after the fix. Resolutions in px, accuracies in % on ImageNet val."""
 
@@ -52,75 +48,9 @@ _ADVPROP = (
     ("b8", 672, 800, 85.36, 97.30, 85.7, 97.6),
 )
 
-PUBLISHED: dict[str, Published] = {
-    variant: Published(
-        variant=variant,
-        train_res=train_res,
-        test_res=test_res,
-        start_top1=start_top1,
-        start_top5=start_top5,
-        fix_top1=fix_top1,
-        fix_top5=fix_top5,
-    )
-    for variant, train_res, test_res, start_top1, start_top5, fix_top1, fix_top5 in (
-        *_NOISY_STUDENT,
-        *_ADVPROP,
-    )
-}
+PUBLISHED: dict[str, Published] = {row[0]: Published(*row) for row in (*_NOISY_STUDENT, *_ADVPROP)}
 
 
 def published(variant: str) -> Published | None:
     """The figures of a variant; None where nothing is published."""
     return PUBLISHED.get(variant)
-
-
-class Measured(Protocol):
-    """What is asked of a row of the leaderboard, which by way of the plan knows this module."""
-
-    @property
-    def variant(self) -> str: ...
-    @property
-    def train_res(self) -> int: ...
-    @property
-    def test_res(self) -> int: ...
-    @property
-    def arm(self) -> str: ...
-    @property
-    def split(self) -> str: ...
-    @property
-    def n(self) -> int: ...
-    @property
-    def top1(self) -> float: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """A published net and the best row measured at its resolutions."""
-
-    published: Published
-    row: Measured  # says the arm, the split and n
-
-    @property
-    def top1(self) -> float:
-        """Measured, in %."""
-        return 100 * self.row.top1
-
-    @property
-    def gap(self) -> float:
-        """Measured less published top-1, in points."""
-        return self.top1 - self.published.fix_top1
-
-
-def beside(rows: Sequence[Measured], *, split: str = "val") -> list[Comparison]:
-    """A comparison for each variant with rows at its published resolutions, in the table's order.
-
-    The best row over all arms and trunks; of equal ones the cheaper arm's.
-    """
-    compared = []
-    for one in PUBLISHED.values():
-        place = (one.variant, one.train_res, one.test_res, split)
-        own = [r for r in rows if (r.variant, r.train_res, r.test_res, r.split) == place]
-        if own:
-            best = max(own, key=lambda r: (r.top1, -rank(r.arm)))
-            compared.append(Comparison(published=one, row=best))
-    return compared

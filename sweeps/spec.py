@@ -132,12 +132,6 @@ class ServingOptions:
     min_top1: float | None = None
     """Least top-1 on val, as a share."""
 
-    def allow(self, params_m: float, gmacs: float) -> bool:
-        """Whether a net of this cost may be chosen."""
-        return (self.max_params_m is None or params_m <= self.max_params_m) and (
-            self.max_gmacs is None or gmacs <= self.max_gmacs
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:

@@ -19,6 +19,7 @@ from sweeps import embedded, figures, leaderboard, placement
 from sweeps import plan as planning
 from sweeps.card import card
 from sweeps.choice import choose
+from sweeps.comparison import beside
 from sweeps.console import Terminal
 from sweeps.director import TrunkDirector
 from sweeps.environment import on_cluster
@@ -29,7 +30,6 @@ from sweeps.outcome import Outcome, read_outcome, write_choice
 from sweeps.phases import CellDesk, cells_of, run_cells, run_trunks
 from sweeps.plan import Plan
 from sweeps.printed import plan_view, summary
-from sweeps.published import beside
 from sweeps.registry import register
 from sweeps.spec import SweepSpec, differences, identity
 from sweeps.timing import timed
@@ -305,9 +305,9 @@ def _images(spec: SweepSpec, terminal: Terminal) -> tuple[ImageSet, Path]:
 
 
 def _tell(terminal: Terminal, out: Path, outcome: Outcome, spec: SweepSpec, ui: str) -> None:
-    compared = beside([r for r in outcome.rows if r.arm != "none"])  # its crop is not the published
-    if spec.grid.recipe == "own":
-        compared = []
+    compared = []
+    if spec.grid.recipe != "own":  # the arm none has a crop of its own, not the published one
+        compared = beside([r for r in outcome.rows if r.arm != "none"])
     terminal.console.print(summary(outcome.rows, outcome.choice, outcome.gains, compared))
     terminal.say(f"model    {out / 'model'}  (timm: local-dir:{out / 'model'})")
     terminal.say(f"picture  {out / 'heatmap.png'}")

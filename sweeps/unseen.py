@@ -16,7 +16,7 @@ from sweeps.plan import Plan
 from trainables.arms import ARMS, UNTUNED
 from trainables.decode import Progress
 from trainables.further import open_further
-from trainables.intervals import paired_error
+from trainables.intervals import paired_difference
 from trainables.reading import Unseen, hits_of, read
 from trainables.store import Store
 from trainables.trunk import finished_trunk
@@ -33,8 +33,8 @@ class Gain:
 
 def gain(tuned: np.ndarray, untuned: np.ndarray) -> Gain:
     """Of which images each has right: (n,) bool."""
-    right, wrong, n = int((tuned & ~untuned).sum()), int((untuned & ~tuned).sum()), len(tuned)
-    return Gain(difference=(right - wrong) / n, error=paired_error(right, wrong, n))
+    difference, error = paired_difference(tuned, untuned)
+    return Gain(difference=difference, error=error)
 
 
 def read_unseen(

@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from trainables import backbones
 from trainables.arms import AFFINE, CLASSIFIER
 from trainables.backbones import Net
-from trainables.evaluate import autocast
-from trainables.features import Maps, features_of
+from trainables.features import Maps, features_of, pre_norm
 from trainables.heads import HeadGrid, HeadSetting, epoch_order
 
 
@@ -85,8 +84,8 @@ def _step(
     setting: HeadSetting,
     device: torch.device,
 ) -> None:
-    with torch.no_grad(), autocast(device):
-        z = model.conv_head(maps.to(device)).float()
+    with torch.no_grad():
+        z = pre_norm(model, maps, device).float()
     logits = model.classifier(backbones.pooled(model, z))
     loss = F.cross_entropy(logits, labels.to(device), label_smoothing=setting.label_smoothing)
     optimizer.zero_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from trainables.backbones import Net, State
 from trainables.evaluate import Score, pick_device
 from trainables.heads import HeadGrid, HeadSetting
 from trainables.keys import digest
-from trainables.store import Store, read_json, read_tensors, replacing
+from trainables.store import Store, read_json, read_tensors, write_batch
 from trainables.transforms import EvalTransform
 from trainables.trunk import TrunkSpec, finished_trunk
 
@@ -94,9 +94,7 @@ def serving_transform(spec: TrunkSpec, cell: CellSpec, arm: str) -> EvalTransfor
     if arm != "none":
         return cell.transform
     native = variants.preprocessing(variants.get(spec.variant)).crop_pct
-    return EvalTransform(
-        test_res=cell.test_res, crop_pct=native, interpolation=cell.transform.interpolation
-    )
+    return replace(cell.transform, crop_pct=native)
 
 
 def recorded_hits(store: Store, key: str, arm: str) -> np.ndarray:
@@ -116,10 +114,4 @@ def write_predictions(path: Path, labels: torch.Tensor, by_arm: Mapping[str, tor
     """Arrow: the label of each image, and the class that each arm gives it."""
     columns = {"label": pa.array(labels.numpy())}
     columns |= {arm: pa.array(predicted.numpy()) for arm, predicted in by_arm.items()}
-    table = pa.table(columns)
-    with (
-        replacing(path) as temporary,
-        pa.OSFile(str(temporary), "wb") as sink,
-        pa.ipc.new_file(sink, table.schema) as writer,
-    ):
-        writer.write_table(table)
+    write_batch(path, pa.record_batch(columns))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -64,6 +64,19 @@ def batches_of(
 
 
 @torch.inference_mode()
+def outputs_of(
+    forward: Callable[[torch.Tensor], torch.Tensor],
+    view: np.ndarray,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int,
+    device: torch.device,
+) -> torch.Tensor:
+    """(N, R, R, 3) uint8 -> (N, ...) float32 on the CPU: what ``forward`` makes of each batch."""
+    batches = batches_of(view, batch_size, preprocessing, device)
+    return torch.cat([forward(x).float().cpu() for x in batches])
+
+
 def logits_of(
     model: nn.Module,
     view: np.ndarray,
@@ -74,8 +87,10 @@ def logits_of(
 ) -> torch.Tensor:
     """(N, R, R, 3) uint8 -> (N, C) float32 logits on the CPU, the model in eval mode."""
     model.eval()
-    out = []
-    for x in batches_of(view, batch_size, preprocessing, device):
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
         with autocast(device):
-            out.append(model(x).float().cpu())
-    return torch.cat(out)
+            logits: torch.Tensor = model(x)
+        return logits
+
+    return outputs_of(forward, view, preprocessing, batch_size=batch_size, device=device)

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 
 from trainables import backbones
 from trainables.backbones import Net
-from trainables.evaluate import autocast, batches_of
-from trainables.store import replacing
+from trainables.evaluate import autocast, batches_of, outputs_of
+from trainables.store import write_batch
 from trainables.variants import Preprocessing
 
 
@@ -79,6 +79,13 @@ def pass_over(
     return Maps(kept, file)
 
 
+def pre_norm(model: Net, maps: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """(B, C, h, w) maps before ``conv_head`` -> (B, F, h, w) after it, on the device."""
+    with autocast(device):
+        z: torch.Tensor = model.conv_head(maps.to(device))
+    return z
+
+
 @torch.inference_mode()
 def norm_statistics(
     model: Net, maps: Maps, *, batch_size: int, device: torch.device
@@ -86,10 +93,8 @@ def norm_statistics(
     """Statistics of ``conv_head``'s output, summed in float64 whatever the batch size."""
     total = squares = torch.zeros((), dtype=torch.float64)
     count = 0
-    for start in range(0, len(maps.tensor), batch_size):
-        with autocast(device):
-            z = model.conv_head(maps.tensor[start : start + batch_size].to(device))
-        z = z.double()
+    for batch in maps.tensor.split(batch_size):
+        z = pre_norm(model, batch, device).double()
         total = total + z.sum(dim=(0, 2, 3)).cpu()
         squares = squares + z.square().sum(dim=(0, 2, 3)).cpu()
         count += z.shape[0] * z.shape[2] * z.shape[3]
@@ -115,15 +120,14 @@ def features_of(
 ) -> torch.Tensor:
     """(N, F) float32 on the CPU, or of the first ``most`` images: the classifier's input, under
     the last batch norm as it stands."""
-    out = []
-    for batch in maps.tensor[:most].split(batch_size):
-        with autocast(device):
-            z = model.conv_head(batch.to(device))
-        out.append(backbones.pooled(model, z.float()).cpu())
-    return torch.cat(out)
+    batches = maps.tensor[:most].split(batch_size)
+    return torch.cat([_features(model, batch, device).cpu() for batch in batches])
 
 
-@torch.inference_mode()
+def _features(model: Net, maps: torch.Tensor, device: torch.device) -> torch.Tensor:
+    return backbones.pooled(model, pre_norm(model, maps, device).float())
+
+
 def features_pass(
     model: Net,
     view: np.ndarray,
@@ -134,12 +138,13 @@ def features_pass(
 ) -> torch.Tensor:
     """The same straight from pixels, for a norm that stands: a pass that keeps no maps."""
     model.eval()
-    out = []
-    for x in batches_of(view, batch_size, preprocessing, device):
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
         with autocast(device):
-            z = model.conv_head(backbones.body(model, x))
-        out.append(backbones.pooled(model, z.float()).cpu())
-    return torch.cat(out)
+            maps = backbones.body(model, x)
+        return _features(model, maps, device)
+
+    return outputs_of(forward, view, preprocessing, batch_size=batch_size, device=device)
 
 
 @torch.inference_mode()
@@ -155,9 +160,8 @@ def pool_logits(
     window = min(window, maps.shape[-1])
     out = []
     for batch in maps.split(batch_size):
-        with autocast(device):
-            z = model.conv_head(batch.to(device))
-        positions = F.avg_pool2d(model.bn2(z.float()), window, stride=1)
+        z = pre_norm(model, batch, device).float()
+        positions = F.avg_pool2d(model.bn2(z), window, stride=1)
         logits = model.classifier(positions.flatten(2).mT)  # (B, positions, classes)
         out.append((logits.mean(dim=1) + logits.amax(dim=1)).cpu() / 2)
     return torch.cat(out)
@@ -170,13 +174,7 @@ def write_features(path: Path, features: torch.Tensor, labels: np.ndarray) -> No
         "feature": pa.FixedSizeListArray.from_arrays(values, features.shape[1]),
         "label": pa.array(labels),
     }
-    batch = pa.record_batch(columns)
-    with (
-        replacing(path) as temporary,
-        pa.OSFile(str(temporary), "wb") as sink,
-        pa.ipc.new_file(sink, batch.schema) as writer,
-    ):
-        writer.write_batch(batch)
+    write_batch(path, pa.record_batch(columns))
 
 
 def read_features(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -89,7 +89,6 @@ def adapt(cell: CellSpec, store: Store, place: Workplace) -> list[ArmResult]:
     last of all, ``rows.json``.
     """
     trunk, state = finished_trunk(store, cell.trunk)
-    labels = torch.tensor(place.images.split("val").labels)
     results, predictions = [], {}
     with ExitStack() as stack:
         bench = _Bench(cell, trunk, state, store, place, stack)
@@ -103,13 +102,13 @@ def adapt(cell: CellSpec, store: Store, place: Workplace) -> list[ArmResult]:
             results.append(
                 ArmResult(
                     arm=arm,
-                    score=score(made.logits, labels, "val"),
+                    score=score(made.logits, bench.labels["val"], "val"),
                     seconds=round(time.monotonic() - began, 3),
                     head=made.head,
                     head_tried=made.tried,
                 )
             )
-    write_predictions(store.cell(cell.key) / PREDICTIONS, labels, predictions)
+    write_predictions(store.cell(cell.key) / PREDICTIONS, bench.labels["val"], predictions)
     write_json(store.cell(cell.key) / "spec.json", cell)
     write_json(store.cell(cell.key) / "rows.json", results)
     return results
@@ -134,6 +133,9 @@ class _Bench:
         self.size: dict[str, Any] = {"batch_size": cell.batch_size, "device": pick_device()}
         self.device: torch.device = self.size["device"]
         self.folder = store.cell(cell.key)
+        self.labels = {
+            split: torch.tensor(place.images.split(split).labels) for split in ("train", "val")
+        }
         self._stack = stack
         self._trained_norm = norm_of(self.model)
         head = self.model.classifier
@@ -189,19 +191,21 @@ class _Bench:
         set_norm(model, self._statistics_here)
         setting, tried = fit_affine(
             model,
-            (self._train_maps, self._labels("train")),
-            (self._val_maps, self._labels("val")),
+            (self._train_maps, self.labels["train"]),
+            (self._val_maps, self.labels["val"]),
             fixed.setting,
             self.cell.heads,
             seed=self.cell.seed,
             **self.size,
         )
-        with torch.inference_mode():
-            features = features_of(model, self._val_maps, **self.size)
-            logits = model.classifier(features.to(self.device)).cpu()
         state = model.state_dict()
-        delta = {name: state[name] for name in ARMS["fix_affine"].changes}
-        return _Adapted(logits=logits, delta=delta, head=setting, tried=fixed.tried + tried)
+        features = features_of(model, self._val_maps, **self.size)
+        return _Adapted(
+            logits=self._logits(features, *(state[name] for name in CLASSIFIER)),
+            delta={name: state[name] for name in ARMS["fix_affine"].changes},
+            head=setting,
+            tried=fixed.tried + tried,
+        )
 
     # --- what they share ------------------------------------------------------------------------
 
@@ -215,8 +219,9 @@ class _Bench:
 
     def _maps(self, split: str) -> Maps:
         view = self.place.view(split, self.cell.transform)
-        scratch = self.place.cache / "scratch"
-        maps = pass_over(self.model, view, self.preprocessing, scratch=scratch, **self.size)
+        maps = pass_over(
+            self.model, view, self.preprocessing, scratch=self.place.scratch, **self.size
+        )
         return self._stack.enter_context(maps)
 
     @cached_property
@@ -245,7 +250,7 @@ class _Bench:
         return features
 
     def _keep(self, name: str, split: str, features: torch.Tensor) -> None:
-        write_features(self.folder / f"{name}.arrow", features, self._labels(split).numpy())
+        write_features(self.folder / f"{name}.arrow", features, self.labels[split].numpy())
 
     @cached_property
     def _fixed_head(self) -> FittedHead:
@@ -285,9 +290,6 @@ class _Bench:
     def _fresh_model(self) -> Net:
         return load_model(self.trunk, self._state, len(self.place.images.classes))
 
-    def _labels(self, split: str) -> torch.Tensor:
-        return torch.tensor(self.place.images.split(split).labels)
-
     def _statistics(self) -> State:
         mean, var = self._statistics_here.mean, self._statistics_here.var
         return dict(zip(STATISTICS, (mean.float(), var.float()), strict=True))
@@ -298,9 +300,9 @@ class _Bench:
 
         return fit(
             [here(view) for view in views],
-            here(self._labels("train")),
+            here(self.labels["train"]),
             here(self._val),
-            here(self._labels("val")),
+            here(self.labels["val"]),
             self.weight,
             self.bias,
             grid,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 
 def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
     """Wilson's score interval for hits / n, 95 % by default; sound at 0 and at 1."""
@@ -23,6 +25,17 @@ def paired_error(only_first: int, only_second: int, n: int) -> float:
     """
     b, c, n = only_first + 0.5, only_second + 0.5, n + 2
     return math.sqrt(b + c - (b - c) ** 2 / n) / n
+
+
+def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+    """The first's share of hits less the second's, and :func:`paired_error`.
+
+    Args:
+        first, second: (n,) bool, hits on the same images.
+    """
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    n = len(first)
+    return (only_first - only_second) / n, paired_error(only_first, only_second, n)
 
 
 def standard_error(hits: int, n: int) -> float:

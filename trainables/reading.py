@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,12 +88,8 @@ def _logits(
     model = load_model(trunk, state, len(place.images.classes))
     preprocessing = variants.preprocessing(variants.get(trunk.variant))
     view = place.view_of(unseen.images, unseen.digest, serving_transform(trunk, cell, arm))
-    device = pick_device()
+    size: dict[str, Any] = {"batch_size": cell.batch_size, "device": pick_device()}
     if ARMS[arm].plain:
-        return logits_of(model, view, preprocessing, batch_size=cell.batch_size, device=device)
-    scratch = place.cache / "scratch"
-    with pass_over(
-        model, view, preprocessing, batch_size=cell.batch_size, device=device, scratch=scratch
-    ) as maps:
-        window = feature_side(trunk.train_res)
-        return pool_logits(model, maps.tensor, window, batch_size=cell.batch_size, device=device)
+        return logits_of(model, view, preprocessing, **size)
+    with pass_over(model, view, preprocessing, scratch=place.scratch, **size) as maps:
+        return pool_logits(model, maps.tensor, feature_side(trunk.train_res), **size)

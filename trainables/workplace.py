@@ -22,6 +22,11 @@ class Workplace:
     cache: Path  # node-local
     threads: int
 
+    @property
+    def scratch(self) -> Path:
+        """Where the maps of a pass lie while they are worked on."""
+        return self.cache / "scratch"
+
     def view(self, split: str, transform: EvalTransform, *, most: int | None = None) -> np.ndarray:
         """A split (its first ``most`` images) in the test transform: (N, R, R, 3) uint8."""
         images = self.images.split(split)

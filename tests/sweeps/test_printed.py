@@ -7,9 +7,9 @@ import re
 import pytest
 
 from sweeps.choice import Choice
+from sweeps.comparison import beside
 from sweeps.plan import Plan
 from sweeps.printed import plan_view, summary
-from sweeps.published import beside
 from sweeps.unseen import Gain
 from tests.sweeps.test_console import file_console, output_of
 from tests.sweeps.test_leaderboard import a_row

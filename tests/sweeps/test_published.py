@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from sweeps.comparison import beside
 from sweeps.leaderboard import Row
-from sweeps.published import PUBLISHED, beside, published
+from sweeps.published import PUBLISHED, published
 from tests.sweeps.test_leaderboard import a_row
 from trainables.variants import VARIANTS
 
