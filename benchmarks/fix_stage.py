@@ -26,8 +26,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from sweeps import embedded
 from trainables import backbones, features, heads, variants
-from trainables.decode import ImageSet, ReadOptions, prepare
+from trainables.decode import ReadOptions, prepare
 from trainables.evaluate import batches_of, pick_device
+from trainables.imageset import ImageSet
 from trainables.intervals import standard_error
 from trainables.store import Store
 from trainables.transforms import EvalTransform

@@ -2,89 +2,161 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 
-from sweeps.choice import Choice
 from sweeps.leaderboard import Row
+from sweeps.limits import bounds, rounded
+from sweeps.outcome import Outcome
 from sweeps.plan import Plan
-from sweeps.printed import gain_in_words
-from sweeps.unseen import Gain
+from sweeps.printed import gain_in_words, looks_in_words
+from sweeps.spec import option
 from trainables import variants
 from trainables.arms import ARMS, UNTUNED
 from trainables.intervals import wilson
 
 
-def card(plan: Plan, choice: Choice, rows: Sequence[Row], gains: Mapping[str, Gain]) -> str:
-    """Markdown, with the front matter that model hubs read."""
-    row = choice.row
+def card(plan: Plan, outcome: Outcome, versions: Mapping[str, str], picture: str) -> str:
+    """Markdown, with the front matter that model hubs read.
+
+    Args:
+        versions: of the packages, by name.
+        picture: the name of the heat map's file, beside the card.
+    """
+    row = outcome.choice.row
+    parts = [
+        _front_matter(plan, outcome),
+        f"# FixEfficientNet {row.variant}, {row.train_res} -> {row.test_res} px",
+        _what_it_is(plan, outcome),
+        "## On images that nothing was chosen on",
+        _on_unseen(outcome),
+        "## Use",
+        USE,
+        "## Why this one",
+        outcome.choice.reason,
+        f"Limits asked for: {_limits(plan)}.",
+        f"![Top-1 over train and test resolution, before and after]({picture})",
+        "## All cells",
+        f"Top-1 on val in % (n = {row.n}), for each arm.",
+        "\n".join(_table(outcome.rows, plan.spec.fix.arms)),
+        "\n".join(f"- {ARMS[arm].name}: {ARMS[arm].words}" for arm in plan.spec.fix.arms),
+        "## Origin",
+        _origin(plan, outcome, versions),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+USE = """```python
+import timm, torch
+from PIL import Image
+
+model = timm.create_model("local-dir:PATH/TO/THIS/FOLDER", pretrained=True).eval()
+config = timm.data.resolve_model_data_config(model, use_test_size=True)
+transform = timm.data.create_transform(**config)
+logits = model(transform(Image.open("image.jpg").convert("RGB"))[None])
+print(model.pretrained_cfg["label_names"][logits.argmax().item()])
+```
+
+The same net is in `model.onnx` and `model.pt2` (normalised pixels in, logits out; what normalises
+them is in the ONNX file's metadata), and the folder is an MLflow model that takes image files:
+
+```python
+import mlflow
+
+model = mlflow.pyfunc.load_model("PATH/TO/THIS/FOLDER")
+print(model.predict({"image": [open("image.jpg", "rb").read()]}))  # label, probability, ...
+```"""
+
+
+def _front_matter(plan: Plan, outcome: Outcome) -> str:
+    """What the Hugging Face hub reads of a card; JSON strings are YAML's too."""
+    row = outcome.choice.row
     variant = variants.get(row.variant)
-    weights = plan.weights[row.variant]
-    start = "random" if weights.source == "none" else f"{variant.timm_id} ({weights.source})"
     lines = [
         "---",
         "library_name: timm",
         "pipeline_tag: image-classification",
         "tags: [image-classification, timm, fixres, efficientnet]",
-        "---",
-        f"# FixEfficientNet {row.variant}, {row.train_res} -> {row.test_res} px",
-        "",
+        "metrics: [accuracy]",
+    ]
+    if plan.weights[row.variant].source != "none":
+        lines += [f"base_model: timm/{variant.timm_id}", "base_model_relation: finetune"]
+    lines += ["model-index:", f"- name: {variant.timm_name}-fixres", "  results:"]
+    for one in outcome.rows:
+        if one.split != "val" and one.arm == row.arm:
+            name = json.dumps(f"{plan.name}, {one.split} (n = {one.n})")
+            lines += [
+                "  - task: {type: image-classification}",
+                f"    dataset: {{name: {name}, type: imagefolder, split: {json.dumps(one.split)}}}",
+                "    metrics:",
+                f"    - {{type: accuracy, value: {one.top1:.4f}, name: top-1}}",
+            ]
+    return "\n".join([*lines, "---"])
+
+
+def _what_it_is(plan: Plan, outcome: Outcome) -> str:
+    row, choice = outcome.choice.row, outcome.choice
+    variant = variants.get(row.variant)
+    val = len([r for r in outcome.rows if r.split == "val"])
+    lines = [
         f"{variant.timm_name}, trained at {row.train_res} px and tested at {row.test_res} px: "
         f"{ARMS[row.arm].words}.",
         "",
         f"- Top-1 {100 * row.top1:.1f} % on val (n = {row.n}); val chose the cell among "
-        f"{len([r for r in rows if r.split == 'val'])} rows and the classifier among "
+        f"{val} rows and the classifier among "
         f"{max(1, row.head_tried)} (setting, epoch) pairs. The former flatters the best "
         f"row by about {max(0.0, 100 * choice.optimism):.1f} points (choosing again on halves of "
         "val), the latter adds to it.",
-        f"- {row.params_m:.2f} M parameters, {row.gmacs:.3g} GMACs an image.",
+        f"- {row.params_m:.2f} M parameters, {row.gmacs:.3g} GMACs an image; "
+        f"{rounded(row.memory_mb)} MB at its peak (float32, without workspaces).",
         f"- {len(plan.classes)} classes, in labels.txt and config.json.",
+    ]
+    if outcome.refit:
+        lines.append(
+            "- **Trained again on train + val** with the chosen configuration, and adapted on "
+            "both. The figures on val are those of the net before: nothing is left to measure "
+            "this one on but the sets below."
+        )
+    return "\n".join(lines)
+
+
+def _on_unseen(outcome: Outcome) -> str:
+    lines = _unseen_table(outcome.rows)
+    if outcome.gains:
+        lines.append("")
+        lines += [f"- {name}: {gain_in_words(gain)}" for name, gain in outcome.gains.items()]
+    once = "Read once, after the choice."
+    if outcome.test_cells > 1:
+        once = f"Not the first reading: {looks_in_words(outcome.test_cells)}."
+    lines += [
         "",
-        "## On images that nothing was chosen on",
-        "",
-        *_unseen_table(rows),
-        *([""] if gains else []),
-        *(f"- {name}: {gain_in_words(gain)}" for name, gain in gains.items()),
-        "",
-        "Read once, after the choice. A set with fewer classes is scored among its own. Untuned is "
+        f"{once} A set with fewer classes is scored among its own. Untuned is "
         f"the same trunk on the same pixels (arm {UNTUNED}).",
-        "",
-        "## Use",
-        "",
-        "```python",
-        "import timm, torch",
-        "from PIL import Image",
-        "",
-        'model = timm.create_model("local-dir:PATH/TO/THIS/FOLDER", pretrained=True).eval()',
-        "config = timm.data.resolve_model_data_config(model, use_test_size=True)",
-        "transform = timm.data.create_transform(**config)",
-        'logits = model(transform(Image.open("image.jpg").convert("RGB"))[None])',
-        'print(model.pretrained_cfg["label_names"][logits.argmax().item()])',
-        "```",
-        "",
-        "## Why this one",
-        "",
-        choice.reason,
-        "",
-        "## All cells",
-        "",
-        f"Top-1 on val in % (n = {row.n}), for each arm.",
-        "",
-        *_table(rows, plan.spec.fix.arms),
-        "",
-        *(f"- {ARMS[arm].name}: {ARMS[arm].words}" for arm in plan.spec.fix.arms),
-        "",
-        "## Origin",
-        "",
-        f"- Weights at the start: {start}.",
-        f"- Images: {', '.join(f'{n} {s}' for s, n in plan.counts.items())} "
-        f"(fingerprint {plan.images}).",
-        f"- Trunk {row.trunk}, {row.trunk_epochs} epochs; cell {row.cell}; seed "
-        f"{plan.spec.run.seed}.",
-        "- Method: Touvron et al., Fixing the train-test resolution discrepancy "
-        "(arXiv:1906.06423; EfficientNet: arXiv:2003.08237).",
-        "",
     ]
     return "\n".join(lines)
+
+
+def _limits(plan: Plan) -> str:
+    return ", ".join(f"{option(b.name)} {b.limit:g}" for b in bounds(plan.spec.serving)) or "none"
+
+
+def _origin(plan: Plan, outcome: Outcome, versions: Mapping[str, str]) -> str:
+    row = outcome.choice.row
+    weights = plan.weights[row.variant]
+    variant = variants.get(row.variant)
+    start = "random" if weights.source == "none" else f"{variant.timm_id} ({weights.source})"
+    return "\n".join(
+        [
+            f"- Weights at the start: {start}.",
+            f"- Images: {plan.name}, {', '.join(f'{n} {s}' for s, n in plan.counts.items())} "
+            f"(fingerprint {plan.images}).",
+            f"- Trunk {row.trunk}, {row.trunk_epochs} epochs; cell {row.cell}; seed "
+            f"{plan.spec.run.seed}.",
+            f"- Made with {', '.join(f'{name} {number}' for name, number in versions.items())}.",
+            "- Method: Touvron et al., Fixing the train-test resolution discrepancy "
+            "(arXiv:1906.06423; EfficientNet: arXiv:2003.08237).",
+        ]
+    )
 
 
 def _unseen_table(rows: Sequence[Row]) -> list[str]:

@@ -69,12 +69,14 @@ LIMITS = {
     "head_batch_size": Limit(1),
     "max_params_m": Limit(0, open_low=True),
     "max_gmacs": Limit(0, open_low=True),
+    "max_memory_mb": Limit(0, open_low=True),
     "max_latency_ms": Limit(0, open_low=True),
     "min_top1": Limit(0, 1, open_low=True),
     "seed": Limit(0, 2**31 - 1),
     "concurrency": Limit(1),
     "cpus_per_trial": Limit(1),
     "gpus_per_trial": Limit(0),
+    "price_per_hour": Limit(0),
 }
 RANGES = ("lr", "weight_decay", "label_smoothing", "crop_scale")
 SETS = (

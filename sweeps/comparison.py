@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sweeps.leaderboard import Row
 from sweeps.published import PUBLISHED, Published
+from sweeps.spec import SweepSpec
 from trainables.arms import rank
 
 
@@ -41,3 +42,11 @@ def beside(rows: Sequence[Row], *, split: str = "val") -> list[Comparison]:
             best = max(own, key=lambda r: (r.top1, -rank(r.arm)))
             compared.append(Comparison(published=one, row=best))
     return compared
+
+
+def compared(spec: SweepSpec, rows: Sequence[Row]) -> list[Comparison]:
+    """Beside the published figures, where the images may be theirs: under a published recipe.
+
+    The arm none has a crop of its own, not the published one.
+    """
+    return [] if spec.grid.recipe == "own" else beside([r for r in rows if r.arm != "none"])

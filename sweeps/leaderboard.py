@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from sweeps.plan import Cost
 from trainables.cell import ArmResult
+from trainables.errors import UserError
 from trainables.store import replacing
 from trainables.trunk import TrunkSpec
 
@@ -30,6 +31,7 @@ class Row:
     top5: float
     params_m: float  # millions
     gmacs: float  # billions, one image at test_res
+    memory_mb: float  # peak, one image at test_res, float32; see trainables.memory
     latency_ms: float | None  # one image, median, where the sweep was concluded
     images_s: float | None  # images a second in large batches, likewise
     seconds: float  # that the arm took beside what cheaper arms of its cell had done already
@@ -76,6 +78,7 @@ def row(trunk: TrunkSpec, epochs: int, cell: str, test_res: int, cost: Cost, arm
         top5=arm.score.top5,
         params_m=cost.params_m,
         gmacs=cost.gmacs,
+        memory_mb=cost.memory_mb,
         latency_ms=None,
         images_s=None,
         seconds=arm.seconds,
@@ -107,4 +110,14 @@ def write(path: Path, rows: Iterable[Row]) -> None:
 
 
 def read(path: Path) -> list[Row]:
-    return rows_of(pq.read_table(path))
+    """Raises:
+    UserError: another version of this wrote it.
+    """
+    arrow = pq.read_table(path)
+    differing = sorted(set(arrow.column_names) ^ set(SCHEMA.names))
+    if differing:
+        raise UserError(
+            f"{path} was written by another version of this (columns that only one of them has: "
+            f"{', '.join(differing)}): run the sweep again, in a new --out."
+        )
+    return rows_of(arrow)

@@ -42,6 +42,7 @@ def bounds(limits: ServingOptions) -> list[Bound]:
     known = (
         ("max_params_m", "M parameters", "params_m"),
         ("max_gmacs", "GMACs", "gmacs"),
+        ("max_memory_mb", "MB", "memory_mb"),
         ("max_latency_ms", "ms", "latency_ms"),
         ("min_top1", "val top-1", "top1"),
     )
@@ -50,3 +51,8 @@ def bounds(limits: ServingOptions) -> list[Bound]:
         for name, unit, cost in known
         if (limit := getattr(limits, name)) is not None
     ]
+
+
+def rounded(cost: float) -> str:
+    """To three digits, without an exponent: large nets take thousands of MB."""
+    return f"{float(f'{cost:.3g}'):g}"

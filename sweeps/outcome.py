@@ -20,6 +20,8 @@ class Outcome:
     rows: list[Row]
     choice: Choice
     gains: Mapping[str, Gain]  # by set; none where the chosen arm is untuned
+    refit: bool  # the net handed over was trained again, on train + val
+    test_cells: int  # of this sweep that the test split was looked at for, so far
 
     @property
     def test(self) -> Row:
@@ -43,6 +45,8 @@ def write_choice(out: Path, outcome: Outcome) -> None:
                 {name: getattr(r, name) for name in shown} for r in outcome.rows if r.split != "val"
             ],
             "gains": outcome.gains,
+            "refit": outcome.refit,
+            "test_cells": outcome.test_cells,
         },
     )
 
@@ -57,4 +61,10 @@ def read_outcome(out: Path, further: Iterable[str]) -> Outcome | None:
         return None
     choice = Choice(row=Row(**found["chosen"]), reason=found["reason"], optimism=found["optimism"])
     gains = {name: Gain(**gain) for name, gain in found["gains"].items()}
-    return Outcome(rows=rows, choice=choice, gains=gains)
+    return Outcome(
+        rows=rows,
+        choice=choice,
+        gains=gains,
+        refit=found["refit"],
+        test_cells=found["test_cells"],
+    )

@@ -108,7 +108,7 @@ def run_trunks(director: TrunkDirector, context: TrialContext, placement: Placem
     def failed(config: Config, error: str) -> None:
         director.failed(config["trunk"], error)
 
-    _run(TrunkTrial, give, goes_on, failed, context, placement)
+    run_trials(TrunkTrial, give, goes_on, failed, context, placement)
 
 
 def cells_of(
@@ -203,10 +203,10 @@ def run_cells(desk: CellDesk, context: TrialContext, placement: Placement) -> No
     def failed(config: Config, error: str) -> None:
         desk.failed(config["cell"].key, error)
 
-    _run(CellTrial, give, goes_on, failed, context, placement)
+    run_trials(CellTrial, give, goes_on, failed, context, placement)
 
 
-def _run(
+def run_trials(
     trainable: type[tune.Trainable],
     give: Callable[[], Config | None],
     goes_on: Callable[[Config, dict[str, Any]], bool],
@@ -214,7 +214,13 @@ def _run(
     context: TrialContext,
     placement: Placement,
 ) -> None:
-    """One Tuner over what ``give`` gives. Tune's own files are of no use afterwards."""
+    """One Tuner over what ``give`` gives. Tune's own files are of no use afterwards.
+
+    Args:
+        give: the next configuration; None: no more.
+        goes_on: whether a trial goes on after a result. A trial may be told of twice.
+        failed: told of a configuration that no retry saved, and its trace.
+    """
     scratch = Path(tempfile.mkdtemp(prefix="fixres-tune-"))
     resources = {"cpu": placement.cpus, "gpu": placement.gpus}
     judge = _Judge(goes_on)

@@ -74,10 +74,28 @@ def place(options: RunOptions) -> Placement:
     return Placement(cpus=cpus, gpus=share, concurrency=concurrency)
 
 
-def stop_ray() -> None:
-    import ray
+class Cluster:
+    """Ray, started when a trial is first to be placed, stopped at the end."""
 
-    ray.shutdown()
+    def __init__(self, options: RunOptions):
+        self._options = options
+        self._placement: Placement | None = None
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        import ray
+
+        if self._placement is not None:
+            ray.shutdown()
+
+    @property
+    def placement(self) -> Placement:
+        if self._placement is None:
+            start_ray()
+            self._placement = place(self._options)
+        return self._placement
 
 
 def own_threads() -> int:

@@ -10,16 +10,17 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from sweeps.grid import Grid, Point, resolve
-from sweeps.limits import bounds
+from sweeps.limits import bounds, rounded
 from sweeps.spec import SweepSpec, option
 from trainables import backbones, variants
 from trainables.arms import ARMS
 from trainables.backbones import Weights
 from trainables.cell import CellSpec
-from trainables.decode import ImageSet
 from trainables.errors import UserError
 from trainables.heads import HeadGrid
 from trainables.images import SPLITS
+from trainables.imageset import ImageSet
+from trainables.memory import peak_mb
 from trainables.transforms import Augmentation, EvalTransform
 from trainables.trunk import Hyper, Recipe, TrunkSpec
 
@@ -32,6 +33,7 @@ class Cost:
 
     params_m: float  # millions
     gmacs: float  # billions of multiply-adds, convolutions and linear layers
+    memory_mb: float  # 1e6 bytes at the peak, float32; what kernels take for themselves not in it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,12 @@ class Plan:
     classes: tuple[str, ...]
     weights: Mapping[str, Weights]  # by variant
     costs: Mapping[tuple[str, int], Cost]  # by variant and resolution
+
+    @property
+    def name(self) -> str:
+        """Of the images: their folder's, without the way to it."""
+        data = self.spec.images.data
+        return "built-in digits" if data is None else data.expanduser().resolve().name
 
     @property
     def points(self) -> tuple[Point, ...]:
@@ -205,7 +213,11 @@ def cost(variant: str, res: int, classes: int) -> Cost:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(image)
     params = sum(p.numel() for p in model.parameters())
-    return Cost(params_m=params / 1e6, gmacs=counter.get_total_flops() / 2e9)
+    return Cost(
+        params_m=params / 1e6,
+        gmacs=counter.get_total_flops() / 2e9,
+        memory_mb=peak_mb(variant, res, classes),
+    )
 
 
 def _check_classifiers(plan: Plan) -> None:
@@ -219,22 +231,21 @@ def _check_classifiers(plan: Plan) -> None:
 
 
 def _check_limits(plan: Plan) -> None:
-    serving = plan.spec.serving
     served = [
         (plan.costs[p.variant, r], p.variant, r)
         for p, tests in plan.grid.tests.items()
         for r in tests
     ]
-    known = [bound for bound in bounds(serving) if hasattr(served[0][0], bound.cost)]
+    known = [bound for bound in bounds(plan.spec.serving) if hasattr(served[0][0], bound.cost)]
     for bound in known:
         least, variant, res = min((bound.value(cost), v, r) for cost, v, r in served)
         if least > bound.limit:
             raise UserError(
                 f"{option(bound.name)} {bound.limit} rules out every cell: the least is "
-                f"{least:.3g} ({variant} at {res} px); raise it, or sweep smaller ones."
+                f"{rounded(least)} ({variant} at {res} px); raise it, or sweep smaller ones."
             )
     if not any(all(bound.admits(cost) for bound in known) for cost, _, _ in served):
+        asked = " and ".join(f"{option(bound.name)} {bound.limit}" for bound in known)
         raise UserError(
-            f"--max-params-m {serving.max_params_m} and --max-gmacs {serving.max_gmacs} together "
-            "rule out every cell: raise one of them, or sweep smaller ones."
+            f"{asked} together rule out every cell: raise one of them, or sweep smaller ones."
         )

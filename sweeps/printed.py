@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -12,6 +12,8 @@ from rich.text import Text
 from sweeps.choice import Choice, front
 from sweeps.comparison import Comparison
 from sweeps.leaderboard import Row
+from sweeps.limits import rounded
+from sweeps.outcome import Outcome
 from sweeps.plan import Plan
 from sweeps.unseen import Gain
 from trainables.arms import UNTUNED, rank
@@ -74,15 +76,9 @@ def _costs(plan: Plan) -> Table:
     return table
 
 
-def summary(
-    rows: Sequence[Row],
-    choice: Choice,
-    gains: Mapping[str, Gain],
-    compared: Sequence[Comparison] = (),
-    *,
-    limit: int = 8,
-) -> Group:
+def summary(outcome: Outcome, compared: Sequence[Comparison] = (), *, limit: int = 8) -> Group:
     """The best rows, the arms, the choice, and what the sets say that nothing was chosen on."""
+    rows, choice = outcome.rows, outcome.choice
     val = sorted((r for r in rows if r.split == "val"), key=lambda r: (-r.hits1, r.gmacs, r.arm))
     parts: list[RenderableType] = [_board(val, choice, limit)]
     if len({r.arm for r in val}) > 1:
@@ -91,10 +87,31 @@ def summary(
         parts.append(_published(compared))
     parts.append(Text(f"chosen   {choice.reason}"))
     parts.append(Text(f"optimism {optimism_in_words(choice)}"))
-    for row in rows:
-        if row.split != "val" and row.arm == choice.row.arm:
-            parts.append(_unseen_line(row, gains.get(row.split)))
+    if outcome.refit:
+        parts.append(Text("refit    trained again on train + val; what follows is of that net"))
+    parts += unseen_lines(outcome)
     return Group(*parts)
+
+
+def unseen_lines(outcome: Outcome) -> list[Text]:
+    """What the sets say that nothing was chosen on."""
+    arm = outcome.choice.row.arm
+    lines = [
+        _unseen_line(row, outcome.gains.get(row.split))
+        for row in outcome.rows
+        if row.split != "val" and row.arm == arm
+    ]
+    if outcome.test_cells > 1:
+        lines.append(Text(f"test     {looks_in_words(outcome.test_cells)}"))
+    return lines
+
+
+def looks_in_words(cells: int) -> str:
+    """What readings beyond the first mean."""
+    return (
+        f"this sweep has looked at the test split for {cells} cells: whoever chooses among them by "
+        "what they saw there has no unseen images left"
+    )
 
 
 def _board(val: Sequence[Row], choice: Choice, limit: int) -> Table:
@@ -156,7 +173,7 @@ def _arms(val: Sequence[Row]) -> Table:
     return table
 
 
-COSTS = {"gmacs": "GMACs", "params_m": "M params", "latency_ms": "ms an image"}
+COSTS = {"gmacs": "GMACs", "params_m": "M params", "memory_mb": "MB", "latency_ms": "ms"}
 
 
 def fronts(rows: Sequence[Row], costs: Sequence[str], chosen: Row) -> Table:
@@ -172,7 +189,7 @@ def fronts(rows: Sequence[Row], costs: Sequence[str], chosen: Row) -> Table:
     for name in ("variant", "train", "test", "arm", "top-1 %", *(COSTS[cost] for cost in costs)):
         table.add_column(name, justify="left" if name in ("variant", "arm") else "right")
     for row in sorted(shown, key=lambda r: (r.gmacs, r.hits1, rank(r.arm))):
-        values = (f"{getattr(row, c):.3g}{' *' if row in on[c] else '  '}" for c in costs)
+        values = (f"{rounded(getattr(row, c))}{' *' if row in on[c] else '  '}" for c in costs)
         table.add_row(
             row.variant,
             str(row.train_res),

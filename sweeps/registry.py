@@ -1,69 +1,100 @@
-"""The final model in MLflow: logged, registered, and called the champion."""
+"""The finished model in MLflow: logged, registered, and called the champion.
+
+Every step finds what an earlier process did of it and does the rest: a sweep that is cut off
+anywhere in here ends with one logged model and one version all the same.
+"""
 
 from __future__ import annotations
 
-import logging
-import os
-import warnings
-from importlib.metadata import version
+from pathlib import Path
 
-import numpy as np
-import torch
-from torch import nn
+from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Metric
+from mlflow.exceptions import MlflowException
 
 from sweeps.tracking import Tracking
 
-ALIAS = "champion"
+ALIAS, FORMER = "champion", "previous"
+KEY = "sweep"  # tells the parent run's model from those of trunks and cells
 
 
-def register(
-    tracking: Tracking, model: nn.Module, test_res: int, name: str, tags: dict[str, str]
-) -> str:
-    """Log the model in the parent run and register it once; the version's URI.
+def register(tracking: Tracking, folder: Path, name: str, tags: dict[str, str]) -> str:
+    """Log ``folder`` as the parent run's model, register it once a sweep; the version's URI.
 
-    The logged model takes (N, 3, test_res, test_res) float32, normalised, and gives (N, C) logits.
+    It becomes the champion, and the one that was it before the previous one. Scores that the parent
+    run has by now become the model's too.
+
+    Args:
+        folder: an MLflow model, with its card in README.md.
+        tags: what tells it from others: of the version, and parameters of the logged model.
     """
-    known = tracking.client.search_model_versions(f"name = '{name}'")
-    found = next((v for v in known if v.tags.get("sweep") == tracking.sweep_id), None)
-    number = found.version if found else _log(tracking, model, test_res, name, tags)
-    tracking.client.set_registered_model_alias(name, ALIAS, number)
+    model = _logged(tracking, folder, tags)
+    number = _version(tracking, model, name, tags, _title(folder))
+    _name_champion(tracking, name, number)
     return f"models:/{name}/{number}"
 
 
-def _log(
-    tracking: Tracking, model: nn.Module, test_res: int, name: str, tags: dict[str, str]
-) -> str:
-    import mlflow
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
-    os.environ.setdefault("MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK", "true")
-    mlflow.set_tracking_uri(tracking.uri)
-    for logger in ("mlflow", "torch.export", "torch.fx"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
-    example = np.zeros((2, 3, test_res, test_res), np.float32)
-    with torch.inference_mode():
-        classes = model(torch.from_numpy(example)).shape[1]
-    signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 3, test_res, test_res))]),
-        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, classes))]),
+def _logged(tracking: Tracking, folder: Path, tags: dict[str, str]) -> LoggedModel:
+    client, run = tracking.client, tracking.client.get_run(tracking.parent_id)
+    found = client.search_logged_models(
+        [tracking.experiment_id],
+        filter_string=f"tags.sweep = '{tracking.sweep_id}' AND tags.key = '{KEY}'",
     )
-    with warnings.catch_warnings(), mlflow.start_run(run_id=tracking.parent_id):
-        warnings.simplefilter("ignore")
-        logged = mlflow.pytorch.log_model(
-            model,
-            name="model",
-            input_example=example,
-            signature=signature,
-            pip_requirements=[f"{p}=={version(p)}" for p in ("mlflow", "torch", "numpy")],
-        )
-    if not any(m.name == name for m in tracking.client.search_registered_models()):
-        tracking.client.create_registered_model(name)
-    created = tracking.client.create_model_version(
+    if found and found[0].status == LoggedModelStatus.READY:
+        return found[0]
+    model = found[0] if found else client.create_logged_model(
+        tracking.experiment_id,
+        name="model",
+        source_run_id=tracking.parent_id,
+        tags={"sweep": tracking.sweep_id, "key": KEY},
+        params=tags,
+        model_type="model",
+    )  # fmt: skip
+    client.log_model_artifacts(model.model_id, str(folder))
+    made = {output.model_id for output in run.outputs.model_outputs} if run.outputs else set()
+    if model.model_id not in made:  # told twice, MLflow refuses it
+        client.log_outputs(tracking.parent_id, [LoggedModelOutput(model.model_id, step=0)])
+    scores = [
+        Metric(key, value, run.info.start_time, 0, model_id=model.model_id)
+        for key, value in run.data.metrics.items()
+        if "/top" in key
+    ]
+    client.log_batch(tracking.parent_id, metrics=scores)
+    return client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+
+
+def _version(
+    tracking: Tracking, model: LoggedModel, name: str, tags: dict[str, str], description: str
+) -> str:
+    client = tracking.client
+    try:
+        client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        client.create_registered_model(name)
+    for version in client.search_model_versions(f"name = '{name}'"):
+        if version.tags.get("sweep") == tracking.sweep_id:
+            return str(version.version)
+    created = client.create_model_version(
         name,
-        source=logged.model_uri,
+        source=model.artifact_location,  # MLflow would look for models:/ID in its global store
         run_id=tracking.parent_id,
-        model_id=logged.model_id,
+        model_id=model.model_id,
+        description=description,
         tags={"sweep": tracking.sweep_id, **tags},
     )
     return str(created.version)
+
+
+def _title(folder: Path) -> str:
+    """The heading of the model card."""
+    lines = (folder / "README.md").read_text(encoding="utf-8").splitlines()
+    return next(line for line in lines if line.startswith("# ")).removeprefix("# ")
+
+
+def _name_champion(tracking: Tracking, name: str, number: str) -> None:
+    aliases = tracking.client.get_registered_model(name).aliases
+    before = aliases.get(ALIAS)
+    if before is not None and str(before) != number:
+        tracking.client.set_registered_model_alias(name, FORMER, str(before))
+    tracking.client.set_registered_model_alias(name, ALIAS, number)

@@ -1,9 +1,11 @@
 """Choose from what a sweep has found, by other limits, without training anything.
 
     python sweeps/select_best.py --sweep OUT --max-gmacs 1.0 --max-latency-ms 12
+    python sweeps/select_best.py --sweep OUT --max-gmacs 0.1 --write small-model
 
-Reads OUT's leaderboard, of a finished or a running sweep; changes nothing in it but for latencies
-that were not measured on this device yet.
+Reads the leaderboard of a finished or a running sweep, from its folder, an object store or MLflow.
+Changes nothing in it but for latencies that were not measured on this device yet and, with --write,
+the record of what was read of the test split.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 if not __package__:  # run as a script: its own folder is first on the path, not the project's
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -19,22 +22,26 @@ import tyro
 
 from sweeps.checks import check_serving
 from sweeps.spec import ServingOptions
-from trainables.errors import UserError
+from trainables.errors import SweepError, UserError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
     """Choose from what a sweep has found, by other limits, without training anything."""
 
-    sweep: Path
-    """The folder of a sweep, finished or running."""
+    sweep: str
+    """A sweep's folder; a copy of it in an object store (s3://...); runs:/ID of it in MLflow."""
+    tracking_uri: str | None = None
+    """MLflow, for runs:/ID. Left out: MLFLOW_TRACKING_URI."""
     latency: bool = False
     """Measure latencies on this device, and show them; --max-latency-ms does so too."""
+    write: Path | None = None
+    """Write the chosen model into this folder; reads the test split for it."""
     serving: ServingOptions = field(default_factory=ServingOptions)
 
 
 def main(argv: list[str]) -> int:
-    """Exit code: 0 done, 2 bad input."""
+    """Exit code: 0 done, 1 a fault of ours, 2 bad input."""
     asked = tyro.cli(
         Asked,
         args=argv,
@@ -47,6 +54,9 @@ def main(argv: list[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except SweepError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -56,32 +66,34 @@ def _tell(asked: Asked) -> None:
 
     from sweeps import leaderboard
     from sweeps.choice import choose
+    from sweeps.console import Terminal
     from sweeps.printed import fronts, optimism_in_words
+    from sweeps.rewrite import check_target, rewrite
+    from sweeps.sources import BOARD, SPEC, brought
     from sweeps.timing import timed
     from trainables.cell import recorded_hits
     from trainables.latency import device_name
     from trainables.store import Store, read_json
 
-    out = asked.sweep.expanduser()
-    board, record = out / "leaderboard.parquet", read_json(out / "spec.json")
-    if record is None or not board.exists():
-        raise UserError(
-            f"--sweep {out} holds no leaderboard yet: name a sweep's folder, or wait for its first "
-            "cell."
-        )
-    store = Store(out / "store")
-    rows = [r for r in leaderboard.read(board) if r.split == "val"]
-    console = Console(highlight=False)
-    if asked.latency or asked.serving.max_latency_ms is not None:
-        rows = timed(rows, len(record["classes"]), store)
-        console.print(f"latency  one image, median, on {device_name()}", markup=False)
-    costs = ["gmacs", "params_m"]
-    if all(r.latency_ms is not None for r in rows):
-        costs.append("latency_ms")
-    choice = choose(rows, asked.serving, lambda r: recorded_hits(store, r.cell, r.arm))
-    console.print(fronts(rows, costs, choice.row))
-    console.print(f"chosen   {choice.reason}", markup=False, soft_wrap=True)
-    console.print(f"optimism {optimism_in_words(choice)}", markup=False, soft_wrap=True)
+    if asked.write is not None:
+        check_target(asked.sweep, asked.write)
+    with brought(asked.sweep, asked.tracking_uri) as folder:
+        record: dict[str, Any] = read_json(folder / SPEC) or {}
+        store = Store(folder / "store")
+        rows = [r for r in leaderboard.read(folder / BOARD) if r.split == "val"]
+        console = Console(highlight=False)
+        if asked.latency or asked.serving.max_latency_ms is not None:
+            rows = timed(rows, len(record["classes"]), store)
+            console.print(f"latency  one image, median, on {device_name()}", markup=False)
+        costs = ["gmacs", "params_m", "memory_mb"]
+        if all(r.latency_ms is not None for r in rows):
+            costs.append("latency_ms")
+        choice = choose(rows, asked.serving, lambda r: recorded_hits(store, r.cell, r.arm))
+        console.print(fronts(rows, costs, choice.row))
+        console.print(f"chosen   {choice.reason}", markup=False, soft_wrap=True)
+        console.print(f"optimism {optimism_in_words(choice)}", markup=False, soft_wrap=True)
+        if asked.write is not None:
+            rewrite(folder, record, rows, choice, asked.serving, asked.write, Terminal(console))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -127,6 +128,8 @@ class ServingOptions:
     """Most parameters, millions."""
     max_gmacs: float | None = None
     """Most multiply-adds of one image at the test resolution, billions."""
+    max_memory_mb: float | None = None
+    """Most MB at the peak of one image's forward: weights and maps in float32, no workspaces."""
     max_latency_ms: float | None = None
     """Most milliseconds of one image at the test resolution, measured where the choice is made."""
     min_top1: float | None = None
@@ -155,6 +158,13 @@ class RunOptions:
     """NAME=DIR: further sets of images to score the chosen model on, now or once it is finished."""
     register_as: str = "fixefficientnet"
     """MLflow: name of the registered model."""
+    price_per_hour: float | None = None
+    """Price of an hour of one trial's machine, in any currency; for the report."""
+    keep: Literal["all", "front", "best"] = "all"
+    """Checkpoints that stay once the sweep is finished: all, those on a Pareto front, or the chosen
+    one's; now, or later by the same command."""
+    refit: bool = False
+    """Train the chosen configuration again on train + val, and hand that over."""
     dry_run: bool = False
     """Print the plan and stop."""
 
@@ -201,11 +211,28 @@ class SweepSpec:
         return (*rungs, epochs)
 
 
+def spec_of(value: Mapping[str, Any]) -> SweepSpec:
+    """A spec from its JSON."""
+    groups = {}
+    for group in fields(SweepSpec):
+        kind = type(getattr(SweepSpec(), group.name))
+        groups[group.name] = kind(
+            **{f.name: _of_json(f, value[group.name][f.name]) for f in fields(kind)}
+        )
+    return SweepSpec(**groups)
+
+
+def _of_json(declared: Field[Any], value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    return Path(value) if value is not None and "Path" in str(declared.type) else value
+
+
 # Where and how fast it runs, not what comes out: a sweep may be continued with others of these.
 NOT_IDENTITY = {
     "images": {"data", "cache_dir", "max_corrupt"},
     "run": {"out", "concurrency", "cpus_per_trial", "gpus_per_trial", "dry_run"}
-    | {"tracking_uri", "experiment", "register_as", "also_test"},
+    | {"tracking_uri", "experiment", "register_as", "also_test", "price_per_hour", "keep"},
 }
 
 

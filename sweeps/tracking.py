@@ -1,30 +1,30 @@
-"""MLflow, written by the driver alone: a parent run, a child run for each trunk and each cell.
+"""What MLflow is told of a sweep: a parent run, a child run for each trunk and each cell.
 
-    parent   heat map, leaderboard, spec, choice, the registered model
-    trunk    metrics by epoch; the weights of those that cells are made from
-    cell     the three axes as its only parameters, val accuracy, what each arm changed
+    parent   figures, report, leaderboard, spec, choice; the machine; the registered model
+    trunk    metrics by epoch; the weights of those that cells are made from, as a logged model
+    cell     the three axes as its only parameters, val accuracy, its rows and predictions; what
+             each arm changed, as a logged model made from the trunk's
 
 Parameters are what a person compares: the UI offers them in alphabetical order, the first three
-unasked. All else is a tag. Everything is written so that writing it again changes nothing: a
-resumed sweep finds its runs by their tags and goes on in them.
+unasked. All else is a tag. The driver is the only writer, and it never waits: what is to be told
+goes through an outbox, which a server that is away only delays. What a driver that was killed has
+not told, the next one tells: all events come again, and writing again changes nothing.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import re
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlencode
 
-from matplotlib.figure import Figure
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, Metric
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from sweeps import leaderboard
+from sweeps.checkpoints import Checkpoints
 from sweeps.choice import Choice
 from sweeps.events import (
     CellBegan,
@@ -36,15 +36,29 @@ from sweeps.events import (
     TrunkBegan,
     TrunkEnded,
 )
-from sweeps.leaderboard import Row, table
+from sweeps.leaderboard import Row
+from sweeps.machine import Machine
+from sweeps.mlflow_ui import SWEEP_VIEW, compare_link, sweep_view, ui_command, without_secret
+from sweeps.outbox import Job, Outbox
 from sweeps.plan import Plan
+from sweeps.runs import Runs, dataset, passing
+from sweeps.told import (
+    EXPERIMENT_NOTE,
+    ROWS,
+    cell_metrics,
+    epoch_metrics,
+    head_tags,
+    parent_values,
+    sweep_note,
+)
 from trainables.arms import ARMS
-from trainables.cell import CellSpec, delta_path
-from trainables.errors import UserError
+from trainables.cell import PREDICTIONS, CellSpec, delta_path
+from trainables.errors import SweepError, UserError
 from trainables.store import Store
-from trainables.trunk import EpochReport, TrunkSpec
+from trainables.trunk import EpochReport, TrunkSpec, recorded_reports
 
-START_RETRIES, RETRIES = "1", "6"  # of the HTTP client: short at the start, patient later
+HTTP = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+PATIENCE_S = 600.0  # with a server that is away when the sweep is done
 
 
 def default_uri(out: Path) -> str:
@@ -53,32 +67,54 @@ def default_uri(out: Path) -> str:
 
 
 class Tracking:
-    """Watches a sweep and writes it down."""
+    """Watches a sweep and has it written down."""
 
-    def __init__(self, uri: str, experiment: str, sweep_id: str, name: str, store: Store):
-        """Raises:
-        UserError: the tracking store does not answer.
+    def __init__(
+        self,
+        uri: str,
+        experiment: str,
+        sweep_id: str,
+        name: str,
+        store: Store,
+        tell: Callable[[str], None] = lambda _: None,
+    ):
+        """
+        Args:
+            tell: told when the tracking server goes away, and when it is back.
+
+        Raises:
+            UserError: the tracking store does not answer.
         """
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = START_RETRIES
+        os.environ.update(HTTP)
         self.uri, self.sweep_id, self._name, self._store = uri, sweep_id, name, store
         for logger in ("mlflow", "alembic"):  # they tell of every table that they create
             logging.getLogger(logger).setLevel(logging.ERROR)
         self.client = MlflowClient(tracking_uri=uri)
         try:
             self.experiment_id = self._experiment(experiment)
-            self._runs = self._known_runs()
+            self.runs = Runs(self.client, self.experiment_id, sweep_id)
         except MlflowException as error:
-            told = str(error).replace(uri.rstrip("/"), _without_secret(uri).rstrip("/"))
+            told = str(error).replace(uri.rstrip("/"), without_secret(uri).rstrip("/"))
             reason = told.splitlines()[0][:200]
             raise UserError(
-                f"--tracking-uri {_without_secret(uri)} cannot be used ({reason}): start the "
+                f"--tracking-uri {without_secret(uri)} cannot be used ({reason}): start the "
                 "server, or leave the option out for a sqlite file in OUT."
             ) from None
-        os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = RETRIES
-        self.parent_id = self._note = ""
+        self._checkpoints = Checkpoints(self.runs)
+        self._outbox = Outbox(
+            passing=passing,
+            recover=self.runs.reload,
+            idle=self.runs.write_all,
+            tell=lambda words: tell(f"MLflow {words}"),
+        )
+        self._machine: Machine | None = None
+        self._note = ""
+        self._images: dict[str, Dataset] = {}
 
-    # --- runs -------------------------------------------------------------------------------
+    @property
+    def parent_id(self) -> str:
+        return self.runs.id("sweep")
 
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
@@ -92,80 +128,67 @@ class Tracking:
         if self.uri.startswith("sqlite:///"):  # else artifacts would land in the working directory
             database = Path(self.uri.removeprefix("sqlite:///")).resolve()
             location = (database.parent / "mlartifacts").as_uri()
-        return str(self.client.create_experiment(name, artifact_location=location))
+        tags = {"mlflow.note.content": EXPERIMENT_NOTE}
+        return str(self.client.create_experiment(name, artifact_location=location, tags=tags))
 
-    def _known_runs(self) -> dict[str, Run]:
-        """This sweep's runs by their key, of this process or an earlier one."""
-        runs: dict[str, Run] = {}
-        token = None
-        while True:
-            page = self.client.search_runs(
-                [self.experiment_id], f"tags.sweep = '{self.sweep_id}'", page_token=token
-            )
-            runs |= {run.data.tags["key"]: run for run in page}
-            token = page.token
-            if not token:
-                return runs
+    # --- how it is written ------------------------------------------------------------------
 
-    def _ensure(
-        self, key: str, name: str, params: Mapping[str, Any], tags: Mapping[str, Any]
-    ) -> tuple[str, bool]:
-        """The run's id, and whether it is over already. A run found half-way goes on."""
-        run = self._runs.get(key)
-        if run is not None:
-            over = run.info.status == "FINISHED"
-            if not over and run.info.status != "RUNNING":
-                self.client.update_run(run.info.run_id, status="RUNNING")
-            if params.keys() - run.data.params.keys():  # its maker was killed between the two
-                self._log_params(run.info.run_id, params)
-            return run.info.run_id, over
-        system = {"mlflow.runName": name, "mlflow.source.name": "sweeps/fixres_grid.py"}
-        if self.parent_id:
-            system["mlflow.parentRunId"] = self.parent_id
-        own = {"sweep": self.sweep_id, "key": key, **tags}
-        run = self.client.create_run(
-            self.experiment_id, tags=system | {k: str(v) for k, v in own.items()}
-        )
-        self._log_params(run.info.run_id, params)
-        self._runs[key] = self.client.get_run(run.info.run_id)
-        return run.info.run_id, False
+    def on(self, event: Event) -> None:
+        self.put(lambda: self._write(event))
 
-    def _log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
-        self.client.log_batch(run_id, params=[Param(k, str(v)) for k, v in params.items()])
+    def put(self, job: Job) -> None:
+        """Have something written after all that was told before. It may be done twice."""
+        self._outbox.put(job)
 
-    def _close(self, key: str, status: str = "FINISHED") -> None:
-        run_id = self._runs[key].info.run_id
-        self.client.set_terminated(run_id, status)
-        self._runs[key] = self.client.get_run(run_id)
+    def flush(self, patience_s: float = PATIENCE_S) -> None:
+        """Wait until all is written.
 
-    def _tags(self, run_id: str, tags: Mapping[str, Any]) -> None:
-        self.client.log_batch(run_id, tags=[RunTag(k, str(v)) for k, v in tags.items()])
+        Raises:
+            SweepError: the server has been away for ``patience_s``.
+        """
+        try:
+            self._outbox.flush(patience_s)
+        except TimeoutError:
+            raise SweepError(
+                f"MLflow ({without_secret(self.uri)}) has not answered for "
+                f"{patience_s / 60:.0f} minutes: all results are in OUT, and the same command "
+                "again writes what MLflow lacks."
+            ) from None
+
+    def close(self, status: str, patience_s: float = PATIENCE_S) -> None:
+        """End every run that is still open, and write all that is left."""
+        if self._machine is not None:
+            self._machine.stop()
+        self.put(lambda: self.runs.end_all(status))
+        try:
+            self.flush(patience_s)
+        finally:
+            self._outbox.stop()
 
     # --- events -----------------------------------------------------------------------------
 
-    def on(self, event: Event) -> None:
+    def _write(self, event: Event) -> None:
         match event:
             case SweepBegan(plan=plan):
                 self._begin(plan)
             case TrunkBegan(trunk=trunk):
                 self._trunk(trunk)
             case EpochEnded(trunk=trunk, report=report):
-                run_id, over = self._trunk(trunk)
-                if not over:
-                    self.client.log_batch(run_id, metrics=_epoch_metrics(report))
+                if not self._trunk(trunk):
+                    self.runs.put_by(_key(trunk), epoch_metrics(report))
             case TrunkEnded(trunk=trunk, why=why, reports=reports):
                 self._trunk_ended(trunk, why, reports)
             case CellsPlanned(cells=cells):
                 for trunk in {trunk.key: trunk for _, trunk in cells}.values():
-                    self._checkpoint(trunk)
+                    self._log_trunk(trunk)
             case CellBegan(cell=cell, trunk=trunk):
                 self._cell(cell, trunk)
             case CellEnded(cell=cell, trunk=trunk, rows=rows):
                 self._cell_ended(cell, trunk, rows)
 
     def _begin(self, plan: Plan) -> None:
-        grid = plan.grid
-        self._note = _note(plan)
+        grid, data = plan.grid, plan.spec.images.data
+        self._note = sweep_note(plan)
         params = {
             "variants": " ".join(plan.spec.grid.variants),
             "train_res": " ".join(map(str, grid.train_res)),
@@ -177,11 +200,27 @@ class Tracking:
             "seed": plan.spec.run.seed,
             "mlflow.note.content": self._note,
         } | {f"n_{split}": n for split, n in plan.counts.items()}
-        self.parent_id, over = self._ensure("sweep", self._name, params, tags)
-        if over:
-            self.client.update_run(self.parent_id, status="RUNNING")
+        if self.runs.ensure("sweep", self._name, params, tags):
+            self.runs.reopen("sweep")
+        source = str(data or plan.name)
+        self._images = {
+            split: dataset(plan.name, plan.images, split, source, count)
+            for split, count in plan.counts.items()
+        }
+        for split, images in self._images.items():
+            self.runs.use("sweep", images, split)
+        self.client.set_experiment_tag(self.experiment_id, SWEEP_VIEW, sweep_view())
+        if self._machine is None:
+            self._machine = Machine(self._take_sample)
 
-    def _trunk(self, trunk: TrunkSpec) -> tuple[str, bool]:
+    def _take_sample(self, values: Mapping[str, float], at: int) -> None:
+        def write() -> None:
+            step = (at - self.runs.began("sweep")) // 1000  # seconds: goes on after a restart
+            self.runs.put_by("sweep", [Metric(k, v, at, step) for k, v in values.items()])
+
+        self.put(write)
+
+    def _trunk(self, trunk: TrunkSpec) -> bool:
         hyper = trunk.hyper
         params = {
             "variant": trunk.variant,
@@ -192,177 +231,129 @@ class Tracking:
         }
         tags = {"role": "trunk", "weights": trunk.weights.source, "epochs": trunk.recipe.epochs}
         name = f"{trunk.variant}-tr{trunk.train_res}-{trunk.key[:6]}"
-        return self._ensure(f"trunk {trunk.key}", name, params, tags)
+        over = self.runs.ensure(_key(trunk), name, params, tags)
+        if not over:
+            self.runs.use(_key(trunk), self._images["train"], "train")
+        return over
 
     def _trunk_ended(self, trunk: TrunkSpec, why: str, reports: Sequence[EpochReport]) -> None:
-        run_id, over = self._trunk(trunk)
-        if over:
+        if self._trunk(trunk):
             return
-        metrics = [m for report in reports for m in _epoch_metrics(report)]
-        self.client.log_batch(run_id, metrics=metrics)
-        self._tags(run_id, {"ended": why, "epochs_trained": len(reports)})
-        self._close(f"trunk {trunk.key}", "FAILED" if why == "failed" else "FINISHED")
+        self.runs.write(_key(trunk), [m for report in reports for m in epoch_metrics(report)])
+        self.runs.tag(_key(trunk), {"ended": why, "epochs_trained": len(reports)})
+        self.runs.end(_key(trunk), "FAILED" if why == "failed" else "FINISHED")
 
-    def _checkpoint(self, trunk: TrunkSpec) -> None:
+    def _log_trunk(self, trunk: TrunkSpec) -> None:
         """The weights of a trunk that cells are made from."""
-        run = self._runs[f"trunk {trunk.key}"]
-        if "checkpoint" not in run.data.tags:
-            path = self._store.trunk(trunk.key) / "trunk.safetensors"
-            self.client.log_artifact(run.info.run_id, str(path), "checkpoint")
-            self._tags(run.info.run_id, {"checkpoint": "checkpoint/trunk.safetensors"})
-            self._runs[f"trunk {trunk.key}"] = self.client.get_run(run.info.run_id)
+        path = self._store.trunk(trunk.key) / "trunk.safetensors"
+        reports = recorded_reports(self._store, trunk.key)
+        scored = next(report for report in reversed(reports) if report.val)
+        self._checkpoints.log(
+            _key(trunk),
+            f"trunk-{trunk.variant}-tr{trunk.train_res}",
+            params={"variant": trunk.variant, "train_res": trunk.train_res},
+            files=[path],
+            metrics=[
+                self._on_val(f"val/top1_at_{res}", score.top1, scored.at, scored.epoch)
+                for res, score in scored.val.items()
+            ],
+            step=scored.epoch,
+        )
 
-    def _cell(self, cell: CellSpec, trunk: TrunkSpec) -> tuple[str, bool]:
+    def _on_val(self, name: str, value: float, at: int, step: int) -> Metric:
+        val = self._images["val"]
+        return Metric(name, value, at, step, dataset_name=val.name, dataset_digest=val.digest)
+
+    def _cell(self, cell: CellSpec, trunk: TrunkSpec) -> bool:
         params = {
             "variant": trunk.variant,
             "train_res": trunk.train_res,
             "test_res": cell.test_res,
         }
-        tags = {
-            "role": "cell",
-            "trunk": trunk.key,
-            "trunk_run": self._runs[f"trunk {trunk.key}"].info.run_id,
-        }
+        tags = {"role": "cell", "trunk": trunk.key, "trunk_run": self.runs.id(_key(trunk))}
         name = f"{trunk.variant}-tr{trunk.train_res}-te{cell.test_res}"
-        return self._ensure(f"cell {cell.key}", name, params, tags)
+        return self.runs.ensure(f"cell {cell.key}", name, params, tags)
 
     def _cell_ended(self, cell: CellSpec, trunk: TrunkSpec, rows: Sequence[Row]) -> None:
-        run_id, over = self._cell(cell, trunk)
-        if over:
+        key = f"cell {cell.key}"
+        if self._cell(cell, trunk):
             return
         if not rows:
-            self._close(f"cell {cell.key}", "FAILED")
+            self.runs.end(key, "FAILED")
             return
-        at = self._runs[f"cell {cell.key}"].info.start_time
-        self.client.log_batch(run_id, metrics=_cell_metrics(rows, at))
+        self.runs.use(key, self._images["val"], "val")
+        self.runs.write(key, cell_metrics(rows, self.runs.began(key)))
         best = max(rows, key=lambda r: r.hits1)
-        self._tags(run_id, {"n_val": best.n, "best_arm": best.arm} | _head_tags(rows))
-        for row in rows:
-            if ARMS[row.arm].changes:
-                delta = delta_path(self._store, cell.key, row.arm)
-                self.client.log_artifact(run_id, str(delta), "checkpoint")
-        self._close(f"cell {cell.key}")
+        self.runs.tag(key, {"n_val": best.n, "best_arm": best.arm} | head_tags(rows))
+        self._log_rows(key, cell, rows)
+        self._log_cell(key, cell, trunk, rows)
+        self.runs.end(key)
+
+    def _log_rows(self, key: str, cell: CellSpec, rows: Sequence[Row]) -> None:
+        """What a choice among cells needs."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / ROWS
+            leaderboard.write(path, rows)
+            for one in (path, self._store.cell(cell.key) / PREDICTIONS):
+                self.client.log_artifact(self.runs.id(key), str(one))
+
+    def _log_cell(self, key: str, cell: CellSpec, trunk: TrunkSpec, rows: Sequence[Row]) -> None:
+        """What the arms changed of the trunk."""
+        changed = [row for row in rows if ARMS[row.arm].changes]
+        if not changed:
+            return
+        at = self.runs.began(key)
+        self._checkpoints.log(
+            key,
+            f"cell-{trunk.variant}-tr{trunk.train_res}-te{cell.test_res}",
+            params={
+                "variant": trunk.variant, "train_res": trunk.train_res, "test_res": cell.test_res
+            },
+            files=[delta_path(self._store, cell.key, row.arm) for row in changed],
+            metrics=[self._on_val(f"val/top1_{row.arm}", row.top1, at, 0) for row in changed],
+            step=0,
+            made_from=_key(trunk),
+        )  # fmt: skip
 
     # --- the end ----------------------------------------------------------------------------
 
-    def finish(
-        self,
-        choice: Choice,
-        rows: Sequence[Row],
-        picture: Figure,
-        files: Sequence[Path],
-    ) -> None:
-        """The parent's results; then every run of this sweep is over."""
-        row, at = choice.row, self._runs["sweep"].info.start_time
-        values = {
-            "val/top1": row.top1,
-            "val/top5": row.top5,
-            "work/params_m": row.params_m,
-            "work/gmacs": row.gmacs,
-            "val/optimism": choice.optimism,
-        }
-        if row.latency_ms is not None:
-            values["work/latency_ms"] = row.latency_ms
-        for unseen in rows:
-            if unseen.split != "val":
-                role = "" if unseen.arm == row.arm else "_untuned"
-                values |= {
-                    f"{_metric_name(unseen.split)}/top1{role}": unseen.top1,
-                    f"{_metric_name(unseen.split)}/top5{role}": unseen.top5,
-                }
-        self.client.log_batch(
-            self.parent_id, metrics=[Metric(k, v, at, 0) for k, v in values.items()]
-        )
-        tags = {"chosen": f"{row.place} px, arm {row.arm}", "reason": choice.reason}
-        tags["mlflow.note.content"] = f"{self._compare_link()}\n\n{choice.reason}\n\n{self._note}"
-        self._tags(self.parent_id, tags)
-        for path in files:
-            self.client.log_artifact(self.parent_id, str(path))
-        self.client.log_figure(self.parent_id, picture, "heatmap.png")
-        columns = table(rows).select(
+    def attach(self, files: Sequence[Path], folder: str = "") -> None:
+        """Have files added to the parent's artifacts."""
+
+        def write() -> None:
+            for path in files:
+                self.client.log_artifact(self.parent_id, str(path), folder or None)
+
+        self.put(write)
+
+    def finish(self, choice: Choice, rows: Sequence[Row]) -> None:
+        """Have the parent's results written."""
+        self.put(lambda: self._finish(choice, rows))
+
+    def _finish(self, choice: Choice, rows: Sequence[Row]) -> None:
+        values = parent_values(choice, rows)
+        at = self.runs.began("sweep")
+        self.runs.write("sweep", [Metric(k, v, at, 0) for k, v in values.items()])
+        tags = {"chosen": f"{choice.row.place} px, arm {choice.row.arm}", "reason": choice.reason}
+        link = compare_link(self.runs.ids("cell "), self.experiment_id)
+        tags["mlflow.note.content"] = f"{link}\n\n{choice.reason}\n\n{self._note}"
+        self.runs.tag("sweep", tags)
+        columns = leaderboard.table(rows).select(
             ["variant", "train_res", "test_res", "arm", "split", "n", "top1", "top5", "gmacs"]
         )
         known = {a.path for a in self.client.list_artifacts(self.parent_id)}
         if "leaderboard.json" not in known:  # MLflow would append the rows to it
             self.client.log_table(self.parent_id, columns.to_pydict(), "leaderboard.json")
 
-    def _compare_link(self) -> str:
-        """Markdown: the UI's compare view of all cells, whatever the UI's address."""
-        cells = [run.info.run_id for key, run in self._runs.items() if key.startswith("cell ")]
-        lists = {"runs": cells, "experiments": [self.experiment_id]}
-        query = {name: json.dumps(ids, separators=(",", ":")) for name, ids in lists.items()}
-        return f"[Compare the {len(cells)} cells](#/compare-runs?{urlencode(query)})"
-
-    def close(self, status: str) -> None:
-        """End every run that is still open, children first: none is left RUNNING."""
-        for key in sorted(self._runs, key=lambda k: k == "sweep"):
-            run = self.client.get_run(self._runs[key].info.run_id)
-            if run.info.status == "RUNNING":
-                self._close(key, status)
+    def keep_only(self, trunks: Collection[str], cells: Collection[str]) -> None:
+        """Have the checkpoints of all other trunks and cells deleted, files and all."""
+        keys = {*(f"trunk {t}" for t in trunks), *(f"cell {c}" for c in cells), "sweep"}
+        self.put(lambda: self._checkpoints.keep_only(keys))
 
     def ui_command(self) -> str:
         """What opens the UI, or where it is."""
-        path = (
-            f"/#/experiments/{self.experiment_id}/runs?workflowType=machine_learning"
-            f"&searchFilter=tags.sweep%20%3D%20%27{self.sweep_id}%27"
-        )
-        if self.uri.startswith("http"):
-            return f"{_without_secret(self.uri).rstrip('/')}{path}"
-        return (
-            f"mlflow ui --backend-store-uri {_without_secret(self.uri)} --host 127.0.0.1 "
-            f"--port 5000\n  then http://127.0.0.1:5000{path}"
-        )
+        return ui_command(self.uri, self.experiment_id, self.sweep_id)
 
 
-def _epoch_metrics(report: EpochReport) -> list[Metric]:
-    values = {"lr": report.lr, "seconds": report.seconds}
-    if report.train_top1 is not None:
-        values["train/top1"] = report.train_top1
-    if report.loss is not None:
-        values["train/loss"] = report.loss
-    if report.best_val is not None:
-        values["val/top1"] = report.best_val.top1
-        values |= {f"val/top1_at_{res}": s.top1 for res, s in report.val.items()}
-    return [Metric(k, v, report.at, report.epoch) for k, v in values.items()]
-
-
-def _metric_name(split: str) -> str:
-    """A set's name in the letters that MLflow allows."""
-    return re.sub(r"[^\w .-]", "_", split)
-
-
-def _head_tags(rows: Sequence[Row]) -> dict[str, Any]:
-    """How each arm's classifier was fitted."""
-    return {
-        f"head_{r.arm}": f"{r.head_optimizer}, lr {r.head_lr:g}, smoothing {r.head_smoothing:g}, "
-        f"weight decay {r.head_weight_decay:g}, {r.head_epochs} epochs; of {r.head_tried} tried"
-        for r in rows
-        if r.head_tried
-    }
-
-
-def _cell_metrics(rows: Sequence[Row], at: int) -> list[Metric]:
-    best = max(rows, key=lambda r: r.hits1)
-    values = {"val/top1": best.top1, "val/top5": best.top5}
-    values |= {f"val/top1_{r.arm}": r.top1 for r in rows}
-    values |= {"work/gmacs": best.gmacs, "work/params_m": best.params_m}
-    values["work/seconds"] = sum(r.seconds for r in rows)
-    return [Metric(k, v, at, 0) for k, v in values.items()]
-
-
-def _note(plan: Plan) -> str:
-    grid = plan.grid
-    return (
-        f"FixRes sweep over {', '.join(plan.spec.grid.variants)}: trained at "
-        f"{', '.join(map(str, grid.train_res))} px, tested at "
-        f"{', '.join(map(str, grid.test_res))} px. {plan.trunks} trunks, {plan.cells} cells; "
-        f"{', '.join(f'{n} {split}' for split, n in plan.counts.items())} images of "
-        f"{len(plan.classes)} classes. Accuracies of cells are on val (n = {plan.counts['val']})."
-    )
-
-
-def _without_secret(uri: str) -> str:
-    """A URI without user, password and query."""
-    scheme, separator, rest = uri.partition("://")
-    place, slash, path = rest.partition("/")
-    return f"{scheme}{separator}{place.rpartition('@')[2]}{slash}{path.partition('?')[0]}"
+def _key(trunk: TrunkSpec) -> str:
+    return f"trunk {trunk.key}"

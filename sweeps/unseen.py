@@ -13,6 +13,7 @@ import numpy as np
 
 from sweeps.leaderboard import Row, row
 from sweeps.plan import Plan
+from sweeps.served import Served
 from trainables.arms import ARMS, UNTUNED
 from trainables.decode import Progress
 from trainables.further import open_further
@@ -38,21 +39,21 @@ def gain(tuned: np.ndarray, untuned: np.ndarray) -> Gain:
 
 
 def read_unseen(
-    plan: Plan, chosen: Row, store: Store, place: Workplace, progress: Progress
+    plan: Plan, served: Served, store: Store, place: Workplace, progress: Progress
 ) -> tuple[list[Row], dict[str, Gain]]:
     """A row for each set and arm, and the gain on each set. What was read is not read again."""
-    cell = plan.cell(chosen.variant, chosen.trunk, chosen.test_res)
-    trunk, _ = finished_trunk(store, chosen.trunk)
-    cost = plan.costs[chosen.variant, chosen.test_res]
-    tuned = bool(ARMS[chosen.arm].changes)
+    cell, arm = served.cell, served.arm
+    trunk, _ = finished_trunk(store, served.trunk)
+    cost = plan.costs[trunk.variant, cell.test_res]
+    tuned = bool(ARMS[arm].changes)
     rows, gains = [], {}
     for unseen in _sets(plan, place, progress):
-        for arm in (chosen.arm, UNTUNED) if tuned else (chosen.arm,):
-            reading = read(unseen, store, cell, arm, place)
-            rows.append(row(trunk, chosen.trunk_epochs, cell.key, chosen.test_res, cost, reading))
+        for one in (arm, UNTUNED) if tuned else (arm,):
+            reading = read(unseen, store, cell, one, place)
+            rows.append(row(trunk, served.epochs, cell.key, cell.test_res, cost, reading))
         if tuned:
             gains[unseen.name] = gain(
-                *(hits_of(unseen, store, cell, arm) for arm in (chosen.arm, UNTUNED))
+                *(hits_of(unseen, store, cell, one) for one in (arm, UNTUNED))
             )
     return rows, gains
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 if TYPE_CHECKING:
-    from trainables.decode import ImageSet
+    from trainables.imageset import ImageSet
 
 TINTS = {"blue": (40, 60, 200), "green": (40, 190, 60), "red": (200, 50, 40)}
 COUNTS = {"train": (8, 7, 7), "val": (5, 5, 5), "test": (3, 3, 3)}

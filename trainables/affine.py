@@ -7,7 +7,7 @@ is one matrix product away from the maps.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -41,27 +41,65 @@ def fit_affine(
     Returns:
         The setting with the epochs that it took, and how many epochs val was asked about.
     """
-    model.requires_grad_(False)
-    trained = {name: model.get_parameter(name) for name in (*AFFINE, *CLASSIFIER)}
-    for parameter in trained.values():
-        parameter.requires_grad_(True)
-    optimizer = _optimizer(trained, setting, grid)
+    trained = _trained(model)
     best = {name: p.detach().clone() for name, p in trained.items()}
     best_key, best_epoch, epoch = (-1, 0.0), 0, 0
-    while epoch < grid.epochs and epoch - best_epoch < grid.patience:
-        epoch += 1
-        order = epoch_order(len(train[1]), seed, epoch)
-        for chosen in order.split(grid.batch_size):
-            _step(model, train[0].tensor[chosen], train[1][chosen], optimizer, setting, device)
+    for epoch in _epochs(model, train, setting, grid, seed, device):
         key = _val_key(model, val, batch_size, device)
         if key > best_key:
             best_key, best_epoch = key, epoch
             best = {name: p.detach().clone() for name, p in trained.items()}
+        if epoch - best_epoch >= grid.patience:
+            break
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(best[name])
     model.requires_grad_(False)
     return replace(setting, epochs=best_epoch), epoch
+
+
+def fit_affine_setting(
+    model: Net,
+    train: tuple[Maps, torch.Tensor],
+    setting: HeadSetting,
+    grid: HeadGrid,
+    *,
+    seed: int,
+    device: torch.device,
+) -> None:
+    """Train the model by one setting for just its epochs, with nothing to judge it by.
+
+    Args:
+        train, setting: as of :func:`fit_affine`.
+        grid: batch size and momentum.
+    """
+    for _ in _epochs(model, train, setting, grid.only(setting), seed, device):
+        pass
+    model.requires_grad_(False)
+
+
+def _trained(model: Net) -> dict[str, torch.nn.Parameter]:
+    return {name: model.get_parameter(name) for name in (*AFFINE, *CLASSIFIER)}
+
+
+def _epochs(
+    model: Net,
+    train: tuple[Maps, torch.Tensor],
+    setting: HeadSetting,
+    grid: HeadGrid,
+    seed: int,
+    device: torch.device,
+) -> Iterator[int]:
+    """Train epoch by epoch; yields its number."""
+    model.requires_grad_(False)
+    trained = _trained(model)
+    for parameter in trained.values():
+        parameter.requires_grad_(True)
+    optimizer = _optimizer(trained, setting, grid)
+    for epoch in range(1, grid.epochs + 1):
+        for chosen in epoch_order(len(train[1]), seed, epoch).split(grid.batch_size):
+            _step(model, train[0].tensor[chosen], train[1][chosen], optimizer, setting, device)
+        yield epoch
 
 
 def _optimizer(

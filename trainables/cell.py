@@ -47,6 +47,14 @@ class CellSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RefitCell(CellSpec):
+    """A cell of one arm whose choice is made: adapted as told, on images that judge nothing."""
+
+    images: str  # digest of train and val in one; the trunk may be of other images
+    setting: HeadSetting | None  # how the arm's classifier is fitted, where it has one
+
+
+@dataclass(frozen=True, kw_only=True)
 class ArmResult:
     """One arm of a cell on one split."""
 

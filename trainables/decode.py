@@ -24,12 +24,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import filelock
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from trainables import images, tables
 from trainables.errors import UserError
+from trainables.imageset import ImageSet, Rejected
 from trainables.pool import decode_all, estimate_bytes
 
 FORMAT = 1  # counts up when the same images would be stored differently
@@ -65,79 +64,6 @@ class ReadOptions:
             raise UserError(f"--max-corrupt is {self.max_corrupt}: give a share from 0 to 1.")
         if self.cache_side < 1:
             raise UserError(f"--cache-side is {self.cache_side}: give at least 1 px.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rejected:
-    """A file, or a row of a table, that is not among the images, and why."""
-
-    path: str
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageSet:
-    """Decoded images in three splits. Small to pickle: the pixels stay in the cache."""
-
-    root: Path
-    """The folder in the cache that holds the pixels."""
-    digest: str
-    """Names classes, images, splits and stored size, whatever the files are called."""
-    classes: tuple[str, ...]
-    rejected: tuple[Rejected, ...]
-    notes: tuple[str, ...]
-    """Sentences to show to the user."""
-
-    def split(self, name: str) -> "SplitImages":
-        """Open "train", "val" or "test"; the order of the images is the same everywhere.
-
-        Raises:
-            ValueError: there is no such split.
-        """
-        return SplitImages(self.root, name)
-
-
-class SplitImages:
-    """The images of one split, in an order that mixes the classes. Read-only.
-
-    Pickles as its path, to be reopened by another process of the same node.
-
-    Attributes:
-        labels: (N,) int64, positions in `ImageSet.classes`.
-        sizes: (N, 2) int32, height and width in px, of the stored images.
-    """
-
-    labels: np.ndarray
-    sizes: np.ndarray
-
-    def __init__(self, root: Path, name: str) -> None:
-        if name not in images.SPLITS:
-            raise ValueError(f"no split {name!r}: there are {', '.join(images.SPLITS)}")
-        with pa.memory_map(str(root / "index.arrow")) as mapped:
-            table = pa.ipc.open_file(mapped).read_all()
-            chosen = table.filter(pc.equal(table["split"], name))
-            self.labels = chosen["label"].to_numpy().astype(np.int64)
-            self.sizes = np.stack(
-                [chosen[edge].to_numpy().astype(np.int32) for edge in ("height", "width")], axis=1
-            )
-            self._offsets = chosen["offset"].to_numpy().astype(np.int64)
-        self.labels.setflags(write=False)
-        self.sizes.setflags(write=False)
-        # A plain array over the map: slicing the memmap class itself costs several times more.
-        self._pixels = np.asarray(np.memmap(root / "pixels.bin", dtype=np.uint8, mode="r"))
-        self._opened = (root, name)
-
-    def __reduce__(self) -> tuple[type["SplitImages"], tuple[Path, str]]:
-        return SplitImages, self._opened
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        """(H, W, 3) uint8 RGB: a read-only view into the cache, nothing is copied."""
-        start = self._offsets[index]
-        height, width = self.sizes[index].tolist()
-        return self._pixels[start : start + height * width * 3].reshape(height, width, 3)
 
 
 class _Stored(NamedTuple):

@@ -18,7 +18,8 @@ resolution for ``frechet``. All else is worked out from the maps that the passes
 
 Where this differs from the released FixRes code: there the last batch norm's statistics follow
 each batch while the classifier trains, and the last epoch is kept; here they are estimated once,
-over all train images in float64, and then stand, and val picks the setting and the epoch. There
+over all train images in float64, and then stand, and val picks the setting and the epoch. (A
+refit, :class:`trainables.cell.RefitCell`, is told both and has no val.) There
 the test transform of EfficientNets is bilinear at 224/256; here it is what their published figures
 were measured with (crop ratio 1.0, the weights' own interpolation and normalisation) unless told.
 """
@@ -26,6 +27,7 @@ were measured with (crop ratio 1.0, the weights' own interpolation and normalisa
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -36,18 +38,20 @@ import torch
 import torch.nn.functional as F
 
 from trainables import frechet, variants
-from trainables.affine import fit_affine
+from trainables.affine import fit_affine, fit_affine_setting
 from trainables.arms import ARMS, CLASSIFIER, STATISTICS
 from trainables.backbones import Net, State
 from trainables.cell import (
     PREDICTIONS,
     ArmResult,
     CellSpec,
+    RefitCell,
     delta_path,
     load_model,
     serving_transform,
     write_predictions,
 )
+from trainables.errors import SweepError
 from trainables.evaluate import logits_of, pick_device, score
 from trainables.features import (
     Maps,
@@ -61,7 +65,7 @@ from trainables.features import (
     set_norm,
     write_features,
 )
-from trainables.heads import FittedHead, HeadGrid, HeadSetting, fit
+from trainables.heads import FittedHead, HeadGrid, HeadSetting, fit, fit_setting
 from trainables.keys import digest
 from trainables.resolution import feature_side
 from trainables.store import Store, read_json, write_json, write_tensors
@@ -75,7 +79,7 @@ FRECHET_IMAGES = 1024  # over a million activations: their quantiles are known t
 class _Adapted:
     """What an arm makes of the trunk."""
 
-    logits: torch.Tensor  # (N, C) of val, on the CPU
+    logits: Callable[[], torch.Tensor]  # (N, C) of val, on the CPU; a refit never asks
     delta: State  # the tensors that it changed
     head: HeadSetting | None = None
     tried: int = 0
@@ -86,7 +90,10 @@ def adapt(cell: CellSpec, store: Store, place: Workplace) -> list[ArmResult]:
 
     Leaves the features that classifiers were trained on (memory-mapped Arrow), what each arm
     changed (``delta-<arm>.safetensors``), what each predicts for val (``predictions.arrow``) and,
-    last of all, ``rows.json``.
+    last of all, ``rows.json``. A refit has no val: no predictions come of it, and no row.
+
+    Raises:
+        SweepError: what a refit comes to is not finite.
     """
     trunk, state = finished_trunk(store, cell.trunk)
     results, predictions = [], {}
@@ -96,22 +103,34 @@ def adapt(cell: CellSpec, store: Store, place: Workplace) -> list[ArmResult]:
             began = time.monotonic()
             made: _Adapted = getattr(bench, arm)()
             assert set(made.delta) == set(ARMS[arm].changes)
+            if isinstance(cell, RefitCell):
+                _check_finite(arm, made.delta)
             if made.delta:
                 write_tensors(delta_path(store, cell.key, arm), made.delta)
-            predictions[arm] = made.logits.argmax(dim=1)
+            if isinstance(cell, RefitCell):
+                continue
+            logits = made.logits()
+            predictions[arm] = logits.argmax(dim=1)
             results.append(
                 ArmResult(
                     arm=arm,
-                    score=score(made.logits, bench.labels["val"], "val"),
+                    score=score(logits, bench.labels["val"], "val"),
                     seconds=round(time.monotonic() - began, 3),
                     head=made.head,
                     head_tried=made.tried,
                 )
             )
-    write_predictions(store.cell(cell.key) / PREDICTIONS, bench.labels["val"], predictions)
+    if predictions:
+        write_predictions(store.cell(cell.key) / PREDICTIONS, bench.labels["val"], predictions)
     write_json(store.cell(cell.key) / "spec.json", cell)
     write_json(store.cell(cell.key) / "rows.json", results)
     return results
+
+
+def _check_finite(arm: str, delta: State) -> None:
+    """Nobody judges a refit."""
+    if not all(bool(tensor.isfinite().all()) for tensor in delta.values()):
+        raise SweepError(f"The arm {arm}, fitted again as it was chosen, is not finite.")
 
 
 class _Bench:
@@ -133,9 +152,10 @@ class _Bench:
         self.size: dict[str, Any] = {"batch_size": cell.batch_size, "device": pick_device()}
         self.device: torch.device = self.size["device"]
         self.folder = store.cell(cell.key)
-        self.labels = {
-            split: torch.tensor(place.images.split(split).labels) for split in ("train", "val")
-        }
+        self.settled = cell.setting if isinstance(cell, RefitCell) else None
+        assert not isinstance(cell, RefitCell) or cell.images == place.images.digest
+        splits = ("train",) if isinstance(cell, RefitCell) else ("train", "val")
+        self.labels = {split: torch.tensor(place.images.split(split).labels) for split in splits}
         self._stack = stack
         self._trained_norm = norm_of(self.model)
         head = self.model.classifier
@@ -147,24 +167,32 @@ class _Bench:
         transform = serving_transform(self.trunk, self.cell, "none")
         if transform == self.cell.transform:
             return self.crop1()
-        set_norm(self.model, self._trained_norm)
-        view = self.place.view("val", transform)
-        logits = logits_of(self.model, view, self.preprocessing, **self.size)
+
+        def logits() -> torch.Tensor:
+            set_norm(self.model, self._trained_norm)
+            view = self.place.view("val", transform)
+            return logits_of(self.model, view, self.preprocessing, **self.size)
+
         return _Adapted(logits=logits, delta={})
 
     def crop1(self) -> _Adapted:
-        logits = self._logits(self._trained_val, self.weight, self.bias)
-        return _Adapted(logits=logits, delta={})
+        return _Adapted(
+            logits=lambda: self._logits(self._trained_val, self.weight, self.bias), delta={}
+        )
 
     def pool(self) -> _Adapted:
-        set_norm(self.model, self._trained_norm)
-        window = feature_side(self.trunk.train_res)
-        logits = pool_logits(self.model, self._val_maps.tensor, window, **self.size)
+        def logits() -> torch.Tensor:
+            set_norm(self.model, self._trained_norm)
+            window = feature_side(self.trunk.train_res)
+            return pool_logits(self.model, self._val_maps.tensor, window, **self.size)
+
         return _Adapted(logits=logits, delta={})
 
     def bn(self) -> _Adapted:
-        logits = self._logits(self._val, self.weight, self.bias)
-        return _Adapted(logits=logits, delta=self._statistics())
+        return _Adapted(
+            logits=lambda: self._logits(self._val, self.weight, self.bias),
+            delta=self._statistics(),
+        )
 
     def frechet(self) -> _Adapted:
         set_norm(self.model, self._trained_norm)
@@ -174,8 +202,10 @@ class _Bench:
         )
         scalar = frechet.map_between(old_law, new_law)
         weight, bias = frechet.fold(scalar, self.weight, self.bias)
-        logits = self._logits(self._trained_val, weight, bias)
-        return _Adapted(logits=logits, delta=dict(zip(CLASSIFIER, (weight, bias), strict=True)))
+        return _Adapted(
+            logits=lambda: self._logits(self._trained_val, weight, bias),
+            delta=dict(zip(CLASSIFIER, (weight, bias), strict=True)),
+        )
 
     def fix(self) -> _Adapted:
         return self._of_head(self._fixed_head)
@@ -186,26 +216,32 @@ class _Bench:
         return self._of_head(self._fit(self._mild_features(), grid))
 
     def fix_affine(self) -> _Adapted:
-        fixed = self._fixed_head
         model = self._fresh_model()
         set_norm(model, self._statistics_here)
-        setting, tried = fit_affine(
-            model,
-            (self._train_maps, self.labels["train"]),
-            (self._val_maps, self.labels["val"]),
-            fixed.setting,
-            self.cell.heads,
-            seed=self.cell.seed,
-            **self.size,
-        )
+        setting, tried = self._fit_affine(model)
         state = model.state_dict()
-        features = features_of(model, self._val_maps, **self.size)
+
+        def logits() -> torch.Tensor:
+            features = features_of(model, self._val_maps, **self.size)
+            return self._logits(features, *(state[name] for name in CLASSIFIER))
+
         return _Adapted(
-            logits=self._logits(features, *(state[name] for name in CLASSIFIER)),
+            logits=logits,
             delta={name: state[name] for name in ARMS["fix_affine"].changes},
             head=setting,
-            tried=fixed.tried + tried,
+            tried=tried,
         )
+
+    def _fit_affine(self, model: Net) -> tuple[HeadSetting, int]:
+        """Returns the setting, and among how many it was picked."""
+        train = (self._train_maps, self.labels["train"])
+        told: dict[str, Any] = {"grid": self.cell.heads, "seed": self.cell.seed}
+        if self.settled is not None:
+            fit_affine_setting(model, train, self.settled, **told, device=self.device)
+            return self.settled, 0
+        fixed, val = self._fixed_head, (self._val_maps, self.labels["val"])
+        setting, tried = fit_affine(model, train, val, fixed.setting, **told, **self.size)
+        return setting, fixed.tried + tried
 
     # --- what they share ------------------------------------------------------------------------
 
@@ -275,7 +311,10 @@ class _Bench:
     def _trained_quantiles(self) -> np.ndarray:
         """Of the pooled activations at the train resolution: worked out once a trunk."""
         at_home = replace(self.cell.transform, test_res=self.trunk.train_res)
-        path = self.store.activations(digest("activations 1", self.cell.trunk, at_home))
+        named = ["activations 1", self.cell.trunk, at_home]
+        if self.place.images.digest != self.trunk.images:  # a pretrained one's, refitted
+            named.append(self.place.images.digest)
+        path = self.store.activations(digest(*named))
         found = read_json(path)
         if found is None:
             set_norm(self.model, self._trained_norm)
@@ -298,21 +337,17 @@ class _Bench:
         def here(tensor: torch.Tensor) -> torch.Tensor:
             return tensor.to(self.device)
 
-        return fit(
-            [here(view) for view in views],
-            here(self.labels["train"]),
-            here(self._val),
-            here(self.labels["val"]),
-            self.weight,
-            self.bias,
-            grid,
-            seed=self.cell.seed,
-        )
+        train = [here(view) for view in views], here(self.labels["train"])
+        start, seed = (self.weight, self.bias), self.cell.seed
+        if self.settled is not None:
+            return fit_setting(*train, *start, self.settled, grid, seed=seed)
+        val = here(self._val), here(self.labels["val"])
+        return fit(*train, *val, *start, grid, seed=seed)
 
     def _of_head(self, head: FittedHead) -> _Adapted:
         delta = dict(zip(CLASSIFIER, (head.weight, head.bias), strict=True))
         return _Adapted(
-            logits=self._logits(self._val, head.weight, head.bias),
+            logits=lambda: self._logits(self._val, head.weight, head.bias),
             delta={**delta, **self._statistics()},
             head=head.setting,
             tried=head.tried,

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from trainables import tables
-from trainables.decode import Progress, ReadOptions, Rejected, SplitImages, decode_once
+from trainables.decode import Progress, ReadOptions, decode_once
 from trainables.errors import UserError
 from trainables.images import SPLITS, Listing, Source, further_folder_source
+from trainables.imageset import Rejected, SplitImages
 
 
 @dataclass(frozen=True, kw_only=True)

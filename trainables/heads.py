@@ -15,7 +15,7 @@ each setting after each epoch, and the numbers of epochs cost nothing to try.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from math import inf, isfinite, sqrt
@@ -64,6 +64,17 @@ class HeadGrid:
         return tuple(
             HeadSetting(optimizer=name, lr=lr, label_smoothing=s, weight_decay=decay, epochs=0)
             for name, lr, s, decay in dict.fromkeys(runs)
+        )
+
+    def only(self, setting: HeadSetting) -> HeadGrid:
+        """The grid of one setting, for just its epochs."""
+        return replace(
+            self,
+            lr=(setting.lr,),
+            label_smoothing=(setting.label_smoothing,),
+            weight_decay=(setting.weight_decay,),
+            optimizer=(setting.optimizer,),
+            epochs=setting.epochs,
         )
 
 
@@ -118,9 +129,7 @@ def fit(
     batches = [_RULES[name](start, grid, name) for name in dict.fromkeys(grid.optimizer)]
     best_key, tried = _WORST, 0
     best = FittedHead(start[0].clone(), start[1].clone(), grid.settings[0], 0)
-    for epoch in range(1, grid.epochs + 1):
-        order = epoch_order(len(labels), seed, epoch).to(labels.device)
-        _train(batches, views[(epoch - 1) % len(views)], labels, order, grid.batch_size)
+    for epoch in _epochs(batches, views, labels, grid, seed):
         for runs in batches:
             keys = runs.judge(val, val_labels)
             tried += len(keys)
@@ -129,10 +138,55 @@ def fit(
                 best = runs.head(keys.index(best_key), epoch)
             alive = [i for i, key in enumerate(keys) if key > _WORST]
             runs.keep([i for i in alive if runs.stale[i] < grid.patience])
-        batches = [runs for runs in batches if runs.settings]
-        if not batches:
-            break
+        batches[:] = [runs for runs in batches if runs.settings]
     return replace(best, tried=tried)
+
+
+@torch.inference_mode()
+def fit_setting(
+    views: Sequence[torch.Tensor],
+    labels: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    setting: HeadSetting,
+    grid: HeadGrid,
+    *,
+    seed: int,
+) -> FittedHead:
+    """Fit one setting for just its epochs, with nothing to judge it by.
+
+    From what ``fit`` picked the setting on, the head that ``fit`` gave; from more images, what it
+    comes to there.
+
+    Args:
+        views, labels, weight, bias: as of :func:`fit`.
+        grid: batch size and momentum.
+
+    Returns:
+        The head; it was picked among none.
+    """
+    alone = grid.only(setting)
+    start = weight.detach().to(views[0]), bias.detach().to(views[0])
+    runs = _RULES[setting.optimizer](start, alone, setting.optimizer)
+    for _ in _epochs([runs], views, labels, alone, seed):
+        pass
+    return runs.head(0, setting.epochs)
+
+
+def _epochs(
+    batches: list[_Runs],
+    views: Sequence[torch.Tensor],
+    labels: torch.Tensor,
+    grid: HeadGrid,
+    seed: int,
+) -> Iterator[int]:
+    """Train what is in ``batches``, epoch by epoch, while there is anything; yields its number."""
+    for epoch in range(1, grid.epochs + 1):
+        if not batches:
+            return
+        order = epoch_order(len(labels), seed, epoch).to(labels.device)
+        _train(batches, views[(epoch - 1) % len(views)], labels, order, grid.batch_size)
+        yield epoch
 
 
 def _train(

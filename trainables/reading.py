@@ -22,12 +22,12 @@ from trainables.cell import (
     serving_transform,
     write_predictions,
 )
-from trainables.decode import SplitImages
 from trainables.evaluate import logits_of, pick_device, score
 from trainables.features import pass_over, pool_logits
+from trainables.imageset import SplitImages
 from trainables.keys import digest
 from trainables.resolution import feature_side
-from trainables.store import Store, read_json, write_json
+from trainables.store import Store, append_line, read_json, read_lines, write_json
 from trainables.trunk import finished_trunk
 from trainables.workplace import Workplace
 
@@ -51,6 +51,9 @@ def read(unseen: Unseen, store: Store, cell: CellSpec, arm: str, place: Workplac
     found = read_json(path)
     if found is not None:
         return arm_result(found)
+    # Before the look: that the set was looked at is not forgotten, whatever comes of it.
+    looked = {"set": unseen.name, "images": unseen.digest, "cell": cell.key, "arm": arm}
+    append_line(store.readings, looked | {"at": int(time.time() * 1000)})
     began = time.monotonic()
     logits = _logits(unseen, store, cell, arm, place)
     labels = torch.tensor(unseen.images.labels)
@@ -65,6 +68,12 @@ def read(unseen: Unseen, store: Store, cell: CellSpec, arm: str, place: Workplac
     write_predictions(_predictions(path), labels, {arm: logits.argmax(dim=1)})
     write_json(path, reading)
     return reading
+
+
+def cells_read(store: Store, name: str) -> list[str]:
+    """The cells that have been looked at on the set, in the order of their first reading."""
+    lines = [line for line in read_lines(store.readings) if line["set"] == name]
+    return list(dict.fromkeys(line["cell"] for line in lines))
 
 
 def hits_of(unseen: Unseen, store: Store, cell: CellSpec, arm: str) -> np.ndarray:

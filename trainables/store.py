@@ -6,6 +6,7 @@
     cells/<key>/{spec,rows}.json, delta-<arm>.safetensors, {train,val,predictions}.arrow
     latency/<key>.json                          of a net on a device
     readings/<key>.json                         one reading of the test split, or of a further set
+    readings.jsonl                              every look at them, in order
     journal.jsonl                               what the driver decided, in order
 
 Knows nothing of what is kept in it. A key is a digest of all that the result depends on, so that
@@ -17,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -44,6 +46,30 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """An empty folder beside ``path``, put whole in its place when the block ends well.
+
+    Whatever was at ``path`` goes, or stays as it was where the block fails. The files become
+    readable by everyone: the folder is to be handed over.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    former = fresh.with_name(f"{fresh.name}.old")
+    try:
+        yield fresh
+        for inner in [fresh, *fresh.rglob("*")]:
+            inner.chmod(0o755 if inner.is_dir() else 0o644)
+        if path.exists():
+            path.rename(former)
+        fresh.rename(path)
+    finally:
+        if former.exists() and not path.exists():  # interrupted between the two
+            former.rename(path)
+        shutil.rmtree(former, ignore_errors=True)
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -119,6 +145,10 @@ class Store:
     @property
     def journal(self) -> Path:
         return self.root / "journal.jsonl"
+
+    @property
+    def readings(self) -> Path:
+        return self.root / "readings.jsonl"
 
     def weights(self, name: str) -> Path:
         return self.root / "weights" / f"{name}.safetensors"

@@ -19,9 +19,10 @@ import torch.nn.functional as F
 from timm.utils import ModelEmaV3
 
 from trainables import backbones, variants
-from trainables.decode import ImageSet, ReadOptions, prepare
+from trainables.decode import ReadOptions, prepare
 from trainables.errors import UserError
 from trainables.evaluate import Score, autocast, logits_of, pick_device, score
+from trainables.imageset import ImageSet
 from trainables.keys import plain
 from trainables.optim import lr_factor, make_optimizer
 from trainables.resolution import TEST_CROP_PCT

@@ -15,7 +15,7 @@ import torch
 from filelock import FileLock
 from PIL import Image
 
-from trainables.decode import SplitImages
+from trainables.imageset import SplitImages
 from trainables.resolution import resize_side
 from trainables.store import replacing
 from trainables.variants import Preprocessing

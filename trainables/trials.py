@@ -12,9 +12,10 @@ import torch
 from ray import tune
 
 from trainables.cell import CellSpec, recorded_results
-from trainables.decode import ImageSet, ReadOptions, prepare
+from trainables.decode import ReadOptions, prepare
 from trainables.errors import UserError
 from trainables.fix import adapt
+from trainables.imageset import ImageSet
 from trainables.keys import plain
 from trainables.store import Store
 from trainables.train import TrunkTraining
@@ -34,9 +35,12 @@ class TrialContext:
     cache: Path
     threads: int
     rungs: tuple[int, ...]
+    refit: bool = False  # on train and val in one
 
     def open_images(self) -> ImageSet:
         """This node's image set: decoded here if it is not yet, and the same as the driver's.
+
+        A refit's has val in train.
 
         Raises:
             UserError: this node sees other images.
@@ -47,7 +51,7 @@ class TrialContext:
                 f"--data {self.data} holds other images on this node ({found.digest}) than on the "
                 f"head ({self.images}): make one folder visible to all nodes."
             )
-        return found
+        return found.merged() if self.refit else found
 
 
 class _Trial(tune.Trainable):

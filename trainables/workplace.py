@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from trainables.decode import ImageSet, SplitImages
+from trainables.imageset import ImageSet, SplitImages
 from trainables.keys import digest
 from trainables.mild import draws, mild_transform
 from trainables.transforms import EvalTransform, Render, kept_view

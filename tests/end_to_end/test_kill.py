@@ -60,36 +60,44 @@ def _start_and_kill(
     return driver.wait(timeout=120)
 
 
-@pytest.mark.parametrize("moment", [_first_epoch, _third_trunk, _second_cell])
-def test_killed_and_continued(
-    data: Path, undisturbed: Path, moment: Callable[[Path], bool]
-) -> None:
-    out = data.parent / moment.__name__
-    assert _start_and_kill(data, out, moment, signal.SIGKILL) == -signal.SIGKILL
-    done = sweep(data, out)
-    assert done.returncode == 0, done.stdout + done.stderr
+def _still_running(out: Path) -> set[str]:
+    return {run.data.tags["key"] for run in runs_of(out) if run.info.status == "RUNNING"}
+
+
+def _check_whole(out: Path, undisturbed: Path) -> None:
     assert board(out) == board(undisturbed)
-    counts = epochs_trained(out)
-    assert counts.keys() == epochs_trained(undisturbed).keys()
-    redone = sum(times - 1 for trunk in counts.values() for times in trunk.values())
-    assert redone <= 1, "at most the epoch that was cut short is trained again"
     runs = runs_of(out)
     keys = [run.data.tags["key"] for run in runs]
     assert len(keys) == len(set(keys)) == 1 + 4 + 6
     assert {run.info.status for run in runs} == {"FINISHED"}
+    assert _served(out) == _served(undisturbed)
 
 
-def test_ctrl_c_stops_cleanly(data: Path) -> None:
-    out = data.parent / "interrupted"
-    assert _start_and_kill(data, out, _first_epoch, signal.SIGINT) == 130
-    assert "RUNNING" not in {run.info.status for run in runs_of(out)}
+def _served(out: Path) -> dict[str, bytes]:
+    """The files of the model that no clock is in."""
+    folder = out / "model"
+    files = [p for p in folder.rglob("*") if p.is_file() and p.suffix not in (".md", ".png")]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
-def test_sigterm_stops_cleanly_and_is_continued(data: Path, undisturbed: Path) -> None:
-    """As ``ray job stop`` and a lost spot node send it."""
-    out = data.parent / "terminated"
-    assert _start_and_kill(data, out, _third_trunk, signal.SIGTERM) == 130
-    assert "RUNNING" not in {run.info.status for run in runs_of(out)}
+def test_killed_again_and_again_and_continued(data: Path, undisturbed: Path) -> None:
+    out = data.parent / "killed"
+    for moment in (_first_epoch, _third_trunk, _second_cell):
+        assert _start_and_kill(data, out, moment, signal.SIGKILL) == -signal.SIGKILL
+    done = sweep(data, out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    _check_whole(out, undisturbed)
+    counts = epochs_trained(out)
+    assert counts.keys() == epochs_trained(undisturbed).keys()
+    redone = sum(times - 1 for trunk in counts.values() for times in trunk.values())
+    assert redone <= 2, "at most the epoch that was cut short is trained again"
+
+
+def test_ctrl_c_and_sigterm_stop_cleanly_and_are_continued(data: Path, undisturbed: Path) -> None:
+    """SIGTERM is what ``ray job stop`` and a lost spot node send."""
+    out = data.parent / "stopped"
+    for moment, signal_number in ((_first_epoch, signal.SIGINT), (_third_trunk, signal.SIGTERM)):
+        assert _start_and_kill(data, out, moment, signal_number) == 130
+        assert not _still_running(out)
     assert sweep(data, out).returncode == 0
-    assert board(out) == board(undisturbed)
-    assert {run.info.status for run in runs_of(out)} == {"FINISHED"}
+    _check_whole(out, undisturbed)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import yaml
@@ -10,11 +12,14 @@ import yaml
 from sweeps.card import card
 from sweeps.choice import Choice
 from sweeps.leaderboard import Row
+from sweeps.spec import ServingOptions
 from sweeps.unseen import Gain
 from tests.sweeps.test_leaderboard import a_row
+from tests.sweeps.test_outcome import outcome_of
 from tests.sweeps.test_plan import plan_of
 from tests.sweeps.test_spec import spec_with
 from trainables.arms import ARMS
+from trainables.backbones import Weights
 
 PLAN = plan_of(
     spec_with(train_res=(64, 96), test_res=(96,), arms=("none", "fix")),
@@ -36,8 +41,10 @@ ROWS = [
 GAINS = {"test": Gain(difference=0.1, error=0.034)}
 
 
-def made(row: Row = ROWS[1], rows: list[Row] = ROWS) -> str:
-    return card(PLAN, Choice(row=row, reason="It is the best.", optimism=0.0123), rows, GAINS)
+def made(row: Row = ROWS[1], rows: list[Row] = ROWS, **facts: Any) -> str:
+    choice = Choice(row=row, reason="It is the best.", optimism=0.0123)
+    outcome = outcome_of(rows, choice, gains=GAINS, **facts)
+    return card(PLAN, outcome, {"torch": "2.0", "timm": "1.0"}, "heatmap.png")
 
 
 def test_front_matter_is_yaml_with_what_hubs_look_for() -> None:
@@ -46,7 +53,42 @@ def test_front_matter_is_yaml_with_what_hubs_look_for() -> None:
     assert values["library_name"] == "timm"
     assert values["pipeline_tag"] == "image-classification"
     assert {"timm", "fixres"} <= set(values["tags"])
-    assert body.startswith("# FixEfficientNet b0, 64 -> 96 px\n")
+    assert body.lstrip().startswith("# FixEfficientNet b0, 64 -> 96 px\n")
+    (model,) = values["model-index"]
+    test, sketches = model["results"]
+    assert test["task"]["type"] == "image-classification"
+    assert test["dataset"]["name"] == "built-in digits, test (n = 140)"
+    assert test["metrics"] == [{"type": "accuracy", "value": 0.6, "name": "top-1"}]
+    assert sketches["dataset"]["split"] == "sketches"
+
+
+def test_a_set_with_a_wild_name_leaves_the_front_matter_yaml() -> None:
+    wild = 'a: "b" {c} # d'
+    _, front, _ = made(rows=[*ROWS, a_row(1, 2, split=wild)]).split("---\n", 2)
+    results = yaml.safe_load(front)["model-index"][0]["results"]
+    assert results[-1]["dataset"]["split"] == wild
+
+
+def test_the_base_model_is_named_where_there_is_one() -> None:
+    weights = Weights(variant="b0", source="hub x", digest="d", name="n")
+    plan = replace(PLAN, weights={"b0": weights})
+    _, front, _ = card(plan, outcome_of(ROWS), {}, "p.png").split("---\n", 2)
+    assert yaml.safe_load(front)["base_model"] == "timm/tf_efficientnet_b0.ns_jft_in1k"
+    assert "base_model" not in yaml.safe_load(made().split("---\n", 2)[1])
+
+
+def test_a_refit_and_further_looks_at_test_are_owned_up_to() -> None:
+    text = made(refit=True, test_cells=2)
+    assert "Trained again on train + val" in text and "those of the net before" in text
+    assert "Not the first reading: this sweep has looked at the test split for 2 cells" in text
+    assert "Trained again" not in made() and "Not the first" not in made()
+
+
+def test_limits_picture_and_versions_are_there() -> None:
+    plan = replace(PLAN, spec=replace(PLAN.spec, serving=ServingOptions(max_gmacs=0.5)))
+    text = card(plan, outcome_of(ROWS), {"torch": "2.0", "timm": "1.0"}, "heatmap.png")
+    assert "Limits asked for: --max-gmacs 0.5." in text and "(heatmap.png)" in text
+    assert "Limits asked for: none." in made() and "Made with torch 2.0, timm 1.0." in text
 
 
 def test_every_accuracy_has_its_split_and_sample_size() -> None:
@@ -84,7 +126,8 @@ def test_it_says_where_the_net_came_from() -> None:
     for words in ("It is the best.", "random", "700 train, 150 val, 140 test", "0123456789abcdef"):
         assert words in text
     assert "Trunk t1, 6 epochs" in text and "seed 0" in text and "arXiv:1906.06423" in text
-    assert "3 classes" in text and "4.00 M parameters, 0.5 GMACs" in text
+    assert "3 classes" in text and "4.00 M parameters, 0.5 GMACs an image" in text
+    assert "32 MB at its peak (float32, without workspaces)" in text
 
 
 @pytest.mark.parametrize("row", [ROWS[0], ROWS[1]], ids=["none", "fix"])

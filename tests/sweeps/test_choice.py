@@ -131,6 +131,15 @@ def test_latency_and_accuracy_are_limits_too() -> None:
     assert "of 1 rows within 10 ms" in reason
 
 
+def test_memory_is_a_limit_too() -> None:
+    small = a_row(60, 100, memory_mb=20.0, gmacs=2.0)
+    large = a_row(90, 100, memory_mb=30.0, gmacs=1.0, test_res=128)
+    result = decide([small, large], ServingOptions(max_memory_mb=20.0))
+    assert result.row == small and "of 1 rows within 20 MB" in result.reason
+    with pytest.raises(UserError, match=r"--max-memory-mb 10 rules out 2 \(the least 20\)"):
+        chosen(small, large, limits=ServingOptions(max_memory_mb=10.0))
+
+
 def test_an_arm_that_leaves_no_plain_net_is_never_chosen() -> None:
     pool, plain = a_row(90, 100, arm="pool"), a_row(60, 100, arm="crop1")
     assert chosen(pool, plain) == plain
@@ -138,7 +147,7 @@ def test_an_arm_that_leaves_no_plain_net_is_never_chosen() -> None:
 
 
 @pytest.mark.parametrize("seed", range(30))
-@pytest.mark.parametrize("cost", ["gmacs", "params_m", "latency_ms"])
+@pytest.mark.parametrize("cost", ["gmacs", "params_m", "memory_mb", "latency_ms"])
 def test_the_front_is_what_nothing_dominates(seed: int, cost: str) -> None:
     rng = random.Random(seed)
     rows = [
@@ -148,6 +157,7 @@ def test_the_front_is_what_nothing_dominates(seed: int, cost: str) -> None:
             arm=rng.choice(list(ARMS)),
             gmacs=rng.choice((0.1, 0.2, 0.4, 0.8)),
             params_m=rng.choice((4.0, 8.0)),
+            memory_mb=rng.choice((20.0, 30.0, 1500.0)),
             latency_ms=rng.choice((1.0, 2.0, 3.0)),
             train_res=32 * i,
         )

@@ -69,6 +69,7 @@ def test_options_of_all_groups(parse: Any) -> None:
         *("--data", "/d", "--variants", "b0", "lite1", "--train-res", "96", "--test-res", "96"),
         *("128", "--lr", "1e-4", "1e-2", "--optimizer", "sgd", "--no-dropout", "--reduction", "4"),
         *("--head-lr", "0.1", "--max-gmacs", "0.5", "--out", "o", "--seed", "7", "--dry-run"),
+        *("--max-memory-mb", "30", "--price-per-hour", "2.5", "--keep", "front", "--refit"),
     )
     assert found == spec_with(
         data=Path("/d"),
@@ -81,6 +82,10 @@ def test_options_of_all_groups(parse: Any) -> None:
         reduction=4,
         head_lr=(0.1,),
         max_gmacs=0.5,
+        max_memory_mb=30.0,
+        price_per_hour=2.5,
+        keep="front",
+        refit=True,
         out=Path("o"),
         seed=7,
         dry_run=True,
@@ -93,6 +98,7 @@ def test_options_of_all_groups(parse: Any) -> None:
         ["--no-such-option", "1"],
         ["--epochs", "many"],
         ["--optimizer", "adam"],
+        ["--keep", "some"],
         ["--lr", "0.1"],
         ["stray"],
     ],

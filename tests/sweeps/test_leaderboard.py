@@ -14,8 +14,9 @@ from sweeps.grid import Point
 from sweeps.leaderboard import SCHEMA, Row, read, row, rows_of, table, write
 from sweeps.plan import Cost
 from tests.sweeps.test_plan import HYPER, plan_of
-from tests.sweeps.test_spec import spec_with
+from tests.sweeps.test_spec import is_one_sentence, spec_with
 from trainables.cell import ArmResult
+from trainables.errors import UserError
 from trainables.evaluate import Score
 from trainables.heads import HeadSetting
 
@@ -34,6 +35,7 @@ def a_row(hits: int = 30, n: int = 50, **other: Any) -> Row:
         "top5": min(1.0, hits / n + 0.1),
         "params_m": 4.0,
         "gmacs": 0.5,
+        "memory_mb": 32.0,
         "latency_ms": None,
         "images_s": None,
         "seconds": 2.5,
@@ -55,7 +57,7 @@ ROWS = [
     a_row(arm="none", hits=20),
     a_row(hits=31),
     a_row(hits=3, n=7, split="test", variant="l2", top5=1.0),
-    a_row(hits=0, seconds=0.0, gmacs=170.9, params_m=480.3),
+    a_row(hits=0, seconds=0.0, gmacs=170.9, memory_mb=2668.1, params_m=480.3),
 ]
 
 
@@ -73,7 +75,7 @@ def test_schema_has_the_fields_names_and_plain_types(tmp_path: Path) -> None:
     types = {f.name: str(f.type) for f in found}
     assert {types[n] for n in ("variant", "arm", "split", "trunk", "cell")} == {"string"}
     assert {types[n] for n in ("train_res", "test_res", "n", "head_epochs")} == {"int64"}
-    assert {types[n] for n in ("top1", "top5", "params_m", "gmacs", "head_lr")} == {"double"}
+    assert {types[n] for n in ("top1", "params_m", "gmacs", "memory_mb", "head_lr")} == {"double"}
     nullable = {f.name for f in SCHEMA if f.nullable}
     assert nullable == {n for n in SCHEMA.names if n.startswith("head_")} - {"head_tried"} | {
         "latency_ms",
@@ -93,6 +95,24 @@ def test_a_missing_value_where_one_must_be_is_refused() -> None:
         table([wrong])
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        table(ROWS).drop_columns(["memory_mb"]),
+        table(ROWS).append_column("price", pa.array([1.0] * len(ROWS))),
+    ],
+    ids=["earlier", "later"],
+)
+def test_a_file_of_another_version_is_refused(written: pa.Table, tmp_path: Path) -> None:
+    path = tmp_path / "leaderboard.parquet"
+    pq.write_table(written, path)
+    (name,) = set(written.column_names) ^ set(SCHEMA.names)
+    with pytest.raises(UserError, match="another version") as refusal:
+        read(path)
+    message = str(refusal.value)
+    assert str(path) in message and name in message and is_one_sentence(message)
+
+
 @pytest.mark.parametrize("n", [1, 3, 7, 50, 999, 50_000])
 def test_hits_come_back_from_their_share(n: int) -> None:
     for hits in {0, 1, n // 3, n // 2, n - 1, n}:
@@ -109,9 +129,10 @@ def test_a_row_places_an_arms_result(head: HeadSetting | None) -> None:
         head=head,
         head_tried=30 if head else 0,
     )
-    made = row(trunk, 6, "c1", 160, Cost(params_m=4.0, gmacs=0.5), arm)
+    made = row(trunk, 6, "c1", 160, Cost(params_m=4.0, gmacs=0.5, memory_mb=32.0), arm)
     assert (made.variant, made.train_res, made.test_res) == ("b0", 128, 160)
     assert (made.top1, made.top5, made.n, made.hits1, made.split) == (0.4, 0.9, 50, 20, "val")
+    assert (made.params_m, made.gmacs, made.memory_mb) == (4.0, 0.5, 32.0)
     assert (made.trunk, made.cell, made.trunk_epochs) == (trunk.key, "c1", 6)
     setting = (
         made.head_optimizer,

@@ -12,8 +12,8 @@ import pytest
 
 from sweeps.grid import Point, point_of, resolve
 from sweeps.plan import Cost, Plan, cost, make
-from sweeps.spec import SweepSpec
-from tests.sweeps.test_spec import spec_with
+from sweeps.spec import SweepSpec, option
+from tests.sweeps.test_spec import is_one_sentence, spec_with
 from trainables.backbones import Weights
 from trainables.errors import UserError
 from trainables.transforms import EvalTransform
@@ -37,7 +37,9 @@ def plan_of(spec: SweepSpec, train: int = 120, val: int = 50, test: int = 40) ->
         classes=("cat", "dog", "fox"),
         weights={w.variant: w for w in weights_of(spec)},
         costs={
-            (v, r): Cost(params_m=4.0 + i, gmacs=(i + 1) * (r / 100) ** 2)
+            (v, r): Cost(
+                params_m=4.0 + i, gmacs=(i + 1) * (r / 100) ** 2, memory_mb=16.0 + (r / 100) ** 2
+            )
             for i, v in enumerate(spec.grid.variants)
             for r in {*grid.train_res, *grid.test_res}
         },
@@ -64,6 +66,7 @@ def test_a_class_costs_its_row_of_the_classifier() -> None:
     few, many = cost("b0", 64, classes=10), cost("b0", 64, classes=110)
     assert many.params_m - few.params_m == pytest.approx(100 * (1280 + 1) / 1e6)
     assert many.gmacs - few.gmacs == pytest.approx(100 * 1280 / 1e9)
+    assert many.memory_mb - few.memory_mb == pytest.approx(4 * (many.params_m - few.params_m))
 
 
 # --- counts -----------------------------------------------------------------------------------
@@ -220,12 +223,37 @@ def test_make_counts_and_prices_what_the_grid_asks_for() -> None:
 
 @pytest.mark.parametrize(
     ("options", "named"),
-    [({"max_params_m": 1.0}, "--max-params-m 1.0"), ({"max_gmacs": 0.001}, "--max-gmacs 0.001")],
+    [
+        ({"max_params_m": 1.0}, "--max-params-m 1.0"),
+        ({"max_gmacs": 0.001}, "--max-gmacs 0.001"),
+        ({"max_memory_mb": 5.0, "max_gmacs": 9.0}, "--max-memory-mb 5.0"),
+    ],
 )
 def test_limits_that_rule_out_everything_are_refused(options: dict[str, Any], named: str) -> None:
     spec = spec_with(variants=("lite0",), train_res=(32,), test_res=(32, 64), **options)
     with pytest.raises(UserError, match=f"^{named} rules out every cell.*lite0 at 32 px"):
         make(spec, images(), weights_of(spec))
+
+
+@pytest.mark.parametrize(
+    "names", [("max_params_m", "max_gmacs"), ("max_params_m", "max_gmacs", "max_memory_mb")]
+)
+def test_limits_that_rule_out_everything_together_are_all_named(names: tuple[str, ...]) -> None:
+    """Lite3 has fewer parameters, B2 fewer multiply-adds."""
+    spec = spec_with(variants=("lite3", "b2"), train_res=(64,), test_res=(64,))
+    light, quick = cost("lite3", 64, classes=10), cost("b2", 64, classes=10)
+    assert light.params_m < quick.params_m and quick.gmacs < light.gmacs
+    limits = {
+        "max_params_m": light.params_m,
+        "max_gmacs": quick.gmacs,
+        "max_memory_mb": max(light.memory_mb, quick.memory_mb),
+    }
+    asked = {name: limits[name] for name in names}
+    with pytest.raises(UserError) as refusal:
+        make(spec_with(spec, **asked, min_top1=0.5), images(), weights_of(spec))
+    named = " and ".join(f"{option(name)} {limit}" for name, limit in asked.items())
+    assert str(refusal.value).startswith(f"{named} together rule out every cell: ")
+    assert is_one_sentence(str(refusal.value))
 
 
 @pytest.mark.parametrize("known", [None, 1000])
@@ -245,5 +273,6 @@ def test_limits_that_leave_something_are_taken() -> None:
         test_res=(32, 64),
         max_gmacs=least.gmacs,
         max_params_m=least.params_m,
+        max_memory_mb=least.memory_mb,
     )
     assert make(spec, images(), weights_of(spec)).cells == 2

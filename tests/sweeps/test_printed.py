@@ -8,11 +8,13 @@ import pytest
 
 from sweeps.choice import Choice
 from sweeps.comparison import beside
+from sweeps.limits import rounded
 from sweeps.plan import Plan
-from sweeps.printed import plan_view, summary
+from sweeps.printed import COSTS, fronts, plan_view, summary
 from sweeps.unseen import Gain
 from tests.sweeps.test_console import file_console, output_of
 from tests.sweeps.test_leaderboard import a_row
+from tests.sweeps.test_outcome import outcome_of
 from tests.sweeps.test_plan import plan_of
 from tests.sweeps.test_spec import spec_with
 
@@ -67,7 +69,9 @@ def test_the_summary_shows_the_best_the_choice_and_test() -> None:
     rows += [a_row(60, 80, split="test", top5=0.988), a_row(50, 80, split="test", arm="crop1")]
     choice = Choice(row=rows[0], reason="It is cheap.", optimism=0.004)
     console = file_console()
-    console.print(summary(rows, choice, {"test": Gain(difference=0.125, error=0.04)}))
+    console.print(
+        summary(outcome_of(rows, choice, gains={"test": Gain(difference=0.125, error=0.04)}))
+    )
     text = output_of(console)
     assert "Best of 12 rows, on val (n=100)" in text
     shares = [float(m) for m in re.findall(r"fix +([\d.]+) ", text)]
@@ -77,6 +81,18 @@ def test_the_summary_shows_the_best_the_choice_and_test() -> None:
     assert "test     top-1 75.0 % (n=80, 95 % interval 64.5 to 83.2), top-5 98.8 %" in text
     assert "+12.5 points on the untuned trunk (paired, standard error 4.0)" in text
     assert "flatters its val top-1 by about 0.4 points" in text
+
+
+def test_a_refit_and_further_looks_at_test_are_told() -> None:
+    rows = [a_row(90, 100), a_row(45, 50, split="test")]
+    console = file_console()
+    console.print(summary(outcome_of(rows, refit=True, test_cells=3)))
+    output = " ".join(output_of(console).split())
+    assert "refit trained again on train + val; what follows is of that net" in output
+    assert "looked at the test split for 3 cells" in output
+    console = file_console()
+    console.print(summary(outcome_of(rows)))
+    assert "refit" not in output_of(console) and "looked at" not in output_of(console)
 
 
 def test_arms_are_compared_with_the_untuned_one_cell_by_cell() -> None:
@@ -90,7 +106,7 @@ def test_arms_are_compared_with_the_untuned_one_cell_by_cell() -> None:
         for res, hits in by_res.items()
     ]
     console = file_console()
-    console.print(summary(rows, Choice(row=rows[0], reason="So.", optimism=0.0), {}))
+    console.print(summary(outcome_of(rows)))
     text = output_of(console)
     assert "Arms over 2 cells, on val (n=100)" in text
     lines = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
@@ -102,5 +118,34 @@ def test_arms_are_compared_with_the_untuned_one_cell_by_cell() -> None:
 def test_published_figures_stand_beside_the_measured() -> None:
     rows = [a_row(800, 1000, variant="b0", train_res=224, test_res=320)]
     console = file_console()
-    console.print(summary(rows, Choice(row=rows[0], reason="So.", optimism=0.0), {}, beside(rows)))
+    console.print(summary(outcome_of(rows), beside(rows)))
     assert re.search(r"b0 +224 +320 +80\.2 +80\.0 +-0\.2 +fix +val, n=1000", output_of(console))
+
+
+def test_a_row_is_starred_where_it_is_on_a_costs_front() -> None:
+    costs = {
+        "b1": (2.0, 8.0, 1534.6, 20.0),
+        "b2": (1.0, 8.0, 80.0, 30.0),
+        "b3": (3.0, 4.0, 90.0, 20.0),
+    }
+    best, narrow, wide = (
+        a_row(hits, 100, variant=name, **dict(zip(COSTS, costs[name], strict=True)))
+        for name, hits in (("b1", 90), ("b2", 80), ("b3", 80))
+    )
+    console = file_console()
+    console.print(fronts([best, narrow, wide], list(COSTS), best))
+    lines = [line.split() for line in output_of(console).splitlines() if " fix " in line]
+    assert [line[0] for line in lines] == ["b2", "b1", "b3"]
+    assert [" ".join(line[5:]) for line in lines] == [
+        "1 * 8 80 * 30",
+        "2 * 8 * 1530 * 20 *",
+        "3 4 * 90 20",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cost", "words"),
+    [(0.0123456, "0.0123"), (20.0, "20"), (32.44, "32.4"), (999.7, "1000"), (2668.07, "2670")],
+)
+def test_costs_are_rounded_without_exponents(cost: float, words: str) -> None:
+    assert rounded(cost) == words

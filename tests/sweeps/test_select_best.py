@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def sweep(tmp_path: Path) -> Path:
         labels = torch.zeros(N, dtype=torch.int64)
         predicted = {arm: (torch.arange(N) >= hits).long() for arm, hits in by_arm.items()}
         rows += [
-            a_row(hits, N, arm=arm, test_res=res, gmacs=gmacs, cell=f"c{res}")
+            a_row(hits, N, arm=arm, test_res=res, gmacs=gmacs, memory_mb=res / 4, cell=f"c{res}")
             for arm, hits in by_arm.items()
         ]
         write_predictions(store.cell(f"c{res}") / PREDICTIONS, labels, predicted)
@@ -47,6 +48,7 @@ def test_hits_come_back_from_the_store(sweep: Path) -> None:
     [
         ((), "b0 64 -> 96 px, arm fix (90.0 %"),
         (("--max-gmacs", "0.2"), "b0 64 -> 64 px, arm fix (70.0 %"),
+        (("--max-memory-mb", "20"), "b0 64 -> 64 px, arm fix (70.0 %"),
         (("--max-gmacs", "0.5", "--min-top1", "0.8"), "b0 64 -> 96 px, arm fix (90.0 %"),
     ],
 )
@@ -57,6 +59,7 @@ def test_other_limits_choose_otherwise(
     assert main(["--sweep", str(sweep), *options]) == 0
     said = capsys.readouterr().out
     assert f"chosen   {chosen}, n={N})" in said and "Pareto fronts" in said
+    assert re.search(r"GMACs +M params +MB *\n", said)
     assert {p: p.read_bytes() for p in sweep.rglob("*") if p.is_file()} == before
 
 
@@ -70,7 +73,7 @@ def test_a_limit_on_latency_is_measured(
     monkeypatch.setattr("sweeps.timing.timed", measured)
     assert main(["--sweep", str(sweep), "--max-latency-ms", "7"]) == 0
     said = capsys.readouterr().out
-    assert "latency  one image, median, on" in said and "ms an image" in said
+    assert "latency  one image, median, on" in said and re.search(r"MB +ms *\n", said)
     assert "chosen   b0 64 -> 64 px, arm fix" in said
 
 
@@ -97,3 +100,38 @@ def test_a_folder_without_a_leaderboard_is_refused(
 ) -> None:
     assert main(["--sweep", str(tmp_path)]) == 2
     assert "holds no leaderboard yet" in capsys.readouterr().err
+
+
+def test_a_copy_in_an_object_store_does_as_well(
+    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (sweep / "store" / "cells" / "c64" / "delta-fix.safetensors").write_bytes(b"not needed")
+    assert main(["--sweep", sweep.as_uri(), "--max-gmacs", "0.2"]) == 0
+    assert "chosen   b0 64 -> 64 px, arm fix" in capsys.readouterr().out
+    assert main(["--sweep", (sweep / "nothing").as_uri()]) == 2
+    assert "holds no leaderboard yet" in capsys.readouterr().err
+    assert main(["--sweep", "nowhere://bucket/prefix"]) == 2
+    assert "--sweep nowhere://bucket/prefix cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("sweep_at", "target", "words"),
+    [
+        ("s3://bucket/sweep", "model", "--write needs the sweep's folder"),
+        ("runs:/0123", "model", "--write needs the sweep's folder"),
+        ("OUT", "full", "exists and is no model's folder"),
+    ],
+)
+def test_a_model_is_written_only_where_it_can_be(
+    sweep: Path,
+    sweep_at: str,
+    target: str,
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (sweep / "full").mkdir()
+    (sweep / "full" / "mine.txt").write_text("keep me")
+    at = str(sweep) if sweep_at == "OUT" else sweep_at
+    assert main(["--sweep", at, "--write", str(sweep / target)]) == 2
+    assert words in capsys.readouterr().err
+    assert (sweep / "full" / "mine.txt").read_text() == "keep me"

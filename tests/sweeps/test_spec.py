@@ -12,7 +12,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from sweeps.checks import check
 from sweeps.presets import RECIPES, builtin_digits
-from sweeps.spec import ArmName, SweepSpec, differences, identity, option
+from sweeps.spec import ArmName, SweepSpec, differences, identity, option, spec_of
 from trainables.arms import ARMS
 from trainables.errors import UserError
 from trainables.keys import plain
@@ -125,6 +125,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"concurrency": 0}, "--concurrency 0", "at least 1"),
     ({"cpus_per_trial": 0}, "--cpus-per-trial 0", "at least 1"),
     ({"gpus_per_trial": -1.0}, "--gpus-per-trial -1.0", "at least 0"),
+    ({"price_per_hour": -0.5}, "--price-per-hour -0.5", "at least 0"),
+    ({"price_per_hour": float("nan")}, "--price-per-hour nan", "at least 0"),
     ({"warmup_epochs": -0.5}, "--warmup-epochs -0.5", "at least 0"),
     ({"warmup_epochs": float("nan")}, "--warmup-epochs nan", "at least 0"),
     ({"warmup_epochs": 99.0}, "--warmup-epochs 99.0", "warm up for less"),
@@ -136,6 +138,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"hflip": -0.1}, "--hflip -0.1", "from 0 to 1"),
     ({"ema_decay": 1.0}, "--ema-decay 1.0", "from 0 to below 1"),
     ({"max_gmacs": 0.0}, "--max-gmacs 0.0", "more than 0"),
+    ({"max_memory_mb": 0.0}, "--max-memory-mb 0.0", "more than 0"),
     ({"max_latency_ms": 0.0}, "--max-latency-ms 0.0", "more than 0"),
     ({"min_top1": 90.0}, "--min-top1 90.0", "above 0 to 1"),
     ({"experiment": " "}, "--experiment", "is empty"),
@@ -195,6 +198,8 @@ FREE = {
     "experiment": "another",
     "register_as": "another",
     "also_test": ("v2=/elsewhere",),
+    "price_per_hour": 2.5,
+    "keep": "best",
     "dry_run": True,
 }
 BINDING: dict[str, Any] = {
@@ -235,9 +240,11 @@ BINDING: dict[str, Any] = {
     "head_batch_size": 8,
     "max_params_m": 5.0,
     "max_gmacs": 1.0,
+    "max_memory_mb": 30.0,
     "max_latency_ms": 10.0,
     "min_top1": 0.5,
     "seed": 1,
+    "refit": True,
 }
 
 
@@ -286,6 +293,14 @@ def test_an_option_that_one_side_does_not_know_is_a_difference() -> None:
     assert differences({"seed": 0}, {}) == ["--seed was 0, now None"]
 
 
+def test_a_limit_that_an_earlier_version_did_not_know_is_no_difference_until_it_is_set() -> None:
+    new = identity(SweepSpec(), "d1")
+    earlier = {name: value for name, value in new.items() if name != "max_memory_mb"}
+    assert earlier != new and differences(earlier, new) == []
+    asked = identity(spec_with(max_memory_mb=30.0), "d1")
+    assert differences(earlier, asked) == ["--max-memory-mb was None, now 30.0"]
+
+
 def test_identity_survives_json() -> None:
     asked = identity(builtin_digits(), "d1")
     assert differences(json.loads(json.dumps(asked)), asked) == []
@@ -299,3 +314,9 @@ def test_the_arms_are_those_of_the_table() -> None:
 def test_no_two_options_share_a_name() -> None:
     names = [option(name) for name in option_names()]
     assert len(names) == len(set(names))
+
+
+def test_a_spec_is_read_as_it_was_written() -> None:
+    spec = spec_with(data=Path("/a"), train_res=(64, 96), test_res="auto", lr=(0.1, 0.2))
+    for one in (spec, SweepSpec()):
+        assert spec_of(json.loads(json.dumps(plain(one)))) == one

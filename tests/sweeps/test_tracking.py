@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from matplotlib.figure import Figure
+from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from sweeps import leaderboard
 from sweeps.choice import Choice
 from sweeps.events import (
     CellBegan,
@@ -28,13 +31,16 @@ from sweeps.events import (
     TrunkEnded,
 )
 from sweeps.leaderboard import Row
-from sweeps.tracking import Tracking, _without_secret, default_uri
+from sweeps.mlflow_ui import without_secret
+from sweeps.sources import brought
+from sweeps.told import ROWS
+from sweeps.tracking import Tracking, default_uri
 from tests.sweeps.test_director import phase
 from tests.sweeps.test_leaderboard import a_row
 from tests.sweeps.test_plan import plan_of
 from tests.sweeps.test_spec import spec_with
-from trainables.cell import delta_path
-from trainables.errors import UserError
+from trainables.cell import PREDICTIONS, delta_path, recorded_hits, write_predictions
+from trainables.errors import SweepError, UserError
 from trainables.store import Store, write_tensors
 
 PLAN = plan_of(
@@ -84,6 +90,9 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Store, 
                  "test_res": cell.test_res}  # fmt: skip
         rows = (a_row(20 + i, arm="none", **place), a_row(30 + i, **place))
         write_tensors(delta_path(store, cell.key, "fix"), {"w": torch.zeros(2)})
+        labels = torch.zeros(50, dtype=torch.int64)
+        predictions = {"none": labels, "fix": labels}
+        write_predictions(store.cell(cell.key) / PREDICTIONS, labels, predictions)
         all_events.append(CellBegan(cell=cell, trunk=trunk))
         all_events.append(CellEnded(cell=cell, trunk=trunk, rows=rows))
         all_rows += rows
@@ -97,22 +106,34 @@ class Sweep:
         self.folder, self.client, self.id = folder, client, sweep_id
         self.events, self.store, self.rows = told
 
-    def tracking(self) -> Tracking:
+    def tracking(self, tell: Callable[[str], None] = lambda _: None) -> Tracking:
         uri = f"sqlite:///{self.folder}/mlflow.db"
-        return Tracking(uri, "fixres-sweeps", self.id, "a sweep", self.store)
+        return Tracking(uri, "fixres-sweeps", self.id, "a sweep", self.store, tell)
 
     def finish(self, tracking: Tracking) -> None:
         choice = Choice(row=self.rows[-1], reason="It is the best.", optimism=0.01)
-        (self.folder / "spec.json").write_text("{}")
-        files = [self.folder / "spec.json"]
-        tracking.finish(choice, [*self.rows, *UNSEEN], Figure(), files)
+        for name, to in (("spec.json", ""), ("heatmap.png", "figures")):
+            (self.folder / name).write_text("{}")
+            tracking.attach([self.folder / name], to)
+        tracking.finish(choice, [*self.rows, *UNSEEN])
         tracking.close("FINISHED")
 
-    def runs(self, role: str = "") -> list[Any]:
+    @property
+    def experiment_id(self) -> str:
         experiment = self.client.get_experiment_by_name("fixres-sweeps")
         assert experiment is not None
+        return str(experiment.experiment_id)
+
+    def models(self) -> list[Any]:
+        mine = f"tags.sweep = '{self.id}'"
+        return list(self.client.search_logged_models([self.experiment_id], filter_string=mine))
+
+    def files_of(self, model: Any) -> list[str]:
+        return [a.path for a in self.client.list_logged_model_artifacts(model.model_id)]
+
+    def runs(self, role: str = "") -> list[Any]:
         found = self.client.search_runs(
-            [experiment.experiment_id], f"tags.sweep = '{self.id}'", max_results=1000
+            [self.experiment_id], f"tags.sweep = '{self.id}'", max_results=1000
         )
         return [r for r in found if role in ("", r.data.tags["role"])]
 
@@ -171,7 +192,7 @@ def test_a_sweep_is_a_parent_with_a_run_for_each_trunk_and_cell(sweep: Sweep) ->
     assert parent.data.metrics["my set _v2_/top1"] == 0.25
     assert "(n = 50)" in parent.data.tags["mlflow.note.content"]
     artifacts = {a.path for a in sweep.client.list_artifacts(parent.info.run_id)}
-    assert {"heatmap.png", "leaderboard.json", "spec.json"} <= artifacts
+    assert {"figures", "leaderboard.json", "spec.json"} <= artifacts
 
 
 def test_cells_have_the_three_axes_as_their_only_parameters(sweep: Sweep) -> None:
@@ -194,14 +215,138 @@ def test_cells_have_the_three_axes_as_their_only_parameters(sweep: Sweep) -> Non
         assert run.data.tags["n_val"] == "50"
         own_trunk = trunks[f"trunk {event.trunk.key}"]
         assert run.data.tags["trunk_run"] == own_trunk.info.run_id
-        files = [a.path for a in sweep.client.list_artifacts(run.info.run_id, "checkpoint")]
-        assert files == ["checkpoint/delta-fix.safetensors"]
+        files = {a.path for a in sweep.client.list_artifacts(run.info.run_id)}
+        assert files == {ROWS, PREDICTIONS}
+        path = sweep.client.download_artifacts(run.info.run_id, ROWS)
+        assert leaderboard.read(Path(path)) == list(event.rows)
         assert run.data.tags["best_arm"] == "fix"
         assert (
             run.data.tags["head_fix"].endswith("of 30 tried") and "head_none" not in run.data.tags
         )
-        files = [a.path for a in sweep.client.list_artifacts(own_trunk.info.run_id, "checkpoint")]
-        assert files == ["checkpoint/trunk.safetensors"]
+
+
+def test_checkpoints_are_logged_models_with_their_metrics_and_their_origin(sweep: Sweep) -> None:
+    for _ in range(2):  # told twice they are there once
+        tracking = sweep.tracking()
+        for event in sweep.events:
+            tracking.on(event)
+        tracking.close("FINISHED")
+    (parent,) = sweep.runs("sweep")
+    digests = {i.dataset.name: i.dataset.digest for i in parent.inputs.dataset_inputs}
+    assert set(digests) == {f"built-in digits {split}" for split in ("train", "val", "test")}
+    assert len(set(digests.values())) == 3
+    models = {m.tags["key"]: m for m in sweep.models()}
+    ended = [e for e in sweep.events if isinstance(e, CellEnded)]
+    cells = {f"cell {e.cell.key}": e for e in ended}
+    assert models.keys() == cells.keys() | {f"trunk {e.trunk.key}" for e in ended}
+    assert len(sweep.models()) == len(models)
+    for key, event in cells.items():
+        metrics = {m.key: m for m in models[key].metrics}
+        assert metrics["val/top1_fix"].value == pytest.approx(event.rows[1].top1)
+        assert metrics["val/top1_fix"].dataset_digest == digests["built-in digits val"]
+        (run,) = [r for r in sweep.runs("cell") if r.data.tags["key"] == key]
+        inputs = sweep.client.get_run(run.info.run_id).inputs
+        assert inputs is not None
+        (source,) = inputs.model_inputs
+        assert source.model_id == models[f"trunk {event.trunk.key}"].model_id
+        assert [i.dataset.name for i in run.inputs.dataset_inputs] == ["built-in digits val"]
+        assert sweep.files_of(models[key]) == ["delta-fix.safetensors"]
+        assert sweep.files_of(models[f"trunk {event.trunk.key}"]) == ["trunk.safetensors"]
+
+
+def test_dropped_checkpoints_leave_the_disk_and_are_not_logged_again(sweep: Sweep) -> None:
+    tracking = sweep.tracking()
+    for event in sweep.events:
+        tracking.on(event)
+    tracking.flush()
+    models = {m.tags["key"]: m for m in sweep.models()}
+    (cell, *_) = [e for e in sweep.events if isinstance(e, CellEnded)]
+    for _ in range(2):
+        tracking.keep_only([cell.trunk.key], [cell.cell.key])
+        for event in sweep.events:
+            tracking.on(event)
+    tracking.close("FINISHED")
+    stay = {f"trunk {cell.trunk.key}", f"cell {cell.cell.key}"}
+    assert {m.tags["key"] for m in sweep.models()} == stay < models.keys()
+    for key, model in models.items():
+        folder = Path(model.artifact_location.removeprefix("file://"))
+        assert bool(list(folder.rglob("*.safetensors"))) == (key in stay)
+
+
+def test_a_choice_may_be_made_from_the_runs_alone(sweep: Sweep, tmp_path: Path) -> None:
+    """Of a sweep that is still running: its last cell is not done."""
+    tracking = sweep.tracking()
+    *done, last = sweep.events
+    assert isinstance(last, CellEnded)
+    for event in done:
+        tracking.on(event)
+    (sweep.folder / "spec.json").write_text(json.dumps({"classes": ["a", "b", "c"]}))
+    tracking.attach([sweep.folder / "spec.json"])
+    tracking.flush()
+    with brought(f"runs:/{tracking.parent_id}", tracking.uri) as folder:
+        rows = leaderboard.read(folder / "leaderboard.parquet")
+        assert set(rows) == set(sweep.rows) - set(last.rows)
+        for row in rows:
+            assert len(recorded_hits(Store(folder / "store"), row.cell, row.arm)) == row.n
+        assert json.loads((folder / "spec.json").read_text())["classes"] == ["a", "b", "c"]
+    assert not folder.exists()
+    tracking.close("KILLED")
+    missing = "f" * 32
+    with (
+        pytest.raises(UserError, match=f"--sweep runs:/{missing} cannot be read from MLflow"),
+        brought(f"runs:/{missing}", tracking.uri),
+    ):
+        pass
+
+
+def test_while_the_server_is_away_nothing_waits_and_nothing_is_lost(sweep: Sweep) -> None:
+    told: list[str] = []
+    tracking = sweep.tracking(told.append)
+    away = threading.Event()
+
+    def break_down(name: str) -> None:
+        whole = getattr(tracking.client, name)
+
+        def broken(*args: Any, **kwargs: Any) -> Any:
+            if away.is_set():
+                raise MlflowException("API request failed with exception: connection refused")
+            found = whole(*args, **kwargs)
+            if name == "create_run" and not lost:
+                lost.append(found)
+                raise MlflowException("the answer was lost on its way")
+            return found
+
+        setattr(tracking.client, name, broken)
+
+    lost: list[Any] = []
+    for name in ("create_run", "log_batch", "set_terminated", "search_runs", "log_inputs"):
+        break_down(name)
+    half = len(sweep.events) // 2
+    for event in sweep.events[:half]:
+        tracking.on(event)
+    tracking.flush()
+    away.set()
+    began = time.monotonic()
+    for event in sweep.events[half:]:
+        tracking.on(event)
+    assert time.monotonic() - began < 0.5
+    with pytest.raises(SweepError, match="the same command again writes what MLflow lacks"):
+        tracking.flush(patience_s=1.0)
+    away.clear()
+    sweep.finish(tracking)
+    check_whole(sweep)
+    assert len(lost) == 1
+    assert [line.split(" (")[0].split(" after")[0] for line in told] == [
+        "MLflow does not answer", "MLflow is back"
+    ] * 2  # fmt: skip
+
+
+def test_what_mlflow_refuses_is_not_tried_for_ever(sweep: Sweep) -> None:
+    tracking = sweep.tracking()
+    tracking.on(sweep.events[0])
+    tracking.put(lambda: tracking.runs.put_by("sweep", [Metric("@", 1.0, 0, 0)]))
+    with pytest.raises(MlflowException, match="Invalid value"):
+        tracking.flush()
 
 
 @pytest.mark.parametrize("part", [0.0, 0.15, 0.5, 0.8, 1.0])
@@ -211,6 +356,7 @@ def test_told_again_after_a_kill_it_stays_the_same(sweep: Sweep, part: float) ->
     first = sweep.tracking()
     for event in sweep.events[:stop]:
         first.on(event)
+    first.flush()
     second = sweep.tracking()
     replayed = [e for e in sweep.events[:stop] if not isinstance(e, (TrunkBegan, CellBegan))]
     for event in [*replayed, *sweep.events[min(stop, 1) :]]:
@@ -251,9 +397,10 @@ def test_a_run_whose_parameters_were_never_written_gets_them(sweep: Sweep) -> No
     """Its maker was killed between making the run and writing its parameters."""
     first = sweep.tracking()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(first, "_log_params", lambda *_: None)
+        patch.setattr(first.client, "log_batch", lambda *_, **__: None)
         for event in sweep.events[:3]:
             first.on(event)
+        first.flush()
     second = sweep.tracking()
     for event in sweep.events:
         second.on(event)
@@ -352,7 +499,7 @@ def test_where_to_track_without_being_told(monkeypatch: pytest.MonkeyPatch) -> N
     ],
 )
 def test_no_password_is_shown(uri: str, shown: str) -> None:
-    assert _without_secret(uri) == shown
+    assert without_secret(uri) == shown
 
 
 def test_the_way_to_the_ui(sweep: Sweep) -> None:

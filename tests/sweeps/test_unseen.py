@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from sweeps import unseen
+from sweeps.served import as_swept
 from tests.sweeps.test_leaderboard import a_row
 from tests.sweeps.test_plan import HYPER, plan_of
 from tests.sweeps.test_spec import spec_with
@@ -60,7 +61,8 @@ def test_each_set_is_read_for_the_chosen_arm_and_untuned(
     monkeypatch.setattr(unseen, "hits_of", hits)
     trunk = PLAN.trunk(PLAN.points[0], HYPER)
     chosen = a_row(trunk=trunk.key, arm=arm, variant=trunk.variant)
-    rows, gains = unseen.read_unseen(PLAN, chosen, store, PLACE, lambda *_: None)
+    served = as_swept(PLAN, chosen)
+    rows, gains = unseen.read_unseen(PLAN, served, store, PLACE, lambda *_: None)
     assert opened == [("v2", Path("/a")), ("sketch", Path("/b"))]
     sets = {"test": ("d1 test", (0, 1)), "v2": ("of v2", (1,)), "sketch": ("of sketch", (1,))}
     assert asked == [(name, *sets[name], a, 96) for name in sets for a in arms]

@@ -9,7 +9,7 @@ from tests.trainables.adapted import WHOLE, count_images, net_with, pixels_of
 from trainables.arms import ARMS
 from trainables.cell import adapted_state
 from trainables.evaluate import score
-from trainables.reading import Unseen, read
+from trainables.reading import Unseen, cells_read, read
 
 
 def unseen_of(made, split="test", name="test", present=(0, 1, 2)):
@@ -51,3 +51,12 @@ def test_a_set_of_fewer_classes_is_scored_among_its_own(made):
     reading = read(unseen_of(made, "val", "two", (0, 2)), made.store, made.cell, "fix", made.place)
     # Images of the absent class are never hit: such a set would not hold any.
     assert reading.score.hits1 == hits
+
+
+def test_every_look_is_kept_in_order(made):
+    assert cells_read(made.store, "looked") == []
+    for arm in ("fix", "crop1", "fix"):
+        read(unseen_of(made, name="looked"), made.store, made.cell, arm, made.place)
+    other = replace(made.cell, arms=("crop1",))
+    read(unseen_of(made, name="looked"), made.store, other, "crop1", made.place)
+    assert cells_read(made.store, "looked") == [made.cell.key, other.key]

@@ -16,6 +16,7 @@ from trainables.store import (
     read_lines,
     read_tensors,
     replacing,
+    replacing_folder,
     write_json,
     write_tensors,
     write_text,
@@ -51,6 +52,59 @@ def test_replacing_leaves_a_reader_of_the_old_file_with_all_of_it(tmp_path):
         write_text(path, "new")
         assert reader.read() == "old"
     assert path.read_text() == "new"
+
+
+def test_a_folder_is_replaced_whole_and_only_at_the_end(tmp_path):
+    folder = tmp_path / "out" / "model"
+    for content in ("first", "second"):
+        with replacing_folder(folder) as fresh:
+            assert fresh.parent == folder.parent  # a rename must not cross file systems
+            assert not list(fresh.iterdir())
+            (fresh / "code").mkdir(mode=0o700)
+            (fresh / "code" / content).write_text(content)
+            (fresh / "code" / content).chmod(0o600)
+            assert not (folder / "code" / content).exists()
+            assert folder.exists() == (content == "second")
+        assert {p.name for p in folder.rglob("*")} == {"code", content}
+        assert (folder / "code" / content).read_text() == content
+    assert [p.name for p in folder.parent.iterdir()] == ["model"]
+    modes = {p.name: p.stat().st_mode & 0o777 for p in [folder, *folder.rglob("*")]}
+    assert modes == {"model": 0o755, "code": 0o755, "second": 0o644}
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_a_folder_whose_block_fails_leaves_what_was_there(tmp_path, there, error):
+    folder = tmp_path / "model"
+    if there:
+        folder.mkdir()
+        (folder / "old").write_text("old")
+
+    def cut_short():
+        with replacing_folder(folder) as fresh:
+            (fresh / "new").write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        cut_short()
+    assert [p.name for p in tmp_path.rglob("*")] == (["model", "old"] if there else [])
+
+
+def test_a_folder_that_cannot_take_its_place_leaves_what_was_there(tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "old").write_text("old")
+    rename = Path.rename
+
+    def failing(self, target):
+        if (self / "new").exists():
+            raise OSError("stale handle")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OSError, match="stale"), replacing_folder(folder) as fresh:
+        (fresh / "new").write_text("new")
+    assert [p.name for p in tmp_path.rglob("*")] == ["model", "old"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,71 @@
+"""The evidence of a choice: its figures as PNG, and the report, one HTML file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from sweeps import figures
+from sweeps.comparison import compared
+from sweeps.history import History
+from sweeps.outcome import Outcome
+from sweeps.plan import Plan
+from sweeps.report.arms import arms
+from sweeps.report.curves import curves
+from sweeps.report.ledger import Ledger, ledger
+from sweeps.report.page import page
+from sweeps.report.pareto import pareto
+from sweeps.report.spending import spending
+from trainables.latency import device_name
+from trainables.store import write_text
+
+COSTS = ("gmacs", "params_m", "memory_mb", "latency_ms")
+
+
+def write_evidence(
+    out: Path, plan: Plan, outcome: Outcome, history: History, record: Mapping[str, Any]
+) -> list[Path]:
+    """``report.html`` and ``figures/*.png`` in ``out``.
+
+    Args:
+        record: what spec.json says.
+
+    Returns:
+        The figures' files.
+    """
+    spent = ledger(plan, history, outcome.rows, plan.spec.run.price_per_hour)
+    drawn = draw(plan, outcome, history, spent)
+    files = []
+    for name, figure in drawn.items():
+        files.append(out / "figures" / f"{name}.png")
+        figures.save(figure, files[-1])
+    text = page(
+        plan,
+        outcome,
+        spent,
+        drawn,
+        compared(plan.spec, outcome.rows),
+        versions=record["versions"],
+        command=" ".join(record["command"]),
+        device=device_name(),
+    )
+    write_text(out / "report.html", text)
+    return files
+
+
+def draw(plan: Plan, outcome: Outcome, history: History, spent: Ledger) -> dict[str, Figure]:
+    """The figures by name."""
+    rows, chosen = outcome.rows, outcome.choice.row
+    drawn = {
+        "heatmap": figures.heatmap(rows, plan, chosen),
+        "pareto": pareto(rows, COSTS, chosen, plan.spec.serving),
+        "curves": curves(list(history.trunks.values()), chosen.trunk, plan.spec.rungs),
+        "arms": arms(rows),
+        "spending": spending(spent),
+    }
+    if plan.spec.trunks.epochs == 0:
+        del drawn["curves"]  # nothing was learned
+    return drawn

@@ -1,0 +1,101 @@
+"""What the sweep spent, above what one trial a cell would have taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.offsetbox import AnnotationBbox, HPacker, TextArea
+from matplotlib.ticker import MaxNLocator
+
+from sweeps.report.ledger import Ledger, duration
+from sweeps.report.style import INK, NORMAL, QUIET, SMALL, STEPS, blank, quieten
+
+# Of Okabe and Ito's colours, as in the other figures.
+_PARTS = {
+    "phase 1, trunks": "#0072b2",
+    "phase 2, cells": "#e69f00",
+    "sets read after the choice": "#009e73",
+}
+_HEIGHT = 0.36  # of a bar, in lines
+
+
+def spending(ledger: Ledger) -> Figure:
+    """Two bars of trial time, each by its parts."""
+    untimed = ledger.saved_passes_s is None
+    spent = (ledger.trained_s, ledger.adapted_s, ledger.read_s)
+    saved = (ledger.saved_trunks_s, ledger.saved_passes_s or 0.0, 0.0)
+    lines = {
+        "this sweep": spent,
+        "one trial a cell\n(at least)" if untimed else "one trial a cell\n(estimated)": tuple(
+            a + b for a, b in zip(spent, saved, strict=True)
+        ),
+    }
+    without = f"{'at least' if untimed else 'about'} {duration(ledger.alone_s)}"
+    title = f"{duration(ledger.spent_s)} of trials, {without} had nothing been shared"
+    figure = blank(8.5, 2.5, title)
+    ax = figure.subplots()
+    quieten(ax, grid="x")
+    size, unit = _unit(max(map(sum, lines.values())))
+    for line, values in enumerate(lines.values()):
+        _bar(ax, line, values, size)
+        _total(ax, line, sum(values), size, ledger)
+        _parts(ax, line, dict(zip(_PARTS, values, strict=True)))
+    ax.set_xlim(0, 1.18 * max(map(sum, lines.values())) / size or 1.0)
+    ax.set_ylim(1.72, -0.42)
+    ax.set_yticks(range(len(lines)), list(lines))
+    ax.tick_params(axis="y", length=0, labelsize=NORMAL)
+    ax.spines["left"].set_visible(False)
+    ax.xaxis.set_major_locator(MaxNLocator(8, steps=STEPS))
+    ax.set_xlabel(f"time of trials ({unit})", fontsize=NORMAL, color=INK)
+    return figure
+
+
+def _unit(seconds: float) -> tuple[float, str]:
+    """Seconds in the unit that the longest time is said in, and its name."""
+    unit = duration(seconds).rpartition(" ")[2]
+    return {"h": 3600.0, "min": 60.0, "s": 1.0}[unit], unit
+
+
+def _bar(ax: Axes, line: int, values: tuple[float, ...], size: float) -> None:
+    left = 0.0
+    for seconds, colour in zip(values, _PARTS.values(), strict=True):
+        ax.barh(line, seconds / size, _HEIGHT, left=left, color=colour, linewidth=0)
+        left += seconds / size
+
+
+def _total(ax: Axes, line: int, seconds: float, size: float, ledger: Ledger) -> None:
+    money = ledger.money(seconds)
+    words = duration(seconds) + ("" if money is None else f"\ncosts {price(money)}")
+    ax.annotate(
+        words, xy=(seconds / size, line), xytext=(5, 0), textcoords="offset points",
+        ha="left", va="center", fontsize=NORMAL, weight="bold", color=INK, linespacing=1.15,
+    )  # fmt: skip
+
+
+def _parts(ax: Axes, line: int, parts: Mapping[str, float]) -> None:
+    """Below a bar what it is made of: named there, as a part may be too thin for its name."""
+    pieces: list[Artist] = []
+    for name, seconds in parts.items():
+        if seconds:
+            pieces.append(TextArea("■", textprops={"color": _PARTS[name], "fontsize": SMALL}))
+            words = f"{name}: {duration(seconds)}   "
+            pieces.append(TextArea(words, textprops={"color": QUIET, "fontsize": SMALL}))
+    if pieces:
+        box = AnnotationBbox(
+            HPacker(children=pieces, pad=0, sep=3, align="baseline"),
+            (0, line + _HEIGHT / 2),
+            xybox=(0, -4),
+            boxcoords="offset points",
+            box_alignment=(0, 1),
+            bboxprops={"edgecolor": "none", "facecolor": "white"},
+            pad=0,
+        )
+        ax.add_artist(box)
+
+
+def price(amount: float) -> str:
+    """Two decimals, or two digits of what is less."""
+    return f"{amount:,.2f}" if amount >= 0.1 or amount == 0 else f"{amount:.2g}"

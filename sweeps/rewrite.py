@@ -1,0 +1,91 @@
+"""Write the model of another choice than the one that a sweep came to."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sweeps import figures, placement
+from sweeps import plan as planning
+from sweeps.card import card
+from sweeps.choice import Choice
+from sweeps.console import Terminal
+from sweeps.data import open_images
+from sweeps.handover import write_model
+from sweeps.leaderboard import Row
+from sweeps.outcome import Outcome
+from sweeps.printed import unseen_lines
+from sweeps.pruning import check_there
+from sweeps.served import as_swept
+from sweeps.spec import ServingOptions, spec_of
+from sweeps.unseen import read_unseen
+from trainables.arms import ARMS
+from trainables.errors import UserError
+from trainables.reading import cells_read
+from trainables.store import Store
+from trainables.trunk import finished_trunk
+from trainables.workplace import Workplace
+
+
+def check_target(sweep: str, target: Path) -> None:
+    """Raises:
+    UserError: the model cannot be written from there, or would replace something else.
+    """
+    if "://" in sweep or sweep.startswith("runs:/"):
+        raise UserError(
+            f"--write needs the sweep's folder, and --sweep {sweep} is none: bring the folder "
+            "here, or choose without --write."
+        )
+    if target.exists() and not (target / "model.safetensors").exists():
+        raise UserError(f"--write {target} exists and is no model's folder: name a new one.")
+
+
+def rewrite(
+    out: Path,
+    record: Mapping[str, Any],
+    rows: Sequence[Row],
+    choice: Choice,
+    serving: ServingOptions,
+    target: Path,
+    terminal: Terminal,
+) -> None:
+    """Read the sets that nothing was chosen on for the choice, and write its model.
+
+    Args:
+        out: the sweep's folder, finished or running.
+        record: what its spec.json says.
+        rows: of val.
+        serving: the limits that the choice was made by.
+
+    Raises:
+        UserError: the images are not what they were, or the checkpoints were pruned.
+    """
+    store, row = Store(out / "store"), choice.row
+    check_there(store, row, changes=bool(ARMS[row.arm].changes))
+    spec = replace(spec_of(record["spec"]), serving=serving)
+    images, _ = open_images(spec, terminal)
+    if images.digest != record["identity"]["images"]:
+        raise UserError(f"--data {spec.images.data} holds other images than the sweep {out} saw.")
+    trunk, _ = finished_trunk(store, row.trunk)
+    plan = planning.make(spec, images, [trunk.weights])
+    place = Workplace(images=images, cache=spec.cache, threads=placement.own_threads())
+    counting = terminal.counting("decoding images")
+    unseen, gains = read_unseen(plan, as_swept(plan, row), store, place, counting)
+    outcome = Outcome(
+        rows=[*rows, *unseen],
+        choice=choice,
+        gains=gains,
+        refit=False,
+        test_cells=len(cells_read(store, "test")),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        picture = Path(folder) / "heatmap.png"
+        figures.save(figures.heatmap(outcome.rows, plan, row), picture)
+        text = card(plan, outcome, record["versions"], picture.name)
+        write_model(target, plan, as_swept(plan, row), store, card=text, picture=picture)
+    for line in unseen_lines(outcome):
+        terminal.console.print(line)
+    terminal.say(f"model    {target.resolve()}")

@@ -1,0 +1,121 @@
+"""A tracking server that goes away in mid-sweep, stopped and killed: nothing waits for it, nothing
+is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from tests.end_to_end.sweeping import ROOT, command, environment
+
+pytestmark = pytest.mark.slow
+AWAY_S = 6.0
+
+
+class Server:
+    """An MLflow server on loopback that can be stopped and started again."""
+
+    def __init__(self, folder: Path):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.uri, self.folder = f"http://127.0.0.1:{self.port}", folder
+        folder.mkdir()
+        self.start()
+
+    def start(self) -> None:
+        database, artifacts = f"sqlite:///{self.folder}/mlflow.db", str(self.folder / "artifacts")
+        options = {
+            "--backend-store-uri": database,
+            "--artifacts-destination": artifacts,
+            "--host": "127.0.0.1",
+            "--port": str(self.port),
+            "--workers": "1",
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", *(w for o in options.items() for w in o)],
+            cwd=self.folder,
+            env=environment() | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 90
+        while True:
+            try:
+                urllib.request.urlopen(f"{self.uri}/health", timeout=1)
+                return
+            except OSError:
+                assert time.monotonic() < deadline, "the server does not start"
+                time.sleep(0.2)
+
+    def end(self, signal_number: int) -> None:
+        os.killpg(self._process.pid, signal_number)
+        self._process.wait(30)
+
+
+def _wait(driver: subprocess.Popen[str], moment: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 300
+    while not moment():
+        assert driver.poll() is None, "the driver ended before the moment came"
+        assert time.monotonic() < deadline, "the moment never came"
+        time.sleep(0.05)
+
+
+def points(uri: str) -> dict[tuple[str, str], Any]:
+    """Every point of every run but what a clock or a machine measured, and parameters and ends."""
+    client = MlflowClient(tracking_uri=uri)
+    found: dict[tuple[str, str], Any] = {}
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    for run in client.search_runs(experiments, max_results=1000):
+        key = run.data.tags["key"]
+        assert (key, "status") not in found, "a run was made twice"
+        found[key, "status"] = run.info.status
+        found[key, "params"] = dict(run.data.params)
+        clocked = ("system/", "seconds", "work/seconds", "work/latency_ms")
+        for name in run.data.metrics:
+            if not name.startswith(clocked):
+                history = client.get_metric_history(run.info.run_id, name)
+                found[key, name] = sorted((m.step, m.value) for m in history)
+    models = client.search_logged_models(experiments)
+    found["", "models"] = sorted((m.tags["key"], len(m.metrics or ())) for m in models)
+    return found
+
+
+def test_nothing_is_lost(data: Path, undisturbed: Path) -> None:
+    out, server = data.parent / "outage", Server(data.parent / "server")
+    try:
+        driver = subprocess.Popen(
+            command(data, out, "--tracking-uri", server.uri),
+            cwd=ROOT,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        trunks, cells = out / "store" / "trunks", out / "store" / "cells"
+        for moment, signal_number in (
+            (lambda: len(list(trunks.glob("*/work.jsonl"))) >= 2, signal.SIGTERM),
+            (lambda: bool(list(cells.glob("*/rows.json"))), signal.SIGKILL),
+        ):
+            _wait(driver, moment)
+            server.end(signal_number)
+            time.sleep(AWAY_S)
+            server.start()
+        said, _ = driver.communicate(timeout=400)
+        assert driver.returncode == 0, said
+        assert said.count("MLflow does not answer") == said.count("MLflow is back") == 2, said
+        assert points(server.uri) == points(f"sqlite:///{undisturbed}/mlflow.db")
+    finally:
+        server.end(signal.SIGKILL)
