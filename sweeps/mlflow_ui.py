@@ -6,21 +6,18 @@ import base64
 import json
 import zlib
 from collections.abc import Sequence
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
-SWEEP_VIEW = "mlflow.sharedViewState.fixres"  # tag of an experiment that the UI reads
+
+def _view_key(sweep_id: str) -> str:
+    return f"sweep-{sweep_id}"
 
 
 def ui_command(uri: str, experiment_id: str, sweep_id: str) -> str:
     """What opens the UI at the cells of a sweep, best first, or where they are."""
-    query = {
-        "workflowType": "machine_learning",  # the UI's other half knows no runs
-        "searchFilter": f"tags.sweep = '{sweep_id}' and tags.role = 'cell'",
-        "orderByKey": "metrics.`val/top1`",  # sorted by a metric, the UI shows a flat list
-        "orderByAsc": "false",
-        "viewStateShareKey": SWEEP_VIEW.rpartition(".")[2],
-    }
-    path = f"/#/experiments/{experiment_id}/runs?{urlencode(query, quote_via=quote)}"
+    # The UI's other half knows no runs. Any more in the query, and it drops the view's columns.
+    query = {"workflowType": "machine_learning", "viewStateShareKey": _view_key(sweep_id)}
+    path = f"/#/experiments/{experiment_id}/runs?{urlencode(query)}"
     if uri.startswith("http"):
         return f"{without_secret(uri).rstrip('/')}{path}"
     return (
@@ -36,18 +33,19 @@ def compare_link(run_ids: Sequence[str], experiment_id: str) -> str:
     return f"[Compare the {len(run_ids)} cells](#/compare-runs?{urlencode(query)})"
 
 
-def sweep_view() -> str:
-    """The columns that tell cells apart, as the UI keeps a view that a person has saved."""
+def sweep_view(sweep_id: str, name: str) -> tuple[str, str]:
+    """A sweep's cells, best first, with the columns that tell them apart: key and value of a tag of
+    the experiment, in which the UI keeps the views that a person has saved."""
     columns = [
-        *("attributes.`Created`", "attributes.`Duration`"),
-        *(f"params.`{name}`" for name in ("variant", "train_res", "test_res")),
-        *(f"metrics.`{name}`" for name in ("val/top1", "val/top1_crop1", "val/top1_fix")),
-        *(f"metrics.`{name}`" for name in ("work/gmacs", "work/params_m", "work/seconds")),
-        *(f"tags.`{name}`" for name in ("best_arm",)),
+        "attributes.`Duration`",
+        *(f"params.`{column}`" for column in ("variant", "train_res", "test_res")),
+        *(f"metrics.`{column}`" for column in ("val/top1", "val/top1_crop1", "val/top1_fix")),
+        "metrics.`work/gmacs`",
+        "tags.`best_arm`",
     ]
     state = {
-        "searchFilter": "tags.role = 'cell'",
-        "orderByKey": "metrics.`val/top1`",
+        "searchFilter": f"tags.sweep = '{sweep_id}' and tags.role = 'cell'",
+        "orderByKey": "metrics.`val/top1`",  # sorted by a metric, the UI shows a flat list
         "orderByAsc": False,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
@@ -57,8 +55,9 @@ def sweep_view() -> str:
         "runsHiddenMode": "SHOW_ALL",
     }
     packed = base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
-    view = {"name": "Cells, best first", "createdAt": 0, "updatedAt": 0}
-    return json.dumps(view | {"state": f"deflate;{packed}"})
+    view = {"name": f"Cells of {name}, best first", "createdAt": 0, "updatedAt": 0}
+    key = f"mlflow.sharedViewState.{_view_key(sweep_id)}"
+    return key, json.dumps(view | {"state": f"deflate;{packed}"})
 
 
 def without_secret(uri: str) -> str:

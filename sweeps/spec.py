@@ -161,8 +161,7 @@ class RunOptions:
     price_per_hour: float | None = None
     """Price of an hour of one trial's machine, in any currency; for the report."""
     keep: Literal["all", "front", "best"] = "all"
-    """Checkpoints that stay once the sweep is finished: all, those on a Pareto front, or the chosen
-    one's; now, or later by the same command."""
+    """Checkpoints left once it is finished, now or later: all, the Pareto fronts' or the best's."""
     refit: bool = False
     """Train the chosen configuration again on train + val, and hand that over."""
     dry_run: bool = False

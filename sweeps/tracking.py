@@ -38,7 +38,7 @@ from sweeps.events import (
 )
 from sweeps.leaderboard import Row
 from sweeps.machine import Machine
-from sweeps.mlflow_ui import SWEEP_VIEW, compare_link, sweep_view, ui_command, without_secret
+from sweeps.mlflow_ui import compare_link, sweep_view, ui_command, without_secret
 from sweeps.outbox import Job, Outbox
 from sweeps.plan import Plan
 from sweeps.runs import Runs, dataset, passing
@@ -209,7 +209,8 @@ class Tracking:
         }
         for split, images in self._images.items():
             self.runs.use("sweep", images, split)
-        self.client.set_experiment_tag(self.experiment_id, SWEEP_VIEW, sweep_view())
+        view = sweep_view(self.sweep_id, self._name)
+        self.client.set_experiment_tag(self.experiment_id, *view)
         if self._machine is None:
             self._machine = Machine(self._take_sample)
 

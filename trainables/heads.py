@@ -155,8 +155,8 @@ def fit_setting(
 ) -> FittedHead:
     """Fit one setting for just its epochs, with nothing to judge it by.
 
-    From what ``fit`` picked the setting on, the head that ``fit`` gave; from more images, what it
-    comes to there.
+    From the features that ``fit`` picked the setting on, this is the head that ``fit`` gave: bit
+    for bit if it tried no other, else as far as a product of other matrices rounds alike.
 
     Args:
         views, labels, weight, bias: as of :func:`fit`.

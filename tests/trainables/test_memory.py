@@ -62,7 +62,7 @@ def test_views_and_results_in_place_take_nothing() -> None:
     assert peak(conv(3, 8), nn.ReLU()) == alone + 100 * 8
 
 
-def test_shared_weights_are_counted_once_and_buffers_too() -> None:
+def test_tied_weights_are_counted_once_and_buffers_too() -> None:
     first, same = conv(3, 3), conv(3, 3)
     apart = peak(first, same)
     assert peak(first, first) == apart - 9 * 3 * 3
