@@ -54,8 +54,10 @@ class Checkpoints:
         made = run.outputs.model_outputs if run.outputs else ()
         if model.model_id not in {output.model_id for output in made}:  # MLflow refuses it twice
             self._client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step)])
-        if made_from is not None and (source := self._runs.tags(made_from).get(TAG)):
-            self._client.log_inputs(self._runs.id(key), models=[LoggedModelInput(source)])
+        source = self._runs.tags(made_from).get(TAG) if made_from else None
+        used = run.inputs.model_inputs if run.inputs else ()
+        if source is not None and source not in {one.model_id for one in used}:
+            self._client.log_inputs(run.info.run_id, models=[LoggedModelInput(source)])
         self._runs.write(key, [_of_model(metric, model.model_id) for metric in metrics])
         self._client.finalize_logged_model(model.model_id, "READY")
         self._runs.tag(key, {TAG: model.model_id})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sweeps.leaderboard import Row
-from sweeps.limits import Bound, bounds
+from sweeps.limits import Bound, bounds, rounded
 from sweeps.optimism import optimism
 from sweeps.spec import ServingOptions, option
 from trainables.arms import ARMS, rank
@@ -80,13 +80,17 @@ def _why_none(rows: Sequence[Row], set_limits: Sequence[Bound]) -> str:
         values = [bound.value(r) for r in rows]
         out = sum(not bound.admits(r) for r in rows)
         if out:
-            extreme = f"most is {max(values):.3g}" if bound.at_least else f"least {min(values):.3g}"
+            extreme = (
+                f"most is {rounded(max(values))}"
+                if bound.at_least
+                else f"least {rounded(min(values))}"
+            )
             parts.append(f"{option(bound.name)} {bound.limit:g} rules out {out} (the {extreme})")
     nearest = min(rows, key=lambda r: max(bound.excess(r) for bound in set_limits))
     worst = max(set_limits, key=lambda bound: bound.excess(nearest))
     return (
         f"None of the {len(rows)} rows is within {_in_words(set_limits)}: {'; '.join(parts)}; the "
-        f"nearest miss is {_named(nearest)} with {worst.value(nearest):.3g} {worst.unit}."
+        f"nearest miss is {_named(nearest)} with {rounded(worst.value(nearest))} {worst.unit}."
     )
 
 

@@ -30,6 +30,7 @@ class Machine:
         self._interval = float(MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL.get() or INTERVAL_S)
         self._over = threading.Event()
         self._gauges = _gauges()
+        self._read()  # the first reading of a rate is nothing
         threading.Thread(target=self._watch, name="machine", daemon=True).start()
 
     def stop(self) -> None:
@@ -37,12 +38,15 @@ class Machine:
 
     def _watch(self) -> None:
         while not self._over.wait(self._interval):
-            values: dict[str, float] = {}
-            for gauge in self._gauges:
-                gauge.collect_metrics()
-                values |= {f"system/{k}": v for k, v in gauge.aggregate_metrics().items()}
-                gauge.clear_metrics()
-            self._take(values, int(time.time() * 1000))
+            self._take(self._read(), int(time.time() * 1000))
+
+    def _read(self) -> dict[str, float]:
+        values: dict[str, float] = {}
+        for gauge in self._gauges:
+            gauge.collect_metrics()
+            values |= {f"system/{k}": v for k, v in gauge.aggregate_metrics().items()}
+            gauge.clear_metrics()
+        return values
 
 
 def _gauges() -> list[BaseMetricsMonitor]:

@@ -6,6 +6,7 @@ anywhere in here ends with one logged model and one version all the same.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Metric
@@ -14,6 +15,7 @@ from mlflow.exceptions import MlflowException
 from sweeps.tracking import Tracking
 
 ALIAS, FORMER = "champion", "previous"
+VERSIONS = "mlflow.modelVersions"  # of a logged model: what the UI links it to
 KEY = "sweep"  # tells the parent run's model from those of trunks and cells
 
 
@@ -29,6 +31,9 @@ def register(tracking: Tracking, folder: Path, name: str, tags: dict[str, str]) 
     """
     model = _logged(tracking, folder, tags)
     number = _version(tracking, model, name, tags, _title(folder))
+    if VERSIONS not in model.tags:  # a server notes it, a database does not
+        noted = json.dumps([{"name": name, "version": number}])
+        tracking.client.set_logged_model_tags(model.model_id, {VERSIONS: noted})
     _name_champion(tracking, name, number)
     return f"models:/{name}/{number}"
 

@@ -56,15 +56,18 @@ class Runs:
         return dict(self._runs[key].data.tags)
 
     def ensure(
-        self, key: str, name: str, params: Mapping[str, Any], tags: Mapping[str, Any]
+        self, key: str, name: str, params: Mapping[str, Any], tags: Mapping[str, Any], at: int
     ) -> bool:
         """Make the run unless it is there; whether it is over already. One found half-way goes on.
 
         All runs but "sweep" are its children.
+
+        Args:
+            at: Unix time, ms, when it began, if it did so only now.
         """
         run = self._runs.get(key)
         if run is None:
-            run = self._create(key, name, tags)
+            run = self._create(key, name, tags, at)
         elif run.info.status not in (FINISHED, RUNNING):
             self.client.update_run(run.info.run_id, status=RUNNING)
         if params.keys() - run.data.params.keys():  # new, or its maker was killed between the two
@@ -73,12 +76,14 @@ class Runs:
             self._look_again(key)
         return bool(run.info.status == FINISHED)
 
-    def _create(self, key: str, name: str, tags: Mapping[str, Any]) -> Run:
+    def _create(self, key: str, name: str, tags: Mapping[str, Any], at: int) -> Run:
         system = {"mlflow.runName": name, "mlflow.source.name": "sweeps/fixres_grid.py"}
         if key != "sweep":
             system["mlflow.parentRunId"] = self.id("sweep")
         own = {"sweep": self.sweep_id, "key": key} | {k: str(v) for k, v in tags.items()}
-        self._runs[key] = self.client.create_run(self.experiment_id, tags=system | own)
+        self._runs[key] = self.client.create_run(
+            self.experiment_id, start_time=at, tags=system | own
+        )
         return self._runs[key]
 
     def _look_again(self, key: str) -> None:
@@ -112,9 +117,10 @@ class Runs:
         tag = InputTag("mlflow.data.context", context)
         self.client.log_inputs(self.id(key), datasets=[DatasetInput(dataset, [tag])])
 
-    def end(self, key: str, status: str = FINISHED) -> None:
+    def end(self, key: str, status: str = FINISHED, at: int | None = None) -> None:
+        """End the run, at this Unix time in ms, else now."""
         self.write(key)
-        self.client.set_terminated(self.id(key), status)
+        self.client.set_terminated(self.id(key), status, at)
         self._look_again(key)
 
     def end_all(self, status: str) -> None:

@@ -198,7 +198,9 @@ class _Sweep:
         if not self.plan.spec.run.refit:
             return as_swept(self.plan, row)
         self.terminal.say("refit: the chosen configuration is trained again, on train + val")
-        return refit(self.plan, row, self.images, self.store, self._context(cluster), cluster)
+        counting = self.terminal.counting("refit: epochs")
+        context = self._context(cluster)
+        return refit(self.plan, row, self.images, self.store, context, cluster, counting)
 
     def _register(self, outcome: Outcome, pictures: list[Path]) -> None:
         tracking, row = self.tracking, outcome.choice.row

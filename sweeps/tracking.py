@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -57,7 +58,11 @@ from trainables.errors import SweepError, UserError
 from trainables.store import Store
 from trainables.trunk import EpochReport, TrunkSpec, recorded_reports
 
-HTTP = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the outbox tries again
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 PATIENCE_S = 600.0  # with a server that is away when the sweep is done
 
 
@@ -86,7 +91,7 @@ class Tracking:
             UserError: the tracking store does not answer.
         """
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.update(HTTP)
+        os.environ.update(ENVIRONMENT)
         self.uri, self.sweep_id, self._name, self._store = uri, sweep_id, name, store
         for logger in ("mlflow", "alembic"):  # they tell of every table that they create
             logging.getLogger(logger).setLevel(logging.ERROR)
@@ -109,7 +114,7 @@ class Tracking:
             tell=lambda words: tell(f"MLflow {words}"),
         )
         self._machine: Machine | None = None
-        self._note = ""
+        self._note, self._at = "", 0  # when what is being written happened, Unix time, ms
         self._images: dict[str, Dataset] = {}
 
     @property
@@ -134,7 +139,13 @@ class Tracking:
     # --- how it is written ------------------------------------------------------------------
 
     def on(self, event: Event) -> None:
-        self.put(lambda: self._write(event))
+        at = int(time.time() * 1000)
+
+        def write() -> None:
+            self._at = at
+            self._write(event)
+
+        self.put(write)
 
     def put(self, job: Job) -> None:
         """Have something written after all that was told before. It may be done twice."""
@@ -200,7 +211,7 @@ class Tracking:
             "seed": plan.spec.run.seed,
             "mlflow.note.content": self._note,
         } | {f"n_{split}": n for split, n in plan.counts.items()}
-        if self.runs.ensure("sweep", self._name, params, tags):
+        if self.runs.ensure("sweep", self._name, params, tags, self._at):
             self.runs.reopen("sweep")
         source = str(data or plan.name)
         self._images = {
@@ -232,7 +243,7 @@ class Tracking:
         }
         tags = {"role": "trunk", "weights": trunk.weights.source, "epochs": trunk.recipe.epochs}
         name = f"{trunk.variant}-tr{trunk.train_res}-{trunk.key[:6]}"
-        over = self.runs.ensure(_key(trunk), name, params, tags)
+        over = self.runs.ensure(_key(trunk), name, params, tags, self._at)
         if not over:
             self.runs.use(_key(trunk), self._images["train"], "train")
         return over
@@ -242,7 +253,7 @@ class Tracking:
             return
         self.runs.write(_key(trunk), [m for report in reports for m in epoch_metrics(report)])
         self.runs.tag(_key(trunk), {"ended": why, "epochs_trained": len(reports)})
-        self.runs.end(_key(trunk), "FAILED" if why == "failed" else "FINISHED")
+        self.runs.end(_key(trunk), "FAILED" if why == "failed" else "FINISHED", self._at)
 
     def _log_trunk(self, trunk: TrunkSpec) -> None:
         """The weights of a trunk that cells are made from."""
@@ -273,14 +284,14 @@ class Tracking:
         }
         tags = {"role": "cell", "trunk": trunk.key, "trunk_run": self.runs.id(_key(trunk))}
         name = f"{trunk.variant}-tr{trunk.train_res}-te{cell.test_res}"
-        return self.runs.ensure(f"cell {cell.key}", name, params, tags)
+        return self.runs.ensure(f"cell {cell.key}", name, params, tags, self._at)
 
     def _cell_ended(self, cell: CellSpec, trunk: TrunkSpec, rows: Sequence[Row]) -> None:
         key = f"cell {cell.key}"
         if self._cell(cell, trunk):
             return
         if not rows:
-            self.runs.end(key, "FAILED")
+            self.runs.end(key, "FAILED", self._at)
             return
         self.runs.use(key, self._images["val"], "val")
         self.runs.write(key, cell_metrics(rows, self.runs.began(key)))
@@ -288,7 +299,7 @@ class Tracking:
         self.runs.tag(key, {"n_val": best.n, "best_arm": best.arm} | head_tags(rows))
         self._log_rows(key, cell, rows)
         self._log_cell(key, cell, trunk, rows)
-        self.runs.end(key)
+        self.runs.end(key, at=self._at)
 
     def _log_rows(self, key: str, cell: CellSpec, rows: Sequence[Row]) -> None:
         """What a choice among cells needs."""

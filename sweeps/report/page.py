@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -22,6 +20,7 @@ from sweeps.plan import Plan
 from sweeps.printed import looks_in_words
 from sweeps.report.ledger import Ledger, duration
 from sweeps.report.spending import price
+from sweeps.report.vector import inline
 from sweeps.spec import option
 from trainables import variants
 from trainables.arms import ARMS, UNTUNED, rank
@@ -98,7 +97,7 @@ def page(
         reason=outcome.choice.reason,
         numbers=_numbers(outcome, device),
         figures={
-            name: Drawn(svg=_inline(name, figure, captions[name][0]), caption=captions[name][1])
+            name: Drawn(svg=inline(name, figure, captions[name][0]), caption=captions[name][1])
             for name, figure in figures.items()
         },
         published=_published(compared),
@@ -108,7 +107,7 @@ def page(
         times=_times(ledger),
         images=_images(ledger),
         rows=_rows(outcome),
-        command=command,
+        command=command.replace(" --", " \\\n    --"),
         facts=_facts(plan, outcome, versions, device),
     )
 
@@ -135,10 +134,15 @@ def _count(n: int, what: str) -> str:
 
 def _title(outcome: Outcome) -> str:
     row, test = outcome.choice.row, outcome.test
-    return (
+    return _close(
         f"EfficientNet {row.variant}, trained at {row.train_res} px and served at {row.test_res} "
         f"px, has {_percent(test.top1)} % of test right (top-1, n = {test.n})"
     )
+
+
+def _close(words: str) -> str:
+    """Numbers on one line with their units, and with what they are the number of."""
+    return re.sub("(?<=[0-9n]) (?=px|%|=)|(?<=n =) ", "\N{NO-BREAK SPACE}", words)
 
 
 def _what(outcome: Outcome) -> str:
@@ -160,7 +164,7 @@ def _numbers(outcome: Outcome, device: str) -> list[Number]:
             name="Top-1 on test",
             value=_percent(test.top1),
             unit="%",
-            note=f"95 % interval {_interval(test)} (Wilson), n = {test.n}",
+            note=_close(f"95 % interval {_interval(test)} (Wilson), n = {test.n}"),
         )
     ]
     if gain is not None:
@@ -172,7 +176,7 @@ def _numbers(outcome: Outcome, device: str) -> list[Number]:
             name="Top-1 on val",
             value=_percent(row.top1),
             unit="%",
-            note=f"n = {row.n}; val chose, which {_flattery(outcome.choice)}",
+            note=_close(f"n = {row.n}; val chose, which {_flattery(outcome.choice)}"),
         )
     )
     found.append(Number(name="Work", value=f"{row.gmacs:.3g}", unit="GMACs", note="an image"))
@@ -211,13 +215,13 @@ def _captions(plan: Plan, outcome: Outcome, ledger: Ledger) -> dict[str, tuple[s
         ),
         "curves": (
             f"Top-1 on val of {_count(ledger.trunks, 'trunk')} over the epochs.",
-            f"{_count(ledger.trunks, 'trunk')}, {ledger.cut or 'none'} of them cut. Top-1 is that "
+            f"{_count(ledger.trunks, 'trunk')}, {ledger.cut or 'none'} cut by ASHA. Top-1 is that "
             "at the best of the trunk's test resolutions, on val, before any adaptation.",
         ),
         "arms": (
             f"What each arm gains on the trunk untuned, over {_count(ledger.cells, 'cell')}.",
-            f"Untuned is the same trunk on the same pixels (arm {UNTUNED}). Means hide that arms "
-            "gain most where test and train resolution are far apart.",
+            f"Untuned is the same trunk on the same pixels (arm {UNTUNED}). A mean over cells "
+            "hides where the gains are: the dots show it.",
         ),
         "spending": (
             f"Time of trials: {duration(ledger.spent_s)} spent, {duration(ledger.alone_s)} "
@@ -313,7 +317,9 @@ def _times(ledger: Ledger) -> Table:
         for name, seconds in saved
         if seconds != 0
     ]
-    names = ["what", "time of trials", *(["money"] if ledger.price_per_hour is not None else [])]
+    names = ["what", "time of trials"]
+    if ledger.price_per_hour is not None:
+        names.append(f"cost, at {ledger.price_per_hour:g} an hour")
     columns = _columns(*names, words=("what",))
     return Table(name="Time of trials", columns=columns, lines=tuple(lines))
 
@@ -407,36 +413,3 @@ def _start(plan: Plan, variant: str) -> str:
         return f"{variant}: random start"
     timm_id = variants.get(variant).timm_id
     return f"{variant}: {timm_id} ({weights.source}), digest {weights.digest[:16]}"
-
-
-# --- figures ------------------------------------------------------------------------------------
-
-
-def _inline(name: str, figure: Figure, label: str) -> Markup:
-    """The figure as an SVG element whose ids are its own, letters drawn as outlines.
-
-    Args:
-        name: a word; all ids begin with it.
-        label: what is seen, for those who do not see it.
-    """
-    # Laid out once: each further time it would differ, by rounding.
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    file = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "path"}):
-        figure.savefig(file, format="svg", metadata=nothing)
-    text = file.getvalue()
-    text = text[text.index("<svg") :]
-    # A style element would hold for the whole page, and comments repeat the texts.
-    for unwanted in (r"<!--.*?-->\s*", r"<style.*?</style>\s*", r"<metadata>.*?</metadata>\s*"):
-        text = re.sub(unwanted, "", text, flags=re.DOTALL)
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = re.sub(r'href="#', f'href="#{name}-', text)
-    text = re.sub(r"url\(#", f"url(#{name}-", text)
-    head, _, body = text.partition(">")
-    found = re.search(r'viewBox="([^"]*)"', head)
-    assert found, "matplotlib gives a view box"
-    width = float(found[1].split()[2])
-    start = Markup('<svg role="img" aria-label="{}" viewBox="{}" style="max-width: {}pt">')
-    return start.format(label, found[1], f"{width:g}") + Markup(body.rstrip())

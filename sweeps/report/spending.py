@@ -68,7 +68,7 @@ def _bar(ax: Axes, line: int, values: tuple[float, ...], size: float) -> None:
 
 def _total(ax: Axes, line: int, seconds: float, size: float, ledger: Ledger) -> None:
     money = ledger.money(seconds)
-    words = duration(seconds) + ("" if money is None else f"\ncosts {price(money)}")
+    words = duration(seconds) + ("" if money is None else f"\ncost {price(money)}")
     ax.annotate(
         words, xy=(seconds / size, line), xytext=(5, 0), textcoords="offset points",
         ha="left", va="center", fontsize=NORMAL, weight="bold", color=INK, linespacing=1.15,
@@ -97,5 +97,5 @@ def _parts(ax: Axes, line: int, parts: Mapping[str, float]) -> None:
 
 
 def price(amount: float) -> str:
-    """Two decimals, or two digits of what is less."""
-    return f"{amount:,.2f}" if amount >= 0.1 or amount == 0 else f"{amount:.2g}"
+    """To the hundredth, in whatever currency."""
+    return "< 0.01" if 0 < amount < 0.01 else f"{amount:,.2f}"

@@ -74,9 +74,9 @@ def _check_whole(out: Path, undisturbed: Path) -> None:
 
 
 def _served(out: Path) -> dict[str, bytes]:
-    """The files of the model that no clock is in."""
+    """The files of the model: no clock is in them."""
     folder = out / "model"
-    files = [p for p in folder.rglob("*") if p.is_file() and p.suffix not in (".md", ".png")]
+    files = [p for p in folder.rglob("*") if p.is_file()]
     return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -38,8 +39,12 @@ def test_everything_is_handed_over(undisturbed: Path) -> None:
     tuned = ARMS[choice["chosen"]["arm"]].changes
     assert [r["arm"] for r in tested] == [choice["chosen"]["arm"], *([UNTUNED] if tuned else [])]
     assert choice["val"]["n"] > 0 and all(r["n"] > 0 for r in choice["unseen"])
-    assert (undisturbed / "heatmap.png").read_bytes().startswith(b"\x89PNG")
-    for name in ("model.safetensors", "config.json", "labels.txt", "README.md"):
+    for name in ("heatmap", "pareto", "curves", "arms", "spending"):
+        picture = undisturbed / "figures" / f"{name}.png"
+        assert picture.read_bytes().startswith(b"\x89PNG")
+    assert (undisturbed / "report.html").read_text().lower().startswith("<!doctype html>")
+    forms = ("model.safetensors", "model.onnx", "model.pt2", "MLmodel")
+    for name in (*forms, "config.json", "labels.txt", "README.md", "heatmap.png"):
         assert (undisturbed / "model" / name).stat().st_size > 0
     assert not list(undisturbed.rglob("*.tmp")), "half-written files"
 
@@ -50,14 +55,32 @@ def test_every_trunk_is_trained_once(undisturbed: Path) -> None:
     assert all(times == 1 for trunk in counts.values() for times in trunk.values())
 
 
-def test_a_single_test_resolution_trains_the_same_trunks(undisturbed: Path, data: Path) -> None:
-    """The number of test resolutions changes what is scored, not what is trained at first."""
+def test_a_single_test_resolution_refit_and_pruned(undisturbed: Path, data: Path) -> None:
+    """The number of test resolutions changes what is scored, not what is trained at first. The
+    refit is a trunk of its own; what lost leaves the disk and MLflow."""
     out = data.parent / "single"
-    done = sweep(data, out, "--test-res", "48", "--samples", "1")
+    options = ("--test-res", "48", "--samples", "1", "--refit", "--keep", "best")
+    done = sweep(data, out, *options)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "refit    trained again on train + val" in done.stdout and "MB of OUT" in done.stdout
     counts = epochs_trained(out)
-    assert set(counts) < set(epochs_trained(undisturbed))
+    (again,) = set(counts) - set(epochs_trained(undisturbed))
     assert all(times == 1 for trunk in counts.values() for times in trunk.values())
+    spec = json.loads((out / "store" / "trunks" / again / "spec.json").read_text())
+    assert spec["images"].endswith("-trainval")
+    choice = json.loads((out / "choice.json").read_text())
+    assert (
+        choice["refit"] and "Trained again on train + val" in (out / "model/README.md").read_text()
+    )
+    left = {p.parent.name for p in (out / "store").rglob("trunk.safetensors")}
+    assert left == {again, choice["chosen"]["trunk"]}
+    assert not list((out / "store").rglob("train.arrow"))
+    kept = {p.parent.parent.name for p in (out / "mlartifacts").rglob("trunk.safetensors")}
+    assert len(kept) == 1
+    served = load_file(out / "model" / "model.safetensors")
+    trunk = load_file(out / "store" / "trunks" / again / "trunk.safetensors")
+    assert served["conv_stem.weight"].equal(trunk["conv_stem.weight"])
+    assert sweep(data, out, *options).returncode == 0  # a pruned sweep answers as before
 
 
 def test_timm_alone_scores_what_the_job_reported(undisturbed: Path, data: Path) -> None:
@@ -127,21 +150,33 @@ def test_mlflow_holds_one_run_for_each_trunk_and_cell(undisturbed: Path) -> None
             assert 0 <= run.data.metrics["val/top1"] <= 1
 
 
-def test_the_champion_in_mlflow_is_the_final_model(undisturbed: Path) -> None:
+def test_every_form_of_the_model_says_the_same(undisturbed: Path) -> None:
+    """timm, ONNX Runtime, PyTorch's program, and the champion from image files, on all of test."""
     import mlflow
     import numpy as np
+    import onnxruntime
     import timm
     import torch
 
-    choice = json.loads((undisturbed / "choice.json").read_text())
-    res = choice["chosen"]["test_res"]
+    folder = undisturbed / "model"
     mlflow.set_tracking_uri(f"sqlite:///{undisturbed}/mlflow.db")
     champion = mlflow.pyfunc.load_model("models:/fixefficientnet@champion")
-    model = timm.create_model(f"local-dir:{undisturbed / 'model'}", pretrained=True).eval()
-    pixels = np.random.default_rng(0).standard_normal((3, 3, res, res)).astype(np.float32)
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    config = timm.data.resolve_model_data_config(model, use_test_size=True)
+    transform = timm.data.create_transform(**config)
+    files = [Path(path) for path, _ in _test_files(undisturbed)]
+    pixels = torch.stack([transform(Image.open(path).convert("RGB")) for path in files])
     with torch.inference_mode():
-        expected = model(torch.from_numpy(pixels)).numpy()
-    np.testing.assert_allclose(champion.predict(pixels), expected, atol=1e-4)
+        expected = model(pixels).numpy()
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    (logits,) = session.run(None, {"pixels": pixels.numpy()})
+    program = torch.export.load(folder / "model.pt2").module()
+    answers = champion.predict({"image": [path.read_bytes() for path in files]})
+    atol = 1e-4 * max(1.0, float(np.abs(expected).max()))
+    for found in (logits, program(pixels).detach().numpy(), np.array(answers["logits"].tolist())):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
+    names = json.loads((folder / "config.json").read_text())["label_names"]
+    assert answers["label"].tolist() == [names[i] for i in expected.argmax(axis=1)]
 
 
 def test_a_finished_sweep_answers_from_its_store(undisturbed: Path, data: Path) -> None:
@@ -165,9 +200,15 @@ def test_another_choice_is_made_from_the_folder_alone(undisturbed: Path) -> None
     free = select("--latency")
     assert free.returncode == 0, free.stderr
     assert choice["reason"] in " ".join(free.stdout.split())
-    assert "ms an image" in free.stdout and "Pareto fronts" in free.stdout
+    assert re.search(r"MB +ms", free.stdout) and "Pareto fronts" in free.stdout
     tight = select("--max-gmacs", "0.02")
     assert tight.returncode == 0 and "-> 32 px" in tight.stdout.partition("chosen")[2]
+    other = undisturbed.parent / "small-model"
+    written = select("--max-gmacs", "0.01", "--write", str(other))
+    assert written.returncode == 0, written.stderr
+    card = (other / "README.md").read_text()
+    assert "Limits asked for: --max-gmacs 0.01" in card and "for 2 cells" in card
+    assert (other / "model.onnx").exists() and "-> 32 px" in card
     none = select("--max-gmacs", "0.001", "--min-top1", "0.1")
     assert none.returncode == 2 and "the nearest miss is" in none.stderr
     assert none.stderr.count("\n") == 1

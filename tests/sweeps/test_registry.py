@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,7 @@ STEPS = (
     "finalize_logged_model",
     "create_registered_model",
     "create_model_version",
+    "set_logged_model_tags",
     "set_registered_model_alias",
 )
 
@@ -136,6 +138,7 @@ def test_what_is_registered_is_the_folder(folder: Path, model: Path, tmp_path: P
     assert version.description == "lite0, 32 -> 64 px"
     (made,) = logged(tracking)
     assert made.status == LoggedModelStatus.READY and made.params == TAGS
+    assert json.loads(made.tags["mlflow.modelVersions"]) == [{"name": "net", "version": "1"}]
     assert {m.key: m.value for m in made.metrics} == {
         key: value for key, value in scores.items() if "top1" in key
     }

@@ -41,6 +41,7 @@ from tests.sweeps.test_plan import plan_of
 from tests.sweeps.test_spec import spec_with
 from trainables.cell import PREDICTIONS, delta_path, recorded_hits, write_predictions
 from trainables.errors import SweepError, UserError
+from trainables.keys import digest
 from trainables.store import Store, write_tensors
 
 PLAN = plan_of(
@@ -150,7 +151,7 @@ class Sweep:
 
 @pytest.fixture
 def sweep(folder: Path, client: MlflowClient, told: Any, request: pytest.FixtureRequest) -> Sweep:
-    return Sweep(folder, client, told, request.node.name)
+    return Sweep(folder, client, told, digest(request.node.name))
 
 
 def check_whole(sweep: Sweep) -> None:
@@ -252,6 +253,31 @@ def test_checkpoints_are_logged_models_with_their_metrics_and_their_origin(sweep
         assert [i.dataset.name for i in run.inputs.dataset_inputs] == ["built-in digits val"]
         assert sweep.files_of(models[key]) == ["delta-fix.safetensors"]
         assert sweep.files_of(models[f"trunk {event.trunk.key}"]) == ["trunk.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["log_outputs", "log_inputs", "finalize_logged_model"])
+def test_a_checkpoint_cut_off_in_its_logging_is_logged_once(
+    sweep: Sweep, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call is answered, and the answer is lost."""
+    first = sweep.tracking()
+    whole = getattr(first.client, name)
+    lost: list[Any] = []
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        found = whole(*args, **kwargs)
+        if not lost and "datasets" not in kwargs:
+            lost.append(args)
+            raise MlflowException("the answer was lost on its way")
+        return found
+
+    monkeypatch.setattr(first.client, name, broken)
+    for event in sweep.events:
+        first.on(event)
+    sweep.finish(first)
+    check_whole(sweep)
+    assert lost and len(sweep.models()) == len({m.tags["key"] for m in sweep.models()})
+    assert {m.status.name for m in sweep.models()} == {"READY"}
 
 
 def test_dropped_checkpoints_leave_the_disk_and_are_not_logged_again(sweep: Sweep) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.trainables.adapted import HEADS, net_with
-from trainables.affine import fit_affine
+from trainables.affine import fit_affine, fit_affine_setting
 from trainables.arms import AFFINE, CLASSIFIER
 from trainables.heads import HeadSetting
 
@@ -65,6 +65,19 @@ def test_it_ends_where_val_liked_it_best_and_gives_up_in_time(made, data):
         made, data, replace(grid, epochs=setting.epochs), replace(SETTING, lr=0.05), wrong
     )
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), again.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_setting_without_val_ends_where_val_picked_it(made, data, optimizer):
+    """Val's labels are other ones, so that it picks an epoch before the last."""
+    wrong, grid = (data[0], (data[1] + 1) % 3), replace(HEADS, epochs=9, patience=9)
+    net, setting, _ = fitted(made, data, grid, replace(SETTING, optimizer=optimizer), wrong)
+    assert setting.epochs < 9
+    alone = net_with(made.trunk)
+    fit_affine_setting(alone, data, setting, grid, seed=1, device=CPU)
+    assert not any(p.requires_grad for p in alone.parameters())
+    after = alone.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in net.state_dict().items())
 
 
 def test_a_step_too_far_leaves_the_start(made, data):

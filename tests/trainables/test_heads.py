@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from trainables import heads
-from trainables.heads import FittedHead, HeadGrid, HeadSetting, epoch_order, fit
+from trainables.heads import FittedHead, HeadGrid, HeadSetting, epoch_order, fit, fit_setting
 
 N, VAL, WIDTH, CLASSES = 70, 60, 12, 4
 GRID = HeadGrid(
@@ -292,3 +292,37 @@ def test_an_epochs_order_holds_everyone_once_and_is_new_each_epoch():
     assert all(sorted(order) == list(range(50)) for order in orders)
     assert len({tuple(order) for order in orders}) == 6
     assert epoch_order(50, 1, 2).tolist() == epoch_order(50, 1, 2).tolist()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("views", [1, 3])
+def test_a_setting_alone_is_fitted_as_it_was_among_others(
+    data: Data, optimizer: str, views: int
+) -> None:
+    picked = fitted(data, replace(GRID, optimizer=(optimizer,)), views)
+    alone = fit_setting(
+        data.views[:views],
+        data.labels,
+        data.weight,
+        data.bias,
+        picked.setting,
+        GRID,
+        seed=0,
+    )
+    torch.testing.assert_close(alone.weight, picked.weight, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(alone.bias, picked.bias, rtol=1e-4, atol=1e-5)
+    assert alone.setting == picked.setting and alone.tried == 0
+
+
+def test_the_only_setting_is_fitted_bit_for_bit(data: Data) -> None:
+    picked = fitted(data, ONE)
+    alone = fit_setting(
+        data.views[:1], data.labels, data.weight, data.bias, picked.setting, ONE, seed=0
+    )
+    assert alone.weight.equal(picked.weight) and alone.bias.equal(picked.bias)
+
+
+def test_a_setting_that_was_best_before_any_epoch_is_the_start(data: Data) -> None:
+    setting = replace(ONE.settings[0], epochs=0)
+    alone = fit_setting(data.views, data.labels, data.weight, data.bias, setting, ONE, seed=0)
+    assert alone.weight.equal(data.weight) and alone.bias.equal(data.bias)
