@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
+from sweeps.choice import eligible
 from sweeps.leaderboard import Row
 from sweeps.limits import bounds, rounded
 from sweeps.outcome import Outcome
@@ -97,13 +98,12 @@ def _front_matter(plan: Plan, outcome: Outcome) -> str:
 def _what_it_is(plan: Plan, outcome: Outcome) -> str:
     row, choice = outcome.choice.row, outcome.choice
     variant = variants.get(row.variant)
-    val = len([r for r in outcome.rows if r.split == "val"])
     lines = [
         f"{variant.timm_name}, trained at {row.train_res} px and tested at {row.test_res} px: "
         f"{ARMS[row.arm].words}.",
         "",
         f"- Top-1 {100 * row.top1:.1f} % on val (n = {row.n}); val chose the cell among "
-        f"{val} rows and the classifier among "
+        f"{len(eligible(outcome.rows))} rows and the classifier among "
         f"{max(1, row.head_tried)} (setting, epoch) pairs. The former flatters the best "
         f"row by about {max(0.0, 100 * choice.optimism):.1f} points (choosing again on halves of "
         "val), the latter adds to it.",

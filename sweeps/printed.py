@@ -185,6 +185,7 @@ def fronts(rows: Sequence[Row], costs: Sequence[str], chosen: Row) -> Table:
         title=f"Pareto fronts, top-1 on val (n={n}) against cost: * is on that front",
         title_justify="left",
         box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),  # nine columns in 80 characters
     )
     for name in ("variant", "train", "test", "arm", "top-1 %", *(COSTS[cost] for cost in costs)):
         table.add_column(name, justify="left" if name in ("variant", "arm") else "right")
