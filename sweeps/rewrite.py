@@ -87,5 +87,5 @@ def rewrite(
         text = card(plan, outcome, record["versions"], picture.name)
         write_model(target, plan, as_swept(plan, row), store, card=text, picture=picture)
     for line in unseen_lines(outcome):
-        terminal.console.print(line)
+        terminal.console.print(line, soft_wrap=True)
     terminal.say(f"model    {target.resolve()}")

@@ -80,7 +80,6 @@ def test_a_single_test_resolution_refit_and_pruned(undisturbed: Path, data: Path
     served = load_file(out / "model" / "model.safetensors")
     trunk = load_file(out / "store" / "trunks" / again / "trunk.safetensors")
     assert served["conv_stem.weight"].equal(trunk["conv_stem.weight"])
-    assert sweep(data, out, *options).returncode == 0  # a pruned sweep answers as before
 
 
 def test_timm_alone_scores_what_the_job_reported(undisturbed: Path, data: Path) -> None:
@@ -203,15 +202,30 @@ def test_another_choice_is_made_from_the_folder_alone(undisturbed: Path) -> None
     assert re.search(r"MB +ms", free.stdout) and "Pareto fronts" in free.stdout
     tight = select("--max-gmacs", "0.02")
     assert tight.returncode == 0 and "-> 32 px" in tight.stdout.partition("chosen")[2]
-    other = undisturbed.parent / "small-model"
-    written = select("--max-gmacs", "0.01", "--write", str(other))
-    assert written.returncode == 0, written.stderr
-    card = (other / "README.md").read_text()
-    assert "Limits asked for: --max-gmacs 0.01" in card and "for 2 cells" in card
-    assert (other / "model.onnx").exists() and "-> 32 px" in card
     none = select("--max-gmacs", "0.001", "--min-top1", "0.1")
     assert none.returncode == 2 and "the nearest miss is" in none.stderr
     assert none.stderr.count("\n") == 1
+
+
+def test_the_model_of_another_choice_is_written_and_owns_up_to_its_reading(
+    undisturbed: Path,
+) -> None:
+    choice = json.loads((undisturbed / "choice.json").read_text())
+    rows = pq.read_table(undisturbed / "leaderboard.parquet").to_pylist()
+    other = next(r for r in rows if r["split"] == "val" and r["cell"] != choice["chosen"]["cell"])
+    folder = undisturbed.parent / "other"
+    limits = {"--max-gmacs": other["gmacs"] * 1.001, "--min-top1": other["top1"] * 0.999}
+    argv = ["--sweep", str(undisturbed), *(str(w) for limit in limits.items() for w in limit)]
+    written = run_command([sys.executable, "sweeps/select_best.py", *argv, "--write", str(folder)])
+    assert written.returncode == 0, written.stderr
+    card = (folder / "README.md").read_text()
+    assert "--min-top1" in card and (folder / "model.onnx").exists()
+    looked = (undisturbed / "store" / "readings.jsonl").read_text().splitlines()
+    cells = {json.loads(line)["cell"] for line in looked if json.loads(line)["set"] == "test"}
+    again = f"Not the first reading: this sweep has looked at the test split for {len(cells)} cells"
+    assert (again in card) == (len(cells) > 1)
+    chosen = choice["chosen"]["test_res"]
+    assert (len(cells) > 1) == (f"-> {chosen} px" not in card.partition("\n# ")[2].splitlines()[0])
 
 
 def test_a_further_set_may_be_added_to_a_finished_sweep(undisturbed: Path, data: Path) -> None:
