@@ -22,7 +22,7 @@ sweep: $(VENV)/.whole-lite ## run a sweep: make sweep ARGS='--help'
 	@$(BIN)/python sweeps/fixres_grid.py $(ARGS)
 
 test: check ## lint, types, import rules, then the tests: make test ARGS='-k name'
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest $(ARGS)
 
 check: $(VENV)/.whole-dev ## lint, types and import rules alone
 	$(BIN)/ruff check .

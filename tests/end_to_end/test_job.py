@@ -19,7 +19,7 @@ import pytest
 
 from tests.end_to_end.sweeping import ROOT, command, environment, runs_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("job")]  # one head
+pytestmark = pytest.mark.slow
 RAY = str(Path(sys.executable).with_name("ray"))
 
 

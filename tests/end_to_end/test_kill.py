@@ -23,7 +23,7 @@ from tests.end_to_end.sweeping import (
     sweep,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("sweep")]  # one undisturbed sweep
+pytestmark = pytest.mark.slow
 
 
 def _first_epoch(out: Path) -> bool:

@@ -27,7 +27,7 @@ from tests.end_to_end.sweeping import (
 )
 from trainables.arms import ARMS, UNTUNED
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("sweep")]  # one undisturbed sweep
+pytestmark = pytest.mark.slow
 
 
 def test_everything_is_handed_over(undisturbed: Path) -> None:

@@ -19,7 +19,7 @@ from mlflow.tracking import MlflowClient
 
 from tests.end_to_end.sweeping import ROOT, command, environment
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("sweep")]  # one undisturbed sweep
+pytestmark = pytest.mark.slow
 AWAY_S = 6.0
 
 
