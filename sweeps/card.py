@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from sweeps.choice import eligible
 from sweeps.leaderboard import Row
-from sweeps.limits import bounds, rounded
+from sweeps.limits import asked, rounded
 from sweeps.outcome import Outcome
 from sweeps.plan import Plan
-from sweeps.printed import gain_in_words, looks_in_words
-from sweeps.spec import option
+from sweeps.printed import first_look, gain_in_words
 from trainables import variants
 from trainables.arms import ARMS, UNTUNED
 from trainables.intervals import wilson
@@ -35,7 +34,7 @@ def card(plan: Plan, outcome: Outcome, versions: Mapping[str, str], picture: str
         USE,
         "## Why this one",
         outcome.choice.reason,
-        f"Limits asked for: {_limits(plan)}.",
+        f"Limits asked for: {asked(plan.spec.serving)}.",
         f"![Top-1 over train and test resolution, before and after]({picture})",
         "## All cells",
         f"Top-1 on val in % (n = {row.n}), for each arm.",
@@ -125,19 +124,12 @@ def _on_unseen(outcome: Outcome) -> str:
     if outcome.gains:
         lines.append("")
         lines += [f"- {name}: {gain_in_words(gain)}" for name, gain in outcome.gains.items()]
-    once = "Read once, after the choice."
-    if outcome.test_cells > 1:
-        once = f"Not the first reading: {looks_in_words(outcome.test_cells)}."
     lines += [
         "",
-        f"{once} A set with fewer classes is scored among its own. Untuned is "
-        f"the same trunk on the same pixels (arm {UNTUNED}).",
+        f"{first_look(outcome.test_cells)} A set with fewer classes is scored among its own. "
+        f"Untuned is the same trunk on the same pixels (arm {UNTUNED}).",
     ]
     return "\n".join(lines)
-
-
-def _limits(plan: Plan) -> str:
-    return ", ".join(f"{option(b.name)} {b.limit:g}" for b in bounds(plan.spec.serving)) or "none"
 
 
 def _origin(plan: Plan, outcome: Outcome, versions: Mapping[str, str]) -> str:

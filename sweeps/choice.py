@@ -15,6 +15,7 @@ from trainables.arms import ARMS, rank
 from trainables.errors import UserError
 from trainables.intervals import paired_difference
 
+COSTS = ("gmacs", "params_m", "memory_mb", "latency_ms")
 Hits = Callable[[Row], np.ndarray]  # (n,) bool: which images of val a row has right
 
 
@@ -53,6 +54,11 @@ def choose(rows: Sequence[Row], limits: ServingOptions, hits: Hits) -> Choice:
         reason=_reason(chosen, best, error, len(allowed), set_limits),
         optimism=optimism(np.stack([right[r] for r in allowed])),
     )
+
+
+def known_costs(rows: Sequence[Row]) -> list[str]:
+    """The costs, fields of a row, that all of the rows have: latency may not have been measured."""
+    return [cost for cost in COSTS if all(getattr(row, cost) is not None for row in rows)]
 
 
 def front(rows: Sequence[Row], cost: str) -> list[Row]:

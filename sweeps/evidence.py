@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from sweeps import figures
+from sweeps.choice import COSTS
 from sweeps.comparison import compared
 from sweeps.history import History
 from sweeps.outcome import Outcome
@@ -21,8 +22,6 @@ from sweeps.report.pareto import pareto
 from sweeps.report.spending import spending
 from trainables.latency import device_name
 from trainables.store import write_text
-
-COSTS = ("gmacs", "params_m", "memory_mb", "latency_ms")
 
 
 def write_evidence(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 import tempfile
 from pathlib import Path
@@ -13,6 +12,7 @@ from mlflow.tracking import MlflowClient
 from sweeps import leaderboard
 from sweeps.leaderboard import Row
 from sweeps.mlflow_ui import without_secret
+from sweeps.runs import quiet_client
 from sweeps.told import ROWS
 from trainables.cell import PREDICTIONS
 from trainables.errors import UserError
@@ -25,9 +25,7 @@ def bring_runs(run_id: str, tracking_uri: str | None, folder: Path) -> None:
     Raises:
         UserError: MLflow does not answer, or has no such run.
     """
-    for logger in ("mlflow", "alembic"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
-    client = MlflowClient(tracking_uri=tracking_uri)
+    client = quiet_client(tracking_uri)
     try:
         parent = client.get_run(run_id)
         cells = client.search_runs(

@@ -1,25 +1,56 @@
-"""Hand over a choice: the model in every form that is served, its card and its picture, in a
-folder that appears whole or not at all."""
+"""Hand over a choice: what it is worth on unseen images, and the model in every form that is
+served, its card and its picture, in a folder that appears whole or not at all."""
 
 from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from sweeps import placement
+from sweeps.choice import Choice
 from sweeps.flavor import write_mlflow_model
+from sweeps.leaderboard import Row
+from sweeps.outcome import Outcome
 from sweeps.plan import Plan
 from sweeps.served import Served
+from sweeps.unseen import read_unseen
 from trainables import variants
 from trainables.cell import adapted_state, load_model, serving_transform
+from trainables.decode import Progress
 from trainables.export import write_timm
+from trainables.imageset import ImageSet
 from trainables.portable import check, write_onnx, write_program
+from trainables.reading import cells_read
 from trainables.store import Store, replacing_folder, write_text
 from trainables.transforms import EvalTransform
 from trainables.trunk import finished_trunk
+from trainables.workplace import Workplace
+
+
+def judge(
+    plan: Plan,
+    choice: Choice,
+    served: Served,
+    rows: Sequence[Row],
+    images: ImageSet,
+    store: Store,
+    progress: Progress,
+) -> Outcome:
+    """Read the sets that nothing was chosen on for what is served; ``rows`` are those of val."""
+    place = Workplace(images=images, cache=plan.spec.cache, threads=placement.own_threads())
+    unseen, gains = read_unseen(plan, served, store, place, progress)
+    return Outcome(
+        rows=[*rows, *unseen],
+        choice=choice,
+        gains=gains,
+        refit=served.refit,
+        test_cells=len(cells_read(store, "test")),
+    )
 
 
 def write_model(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sweeps.spec import ServingOptions
+from sweeps.spec import ServingOptions, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,11 @@ def bounds(limits: ServingOptions) -> list[Bound]:
         for name, unit, cost in known
         if (limit := getattr(limits, name)) is not None
     ]
+
+
+def asked(limits: ServingOptions) -> str:
+    """The limits that are set, as they were asked for."""
+    return ", ".join(f"{option(b.name)} {b.limit:g}" for b in bounds(limits)) or "none"
 
 
 def rounded(cost: float) -> str:

@@ -106,6 +106,13 @@ def unseen_lines(outcome: Outcome) -> list[Text]:
     return lines
 
 
+def first_look(cells: int) -> str:
+    """Whether what was read of test is this sweep's only reading: a sentence."""
+    if cells > 1:
+        return f"Not the first reading: {looks_in_words(cells)}."
+    return "Read once, after the choice."
+
+
 def looks_in_words(cells: int) -> str:
     """What readings beyond the first mean."""
     return (

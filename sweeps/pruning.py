@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweeps.choice import front
+from sweeps.choice import front, known_costs
 from sweeps.leaderboard import Row
 from trainables.cell import delta_path
 from trainables.errors import UserError
 from trainables.store import Store
 
-COSTS = ("gmacs", "params_m", "memory_mb", "latency_ms")
 FEATURES = ("train.arrow", "val.arrow")
 
 
@@ -30,9 +29,7 @@ def kept(rows: Sequence[Row], chosen: Row, keep: str) -> Kept:
     stay = {chosen}
     if keep == "front":
         val = [r for r in rows if r.split == "val"]
-        timed = all(r.latency_ms is not None for r in val)
-        costs = [cost for cost in COSTS if timed or cost != "latency_ms"]
-        stay |= {row for cost in costs for row in front(val, cost)}
+        stay |= {row for cost in known_costs(val) for row in front(val, cost)}
     # A finished sweep's other rows are of what was read in the end: that is handed over.
     stay |= {row for row in rows if row.split != "val"}
     return Kept(

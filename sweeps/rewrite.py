@@ -8,26 +8,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sweeps import figures, placement
+from sweeps import figures
 from sweeps import plan as planning
 from sweeps.card import card
 from sweeps.choice import Choice
 from sweeps.console import Terminal
 from sweeps.data import open_images
-from sweeps.handover import write_model
+from sweeps.handover import judge, write_model
 from sweeps.leaderboard import Row
-from sweeps.outcome import Outcome
 from sweeps.printed import unseen_lines
 from sweeps.pruning import check_there
 from sweeps.served import as_swept
 from sweeps.spec import ServingOptions, spec_of
-from sweeps.unseen import read_unseen
 from trainables.arms import ARMS
 from trainables.errors import UserError
-from trainables.reading import cells_read
 from trainables.store import Store
 from trainables.trunk import finished_trunk
-from trainables.workplace import Workplace
 
 
 def check_target(sweep: str, target: Path) -> None:
@@ -71,21 +67,13 @@ def rewrite(
         raise UserError(f"--data {spec.images.data} holds other images than the sweep {out} saw.")
     trunk, _ = finished_trunk(store, row.trunk)
     plan = planning.make(spec, images, [trunk.weights])
-    place = Workplace(images=images, cache=spec.cache, threads=placement.own_threads())
-    counting = terminal.counting("decoding images")
-    unseen, gains = read_unseen(plan, as_swept(plan, row), store, place, counting)
-    outcome = Outcome(
-        rows=[*rows, *unseen],
-        choice=choice,
-        gains=gains,
-        refit=False,
-        test_cells=len(cells_read(store, "test")),
-    )
+    served, counting = as_swept(plan, row), terminal.counting("decoding images")
+    outcome = judge(plan, choice, served, rows, images, store, counting)
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "heatmap.png"
         figures.save(figures.heatmap(outcome.rows, plan, row), picture)
         text = card(plan, outcome, record["versions"], picture.name)
-        write_model(target, plan, as_swept(plan, row), store, card=text, picture=picture)
+        write_model(target, plan, served, store, card=text, picture=picture)
     for line in unseen_lines(outcome):
         terminal.console.print(line, soft_wrap=True)
     terminal.say(f"model    {target.resolve()}")

@@ -7,6 +7,7 @@ a metric's point by step and time.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,6 +18,13 @@ from mlflow.tracking import MlflowClient
 FINISHED, RUNNING = "FINISHED", "RUNNING"
 
 
+def quiet_client(uri: str | None) -> MlflowClient:
+    """A client that does not tell of every table that it creates."""
+    for logger in ("mlflow", "alembic"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
+    return MlflowClient(tracking_uri=uri)
+
+
 class Runs:
     """What there is of them, and ways to write to them."""
 
@@ -24,6 +32,7 @@ class Runs:
         self.client, self.experiment_id, self.sweep_id = client, experiment_id, sweep_id
         self._runs: dict[str, Run] = {}
         self._put_by: dict[str, list[Metric]] = {}
+        self._used: set[tuple[str, str]] = set()  # by this process: what is noted needs no request
         self.reload()
 
     def reload(self) -> None:
@@ -114,8 +123,11 @@ class Runs:
 
     def use(self, key: str, dataset: Dataset, context: str) -> None:
         """Note the images that a run looked at, and what for."""
+        if (key, dataset.name) in self._used:
+            return
         tag = InputTag("mlflow.data.context", context)
         self.client.log_inputs(self.id(key), datasets=[DatasetInput(dataset, [tag])])
+        self._used.add((key, dataset.name))
 
     def end(self, key: str, status: str = FINISHED, at: int | None = None) -> None:
         """End the run, at this Unix time in ms, else now."""

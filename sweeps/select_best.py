@@ -65,7 +65,7 @@ def _tell(asked: Asked) -> None:
     from rich.console import Console
 
     from sweeps import leaderboard
-    from sweeps.choice import choose
+    from sweeps.choice import choose, known_costs
     from sweeps.console import Terminal
     from sweeps.printed import fronts, optimism_in_words
     from sweeps.rewrite import check_target, rewrite
@@ -85,11 +85,8 @@ def _tell(asked: Asked) -> None:
         if asked.latency or asked.serving.max_latency_ms is not None:
             rows = timed(rows, len(record["classes"]), store)
             console.print(f"latency  one image, median, on {device_name()}", markup=False)
-        costs = ["gmacs", "params_m", "memory_mb"]
-        if all(r.latency_ms is not None for r in rows):
-            costs.append("latency_ms")
         choice = choose(rows, asked.serving, lambda r: recorded_hits(store, r.cell, r.arm))
-        console.print(fronts(rows, costs, choice.row))
+        console.print(fronts(rows, known_costs(rows), choice.row))
         console.print(f"chosen   {choice.reason}", markup=False, soft_wrap=True)
         console.print(f"optimism {optimism_in_words(choice)}", markup=False, soft_wrap=True)
         if asked.write is not None:

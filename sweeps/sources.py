@@ -16,7 +16,6 @@ from pyarrow import fs
 from sweeps.from_mlflow import bring_runs
 from trainables.cell import PREDICTIONS
 from trainables.errors import UserError
-from trainables.store import Store
 
 BOARD, SPEC = "leaderboard.parquet", "spec.json"
 
@@ -80,7 +79,3 @@ def _bring_objects(uri: str, folder: Path) -> None:
 
 def _is_file(remote: fs.FileSystem, path: str) -> bool:
     return bool(remote.get_file_info(path).type == fs.FileType.File)
-
-
-def store_of(folder: Path) -> Store:
-    return Store(folder / "store")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeps import folder, leaderboard, placement, pruning
+from sweeps import folder, leaderboard, pruning
 from sweeps import plan as planning
 from sweeps.card import card
 from sweeps.choice import choose
@@ -19,7 +19,7 @@ from sweeps.data import open_images
 from sweeps.director import TrunkDirector
 from sweeps.events import SweepBegan, Watchers
 from sweeps.evidence import write_evidence
-from sweeps.handover import write_model
+from sweeps.handover import judge, write_model
 from sweeps.history import History
 from sweeps.leaderboard import Row
 from sweeps.live_board import LiveBoard
@@ -34,17 +34,14 @@ from sweeps.served import Served, as_swept
 from sweeps.spec import SweepSpec, identity
 from sweeps.timing import timed
 from sweeps.tracking import Tracking, default_uri
-from sweeps.unseen import read_unseen
 from trainables import backbones, variants
 from trainables.backbones import Weights
 from trainables.cell import recorded_hits
 from trainables.errors import SweepError, UserError
 from trainables.imageset import ImageSet
-from trainables.reading import cells_read
 from trainables.store import Store, make_writable, write_json
 from trainables.trials import TrialContext
 from trainables.trunk import recorded_reports
-from trainables.workplace import Workplace
 
 STOPPED_PATIENCE_S = 5.0  # with MLflow, where the sweep did not come to its end
 
@@ -175,18 +172,8 @@ class _Sweep:
         rows = timed(rows, len(plan.classes), store)
         choice = choose(rows, plan.spec.serving, lambda r: recorded_hits(store, r.cell, r.arm))
         served = self._served(choice.row, cluster)
-        place = Workplace(
-            images=self.images, cache=plan.spec.cache, threads=placement.own_threads()
-        )
         counting = self.terminal.counting("decoding images")
-        unseen, gains = read_unseen(plan, served, store, place, counting)
-        outcome = Outcome(
-            rows=[*rows, *unseen],
-            choice=choice,
-            gains=gains,
-            refit=served.refit,
-            test_cells=len(cells_read(store, "test")),
-        )
+        outcome = judge(plan, choice, served, rows, self.images, store, counting)
         leaderboard.write(out / "leaderboard.parquet", outcome.rows)
         pictures = write_evidence(out, plan, outcome, history, self.record)
         text = card(plan, outcome, self.record["versions"], pictures[0].name)

@@ -13,7 +13,6 @@ not told, the next one tells: all events come again, and writing again changes n
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
 import time
@@ -22,7 +21,6 @@ from pathlib import Path
 
 from mlflow.entities import Dataset, Metric
 from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
 
 from sweeps import leaderboard
 from sweeps.checkpoints import Checkpoints
@@ -42,7 +40,7 @@ from sweeps.machine import Machine
 from sweeps.mlflow_ui import compare_link, sweep_view, ui_command, without_secret
 from sweeps.outbox import Job, Outbox
 from sweeps.plan import Plan
-from sweeps.runs import Runs, dataset, passing
+from sweeps.runs import Runs, dataset, passing, quiet_client
 from sweeps.told import (
     EXPERIMENT_NOTE,
     ROWS,
@@ -93,9 +91,7 @@ class Tracking:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.update(ENVIRONMENT)
         self.uri, self.sweep_id, self._name, self._store = uri, sweep_id, name, store
-        for logger in ("mlflow", "alembic"):  # they tell of every table that they create
-            logging.getLogger(logger).setLevel(logging.ERROR)
-        self.client = MlflowClient(tracking_uri=uri)
+        self.client = quiet_client(uri)
         try:
             self.experiment_id = self._experiment(experiment)
             self.runs = Runs(self.client, self.experiment_id, sweep_id)

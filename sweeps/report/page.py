@@ -14,14 +14,13 @@ from matplotlib.figure import Figure
 from sweeps.choice import Choice
 from sweeps.comparison import Comparison
 from sweeps.leaderboard import Row
-from sweeps.limits import bounds, rounded
+from sweeps.limits import asked, rounded
 from sweeps.outcome import Outcome
 from sweeps.plan import Plan
-from sweeps.printed import looks_in_words
+from sweeps.printed import first_look
 from sweeps.report.ledger import Ledger, duration
 from sweeps.report.spending import price
 from sweeps.report.vector import inline
-from sweeps.spec import option
 from trainables import variants
 from trainables.arms import ARMS, UNTUNED, rank
 from trainables.intervals import wilson
@@ -199,7 +198,6 @@ def _captions(plan: Plan, outcome: Outcome, ledger: Ledger) -> dict[str, tuple[s
     n = f"n = {row.n}"
     val = f"{_percent(row.top1)} % on val ({n})"
     place = f"{row.variant}, {row.train_res} px to {row.test_res} px, arm {row.arm}"
-    asked = ", ".join(f"{option(b.name)} {b.limit:g}" for b in bounds(plan.spec.serving))
     cut = " A number of epochs under a value marks a trunk that was cut." if ledger.cut else ""
     return {
         "heatmap": (
@@ -211,7 +209,7 @@ def _captions(plan: Plan, outcome: Outcome, ledger: Ledger) -> dict[str, tuple[s
         "pareto": (
             f"Top-1 on val against the costs of serving. Ringed: {place}, {val}.",
             "Each point is a cell and an arm; on the stepped line nothing is both better and "
-            f"cheaper. Limits asked for: {asked or 'none'}.",
+            f"cheaper. Limits asked for: {asked(plan.spec.serving)}.",
         ),
         "curves": (
             f"Top-1 on val of {_count(ledger.trunks, 'trunk')} over the epochs.",
@@ -234,12 +232,10 @@ def _captions(plan: Plan, outcome: Outcome, ledger: Ledger) -> dict[str, tuple[s
 
 
 def _unseen_note(outcome: Outcome) -> str:
-    first = "Read once, after the choice."
-    if outcome.test_cells > 1:
-        first = f"Not the first reading: {looks_in_words(outcome.test_cells)}."
     return (
-        f"{first} A set with fewer classes is scored among its own. Untuned is the same trunk on "
-        f"the same pixels (arm {UNTUNED}); gains are paired, image by image."
+        f"{first_look(outcome.test_cells)} A set with fewer classes is scored among its own. "
+        f"Untuned is the same trunk on the same pixels (arm {UNTUNED}); gains are paired, image by "
+        "image."
     )
 
 
