@@ -98,6 +98,24 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     return load_file(path, device="cpu")
 
 
+def write_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Tensors and plain values, nested as they are."""
+    with replacing(path) as temporary:
+        torch.save(dict(state), temporary)
+
+
+def read_state(path: Path) -> dict[str, Any] | None:
+    """The state at ``path``, on the CPU, or None where there is none.
+
+    The store is ours, yet it is read as data only (``weights_only``).
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        return None
+    return state
+
+
 def write_batch(path: Path, batch: pa.RecordBatch) -> None:
     """An Arrow IPC file of one record batch, which can be read by mapping it."""
     with (

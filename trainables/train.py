@@ -29,8 +29,9 @@ from trainables.resolution import TEST_CROP_PCT
 from trainables.store import (
     Store,
     append_line,
-    replacing,
+    read_state,
     write_json,
+    write_state,
 )
 from trainables.transforms import EvalTransform, to_device, train_batches
 from trainables.trunk import (
@@ -92,18 +93,14 @@ class TrunkTraining:
         self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay) if recipe.ema_decay else None
 
     def _resume(self) -> None:
-        """Take up the last epoch that the store holds.
-
-        The store is ours, yet its state is read as data only (``weights_only``).
-        """
+        """Take up the last epoch that the store holds."""
         if (self.folder / "result.json").exists():
             raise ValueError(f"trunk {self.spec.key} is finished")
-        path = self.folder / "state.pt"
-        if not path.exists():
+        state = read_state(self.folder / "state.pt")
+        if state is None:
             if not (self.folder / "spec.json").exists():
                 write_json(self.folder / "spec.json", self.spec)
             return
-        state = torch.load(path, map_location="cpu", weights_only=True)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema:
@@ -244,8 +241,7 @@ class TrunkTraining:
         }
         if self.ema:
             state["ema"] = self.ema.module.state_dict()
-        with replacing(self.folder / "state.pt") as temporary:
-            torch.save(state, temporary)
+        write_state(self.folder / "state.pt", state)
 
 
 def _whole(test_res: int, variant: variants.Variant) -> EvalTransform:

@@ -11,7 +11,14 @@ import torch
 from trainables.backbones import Weights
 from trainables.evaluate import Score
 from trainables.keys import digest
-from trainables.store import Store, read_json, read_tensors, write_json, write_tensors
+from trainables.store import (
+    Store,
+    read_json,
+    read_state,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
 from trainables.transforms import Augmentation
 
 STAGE = "trunk 1"  # raise it when the same spec would give other weights
@@ -104,10 +111,9 @@ def recorded_reports(store: Store, key: str) -> list[EpochReport]:
     folder = store.trunk(key)
     done = read_json(folder / "result.json")
     if done is None:
-        path = folder / "state.pt"
-        if not path.exists():
-            return []
-        done = torch.load(path, map_location="cpu", weights_only=True)
+        done = read_state(folder / "state.pt")
+    if done is None:
+        return []
     return [epoch_report(r) for r in done["reports"]]
 
 
@@ -122,7 +128,8 @@ def settle(store: Store, key: str, why: str) -> None:
     if (folder / "result.json").exists():
         (folder / "state.pt").unlink(missing_ok=True)
         return
-    state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+    state = read_state(folder / "state.pt")
+    assert state is not None, f"no trunk {key} in training"
     write_tensors(folder / "trunk.safetensors", state.get("ema", state["model"]))
     write_json(folder / "result.json", {"why": why, "reports": state["reports"]})
     (folder / "state.pt").unlink()
