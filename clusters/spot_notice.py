@@ -1,0 +1,146 @@
+"""On the notice that this machine is about to be taken away, have its trials save their state.
+
+    python spot_notice.py aws        wait for the notice of AWS, then act
+    python spot_notice.py gcp        wait for that of Google Cloud, then act
+    python spot_notice.py now        act at once: what Kubernetes calls before it stops a pod
+
+To act is to tell Ray to place nothing here any more, so that no trial comes back to this machine;
+to send SIGTERM to its trials, which save within the epoch and end; and to wait for them. It needs
+nothing but Python and, for the same interpreter, Ray.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+# How the command lines begin that Ray gives to the processes which train: the trials (Tune wraps
+# their classes in one of this name) and the workers of trunks that train on several GPUs.
+TRIALS = ("ray::ResourceTrainable", "ray::TrunkTrial", "ray::CellTrial", "ray::RayTrainWorker")
+AWS = "http://169.254.169.254"
+GCP = "http://metadata.google.internal"
+AWS_EVERY_S = 5.0  # as AWS advises
+GCP_EVERY_S = 1.0
+TIMEOUT_S = 5.0
+DRAIN_S = 10.0  # Ray needs some 3 s for it; Google's notice leaves 30 s for all
+# No proxy: the metadata service is the machine's own.
+OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def fetch(url: str, headers: dict[str, str], *, method: str = "GET") -> str:
+    """Raises:
+    OSError: no answer, or one that is not 200 (urllib's HTTPError is an OSError).
+    """
+    request = urllib.request.Request(url, headers=headers, method=method)
+    with OPENER.open(request, timeout=TIMEOUT_S) as answer:
+        return str(answer.read().decode())
+
+
+def noticed_by_aws(base: str = AWS) -> bool:
+    """Whether AWS is to take this spot instance: instance-action is there two minutes ahead.
+
+    https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html
+    """
+    life = {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
+    token = fetch(f"{base}/latest/api/token", life, method="PUT")
+    try:
+        fetch(f"{base}/latest/meta-data/spot/instance-action", {"X-aws-ec2-metadata-token": token})
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            return False
+        raise
+    return True
+
+
+def noticed_by_gcp(base: str = GCP) -> bool:
+    """Whether Google Cloud is taking this spot instance, which then has 30 seconds left.
+
+    https://cloud.google.com/compute/docs/instances/create-use-preemptible-vms
+    """
+    url = f"{base}/computeMetadata/v1/instance/preempted"
+    return fetch(url, {"Metadata-Flavor": "Google"}).strip() == "TRUE"
+
+
+def wait_for_notice(noticed: Callable[[], bool], every_s: float) -> None:
+    """Return once the machine is to be taken. A metadata service that fails is asked again."""
+    while True:
+        try:
+            if noticed():
+                return
+        except OSError as error:
+            print(f"metadata service: {error}", file=sys.stderr, flush=True)
+        time.sleep(every_s)
+
+
+def trials(proc: Path = Path("/proc")) -> list[int]:
+    """Process ids of the trials that run on this machine."""
+    found = []
+    for path in proc.glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes()
+        except OSError:  # gone meanwhile
+            continue
+        if command.decode(errors="replace").startswith(TRIALS):
+            found.append(int(path.parent.name))
+    return sorted(found)
+
+
+def drain(deadline_s: int) -> None:
+    """Tell Ray that this node is about to be preempted. Without Ray's consent, go on all the same:
+    a trial that is placed here once more is lost once more, and has its state."""
+    ray = [sys.executable, "-m", "ray.scripts.scripts", "drain-node"]
+    why = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot notice"]
+    when = ["--deadline-remaining-seconds", str(deadline_s)]
+    try:
+        subprocess.run([*ray, *why, *when], check=True, timeout=DRAIN_S)
+    except (subprocess.SubprocessError, OSError) as error:
+        print(f"the node could not be drained: {error}", file=sys.stderr, flush=True)
+
+
+def end_trials(wait_s: float) -> list[int]:
+    """SIGTERM to every trial; return those still there after ``wait_s``."""
+    ended: set[int] = set()
+    until = time.monotonic() + wait_s
+    while left := trials():
+        for pid in left:
+            if pid not in ended:  # once: it is at its last step then
+                ended.add(pid)
+                try:
+                    os.kill(pid, signal.SIGTERM)
+                except OSError as error:
+                    print(f"trial {pid}: {error}", file=sys.stderr, flush=True)
+        if time.monotonic() >= until:
+            break
+        time.sleep(0.2)
+    return left
+
+
+def main(argv: Sequence[str]) -> int:
+    """Exit code: 0 all trials have ended, 1 some have not."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("cloud", choices=("aws", "gcp", "now"))
+    parser.add_argument("--wait", type=float, default=100, help="seconds for trials to save (100)")
+    options = parser.parse_args(argv)
+    if options.cloud == "aws":
+        wait_for_notice(noticed_by_aws, AWS_EVERY_S)
+    elif options.cloud == "gcp":
+        wait_for_notice(noticed_by_gcp, GCP_EVERY_S)
+    print(f"this machine is about to go: trials {trials()}", flush=True)
+    drain(int(options.wait))
+    left = end_trials(options.wait)
+    print(f"still there: {left}" if left else "all trials have ended", flush=True)
+    return 1 if left else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
