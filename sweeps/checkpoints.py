@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from mlflow.entities import LoggedModel, LoggedModelInput, LoggedModelOutput, Metric
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from sweeps.runs import Runs
+from trainables.store import Place, local_copy
 
 TAG = "checkpoint"  # of a run: the id of its logged model, or that it was dropped
 DROPPED = "dropped"
@@ -27,7 +27,7 @@ class Checkpoints:
         name: str,
         *,
         params: Mapping[str, Any],
-        files: Sequence[Path],
+        files: Sequence[Place],
         metrics: Sequence[Metric],
         step: int,
         made_from: str | None = None,
@@ -49,7 +49,8 @@ class Checkpoints:
             model_type=key.partition(" ")[0],
         )
         for path in files:
-            self._client.log_model_artifact(model.model_id, str(path))
+            with local_copy(path) as local:
+                self._client.log_model_artifact(model.model_id, str(local))
         run = self._client.get_run(self._runs.id(key))
         made = run.outputs.model_outputs if run.outputs else ()
         if model.model_id not in {output.model_id for output in made}:  # MLflow refuses it twice

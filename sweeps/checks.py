@@ -11,6 +11,7 @@ from typing import Any
 from sweeps.spec import ServingOptions, SweepSpec, in_words, option
 from trainables import variants
 from trainables.arms import ARMS
+from trainables.downloads import place_of
 from trainables.errors import UserError
 from trainables.images import SPLITS
 from trainables.resolution import SMALLEST
@@ -44,6 +45,7 @@ LIMITS = {
     "test_share": Limit(0, 0.5, open_low=True, open_high=True),
     "max_corrupt": Limit(0, 1),
     "cache_side": Limit(SMALLEST),
+    "cache_gb": Limit(0, open_low=True),
     "train_res": Limit(SMALLEST),  # below it, the last feature map has one position
     "test_res": Limit(SMALLEST),
     "epochs": Limit(0),
@@ -76,6 +78,8 @@ LIMITS = {
     "concurrency": Limit(1),
     "cpus_per_trial": Limit(1),
     "gpus_per_trial": Limit(0),
+    "gpu_memory_gb": Limit(0, open_low=True),
+    "workers_per_trial": Limit(1),
     "price_per_hour": Limit(0),
 }
 RANGES = ("lr", "weight_decay", "label_smoothing", "crop_scale")
@@ -153,6 +157,12 @@ def _check_together(spec: SweepSpec) -> None:
             f"--warmup-epochs {spec.trunks.warmup_epochs} is more than --epochs "
             f"{spec.trunks.epochs}: warm up for less."
         )
+    workers, batch = spec.run.workers_per_trial or 1, spec.trunks.batch_size
+    if batch < 2 * workers > 2:  # batch norm needs company
+        raise UserError(
+            f"--workers-per-trial {workers} shares a --batch-size of {batch}: give at least two "
+            "images for each worker."
+        )
     if spec.grid.recipe != "own" and spec.images.data is None:
         raise UserError(
             f"--recipe {spec.grid.recipe} is for ImageNet: give its folder as --data DIR."
@@ -178,8 +188,18 @@ def _check_together(spec: SweepSpec) -> None:
         )
 
 
+def _may_exist(data: str) -> bool:
+    """Whether it is there, if it is on this machine; a store is not asked.
+
+    Raises:
+        UserError: it is in no store that is known here.
+    """
+    place = place_of(data)
+    return not isinstance(place, Path) or place.exists()
+
+
 def _check_folders(spec: SweepSpec) -> None:
-    if spec.images.data is not None and not spec.images.data.expanduser().exists():
+    if spec.images.data is not None and not _may_exist(spec.images.data):
         raise UserError(f"--data {spec.images.data} does not exist: give a folder of images.")
     weights = spec.grid.weights
     if weights not in ("auto", "none") and not Path(weights).expanduser().is_dir():
@@ -193,7 +213,7 @@ def _check_folders(spec: SweepSpec) -> None:
                 f"--also-test {one} is not NAME=DIR: give a name (not train, val or test) and a "
                 "folder of images."
             )
-        if not Path(folder).expanduser().exists():
+        if not _may_exist(folder):
             raise UserError(f"--also-test {one}: {folder} does not exist: give a folder of images.")
     if len(spec.further) != len(spec.run.also_test):
         raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -9,8 +10,12 @@ from sweeps import embedded
 from sweeps.environment import on_cluster
 from sweeps.spec import SweepSpec
 from trainables.decode import Progress, prepare
+from trainables.downloads import place_of
 from trainables.imageset import ImageSet
 from trainables.keys import digest
+from trainables.remote import RemotePath, remote_path
+
+SENDERS = 16  # that wait for a store, not for a core
 
 
 class Teller(Protocol):
@@ -21,16 +26,18 @@ class Teller(Protocol):
     def counting(self, what: str) -> Progress: ...
 
 
-def open_images(spec: SweepSpec, teller: Teller) -> tuple[ImageSet, Path]:
-    """The image set and its folder; the built-in one is drawn where there is no other."""
+def open_images(spec: SweepSpec, teller: Teller) -> tuple[ImageSet, Path | RemotePath]:
+    """The image set and where it is from; the built-in one is drawn where there is no other."""
+    doing, data = "decoding images", None
     if spec.images.data is not None:
-        data = spec.images.data.expanduser().resolve()
+        data = place_of(spec.images.data)
+    if isinstance(data, RemotePath):
+        doing = "downloading and decoding images"
+    elif data is not None:
+        data = data.resolve()
     else:
-        base = spec.cache if not on_cluster() else spec.run.out.expanduser() / ".digits"
-        drawing = embedded.EmbeddedSpec(seed=spec.run.seed)
-        data = base / f"digits-{digest(embedded.VERSION, drawing)}"
-        embedded.make(data, drawing, teller.counting("drawing the built-in digits"))
-    images = prepare(data, spec.cache, spec.read, teller.counting("decoding images"))
+        data = _built_in(spec, teller)
+    images = prepare(data, spec.cache, spec.read, teller.counting(doing))
     if images.rejected:
         teller.say(
             f"{len(images.rejected)} files cannot be read and are left out (rejected.tsv in --out "
@@ -39,3 +46,34 @@ def open_images(spec: SweepSpec, teller: Teller) -> tuple[ImageSet, Path]:
     for note in images.notes:
         teller.say(note)
     return images, data
+
+
+def _built_in(spec: SweepSpec, teller: Teller) -> Path | RemotePath:
+    """The digits, drawn where every node sees them."""
+    drawing = embedded.EmbeddedSpec(seed=spec.run.seed)
+    name = f"digits-{digest(embedded.VERSION, drawing)}"
+    progress = teller.counting("drawing the built-in digits")
+    storage = spec.run.storage
+    in_out = on_cluster() and storage is None
+    folder = (spec.run.out.expanduser() / ".digits" if in_out else spec.cache) / name
+    if not on_cluster() or storage is None:
+        embedded.make(folder, drawing, progress)
+        return folder
+    shared = remote_path(storage) / name
+    if not (shared / embedded.MARKER).exists():
+        embedded.make(folder, drawing, progress)
+        _send(folder, shared)
+    return shared
+
+
+def _send(folder: Path, place: RemotePath) -> None:
+    """All files below, the one that says that all are there last."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    pictures = [path for path in files if path.name != embedded.MARKER]
+
+    def send(path: Path) -> None:
+        (place / path.relative_to(folder).as_posix()).send(path)
+
+    with ThreadPoolExecutor(max_workers=SENDERS) as pool:
+        list(pool.map(send, pictures))  # raises what one of them raised
+    (place / embedded.MARKER).send(folder / embedded.MARKER)

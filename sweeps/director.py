@@ -59,6 +59,10 @@ class TrunkDirector:
         return path.read_text(encoding="utf-8") if self._ended[key] == "failed" else ""
 
     @property
+    def plan(self) -> Plan:
+        return self._plan
+
+    @property
     def points(self) -> tuple[Point, ...]:
         return self._plan.points
 

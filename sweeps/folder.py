@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import time
@@ -16,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from sweeps.environment import on_cluster
 from sweeps.spec import SweepSpec, differences
+from sweeps.storage import SPEC, Storage
 from trainables.errors import UserError
 from trainables.imageset import ImageSet
 from trainables.keys import plain
@@ -29,10 +31,11 @@ def find(spec: SweepSpec) -> Path:
         UserError: it may not live there.
     """
     out = spec.run.out.expanduser()
-    if on_cluster() and not out.is_absolute():
+    kept = spec.run.storage and (spec.run.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI"))
+    if on_cluster() and not (out.is_absolute() or kept):
         raise UserError(
             f"--out {out} lies in the job's working copy, which is thrown away: give an absolute "
-            "path that every node sees."
+            "path that every node sees, or --storage and --tracking-uri."
         )
     out = out.resolve()
     if out.exists() and not out.is_dir():
@@ -66,7 +69,7 @@ def undo(out: Path, made_anew: bool) -> None:
         shutil.rmtree(out)
         return
     # A bare store stays: it may have been there, and the next sweep takes it up.
-    for name in ("spec.json", "rejected.tsv"):
+    for name in (SPEC, "rejected.tsv"):
         (out / name).unlink(missing_ok=True)
 
 
@@ -76,7 +79,7 @@ def read_record(out: Path, asked: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: the folder holds another sweep.
     """
-    record: dict[str, Any] = read_json(out / "spec.json") or {}
+    record: dict[str, Any] = read_json(out / SPEC) or {}
     differing = differences(record["identity"], asked) if record else []
     if differing:
         raise UserError(
@@ -87,7 +90,7 @@ def read_record(out: Path, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_record(
-    spec: SweepSpec, out: Path, asked: dict[str, Any], images: ImageSet
+    spec: SweepSpec, storage: Storage, asked: dict[str, Any], images: ImageSet
 ) -> dict[str, Any]:
     packages = (
         *("ray", "torch", "torchvision", "timm", "mlflow", "optuna", "onnx", "onnxruntime"),
@@ -97,12 +100,13 @@ def write_record(
         "sweep": uuid.uuid4().hex[:12],
         "command": ["python", "sweeps/fixres_grid.py", *sys.argv[1:]],
         "identity": asked,
+        "storage": storage.remote.uri if storage.remote else None,
         "spec": plain(spec),
         "classes": images.classes,
         "versions": {name: version(name) for name in packages},
         "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    write_json(out / "spec.json", record)
+    write_json(storage.out / SPEC, record)
     return record
 
 

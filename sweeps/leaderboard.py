@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from sweeps.plan import Cost
 from trainables.cell import ArmResult
 from trainables.errors import UserError
-from trainables.store import replacing
+from trainables.store import Place, write_file
 from trainables.trunk import TrunkSpec
 
 
@@ -104,9 +104,9 @@ def rows_of(arrow: pa.Table) -> list[Row]:
     return [Row(**r) for r in records]
 
 
-def write(path: Path, rows: Iterable[Row]) -> None:
-    with replacing(path) as temporary:
-        pq.write_table(table(rows), temporary)
+def write(path: Place, rows: Iterable[Row]) -> None:
+    whole = table(rows)
+    write_file(path, lambda temporary: pq.write_table(whole, temporary))
 
 
 def read(path: Path) -> list[Row]:

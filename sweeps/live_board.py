@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from sweeps import leaderboard
 from sweeps.events import CellEnded, Event
 from sweeps.leaderboard import Row
+from trainables.store import Place
 
 
 class LiveBoard:
-    """A watcher that keeps the file up to date, cell by cell."""
+    """A watcher that keeps the file up to date, cell by cell, wherever it is kept."""
 
-    def __init__(self, path: Path):
-        self._path = path
+    def __init__(self, *places: Place):
+        self._places = places
         self._rows: list[Row] = []
 
     def on(self, event: Event) -> None:
         if isinstance(event, CellEnded) and event.rows:
             self._rows += event.rows
-            leaderboard.write(self._path, self._rows)
+            for place in self._places:
+                leaderboard.write(place, self._rows)

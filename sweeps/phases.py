@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from sweeps import needs
 from sweeps.director import TrunkDirector
 from sweeps.events import CellBegan, CellEnded, CellsPlanned, Watcher
 from sweeps.grid import point_of
 from sweeps.leaderboard import Row, row
-from sweeps.placement import Placement
+from sweeps.placement import Placement, Room
 from sweeps.plan import Plan
 from trainables.arms import rank
 from trainables.cell import ArmResult, CellSpec, arm_result, recorded_results
@@ -27,7 +29,7 @@ from trainables.store import Store, write_text
 from trainables.trials import CellTrial, TrialContext, TrunkTrial
 from trainables.trunk import EpochReport, TrunkSpec, epoch_report, trained_epochs
 
-MAX_FAILURES = 3  # of a worker, a trial: it goes on from its last epoch
+MAX_FAILURES = 5  # of a trial, with no epoch done between; it goes on from what it saved
 Config = dict[str, Any]
 
 
@@ -74,12 +76,17 @@ class _Judge(_Unpickled, FIFOScheduler):
         super().__init__()
         self._goes_on = goes_on
         self.errors: dict[str, str] = {}  # by trial id: the trace of the last one
+        self._farthest: dict[str, int] = {}  # by trial id: results, the most at a stretch
 
     @property
     def supports_buffered_results(self) -> bool:
         return False
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        came = int(result["training_iteration"])
+        if came > self._farthest.get(trial.trial_id, 0):
+            self._farthest[trial.trial_id] = came
+            trial.run_metadata.num_failures = 0  # only those without progress between count
         goes_on = self._goes_on(trial.config, result)
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
@@ -100,7 +107,10 @@ def run_trunks(director: TrunkDirector, context: TrialContext, placement: Placem
 
     def give() -> Config | None:
         trunk = director.next()
-        return None if trunk is None else {"trunk": trunk, "scored": director.scored(trunk)}
+        if trunk is None:
+            return None
+        size = (trunk.variant, trunk.train_res)
+        return {"size": size, "trunk": trunk, "scored": director.scored(trunk)}
 
     def goes_on(config: Config, result: dict[str, Any]) -> bool:
         return director.report(config["trunk"], epoch_report(json.loads(result["report"])))
@@ -108,7 +118,8 @@ def run_trunks(director: TrunkDirector, context: TrialContext, placement: Placem
     def failed(config: Config, error: str) -> None:
         director.failed(config["trunk"], error)
 
-    run_trials(TrunkTrial, give, goes_on, failed, context, placement)
+    room = Room(placement=placement, needs=needs.of_trunks(director.plan))
+    run_trials(TrunkTrial, give, goes_on, failed, context, room)
 
 
 def cells_of(
@@ -143,6 +154,14 @@ class CellDesk:
             if results is not None:
                 self.take(key, results)
         self._waiting = [key for key in self._cells if key not in self._rows]
+
+    @property
+    def plan(self) -> Plan:
+        return self._plan
+
+    def variant(self, key: str) -> str:
+        """Of a cell's trunk."""
+        return self._cells[key][1].variant
 
     @property
     def over(self) -> bool:
@@ -194,7 +213,9 @@ def run_cells(desk: CellDesk, context: TrialContext, placement: Placement) -> No
 
     def give() -> Config | None:
         cell = desk.next()
-        return None if cell is None else {"cell": cell}
+        if cell is None:
+            return None
+        return {"size": (desk.variant(cell.key), cell.test_res), "cell": cell}
 
     def goes_on(config: Config, result: dict[str, Any]) -> bool:
         desk.take(config["cell"].key, [arm_result(r) for r in json.loads(result["results"])])
@@ -203,7 +224,8 @@ def run_cells(desk: CellDesk, context: TrialContext, placement: Placement) -> No
     def failed(config: Config, error: str) -> None:
         desk.failed(config["cell"].key, error)
 
-    run_trials(CellTrial, give, goes_on, failed, context, placement)
+    room = Room(placement=placement, needs=needs.of_cells(desk.plan))
+    run_trials(CellTrial, give, goes_on, failed, context, room)
 
 
 def run_trials(
@@ -212,28 +234,42 @@ def run_trials(
     goes_on: Callable[[Config, dict[str, Any]], bool],
     failed: Callable[[Config, str], None],
     context: TrialContext,
-    placement: Placement,
+    room: Room,
 ) -> None:
     """One Tuner over what ``give`` gives. Tune's own files are of no use afterwards.
 
     Args:
-        give: the next configuration; None: no more.
+        give: the next configuration, with its ``size``, as the room has it; None: no more.
         goes_on: whether a trial goes on after a result. A trial may be told of twice.
         failed: told of a configuration that no retry saved, and its trace.
+
+    Raises:
+        UserError: a trial could never be placed.
     """
-    scratch = Path(tempfile.mkdtemp(prefix="fixres-tune-"))
-    resources = {"cpu": placement.cpus, "gpu": placement.gpus}
+    asks = room.asks
+
+    def placed() -> Config | None:
+        config = give()
+        return config if config is None else {**config, **asks[config["size"]].told}
+
     judge = _Judge(goes_on)
-    feed = _Feed(give, lambda trial_id, config: failed(config, judge.errors.get(trial_id, "")))
+    feed = _Feed(placed, lambda trial_id, config: failed(config, judge.errors.get(trial_id, "")))
+    scratch = Path(tempfile.mkdtemp(prefix="fixres-tune-"))
+    context = replace(context, threads=room.cpus)
     try:
         tune.Tuner(
-            tune.with_resources(tune.with_parameters(trainable, context=context), resources),
+            tune.with_resources(
+                tune.with_parameters(trainable, context=context),
+                lambda config: tune.PlacementGroupFactory([config["resources"]]),
+            ),
             tune_config=tune.TuneConfig(
                 search_alg=feed,
                 scheduler=judge,
                 num_samples=-1,
-                max_concurrent_trials=placement.concurrency,
-                reuse_actors=True,
+                max_concurrent_trials=room.concurrency,
+                # An idle process keeps its GPU for the next trial: workers, whom Tune does not
+                # know of, would wait for it in vain.
+                reuse_actors=all(ask.workers == 1 for ask in asks.values()),
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(

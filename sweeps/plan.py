@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -21,6 +23,7 @@ from trainables.heads import HeadGrid
 from trainables.images import SPLITS
 from trainables.imageset import ImageSet
 from trainables.memory import peak_mb
+from trainables.remote import is_uri
 from trainables.transforms import Augmentation, EvalTransform
 from trainables.trunk import Hyper, Recipe, TrunkSpec
 
@@ -52,7 +55,12 @@ class Plan:
     def name(self) -> str:
         """Of the images: their folder's, without the way to it."""
         data = self.spec.images.data
-        return "built-in digits" if data is None else data.expanduser().resolve().name
+        if data is None:
+            return "built-in digits"
+        if is_uri(data):
+            parts = urlsplit(data)
+            return PurePosixPath(unquote(parts.path)).name or parts.netloc
+        return Path(data).expanduser().resolve().name
 
     @property
     def points(self) -> tuple[Point, ...]:

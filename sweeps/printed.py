@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import floor
 
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sweeps import needs, placement
 from sweeps.choice import Choice, front
 from sweeps.comparison import Comparison
 from sweeps.leaderboard import Row
 from sweeps.limits import rounded
 from sweeps.outcome import Outcome
+from sweeps.placement import Ask, Need, Room
 from sweeps.plan import Plan
 from sweeps.unseen import Gain
 from trainables.arms import UNTUNED, rank
@@ -45,7 +48,7 @@ def plan_view(plan: Plan) -> Group:
         lines.append(
             "labels   classes in the order of their names are taken for the weights' own order"
         )
-    return Group(*(Text(line) for line in lines), _costs(plan))
+    return Group(*(Text(line) for line in lines), _costs(plan), *_gpus(plan))
 
 
 def _px(resolutions: Sequence[int]) -> str:
@@ -74,6 +77,34 @@ def _costs(plan: Plan) -> Table:
             *(f"{own[res].gmacs:.3g}" if res in own else "" for res in resolutions),
         )
     return table
+
+
+def _gpus(plan: Plan) -> list[RenderableType]:
+    """What trunks need of a GPU and take of it, where one is seen or to come."""
+    room = Room(placement=placement.expected(plan.spec.run), needs=needs.of_trunks(plan))
+    gpu = room.placement.machines.gpu
+    if gpu is None or not room.placement.uses_gpus:
+        return []
+    table = Table(title="GB of a trunk on GPUs", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("variant")
+    for res in plan.grid.train_res:
+        table.add_column(f"{res} px", justify="right")
+    told = {size: _taken(need, room.asks[size], gpu.gb) for size, need in room.needs.items()}
+    for variant in plan.spec.grid.variants:
+        table.add_row(variant, *(told.get((variant, res), "") for res in plan.grid.train_res))
+    parts: list[RenderableType] = [Text(f"gpu      {gpu.gb:.1f} GB each ({gpu.source})"), table]
+    if any(words.endswith("*") for words in told.values()):
+        parts.append(Text("* more than one has: steps are split; --workers-per-trial spreads them"))
+    return parts
+
+
+def _taken(need: Need, ask: Ask, gb: float) -> str:
+    """GB of the trial, or of each of its workers, and its GPUs."""
+    gpus = ask.gpus * ask.workers
+    share = f"1/{floor(1 / gpus)}" if 0 < gpus <= 0.5 else f"{gpus:g}"
+    needed = need.gb(ask.workers)
+    each = f" on each of {share}" if ask.workers > 1 else f" on {share}"
+    return f"{needed:.1f}{each}{' *' if needed > gb else ''}"
 
 
 def summary(outcome: Outcome, compared: Sequence[Comparison] = (), *, limit: int = 8) -> Group:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from fnmatch import fnmatch
 
 from sweeps.choice import front, known_costs
 from sweeps.leaderboard import Row
 from trainables.cell import delta_path
 from trainables.errors import UserError
-from trainables.store import Store
+from trainables.store import Place, Store, children, size
 
 FEATURES = ("train.arrow", "val.arrow")
 
@@ -39,19 +39,19 @@ def kept(rows: Sequence[Row], chosen: Row, keep: str) -> Kept:
     )
 
 
-def losing(store: Store, stay: Kept) -> list[Path]:
+def losing(store: Store, stay: Kept) -> list[Place]:
     """The files that may go: the checkpoints of all else, and all features. Rows and predictions
     stay: a choice may still be made among them."""
     if stay.everything:
         return []
-    files = []
-    for folder in _folders(store.trunk("_").parent):
+    files: list[Place] = []
+    for folder in children(store.trunks):
         if folder.name not in stay.trunks:
             files.append(folder / "trunk.safetensors")
-    for folder in _folders(store.cell("_").parent):
+    for folder in children(store.cells):
         files += [folder / name for name in FEATURES]
         if folder.name not in stay.cells:
-            files += sorted(folder.glob("delta-*.safetensors"))
+            files += [p for p in children(folder) if fnmatch(p.name, "delta-*.safetensors")]
     return [path for path in files if path.exists()]
 
 
@@ -59,13 +59,9 @@ def prune(store: Store, stay: Kept) -> int:
     """Delete them; how many bytes are free now."""
     freed = 0
     for path in losing(store, stay):
-        freed += path.stat().st_size
+        freed += size(path)
         path.unlink()
     return freed
-
-
-def _folders(parent: Path) -> list[Path]:
-    return sorted(p for p in parent.iterdir() if p.is_dir()) if parent.exists() else []
 
 
 def check_there(store: Store, row: Row, changes: bool) -> None:

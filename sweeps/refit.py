@@ -10,14 +10,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from ray import tune
 
+from sweeps import needs
+from sweeps.grid import point_of
 from sweeps.leaderboard import Row
 from sweeps.phases import Config, run_trials
-from sweeps.placement import Cluster
+from sweeps.placement import Cluster, Need, Room
 from sweeps.plan import Plan
 from sweeps.served import Served
 from trainables.cell import RefitCell, recorded_results
@@ -25,7 +26,7 @@ from trainables.decode import Progress
 from trainables.errors import SweepError
 from trainables.heads import HeadSetting
 from trainables.imageset import ImageSet
-from trainables.store import Store, write_text
+from trainables.store import Place, Store, write_text
 from trainables.trials import CellTrial, TrialContext, TrunkTrial
 from trainables.trunk import (
     TrunkSpec,
@@ -63,10 +64,12 @@ def refit(
     trunk, _ = finished_trunk(store, chosen.trunk)
     if chosen.trunk_epochs > 0:
         trunk = replace(trunk, images=merged.digest)
-        _train(trunk, chosen.trunk_epochs, store, trials, progress)
+        need = needs.of_trunk(plan, point_of(trunk))
+        _train(trunk, need, chosen.trunk_epochs, store, trials, progress)
     cell = cell_of(plan, chosen, trunk.key, merged.digest)
     if recorded_results(store, cell.key) is None:
-        trials.run(CellTrial, {"cell": cell}, lambda _: False, store.cell(cell.key))
+        need = needs.of_cell(plan, chosen.variant, chosen.train_res, chosen.test_res)
+        trials.run(CellTrial, {"cell": cell}, need, lambda _: False, store.cell(cell.key))
     return Served(
         trunk=trunk.key, cell=cell, arm=chosen.arm, epochs=chosen.trunk_epochs, refit=True
     )
@@ -107,20 +110,23 @@ class _Trials:
         self,
         trainable: type[tune.Trainable],
         config: Config,
+        need: Need,
         goes_on: Callable[[dict[str, Any]], bool],
-        folder: Path,
+        folder: Place,
     ) -> None:
         """Raises:
         SweepError: the trial fails; its trace is left in ``folder``.
         """
-        waiting, traces = [config], []
+        size = ("", 0)  # there is only this one
+        room = Room(placement=self.cluster.placement, needs={size: need}, alone=True)
+        waiting, traces = [{"size": size, **config}], []
         run_trials(
             trainable,
             lambda: waiting.pop() if waiting else None,
             lambda _, result: goes_on(result),
             lambda _, trace: traces.append(trace),
             self.context,
-            self.cluster.placement,
+            room,
         )
         if traces:
             write_text(folder / "error.txt", traces[0])
@@ -132,7 +138,12 @@ class _Trials:
 
 
 def _train(
-    trunk: TrunkSpec, epochs: int, store: Store, trials: _Trials, progress: Progress | None
+    trunk: TrunkSpec,
+    need: Need,
+    epochs: int,
+    store: Store,
+    trials: _Trials,
+    progress: Progress | None,
 ) -> None:
     """Train the trunk for ``epochs`` of its schedule."""
     folder = store.trunk(trunk.key)
@@ -146,7 +157,7 @@ def _train(
         return report.epoch < epochs
 
     if trained_epochs(recorded_reports(store, trunk.key)) < epochs:
-        trials.run(TrunkTrial, {"trunk": trunk, "scored": ()}, goes_on, folder)
+        trials.run(TrunkTrial, {"trunk": trunk, "scored": ()}, need, goes_on, folder)
     if any(report.diverged for report in recorded_reports(store, trunk.key)):
         raise SweepError(
             f"The refit of {trials.place} px diverged, though the same settings did not on train "

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from sweeps import figures
 from sweeps import plan as planning
@@ -19,10 +18,10 @@ from sweeps.leaderboard import Row
 from sweeps.printed import unseen_lines
 from sweeps.pruning import check_there
 from sweeps.served import as_swept
+from sweeps.sources import Found
 from sweeps.spec import ServingOptions, spec_of
 from trainables.arms import ARMS
 from trainables.errors import UserError
-from trainables.store import Store
 from trainables.trunk import finished_trunk
 
 
@@ -30,18 +29,17 @@ def check_target(sweep: str, target: Path) -> None:
     """Raises:
     UserError: the model cannot be written from there, or would replace something else.
     """
-    if "://" in sweep or sweep.startswith("runs:/"):
+    if sweep.startswith("runs:/"):
         raise UserError(
-            f"--write needs the sweep's folder, and --sweep {sweep} is none: bring the folder "
-            "here, or choose without --write."
+            f"--write needs the sweep's folder or its URI in an object store, and --sweep {sweep} "
+            "is neither: name one of them, or choose without --write."
         )
     if target.exists() and not (target / "model.safetensors").exists():
         raise UserError(f"--write {target} exists and is no model's folder: name a new one.")
 
 
 def rewrite(
-    out: Path,
-    record: Mapping[str, Any],
+    found: Found,
     rows: Sequence[Row],
     choice: Choice,
     serving: ServingOptions,
@@ -51,20 +49,19 @@ def rewrite(
     """Read the sets that nothing was chosen on for the choice, and write its model.
 
     Args:
-        out: the sweep's folder, finished or running.
-        record: what its spec.json says.
+        found: the sweep, finished or running.
         rows: of val.
         serving: the limits that the choice was made by.
 
     Raises:
         UserError: the images are not what they were, or the checkpoints were pruned.
     """
-    store, row = Store(out / "store"), choice.row
+    record, store, row = found.record, found.store, choice.row
     check_there(store, row, changes=bool(ARMS[row.arm].changes))
     spec = replace(spec_of(record["spec"]), serving=serving)
     images, _ = open_images(spec, terminal)
     if images.digest != record["identity"]["images"]:
-        raise UserError(f"--data {spec.images.data} holds other images than the sweep {out} saw.")
+        raise UserError(f"--data {spec.images.data} holds other images than the sweep saw.")
     trunk, _ = finished_trunk(store, row.trunk)
     plan = planning.make(spec, images, [trunk.weights])
     served, counting = as_swept(plan, row), terminal.counting("decoding images")

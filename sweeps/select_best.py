@@ -13,7 +13,6 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 if not __package__:  # run as a script: its own folder is first on the path, not the project's
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -30,7 +29,7 @@ class Asked:
     """Choose from what a sweep has found, by other limits, without training anything."""
 
     sweep: str
-    """A sweep's folder; a copy of it in an object store (s3://...); runs:/ID of it in MLflow."""
+    """A sweep's folder; its place in an object store (s3://...); runs:/ID of it in MLflow."""
     tracking_uri: str | None = None
     """MLflow, for runs:/ID. Left out: MLFLOW_TRACKING_URI."""
     latency: bool = False
@@ -69,18 +68,17 @@ def _tell(asked: Asked) -> None:
     from sweeps.console import Terminal
     from sweeps.printed import fronts, optimism_in_words
     from sweeps.rewrite import check_target, rewrite
-    from sweeps.sources import BOARD, SPEC, brought
+    from sweeps.sources import brought
+    from sweeps.storage import BOARD
     from sweeps.timing import timed
     from trainables.cell import recorded_hits
     from trainables.latency import device_name
-    from trainables.store import Store, read_json
 
     if asked.write is not None:
         check_target(asked.sweep, asked.write)
-    with brought(asked.sweep, asked.tracking_uri) as folder:
-        record: dict[str, Any] = read_json(folder / SPEC) or {}
-        store = Store(folder / "store")
-        rows = [r for r in leaderboard.read(folder / BOARD) if r.split == "val"]
+    with brought(asked.sweep, asked.tracking_uri) as found:
+        record, store = found.record, found.store
+        rows = [r for r in leaderboard.read(found.folder / BOARD) if r.split == "val"]
         console = Console(highlight=False)
         if asked.latency or asked.serving.max_latency_ms is not None:
             rows = timed(rows, len(record["classes"]), store)
@@ -90,7 +88,7 @@ def _tell(asked: Asked) -> None:
         console.print(f"chosen   {choice.reason}", markup=False, soft_wrap=True)
         console.print(f"optimism {optimism_in_words(choice)}", markup=False, soft_wrap=True)
         if asked.write is not None:
-            rewrite(folder, record, rows, choice, asked.serving, asked.write, Terminal(console))
+            rewrite(found, rows, choice, asked.serving, asked.write, Terminal(console))
 
 
 if __name__ == "__main__":

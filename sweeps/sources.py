@@ -1,6 +1,6 @@
-"""Where a choice is made from: a sweep's folder, a copy of it in an object store, or MLflow.
+"""Where a choice is made from: a sweep's folder, its place in an object store, or MLflow.
 
-Whatever it is, what the choice needs comes to lie in a local folder in a sweep's own layout.
+Whatever it is, its leaderboard and spec come to lie in a local folder in a sweep's own layout.
 """
 
 from __future__ import annotations
@@ -8,74 +8,73 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-
-import pyarrow as pa
-from pyarrow import fs
+from typing import Any
 
 from sweeps.from_mlflow import bring_runs
-from trainables.cell import PREDICTIONS
+from sweeps.storage import BOARD, SPEC, recorded_store
 from trainables.errors import UserError
+from trainables.remote import first_line, is_uri, remote_path
+from trainables.store import Store, read_json
 
-BOARD, SPEC = "leaderboard.parquet", "spec.json"
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A sweep to choose from."""
+
+    folder: Path
+    record: dict[str, Any]  # what its spec.json says
+    store: Store
 
 
 @contextmanager
-def brought(sweep: str, tracking_uri: str | None) -> Iterator[Path]:
-    """The folder of a sweep, or a temporary one with what a choice needs of it.
+def brought(sweep: str, tracking_uri: str | None) -> Iterator[Found]:
+    """A sweep, its leaderboard and spec in its folder or in a temporary one.
 
     Args:
-        sweep: a folder; a URI that pyarrow knows (s3://bucket/prefix, gs://..., file:///...); or
-            runs:/ID, the id of a sweep's parent run in MLflow.
+        sweep: a folder; a URI that pyarrow knows (s3://bucket/prefix, gs://...); or runs:/ID, the
+            id of a sweep's parent run in MLflow.
         tracking_uri: of MLflow; None: what MLflow itself would take.
 
     Raises:
         UserError: there is no such sweep, or no cell of it is done.
     """
-    if "://" not in sweep and not sweep.startswith("runs:/"):
+    if not (is_uri(sweep) or sweep.startswith("runs:/")):
         folder = Path(sweep).expanduser()
-        _check(folder, sweep)
-        yield folder
+        record = _record(folder, sweep)
+        yield Found(folder=folder, record=record, store=recorded_store(folder, record))
         return
     with tempfile.TemporaryDirectory(prefix="fixres-choice-") as name:
         folder = Path(name)
+        store: Store = Store(folder / "store")
         if sweep.startswith("runs:/"):
             bring_runs(sweep.removeprefix("runs:/"), tracking_uri, folder)
         else:
-            _bring_objects(sweep, folder)
-        _check(folder, sweep)
-        yield folder
+            store = _bring_objects(sweep, folder)
+        yield Found(folder=folder, record=_record(folder, sweep), store=store)
 
 
-def _check(folder: Path, sweep: str) -> None:
-    if not ((folder / BOARD).exists() and (folder / SPEC).exists()):
+def _record(folder: Path, sweep: str) -> dict[str, Any]:
+    record: dict[str, Any] | None = read_json(folder / SPEC)
+    if record is None or not (folder / BOARD).exists():
         raise UserError(
             f"--sweep {sweep} holds no leaderboard yet: name a sweep's folder, its URI in an "
             "object store or runs:/ID in MLflow, or wait for its first cell."
         )
+    return record
 
 
-def _bring_objects(uri: str, folder: Path) -> None:
+def _bring_objects(uri: str, folder: Path) -> Store:
+    remote = remote_path(uri)
     try:
-        remote, base = fs.FileSystem.from_uri(uri.rstrip("/"))
-        names = [name for name in (BOARD, SPEC) if _is_file(remote, f"{base}/{name}")]
-        cells = fs.FileSelector(f"{base}/store/cells", recursive=True, allow_not_found=True)
-        found = (info.path for info in remote.get_file_info(cells))
-        names += [p.removeprefix(f"{base}/") for p in found if p.endswith(f"/{PREDICTIONS}")]
-        for name in names:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            fs.copy_files(
-                f"{base}/{name}",
-                str(folder / name),
-                source_filesystem=remote,
-                destination_filesystem=fs.LocalFileSystem(),
-            )
-    except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0][:200]
+        remote.reach()
+        for name in (SPEC, BOARD):
+            if (remote / name).exists():
+                (remote / name).bring(folder / name)
+    except OSError as error:
         raise UserError(
-            f"--sweep {uri} cannot be read ({reason}): check the address and your credentials."
+            f"--sweep {uri} cannot be read ({first_line(error)}): check the address and your "
+            "credentials."
         ) from None
-
-
-def _is_file(remote: fs.FileSystem, path: str) -> bool:
-    return bool(remote.get_file_info(path).type == fs.FileType.File)
+    return Store(remote / "store")

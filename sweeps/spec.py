@@ -18,8 +18,8 @@ DEFAULT_CACHE = Path("~/.cache/fixres-sweeps")
 class DataOptions:
     """Images"""
 
-    data: Path | None = None
-    """Image folder, or Parquet or Arrow files; left out: the built-in digits."""
+    data: str | None = None
+    """Image folder, or Parquet or Arrow files, here or in a store; left out: built-in digits."""
     val_share: float = 0.15
     """Share of the images for val, where the data names no val split."""
     test_share: float = 0.15
@@ -30,6 +30,8 @@ class DataOptions:
     """Images with a longer short side are kept reduced to it, px."""
     cache_dir: Path = DEFAULT_CACHE
     """Where each node keeps decoded images and test views."""
+    cache_gb: float | None = None
+    """Most GB there, on each node: what was not used for longest goes. Left out: the disk's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,20 +144,26 @@ class RunOptions:
 
     out: Path = Path("out")
     """Where the sweep lives: results, store, final model. The same command again continues."""
+    storage: str | None = None
+    """Object store (s3://bucket/prefix, gs://...): keeps store and results; OUT is then a copy."""
     seed: int = 0
     """Seed of the splits, the search, the order of the images and every start."""
     concurrency: int | None = None
-    """Trials at a time; 1 is reproducible to the last digit. Left out: one a GPU, else 1."""
+    """Trials at a time; 1 is reproducible to the last digit. Left out: what fits, 1 on CPUs."""
     cpus_per_trial: int | None = None
     """CPU cores of a trial. Left out: the cores of a node, shared among its trials."""
     gpus_per_trial: float | None = None
-    """GPUs of a trial, or a share; say it where GPU nodes are yet to come. Left out: 1 if seen."""
+    """GPUs of a trial, or a share. Left out: what the memory that it needs comes to."""
+    gpu_memory_gb: float | None = None
+    """Memory of one GPU, GB; say it where GPU nodes are yet to come or differ from the driver's."""
+    workers_per_trial: int | None = None
+    """Workers (one GPU each) of a trunk's training; left out: as many as its memory needs."""
     tracking_uri: str | None = None
     """MLflow: where to track. Left out: MLFLOW_TRACKING_URI, else sqlite in OUT."""
     experiment: str = "fixres-sweeps"
     """MLflow: name of the experiment."""
     also_test: tuple[str, ...] = ()
-    """NAME=DIR: further sets of images to score the chosen model on, now or once it is finished."""
+    """NAME=DIR or URI: further sets of images to score the chosen model on, also once finished."""
     register_as: str = "fixefficientnet"
     """MLflow: name of the registered model."""
     price_per_hour: float | None = None
@@ -188,6 +196,7 @@ class SweepSpec:
             seed=self.run.seed,
             max_corrupt=self.images.max_corrupt,
             cache_side=self.images.cache_side,
+            cache_gb=self.images.cache_gb,
         )
 
     @property
@@ -195,10 +204,10 @@ class SweepSpec:
         return self.images.cache_dir.expanduser().resolve()
 
     @property
-    def further(self) -> dict[str, Path]:
-        """The further sets by name."""
+    def further(self) -> dict[str, str]:
+        """Where the further sets are, by name."""
         named = (one.partition("=") for one in self.run.also_test)
-        return {name: Path(folder).expanduser() for name, _, folder in named}
+        return {name: where for name, _, where in named}
 
     @property
     def rungs(self) -> tuple[int, ...]:
@@ -229,8 +238,9 @@ def _of_json(declared: Field[Any], value: Any) -> Any:
 
 # Where and how fast it runs, not what comes out: a sweep may be continued with others of these.
 NOT_IDENTITY = {
-    "images": {"data", "cache_dir", "max_corrupt"},
-    "run": {"out", "concurrency", "cpus_per_trial", "gpus_per_trial", "dry_run"}
+    "images": {"data", "cache_dir", "cache_gb", "max_corrupt"},
+    "run": {"out", "storage", "concurrency", "cpus_per_trial", "gpus_per_trial", "dry_run"}
+    | {"gpu_memory_gb", "workers_per_trial"}
     | {"tracking_uri", "experiment", "register_as", "also_test", "price_per_hour", "keep"},
 }
 

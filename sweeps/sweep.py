@@ -32,6 +32,7 @@ from sweeps.refit import refit
 from sweeps.registry import register
 from sweeps.served import Served, as_swept
 from sweeps.spec import SweepSpec, identity
+from sweeps.storage import BOARD, SPEC, Storage, check_same, storage_of
 from sweeps.timing import timed
 from sweeps.tracking import Tracking, default_uri
 from trainables import backbones, variants
@@ -39,7 +40,7 @@ from trainables.backbones import Weights
 from trainables.cell import recorded_hits
 from trainables.errors import SweepError, UserError
 from trainables.imageset import ImageSet
-from trainables.store import Store, make_writable, write_json
+from trainables.store import Place, Store, make_writable, write_json
 from trainables.trials import TrialContext
 from trainables.trunk import recorded_reports
 
@@ -53,6 +54,7 @@ def run(spec: SweepSpec, terminal: Terminal) -> None:
         UserError: it cannot be run as it is asked for.
     """
     out = folder.find(spec)
+    storage = storage_of(out, spec.run.storage)
     make_writable(spec.cache, "--cache-dir")
     if spec.run.dry_run:
         images, _ = open_images(spec, terminal)
@@ -60,38 +62,41 @@ def run(spec: SweepSpec, terminal: Terminal) -> None:
         return
     made_anew = not out.exists()
     make_writable(out, "--out")
-    with folder.locked(out):
+    with folder.locked(out), storage.opened(terminal.say):
         bare = not (out / "spec.json").exists()
         try:
-            _run(spec, out, terminal, bare=bare)
+            _run(spec, storage, terminal, bare=bare)
         except UserError:
-            if bare and not Store(out / "store").journal.exists():
+            if bare and not storage.store.journal.exists():
                 folder.undo(out, made_anew)
             raise
 
 
-def _run(spec: SweepSpec, out: Path, terminal: Terminal, *, bare: bool) -> None:
-    store = Store(out / "store")
+def _run(spec: SweepSpec, storage: Storage, terminal: Terminal, *, bare: bool) -> None:
+    out, store = storage.out, storage.store
     # Weights out of reach are known at once, not after the images have been decoded.
     weights = _weights(spec, store) if bare else []
     images, data = open_images(spec, terminal)
     asked = identity(spec, images.digest)
     record = folder.read_record(out, asked)
+    if record:
+        check_same(record, storage)
     outcome = read_outcome(out, spec.further)
     if outcome is None:
         plan = planning.make(spec, images, weights or _weights(spec, store))
-        record = record or folder.write_record(spec, out, asked, images)
+        record = record or folder.write_record(spec, storage, asked, images)
         folder.write_rejected(out, images)
         terminal.console.print(plan_view(plan))
-        with _tracked(spec, out, record["sweep"], terminal) as tracking:
-            sweep = _Sweep(plan, images, data, out, record, tracking, terminal)
+        with _tracked(spec, storage, record["sweep"], terminal) as tracking:
+            sweep = _Sweep(plan, images, data, storage, record, tracking, terminal)
             with Cluster(spec.run) as cluster:
                 outcome = sweep.conclude(sweep.trials(cluster), cluster)
         record["ui"] = tracking.ui_command()
-        write_json(out / "spec.json", record)
+        write_json(out / SPEC, record)
         write_choice(out, outcome)
-    _tell(terminal, out, outcome, spec, record["ui"])
-    _prune(spec, out, record["sweep"], outcome, terminal)
+        storage.publish_results()
+    _tell(terminal, storage, outcome, spec, record["ui"])
+    _prune(spec, storage, record["sweep"], outcome, terminal)
 
 
 def _weights(spec: SweepSpec, store: Store) -> list[Weights]:
@@ -102,11 +107,13 @@ def _weights(spec: SweepSpec, store: Store) -> list[Weights]:
 
 
 @contextmanager
-def _tracked(spec: SweepSpec, out: Path, sweep: str, terminal: Terminal) -> Iterator[Tracking]:
+def _tracked(
+    spec: SweepSpec, storage: Storage, sweep: str, terminal: Terminal
+) -> Iterator[Tracking]:
     """MLflow, which knows in the end how it went."""
+    out = storage.out
     uri = spec.run.tracking_uri or default_uri(out)
-    store = Store(out / "store")
-    tracking = Tracking(uri, spec.run.experiment, sweep, out.name, store, terminal.say)
+    tracking = Tracking(uri, spec.run.experiment, sweep, out.name, storage.store, terminal.say)
     try:
         yield tracking
     except BaseException as error:
@@ -123,23 +130,28 @@ class _Sweep:
 
     plan: Plan
     images: ImageSet
-    data: Path
-    out: Path
+    data: Place
+    storage: Storage
     record: Mapping[str, Any]
     tracking: Tracking
     terminal: Terminal
 
     @property
+    def out(self) -> Path:
+        return self.storage.out
+
+    @property
     def store(self) -> Store:
-        return Store(self.out / "store")
+        return self.storage.store
 
     def trials(self, cluster: Cluster) -> tuple[list[Row], History]:
         """Both phases. Ray is started only if there is something left to do."""
         plan, store, history = self.plan, self.store, History()
-        board = LiveBoard(self.out / "leaderboard.parquet")
+        board = LiveBoard(*self.storage.boards)
         watcher = Watchers([self.tracking, self.terminal, history, board])
         watcher.on(SweepBegan(plan=plan))
-        self.tracking.attach([self.out / "spec.json"])
+        self.tracking.attach([self.out / SPEC])
+        self.storage.publish(SPEC)
         director = TrunkDirector(plan, store, watcher)
         if not director.over:
             run_trunks(director, self._context(cluster), cluster.placement)
@@ -174,7 +186,7 @@ class _Sweep:
         served = self._served(choice.row, cluster)
         counting = self.terminal.counting("decoding images")
         outcome = judge(plan, choice, served, rows, self.images, store, counting)
-        leaderboard.write(out / "leaderboard.parquet", outcome.rows)
+        leaderboard.write(out / BOARD, outcome.rows)
         pictures = write_evidence(out, plan, outcome, history, self.record)
         text = card(plan, outcome, self.record["versions"], pictures[0].name)
         write_model(out / "model", plan, served, store, card=text, picture=pictures[0])
@@ -192,7 +204,7 @@ class _Sweep:
     def _register(self, outcome: Outcome, pictures: list[Path]) -> None:
         tracking, row = self.tracking, outcome.choice.row
         tracking.finish(outcome.choice, outcome.rows)
-        files = ("leaderboard.parquet", "report.html")
+        files = (BOARD, "report.html")
         tracking.attach([self.out / name for name in files])
         tracking.attach(pictures, "figures")
         shown = ("variant", "train_res", "test_res", "arm")
@@ -205,20 +217,25 @@ def _done(_: object) -> None:
     """A job gives nothing back."""
 
 
-def _prune(spec: SweepSpec, out: Path, sweep: str, outcome: Outcome, terminal: Terminal) -> None:
+def _prune(
+    spec: SweepSpec, storage: Storage, sweep: str, outcome: Outcome, terminal: Terminal
+) -> None:
     """Free the disk of what is not to be kept, MLflow's first: if that fails, all is as it was."""
-    store = Store(out / "store")
+    store = storage.store
     stay = pruning.kept(outcome.rows, outcome.choice.row, spec.run.keep)
     if not pruning.losing(store, stay):
         return
-    with _tracked(spec, out, sweep, terminal) as tracking:
+    with _tracked(spec, storage, sweep, terminal) as tracking:
         tracking.keep_only(stay.trunks, stay.cells)
     freed = pruning.prune(store, stay)
-    terminal.say(f"kept     {spec.run.keep}: {freed / 1e6:,.1f} MB of OUT/store freed")
+    terminal.say(f"kept     {spec.run.keep}: {freed / 1e6:,.1f} MB of the store freed")
 
 
-def _tell(terminal: Terminal, out: Path, outcome: Outcome, spec: SweepSpec, ui: str) -> None:
+def _tell(terminal: Terminal, storage: Storage, outcome: Outcome, spec: SweepSpec, ui: str) -> None:
+    out = storage.out
     terminal.console.print(summary(outcome, compared(spec, outcome.rows)))
     terminal.say(f"report   {out / 'report.html'}")
     terminal.say(f"model    {out / 'model'}  (timm: local-dir:{out / 'model'})")
+    if storage.remote is not None:
+        terminal.say(f"storage  {storage.remote}  (the same, with the store)")
     terminal.say(f"runs     {ui}")

@@ -33,6 +33,15 @@ def epoch_metrics(report: EpochReport) -> list[Metric]:
     return [Metric(k, v, report.at, report.epoch) for k, v in values.items()]
 
 
+def trunk_tags(why: str, reports: Sequence[EpochReport]) -> dict[str, Any]:
+    """How a trunk ended; with the images that went through the net at once where memory did not
+    take whole batches."""
+    tags: dict[str, Any] = {"ended": why, "epochs_trained": len(reports)}
+    if reports and reports[-1].micro_batch is not None:
+        tags["micro_batch"] = reports[-1].micro_batch
+    return tags
+
+
 def _metric_name(split: str) -> str:
     """A set's name in the letters that MLflow allows."""
     return re.sub(r"[^\w .-]", "_", split)

@@ -49,11 +49,12 @@ from sweeps.told import (
     head_tags,
     parent_values,
     sweep_note,
+    trunk_tags,
 )
 from trainables.arms import ARMS
 from trainables.cell import PREDICTIONS, CellSpec, delta_path
 from trainables.errors import SweepError, UserError
-from trainables.store import Store
+from trainables.store import Store, local_copy
 from trainables.trunk import EpochReport, TrunkSpec, recorded_reports
 
 ENVIRONMENT = {
@@ -248,7 +249,7 @@ class Tracking:
         if self._trunk(trunk):
             return
         self.runs.write(_key(trunk), [m for report in reports for m in epoch_metrics(report)])
-        self.runs.tag(_key(trunk), {"ended": why, "epochs_trained": len(reports)})
+        self.runs.tag(_key(trunk), trunk_tags(why, reports))
         self.runs.end(_key(trunk), "FAILED" if why == "failed" else "FINISHED", self._at)
 
     def _log_trunk(self, trunk: TrunkSpec) -> None:
@@ -302,8 +303,9 @@ class Tracking:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / ROWS
             leaderboard.write(path, rows)
-            for one in (path, self._store.cell(cell.key) / PREDICTIONS):
-                self.client.log_artifact(self.runs.id(key), str(one))
+            with local_copy(self._store.cell(cell.key) / PREDICTIONS) as predictions:
+                for one in (path, predictions):
+                    self.client.log_artifact(self.runs.id(key), str(one))
 
     def _log_cell(self, key: str, cell: CellSpec, trunk: TrunkSpec, rows: Sequence[Row]) -> None:
         """What the arms changed of the trunk."""

@@ -16,6 +16,7 @@ from sweeps.plan import Plan
 from sweeps.served import Served
 from trainables.arms import ARMS, UNTUNED
 from trainables.decode import Progress
+from trainables.downloads import place_of
 from trainables.further import open_further
 from trainables.intervals import paired_difference
 from trainables.reading import Unseen, hits_of, read
@@ -66,6 +67,7 @@ def _sets(plan: Plan, place: Workplace, progress: Progress) -> Iterator[Unseen]:
         digest=f"{images.digest} test",
         present=tuple(range(len(images.classes))),
     )
-    for name, folder in plan.spec.further.items():
-        found = open_further(name, folder, place.cache, images.classes, plan.spec.read, progress)
+    for name, where in plan.spec.further.items():
+        data, read = place_of(where), plan.spec.read
+        found = open_further(name, data, place.cache, images.classes, read, progress)
         yield Unseen(name=name, images=found.images, digest=found.digest, present=found.present)

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.storing import s3, s3_of_session  # noqa: F401  (fixtures)
+
 if TYPE_CHECKING:
     from trainables.imageset import ImageSet
 

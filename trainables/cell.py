@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from trainables.backbones import Net, State
 from trainables.evaluate import Score, pick_device
 from trainables.heads import HeadGrid, HeadSetting
 from trainables.keys import digest
-from trainables.store import Store, read_json, read_tensors, write_batch
+from trainables.store import Place, Store, read_batch, read_json, read_tensors, write_batch
 from trainables.transforms import EvalTransform
 from trainables.trunk import TrunkSpec, finished_trunk
 
@@ -77,7 +76,7 @@ def recorded_results(store: Store, key: str) -> list[ArmResult] | None:
     return None if rows is None else [arm_result(r) for r in rows]
 
 
-def delta_path(store: Store, cell: str, arm: str) -> Path:
+def delta_path(store: Store, cell: str, arm: str) -> Place:
     """Where the tensors are that an arm changed, if it changed any."""
     return store.cell(cell) / f"delta-{arm}.safetensors"
 
@@ -110,15 +109,16 @@ def recorded_hits(store: Store, key: str, arm: str) -> np.ndarray:
     return read_hits(store.cell(key) / PREDICTIONS, arm)
 
 
-def read_hits(path: Path, arm: str) -> np.ndarray:
+def read_hits(path: Place, arm: str) -> np.ndarray:
     """Which images an arm has right, from what :func:`write_predictions` wrote: (n,) bool."""
-    with pa.memory_map(str(path)) as mapped:
-        table = pa.ipc.open_file(mapped).read_all()
-        hits: np.ndarray = table[arm].to_numpy() == table["label"].to_numpy()
+    batch = read_batch(path)
+    hits: np.ndarray = batch[arm].to_numpy() == batch["label"].to_numpy()
     return hits
 
 
-def write_predictions(path: Path, labels: torch.Tensor, by_arm: Mapping[str, torch.Tensor]) -> None:
+def write_predictions(
+    path: Place, labels: torch.Tensor, by_arm: Mapping[str, torch.Tensor]
+) -> None:
     """Arrow: the label of each image, and the class that each arm gives it."""
     columns = {"label": pa.array(labels.numpy())}
     columns |= {arm: pa.array(predicted.numpy()) for arm, predicted in by_arm.items()}

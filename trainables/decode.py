@@ -1,8 +1,8 @@
 """Decodes labelled images once per node into a memory-mapped uint8 cache.
 
 Training then reads pixels without decoding, and all processes of a node share the same pages.
-Knows no transforms and no tensors. The cache is local to a node: its lock and its clean-up expect
-that all who write it see each other's locks.
+Knows no transforms and no tensors. The cache (:mod:`trainables.cache`) is local to a node: all who
+write it must see each other's locks.
 
     CACHE/<digest>/pixels.bin    H x W x 3 uint8 RGB of each image, one after another
     CACHE/<digest>/index.arrow   one row for each image: where, how large, label, split, hash
@@ -10,27 +10,38 @@ that all who write it see each other's locks.
     CACHE/listings/<key>.json    which digest a listing led to, what was rejected, notes
 """
 
-import errno
 import hashlib
 import json
 import os
 import shutil
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import filelock
 import pyarrow as pa
 
 from trainables import images, tables
+from trainables.cache import (
+    Growing,
+    Need,
+    drafted,
+    hold,
+    locked,
+    make_room,
+    set_limit,
+    write_errors,
+)
+from trainables.downloads import scan_store
 from trainables.errors import UserError
 from trainables.imageset import ImageSet, Rejected
+from trainables.listing import Listing
 from trainables.pool import decode_all, estimate_bytes
+from trainables.remote import RemotePath
 
+INDEX_BYTES = 128  # about, of an image's row
 FORMAT = 1  # counts up when the same images would be stored differently
 
 Progress = Callable[[int, int], None]
@@ -38,7 +49,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """What decides which pixels land in which split."""
+    """What decides which pixels land in which split, and what may be taken for it."""
 
     val_share: float = 0.15
     """Share of train that becomes val, where the data has no val split."""
@@ -50,6 +61,8 @@ class ReadOptions:
     """Share of unreadable files that is tolerated."""
     cache_side: int = 1024
     """px; images whose short side is larger are stored reduced to it."""
+    cache_gb: float | None = None
+    """What the cache folder may hold on a node; None: what the disk has."""
 
     def __post_init__(self) -> None:
         for name, share in (("--val-share", self.val_share), ("--test-share", self.test_share)):
@@ -64,6 +77,14 @@ class ReadOptions:
             raise UserError(f"--max-corrupt is {self.max_corrupt}: give a share from 0 to 1.")
         if self.cache_side < 1:
             raise UserError(f"--cache-side is {self.cache_side}: give at least 1 px.")
+        if self.cache_gb is not None and self.cache_gb <= 0:
+            raise UserError(f"--cache-gb is {self.cache_gb}: give more than 0.")
+
+    def need(self, total: int) -> Need:
+        """Room for that many images, in words."""
+        return Need(
+            what=f"{total} images at up to {self.cache_side} px", smaller="a smaller --cache-side"
+        )
 
 
 class _Stored(NamedTuple):
@@ -90,80 +111,118 @@ _SCHEMA = pa.schema(
 
 
 def prepare(
-    data: Path, cache: Path, options: ReadOptions, progress: Progress | None = None
+    data: Path | RemotePath,
+    cache: Path,
+    options: ReadOptions,
+    progress: Progress | None = None,
+    *,
+    patient: bool = False,
 ) -> ImageSet:
     """Find, check, split and decode labelled images; what the cache holds is not read again.
 
     Args:
         data: a folder with class folders, or with train/, val/ and test/ above them; or a Parquet
-            or Arrow file, or a folder of such files.
+            or Arrow file, or a folder of such files; here or in an object store.
         cache: the folder that decoded images go to; on this node.
         options: what decides which pixels land in which split.
         progress: called with images done and images in all, while they are decoded.
+        patient: whether to wait for a store that does not answer, already for its listing.
 
     Raises:
         UserError: the images or the cache folder are not usable; the message says why.
+        SweepError: a store did not answer for long.
     """
     shares = (options.val_share, options.test_share, options.seed)
-    return decode_once(data, cache, options, shares, _source, progress)
+    return decode_once(data, cache, options, shares, _source, progress, patient=patient)
 
 
-def _source(listing: images.Listing) -> images.Source:
+def _source(listing: Listing, scratch: Path) -> images.Source:
     is_table = tables.holds_tables(listing)
-    return tables.table_source(listing) if is_table else images.folder_source(listing)
+    return tables.table_source(listing, scratch) if is_table else images.folder_source(listing)
+
+
+def known_set(cache: Path, digest: str, options: ReadOptions) -> ImageSet | None:
+    """The set of that digest if the cache has it, whatever it was decoded from.
+
+    Nothing is listed; so it tells neither what was rejected nor the notes.
+    """
+    cache = cache.absolute()
+    set_limit(cache, options.cache_gb)
+    root = cache / digest
+    classes = _sound_classes(root) if hold(root) else None
+    if classes is None:
+        return None
+    return ImageSet(root=root, digest=digest, classes=classes, rejected=(), notes=())
 
 
 def decode_once(
-    data: Path,
+    data: Path | RemotePath,
     cache: Path,
     options: ReadOptions,
     settings: Sequence[object],
-    source_of: Callable[[images.Listing], images.Source],
+    source_of: Callable[[Listing, Path], images.Source],
     progress: Progress | None = None,
+    *,
+    patient: bool = False,
 ) -> ImageSet:
     """What the cache holds of the data; decoded first where it holds nothing.
 
+    The set is held (`cache.hold`) until this process ends.
+
     Args:
-        data, cache, options, progress: as of `prepare`.
+        data, cache, options, progress, patient: as of `prepare`.
         settings: what decides, beside the files and the stored size, what the images become.
-        source_of: finds the labelled images of a listing; not called where the cache has them.
+        source_of: finds the labelled images of a listing, and is told of a folder for what it has
+            to download; not called where the cache has them.
 
     Raises:
         UserError: the images or the cache folder are not usable; the message says why.
+        SweepError: a store did not answer for long.
     """
     cache = cache.absolute()  # what is opened from it may be reopened in another folder
-    listing = images.scan(data)
-    if data.is_dir() and cache.resolve().is_relative_to(listing.root):
-        raise UserError(f"The cache folder {cache} lies in {data}: choose another --cache-dir.")
+    listing = _scan(data, cache, patient)
+    with write_errors(cache, "another disk"):
+        set_limit(cache, options.cache_gb)
     key = listing.digest(FORMAT, *settings, options.cache_side)
     found = _look_up(cache, key, data, options)
     if found is not None:
         return found
-    with _locked(cache):
+    with locked(cache):
         found = _look_up(cache, key, data, options)  # another process may have been faster
         if found is not None:
             return found
-        source = source_of(listing)
-        needed = estimate_bytes(source, options.cache_side)
-        _check_space(needed, source.total, cache, options)
         draft = cache / f"tmp-{uuid.uuid4().hex}"
-        try:
-            with _write_errors(cache):
-                draft.mkdir()
-                told = _fill(data, source, draft, options, progress)
-                _publish(draft, cache, key, told)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-    found = _look_up(cache, key, data, options)
+        source = source_of(listing, draft / "files")
+        needed = estimate_bytes(source, options.cache_side)
+        beside = INDEX_BYTES * source.total + source.scratch_bytes
+        make_room(cache, needed + beside, options.need(source.total))
+        with write_errors(cache, "a smaller --cache-side"), drafted(draft):
+            with (draft / "pixels.bin").open("wb", buffering=0) as file:
+                pixels = Growing(file, cache, needed, options.need(source.total))
+                told = _fill(data, source, draft, pixels, options, progress)
+            _publish(draft, cache, key, told)
+            found = _look_up(cache, key, data, options)
     assert found is not None, "what was just written must be found"
     return found
 
 
-def _look_up(cache: Path, key: str, data: Path, options: ReadOptions) -> ImageSet | None:
+def _scan(data: Path | RemotePath, cache: Path, patient: bool) -> Listing:
+    if isinstance(data, RemotePath):
+        return scan_store(data, patient=patient)
+    listing = images.scan(data)
+    root = data.resolve()
+    if root.is_dir() and cache.resolve().is_relative_to(root):
+        raise UserError(f"The cache folder {cache} lies in {data}: choose another --cache-dir.")
+    return listing
+
+
+def _look_up(
+    cache: Path, key: str, data: Path | RemotePath, options: ReadOptions
+) -> ImageSet | None:
     try:
         told = json.loads((cache / "listings" / f"{key}.json").read_text())
         root = cache / told["digest"]
-        classes = _sound_classes(root)
+        classes = _sound_classes(root) if hold(root) else None
     except (OSError, ValueError, KeyError):
         return None
     if classes is None:
@@ -189,86 +248,44 @@ def _sound_classes(root: Path) -> tuple[str, ...] | None:
         return None
 
 
-@contextmanager
-def _locked(cache: Path) -> Iterator[None]:
-    """Hold the cache against other processes, and clear what a killed one left behind."""
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(cache / ".lock")
-        lock.acquire()
-    except (OSError, NotImplementedError) as error:
-        raise UserError(
-            f"The cache folder {cache} cannot be written to ({error}): choose another --cache-dir."
-        ) from error
-    try:
-        for stale in cache.glob("tmp-*"):  # under the lock, nobody is writing one
-            shutil.rmtree(stale, ignore_errors=True)
-        yield
-    finally:
-        lock.release()
-
-
-def _check_space(needed: int, total: int, cache: Path, options: ReadOptions) -> None:
-    free = shutil.disk_usage(cache).free
-    if needed > free:
-        raise UserError(
-            f"The cache folder {cache} has {_megabytes(free)} free, and {total} images at up to"
-            f" {options.cache_side} px need about {_megabytes(needed)}: choose a smaller"
-            " --cache-side, or a --cache-dir on a larger disk."
-        )
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
-
-
-@contextmanager
-def _write_errors(cache: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        what = "is full" if error.errno == errno.ENOSPC else f"cannot be written to ({error})"
-        raise UserError(
-            f"The cache folder {cache} {what}: choose another --cache-dir, or a smaller"
-            " --cache-side."
-        ) from error
-
-
 def _fill(
-    data: Path,
+    data: Path | RemotePath,
     source: images.Source,
     draft: Path,
+    pixels: Growing,
     options: ReadOptions,
     progress: Progress | None,
 ) -> dict[str, Any]:
-    """Decode into the draft folder; returns what is to be told of this listing.
+    """Decode into the draft folder, the pixels into their file there.
+
+    Returns:
+        What is to be told of this listing.
 
     Raises:
         UserError: too many images are unreadable, or too few are left of a class or a split.
     """
     rejected: list[Rejected] = []
     stored: list[_Stored] = []
-    offset = 0
-    with (draft / "pixels.bin").open("wb") as file, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")  # odd metadata, reported a line a file
         for count, one in enumerate(decode_all(source, options.cache_side), 1):
             if one.pixels is None:
                 rejected.append(Rejected(path=one.item.path, reason=one.reason))
             else:
-                file.write(one.pixels.data)
-                height, width, _ = one.pixels.shape
-                item = one.item
+                item, (height, width, _) = one.item, one.pixels.shape
                 stored.append(
-                    _Stored(item.path, item.label, item.split, one.sha256, offset, height, width)
+                    _Stored(
+                        item.path, item.label, item.split, one.sha256, pixels.size, height, width
+                    )
                 )
-                offset += one.pixels.nbytes
+                pixels.append(one.pixels.data)
             if progress is not None:
                 progress(count, source.total)
     _check_rejected(rejected, source.total, data, options)
     stored, notes = _split(data, source, stored, options)
     digest = _digest(stored, source.classes, options)
     _write_index(draft / "index.arrow", stored)
-    told = {"digest": digest, "classes": source.classes, "bytes": offset}
+    told = {"digest": digest, "classes": source.classes, "bytes": pixels.size}
     (draft / "images.json").write_text(json.dumps(told))
     return {
         "digest": digest,
@@ -292,7 +309,7 @@ def _publish(draft: Path, cache: Path, key: str, told: dict[str, Any]) -> None:
 
 
 def _check_rejected(
-    rejected: Sequence[Rejected], total: int, data: Path, options: ReadOptions
+    rejected: Sequence[Rejected], total: int, data: Path | RemotePath, options: ReadOptions
 ) -> None:
     if len(rejected) <= options.max_corrupt * total:
         return
@@ -305,7 +322,10 @@ def _check_rejected(
 
 
 def _split(
-    data: Path, source: images.Source, stored: list[_Stored], options: ReadOptions
+    data: Path | RemotePath,
+    source: images.Source,
+    stored: list[_Stored],
+    options: ReadOptions,
 ) -> tuple[list[_Stored], list[str]]:
     """Carve the missing splits; order the images by their bytes, which mixes the classes."""
     shares = {"val": options.val_share, "test": options.test_share}

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from trainables import backbones
 from trainables.backbones import Net
 from trainables.evaluate import autocast, batches_of, outputs_of
-from trainables.store import write_batch
+from trainables.store import Place, read_batch, write_batch
 from trainables.variants import Preprocessing
 
 
@@ -167,7 +167,7 @@ def pool_logits(
     return torch.cat(out)
 
 
-def write_features(path: Path, features: torch.Tensor, labels: np.ndarray) -> None:
+def write_features(path: Place, features: torch.Tensor, labels: np.ndarray) -> None:
     """An Arrow IPC file with one record batch: ``feature`` (F float32 a row) and ``label``."""
     values = pa.array(features.reshape(-1).numpy())
     columns = {
@@ -177,9 +177,9 @@ def write_features(path: Path, features: torch.Tensor, labels: np.ndarray) -> No
     write_batch(path, pa.record_batch(columns))
 
 
-def read_features(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Features (N, F) and labels (N,), both memory-mapped, nothing copied."""
-    batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+def read_features(path: Place) -> tuple[np.ndarray, np.ndarray]:
+    """Features (N, F) and labels (N,): nothing is copied of a file on this machine."""
+    batch = read_batch(path)
     column = batch.column("feature")
     flat = column.flatten().to_numpy(zero_copy_only=True)
     features = flat.reshape(len(column), column.type.list_size)

@@ -6,6 +6,7 @@ What a fix gains at its resolution it may lose on shifted images, such as ImageN
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from trainables import tables
+from trainables.cache import let_go
 from trainables.decode import Progress, ReadOptions, decode_once
 from trainables.errors import UserError
-from trainables.images import SPLITS, Listing, Source, further_folder_source
+from trainables.images import SPLITS, Source, further_folder_source
 from trainables.imageset import Rejected, SplitImages
+from trainables.listing import Listing
+from trainables.remote import RemotePath
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +41,7 @@ class FurtherSet:
 
 def open_further(
     name: str,
-    data: Path,
+    data: Path | RemotePath,
     cache: Path,
     classes: Sequence[str],
     options: ReadOptions,
@@ -48,7 +52,7 @@ def open_further(
     Args:
         name: what the set is called in results.
         data: a folder with class folders, or with split folders above them, which are put together;
-            or Parquet or Arrow files. Some of the classes suffice.
+            or Parquet or Arrow files; here or in an object store. Some of the classes suffice.
         cache: the folder that decoded images go to; on this node.
         classes: the trained classes, in the order of the model's outputs.
         options: how many unreadable files are tolerated, and the stored size.
@@ -57,17 +61,19 @@ def open_further(
     Raises:
         UserError: the name is a split's, a class was not trained on, or the images or the cache
             folder are not usable.
+        SweepError: a store did not answer for long.
     """
     if name in SPLITS:
         raise UserError(f"A further set cannot be called {name}: give it a name of its own.")
 
-    def source_of(listing: Listing) -> Source:
+    def source_of(listing: Listing, scratch: Path) -> Source:
         if tables.holds_tables(listing):
-            return tables.further_table_source(listing, classes)
+            return tables.further_table_source(listing, classes, scratch)
         return further_folder_source(listing, classes)
 
     found = decode_once(data, cache, options, ("further", tuple(classes)), source_of, progress)
     images = found.split("test")
+    weakref.finalize(images, let_go, found.root)  # its pixels are mapped: no longer is it needed
     return FurtherSet(
         name=name,
         images=images,

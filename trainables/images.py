@@ -1,19 +1,20 @@
 """Finds labelled images in folders, checks the layout and decides the splits.
 
-Knows no pixels and no cache: `tables` reads Parquet and Arrow, `decode` reads the images.
+Knows no pixels and no cache: `downloads` lists what lies in an object store, `tables` reads Parquet
+and Arrow, `decode` reads the images.
 """
 
 import hashlib
-import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 from trainables.errors import UserError
+from trainables.listing import FileEntry, Listing, StoredFile, located, single_file
+from trainables.remote import RemotePath
 
 SPLITS = ("train", "val", "test")
 SPLIT_WORDS = {
@@ -25,34 +26,6 @@ SPLIT_WORDS = {
     "test": "test",
     "testing": "test",
 }
-TABLE_SUFFIXES = (".parquet", ".arrow")
-
-
-class FileEntry(NamedTuple):
-    """A file below the data folder; size and mtime are -1 for what is no regular file."""
-
-    path: str  # relative, with "/"
-    size: int  # bytes
-    mtime_ns: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Listing:
-    """What a data folder (or one table file) holds, by name only, hidden entries left out."""
-
-    root: Path
-    files: tuple[FileEntry, ...]
-    folders: tuple[str, ...]
-
-    def digest(self, *settings: object) -> str:
-        """Name this listing and the settings that its images are read with: 64 hex digits.
-
-        The root is part of it: copies may agree in names, sizes and times and differ in content.
-        """
-        told = hashlib.sha256(json.dumps([str(self.root), self.folders, settings]).encode())
-        for entry in self.files:
-            told.update(f"{entry.path!r} {entry.size} {entry.mtime_ns}\n".encode())
-        return told.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +35,7 @@ class Item:
     path: str  # for messages: relative path, with "#row" in a table
     label: int
     split: str
-    content: bytes | Path | None  # None: nothing to read, for this reason
+    content: bytes | Path | StoredFile | None  # None: nothing to read, for this reason
     reason: str = ""
 
 
@@ -77,6 +50,7 @@ class Source:
     items: Callable[[], Iterator[Item]]
     sample: Callable[[], Iterator[Item]]  # up to a few hundred of them, to estimate sizes
     splits: tuple[str, ...] = SPLITS  # that there must be in the end
+    scratch_bytes: int = 0  # that lie on the disk beside the decoded images while it is read
 
 
 def scan(data: Path) -> Listing:
@@ -88,14 +62,8 @@ def scan(data: Path) -> Listing:
     try:
         root = data.resolve(strict=True)
         if root.is_file():
-            if root.suffix.lower() not in TABLE_SUFFIXES:
-                raise UserError(
-                    f"{data} is a single file: give a folder of images, or a .parquet or"
-                    " .arrow file."
-                )
             facts = root.stat()
-            only = FileEntry(root.name, facts.st_size, facts.st_mtime_ns)
-            return Listing(root=root.parent, files=(only,), folders=())
+            return single_file(root, facts.st_size, facts.st_mtime_ns)
         files, folders = _walk(root)
     except FileNotFoundError as error:
         raise UserError(f"{data} does not exist: check the path to the images.") from error
@@ -178,7 +146,7 @@ def further_folder_source(listing: Listing, trained: Sequence[str]) -> Source:
     return replace(source, splits=("test",))
 
 
-def check_trained(data: Path, names: Iterable[str], trained: Sequence[str]) -> None:
+def check_trained(data: Path | RemotePath, names: Iterable[str], trained: Sequence[str]) -> None:
     """Refuse classes that a model was not trained on.
 
     Raises:
@@ -199,13 +167,15 @@ def _source(
     notes: list[str],
 ) -> Source:
     labels = {name: label for label, name in enumerate(classes)}
+    in_store = isinstance(listing.root, RemotePath)
+    unreadable = "// in its name" if in_store else "not a regular file, or a broken link"
     found = [
         Item(
             path=entry.path,
             label=labels[name],
             split=split,
-            content=listing.root / entry.path if entry.size >= 0 else None,
-            reason="" if entry.size >= 0 else "not a regular file, or a broken link",
+            content=located(listing, entry) if entry.size >= 0 else None,
+            reason="" if entry.size >= 0 else unreadable,
         )
         for split, by_class in in_splits.items()
         for name, entries in by_class.items()
@@ -269,7 +239,7 @@ def _class_files(listing: Listing, folder: str) -> dict[str, list[FileEntry]]:
     for entry in listing.files:
         if entry.path.startswith(prefix):
             name, below, _ = entry.path.removeprefix(prefix).partition("/")
-            if below:
+            if below and name:  # in a store, a name may begin with "/"
                 by_class[name].append(entry)
     for name, entries in by_class.items():
         if not entries:
@@ -281,7 +251,9 @@ def _class_files(listing: Listing, folder: str) -> dict[str, list[FileEntry]]:
 
 
 def _missing_classes(
-    root: Path, in_splits: dict[str, dict[str, list[FileEntry]]], classes: Sequence[str]
+    root: Path | RemotePath,
+    in_splits: dict[str, dict[str, list[FileEntry]]],
+    classes: Sequence[str],
 ) -> list[str]:
     notes = []
     for split, by_class in in_splits.items():

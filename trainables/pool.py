@@ -8,11 +8,13 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from trainables import pixels
+from trainables.downloads import with_contents
 from trainables.images import Item, Source
 
 
@@ -31,7 +33,7 @@ def decode_all(source: Source, side: int) -> Iterator[Decoded]:
     waiting: deque[Future[Decoded]] = deque()
     with ThreadPoolExecutor(workers) as threads:
         try:
-            for item in source.items():
+            for item in with_contents(source.items()):
                 waiting.append(threads.submit(_decode, item, side))
                 if len(waiting) > 4 * workers:
                     yield waiting.popleft().result()
@@ -44,7 +46,7 @@ def decode_all(source: Source, side: int) -> Iterator[Decoded]:
 def estimate_bytes(source: Source, side: int) -> int:
     """About how many bytes the decoded images take, from the headers of some of them."""
     sizes = []
-    for item in source.sample():
+    for item in with_contents(source.sample()):
         try:
             sizes.append(pixels.stored_bytes(_read(item), side))
         except pixels.BadImageError:
@@ -78,6 +80,7 @@ def _read(item: Item) -> bytes:
         raise pixels.BadImageError(item.reason)
     if isinstance(item.content, bytes):
         return item.content
+    assert isinstance(item.content, Path), "what is in a store is brought before"
     try:
         if item.content.stat().st_size > pixels.MAX_FILE_BYTES:
             raise pixels.BadImageError("larger than 1 GiB")

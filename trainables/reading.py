@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from trainables.features import pass_over, pool_logits
 from trainables.imageset import SplitImages
 from trainables.keys import digest
 from trainables.resolution import feature_side
-from trainables.store import Store, append_line, read_json, read_lines, write_json
+from trainables.store import Place, Store, append_line, read_json, read_lines, write_json
 from trainables.trunk import finished_trunk
 from trainables.workplace import Workplace
 
@@ -81,11 +80,11 @@ def hits_of(unseen: Unseen, store: Store, cell: CellSpec, arm: str) -> np.ndarra
     return read_hits(_predictions(_path(unseen, store, cell, arm)), arm)
 
 
-def _path(unseen: Unseen, store: Store, cell: CellSpec, arm: str) -> Path:
+def _path(unseen: Unseen, store: Store, cell: CellSpec, arm: str) -> Place:
     return store.reading(digest("reading 2", unseen.name, unseen.digest, cell.key, arm))
 
 
-def _predictions(path: Path) -> Path:
+def _predictions(path: Place) -> Place:
     return path.with_suffix(".arrow")
 
 

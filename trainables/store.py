@@ -1,4 +1,5 @@
-"""The store: a folder of content-addressed results, each written whole or not at all.
+"""The store: content-addressed results, each written whole or not at all, in a folder or in an
+object store.
 
     weights/<variant>-<digest>.safetensors      pretrained weights as the sweep found them
     trunks/<key>/{spec,result}.json, state.pt, trunk.safetensors, work.jsonl
@@ -9,6 +10,7 @@
     readings.jsonl                              every look at them, in order
     journal.jsonl                               what the driver decided, in order
 
+Waits for a file system or object store that does not answer for a while, reading and writing.
 Knows nothing of what is kept in it. A key is a digest of all that the result depends on, so that
 finding it there is the same as having made it.
 """
@@ -16,21 +18,26 @@ finding it there is the same as having made it.
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, cast
 
 import pyarrow as pa
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
+from typing_extensions import TypeVar
 
 from trainables.errors import UserError
 from trainables.keys import canonical, plain
+from trainables.remote import RemotePath, patiently
+
+Place = Path | RemotePath
 
 
 @contextmanager
@@ -72,16 +79,60 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+def write_file(path: Place, fill: Callable[[Path], None]) -> None:
+    """Write a file whole: ``fill`` is given a temporary path, more than once if the store is out
+    for a while."""
+    if isinstance(path, RemotePath):
+        with tempfile.TemporaryDirectory(prefix="fixres-send-") as folder:
+            temporary = Path(folder) / path.name
+            fill(temporary)
+            path.send(temporary)
+        return
+
+    def write() -> None:
+        with replacing(path) as temporary:
+            fill(temporary)
+
+    patiently(write, str(path))
 
 
-def write_json(path: Path, value: Any) -> None:
+@contextmanager
+def local_copy(path: Place) -> Iterator[Path]:
+    """The file itself, or a copy of it for as long as the block runs, under its own name."""
+    if isinstance(path, Path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="fixres-copy-") as folder:
+        copy = Path(folder) / path.name
+        path.bring(copy)
+        yield copy
+
+
+def children(path: Place) -> list[Place]:
+    """What lies directly below, sorted; nothing where there is no such folder."""
+    if isinstance(path, RemotePath):
+        return list(path.children())
+    return [*sorted(path.iterdir())] if path.exists() else []
+
+
+def size(path: Place) -> int:
+    """Bytes."""
+    return path.size() if isinstance(path, RemotePath) else path.stat().st_size
+
+
+def write_text(path: Place, text: str) -> None:
+    write_file(path, lambda temporary: _write_text(temporary, text))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Place, value: Any) -> None:
     write_text(path, json.dumps(plain(value), indent=2) + "\n")
 
 
-def read_json(path: Path) -> Any | None:
+def read_json(path: Place) -> Any | None:
     """The value at ``path``, or None where there is none."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -89,64 +140,90 @@ def read_json(path: Path) -> Any | None:
         return None
 
 
-def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    with replacing(path) as temporary:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary)
+def write_tensors(path: Place, tensors: Mapping[str, torch.Tensor]) -> None:
+    whole = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    write_file(path, lambda temporary: save_file(whole, temporary))
 
 
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+def read_tensors(path: Place) -> dict[str, torch.Tensor]:
+    if isinstance(path, RemotePath):
+        return load(path.read_bytes())
     return load_file(path, device="cpu")
 
 
-def write_state(path: Path, state: Mapping[str, Any]) -> None:
+def write_state(path: Place, state: Mapping[str, Any]) -> None:
     """Tensors and plain values, nested as they are."""
-    with replacing(path) as temporary:
-        torch.save(dict(state), temporary)
+    write_file(path, lambda temporary: torch.save(dict(state), temporary))
 
 
-def read_state(path: Path) -> dict[str, Any] | None:
+def read_state(path: Place) -> dict[str, Any] | None:
     """The state at ``path``, on the CPU, or None where there is none.
 
     The store is ours, yet it is read as data only (``weights_only``).
     """
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        source = io.BytesIO(path.read_bytes()) if isinstance(path, RemotePath) else path
+        state: dict[str, Any] = torch.load(source, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         return None
     return state
 
 
-def write_batch(path: Path, batch: pa.RecordBatch) -> None:
+def write_batch(path: Place, batch: pa.RecordBatch) -> None:
     """An Arrow IPC file of one record batch, which can be read by mapping it."""
-    with (
-        replacing(path) as temporary,
-        pa.OSFile(str(temporary), "wb") as sink,
-        pa.ipc.new_file(sink, batch.schema) as writer,
-    ):
-        writer.write_batch(batch)
+
+    def fill(temporary: Path) -> None:
+        with (
+            pa.OSFile(str(temporary), "wb") as sink,
+            pa.ipc.new_file(sink, batch.schema) as writer,
+        ):
+            writer.write_batch(batch)
+
+    write_file(path, fill)
 
 
-def append_line(path: Path, value: Any) -> None:
-    """Append one JSON line and see it onto the disk: what is written is there after a crash."""
+def read_batch(path: Place) -> pa.RecordBatch:
+    """The one record batch of an Arrow IPC file, mapped where it lies on this machine."""
+    if isinstance(path, RemotePath):
+        return pa.ipc.open_file(pa.BufferReader(path.read_bytes())).get_batch(0)
+    return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+
+
+def append_line(path: Place, value: Any) -> None:
+    """Append one JSON line and see it onto the disk: what is written is there after a crash.
+
+    A file has one writer at a time. Objects cannot be appended to: they are written anew.
+    """
+    line = canonical(value).encode() + b"\n"
+    if isinstance(path, RemotePath):
+        path.write_bytes(_read_whole(path) + line)
+    else:
+        patiently(lambda: _append(path, line), str(path))
+
+
+def _append(path: Path, line: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
         if file.seek(0, os.SEEK_END) > 0:
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":  # the last writer was killed within a line
                 file.write(b"\n")
-        file.write(canonical(value).encode() + b"\n")
+        file.write(line)
         file.flush()
         os.fsync(file.fileno())
 
 
-def read_lines(path: Path) -> list[Any]:
-    """Every whole JSON line; a line cut short by a crash is passed over."""
+def _read_whole(path: Place) -> bytes:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        return path.read_bytes()
     except FileNotFoundError:
-        return []
+        return b""
+
+
+def read_lines(path: Place) -> list[Any]:
+    """Every whole JSON line; a line cut short by a crash is passed over."""
     values = []
-    for line in lines:
+    for line in _read_whole(path).decode("utf-8", errors="replace").splitlines():
         try:
             values.append(json.loads(line))
         except json.JSONDecodeError:
@@ -154,37 +231,56 @@ def read_lines(path: Path) -> list[Any]:
     return values
 
 
+P = TypeVar("P", bound=Place, covariant=True, default=Place)
+
+
 @dataclasses.dataclass(frozen=True)
-class Store:
-    """Where things are kept. ``root`` must be seen by the driver and by every worker."""
+class Store(Generic[P]):
+    """Where things are kept: seen by the driver and by every worker."""
 
-    root: Path
+    root: P
+
+    def _at(self, *names: str) -> P:
+        place: Place = self.root
+        for name in names:
+            place = place / name
+        return cast(P, place)
 
     @property
-    def journal(self) -> Path:
-        return self.root / "journal.jsonl"
+    def journal(self) -> P:
+        return self._at("journal.jsonl")
 
     @property
-    def readings(self) -> Path:
-        return self.root / "readings.jsonl"
+    def readings(self) -> P:
+        return self._at("readings.jsonl")
 
-    def weights(self, name: str) -> Path:
-        return self.root / "weights" / f"{name}.safetensors"
+    @property
+    def trunks(self) -> P:
+        """The folder of all trunks."""
+        return self._at("trunks")
 
-    def trunk(self, key: str) -> Path:
-        return self.root / "trunks" / key
+    @property
+    def cells(self) -> P:
+        """The folder of all cells."""
+        return self._at("cells")
 
-    def cell(self, key: str) -> Path:
-        return self.root / "cells" / key
+    def weights(self, name: str) -> P:
+        return self._at("weights", f"{name}.safetensors")
 
-    def activations(self, key: str) -> Path:
-        return self.root / "activations" / f"{key}.json"
+    def trunk(self, key: str) -> P:
+        return self._at("trunks", key)
 
-    def latency(self, key: str) -> Path:
-        return self.root / "latency" / f"{key}.json"
+    def cell(self, key: str) -> P:
+        return self._at("cells", key)
 
-    def reading(self, key: str) -> Path:
-        return self.root / "readings" / f"{key}.json"
+    def activations(self, key: str) -> P:
+        return self._at("activations", f"{key}.json")
+
+    def latency(self, key: str) -> P:
+        return self._at("latency", f"{key}.json")
+
+    def reading(self, key: str) -> P:
+        return self._at("readings", f"{key}.json")
 
 
 def make_writable(folder: Path, option: str) -> None:

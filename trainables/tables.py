@@ -1,45 +1,35 @@
 """Reads labelled images from Parquet and Arrow files, as the Hugging Face hub lays them out.
 
-Knows the columns, the class names and the split of each file; reads batch by batch, so that a
-table need not fit into memory. Knows nothing of decoding and caching.
+Knows the class names and the split of each file; reads batch by batch, so that a table need not fit
+into memory. Of a table in an object store, schema and labels are read in place; for its images it
+is downloaded. Knows nothing of decoding and caching.
 """
 
-import json
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from trainables.columns import Columns, find_columns
+from trainables.downloads import THREADS, RangeReader, local_files, most_on_disk
 from trainables.errors import UserError
-from trainables.images import (
-    SPLIT_WORDS,
-    SPLITS,
-    TABLE_SUFFIXES,
-    Item,
-    Listing,
-    Source,
-    check_trained,
-)
+from trainables.images import SPLIT_WORDS, SPLITS, Item, Source, check_trained
+from trainables.listing import TABLE_SUFFIXES, Listing, StoredFile, located
+from trainables.remote import RemotePath
 
-IMAGE_NAMES = ("image", "images", "img", "bytes", "image_bytes", "picture", "photo")
-LABEL_NAMES = ("label", "labels", "class", "fine_label", "target", "category")
 _ROWS = 64  # a batch is held in memory with the bytes of its images
+_PAGES = 2**20  # bytes of a column read at a time in a store: a row group may be the whole file
 _BROKEN = (pa.ArrowException, OSError)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Columns:
-    """Which columns hold what; names are the label's class names, where the file knows them."""
-
-    image: str
-    label: str
-    names: tuple[str, ...] | None
+Table = Path | StoredFile
 
 
 def is_table(path: str) -> bool:
@@ -55,8 +45,11 @@ def holds_tables(listing: Listing) -> bool:
     return any(is_table(entry.path) for entry in listing.files)
 
 
-def table_source(listing: Listing) -> Source:
+def table_source(listing: Listing, scratch: Path | None = None) -> Source:
     """Read a listing's Parquet and Arrow files as labelled images.
+
+    Args:
+        scratch: the folder for what is downloaded of a store's listing.
 
     Raises:
         UserError: a file is damaged, its columns or its split are ambiguous, train has no labels,
@@ -65,8 +58,8 @@ def table_source(listing: Listing) -> Source:
     files = _files(listing)
     split_of = _split_of_each(listing.root, list(files))
     first = next(path for path in files if split_of[path] == "train")
-    columns = _find_columns(files[first])
-    labels = {path: _read_labels(files[path], columns, split_of[path]) for path in files}
+    columns = find_columns(_schema(files[first]), _name_of(files[first]))
+    labels = _read_all_labels(files, columns, split_of)
 
     notes = []
     for split in SPLITS:
@@ -75,67 +68,103 @@ def table_source(listing: Listing) -> Source:
             rows = sum(len(labels.pop(path)) for path in of_split)
             if split == "train":
                 raise UserError(
-                    f"Column {columns.label} of {files[first]} holds no labels: give"
+                    f"Column {columns.label} of {_name_of(files[first])} holds no labels: give"
                     " labelled images."
                 )
             notes.append(f"The {split} split ({rows} rows) has no labels and is left out.")
     classes = _class_names(labels, columns)
     if len(classes) < 2:
         raise UserError(
-            f"Column {columns.label} of {files[first]} holds {len(classes)} class(es): give images"
-            " of at least two."
+            f"Column {columns.label} of {_name_of(files[first])} holds {len(classes)} class(es):"
+            " give images of at least two."
         )
-    return _source(files, split_of, columns, labels, classes, notes)
+    kept = [_part(files[path], path, split_of[path]) for path in labels]
+    return _source(kept, columns, labels, classes, notes, scratch)
 
 
-def further_table_source(listing: Listing, trained: Sequence[str]) -> Source:
+def further_table_source(
+    listing: Listing, trained: Sequence[str], scratch: Path | None = None
+) -> Source:
     """Read a listing's tables as one set of images of classes that a model was trained on.
 
-    Labels are positions in `trained`.
+    Labels are positions in `trained`; `scratch` is as of `table_source`.
 
     Raises:
         UserError: a file is damaged, its columns are ambiguous, or a label names no trained class.
     """
     files = _files(listing)
-    columns = _find_columns(next(iter(files.values())))
-    labels = {path: _read_labels(file, columns, "train") for path, file in files.items()}
+    first = next(iter(files.values()))
+    columns = find_columns(_schema(first), _name_of(first))
+    labels = _read_all_labels(files, columns, dict.fromkeys(files, "train"))
     check_trained(listing.root, _class_names(labels, columns), trained)
-    split_of = dict.fromkeys(files, "test")
-    source = _source(files, split_of, columns, labels, tuple(trained), [])
+    kept = [_part(file, path, "test") for path, file in files.items()]
+    source = _source(kept, columns, labels, tuple(trained), [], scratch)
     return replace(source, splits=("test",))
 
 
-def _files(listing: Listing) -> dict[str, Path]:
-    paths = (entry.path for entry in listing.files if is_table(entry.path))
-    return {path: listing.root / path for path in paths}
+def _files(listing: Listing) -> dict[str, Table]:
+    """Raises:
+    UserError: one of them has a name that cannot be opened.
+    """
+    entries = [entry for entry in listing.files if is_table(entry.path)]
+    for entry in entries:
+        if entry.size < 0:
+            raise UserError(f"{listing.root}/{entry.path} is no file to open: mend or remove it.")
+    return {entry.path: located(listing, entry) for entry in entries}
+
+
+class _Part(NamedTuple):
+    """One table."""
+
+    file: Table
+    told: str  # where the user has it
+    path: str  # below the data folder
+    split: str
+
+
+def _part(file: Table, path: str, split: str) -> _Part:
+    return _Part(file, _name_of(file), path, split)
 
 
 def _source(
-    files: dict[str, Path],
-    split_of: dict[str, str],
+    kept: Sequence[_Part],
     columns: Columns,
     labels: dict[str, list[int | str | None]],
     classes: tuple[str, ...],
     notes: list[str],
+    scratch: Path | None,
 ) -> Source:
-    """What the files that are still in `labels` hold."""
-    kept = [(files[path], path, split_of[path]) for path in labels]
+    """What the tables hold."""
     numbers = {name: number for number, name in enumerate(classes)}
     # A few rows of a few files: a table's first rows are as good as any for an estimate.
     some = kept[:: max(1, len(kept) // 4)]
     return Source(
         classes=classes,
         total=sum(len(found) for found in labels.values()),
-        given=tuple(split for split in SPLITS if split in {split_of[path] for path in labels}),
+        given=tuple(split for split in SPLITS if split in {part.split for part in kept}),
         notes=tuple(notes),
-        items=lambda: (item for part in kept for item in _items(*part, columns, numbers)),
-        sample=lambda: (
-            item for part in some for item in islice(_items(*part, columns, numbers), _ROWS)
+        items=lambda: (
+            item for part in _local(kept, scratch) for item in _items(part, columns, numbers)
         ),
+        sample=lambda: (
+            item for part in some for item in islice(_items(part, columns, numbers), _ROWS)
+        ),
+        scratch_bytes=most_on_disk(p.file.size for p in kept if isinstance(p.file, StoredFile)),
     )
 
 
-def _split_of_each(root: Path, paths: Sequence[str]) -> dict[str, str]:
+def _local(kept: Sequence[_Part], scratch: Path | None) -> Iterator[_Part]:
+    """The same tables, those in a store as local copies, each there until the next is given."""
+    stored = [part.file for part in kept if isinstance(part.file, StoredFile)]
+    if not stored:
+        yield from kept
+        return
+    assert scratch is not None, "a store's tables need a folder to lie in"
+    for part, copy in zip(kept, local_files(stored, scratch), strict=True):
+        yield part._replace(file=copy)
+
+
+def _split_of_each(root: Path | RemotePath, paths: Sequence[str]) -> dict[str, str]:
     named = {path: _named_split(root, path) for path in paths}
     if len(paths) == 1 or not any(named.values()):
         return dict.fromkeys(paths, "train")
@@ -152,7 +181,7 @@ def _split_of_each(root: Path, paths: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _named_split(root: Path, path: str) -> str | None:
+def _named_split(root: Path | RemotePath, path: str) -> str | None:
     """The split that the file's name gives, or else the nearest folder's."""
     for part in reversed(path.split("/")):
         words = re.split(r"[^a-z0-9]+", part.lower())
@@ -164,128 +193,88 @@ def _named_split(root: Path, path: str) -> str | None:
     return None
 
 
-def _schema(file: Path) -> pa.Schema:
+def _name_of(file: Table) -> str:
+    return str(file.place if isinstance(file, StoredFile) else file)
+
+
+@contextmanager
+def _opened(file: Table) -> Iterator[pa.NativeFile]:
+    if isinstance(file, StoredFile):
+        with RangeReader(file) as reader, pa.PythonFile(reader, mode="r") as opened:
+            yield opened
+    else:
+        with pa.memory_map(str(file)) as opened:
+            yield opened
+
+
+def _schema(file: Table) -> pa.Schema:
     try:
-        if file.suffix.lower() == ".parquet":
-            return pq.read_schema(file)
-        with pa.memory_map(str(file)) as mapped, _open_ipc(mapped) as reader:
-            return reader.schema
+        with _opened(file) as opened:
+            if _name_of(file).lower().endswith(".parquet"):
+                return pq.read_schema(opened)
+            with _open_ipc(opened) as reader:
+                return reader.schema
     except _BROKEN as error:
-        raise _damaged(file, error) from error
+        raise _damaged(_name_of(file), error) from error
 
 
-def _open_ipc(mapped: pa.MemoryMappedFile) -> Any:
+def _open_ipc(opened: pa.NativeFile) -> Any:
     try:
-        return pa.ipc.open_file(mapped)
+        return pa.ipc.open_file(opened)
     except pa.ArrowInvalid:  # the streaming format, which `datasets` writes
-        mapped.seek(0)
-        return pa.ipc.open_stream(mapped)
+        opened.seek(0)
+        return pa.ipc.open_stream(opened)
 
 
-def _batches(file: Path, names: list[str]) -> Iterator[pa.RecordBatch]:
-    """The named columns, in batches of at most `_ROWS` rows."""
+def _batches(file: Table, names: list[str], told: str) -> Iterator[pa.RecordBatch]:
+    """The named columns, in batches of at most `_ROWS` rows; errors name the file as `told`."""
     try:
-        if file.suffix.lower() == ".parquet":
-            with pq.ParquetFile(file) as parquet:
-                yield from parquet.iter_batches(batch_size=_ROWS, columns=names)
-            return
-        with pa.memory_map(str(file)) as mapped, _open_ipc(mapped) as reader:
-            stream = isinstance(reader, pa.RecordBatchStreamReader)
-            batches = reader if stream else map(reader.get_batch, range(reader.num_record_batches))
-            for batch in batches:
-                chosen = batch.select(names)
-                for start in range(0, chosen.num_rows, _ROWS):
-                    yield chosen.slice(start, _ROWS)
+        with _opened(file) as opened:
+            if _name_of(file).lower().endswith(".parquet"):
+                pages = _PAGES if isinstance(file, StoredFile) else 0
+                with pq.ParquetFile(opened, buffer_size=pages) as parquet:
+                    yield from parquet.iter_batches(batch_size=_ROWS, columns=names)
+                return
+            yield from _ipc_batches(opened, names)
     except (*_BROKEN, KeyError) as error:
-        raise _damaged(file, error) from error
+        raise _damaged(told, error) from error
 
 
-def _damaged(file: Path, error: Exception) -> UserError:
+def _ipc_batches(opened: pa.NativeFile, names: list[str]) -> Iterator[pa.RecordBatch]:
+    with _open_ipc(opened) as reader:
+        stream = isinstance(reader, pa.RecordBatchStreamReader)
+        batches = reader if stream else map(reader.get_batch, range(reader.num_record_batches))
+        for batch in batches:
+            chosen = batch.select(names)
+            for start in range(0, chosen.num_rows, _ROWS):
+                yield chosen.slice(start, _ROWS)
+
+
+def _damaged(file: str, error: Exception) -> UserError:
     return UserError(f"{file} cannot be read ({error}): check it, or download it again.")
 
 
-def _find_columns(file: Path) -> Columns:
-    schema = _schema(file)
-    features = _features(schema)
-    images = {field.name for field in schema if _is_image(field.type)}
-    labels = {field.name for field in schema if _is_label(field.type)}
-    image = (
-        _only(images & set(IMAGE_NAMES))
-        or _only({name for name in images if _feature_type(features, name) == "Image"})
-        or _only(images)
-    )
-    class_labels = {name for name in labels if _feature_type(features, name) == "ClassLabel"}
-    label = _only(labels & set(LABEL_NAMES)) or _only(class_labels)
-    for found, kind, known in ((image, "image", IMAGE_NAMES), (label, "label", LABEL_NAMES)):
-        if found is None:
-            shown = ", ".join(f"{field.name} ({_short(field.type)})" for field in schema)
-            raise UserError(
-                f"{file} has no column, or several, that may hold the {kind}s; its columns are"
-                f" {shown or 'none'}: name exactly one of them {' or '.join(known[:3])}."
-            )
-    assert image is not None
-    assert label is not None
-    told = features.get(label, {}).get("names") if label in class_labels else None
-    names = tuple(map(str, told)) if isinstance(told, list) and told else None
-    return Columns(image=image, label=label, names=names)
+def _read_all_labels(
+    files: Mapping[str, Table], columns: Columns, split_of: Mapping[str, str]
+) -> dict[str, list[int | str | None]]:
+    """The labels of each file, which in a store are far apart: many are read at a time."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = pool.map(lambda path: _read_labels(files[path], columns, split_of[path]), files)
+        return dict(zip(files, found, strict=True))
 
 
-def _only(names: set[str]) -> str | None:
-    return next(iter(names)) if len(names) == 1 else None
-
-
-def _features(schema: pa.Schema) -> dict[str, Any]:
-    """What the Hugging Face metadata says of each column; empty where there is none."""
-    try:
-        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
-        return {name: told for name, told in features.items() if isinstance(told, dict)}
-    except (TypeError, KeyError, ValueError, AttributeError):
-        return {}
-
-
-def _feature_type(features: dict[str, Any], name: str) -> Any:
-    return features.get(name, {}).get("_type")
-
-
-def _short(kind: pa.DataType) -> str:
-    return "struct" if pa.types.is_struct(kind) else str(kind)
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
-    )
-
-
-def _is_image(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        return any(field.name == "bytes" and _is_bytes(field.type) for field in kind.fields)
-    return _is_bytes(kind)
-
-
-def _is_label(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return bool(
-        pa.types.is_integer(kind)
-        or pa.types.is_string(kind)
-        or pa.types.is_large_string(kind)
-        or pa.types.is_string_view(kind)
-    )
-
-
-def _read_labels(file: Path, columns: Columns, split: str) -> list[int | str | None]:
+def _read_labels(file: Table, columns: Columns, split: str) -> list[int | str | None]:
     """The label of each row; all None where a val or test file has no such column."""
     names = _schema(file).names
     if columns.image not in names or (columns.label not in names and split == "train"):
         raise UserError(
-            f"{file} lacks the column {columns.image} or {columns.label} of the other files:"
-            " give all files the same columns."
+            f"{_name_of(file)} lacks the column {columns.image} or {columns.label} of the other"
+            " files: give all files the same columns."
         )
     has_labels = columns.label in names
     wanted = columns.label if has_labels else columns.image
     labels: list[int | str | None] = []
-    for batch in _batches(file, [wanted]):
+    for batch in _batches(file, [wanted], _name_of(file)):
         labels.extend(batch.column(0).to_pylist() if has_labels else [None] * batch.num_rows)
     return labels
 
@@ -313,12 +302,10 @@ def _name(label: int | str | None, columns: Columns) -> str | None:
     return columns.names[known] if known < len(columns.names) else None
 
 
-def _items(
-    file: Path, path: str, split: str, columns: Columns, numbers: dict[str, int]
-) -> Iterator[Item]:
+def _items(part: _Part, columns: Columns, numbers: dict[str, int]) -> Iterator[Item]:
     row = 0
     names = list(dict.fromkeys([columns.image, columns.label]))
-    for batch in _batches(file, names):
+    for batch in _batches(part.file, names, part.told):
         images = batch.column(columns.image)
         if pa.types.is_struct(images.type):
             images = pc.struct_field(images, "bytes")
@@ -329,9 +316,9 @@ def _items(
             if name is None:
                 reason = f"no class for label {label}"
             yield Item(
-                path=f"{path}#{row}",
+                path=f"{part.path}#{row}",
                 label=-1 if name is None else numbers[name],
-                split=split,
+                split=part.split,
                 content=None if reason else content,
                 reason=reason,
             )

@@ -5,9 +5,12 @@ Everything stays uint8 until it is on the device (:func:`to_device`).
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ import torch
 from filelock import FileLock
 from PIL import Image
 
+from trainables.cache import Need, held_file, make_room, reserved, write_errors
 from trainables.imageset import SplitImages
 from trainables.resolution import resize_side
 from trainables.store import replacing
@@ -67,17 +71,24 @@ def kept_view(
     """The first ``count`` images, rendered: (count, R, R, 3) uint8, memory-mapped, read-only.
 
     Made once a node, whatever the number of trunks that look at it: ``path`` names all that it
-    depends on.
+    depends on, in the views of a cache. It is not dropped there for as long as it is mapped.
+
+    Raises:
+        UserError: the cache has no room for it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
+    cache, shape = path.parents[1], (count, test_res, test_res, 3)
+    need = Need(what=f"{count} images at {test_res} px", smaller="smaller resolutions")
+    while (found := held_file(path)) is None:
         with FileLock(f"{path}.lock"):
-            if not path.exists():
-                with replacing(path) as temporary:
-                    shape = (count, test_res, test_res, 3)
-                    out = np.lib.format.open_memmap(temporary, "w+", dtype=np.uint8, shape=shape)
+            if (found := held_file(path)) is not None:
+                break
+            make_room(cache, math.prod(shape), need)
+            with write_errors(cache, need.smaller), replacing(path) as temporary:
+                out = np.lib.format.open_memmap(temporary, "w+", dtype=np.uint8, shape=shape)
+                with reserved(temporary):
                     _fill(out, images, render, threads)
-    return np.load(path, mmap_mode="r")
+    return found
 
 
 def _fill(out: np.memmap, images: SplitImages, render: Render, threads: int) -> None:
@@ -149,10 +160,15 @@ def train_batches(
     interpolation: str,
     seed: Sequence[int],
     threads: int,
+    start: int = 0,
+    rank: int = 0,
+    world: int = 1,
 ) -> Iterator[TrainBatch]:
     """One epoch in a random order, cropped by threads a few batches ahead.
 
     All that is random is drawn beforehand from ``seed``: the batches do not depend on ``threads``.
+    Those before the one to ``start`` with are not cropped, nor what is not of share ``rank`` of
+    ``world``, which takes every ``world``-th image of a batch.
     The last batch is dropped where it is not full (batch norm needs company), never the only one.
     """
     rng = np.random.default_rng(seed)
@@ -168,18 +184,19 @@ def train_batches(
         return np.asarray(region.resize((train_res, train_res), resampling))
 
     def batch(b: int) -> TrainBatch:
-        chosen = order[b * batch_size : (b + 1) * batch_size]
+        chosen = order[b * batch_size : (b + 1) * batch_size][rank::world]
         pixels = np.stack([crop(i) for i in chosen])
         return TrainBatch(pixels, images.labels[chosen], flips[chosen])
 
-    with ThreadPoolExecutor(threads) as pool:
-        ahead = [pool.submit(batch, b) for b in range(min(count, 2 * threads))]
-        for b in range(count):
-            ready = ahead[b].result()
-            ahead[b] = None  # type: ignore[call-overload]
-            if len(ahead) < count:
-                ahead.append(pool.submit(batch, len(ahead)))
+    pool, to_come = ThreadPoolExecutor(threads), iter(range(start, count))
+    try:
+        ahead = deque(pool.submit(batch, b) for b in islice(to_come, 2 * threads))
+        while ahead:
+            ready = ahead.popleft().result()
+            ahead.extend(pool.submit(batch, b) for b in islice(to_come, 1))
             yield ready
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def to_device(

@@ -1,9 +1,10 @@
-"""The Ray Tune wrappers: thin, and the only importer of ray in this package."""
+"""The Ray Tune wrappers: thin. Beside them only `workers` imports ray in this package."""
 
 from __future__ import annotations
 
 import gc
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,17 @@ import torch
 from ray import tune
 
 from trainables.cell import CellSpec, recorded_results
-from trainables.decode import ReadOptions, prepare
+from trainables.decode import ReadOptions, known_set, prepare
 from trainables.errors import UserError
 from trainables.fix import adapt
 from trainables.imageset import ImageSet
 from trainables.keys import plain
-from trainables.store import Store
+from trainables.notice import Notice
+from trainables.store import Place, Store
 from trainables.train import TrunkTraining
 from trainables.transforms import EvalTransform
 from trainables.trunk import EpochReport, TrunkSpec, recorded_reports
+from trainables.workers import Work, Workers
 from trainables.workplace import Workplace
 
 
@@ -28,8 +31,8 @@ from trainables.workplace import Workplace
 class TrialContext:
     """What every trial of a sweep is told."""
 
-    store: Path
-    data: Path
+    store: Place
+    data: Place
     images: str  # the digest that the driver found
     read: ReadOptions
     cache: Path
@@ -40,16 +43,20 @@ class TrialContext:
     def open_images(self) -> ImageSet:
         """This node's image set: decoded here if it is not yet, and the same as the driver's.
 
-        A refit's has val in train.
+        A refit's has val in train. Where the node has the driver's set, the data is not looked at:
+        listing a large one takes minutes, and its store may be out of reach for a while.
 
         Raises:
             UserError: this node sees other images.
         """
-        found = prepare(self.data, self.cache, self.read)
+        found = known_set(self.cache, self.images, self.read)
+        if found is None:
+            found = prepare(self.data, self.cache, self.read, patient=True)
         if found.digest != self.images:
             raise UserError(
                 f"--data {self.data} holds other images on this node ({found.digest}) than on the "
-                f"head ({self.images}): make one folder visible to all nodes."
+                f"head ({self.images}): make one folder visible to all nodes, "
+                "and leave it as it is while the sweep runs."
             )
         return found.merged() if self.refit else found
 
@@ -60,6 +67,8 @@ class _Trial(tune.Trainable):
     def setup(self, config: dict[str, Any], context: TrialContext | None = None) -> None:
         assert context is not None
         self.context = context
+        self.notice = Notice()
+        self.notice.heed()  # in place of Ray's handler, which ends a step at hand
         torch.set_num_threads(context.threads)
         self.images = context.open_images()
         self.store = Store(context.store)
@@ -87,39 +96,65 @@ class _Trial(tune.Trainable):
 
 
 class TrunkTrial(_Trial):
-    """One trunk; a step is an epoch. Epochs that the store holds are reported, not trained."""
+    """One trunk; a step is an epoch. Epochs that the store holds are reported, not trained.
+
+    Its configuration may name several ``workers``, and the ``worker_resources`` of each: then they
+    train it, and this process waits for them.
+    """
 
     def _start(self, config: dict[str, Any]) -> None:
         self.spec: TrunkSpec = config["trunk"]
         self.scored: tuple[EvalTransform, ...] = config["scored"]
-        self.begun: TrunkTraining | None = None
+        self.workers: int = config.get("workers", 1)
+        self.worker_resources: dict[str, float] = config.get("worker_resources", {})
+        self.begun: Callable[[], EpochReport] | None = None
+        self.end: Callable[[], None] = lambda: None
         self.recorded = recorded_reports(self.store, self.spec.key)
         self.reported = 0
 
     def _stop(self) -> None:
-        self.begun = None
+        self.end()
+        self.begun, self.end = None, lambda: None
+
+    def cleanup(self) -> None:
+        self._stop()
 
     def step(self) -> dict[str, Any]:
         if self.reported < len(self.recorded):
             report = self.recorded[self.reported]
         else:
-            training = self._training()
-            report = training.epoch() if self.spec.recipe.epochs else training.as_it_is()
+            self.begun = self.begun or self._begin()
+            with self.notice.held():  # which ends this process: Tune sees it go, and tries again
+                report = self.begun()
         self.reported += 1
         return trunk_result(report, self.spec.recipe.epochs)
 
-    def _training(self) -> TrunkTraining:
-        if self.begun is None:
-            self.begun = TrunkTraining(
-                self.spec,
-                self.images,
-                self.store,
-                cache=self.context.cache,
-                threads=self.context.threads,
+    def _begin(self) -> Callable[[], EpochReport]:
+        """What trains an epoch, or scores a trunk that is to be taken as it is."""
+        context = self.context
+        if self.workers > 1:
+            work = Work(
+                spec=self.spec,
                 scored=self.scored,
-                rungs=self.context.rungs,
+                rungs=context.rungs,
+                store=context.store,
+                cache=context.cache,
+                open_images=context.open_images,
             )
-        return self.begun
+            group = Workers(work, self.workers, self.worker_resources, lambda: self.notice.given)
+            self.end = group.stop
+            return group.epoch
+        training = TrunkTraining(
+            self.spec,
+            self.images,
+            self.store,
+            cache=context.cache,
+            threads=context.threads,
+            scored=self.scored,
+            rungs=context.rungs,
+            interrupted=lambda: self.notice.given,
+        )
+        return training.epoch if self.spec.recipe.epochs else training.as_it_is
 
 
 def trunk_result(report: EpochReport, epochs: int) -> dict[str, Any]:

@@ -77,6 +77,7 @@ class EpochReport:
     at: int  # Unix time, ms
     val: dict[int, Score] = field(default_factory=dict)  # by test resolution; at rungs only
     diverged: bool = False
+    micro_batch: int | None = None  # images at once, as far as memory went; None: whole batches
 
     @property
     def best_val(self) -> Score | None:
@@ -130,6 +131,7 @@ def settle(store: Store, key: str, why: str) -> None:
         return
     state = read_state(folder / "state.pt")
     assert state is not None, f"no trunk {key} in training"
+    assert state.get("progress") is None, f"trunk {key} is within an epoch"
     write_tensors(folder / "trunk.safetensors", state.get("ema", state["model"]))
     write_json(folder / "result.json", {"why": why, "reports": state["reports"]})
     (folder / "state.pt").unlink()

@@ -2,111 +2,96 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
+import json
+import re
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
-from tests.end_to_end.sweeping import ROOT, command, environment, runs_of
+from tests.end_to_end.rays import Head, private_head
+from tests.end_to_end.sweeping import board, command, epochs_trained, runs_of
+from trainables.store import read_lines, read_state
 
 pytestmark = pytest.mark.slow
-RAY = str(Path(sys.executable).with_name("ray"))
-
-
-@dataclass(frozen=True)
-class Head:
-    address: str
-    environment: dict[str, str]
-
-    def submit(self, *entry: str) -> subprocess.CompletedProcess[str]:
-        job = [RAY, "job", "submit", "--address", self.address, "--working-dir", "."]
-        job += ["--runtime-env", "clusters/runtime_env.yaml", "--", "python", *entry]
-        return subprocess.run(
-            job, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=400
-        )
-
-
-def _free_ports(count: int) -> list[str]:
-    sockets = [socket.socket() for _ in range(count)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [str(s.getsockname()[1]) for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
 
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    """A Ray of its own: other Rays of the machine are neither joined nor stopped."""
-    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # socket paths must be short
-    gcs, dashboard, client = _free_ports(3)
-    own = environment() | {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    }
-    options = {
-        "node-ip-address": "127.0.0.1",
-        "port": gcs,
-        "dashboard-host": "127.0.0.1",
-        "dashboard-port": dashboard,
-        "ray-client-server-port": client,
-        "min-worker-port": "0",
-        "max-worker-port": "0",
-        "dashboard-agent-listen-port": "0",
-        "temp-dir": str(folder),
-        "num-cpus": "2",
-    }
-    start = [RAY, "start", "--head", *(f"--{name}={value}" for name, value in options.items())]
-    try:
-        subprocess.run(start, env=own, check=True, capture_output=True, timeout=120)
-        yield Head(f"http://127.0.0.1:{dashboard}", own)
-    finally:
-        _kill_all(str(folder))
-        shutil.rmtree(folder, ignore_errors=True)
+    with private_head({"CPU": 2}) as started:
+        yield started
 
 
-def _kill_all(mark: str) -> None:
-    """Every process whose command line names ``mark``."""
-    for _ in range(2):
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and int(entry.name) != os.getpid():
-                try:
-                    if mark in (entry / "cmdline").read_text():
-                        os.kill(int(entry.name), signal.SIGKILL)
-                except OSError:
-                    continue  # it has gone already
-        time.sleep(0.5)
+def _wait(head: Head, job: str, moment: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 300
+    while not moment():
+        assert time.monotonic() < deadline, head.job("logs", job).stdout
+        time.sleep(0.1)
 
 
-def test_a_submitted_job_runs_the_sweep(head: Head, data: Path) -> None:
+def _check_whole(store: Path) -> None:
+    """Whatever is there can be read, and nothing is half written."""
+    for path in store.rglob("*.json"):
+        json.loads(path.read_text())
+    for path in store.rglob("*.jsonl"):
+        assert len(read_lines(path)) == len(path.read_text().splitlines())
+    for path in store.rglob("*.safetensors"):
+        assert load_file(path)
+    for path in store.rglob("state.pt"):
+        assert read_state(path)
+
+
+def _model(out: Path) -> dict[str, bytes]:
+    folder = out / "model"
+    files = [p for p in folder.rglob("*") if p.is_file()]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
+
+
+def test_a_job_that_is_stopped_is_continued_by_the_same_command(
+    head: Head, data: Path, undisturbed: Path
+) -> None:
     out = data.parent / "job"
-    done = head.submit(*command(data, out)[1:])
+    entry = command(data, out)[1:]
+    submitted = head.submit(entry, "--no-wait", "--submission-id", "first")
+    assert submitted.returncode == 0, submitted.stderr
+    trunks = out / "store" / "trunks"
+    _wait(head, "first", lambda: len(list(trunks.glob("*/work.jsonl"))) >= 3)
+    head.job("stop", "first")
+    assert "Job 'first' was stopped" in head.job("status", "first").stdout
+    said = head.job("logs", "first").stdout
+    assert "stopped; the same command continues" in said and "Traceback" not in said, said
+    assert re.search(r"trunk lite0 at 32 px, lr \S+: .* after \d epochs, val top-1 .* left", said)
+    assert "RUNNING" not in {run.info.status for run in runs_of(out)}
+    _check_whole(out / "store")
+    done = head.submit(entry)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
-    assert "chosen" in done.stdout and "left" in done.stdout
-    assert (out / "model" / "model.safetensors").exists()
-    assert {run.info.status for run in runs_of(out)} == {"FINISHED"}
+    for row in board(undisturbed):
+        assert f"cell lite0 {row['train_res']} -> {row['test_res']}: val top-1" in done.stdout
+    assert "chosen   lite0" in done.stdout and "report   " in done.stdout
+    _check_whole(out / "store")
+    assert board(out) == board(undisturbed)
+    assert _model(out) == _model(undisturbed)
+    runs = runs_of(out)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    keys = [run.data.tags["key"] for run in runs]
+    assert len(keys) == len(set(keys)) == 1 + 4 + 6
+    counts = epochs_trained(out)
+    assert counts.keys() == epochs_trained(undisturbed).keys()
+    redone = sum(times - 1 for trunk in counts.values() for times in trunk.values())
+    assert redone <= 1, "at most the epoch that was cut short is trained again"
 
 
 def test_a_job_fails_when_the_sweep_does(head: Head, data: Path) -> None:
-    failed = head.submit(*command(data, data.parent / "bad", "--variants", "b9")[1:])
-    assert failed.returncode == 1  # whatever the script's own code is
-    assert "--variants b9" in failed.stdout
-
-
-def test_a_folder_that_the_job_would_lose_is_refused(head: Head, data: Path) -> None:
-    failed = head.submit(*command(data, Path("relative"))[1:])
-    assert failed.returncode == 1
-    assert "give an absolute path" in failed.stdout
+    """Whatever the script's own code: a wrong option, and a folder that the job would lose."""
+    wrong = {
+        "--variants b9": command(data, data.parent / "bad", "--variants", "b9"),
+        "give an absolute path": command(data, Path("relative")),
+    }
+    with ThreadPoolExecutor() as pool:
+        jobs = pool.map(lambda argv: head.submit(argv[1:]), wrong.values())
+        for words, failed in zip(wrong, jobs, strict=True):
+            assert failed.returncode == 1
+            assert words in failed.stdout

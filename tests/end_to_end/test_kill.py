@@ -41,6 +41,11 @@ def _second_cell(out: Path) -> bool:
     return any((out / "store").glob("cells/*/rows.json"))
 
 
+def _third_cell(out: Path) -> bool:
+    """And goes on."""
+    return len(list((out / "store").glob("cells/*/rows.json"))) >= 3
+
+
 def _start_and_kill(
     data: Path, out: Path, moment: Callable[[Path], bool], signal_number: int
 ) -> int:
@@ -82,24 +87,23 @@ def _served(out: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
-def test_killed_again_and_again_and_continued(data: Path, undisturbed: Path) -> None:
+def test_stopped_and_killed_again_and_again_and_continued(data: Path, undisturbed: Path) -> None:
+    """Ctrl-C, SIGTERM (``ray job stop``, a spot machine that goes), and two kills."""
     out = data.parent / "killed"
-    for moment in (_third_trunk, _second_cell):
-        assert _start_and_kill(data, out, moment, signal.SIGKILL) == -signal.SIGKILL
+    for moment, signal_number in (
+        (_first_epoch, signal.SIGINT),
+        (_third_trunk, signal.SIGKILL),
+        (_second_cell, signal.SIGTERM),
+        (_third_cell, signal.SIGKILL),
+    ):
+        clean = signal_number in (signal.SIGINT, signal.SIGTERM)
+        expected = 130 if clean else -signal_number
+        assert _start_and_kill(data, out, moment, signal_number) == expected
+        assert not (clean and _still_running(out))
     done = sweep(data, out)
     assert done.returncode == 0, done.stdout + done.stderr
     _check_whole(out, undisturbed)
     counts = epochs_trained(out)
     assert counts.keys() == epochs_trained(undisturbed).keys()
     redone = sum(times - 1 for trunk in counts.values() for times in trunk.values())
-    assert redone <= 1, "at most the epoch that was cut short is trained again"
-
-
-def test_ctrl_c_and_sigterm_stop_cleanly_and_are_continued(data: Path, undisturbed: Path) -> None:
-    """SIGTERM is what ``ray job stop`` and a lost spot node send."""
-    out = data.parent / "stopped"
-    for moment, signal_number in ((_first_epoch, signal.SIGINT), (_third_trunk, signal.SIGTERM)):
-        assert _start_and_kill(data, out, moment, signal_number) == 130
-        assert not _still_running(out)
-    assert sweep(data, out).returncode == 0
-    _check_whole(out, undisturbed)
+    assert redone <= 2, "at most the epochs that were cut short are trained again"

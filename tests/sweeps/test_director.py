@@ -91,7 +91,7 @@ Training = Callable[[Plan, TrunkSpec, int], EpochReport]
 class Farm:
     """Workers without Ray: what the store holds of a trunk is reported, the rest trained."""
 
-    def __init__(self, plan: Plan, store: Store, training: Training = report_of):
+    def __init__(self, plan: Plan, store: Store[Path], training: Training = report_of):
         self.plan, self.store, self.training = plan, store, training
         self.trained: Counter[tuple[str, int]] = Counter()
 
@@ -134,7 +134,7 @@ class Farm:
                 del running[trunk.key]
 
 
-def outcome(director: TrunkDirector, store: Store) -> dict[str, Any]:
+def outcome(director: TrunkDirector, store: Store[Path]) -> dict[str, Any]:
     """All that a phase leaves, without the store's dead epochs and the clock."""
     found = {
         path.parent.name: json.loads(path.read_text())
@@ -152,7 +152,7 @@ def outcome(director: TrunkDirector, store: Store) -> dict[str, Any]:
 
 def phase(
     plan: Plan, root: Path, training: Training = report_of, **how: Any
-) -> tuple[TrunkDirector, Store, Farm, Events]:
+) -> tuple[TrunkDirector, Store[Path], Farm, Events]:
     store, events = Store(root), Events()
     director, farm = TrunkDirector(plan, store, events), Farm(plan, store, training)
     farm.run(director, **how)
@@ -186,7 +186,9 @@ def plan() -> Plan:
 # --- undisturbed ------------------------------------------------------------------------------
 
 
-def check_whole(plan: Plan, director: TrunkDirector, store: Store, farm: Farm, events: Events):
+def check_whole(
+    plan: Plan, director: TrunkDirector, store: Store[Path], farm: Farm, events: Events
+):
     journal = read_lines(store.journal)
     asked = [line for line in journal if line["event"] == "ask"]
     ended = Counter(line["trunk"] for line in journal if line["event"] == "end")
@@ -257,7 +259,7 @@ def test_survivors_are_those_that_came_farthest_then_did_best(tmp_path: Path) ->
         director, store, _, events = phase(plan, tmp_path / str(survivors))
         trunks = [e.trunk for e in events if isinstance(e, TrunkBegan)]
 
-        def merit(trunk: TrunkSpec, store: Store = store) -> tuple[int, int]:
+        def merit(trunk: TrunkSpec, store: Store[Path] = store) -> tuple[int, int]:
             last = [r for r in recorded_reports(store, trunk.key) if r.val][-1]
             return last.epoch, max(s.hits1 for s in last.val.values())
 

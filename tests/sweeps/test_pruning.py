@@ -20,7 +20,7 @@ TEST = a_row(9, 10, split="test", trunk="again", cell="cagain")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: Path) -> Store[Path]:
     store = Store(tmp_path)
     for trunk in ("t0", "t1", "t2", "t3", "never fixed", "again"):
         put(store.trunk(trunk) / "trunk.safetensors", 1000)
@@ -46,7 +46,7 @@ def put(path: Path, size: int) -> None:
         ("best", {"t1", "again"}),
     ],
 )
-def test_what_stays(store: Store, keep: str, trunks: set[str]) -> None:
+def test_what_stays(store: Store[Path], keep: str, trunks: set[str]) -> None:
     everything = sum(p.stat().st_size for p in store.root.rglob("*") if p.is_file())
     stay = kept([*ROWS, TEST], ROWS[1], keep)
     freed = prune(store, stay)
@@ -61,7 +61,7 @@ def test_what_stays(store: Store, keep: str, trunks: set[str]) -> None:
     assert losing(store, stay) == [] and prune(store, stay) == 0
 
 
-def test_a_row_whose_checkpoints_are_gone_is_refused(store: Store) -> None:
+def test_a_row_whose_checkpoints_are_gone_is_refused(store: Store[Path]) -> None:
     prune(store, kept([*ROWS, TEST], ROWS[1], "best"))
     check_there(store, ROWS[1], changes=True)
     with pytest.raises(UserError, match="were pruned"):

@@ -33,7 +33,7 @@ CLUSTER: Any = SimpleNamespace(placement=None)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: Path) -> Store[Path]:
     store = Store(tmp_path)
     write_json(store.trunk(TRUNK.key) / "spec.json", TRUNK)
     write_tensors(store.trunk(TRUNK.key) / "trunk.safetensors", {})
@@ -43,7 +43,7 @@ def store(tmp_path: Path) -> Store:
 class Trials:
     """Stands for Ray: does at once what a trial would leave in the store."""
 
-    def __init__(self, store: Store, fail: str = ""):
+    def __init__(self, store: Store[Path], fail: str = ""):
         self.store, self.fail = store, fail
         self.trained: list[tuple[TrunkSpec, int]] = []
         self.adapted: list[Any] = []
@@ -78,7 +78,11 @@ class Trials:
 
 
 def run(
-    store: Store, trials: Trials, monkeypatch: pytest.MonkeyPatch, row: Any = CHOSEN, **more: Any
+    store: Store[Path],
+    trials: Trials,
+    monkeypatch: pytest.MonkeyPatch,
+    row: Any = CHOSEN,
+    **more: Any,
 ) -> Any:
     context = TrialContext(
         store=store.root, data=Path("/d"), images=PLAN.images, read=PLAN.spec.read,
@@ -89,7 +93,7 @@ def run(
 
 
 def test_the_same_configuration_for_as_many_epochs_on_all_images(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: Store[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trials = Trials(store)
     served = run(store, trials, monkeypatch)
@@ -105,27 +109,33 @@ def test_the_same_configuration_for_as_many_epochs_on_all_images(
     assert served.refit and served.epochs == 2
 
 
-def test_what_is_done_is_not_done_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_done_is_not_done_again(
+    store: Store[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = run(store, Trials(store), monkeypatch)
     again = Trials(store)
     assert run(store, again, monkeypatch) == first
     assert again.trained == again.adapted == []
 
 
-def test_a_pretrained_trunk_stays_as_it_is(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pretrained_trunk_stays_as_it_is(
+    store: Store[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     trials = Trials(store)
     served = run(store, trials, monkeypatch, replace(CHOSEN, trunk_epochs=0))
     assert trials.trained == [] and len(trials.adapted) == 1 and served.trunk == TRUNK.key
 
 
-def test_a_failure_is_told_with_its_reason(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_is_told_with_its_reason(
+    store: Store[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(SweepError, match=r"The refit of b0 64 -> 96 px failed: out of luck"):
         run(store, Trials(store, fail="out of luck"), monkeypatch)
 
 
 @pytest.mark.parametrize("settled", [False, True])
 def test_a_refit_that_was_killed_goes_on(
-    store: Store, monkeypatch: pytest.MonkeyPatch, settled: bool
+    store: Store[Path], monkeypatch: pytest.MonkeyPatch, settled: bool
 ) -> None:
     """After the trunk's last epoch, or after its end: only the cell is left to do."""
     trials, again = Trials(store), Trials(store)
@@ -141,7 +151,9 @@ def test_a_refit_that_was_killed_goes_on(
     assert (store.trunk(served.trunk) / "result.json").exists()
 
 
-def test_a_trunk_that_diverges_is_no_refit(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trunk_that_diverges_is_no_refit(
+    store: Store[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Diverging(Trials):
         def _train(self, trunk: TrunkSpec, goes_on: Any, config: Any) -> None:
             lost = EpochReport(epoch=1, loss=None, train_top1=0.1, images=9, lr=0.1, seconds=1.0,
@@ -171,7 +183,7 @@ def test_an_arm_without_a_classifier_of_its_own_is_told_no_setting(arm: str) -> 
 def test_a_trial_opens_the_sweeps_images_and_a_refits_has_val_in_train(
     asked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trialling, "prepare", lambda *_: IMAGES)
+    monkeypatch.setattr(trialling, "prepare", lambda *_, **__: IMAGES)
     context = TrialContext(
         store=Path("/s"), data=Path("/d"), images=IMAGES.digest, read=PLAN.spec.read,
         cache=Path("/c"), threads=1, rungs=(), refit=asked,
@@ -181,7 +193,7 @@ def test_a_trial_opens_the_sweeps_images_and_a_refits_has_val_in_train(
         replace(context, images="another").open_images()
 
 
-def test_progress_is_told_in_epochs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_told_in_epochs(store: Store[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[int, int]] = []
     run(store, Trials(store), monkeypatch, progress=lambda *count: told.append(count))
     assert told == [(1, 2), (2, 2)]

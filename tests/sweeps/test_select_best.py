@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,10 @@ import torch
 from sweeps import leaderboard
 from sweeps.leaderboard import Row
 from sweeps.select_best import main
+from tests.storing import S3Server
 from tests.sweeps.test_leaderboard import a_row
 from trainables.cell import PREDICTIONS, recorded_hits, write_predictions
+from trainables.remote import remote_path
 from trainables.store import Store, write_json
 
 N = 100
@@ -103,21 +106,35 @@ def test_a_folder_without_a_leaderboard_is_refused(
 
 
 def test_a_copy_in_an_object_store_does_as_well(
-    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sweep: Path, s3: S3Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (sweep / "store" / "cells" / "c64" / "delta-fix.safetensors").write_bytes(b"not needed")
-    assert main(["--sweep", sweep.as_uri(), "--max-gmacs", "0.2"]) == 0
-    assert "chosen   b0 64 -> 64 px, arm fix" in capsys.readouterr().out
-    assert main(["--sweep", (sweep / "nothing").as_uri()]) == 2
+    uri = s3.uri(f"tests/{sweep.name}/out")
+    for file in (path for path in sweep.rglob("*") if path.is_file()):
+        (remote_path(uri) / file.relative_to(sweep).as_posix()).send(file)
+    for at in (uri, sweep.as_uri()):
+        assert main(["--sweep", at, "--max-gmacs", "0.2"]) == 0
+        assert "chosen   b0 64 -> 64 px, arm fix" in capsys.readouterr().out
+    assert main(["--sweep", f"{uri}/nothing"]) == 2
     assert "holds no leaderboard yet" in capsys.readouterr().err
     assert main(["--sweep", "nowhere://bucket/prefix"]) == 2
-    assert "--sweep nowhere://bucket/prefix cannot be read" in capsys.readouterr().err
+    assert "nowhere://bucket/prefix is in no store that is known" in capsys.readouterr().err
+
+
+def test_a_sweep_with_its_store_elsewhere_finds_it(
+    sweep: Path, s3: S3Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = s3.uri(f"tests/{sweep.name}/elsewhere")
+    for file in (path for path in (sweep / "store").rglob("*") if path.is_file()):
+        (remote_path(uri) / file.relative_to(sweep).as_posix()).send(file)
+    shutil.rmtree(sweep / "store")
+    write_json(sweep / "spec.json", {"classes": ["a", "b"], "storage": uri})
+    assert main(["--sweep", str(sweep), "--max-gmacs", "0.2"]) == 0
+    assert "chosen   b0 64 -> 64 px, arm fix" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("sweep_at", "target", "words"),
     [
-        ("s3://bucket/sweep", "model", "--write needs the sweep's folder"),
         ("runs:/0123", "model", "--write needs the sweep's folder"),
         ("OUT", "full", "exists and is no model's folder"),
     ],

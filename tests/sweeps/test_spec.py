@@ -44,7 +44,7 @@ def test_what_comes_ready_made_can_be_run(spec: SweepSpec) -> None:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_can_be_run_where_there_are_images(recipe: str, tmp_path: Path) -> None:
-    spec = spec_with(RECIPES[recipe](), data=tmp_path)
+    spec = spec_with(RECIPES[recipe](), data=str(tmp_path))
     assert check(spec).grid.recipe == recipe
 
 
@@ -87,7 +87,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"crop_scale": (0.5, 1.5)}, "--crop-scale 1.5", "above 0 to 1"),
     ({"epochs": -1}, "--epochs -1", "at least 0"),
     ({"epochs": 0}, "--epochs 0", "--data"),
-    ({"epochs": 0, "weights": "none", "data": Path("/")}, "--epochs 0", "--weights none"),
+    ({"epochs": 0, "weights": "none", "data": "/"}, "--epochs 0", "--weights none"),
     ({"recipe": "fixres"}, "--recipe fixres", "--data DIR"),
     ({"samples": 0}, "--samples 0", "at least 1"),
     ({"batch_size": 1}, "--batch-size 1", "at least 2"),
@@ -120,11 +120,15 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"head_smoothing": (0.1, -0.1)}, "--head-smoothing -0.1", "from 0 to below 1"),
     ({"head_smoothing": (1.5,)}, "--head-smoothing 1.5", "from 0 to below 1"),
     ({"cache_side": 16}, "--cache-side 16", "at least 32"),
+    ({"cache_gb": 0.0}, "--cache-gb 0.0", "more than 0"),
     ({"seed": -1}, "--seed -1", "from 0"),
     ({"seed": 2**63}, "--seed 9223372036854775808", "from 0"),
     ({"concurrency": 0}, "--concurrency 0", "at least 1"),
     ({"cpus_per_trial": 0}, "--cpus-per-trial 0", "at least 1"),
     ({"gpus_per_trial": -1.0}, "--gpus-per-trial -1.0", "at least 0"),
+    ({"gpu_memory_gb": 0.0}, "--gpu-memory-gb 0.0", "more than 0"),
+    ({"workers_per_trial": 0}, "--workers-per-trial 0", "at least 1"),
+    ({"workers_per_trial": 3, "batch_size": 5}, "--batch-size of 5", "two images for each"),
     ({"price_per_hour": -0.5}, "--price-per-hour -0.5", "at least 0"),
     ({"price_per_hour": float("nan")}, "--price-per-hour nan", "at least 0"),
     ({"warmup_epochs": -0.5}, "--warmup-epochs -0.5", "at least 0"),
@@ -143,7 +147,10 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"min_top1": 90.0}, "--min-top1 90.0", "above 0 to 1"),
     ({"experiment": " "}, "--experiment", "is empty"),
     ({"weights": "/no/such/folder"}, "--weights /no/such/folder", "auto, none or a folder"),
-    ({"data": Path("/no/such/folder")}, "--data /no/such/folder", "does not exist"),
+    ({"data": "/no/such/folder"}, "--data /no/such/folder", "does not exist"),
+    ({"data": "s3:///prefix"}, "s3:///prefix", "names no bucket"),
+    ({"also_test": ("v2=nowhere://b/x",)}, "nowhere://b/x", "in no store that is known"),
+    ({"data": "s3://key:secret@bucket/x"}, "s3://...@bucket/x", "holds credentials"),
 ]
 
 
@@ -159,10 +166,11 @@ def test_refuses_in_one_sentence_that_names_the_option(
 
 
 def test_takes_data_that_is_there(tmp_path: Path) -> None:
-    check(spec_with(data=tmp_path))
-    check(spec_with(data=tmp_path, epochs=0, also_test=(f"v2={tmp_path}",)))
+    check(spec_with(data=str(tmp_path)))
+    check(spec_with(data=tmp_path.as_uri()))
+    check(spec_with(data=str(tmp_path), epochs=0, also_test=(f"v2={tmp_path}",)))
     further = spec_with(also_test=("v2=/a=b", "r=~")).further
-    assert further == {"v2": Path("/a=b"), "r": Path.home()}
+    assert further == {"v2": "/a=b", "r": "~"}
 
 
 def test_resolutions_may_be_words() -> None:
@@ -187,13 +195,17 @@ def test_rungs_are_those_of_rays_asha(grace: int, reduction: int) -> None:
 
 # What may differ when a sweep is continued: where and how fast it runs.
 FREE = {
-    "data": Path("/elsewhere"),
+    "data": "/elsewhere",
     "cache_dir": Path("/elsewhere"),
+    "cache_gb": 5.0,
     "max_corrupt": 0.5,
     "out": Path("/elsewhere"),
+    "storage": "s3://elsewhere/sweep",
     "concurrency": 4,
     "cpus_per_trial": 3,
     "gpus_per_trial": 0.5,
+    "gpu_memory_gb": 24.0,
+    "workers_per_trial": 2,
     "tracking_uri": "http://elsewhere",
     "experiment": "another",
     "register_as": "another",
@@ -317,6 +329,6 @@ def test_no_two_options_share_a_name() -> None:
 
 
 def test_a_spec_is_read_as_it_was_written() -> None:
-    spec = spec_with(data=Path("/a"), train_res=(64, 96), test_res="auto", lr=(0.1, 0.2))
+    spec = spec_with(data="s3://bucket/a", train_res=(64, 96), test_res="auto", lr=(0.1, 0.2))
     for one in (spec, SweepSpec()):
         assert spec_of(json.loads(json.dumps(plain(one)))) == one

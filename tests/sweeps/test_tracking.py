@@ -309,13 +309,13 @@ def test_a_choice_may_be_made_from_the_runs_alone(sweep: Sweep, tmp_path: Path) 
     (sweep.folder / "spec.json").write_text(json.dumps({"classes": ["a", "b", "c"]}))
     tracking.attach([sweep.folder / "spec.json"])
     tracking.flush()
-    with brought(f"runs:/{tracking.parent_id}", tracking.uri) as folder:
-        rows = leaderboard.read(folder / "leaderboard.parquet")
+    with brought(f"runs:/{tracking.parent_id}", tracking.uri) as found:
+        rows = leaderboard.read(found.folder / "leaderboard.parquet")
         assert set(rows) == set(sweep.rows) - set(last.rows)
         for row in rows:
-            assert len(recorded_hits(Store(folder / "store"), row.cell, row.arm)) == row.n
-        assert json.loads((folder / "spec.json").read_text())["classes"] == ["a", "b", "c"]
-    assert not folder.exists()
+            assert len(recorded_hits(found.store, row.cell, row.arm)) == row.n
+        assert found.record["classes"] == ["a", "b", "c"]
+    assert not found.folder.exists()
     tracking.close("KILLED")
     missing = "f" * 32
     with (

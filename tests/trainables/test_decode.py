@@ -46,6 +46,11 @@ def content(found):
     )
 
 
+def entries(cache):
+    """What there is beside locks."""
+    return [path.name for path in cache.iterdir() if not path.name.startswith(".")]
+
+
 @pytest.fixture
 def cache(tmp_path):
     return tmp_path / "cache"
@@ -208,6 +213,7 @@ def test_class_without_readable_images_is_named(tmp_path, cache):
         ({"val_share": 0.5, "test_share": 0.5}, "leave nothing to train on"),
         ({"max_corrupt": -0.1}, "--max-corrupt is -0.1"),
         ({"cache_side": 0}, "--cache-side is 0"),
+        ({"cache_gb": 0.0}, "--cache-gb is 0.0"),
     ],
 )
 def test_impossible_options(options, message):
@@ -225,7 +231,7 @@ def test_full_disk_is_refused_before_writing(tmp_path, cache, monkeypatch):
         f"The cache folder {cache} has 3.2 GB free, and 60 images at up to 1024 px need about"
         " 12.3 GB: choose a smaller --cache-side, or a --cache-dir on a larger disk."
     )
-    assert {path.name for path in cache.iterdir()} <= {".lock"}
+    assert not entries(cache)
 
 
 def test_estimate_is_the_size_on_disk(tmp_path, cache):
@@ -303,12 +309,38 @@ def test_killed_decode_leaves_nothing_that_looks_finished(tmp_path, cache):
     killed = run(data, cache, "done > 5 and os.kill(os.getpid(), signal.SIGKILL)")
     killed.communicate(timeout=60)
     assert killed.returncode == -9
-    left = [path.name for path in cache.iterdir() if path.name != ".lock"]
+    left = entries(cache)
     assert len(left) == 1
     assert left[0].startswith("tmp-")
     found = prepare(data, cache, ReadOptions())
     assert len(content(found)) == 60
     assert not list(cache.glob("tmp-*"))
+
+
+def test_a_bound_makes_room_of_what_no_process_holds(tmp_path, cache):
+    first, second = folder(tmp_path / "a", per_class=30), folder(tmp_path / "b", per_class=20)
+    run(first, cache, "pass").communicate(timeout=60)
+    (kept,) = cache.glob("?" * 64)
+    size = sum(file.stat().st_size for file in kept.iterdir())
+    found = prepare(second, cache, ReadOptions(cache_gb=size / 1e9))
+    assert not kept.exists()
+    wanted = content(found)
+    # What this process was given stays for as long as it runs.
+    with pytest.raises(UserError) as caught:
+        prepare(first, cache, ReadOptions(cache_gb=size / 1e9))
+    assert f"of --cache-gb {size / 1e9:g} and of its disk" in str(caught.value)
+    assert "90 images at up to 1024 px" in str(caught.value)
+    assert content(found) == wanted
+    again = prepare(first, cache, ReadOptions())
+    assert again.root == kept and len(content(again)) == 90
+
+
+def test_a_set_that_alone_is_too_large_drops_nothing(tmp_path, cache):
+    run(folder(tmp_path / "a"), cache, "pass").communicate(timeout=60)
+    before = entries(cache)
+    with pytest.raises(UserError, match=r"--cache-gb 1e-05 .* 180 images .* larger --cache-gb"):
+        prepare(folder(tmp_path / "b", per_class=60), cache, ReadOptions(cache_gb=1e-5))
+    assert entries(cache) == before
 
 
 DIGITS = Path(__file__).parents[3] / "shared/data/sign-digits"

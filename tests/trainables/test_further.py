@@ -143,6 +143,20 @@ def test_goes_to_another_process_as_a_path(tmp_path, cache):
     assert content(pickle.loads(told)) == content(found)
 
 
+def test_a_set_that_was_read_makes_room_for_the_next(tmp_path, cache):
+    """Each fits beside nothing else."""
+    first = open_further("v2", folder(tmp_path / "a"), cache, TRAINED, ReadOptions())
+    size = sum(file.stat().st_size for file in first.images._opened[0].iterdir())
+    bounded = ReadOptions(cache_gb=(size + 100) / 1e9)
+    other = folder(tmp_path / "b", ("ant", "cat"))
+    with pytest.raises(UserError, match="--cache-gb"):
+        open_further("sketch", other, cache, TRAINED, bounded)
+    del first
+    second = open_further("sketch", other, cache, TRAINED, bounded)
+    assert content(second) == as_pillow_decodes(other)
+    assert len(list(cache.glob("?" * 64))) == 1
+
+
 def test_unknown_classes_are_counted_and_one_is_named(tmp_path, cache):
     data = folder(tmp_path / "data", ("0", "1", "bee"))
     with pytest.raises(UserError) as caught:

@@ -1,5 +1,6 @@
 import json
 import math
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -8,9 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trainables import train, trunk, variants
+from trainables import scoring, train, trunk, variants
 from trainables.backbones import find_weights
 from trainables.evaluate import Score, logits_of, score
+from trainables.keys import plain
+from trainables.notice import Interrupted
 from trainables.optim import lr_factor
 from trainables.store import Store, read_lines
 from trainables.train import TrunkTraining
@@ -20,6 +23,7 @@ from trainables.trunk import (
     Hyper,
     Recipe,
     TrunkSpec,
+    epoch_report,
     finished_trunk,
     recorded_reports,
     settle,
@@ -48,7 +52,15 @@ def whole(res):
 def make(tiny_images, lite0_weights, tmp_path):
     """Start, or take up, a training in the store of that name."""
 
-    def training(name="store", scored=(32,), rungs=(), hyper=HYPER, seed=0, **recipe: Any):
+    def training(
+        name="store",
+        scored=(32,),
+        rungs=(),
+        hyper=HYPER,
+        seed=0,
+        interrupted=lambda: False,
+        **recipe: Any,
+    ):
         store = Store(tmp_path / name)
         spec = TrunkSpec(
             variant="lite0",
@@ -67,6 +79,7 @@ def make(tiny_images, lite0_weights, tmp_path):
             threads=2,
             scored=tuple(whole(res) for res in scored),
             rungs=rungs,
+            interrupted=interrupted,
         )
 
     return training
@@ -112,6 +125,113 @@ def test_a_resumed_training_is_the_uninterrupted_one_bit_for_bit(make, recipe):
     assert all(same(one[part], other[part]) for part in one if part != "reports")
     assert told(whole.reports) == told(taken_up.reports)
     assert whole.spec.key == taken_up.spec.key
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_training_interrupted_anywhere_ends_as_the_undisturbed_one_bit_for_bit(make, seed):
+    shape: dict[str, Any] = {"batch_size": 4, "rungs": (1, 3), "scored": (32, 48)}
+    whole, asked = make("whole", **shape), []
+    for _ in range(3):
+        whole.epoch()
+    # Asked after each of 15 steps, and before each of 4 batches of val at two resolutions, twice.
+    stops = {*np.random.default_rng(seed).choice(15 + 16, 4, replace=False).tolist(), 17 + seed}
+
+    def interrupted():
+        asked.append(1)
+        return len(asked) in stops
+
+    training, processes = make("parts", interrupted=interrupted, **shape), 1
+    while training.trained_epochs < 3:
+        before = list(training.reports)
+        try:
+            training.epoch()
+        except Interrupted:
+            assert recorded_reports(training.store, training.spec.key) == before
+            torch.manual_seed(99)  # another process has another generator
+            training, processes = make("parts", interrupted=interrupted, **shape), processes + 1
+    assert processes > 2
+    one, other = state_of(whole), state_of(training)
+    assert all(same(one[part], other[part]) for part in one if part != "reports")
+    assert told(whole.reports) == told(training.reports)
+    work = read_lines(training.folder / "work.jsonl")
+    assert [(line["epoch"], line["steps"]) for line in work] == [(1, 5), (2, 5), (3, 5)]
+    assert [line["seconds"] for line in work] == [r.seconds for r in training.reports]
+
+
+def test_the_seconds_of_an_epoch_are_those_of_all_its_parts(make, monkeypatch):
+    clock = iter(range(10**6))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    whole = make("whole").epoch().seconds
+    training = make("parts", interrupted=lambda: True)
+    with pytest.raises(Interrupted):
+        training.epoch()
+    first = state_of(training)["progress"]["seconds"]
+    assert 0 < first < whole
+    assert make("parts").epoch().seconds > first
+
+
+def test_a_long_epoch_is_saved_within_and_a_kill_costs_what_came_after(make, monkeypatch):
+    whole = make("whole", batch_size=4)
+    whole.epoch()
+    monkeypatch.setattr(train, "SAVE_EVERY_S", -1.0)
+    training, steps = make("parts", batch_size=4), []
+
+    def killed(*_):
+        steps.append(1)
+        if len(steps) == 4:
+            raise KeyboardInterrupt
+
+    training.optimizer.register_step_pre_hook(killed)
+    with pytest.raises(KeyboardInterrupt):
+        training.epoch()
+    assert recorded_reports(training.store, training.spec.key) == []
+    assert state_of(training)["progress"]["batches"] == 3
+    with pytest.raises(AssertionError, match="within an epoch"):
+        settle(training.store, training.spec.key, "cut")
+    monkeypatch.setattr(train, "SAVE_EVERY_S", 1e9)
+    taken_up = make("parts", batch_size=4)
+    taken_up.optimizer.register_step_pre_hook(lambda *_: steps.append(1))
+    taken_up.epoch()
+    assert len(steps) == 4 + 2  # the fourth was never made
+    one, other = state_of(whole), state_of(taken_up)
+    assert all(same(one[part], other[part]) for part in one if part != "reports")
+    assert told(whole.reports) == told(taken_up.reports)
+
+
+def test_a_pretrained_trunk_that_is_interrupted_is_scored_again(make):
+    taken = {"epochs": 0, "rungs": (0,)}
+    with pytest.raises(Interrupted):
+        make(interrupted=lambda: True, **taken).as_it_is()
+    training = make(**taken)
+    assert training.reports == []
+    assert training.as_it_is().val[32].n == 15
+
+
+@pytest.mark.parametrize("start", range(6))
+def test_batches_from_the_middle_on_are_those_of_the_whole_and_no_others_are_cropped(
+    tiny_images, start
+):
+    split, opened = tiny_images.split("train"), []
+
+    class Watched(type(split)):  # type: ignore[misc]
+        def __getitem__(self, index):
+            opened.append(index)
+            return super().__getitem__(index)
+
+    def batches(images, **named: Any):
+        given: dict[str, Any] = {"batch_size": 4, "augmentation": Augmentation(), "seed": (0, 1)}
+        return list(train_batches(images, 32, interpolation="bicubic", threads=2, **given, **named))
+
+    wanted = batches(split)[start:]
+    split.__class__ = Watched
+    found = batches(split, start=start)
+    assert len(found) == len(wanted) == 5 - start
+    assert len(opened) == 4 * len(found)
+    for one, other in zip(found, wanted, strict=True):
+        assert all(
+            np.array_equal(a, b)
+            for a, b in zip(vars(one).values(), vars(other).values(), strict=True)
+        )
 
 
 def test_an_epoch_lost_to_a_kill_is_done_again_and_counted_twice(make, monkeypatch):
@@ -172,10 +292,10 @@ def test_the_moving_average_is_scored_and_not_the_model(make, monkeypatch):
         scored.append(model)
         return logits_of(model, *rest, **named)
 
-    monkeypatch.setattr(train, "logits_of", spy)
+    monkeypatch.setattr(scoring, "logits_of", spy)
     training = make(rungs=(1,))
     training.epoch()
-    assert scored == [training.ema.module]
+    assert scored == [training.ema.module] * 2  # of 15 images in batches of 8
     assert training.model.training  # left as it was
 
 
@@ -404,6 +524,39 @@ CHANGES: list[dict[str, Any]] = [
 def test_every_part_of_a_spec_is_in_its_key(make, change):
     spec = make().spec
     assert replace(spec, **change).key != spec.key
+
+
+@pytest.mark.parametrize("at", [0, 3, 5])
+def test_a_step_that_runs_out_of_memory_is_taken_in_micro_batches_and_so_are_all_after_it(make, at):
+    calls: list[int] = []
+    steps: list[int] = []
+
+    def watched(training):
+        def run_out(_module, inputs, _output):
+            calls.append(len(inputs[0]))
+            if len(steps) >= at and len(inputs[0]) > 3:
+                raise torch.OutOfMemoryError("injected")
+
+        training.model.classifier.register_forward_hook(run_out)
+        training.optimizer.register_step_post_hook(lambda *_: steps.append(1))
+        return training
+
+    training = watched(make())
+    while training.trained_epochs < 3:
+        training.epoch()
+        training = watched(make())  # taken up by another process
+    assert len(steps) == 3 * STEPS
+    assert calls == [8] * at + [8, 4] + [2] * 4 * (3 * STEPS - at)
+    micro = [report.micro_batch for report in training.reports]
+    assert micro == [2 if epoch > at // STEPS else None for epoch in range(1, 4)]
+
+
+def test_a_report_from_before_micro_batches_is_read(make):
+    training = make()
+    report = training.epoch()
+    written = plain(report)
+    del written["micro_batch"]
+    assert epoch_report(written) == report
 
 
 def test_the_best_val_score_is_the_one_with_most_hits():

@@ -1,0 +1,148 @@
+"""Where a sweep is kept: in its folder OUT, or in an object store, its results in OUT as well.
+
+In an object store a sweep lies as it does in a folder: the store below ``store/``, the results
+beside it. OUT may then be lost with its machine: the next driver brings the results anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sweeps import bucket, lease
+from trainables.errors import UserError
+from trainables.remote import RemotePath, first_line, remote_path
+from trainables.store import Place, Store, replacing, write_text
+
+SPEC, BOARD, CHOICE = "spec.json", "leaderboard.parquet", "choice.json"
+RESULTS = ("rejected.tsv", BOARD, "report.html", "figures", "model")
+LEASE = "driver.json"
+CARD = "model/README.md"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Storage:
+    """Where a sweep's store and results are."""
+
+    out: Path
+    remote: RemotePath | None = None
+
+    @property
+    def store(self) -> Store:
+        return Store((self.remote or self.out) / "store")
+
+    @property
+    def boards(self) -> tuple[Place, ...]:
+        """Where the leaderboard is written."""
+        places = (self.out, self.remote)
+        return tuple(place / BOARD for place in places if place is not None)
+
+    @contextmanager
+    def opened(self, say: Callable[[str], None]) -> Iterator[None]:
+        """Check that it can be used, by us alone, and bring the results that are there.
+
+        Raises:
+            UserError: it cannot.
+        """
+        if self.remote is None:
+            yield
+            return
+        bucket.check(self.remote, "--storage")
+        self._probe(self.remote)
+        bucket.give_up_stale_uploads(self.remote)
+        with lease.held(self.remote / LEASE, say):
+            self._take_up(self.remote)
+            yield
+
+    def _probe(self, remote: RemotePath) -> None:
+        try:
+            remote.probe()
+        except OSError as error:
+            raise UserError(
+                f"--storage {remote} cannot be written to ({first_line(error)}): check the "
+                "address, its rights and your credentials."
+            ) from None
+
+    def _take_up(self, remote: RemotePath) -> None:
+        """Results of an earlier driver, where OUT has none. What says that all is there comes
+        last."""
+        if (self.out / SPEC).exists():
+            return
+        names = [n for n in remote.walk() if n.partition("/")[0] in (*RESULTS, SPEC, CHOICE)]
+        for name in sorted(names, key=lambda name: (name == SPEC, name == CHOICE)):
+            with replacing(self.out / name) as temporary:
+                (remote / name).bring(temporary)
+
+    def publish(self, *names: str) -> None:
+        """Send files of OUT, where there is a place to send them to."""
+        for name in names:
+            if self.remote is not None:
+                (self.remote / name).send(self.out / name)
+
+    def publish_results(self) -> None:
+        """All that OUT has to show, the word that the sweep is finished last."""
+        if self.remote is None:
+            return
+        for name in RESULTS:
+            place = self.out / name
+            files = [place] if place.is_file() else _files(place)
+            self.publish(*(file.relative_to(self.out).as_posix() for file in files))
+        self._link_card(self.remote)
+        self.publish(SPEC, CHOICE)
+
+    def _link_card(self, remote: RemotePath) -> None:
+        """The card in the store says where to download what it speaks of."""
+        model = [file for file in _files(self.out / "model") if file.suffix != ".md"]
+        links = {file.name: bucket.link(remote / "model" / file.name) for file in model}
+        links["report.html"] = bucket.link(remote / "report.html")
+        signed = [f"* [{name}]({url})" for name, url in links.items() if url is not None]
+        if not signed:
+            return
+        until = datetime.now(UTC) + timedelta(days=bucket.LINK_DAYS)
+        lines = [
+            "",
+            "## Download",
+            "",
+            f"From {remote}. The links are for whoever reads this, until {until:%Y-%m-%d %H:%M} "
+            "UTC or as long as the credentials that signed them.",
+            "",
+            *signed,
+        ]
+        text = (self.out / CARD).read_text(encoding="utf-8")
+        write_text(remote / CARD, text.rstrip("\n") + "\n" + "\n".join(lines) + "\n")
+
+
+def _files(folder: Path) -> list[Path]:
+    """All below."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def storage_of(out: Path, uri: str | None) -> Storage:
+    """Raises:
+    UserError: the URI is none of a store that is known.
+    """
+    return Storage(out=out, remote=remote_path(uri) if uri else None)
+
+
+def recorded_store(out: Path, record: Mapping[str, Any]) -> Store:
+    """The store of a sweep by what its spec.json says."""
+    uri = record.get("storage")
+    return storage_of(out, None if (out / "store").exists() else uri).store
+
+
+def check_same(record: Mapping[str, Any], storage: Storage) -> None:
+    """Raises:
+    UserError: OUT is of a sweep whose store is elsewhere.
+    """
+    kept = record.get("storage")
+    asked = storage.remote.uri if storage.remote else None
+    if kept != asked:
+        where = f"--storage {kept}" if kept else "no --storage"
+        raise UserError(
+            f"--out {storage.out} holds a sweep that was begun with {where}: give the same to "
+            "continue it, or another --out."
+        )
