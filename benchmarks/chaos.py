@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ OUTAGE_S = 30.0
 TIME_LIMIT_S = 400.0
 OPTIONS = (
     *("--variants", "lite0", "--train-res", "32", "48", "--test-res", "32", "48", "64"),
-    *("--epochs", "4", "--grace-epochs", "1", "--reduction", "2", "--samples", "2"),
+    *("--epochs", "4", "--grace-epochs", "2", "--reduction", "2", "--samples", "2"),
     *("--batch-size", "8", "--head-epochs", "3", "--concurrency", "1", "--views", "1"),
     *("--arms", "none", "crop1", "fix"),
 )
@@ -98,11 +98,12 @@ class World:
     def trial(self) -> tuple[psutil.Process, Any] | None:
         """A process that works on a trial, and its node."""
         for node in self.nodes:
-            raylets = [info.process.pid for info in node.all_processes["raylet"]]
-            for child in psutil.Process(raylets[0]).children(recursive=True):
-                title = " ".join(child.cmdline())
-                if "Trainable" in title or "TrunkTrial" in title or "CellTrial" in title:
-                    return child, node
+            with suppress(psutil.Error):  # what is looked at may go at that moment
+                raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+                for child in raylet.children(recursive=True):
+                    with suppress(psutil.Error):
+                        if "Trainable" in " ".join(child.cmdline()):
+                            return child, node
         return None
 
     def command(self, name: str) -> list[str]:
@@ -122,10 +123,10 @@ class World:
 
     def phase(self, name: str) -> str:
         """Of a sweep that is running, by what its own folder and log say."""
-        log = (self.folder / f"{name}.log").read_text(errors="replace")
-        if "\ncell " in log:
-            return "cells"
-        return "trunks" if "epoch" in log.partition("Plan")[2] else "start"
+        return "cells" if "\ncells: " in self.log(name) else "trunks"
+
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text(errors="replace")
 
     def result(self, name: str, exit_code: int, seconds: float, steps: int) -> Result:
         out = self.folder / name
@@ -139,37 +140,39 @@ class World:
         return self.steps.stat().st_size
 
 
-Fault = Callable[[World, subprocess.Popen[bytes]], None]
+@dataclass(frozen=True)
+class Target:
+    """What there is to hit while trials run."""
+
+    driver: subprocess.Popen[bytes]
+    trial: psutil.Process
+    node: Any
 
 
-def _with_trial(world: World, act: Callable[[psutil.Process, Any], None]) -> None:
-    """Wait for a trial that runs, and do it to that."""
-    while (found := world.trial()) is None:
-        time.sleep(0.1)
-    act(*found)
+Fault = Callable[[World, Target], None]
 
 
-def kill_worker(world: World, _: subprocess.Popen[bytes]) -> None:
-    _with_trial(world, lambda process, _node: process.kill())
+def kill_worker(_: World, target: Target) -> None:
+    target.trial.kill()
 
 
-def notice(world: World, _: subprocess.Popen[bytes]) -> None:
-    _with_trial(world, lambda process, _node: process.terminate())
+def notice(_: World, target: Target) -> None:
+    target.trial.terminate()
 
 
-def remove_node(world: World, _: subprocess.Popen[bytes]) -> None:
-    _with_trial(world, lambda _process, node: world.remove_node(node))
+def remove_node(world: World, target: Target) -> None:
+    world.remove_node(target.node)
 
 
-def kill_driver(_: World, driver: subprocess.Popen[bytes]) -> None:
-    driver.kill()
+def kill_driver(_: World, target: Target) -> None:
+    target.driver.kill()
 
 
-def stop_driver(_: World, driver: subprocess.Popen[bytes]) -> None:
-    driver.send_signal(signal.SIGTERM)
+def stop_driver(_: World, target: Target) -> None:
+    target.driver.send_signal(signal.SIGTERM)
 
 
-def lose_store(world: World, _: subprocess.Popen[bytes]) -> None:
+def lose_store(world: World, _: Target) -> None:
     world.store.kill()
     threading.Timer(OUTAGE_S, world.store.start).start()
 
@@ -184,16 +187,34 @@ FAULTS: dict[str, Fault] = {
 }
 
 
-def sweep(world: World, name: str, fault: Fault | None, at_s: float) -> tuple[Result, str]:
-    """Run one to its end, started again where its driver is what was lost."""
-    began, before, phase = time.monotonic(), world.counted(), ""
+def undisturbed(world: World, name: str) -> tuple[Result, tuple[float, float]]:
+    """Run one to its end; also the seconds between which trials ran."""
+    began, before, seen = time.monotonic(), world.counted(), []
     driver = world.start(name)
-    if fault is not None:
-        while time.monotonic() - began < at_s and driver.poll() is None:
-            time.sleep(0.05)
-        phase = world.phase(name)
-        if driver.poll() is None:
-            fault(world, driver)
+    while driver.poll() is None:
+        if world.trial() is not None:
+            seen.append(time.monotonic() - began)
+        time.sleep(0.2)
+    seconds = time.monotonic() - began
+    result = world.result(name, driver.wait(), seconds, world.counted() - before)
+    if result.exit_code != 0:
+        sys.exit(f"the undisturbed sweep failed: {world.log(name)}")
+    return result, (seen[0], seen[-1])
+
+
+def disturbed(world: World, name: str, fault: Fault, at_s: float) -> tuple[Result, str] | None:
+    """Run one to its end, started again where its driver is what was lost; and the phase in which
+    the fault came. None: it was over before there was anything to hit."""
+    began, before = time.monotonic(), world.counted()
+    driver = world.start(name)
+    time.sleep(at_s)
+    while (found := world.trial()) is None:
+        if driver.poll() is not None:
+            return None
+        time.sleep(0.05)
+    phase = world.phase(name)
+    with suppress(psutil.NoSuchProcess):  # it ended by itself at that moment
+        fault(world, Target(driver, *found))
     code = driver.wait(TIME_LIMIT_S)
     if fault in (kill_driver, stop_driver) and code != 0:
         code = world.start(name).wait(TIME_LIMIT_S)
@@ -254,26 +275,25 @@ def main() -> None:
     asked = parser.parse_args()
     draw, lines = random.Random(asked.seed), []
     with a_world() as world:
-        sweep(world, "warm", None, 0.0)  # decodes the images, fills the caches
-        whole, _ = sweep(world, "whole", None, 0.0)
-        if whole.exit_code != 0:
-            print((world.folder / "whole.log").read_text())
-            sys.exit("the undisturbed sweep failed")
+        undisturbed(world, "warm")  # decodes the images, fills the caches
+        whole, window = undisturbed(world, "whole")
         print(f"undisturbed: {whole.seconds:.1f} s, {whole.steps} steps, {len(whole.cells)} cells")
-        for i in range(asked.faults):
-            kind = asked.kinds[i % len(asked.kinds)]
-            at_s = draw.uniform(0.2, 0.9) * whole.seconds
-            found, phase = sweep(world, f"sweep{i}", FAULTS[kind], at_s)
-            lines.append(line_of(kind, at_s, phase, found, whole))
+        while len(lines) < asked.faults:
+            kind = asked.kinds[len(lines) % len(asked.kinds)]
+            at_s, name = draw.uniform(*window), f"sweep{draw.getrandbits(32):08x}"
+            came = disturbed(world, name, FAULTS[kind], at_s)
+            world.mend()
+            if came is None:
+                continue
+            lines.append(line_of(kind, at_s, came[1], came[0], whole))
             print(lines[-1], flush=True)
             if not lines[-1].survived:
-                print((world.folder / f"sweep{i}.log").read_text()[-4000:])
-            world.mend()
+                print(world.log(name)[-4000:])
     print(table(lines))
     if asked.out is not None:
         asked.out.mkdir(parents=True, exist_ok=True)
-        undisturbed = {"seconds": whole.seconds, "steps": whole.steps, "cells": len(whole.cells)}
-        record = {"undisturbed": undisturbed, "faults": [asdict(line) for line in lines]}
+        reference = {"seconds": whole.seconds, "steps": whole.steps, "cells": len(whole.cells)}
+        record = {"undisturbed": reference, "faults": [asdict(line) for line in lines]}
         (asked.out / "chaos.json").write_text(json.dumps(record, indent=2) + "\n")
         (asked.out / "chaos.md").write_text(table(lines) + "\n")
 

@@ -175,22 +175,28 @@ def same_weights(one, other):
 
 
 def go(word, trunk):
-    """Tell a process whose title holds ``word`` to go; what it leaves of its epoch."""
+    """Tell a process whose title holds ``word`` to go; what it leaves in the store."""
     process = processes(word)[0]
     process.send_signal(signal.SIGTERM)
     psutil.wait_procs([process], timeout=60)
-    left = read_state(trunk.folder / "state.pt")
-    return left["progress"] if left else None
+    return read_state(trunk.folder / "state.pt")
+
+
+def put_away(state):
+    """Whether the work was: within an epoch, or, where the notice came just then, between two."""
+    if state is None:
+        return False
+    progress = state["progress"]
+    return 0 < progress["batches"] <= STEPS if progress else len(state["reports"]) > 0
 
 
 def test_a_trial_that_is_told_to_go_goes_on_within_the_epoch_elsewhere(ray, trunk, alone, tmp_path):
     left = []
     with meanwhile(trunk, lambda: left.append(go("Trainable.train", trunk))):
         epochs, failures = run(trunk, tmp_path)
-    (progress,) = left
-    assert 0 < progress["batches"] <= STEPS
+    assert [put_away(state) for state in left] == [True]
     assert failures == 1
-    assert epochs == [1, 2]
+    assert sorted(set(epochs)) == [1, 2]
     assert same_weights(trunk.folder, alone.folder)
     work = [line["steps"] for line in read_lines(trunk.folder / "work.jsonl")]
     assert work == [STEPS, STEPS]  # none was made twice
@@ -232,10 +238,9 @@ def test_workers_go_on_within_the_epoch_whoever_is_told_to_go(together, trunk, t
     left: list[Any] = []
     with meanwhile(trunk, lambda: left.append(go(word, trunk))):
         epochs, failures = run(trunk, tmp_path, **TWO)
-    (progress,) = left
-    assert 0 < progress["batches"] <= STEPS
+    assert [put_away(state) for state in left] == [True]
     assert failures == 1
-    assert epochs == [1, 2]
+    assert sorted(set(epochs)) == [1, 2]  # a retry tells again what the store holds
     assert same_weights(trunk.folder, together.folder)
     work = [line["steps"] for line in read_lines(trunk.folder / "work.jsonl")]
     assert work == [STEPS, STEPS]
@@ -245,5 +250,5 @@ def test_a_worker_that_is_killed_costs_an_epoch_at_most(together, trunk, tmp_pat
     with meanwhile(trunk, lambda: processes("RayTrainWorker")[0].kill()):
         epochs, failures = run(trunk, tmp_path, **TWO)
     assert failures == 1
-    assert epochs == [1, 2]
+    assert sorted(set(epochs)) == [1, 2]
     assert same_weights(trunk.folder, together.folder)
