@@ -36,7 +36,7 @@ OUTAGE_S = 30.0
 TIME_LIMIT_S = 400.0
 OPTIONS = (
     *("--variants", "lite0", "--train-res", "32", "48", "--test-res", "32", "48", "64"),
-    *("--epochs", "4", "--grace-epochs", "2", "--reduction", "2", "--samples", "2"),
+    *("--epochs", "3", "--grace-epochs", "1", "--reduction", "2", "--samples", "2"),
     *("--batch-size", "8", "--head-epochs", "3", "--concurrency", "1", "--views", "1"),
     *("--arms", "none", "crop1", "fix"),
 )

@@ -67,13 +67,12 @@ def private_head(
     """
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # socket paths must be short
     gcs, dashboard, client = _free_ports(3)
-    own = environment() | {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_PATIENCE_S),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    }
+    head = Head(
+        dashboard=f"http://127.0.0.1:{dashboard}",
+        gcs=f"127.0.0.1:{gcs}",
+        folder=folder,
+        environment=_environment(autoscaled=autoscaling is not None),
+    )
     options = {
         "node-ip-address": "127.0.0.1",
         "port": gcs,
@@ -88,30 +87,36 @@ def private_head(
         "num-cpus": str(resources["CPU"]),
         "num-gpus": str(resources.get("GPU", 0)),
     }
-    head = Head(
-        dashboard=f"http://127.0.0.1:{dashboard}",
-        gcs=f"127.0.0.1:{gcs}",
-        folder=folder,
-        environment=own,
-    )
     if autoscaling is not None:
         options["autoscaling-config"] = str(_fake_cluster(autoscaling, head))
-        own |= {
-            "RAY_FAKE_CLUSTER": "1",
-            "RAY_enable_autoscaler_v2": "1",
-            "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD,
-            "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD,
-            "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-        }
-        # What a job would bring along to the nodes.
-        own |= yaml.safe_load((ROOT / "clusters" / "runtime_env.yaml").read_text())["env_vars"]
     start = [RAY, "start", "--head", *(f"--{name}={value}" for name, value in options.items())]
     try:
-        subprocess.run(start, env=own, check=True, capture_output=True, timeout=120)
+        subprocess.run(start, env=head.environment, check=True, capture_output=True, timeout=120)
         yield head
     finally:
         _end(head)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _environment(*, autoscaled: bool) -> dict[str, str]:
+    own = environment() | {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_PATIENCE_S),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    if not autoscaled:
+        return own
+    brought = yaml.safe_load((ROOT / "clusters" / "runtime_env.yaml").read_text())["env_vars"]
+    return own | {
+        "RAY_FAKE_CLUSTER": "1",
+        "RAY_enable_autoscaler_v2": "1",
+        "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD,
+        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD,
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        **brought,  # what a job would bring along to the nodes
+    }
 
 
 @contextmanager

@@ -62,7 +62,8 @@ def test_a_single_test_resolution_refit_and_pruned(undisturbed: Path, data: Path
     options = ("--test-res", "48", "--samples", "1", "--refit", "--keep", "best")
     done = sweep(data, out, *options)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "refit    trained again on train + val" in done.stdout and "MB of OUT" in done.stdout
+    assert "refit    trained again on train + val" in done.stdout
+    assert "MB of the store freed" in done.stdout
     counts = epochs_trained(out)
     (again,) = set(counts) - set(epochs_trained(undisturbed))
     assert all(times == 1 for trunk in counts.values() for times in trunk.values())
