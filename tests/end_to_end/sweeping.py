@@ -100,6 +100,13 @@ def epochs_trained(out: Path) -> dict[str, Counter[int]]:
     return counts
 
 
+def model_files(out: Path) -> dict[str, bytes]:
+    """The files of the model: no clock is in them."""
+    folder = out / "model"
+    files = [p for p in folder.rglob("*") if p.is_file()]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
+
+
 def runs_of(out: Path) -> list[Any]:
     """All runs in the sweep's own MLflow store."""
     from mlflow.tracking import MlflowClient

@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.end_to_end.rays import Head, private_head
-from tests.end_to_end.sweeping import board, command, epochs_trained, runs_of
+from tests.end_to_end.sweeping import board, command, epochs_trained, model_files, runs_of
 from trainables.store import read_lines, read_state
 
 pytestmark = pytest.mark.slow
@@ -44,12 +44,6 @@ def _check_whole(store: Path) -> None:
         assert read_state(path)
 
 
-def _model(out: Path) -> dict[str, bytes]:
-    folder = out / "model"
-    files = [p for p in folder.rglob("*") if p.is_file()]
-    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
-
-
 def test_a_job_that_is_stopped_is_continued_by_the_same_command(
     head: Head, data: Path, undisturbed: Path
 ) -> None:
@@ -73,7 +67,7 @@ def test_a_job_that_is_stopped_is_continued_by_the_same_command(
     assert "chosen   lite0" in done.stdout and "report   " in done.stdout
     _check_whole(out / "store")
     assert board(out) == board(undisturbed)
-    assert _model(out) == _model(undisturbed)
+    assert model_files(out) == model_files(undisturbed)
     runs = runs_of(out)
     assert {run.info.status for run in runs} == {"FINISHED"}
     keys = [run.data.tags["key"] for run in runs]

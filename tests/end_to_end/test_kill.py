@@ -19,6 +19,7 @@ from tests.end_to_end.sweeping import (
     command,
     environment,
     epochs_trained,
+    model_files,
     runs_of,
     sweep,
 )
@@ -77,14 +78,7 @@ def _check_whole(out: Path, undisturbed: Path) -> None:
     keys = [run.data.tags["key"] for run in runs]
     assert len(keys) == len(set(keys)) == 1 + 4 + 6
     assert {run.info.status for run in runs} == {"FINISHED"}
-    assert _served(out) == _served(undisturbed)
-
-
-def _served(out: Path) -> dict[str, bytes]:
-    """The files of the model: no clock is in them."""
-    folder = out / "model"
-    files = [p for p in folder.rglob("*") if p.is_file()]
-    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
+    assert model_files(out) == model_files(undisturbed)
 
 
 def test_stopped_and_killed_again_and_again_and_continued(data: Path, undisturbed: Path) -> None:
