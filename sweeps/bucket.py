@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -64,19 +65,21 @@ def give_up_stale_uploads(path: RemotePath) -> int:
     return ended
 
 
-def link(path: RemotePath, days: float = LINK_DAYS) -> str | None:
-    """A link through which anyone may download the object for ``days``; None: it is not on S3.
+def links(paths: Sequence[RemotePath]) -> dict[RemotePath, str]:
+    """Links through which anyone may download the objects, of one bucket, for ``LINK_DAYS``; none
+    where they are not on S3.
 
-    It ends earlier where the credentials that sign it do.
+    They end earlier where the credentials that sign them do.
     """
-    if path.scheme != "s3":
-        return None
-    url: str = _client(path).generate_presigned_url(
-        "get_object",
-        Params={"Bucket": path.bucket, "Key": path.key},
-        ExpiresIn=round(days * 86400),
-    )
-    return url
+    if paths[0].scheme != "s3":
+        return {}
+    client, seconds = _client(paths[0]), LINK_DAYS * 86400
+    return {
+        path: client.generate_presigned_url(
+            "get_object", Params={"Bucket": path.bucket, "Key": path.key}, ExpiresIn=seconds
+        )
+        for path in paths
+    }
 
 
 def _client(path: RemotePath) -> Any:

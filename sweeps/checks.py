@@ -11,9 +11,9 @@ from typing import Any
 from sweeps.spec import ServingOptions, SweepSpec, in_words, option
 from trainables import variants
 from trainables.arms import ARMS
-from trainables.downloads import place_of
 from trainables.errors import UserError
 from trainables.images import SPLITS
+from trainables.remote import place_of
 from trainables.resolution import SMALLEST
 
 INF = math.inf

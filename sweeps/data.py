@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -10,12 +9,10 @@ from sweeps import embedded
 from sweeps.environment import on_cluster
 from sweeps.spec import SweepSpec
 from trainables.decode import Progress, prepare
-from trainables.downloads import place_of
 from trainables.imageset import ImageSet
 from trainables.keys import digest
-from trainables.remote import RemotePath, remote_path
-
-SENDERS = 16  # that wait for a store, not for a core
+from trainables.remote import RemotePath, place_of, remote_path
+from trainables.store import files_below
 
 
 class Teller(Protocol):
@@ -68,12 +65,6 @@ def _built_in(spec: SweepSpec, teller: Teller) -> Path | RemotePath:
 
 def _send(folder: Path, place: RemotePath) -> None:
     """All files below, the one that says that all are there last."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    pictures = [path for path in files if path.name != embedded.MARKER]
-
-    def send(path: Path) -> None:
-        (place / path.relative_to(folder).as_posix()).send(path)
-
-    with ThreadPoolExecutor(max_workers=SENDERS) as pool:
-        list(pool.map(send, pictures))  # raises what one of them raised
-    (place / embedded.MARKER).send(folder / embedded.MARKER)
+    pictures = [name for name in files_below(folder) if name != embedded.MARKER]
+    place.send_files(folder, pictures)
+    place.send_files(folder, [embedded.MARKER])

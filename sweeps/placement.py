@@ -99,16 +99,6 @@ class Placement:
     machines: Machines
 
     @property
-    def cpus(self) -> int:
-        """Most CPU cores of a trial: of one that shares its GPU with no other."""
-        options, machines = self.options, self.machines
-        if options.cpus_per_trial is not None:
-            return options.cpus_per_trial
-        if machines.cluster:
-            return min(GPU_NODE_CORES, machines.cores or GPU_NODE_CORES)
-        return max(1, machines.cores // (options.concurrency or max(1, machines.gpus)))
-
-    @property
     def uses_gpus(self) -> bool:
         """Whether trials ask for any: there are some, or some will come."""
         if self.options.gpus_per_trial is not None:
@@ -210,7 +200,8 @@ class Room:
             return max(1, machines.cores // processes)
         sharing = max(_fitting(gpus, 1) for gpus, _ in self._shares.values())
         cores = machines.cores // machines.gpus_a_node if machines.gpus else GPU_NODE_CORES
-        return max(1, min(self._placed.cpus, cores // max(1, sharing)))
+        alone = min(GPU_NODE_CORES, machines.cores or GPU_NODE_CORES)  # of one that shares no GPU
+        return max(1, min(alone, cores // max(1, sharing)))
 
     @cached_property
     def _placed(self) -> Placement:
@@ -284,7 +275,7 @@ def place(options: RunOptions) -> Placement:
     return Placement(options=options, machines=machines)
 
 
-def start_ray() -> None:
+def start_ray(options: RunOptions) -> None:
     """Join the given cluster, or start a private Ray on loopback that ends with this process."""
     import ray
 
@@ -293,20 +284,23 @@ def start_ray() -> None:
     if on_cluster():
         ray.init(logging_level=logging.ERROR, log_to_driver=False)
     else:
-        _start_private_ray()
+        _start_private_ray(options)
     heed_sigterm()
 
 
-def _start_private_ray() -> None:
+def _start_private_ray(options: RunOptions) -> None:
     import ray
 
+    gpus = torch.cuda.device_count()
     ray.init(
         address="local",
-        include_dashboard=False,
+        # A gigabyte. Ray Train asks it whether a trial of several workers was killed, to free what
+        # they held.
+        include_dashboard=max(gpus, options.workers_per_trial or 1) > 1,
         log_to_driver=False,
         logging_level=logging.ERROR,
         object_store_memory=150_000_000,  # trials share images through files, not objects
-        num_gpus=torch.cuda.device_count(),
+        num_gpus=gpus,
         _node_ip_address="127.0.0.1",
         runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "passive"}},
     )
@@ -331,7 +325,7 @@ class Cluster:
     @property
     def placement(self) -> Placement:
         if self._placement is None:
-            start_ray()
+            start_ray(self._options)
             self._placement = place(self._options)
         return self._placement
 

@@ -16,10 +16,10 @@ from typing import Any
 from sweeps import bucket, lease
 from trainables.errors import UserError
 from trainables.remote import RemotePath, first_line, remote_path
-from trainables.store import Place, Store, replacing, write_text
+from trainables.store import Place, Store, files_below, replacing, write_text
 
 SPEC, BOARD, CHOICE = "spec.json", "leaderboard.parquet", "choice.json"
-RESULTS = ("rejected.tsv", BOARD, "report.html", "figures", "model")
+FILES, FOLDERS = ("rejected.tsv", BOARD, "report.html"), ("figures", "model")  # results
 LEASE = "driver.json"
 CARD = "model/README.md"
 
@@ -72,34 +72,34 @@ class Storage:
         last."""
         if (self.out / SPEC).exists():
             return
-        names = [n for n in remote.walk() if n.partition("/")[0] in (*RESULTS, SPEC, CHOICE)]
-        for name in sorted(names, key=lambda name: (name == SPEC, name == CHOICE)):
+        there = {child.name for child in remote.children()}  # the store itself is not gone through
+        names = [name for name in (*FILES, SPEC, CHOICE) if name in there]
+        inside = [f"{folder}/{name}" for folder in FOLDERS for name in (remote / folder).walk()]
+        for name in (*inside, *names):
             with replacing(self.out / name) as temporary:
                 (remote / name).bring(temporary)
 
     def publish(self, *names: str) -> None:
         """Send files of OUT, where there is a place to send them to."""
-        for name in names:
-            if self.remote is not None:
-                (self.remote / name).send(self.out / name)
+        if self.remote is not None:
+            self.remote.send_files(self.out, names)
 
     def publish_results(self) -> None:
         """All that OUT has to show, the word that the sweep is finished last."""
         if self.remote is None:
             return
-        for name in RESULTS:
-            place = self.out / name
-            files = [place] if place.is_file() else _files(place)
-            self.publish(*(file.relative_to(self.out).as_posix() for file in files))
+        self.publish(*(name for name in FILES if (self.out / name).exists()))
+        for folder in FOLDERS:
+            (self.remote / folder).send_files(self.out / folder, files_below(self.out / folder))
         self._link_card(self.remote)
-        self.publish(SPEC, CHOICE)
+        self.publish(SPEC)
+        self.publish(CHOICE)
 
     def _link_card(self, remote: RemotePath) -> None:
         """The card in the store says where to download what it speaks of."""
-        model = [file for file in _files(self.out / "model") if file.suffix != ".md"]
-        links = {file.name: bucket.link(remote / "model" / file.name) for file in model}
-        links["report.html"] = bucket.link(remote / "report.html")
-        signed = [f"* [{name}]({url})" for name, url in links.items() if url is not None]
+        model = [f"model/{n}" for n in files_below(self.out / "model") if not n.endswith(".md")]
+        links = bucket.links([remote / name for name in (*model, "report.html")])
+        signed = [f"* [{path.name}]({url})" for path, url in links.items()]
         if not signed:
             return
         until = datetime.now(UTC) + timedelta(days=bucket.LINK_DAYS)
@@ -114,11 +114,6 @@ class Storage:
         ]
         text = (self.out / CARD).read_text(encoding="utf-8")
         write_text(remote / CARD, text.rstrip("\n") + "\n" + "\n".join(lines) + "\n")
-
-
-def _files(folder: Path) -> list[Path]:
-    """All below."""
-    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def storage_of(out: Path, uri: str | None) -> Storage:

@@ -154,25 +154,24 @@ class _Sweep:
         self.storage.publish(SPEC)
         director = TrunkDirector(plan, store, watcher)
         if not director.over:
-            run_trunks(director, self._context(cluster), cluster.placement)
+            run_trunks(director, self._context(), cluster.placement)
         survivors = [(t, tuple(recorded_reports(store, t.key))) for t in director.survivors()]
         if not survivors:
             raise SweepError("No trunk could be trained: see the messages above.")
         desk = CellDesk(plan, cells_of(plan, survivors), store, watcher)
         if not desk.over:
-            run_cells(desk, self._context(cluster), cluster.placement)
+            run_cells(desk, self._context(), cluster.placement)
         if not desk.rows:
             raise SweepError("No cell could be worked out: see the messages above.")
         return desk.rows, history
 
-    def _context(self, cluster: Cluster) -> TrialContext:
+    def _context(self) -> TrialContext:
         return TrialContext(
             store=self.store.root,
             data=self.data,
             images=self.plan.images,
             read=self.plan.spec.read,
             cache=self.plan.spec.cache,
-            threads=cluster.placement.cpus,
             rungs=self.plan.spec.rungs,
         )
 
@@ -198,7 +197,7 @@ class _Sweep:
             return as_swept(self.plan, row)
         self.terminal.say("refit: the chosen configuration is trained again, on train + val")
         counting = self.terminal.counting("refit: epochs")
-        context = self._context(cluster)
+        context = self._context()
         return refit(self.plan, row, self.images, self.store, context, cluster, counting)
 
     def _register(self, outcome: Outcome, pictures: list[Path]) -> None:

@@ -16,10 +16,10 @@ from sweeps.plan import Plan
 from sweeps.served import Served
 from trainables.arms import ARMS, UNTUNED
 from trainables.decode import Progress
-from trainables.downloads import place_of
 from trainables.further import open_further
 from trainables.intervals import paired_difference
 from trainables.reading import Unseen, hits_of, read
+from trainables.remote import place_of
 from trainables.store import Store
 from trainables.trunk import finished_trunk
 from trainables.workplace import Workplace

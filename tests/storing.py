@@ -15,10 +15,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+
+from tests.ports import free_ports
 
 KEY, SECRET = "key-of-tests", "secret-of-tests"
 BUCKET = "sweeps"
@@ -31,7 +33,7 @@ class S3Server:
     def __init__(self, folder: Path):
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
-        self._ports = free_ports(5)
+        self._ports = _low_ports(5)
 
     @property
     def endpoint(self) -> str:
@@ -109,21 +111,21 @@ class S3Server:
                 time.sleep(0.2)
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on; SeaweedFS takes each plus 10,000 as well."""
-    ports: list[int] = []
+def _low_ports(count: int) -> list[int]:
+    """Ports that nobody listens on, nor on each plus 10,000, which SeaweedFS takes as well."""
+    ports: set[int] = set()
     while len(ports) < count:
-        with socket.socket() as one:
-            one.bind(("127.0.0.1", 0))
-            port = one.getsockname()[1] - 10_000
-        with socket.socket() as low:
-            try:
-                low.bind(("127.0.0.1", port))
-            except (OSError, OverflowError):
-                continue
-        if port > 1024 and port not in ports:
-            ports.append(port)
-    return ports
+        (high,) = free_ports(1)
+        if high > 10_000 + 1024 and _is_free(high - 10_000):
+            ports.add(high - 10_000)
+    return sorted(ports)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as one, suppress(OSError):
+        one.bind(("127.0.0.1", port))
+        return True
+    return False
 
 
 @contextmanager

@@ -14,7 +14,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
@@ -23,27 +22,14 @@ from trainables.errors import UserError
 from trainables.images import Item
 from trainables.listing import FileEntry, Listing, StoredFile, single_file
 from trainables.pixels import MAX_FILE_BYTES
-from trainables.remote import RemotePath, first_line, is_uri, patiently, remote_path
+from trainables.remote import THREADS, RemotePath, first_line, patiently
 
-THREADS = 16  # waiting for a store, not computing
 IMAGES_AHEAD = 128
 IMAGE_BYTES_AHEAD = 256 * 2**20  # in memory
 TABLES_AHEAD = 4
 TABLE_BYTES_AHEAD = 2 * 2**30  # on disk
 
 T = TypeVar("T")
-
-
-def place_of(data: str | Path) -> Path | RemotePath:
-    """The folder or file on this machine, or in a store, that a user names.
-
-    Raises:
-        UserError: it is a URI of no store that is known here.
-    """
-    parts = urlsplit(str(data))
-    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
-        return Path(unquote(parts.path))
-    return remote_path(str(data)) if is_uri(data) else Path(data).expanduser()
 
 
 def scan_store(data: RemotePath, *, patient: bool) -> Listing:

@@ -11,7 +11,9 @@ import logging
 import secrets
 import shutil
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -25,6 +27,7 @@ from trainables.errors import SweepError, UserError
 
 PATIENCE_S = 300.0  # with a store that does not answer: long enough for a restart of it
 LONGEST_WAIT_S = 10.0
+THREADS = 16  # at a time: they wait for a store, not for a core
 CHUNK_BYTES = 1 << 20  # of a download
 WHOLE_MB = 8  # up to here a file is sent in one request
 # What waiting does not cure, as pyarrow words it for S3, and as other stores do.
@@ -156,6 +159,12 @@ class RemotePath:
         """
         self.filesystem.get_file_info(self.path)
 
+    def send_files(self, folder: Path, names: Iterable[str]) -> None:
+        """Put files of a folder there, by their names below it, many at a time."""
+        with ThreadPoolExecutor(THREADS) as pool:
+            sent = pool.map(lambda name: (self / name).send(folder / name), names)
+            deque(sent, maxlen=0)  # which raises what one of them raised
+
     def probe(self) -> None:
         """Write an object below and delete it, without waiting for a store that does not answer.
 
@@ -272,6 +281,18 @@ def remote_path(uri: str) -> RemotePath:
             "prefix, gs://bucket/prefix or another URI that pyarrow knows."
         ) from None
     return path
+
+
+def place_of(data: str | Path) -> Path | RemotePath:
+    """The folder or file on this machine, or in a store, that a user names.
+
+    Raises:
+        UserError: it is a URI of no store that is known here.
+    """
+    parts = urlsplit(str(data))
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+        return Path(unquote(parts.path))
+    return remote_path(str(data)) if is_uri(data) else Path(data).expanduser()
 
 
 @cache

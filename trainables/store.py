@@ -108,6 +108,11 @@ def local_copy(path: Place) -> Iterator[Path]:
         yield copy
 
 
+def files_below(folder: Path) -> list[str]:
+    """The files below a folder of this machine, by their names relative to it, sorted."""
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
 def children(path: Place) -> list[Place]:
     """What lies directly below, sorted; nothing where there is no such folder."""
     if isinstance(path, RemotePath):

@@ -19,11 +19,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from trainables.columns import Columns, find_columns
-from trainables.downloads import THREADS, RangeReader, local_files, most_on_disk
+from trainables.downloads import RangeReader, local_files, most_on_disk
 from trainables.errors import UserError
 from trainables.images import SPLIT_WORDS, SPLITS, Item, Source, check_trained
 from trainables.listing import TABLE_SUFFIXES, Listing, StoredFile, located
-from trainables.remote import RemotePath
+from trainables.remote import THREADS, RemotePath
 
 _ROWS = 64  # a batch is held in memory with the bytes of its images
 _PAGES = 2**20  # bytes of a column read at a time in a store: a row group may be the whole file

@@ -36,8 +36,8 @@ class TrialContext:
     images: str  # the digest that the driver found
     read: ReadOptions
     cache: Path
-    threads: int
     rungs: tuple[int, ...]
+    threads: int = 1  # as it is placed
     refit: bool = False  # on train and val in one
 
     def open_images(self) -> ImageSet:

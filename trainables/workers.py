@@ -146,8 +146,9 @@ class _Mailbox:
         await self._change(lambda: setattr(self, "_asked", epoch))
 
     async def asked(self, epoch: int) -> bool:
-        """Wait for the epoch to be asked for; False: it will not be. All workers hear the same."""
-        await self._until(lambda: self._asked >= epoch or self._closed)
+        """Wait for the epoch to be asked for; False: it will not be. All workers hear the same: who
+        warns them or closes asks for nothing more."""
+        await self._until(lambda: self._asked >= epoch or self._closed or self._warned)
         return self._asked >= epoch
 
     async def report(self, epoch: int, report: str) -> None:

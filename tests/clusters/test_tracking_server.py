@@ -16,6 +16,7 @@ import pytest
 from clusters import tracking_server
 from clusters.tracking_server import NAME, Database
 from tests.clusters.files import CLUSTERS
+from tests.ports import free_ports
 
 
 def write(path: Path, value: int) -> None:
@@ -120,17 +121,11 @@ def test_a_store_that_fails_ends_nothing(tmp_path, bucket, capsys):
     assert capsys.readouterr().err.count("could not be copied") >= 2
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.mark.slow
 def test_mlflow_itself_is_served_and_ends_with_its_runs_in_the_store(tmp_path, bucket):
     import mlflow
 
-    port = free_port()
+    (port,) = free_ports(1)
     environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_BACKEND_STORE_URI"}
     command = [sys.executable, str(CLUSTERS / "tracking_server.py"), "--port", str(port)]
     command += ["--artifacts", bucket.as_uri(), "--folder", str(tmp_path / "head")]

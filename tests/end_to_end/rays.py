@@ -7,7 +7,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from typing import Any
 import yaml
 
 from tests.end_to_end.sweeping import ROOT, environment
+from tests.ports import free_ports
 
 RAY = str(Path(sys.executable).with_name("ray"))
 STOP_PATIENCE_S = 30  # a driver that is stopped has this long to end; Ray's default is 3
@@ -66,7 +66,7 @@ def private_head(
         autoscaling: a cluster's YAML, whose nodes are processes of this machine.
     """
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # socket paths must be short
-    gcs, dashboard, client = _free_ports(3)
+    gcs, dashboard, client = map(str, free_ports(3))
     head = Head(
         dashboard=f"http://127.0.0.1:{dashboard}",
         gcs=f"127.0.0.1:{gcs}",
@@ -176,16 +176,6 @@ def _fake_cluster(config: Mapping[str, Any], head: Head) -> Path:
     path = head.folder / "cluster.yaml"
     path.write_text(json.dumps({**config, **fixed}))
     return path
-
-
-def _free_ports(count: int) -> list[str]:
-    sockets = [socket.socket() for _ in range(count)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [str(s.getsockname()[1]) for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
 
 
 def processes_of(head: Head) -> list[int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from tests.end_to_end.sweeping import ROOT, command, environment
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.slow
 AWAY_S = 6.0
@@ -27,9 +27,7 @@ class Server:
     """An MLflow server on loopback that can be killed and started again."""
 
     def __init__(self, folder: Path):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        (self.port,) = free_ports(1)
         self.uri, self.folder = f"http://127.0.0.1:{self.port}", folder
         folder.mkdir()
         self.start()

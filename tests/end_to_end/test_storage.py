@@ -13,7 +13,7 @@ import timm
 import torch
 
 from tests.end_to_end.sweeping import ROOT, board, command, environment
-from tests.storing import BUCKET, served
+from tests.storing import BUCKET, S3Server
 from trainables.remote import remote_path
 from trainables.store import Store, read_lines
 
@@ -22,39 +22,36 @@ AWAY_S = 6.0
 
 
 def test_all_of_a_sweep_lives_in_an_object_store(
-    data: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, undisturbed: Path, tmp_path: Path, s3: S3Server
 ) -> None:
-    with served() as server:
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
-        for file in data.rglob("*.png"):
-            remote_path(server.uri(f"images/{file.relative_to(data)}")).send(file)
-        argv = command(data, tmp_path / "out", "--storage", server.uri("sweeps/first"))
-        argv[argv.index(str(data))] = server.uri("images")
-        argv[argv.index("--cache-dir") + 1] = str(tmp_path / "cache")
-        with (tmp_path / "log").open("w") as log:
-            sweep = subprocess.Popen(
-                argv, cwd=ROOT, env=environment() | dict(os.environ), stdout=log, stderr=log
-            )
-        store = Store(remote_path(server.uri("sweeps/first/store")))
-        while not any(line["event"] == "rung" for line in read_lines(store.journal)):
-            assert sweep.poll() is None, (tmp_path / "log").read_text()
-            time.sleep(0.2)
-        server.kill()
-        time.sleep(AWAY_S)
-        server.start()
-        assert sweep.wait(300) == 0, (tmp_path / "log").read_text()
-        assert "Traceback" not in (tmp_path / "log").read_text()
+    for file in data.rglob("*.png"):
+        remote_path(s3.uri(f"images/{file.relative_to(data)}")).send(file)
+    argv = command(data, tmp_path / "out", "--storage", s3.uri("sweeps/first"))
+    argv[argv.index(str(data))] = s3.uri("images")
+    argv[argv.index("--cache-dir") + 1] = str(tmp_path / "cache")
+    with (tmp_path / "log").open("w") as log:
+        sweep = subprocess.Popen(
+            argv, cwd=ROOT, env=environment() | dict(os.environ), stdout=log, stderr=log
+        )
+    store = Store(remote_path(s3.uri("sweeps/first/store")))
+    while not any(line["event"] == "rung" for line in read_lines(store.journal)):
+        assert sweep.poll() is None, (tmp_path / "log").read_text()
+        time.sleep(0.2)
+    s3.kill()
+    time.sleep(AWAY_S)
+    s3.start()
+    assert sweep.wait(300) == 0, (tmp_path / "log").read_text()
+    assert "Traceback" not in (tmp_path / "log").read_text()
 
-        assert board(tmp_path / "out") == board(undisturbed)
-        _download("sweeps/first/model/", tmp_path / "model")
-        for file in (undisturbed / "model").iterdir():
-            if file.is_file() and file.name != "README.md":  # the store's has links that open
-                assert (tmp_path / "model" / file.name).read_bytes() == file.read_bytes()
-        model = timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True).eval()
-        with torch.inference_mode():
-            assert model(torch.zeros(1, 3, 48, 48)).shape == (1, 4)
-        assert not (tmp_path / "out" / "store").exists()
+    assert board(tmp_path / "out") == board(undisturbed)
+    _download("sweeps/first/model/", tmp_path / "model")
+    for file in (undisturbed / "model").iterdir():
+        if file.is_file() and file.name != "README.md":  # the store's has links that open
+            assert (tmp_path / "model" / file.name).read_bytes() == file.read_bytes()
+    model = timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True).eval()
+    with torch.inference_mode():
+        assert model(torch.zeros(1, 3, 48, 48)).shape == (1, 4)
+    assert not (tmp_path / "out" / "store").exists()
 
 
 def _download(prefix: str, folder: Path) -> None:

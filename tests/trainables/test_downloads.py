@@ -25,14 +25,13 @@ from trainables.downloads import (
     RangeReader,
     local_files,
     most_on_disk,
-    place_of,
     scan_store,
     with_contents,
 )
 from trainables.errors import UserError
 from trainables.further import open_further
 from trainables.listing import StoredFile
-from trainables.remote import RemotePath
+from trainables.remote import RemotePath, place_of
 
 SPLITS = ("train", "val", "test")
 CLASSES = ("ant", "bee", "cat")
@@ -358,7 +357,7 @@ def test_a_killed_download_leaves_nothing_that_looks_finished(bucket, cache, pre
         import os, signal
         from pathlib import Path
         from trainables.decode import ReadOptions, prepare
-        from trainables.downloads import place_of
+        from trainables.remote import place_of
         def progress(done, total):
             if done > 5:
                 os.kill(os.getpid(), signal.SIGKILL)

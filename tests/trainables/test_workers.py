@@ -1,5 +1,6 @@
 """Trials of a trunk in a Ray of their own, some of them told to go in the middle of their work."""
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -22,6 +23,7 @@ from trainables.train import TrunkTraining
 from trainables.transforms import EvalTransform
 from trainables.trials import TrialContext, TrunkTrial
 from trainables.trunk import Hyper, Recipe, TrunkSpec, epoch_report, recorded_reports
+from trainables.workers import _Mailbox
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,7 +49,7 @@ def ray():
 
         ray.init(
             address="local",
-            include_dashboard=False,
+            include_dashboard=True,  # Ray Train's cleaner asks it who is alive
             num_cpus=4,
             log_to_driver=False,
             logging_level=logging.ERROR,
@@ -246,8 +248,23 @@ def test_workers_go_on_within_the_epoch_whoever_is_told_to_go(together, trunk, t
     assert work == [STEPS, STEPS]
 
 
-def test_a_worker_that_is_killed_costs_an_epoch_at_most(together, trunk, tmp_path):
-    with meanwhile(trunk, lambda: processes("RayTrainWorker")[0].kill()):
+@pytest.mark.parametrize("ending", ["warn", "close"])
+def test_who_waits_for_the_next_epoch_hears_that_there_is_none(ending):
+    async def hear():
+        mailbox = _Mailbox()
+        await mailbox.ask(1)
+        waiting = asyncio.create_task(mailbox.asked(2))
+        await asyncio.sleep(0)
+        await getattr(mailbox, ending)()
+        late = [await mailbox.asked(epoch) for epoch in (1, 2)]
+        return [await asyncio.wait_for(waiting, 5), *late]
+
+    assert asyncio.run(hear()) == [False, True, False]
+
+
+@pytest.mark.parametrize("word", ["RayTrainWorker", "Trainable.train"])
+def test_whoever_is_killed_costs_an_epoch_at_most(together, trunk, tmp_path, word):
+    with meanwhile(trunk, lambda: processes(word)[0].kill()):
         epochs, failures = run(trunk, tmp_path, **TWO)
     assert failures == 1
     assert sorted(set(epochs)) == [1, 2]
