@@ -16,11 +16,13 @@ from sweeps.events import (
     CellsPlanned,
     EpochEnded,
     Event,
+    Retried,
     SweepBegan,
     TrunkBegan,
     TrunkEnded,
 )
 from sweeps.progress import Progress, duration
+from trainables.cell import CellSpec
 from trainables.evaluate import Score
 from trainables.trunk import TrunkSpec, trained_epochs
 
@@ -94,19 +96,22 @@ class Terminal:
             case CellsPlanned(cells=cells):
                 self.say(f"cells: {len(cells)}, each adapts a trunk to a test resolution")
             case CellEnded(cell=cell, trunk=trunk, rows=rows):
-                place = f"{trunk.variant} {trunk.train_res} -> {cell.test_res}"
+                place = _cell_words(cell, trunk)
                 if not rows:
-                    self.say(f"cell {place}: failed")
+                    self.say(f"{place}: failed")
                     self._say_error(event.error)
                     return
                 scores = ", ".join(f"{r.arm} {100 * r.top1:.1f} %" for r in rows)
-                self.say(f"cell {place}: val top-1 {scores} (n={rows[0].n}); {self._left()}")
+                self.say(f"{place}: val top-1 {scores} (n={rows[0].n}); {self._left()}")
+            case Retried(trunk=trunk, cell=cell, error=error):
+                place = _cell_words(cell, trunk) if cell else f"trunk {_trunk_words(trunk)}"
+                why = _last_line(error).partition(". ")[0].rstrip(".")
+                self.say(f"{place}: tried again, as a trial failed{why and f': {why}'}")
 
     def _say_error(self, trace: str) -> None:
         """The last line of a trace; the whole is in the store."""
-        lines = [line for line in trace.splitlines() if line.strip()]
-        if lines:
-            self.say(f"  {lines[-1].strip()} (the whole trace is error.txt in its store folder)")
+        if last := _last_line(trace):
+            self.say(f"  {last} (the whole trace is error.txt in its store folder)")
 
     def _left(self) -> str:
         left = self.progress.left()
@@ -170,6 +175,14 @@ def _is_terminal(console: Console | None) -> bool:
 def _trunk_words(trunk: TrunkSpec) -> str:
     words = f"{trunk.variant} at {trunk.train_res} px"
     return f"{words}, lr {trunk.hyper.lr:.2g}" if trunk.recipe.epochs else words
+
+
+def _cell_words(cell: CellSpec, trunk: TrunkSpec) -> str:
+    return f"cell {trunk.variant} {trunk.train_res} -> {cell.test_res}"
+
+
+def _last_line(trace: str) -> str:
+    return next((line.strip() for line in reversed(trace.splitlines()) if line.strip()), "")
 
 
 def _best_val(val: dict[int, Score]) -> str:

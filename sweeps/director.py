@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sweeps.events import EpochEnded, TrunkBegan, TrunkEnded, Watcher
+from sweeps.events import EpochEnded, Retried, TrunkBegan, TrunkEnded, Watcher
 from sweeps.grid import Point, point_of
 from sweeps.halving import Halving
 from sweeps.plan import Plan
@@ -106,6 +106,10 @@ class TrunkDirector:
         if why is not None:
             self._end(key, why)
         return why is None
+
+    def retried(self, trunk: TrunkSpec, error: str) -> None:
+        """A trial of the trunk failed, and another comes."""
+        self._watcher.on(Retried(trunk=trunk, error=error))
 
     def failed(self, trunk: TrunkSpec, error: str) -> None:
         """The trunk cannot be trained; the sweep goes on without it."""

@@ -59,7 +59,25 @@ class CellEnded:
     error: str = ""  # its trace then
 
 
-Event = SweepBegan | TrunkBegan | EpochEnded | TrunkEnded | CellsPlanned | CellBegan | CellEnded
+@dataclass(frozen=True, kw_only=True)
+class Retried:
+    """A trial failed, and another takes up what it left."""
+
+    trunk: TrunkSpec
+    cell: CellSpec | None = None  # None: the trunk's own
+    error: str  # its trace
+
+
+Event = (
+    SweepBegan
+    | TrunkBegan
+    | EpochEnded
+    | TrunkEnded
+    | CellsPlanned
+    | CellBegan
+    | CellEnded
+    | Retried
+)
 
 
 class Watcher(Protocol):

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ray.tune.search import Searcher
 
 from sweeps import needs
 from sweeps.director import TrunkDirector
-from sweeps.events import CellBegan, CellEnded, CellsPlanned, Watcher
+from sweeps.events import CellBegan, CellEnded, CellsPlanned, Retried, Watcher
 from sweeps.grid import point_of
 from sweeps.leaderboard import Row, row
 from sweeps.placement import Placement, Room
@@ -33,6 +33,29 @@ MAX_FAILURES = 5  # of a trial, with no epoch done between; it goes on from what
 Config = dict[str, Any]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """What trials are given, and who is told what becomes of them.
+
+    Attributes:
+        give: the next configuration, with its ``size``, as the room has it; None: no more.
+        goes_on: whether a trial goes on after a result. A trial may be told of twice.
+        failed: told of a configuration that no retry saved, and its trace.
+        retried: told of one that is tried again, and the trace of its failure.
+    """
+
+    give: Callable[[], Config | None]
+    goes_on: Callable[[Config, dict[str, Any]], bool]
+    failed: Callable[[Config, str], None]
+    retried: Callable[[Config, str], None] = lambda _, __: None
+
+
+@dataclass
+class _Task:
+    config: Config
+    failures: int = 0  # of trials of it that Tune gave up
+
+
 class _Unpickled:
     """The Tuner pickles all that it is given, for a restore that is never made: nothing of ours."""
 
@@ -41,26 +64,41 @@ class _Unpickled:
 
 
 class _Feed(_Unpickled, Searcher):
-    """Configurations from a function, until it has no more."""
+    """The configurations of a phase, until it has no more.
 
-    def __init__(self, give: Callable[[], Config | None], failed: Callable[[str, Config], None]):
+    Tune gives a trial up at once whose reused process ends before it has begun: it is tried again
+    as a new one.
+    """
+
+    def __init__(self, give: Callable[[], Config | None], phase: Phase, judge: _Judge):
         super().__init__()
-        self._give, self._failed = give, failed
-        self._running: dict[str, Config] = {}
+        self._give, self._phase, self._judge = give, phase, judge
+        self._again: list[_Task] = []
+        self._running: dict[str, _Task] = {}
 
     def suggest(self, trial_id: str) -> Any:
+        task = self._again.pop(0) if self._again else self._new()
+        if task is None:  # Tune asks no more after FINISHED, and what runs may have to come again
+            return None if self._running else Searcher.FINISHED
+        self._running[trial_id] = task
+        return task.config
+
+    def _new(self) -> _Task | None:
         config = self._give()
-        if config is None:
-            return Searcher.FINISHED
-        self._running[trial_id] = config
-        return config
+        return None if config is None else _Task(config)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        config = self._running.pop(trial_id, None)
-        if error and config is not None:
-            self._failed(trial_id, config)
+        task = self._running.pop(trial_id, None)
+        if not error or task is None:
+            return
+        failures, trace = self._judge.failures.get(trial_id, (MAX_FAILURES + 1, ""))
+        task.failures += failures
+        if task.failures <= MAX_FAILURES:
+            self._again.append(task)
+        else:
+            self._phase.failed(task.config, trace)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the journal has it all."""
@@ -70,12 +108,12 @@ class _Feed(_Unpickled, Searcher):
 
 
 class _Judge(_Unpickled, FIFOScheduler):
-    """A scheduler that asks a function whether a trial goes on."""
+    """A scheduler that asks the phase whether a trial goes on."""
 
-    def __init__(self, goes_on: Callable[[Config, dict[str, Any]], bool]):
+    def __init__(self, phase: Phase):
         super().__init__()
-        self._goes_on = goes_on
-        self.errors: dict[str, str] = {}  # by trial id: the trace of the last one
+        self._phase = phase
+        self.failures: dict[str, tuple[int, str]] = {}  # by trial id: how many, the last's trace
         self._farthest: dict[str, int] = {}  # by trial id: results, the most at a stretch
 
     @property
@@ -87,19 +125,24 @@ class _Judge(_Unpickled, FIFOScheduler):
         if came > self._farthest.get(trial.trial_id, 0):
             self._farthest[trial.trial_id] = came
             trial.run_metadata.num_failures = 0  # only those without progress between count
-        goes_on = self._goes_on(trial.config, result)
+        goes_on = self._phase.goes_on(trial.config, result)
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         """The last result of a trial that says itself that it is done comes only here."""
         if trial.last_result.get("done"):
-            self._goes_on(trial.config, result)
+            self._phase.goes_on(trial.config, result)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """Comes before every retry, and before the searcher is told that there is none left."""
         path = trial.error_file
-        if path and Path(path).exists():
-            self.errors[trial.trial_id] = Path(path).read_text(errors="replace")
+        trace = Path(path).read_text(errors="replace") if path and Path(path).exists() else ""
+        failures = trial.run_metadata.num_failures
+        # A reused process that ends is told of twice, the second time of a trial that waits again.
+        news = trial.status == Trial.ERROR or trial.trial_id not in self.failures
+        self.failures[trial.trial_id] = (failures, trace)
+        if news and failures <= MAX_FAILURES:
+            self._phase.retried(trial.config, trace)
 
 
 def run_trunks(director: TrunkDirector, context: TrialContext, placement: Placement) -> None:
@@ -115,11 +158,14 @@ def run_trunks(director: TrunkDirector, context: TrialContext, placement: Placem
     def goes_on(config: Config, result: dict[str, Any]) -> bool:
         return director.report(config["trunk"], epoch_report(json.loads(result["report"])))
 
-    def failed(config: Config, error: str) -> None:
-        director.failed(config["trunk"], error)
-
+    phase = Phase(
+        give=give,
+        goes_on=goes_on,
+        failed=lambda config, error: director.failed(config["trunk"], error),
+        retried=lambda config, error: director.retried(config["trunk"], error),
+    )
     room = Room(placement=placement, needs=needs.of_trunks(director.plan))
-    run_trials(TrunkTrial, give, goes_on, failed, context, room)
+    run_trials(TrunkTrial, phase, context, room)
 
 
 def cells_of(
@@ -201,6 +247,11 @@ class CellDesk:
         )
         self._watcher.on(CellEnded(cell=cell, trunk=trunk, rows=self._rows[key]))
 
+    def retried(self, key: str, error: str) -> None:
+        """A trial of the cell failed, and another comes."""
+        cell, trunk, _ = self._cells[key]
+        self._watcher.on(Retried(trunk=trunk, cell=cell, error=error))
+
     def failed(self, key: str, error: str) -> None:
         """The cell cannot be worked out; the sweep goes on without it."""
         cell, trunk, _ = self._cells[key]
@@ -221,27 +272,20 @@ def run_cells(desk: CellDesk, context: TrialContext, placement: Placement) -> No
         desk.take(config["cell"].key, [arm_result(r) for r in json.loads(result["results"])])
         return False
 
-    def failed(config: Config, error: str) -> None:
-        desk.failed(config["cell"].key, error)
-
+    phase = Phase(
+        give=give,
+        goes_on=goes_on,
+        failed=lambda config, error: desk.failed(config["cell"].key, error),
+        retried=lambda config, error: desk.retried(config["cell"].key, error),
+    )
     room = Room(placement=placement, needs=needs.of_cells(desk.plan))
-    run_trials(CellTrial, give, goes_on, failed, context, room)
+    run_trials(CellTrial, phase, context, room)
 
 
 def run_trials(
-    trainable: type[tune.Trainable],
-    give: Callable[[], Config | None],
-    goes_on: Callable[[Config, dict[str, Any]], bool],
-    failed: Callable[[Config, str], None],
-    context: TrialContext,
-    room: Room,
+    trainable: type[tune.Trainable], phase: Phase, context: TrialContext, room: Room
 ) -> None:
-    """One Tuner over what ``give`` gives. Tune's own files are of no use afterwards.
-
-    Args:
-        give: the next configuration, with its ``size``, as the room has it; None: no more.
-        goes_on: whether a trial goes on after a result. A trial may be told of twice.
-        failed: told of a configuration that no retry saved, and its trace.
+    """One Tuner over a phase. Tune's own files are of no use afterwards.
 
     Raises:
         UserError: a trial could never be placed.
@@ -249,11 +293,11 @@ def run_trials(
     asks = room.asks
 
     def placed() -> Config | None:
-        config = give()
+        config = phase.give()
         return config if config is None else {**config, **asks[config["size"]].told}
 
-    judge = _Judge(goes_on)
-    feed = _Feed(placed, lambda trial_id, config: failed(config, judge.errors.get(trial_id, "")))
+    judge = _Judge(phase)
+    feed = _Feed(placed, phase, judge)
     scratch = Path(tempfile.mkdtemp(prefix="fixres-tune-"))
     context = replace(context, threads=room.cpus)
     try:

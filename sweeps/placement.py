@@ -281,6 +281,7 @@ def start_ray(options: RunOptions) -> None:
 
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # which failed, is told by us
     if on_cluster():
         ray.init(logging_level=logging.ERROR, log_to_driver=False)
     else:

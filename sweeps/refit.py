@@ -17,7 +17,7 @@ from ray import tune
 from sweeps import needs
 from sweeps.grid import point_of
 from sweeps.leaderboard import Row
-from sweeps.phases import Config, run_trials
+from sweeps.phases import Config, Phase, run_trials
 from sweeps.placement import Cluster, Need, Room
 from sweeps.plan import Plan
 from sweeps.served import Served
@@ -120,14 +120,12 @@ class _Trials:
         size = ("", 0)  # there is only this one
         room = Room(placement=self.cluster.placement, needs={size: need}, alone=True)
         waiting, traces = [{"size": size, **config}], []
-        run_trials(
-            trainable,
-            lambda: waiting.pop() if waiting else None,
-            lambda _, result: goes_on(result),
-            lambda _, trace: traces.append(trace),
-            self.context,
-            room,
+        phase = Phase(
+            give=lambda: waiting.pop() if waiting else None,
+            goes_on=lambda _, result: goes_on(result),
+            failed=lambda _, trace: traces.append(trace),
         )
+        run_trials(trainable, phase, self.context, room)
         if traces:
             write_text(folder / "error.txt", traces[0])
             last = next((s for s in reversed(traces[0].splitlines()) if s.strip()), "no trace")

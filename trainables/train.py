@@ -27,6 +27,7 @@ from trainables.keys import plain
 from trainables.notice import Interrupted, Notice
 from trainables.optim import lr_factor, make_optimizer
 from trainables.peers import Peers
+from trainables.remote import place_of
 from trainables.resolution import TEST_CROP_PCT
 from trainables.scoring import shared_logits
 from trainables.steps import LEAST, Stepper
@@ -342,8 +343,8 @@ def main() -> None:
         description="Fine-tune one EfficientNet at one train resolution; score it at others.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--data", type=Path, required=True, help="image folder, Parquet or Arrow")
-    parser.add_argument("--store", type=Path, required=True, help="where the trunk is kept")
+    parser.add_argument("--data", type=place_of, required=True, help="images: a folder, or a URI")
+    parser.add_argument("--store", type=place_of, required=True, help="where the trunk is kept")
     parser.add_argument("--cache", type=Path, required=True, help="where decoded images are kept")
     parser.add_argument("--variant", default="b0", help="b0..b8, b0_ap..b7_ap, l2, lite0..lite4")
     parser.add_argument("--weights", default="auto", help="auto, none, or a folder")
@@ -354,8 +355,8 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
     parser.add_argument("--seed", type=int, default=0, help="of splits, order and start")
-    asked = parser.parse_args()
     try:
+        asked = parser.parse_args()
         images = prepare(asked.data, asked.cache, ReadOptions(seed=asked.seed))
         store = Store(asked.store)
         variant = variants.get(asked.variant)

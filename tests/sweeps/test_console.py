@@ -15,6 +15,7 @@ from sweeps.events import (
     CellEnded,
     CellsPlanned,
     Event,
+    Retried,
     SweepBegan,
     TrunkBegan,
     TrunkEnded,
@@ -88,6 +89,16 @@ def test_every_accuracy_has_its_split_and_sample_size(events: list[Event]) -> No
 def test_an_error_is_told_by_its_last_line_as_it_stands(events: list[Event]) -> None:
     (line,) = [line for line in lines_of(events) if "Boom" in line]
     assert "Boom: [b] broken" in line and "error.txt" in line
+
+
+def test_a_trial_that_is_tried_again_is_told_in_a_line(events: list[Event]) -> None:
+    ended = next(e for e in events if isinstance(e, CellEnded))
+    trace = "Failure # 1\nThe actor is dead because it died. Worker exit type: X Y: Z. More.\n"
+    begun, cell = (Retried(trunk=ended.trunk, cell=c, error=trace) for c in (None, ended.cell))
+    of_trunk, of_cell = lines_of([begun, cell])
+    assert of_trunk.startswith("trunk b0 at 64 px, lr ") and of_cell.startswith("cell b0 64 -> ")
+    for line in (of_trunk, of_cell):
+        assert line.endswith(": tried again, as a trial failed: The actor is dead because it died")
 
 
 def test_brackets_and_colons_in_a_line_are_no_markup() -> None:

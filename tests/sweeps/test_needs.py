@@ -113,7 +113,9 @@ class Tuner:
     def __init__(self, trainable: Any, *, tune_config: Any, run_config: Any):
         Tuner.given = {"reuse": tune_config.reuse_actors, "most": tune_config.max_concurrent_trials}
         Tuner.asked = []
-        while (config := tune_config.search_alg.suggest(str(len(Tuner.asked)))) != "FINISHED":
+        feed = tune_config.search_alg
+        while (config := feed.suggest(str(len(Tuner.asked)))) != "FINISHED":
+            feed.on_trial_complete(str(len(Tuner.asked)))
             Tuner.asked.append((config, trainable.default_resource_request(config)))
 
     def fit(self) -> None:
@@ -153,14 +155,12 @@ def run(
     waiting = list(sizes)
     monkeypatch.setattr(tune, "Tuner", Tuner)
     monkeypatch.setattr(tune, "with_parameters", lambda trainable, context: trainable)
-    phases.run_trials(
-        tune.Trainable,
-        lambda: {"size": waiting.pop(0)} if waiting else None,
-        lambda config, result: False,
-        lambda config, error: None,
-        CONTEXT,
-        room,
+    phase = phases.Phase(
+        give=lambda: {"size": waiting.pop(0)} if waiting else None,
+        goes_on=lambda config, result: False,
+        failed=lambda config, error: None,
     )
+    phases.run_trials(tune.Trainable, phase, CONTEXT, room)
     assert [config["size"] for config, _ in Tuner.asked] == sizes
     return Tuner.asked
 
@@ -172,9 +172,9 @@ def test_every_trial_of_a_plan_has_its_place(monkeypatch: pytest.MonkeyPatch, ph
     cells = phases.cells_of(planned, [(trunk, ()) for trunk in trunks])
     sizes: list[Size] = []
 
-    def gather(kind: object, give: Any, *rest: Any) -> None:
-        while (config := give()) is not None:
-            told = rest[-1].asks[config["size"]].told
+    def gather(kind: object, phase: phases.Phase, _: object, room: Room) -> None:
+        while (config := phase.give()) is not None:
+            told = room.asks[config["size"]].told
             assert told == {"resources": {"CPU": 4, "GPU": 0.125}}
             sizes.append(config["size"])
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from sweeps import refit as refitting
+from sweeps.phases import Phase
 from sweeps.refit import cell_of, refit
 from tests.sweeps.test_leaderboard import a_row
 from tests.sweeps.test_plan import HYPER, plan_of
@@ -48,15 +49,13 @@ class Trials:
         self.trained: list[tuple[TrunkSpec, int]] = []
         self.adapted: list[Any] = []
 
-    def run(
-        self, kind: Any, give: Any, goes_on: Any, failed: Any, context: TrialContext, _: object
-    ) -> None:
+    def run(self, kind: Any, phase: Phase, context: TrialContext, _: object) -> None:
         assert context.refit and context.rungs == ()
-        while (config := give()) is not None:
+        while (config := phase.give()) is not None:
             if self.fail:
-                failed(config, f"Traceback\n{self.fail}")
+                phase.failed(config, f"Traceback\n{self.fail}")
             elif kind is TrunkTrial:
-                self._train(config["trunk"], goes_on, config)
+                self._train(config["trunk"], phase.goes_on, config)
             else:
                 assert kind is CellTrial
                 self.adapted.append(config["cell"])
