@@ -295,9 +295,7 @@ def _start_private_ray(options: RunOptions) -> None:
     gpus = torch.cuda.device_count()
     ray.init(
         address="local",
-        # A gigabyte. Ray Train asks it whether a trial of several workers was killed, to free what
-        # they held.
-        include_dashboard=max(gpus, options.workers_per_trial or 1) > 1,
+        include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
         object_store_memory=150_000_000,  # trials share images through files, not objects

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import shutil
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,14 +22,17 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from trainables.errors import SweepError
 from trainables.imageset import ImageSet
 from trainables.keys import plain
+from trainables.mailbox import Mailbox
 from trainables.notice import Notice
 from trainables.peers import Peers
+from trainables.reservations import release_forsaken
 from trainables.store import Place, Store
 from trainables.train import TrunkTraining
 from trainables.transforms import EvalTransform
 from trainables.trunk import EpochReport, TrunkSpec, epoch_report
 
 POLL_S = 0.5
+RELEASE_S = 5.0  # between looks for what killed trials have left reserved
 ENDING_S = 60.0  # for workers to put away what they have, and to end
 
 _notice = Notice()  # a worker's
@@ -66,8 +69,9 @@ class Workers:
             interrupted: whether the calling process is to end; asked while it waits.
         """
         self._interrupted = interrupted
-        self._mailbox: Any = ray.remote(num_cpus=0)(_Mailbox).remote()
+        self._mailbox: Any = ray.remote(num_cpus=0)(Mailbox).remote()
         self._asked = 0
+        self._released_s = 0.0
         self._error: BaseException | None = None
         for name in ("ray.train", "ray.data"):
             logging.getLogger(name).setLevel(logging.ERROR)
@@ -110,6 +114,7 @@ class Workers:
         self._mailbox.ask.remote(self._asked)
         report = self._mailbox.report_of.remote(self._asked)
         while not ray.wait([report], timeout=POLL_S)[0]:
+            self._release()
             if self._interrupted():
                 self._mailbox.warn.remote()
                 self._thread.join(ENDING_S)
@@ -117,56 +122,17 @@ class Workers:
                 raise SweepError(f"The workers of a trunk ended: {self._error}") from self._error
         return epoch_report(json.loads(ray.get(report)))
 
+    def _release(self) -> None:
+        """The workers may be waiting for what those of a killed trial hold, this one's first."""
+        if time.monotonic() - self._released_s > RELEASE_S:
+            release_forsaken()
+            self._released_s = time.monotonic()
+
     def stop(self) -> None:
         """Let the workers end, which they do where they wait for an epoch to be asked for."""
         self._mailbox.close.remote()
         self._thread.join(ENDING_S)
         ray.kill(self._mailbox)
-
-
-class _Mailbox:
-    """Epochs asked for, and their reports. They are counted from where the workers began."""
-
-    def __init__(self) -> None:
-        self._asked = 0
-        self._closed = self._warned = False
-        self._reports: dict[int, str] = {}
-        self._changed = asyncio.Condition()
-
-    async def _change(self, change: Callable[[], object]) -> None:
-        async with self._changed:
-            change()
-            self._changed.notify_all()
-
-    async def _until(self, holds: Callable[[], bool]) -> None:
-        async with self._changed:
-            await self._changed.wait_for(holds)
-
-    async def ask(self, epoch: int) -> None:
-        await self._change(lambda: setattr(self, "_asked", epoch))
-
-    async def asked(self, epoch: int) -> bool:
-        """Wait for the epoch to be asked for; False: it will not be. All workers hear the same: who
-        warns them or closes asks for nothing more."""
-        await self._until(lambda: self._asked >= epoch or self._closed or self._warned)
-        return self._asked >= epoch
-
-    async def report(self, epoch: int, report: str) -> None:
-        await self._change(lambda: self._reports.__setitem__(epoch, report))
-
-    async def report_of(self, epoch: int) -> str:
-        await self._until(lambda: epoch in self._reports)
-        return self._reports.pop(epoch)
-
-    async def warn(self) -> None:
-        await self._change(lambda: setattr(self, "_warned", True))
-
-    async def warned(self) -> None:
-        """Wait until the workers are to end, wherever they are."""
-        await self._until(lambda: self._warned)
-
-    async def close(self) -> None:
-        await self._change(lambda: setattr(self, "_closed", True))
 
 
 def _train(told: dict[str, Any]) -> None:

@@ -14,16 +14,22 @@ from typing import Any
 
 import psutil
 import pytest
+from ray.util.placement_group import (
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 
 from trainables import variants
 from trainables.backbones import find_weights
 from trainables.decode import ReadOptions
+from trainables.mailbox import Mailbox
+from trainables.reservations import release_forsaken
 from trainables.store import Store, read_lines, read_state
 from trainables.train import TrunkTraining
 from trainables.transforms import EvalTransform
 from trainables.trials import TrialContext, TrunkTrial
 from trainables.trunk import Hyper, Recipe, TrunkSpec, epoch_report, recorded_reports
-from trainables.workers import _Mailbox
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,7 +55,7 @@ def ray():
 
         ray.init(
             address="local",
-            include_dashboard=True,  # Ray Train's cleaner asks it who is alive
+            include_dashboard=False,  # Ray Train's own cleaner does nothing without
             num_cpus=4,
             log_to_driver=False,
             logging_level=logging.ERROR,
@@ -251,7 +257,7 @@ def test_workers_go_on_within_the_epoch_whoever_is_told_to_go(together, trunk, t
 @pytest.mark.parametrize("ending", ["warn", "close"])
 def test_who_waits_for_the_next_epoch_hears_that_there_is_none(ending):
     async def hear():
-        mailbox = _Mailbox()
+        mailbox = Mailbox()
         await mailbox.ask(1)
         waiting = asyncio.create_task(mailbox.asked(2))
         await asyncio.sleep(0)
@@ -269,3 +275,30 @@ def test_whoever_is_killed_costs_an_epoch_at_most(together, trunk, tmp_path, wor
     assert failures == 1
     assert sorted(set(epochs)) == [1, 2]
     assert same_weights(trunk.folder, together.folder)
+
+
+def test_only_what_the_dead_reserved_is_released(ray):
+    class Maker:
+        def make(self):
+            group = placement_group([{"CPU": 1}])
+            ray.get(group.ready())
+            return group
+
+    makers = [ray.remote(num_cpus=0)(Maker).remote() for _ in range(2)]
+    forsaken, used = ray.get([maker.make.remote() for maker in makers])
+    own = placement_group([{"CPU": 1}])
+    assert release_forsaken() == 0
+
+    ray.kill(makers[0])
+    deadline = time.monotonic() + 30
+    while not release_forsaken():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+    states = [placement_group_table(group)["state"] for group in (forsaken, used, own)]
+    assert states[0] == "REMOVED"
+    assert "REMOVED" not in states[1:]
+    assert release_forsaken() == 0
+    for group in (used, own):
+        remove_placement_group(group)
+    ray.kill(makers[1])

@@ -1,0 +1,32 @@
+"""Placement groups whose maker is dead: they are their job's, and outlive the actor that made them.
+
+Ray Train has a cleaner of its own. It learns of a group only when its workers are up, and asks the
+dashboard who is alive: where there is none, or a trial is killed before, GPUs stay reserved.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+from ray._private.state import state  # what is public does not tell who made a group
+from ray._raylet import ActorID, PlacementGroupID
+from ray.core.generated import gcs_pb2
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+Group: Any = gcs_pb2.PlacementGroupTableData  # type: ignore[attr-defined] # made at run time
+
+
+def release_forsaken() -> int:
+    """Remove those that dead actors of this job made; how many there were."""
+    rows = state._connect_and_get_accessor().get_placement_group_table()
+    forsaken = [group for group in map(Group.FromString, rows) if _is_forsaken(group)]
+    for group in forsaken:
+        remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
+    return len(forsaken)
+
+
+def _is_forsaken(group: Any) -> bool:
+    own = group.creator_job_id.hex() == ray.get_runtime_context().get_job_id()
+    dead = group.creator_actor_dead and not ActorID(group.creator_actor_id).is_nil()  # no driver
+    return own and dead and not group.is_detached and group.state != Group.REMOVED
