@@ -21,8 +21,8 @@ help: ## this list
 sweep: $(VENV)/.whole-lite ## run a sweep: make sweep ARGS='--help'
 	@$(BIN)/python sweeps/fixres_grid.py $(ARGS)
 
-test: check ## lint, types, import rules, then the tests: make test ARGS='-k name'
-	@$(BIN)/python -m pytest $(ARGS)
+test: check ## lint, types, import rules, then the tests, two files at a time: make test ARGS='-k name'
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(VENV)/.whole-dev ## lint, types and import rules alone
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,9 @@ from tests.storing import s3, s3_of_session  # noqa: F401  (fixtures)
 
 if TYPE_CHECKING:
     from trainables.imageset import ImageSet
+
+# Ray's processes give way to others: beside another file's tests they would stand still.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 TINTS = {"blue": (40, 60, 200), "green": (40, 190, 60), "red": (200, 50, 40)}
 COUNTS = {"train": (8, 7, 7), "val": (5, 5, 5), "test": (3, 3, 3)}

@@ -25,6 +25,16 @@ from tests.ports import free_ports
 KEY, SECRET = "key-of-tests", "secret-of-tests"
 BUCKET = "sweeps"
 START_S = 60.0
+# All that are given, as two that start at once would choose the same. The first is its clients'.
+PORTS = (
+    "s3.port",
+    "master.port",
+    "volume.port",
+    "filer.port",
+    "admin.port",
+    "s3.port.iceberg",
+    "s3.port.lance",
+)
 
 
 class S3Server:
@@ -33,7 +43,7 @@ class S3Server:
     def __init__(self, folder: Path):
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
-        self._ports = _low_ports(5)
+        self._ports = _low_ports(len(PORTS))
 
     @property
     def endpoint(self) -> str:
@@ -54,18 +64,15 @@ class S3Server:
         return f"s3://{BUCKET}/{prefix}"
 
     def start(self) -> None:
-        s3, master, volume, filer, _ = self._ports
         options = {
             "dir": self._folder,
             "ip": "127.0.0.1",
             "ip.bind": "127.0.0.1",
-            "s3.port": s3,
-            "master.port": master,
-            "volume.port": volume,
-            "filer.port": filer,
             "admin.ui": "false",
+            "master.telemetry": "false",
             "webdav": "false",
             "bucket": BUCKET,
+            **dict(zip(PORTS, self._ports, strict=True)),
         }
         weed = Path(sys.executable).with_name("weed")
         with (self._folder / "log").open("ab") as log:
@@ -81,7 +88,8 @@ class S3Server:
     def kill(self) -> None:
         """At once, as if its machine had gone."""
         if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
 
@@ -106,9 +114,12 @@ class S3Server:
                 client.delete_object(Bucket=BUCKET, Key="awake")
                 return
             except (BotoCoreError, ClientError):
-                if time.monotonic() > end:
+                if time.monotonic() > end or self._ended():
                     raise
                 time.sleep(0.2)
+
+    def _ended(self) -> bool:
+        return self._process is None or self._process.poll() is not None
 
 
 def _low_ports(count: int) -> list[int]:
