@@ -25,7 +25,7 @@ from tests.ports import free_ports
 KEY, SECRET = "key-of-tests", "secret-of-tests"
 BUCKET = "sweeps"
 START_S = 60.0
-# All that are given, as two that start at once would choose the same. The first is its clients'.
+# All are given: two that start at once would choose the same.
 PORTS = (
     "s3.port",
     "master.port",
@@ -43,11 +43,11 @@ class S3Server:
     def __init__(self, folder: Path):
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
-        self._ports = _low_ports(len(PORTS))
+        self._ports = dict(zip(PORTS, _low_ports(len(PORTS)), strict=True))
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._ports[0]}"
+        return f"http://127.0.0.1:{self._ports['s3.port']}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -72,7 +72,7 @@ class S3Server:
             "master.telemetry": "false",
             "webdav": "false",
             "bucket": BUCKET,
-            **dict(zip(PORTS, self._ports, strict=True)),
+            **self._ports,
         }
         weed = Path(sys.executable).with_name("weed")
         with (self._folder / "log").open("ab") as log:
@@ -83,7 +83,7 @@ class S3Server:
                 stderr=log,
                 start_new_session=True,
             )
-        self._await_answer()
+        self._await_answer(self._process)
 
     def kill(self) -> None:
         """At once, as if its machine had gone."""
@@ -93,7 +93,7 @@ class S3Server:
             self._process.wait()
             self._process = None
 
-    def _await_answer(self) -> None:
+    def _await_answer(self, process: subprocess.Popen[bytes]) -> None:
         """Until it lists the bucket, as some of its parts come up later than others."""
         import boto3
         from botocore.config import Config
@@ -114,12 +114,9 @@ class S3Server:
                 client.delete_object(Bucket=BUCKET, Key="awake")
                 return
             except (BotoCoreError, ClientError):
-                if time.monotonic() > end or self._ended():
+                if time.monotonic() > end or process.poll() is not None:
                     raise
                 time.sleep(0.2)
-
-    def _ended(self) -> bool:
-        return self._process is None or self._process.poll() is not None
 
 
 def _low_ports(count: int) -> list[int]:
