@@ -15,12 +15,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from sweeps import leaderboard
-from sweeps.leaderboard import Row
-from trainables.arms import UNTUNED, rank
-from trainables.cell import recorded_hits
-from trainables.intervals import wilson
-from trainables.store import Store
+from sweeps.selection import leaderboard
+from sweeps.selection.leaderboard import Row
+from trainables.evaluation.confidence import wilson
+from trainables.fixres.arms import UNTUNED, rank
+from trainables.fixres.cell import recorded_hits
+from trainables.storage.artifact_store import Store
 
 
 def main() -> None:

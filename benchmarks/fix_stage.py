@@ -24,15 +24,19 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from sweeps import embedded
-from trainables import backbones, features, heads, variants
-from trainables.decode import ReadOptions, prepare
-from trainables.evaluate import batches_of, pick_device
-from trainables.imageset import ImageSet
-from trainables.intervals import standard_error
-from trainables.store import Store
-from trainables.transforms import EvalTransform
-from trainables.workplace import Workplace
+from trainables.data import builtin_digits
+from trainables.data.decode import prepare
+from trainables.data.image_set import ImageSet
+from trainables.data.options import ReadOptions
+from trainables.data.view_cache import Workplace
+from trainables.evaluation.confidence import standard_error
+from trainables.evaluation.inference import batches_of
+from trainables.fixres import features, heads
+from trainables.models import backbone, variants
+from trainables.models.device import pick_device
+from trainables.models.weights import find_weights, stored_state
+from trainables.storage.artifact_store import Store
+from trainables.transforms.eval_transform import EvalTransform
 
 BATCH, EPOCHS = 64, 5
 GRID = heads.HeadGrid(
@@ -82,11 +86,11 @@ class Bench:
         variant = variants.get("lite0")
         self.preprocessing = variants.preprocessing(variant)
         store = Store(folder / "store")
-        state = backbones.stored_state(backbones.find_weights(variant, "auto", store), store)
+        state = stored_state(find_weights(variant, "auto", store), store)
         assert state is not None
-        model = backbones.build(variant, len(images.classes))
-        backbones.load_trunk(model, state)
-        self.model = backbones.place(model, self.device).eval()
+        model = backbone.build(variant, len(images.classes))
+        backbone.load_trunk(model, state)
+        self.model = backbone.place(model, self.device).eval()
         threads = torch.get_num_threads()
         place = Workplace(images=images, cache=folder / "cache", threads=threads)
         transform = EvalTransform(
@@ -101,7 +105,7 @@ class Bench:
 
     @staticmethod
     def _images(folder: Path) -> ImageSet:
-        return prepare(embedded.make(folder / "digits"), folder / "cache", ReadOptions())
+        return prepare(builtin_digits.make(folder / "digits"), folder / "cache", ReadOptions())
 
     def _pass(self, view: np.ndarray) -> features.Maps:
         return features.pass_over(
@@ -173,8 +177,8 @@ class Bench:
 
     def _frozen(self, x: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            maps = backbones.body(self.model, x)
-            return backbones.pooled(self.model, self.model.conv_head(maps))
+            maps = backbone.body(self.model, x)
+            return backbone.pooled(self.model, self.model.conv_head(maps))
 
     @torch.no_grad()
     def _plain_hits(self, head: torch.nn.Linear) -> int:

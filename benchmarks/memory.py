@@ -25,10 +25,10 @@ from timm.utils import decay_batch_step
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from trainables import backbones, variants
-from trainables.evaluate import autocast
-from trainables.optim import make_optimizer
-from trainables.training_memory import FIXED, SHARE, needed_gb, step_bytes
+from trainables.models import backbone, variants
+from trainables.models.device import autocast
+from trainables.profiling.training_memory import FIXED, SHARE, needed_gb, step_bytes
+from trainables.training.optim import make_optimizer
 
 CARD_GB = 23.69 * 2**30 / 1e9  # of an RTX 3090, as PyTorch says when it runs out
 FIRST_RUNG = 512
@@ -144,7 +144,7 @@ def steps() -> Iterator[str]:
 def real_step(variant: str, res: int, batch: int) -> tuple[int, int]:
     """Peak bytes that the allocator handed out, and that it held, over three steps."""
     device = torch.device("cuda")
-    model = backbones.place(backbones.build(variants.get(variant), CLASSES), device).train()
+    model = backbone.place(backbone.build(variants.get(variant), CLASSES), device).train()
     optimizer = make_optimizer(model, "sgd", lr=1e-3, weight_decay=1e-4)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()

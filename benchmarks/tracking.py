@@ -22,8 +22,8 @@ from pathlib import Path
 from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 
-from sweeps.outbox import Outbox
-from sweeps.runs import Runs, passing
+from sweeps.tracking.outbox import Outbox
+from sweeps.tracking.runs import Runs, passing
 
 TRUNKS, EPOCHS = 16, 20
 NAMES = ("lr", "seconds", "train/top1", "train/loss", "val/top1", "val/top1_at_96")

@@ -1,0 +1,1 @@
+"""Search variants, train and test resolutions for the FixEfficientNet that serves best."""

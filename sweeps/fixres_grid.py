@@ -21,9 +21,9 @@ set_environment()
 
 import tyro  # noqa: E402
 
-from sweeps.checks import check  # noqa: E402
-from sweeps.presets import RECIPES, builtin_digits  # noqa: E402
-from sweeps.spec import SweepSpec  # noqa: E402
+from sweeps.planning.recipes import RECIPES, builtin_digits  # noqa: E402
+from sweeps.planning.spec import SweepSpec  # noqa: E402
+from sweeps.planning.validation import check  # noqa: E402
 from trainables.errors import SweepError, UserError  # noqa: E402
 
 DESCRIPTION = """Find the EfficientNet variant, train resolution and test resolution that serve best
@@ -69,8 +69,8 @@ def main(argv: list[str]) -> int:
     try:
         spec = check(parse(argv))
         # After the check, so that bad options end at once: these bring torch, Ray and MLflow.
-        from sweeps.console import Terminal
         from sweeps.sweep import run
+        from sweeps.terminal.console import Terminal
 
         with Terminal() as terminal:
             run(spec, terminal)

@@ -19,8 +19,8 @@ if not __package__:  # run as a script: its own folder is first on the path, not
 
 import tyro
 
-from sweeps.checks import check_serving
-from sweeps.spec import ServingOptions
+from sweeps.planning.spec import ServingOptions
+from sweeps.planning.validation import check_serving
 from trainables.errors import SweepError, UserError
 
 
@@ -63,16 +63,16 @@ def _tell(asked: Asked) -> None:
     # After the check, so that bad options end at once: these bring torch.
     from rich.console import Console
 
-    from sweeps import leaderboard
-    from sweeps.choice import choose, known_costs
-    from sweeps.console import Terminal
-    from sweeps.printed import fronts, optimism_in_words
-    from sweeps.rewrite import check_target, rewrite
-    from sweeps.sources import brought
-    from sweeps.storage import BOARD
-    from sweeps.timing import timed
-    from trainables.cell import recorded_hits
-    from trainables.latency import device_name
+    from sweeps.loaded_sweep import brought
+    from sweeps.output.location import BOARD
+    from sweeps.reselect import check_target, rewrite
+    from sweeps.selection import leaderboard
+    from sweeps.selection.choice import choose, known_costs
+    from sweeps.selection.row_latency import timed
+    from sweeps.terminal.console import Terminal
+    from sweeps.terminal.result_tables import fronts, optimism_in_words
+    from trainables.fixres.cell import recorded_hits
+    from trainables.profiling.latency import device_name
 
     if asked.write is not None:
         check_target(asked.sweep, asked.write)

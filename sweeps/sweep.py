@@ -9,40 +9,42 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeps import folder, leaderboard, pruning
-from sweeps import plan as planning
-from sweeps.card import card
-from sweeps.choice import choose
-from sweeps.comparison import compared
-from sweeps.console import Terminal
-from sweeps.data import open_images
-from sweeps.director import TrunkDirector
-from sweeps.events import SweepBegan, Watchers
-from sweeps.evidence import write_evidence
-from sweeps.handover import judge, write_model
-from sweeps.history import History
-from sweeps.leaderboard import Row
-from sweeps.live_board import LiveBoard
-from sweeps.outcome import Outcome, read_outcome, write_choice
-from sweeps.phases import CellDesk, cells_of, run_cells, run_trunks
-from sweeps.placement import Cluster
-from sweeps.plan import Plan
-from sweeps.printed import plan_view, summary
-from sweeps.refit import refit
-from sweeps.registry import register
-from sweeps.served import Served, as_swept
-from sweeps.spec import SweepSpec, identity
-from sweeps.storage import BOARD, SPEC, Storage, check_same, storage_of
-from sweeps.timing import timed
-from sweeps.tracking import Tracking, default_uri
-from trainables import backbones, variants
-from trainables.backbones import Weights
-from trainables.cell import recorded_hits
+from sweeps.events.event_types import SweepBegan, Watchers
+from sweeps.events.live_board import LiveBoard
+from sweeps.events.recorders import History
+from sweeps.execution.phases import CellDesk, cells_of, run_cells, run_trunks
+from sweeps.execution.resources import Cluster
+from sweeps.final_model.model_folder import judge, write_model
+from sweeps.final_model.outcome import Outcome, read_outcome, write_choice
+from sweeps.final_model.refit import refit
+from sweeps.final_model.served import Served, as_swept
+from sweeps.output import folder, retention
+from sweeps.output.location import BOARD, SPEC, Storage, check_same, storage_of
+from sweeps.planning import plan as planning
+from sweeps.planning.dataset import open_images
+from sweeps.planning.plan import Plan
+from sweeps.planning.spec import SweepSpec, identity
+from sweeps.report.build import write_evidence
+from sweeps.report.model_card import card
+from sweeps.scheduling.trunk_scheduler import TrunkDirector
+from sweeps.selection import leaderboard
+from sweeps.selection.choice import choose
+from sweeps.selection.leaderboard import Row
+from sweeps.selection.published_comparison import compared
+from sweeps.selection.row_latency import timed
+from sweeps.terminal.console import Terminal
+from sweeps.terminal.result_tables import plan_view, summary
+from sweeps.tracking.model_registry import register
+from sweeps.tracking.tracker import Tracking, default_uri
+from trainables.data.image_set import ImageSet
 from trainables.errors import SweepError, UserError
-from trainables.imageset import ImageSet
-from trainables.store import Place, Store, make_writable, write_json
-from trainables.trials import TrialContext
-from trainables.trunk import recorded_reports
+from trainables.fixres.cell import recorded_hits
+from trainables.models import variants
+from trainables.models.weights import Weights, find_weights
+from trainables.ray_backend.tune_trainables import TrialContext
+from trainables.storage.artifact_store import Store
+from trainables.storage.files import Place, make_writable, write_json
+from trainables.training.trunk import recorded_reports
 
 STOPPED_PATIENCE_S = 5.0  # with MLflow, where the sweep did not come to its end
 
@@ -100,10 +102,7 @@ def _run(spec: SweepSpec, storage: Storage, terminal: Terminal, *, bare: bool) -
 
 
 def _weights(spec: SweepSpec, store: Store) -> list[Weights]:
-    return [
-        backbones.find_weights(variants.get(v), spec.grid.weights, store)
-        for v in spec.grid.variants
-    ]
+    return [find_weights(variants.get(v), spec.grid.weights, store) for v in spec.grid.variants]
 
 
 @contextmanager
@@ -221,12 +220,12 @@ def _prune(
 ) -> None:
     """Free the disk of what is not to be kept, MLflow's first: if that fails, all is as it was."""
     store = storage.store
-    stay = pruning.kept(outcome.rows, outcome.choice.row, spec.run.keep)
-    if not pruning.losing(store, stay):
+    stay = retention.kept(outcome.rows, outcome.choice.row, spec.run.keep)
+    if not retention.losing(store, stay):
         return
     with _tracked(spec, storage, sweep, terminal) as tracking:
         tracking.keep_only(stay.trunks, stay.cells)
-    freed = pruning.prune(store, stay)
+    freed = retention.prune(store, stay)
     terminal.say(f"kept     {spec.run.keep}: {freed / 1e6:,.1f} MB of the store freed")
 
 

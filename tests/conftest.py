@@ -15,7 +15,7 @@ from PIL import Image
 from tests.storing import s3, s3_of_session  # noqa: F401  (fixtures)
 
 if TYPE_CHECKING:
-    from trainables.imageset import ImageSet
+    from trainables.data.image_set import ImageSet
 
 # Ray's processes give way to others: beside another file's tests they would stand still.
 os.environ.setdefault("RAY_worker_niceness", "0")
@@ -40,7 +40,8 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     """Decoded JPEGs of three classes, upright and oblong: 22 train, 15 val, 9 test."""
-    from trainables.decode import ReadOptions, prepare
+    from trainables.data.decode import prepare
+    from trainables.data.options import ReadOptions
 
     folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
     for split, counts in COUNTS.items():

@@ -1,8 +1,8 @@
 """Train one trunk: a variant, fine-tuned whole at its train resolution, epoch by epoch.
 
 Knows neither scheduler nor tracker: call :meth:`TrunkTraining.epoch` as often as you like, then
-:func:`trainables.trunk.settle`. Each epoch ends in the store, so that training goes on from the
-last one, in whatever process; a long one, or one that is interrupted, gets there within, too.
+:func:`trainables.training.trunk.settle`. Each epoch ends in the store, so that training goes on
+from the last one, in whatever process; a long one, or one that is interrupted, gets there within.
 """
 
 from __future__ import annotations
@@ -18,29 +18,26 @@ from typing import Any
 import torch
 from timm.utils import ModelEmaV3
 
-from trainables import backbones, variants
-from trainables.decode import ReadOptions, prepare
+from trainables.data.decode import prepare
+from trainables.data.image_set import ImageSet
+from trainables.data.loader import TrainBatch, train_batches
+from trainables.data.options import ReadOptions
+from trainables.data.view_cache import Workplace
 from trainables.errors import UserError
-from trainables.evaluate import Score, pick_device, score
-from trainables.imageset import ImageSet
-from trainables.keys import plain
-from trainables.notice import Interrupted, Notice
-from trainables.optim import lr_factor, make_optimizer
-from trainables.peers import Peers
-from trainables.remote import place_of
-from trainables.resolution import TEST_CROP_PCT
-from trainables.scoring import shared_logits
-from trainables.steps import LEAST, Stepper
-from trainables.store import (
-    Store,
-    append_line,
-    read_state,
-    write_json,
-    write_state,
-)
-from trainables.tally import Tally
-from trainables.transforms import EvalTransform, TrainBatch, train_batches
-from trainables.trunk import (
+from trainables.evaluation.metrics import Score, score
+from trainables.models import backbone, variants
+from trainables.models.device import pick_device
+from trainables.models.weights import find_weights, stored_state
+from trainables.storage.artifact_store import Store
+from trainables.storage.files import append_line, read_state, write_json, write_state
+from trainables.storage.hashing import plain
+from trainables.storage.object_store import place_of
+from trainables.training.distributed import Peers
+from trainables.training.epoch_progress import Tally
+from trainables.training.optim import lr_factor, make_optimizer
+from trainables.training.preemption import Interrupted, Notice
+from trainables.training.train_step import LEAST, Stepper
+from trainables.training.trunk import (
     EpochReport,
     Hyper,
     Recipe,
@@ -49,7 +46,9 @@ from trainables.trunk import (
     recorded_reports,
     settle,
 )
-from trainables.workplace import Workplace
+from trainables.training.validation import shared_logits
+from trainables.transforms.eval_transform import EvalTransform
+from trainables.transforms.resolution import TEST_CROP_PCT
 
 SAVE_EVERY_S = 300.0  # within an epoch
 ALONE = Peers()
@@ -118,11 +117,11 @@ class TrunkTraining:
         recipe, hyper = self.spec.recipe, self.spec.hyper
         torch.manual_seed(self.spec.seed)  # for the classifier's start
         drop_rate = self.variant.dropout if recipe.dropout else 0.0
-        model = backbones.build(self.variant, len(self.images.classes), drop_rate=drop_rate)
-        state = backbones.stored_state(self.spec.weights, self.store)
+        model = backbone.build(self.variant, len(self.images.classes), drop_rate=drop_rate)
+        state = stored_state(self.spec.weights, self.store)
         if state is not None:
-            backbones.load_trunk(model, state)
-        self.model = backbones.place(model, self.device)
+            backbone.load_trunk(model, state)
+        self.model = backbone.place(model, self.device)
         self.optimizer = make_optimizer(
             self.model, recipe.optimizer, lr=hyper.lr, weight_decay=hyper.weight_decay
         )
@@ -363,7 +362,7 @@ def main() -> None:
         spec = TrunkSpec(
             variant=variant.name,
             train_res=asked.train_res,
-            weights=backbones.find_weights(variant, asked.weights, store),
+            weights=find_weights(variant, asked.weights, store),
             images=images.digest,
             recipe=Recipe(epochs=asked.epochs, batch_size=asked.batch_size),
             hyper=Hyper(lr=asked.lr, weight_decay=1e-2, label_smoothing=0.1),

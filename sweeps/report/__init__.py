@@ -1,0 +1,1 @@
+"""The evidence of a choice: HTML report, figures and model card."""

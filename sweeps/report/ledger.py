@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from sweeps.events import CellEnded, TrunkEnded
-from sweeps.grid import point_of
-from sweeps.history import History
-from sweeps.leaderboard import Row
-from sweeps.plan import Plan
-from trainables.arms import ARMS, rank
-from trainables.cell import serving_transform
-from trainables.trunk import trained_epochs
+from sweeps.events.event_types import CellEnded, TrunkEnded
+from sweeps.events.recorders import History
+from sweeps.planning.grid import point_of
+from sweeps.planning.plan import Plan
+from sweeps.selection.leaderboard import Row
+from trainables.fixres.arms import ARMS, rank
+from trainables.fixres.cell import serving_transform
+from trainables.training.trunk import trained_epochs
 
 _HEADS = ("fix", "fix_aug")  # arms whose classifier is fitted on features of the frozen net
 

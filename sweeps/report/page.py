@@ -11,19 +11,19 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from sweeps.choice import Choice
-from sweeps.comparison import Comparison
-from sweeps.leaderboard import Row
-from sweeps.limits import asked, rounded
-from sweeps.outcome import Outcome
-from sweeps.plan import Plan
-from sweeps.printed import first_look
+from sweeps.final_model.outcome import Outcome
+from sweeps.planning.plan import Plan
+from sweeps.planning.serving_limits import asked, rounded
 from sweeps.report.ledger import Ledger, duration
-from sweeps.report.spending import price
-from sweeps.report.vector import inline
-from trainables import variants
-from trainables.arms import ARMS, UNTUNED, rank
-from trainables.intervals import wilson
+from sweeps.report.spending_plot import price
+from sweeps.report.svg import inline
+from sweeps.selection.choice import Choice
+from sweeps.selection.leaderboard import Row
+from sweeps.selection.published_comparison import Comparison
+from sweeps.terminal.result_tables import first_look
+from trainables.evaluation.confidence import wilson
+from trainables.fixres.arms import ARMS, UNTUNED, rank
+from trainables.models import variants
 
 _TEMPLATE = Path(__file__).with_name("template.html")
 _MOST_CLASSES = 12  # named

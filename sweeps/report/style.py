@@ -15,7 +15,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 from scipy.optimize import isotonic_regression
 
-from trainables.variants import VARIANTS
+from trainables.models.variants import VARIANTS
 
 CHOSEN = "#d62728"  # the red of the heat maps' frame
 INK, QUIET, FAINT = "#262626", "#6b6b6b", "#e4e4e4"

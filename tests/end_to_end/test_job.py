@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from tests.end_to_end.rays import Head, private_head
 from tests.end_to_end.sweeping import board, command, epochs_trained, model_files, runs_of
-from trainables.store import read_lines, read_state
+from trainables.storage.files import read_lines, read_state
 
 pytestmark = pytest.mark.slow
 

@@ -25,7 +25,7 @@ from tests.end_to_end.sweeping import (
     runs_of,
     sweep,
 )
-from trainables.arms import ARMS, UNTUNED
+from trainables.fixres.arms import ARMS, UNTUNED
 
 pytestmark = pytest.mark.slow
 
@@ -121,7 +121,8 @@ print(json.dumps([hits, len(files), config["input_size"][-1], config["crop_pct"]
 
 def _test_files(out: Path) -> list[tuple[str, str]]:
     """Path and class of every image of the test split, found again from the recorded options."""
-    from trainables.decode import ReadOptions, prepare
+    from trainables.data.decode import prepare
+    from trainables.data.options import ReadOptions
 
     spec = json.loads((out / "spec.json").read_text())["spec"]
     data = Path(spec["images"]["data"])

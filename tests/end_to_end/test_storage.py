@@ -14,8 +14,9 @@ import torch
 
 from tests.end_to_end.sweeping import ROOT, board, command, environment
 from tests.storing import BUCKET, S3Server
-from trainables.remote import remote_path
-from trainables.store import Store, read_lines
+from trainables.storage.artifact_store import Store
+from trainables.storage.files import read_lines
+from trainables.storage.object_store import remote_path
 
 pytestmark = pytest.mark.slow
 AWAY_S = 6.0

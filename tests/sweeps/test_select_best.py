@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from sweeps import leaderboard
-from sweeps.leaderboard import Row
 from sweeps.select_best import main
+from sweeps.selection import leaderboard
+from sweeps.selection.leaderboard import Row
 from tests.storing import S3Server
-from tests.sweeps.test_leaderboard import a_row
-from trainables.cell import PREDICTIONS, recorded_hits, write_predictions
-from trainables.remote import remote_path
-from trainables.store import Store, write_json
+from tests.sweeps.selection.test_leaderboard import a_row
+from trainables.fixres.cell import PREDICTIONS, recorded_hits, write_predictions
+from trainables.storage.artifact_store import Store
+from trainables.storage.files import write_json
+from trainables.storage.object_store import remote_path
 
 N = 100
 
@@ -73,7 +74,7 @@ def test_a_limit_on_latency_is_measured(
         assert classes == 2
         return [replace(r, latency_ms=r.test_res / 10) for r in rows]
 
-    monkeypatch.setattr("sweeps.timing.timed", measured)
+    monkeypatch.setattr("sweeps.selection.row_latency.timed", measured)
     assert main(["--sweep", str(sweep), "--max-latency-ms", "7"]) == 0
     said = capsys.readouterr().out
     assert "latency  one image, median, on" in said and re.search(r"MB +ms *\n", said)

@@ -7,17 +7,19 @@ import timm
 import torch
 from torchvision.transforms.functional import to_tensor
 
-from trainables import backbones, fix, variants
-from trainables.arms import ARMS
-from trainables.cell import CellSpec
-from trainables.evaluate import score
-from trainables.fix import adapt
-from trainables.heads import HeadGrid
-from trainables.store import Store
+from trainables.data.view_cache import Workplace
+from trainables.evaluation.metrics import score
+from trainables.fixres.adapt import adapt
+from trainables.fixres.arms import ARMS
+from trainables.fixres.cell import CellSpec
+from trainables.fixres.heads import HeadGrid
+from trainables.models import backbone, variants
+from trainables.models.weights import find_weights
+from trainables.storage.artifact_store import Store
 from trainables.train import TrunkTraining
-from trainables.transforms import Augmentation, EvalTransform
-from trainables.trunk import Hyper, Recipe, TrunkSpec, finished_trunk, settle
-from trainables.workplace import Workplace
+from trainables.training.trunk import Hyper, Recipe, TrunkSpec, finished_trunk, settle
+from trainables.transforms.augmentation import Augmentation
+from trainables.transforms.eval_transform import EvalTransform
 
 TRAIN_RES, TEST_RES, CLASSES, VIEWS, SEED = 32, 64, 3, 2, 5
 WHOLE = EvalTransform(test_res=TEST_RES, crop_pct=1.0, interpolation="bicubic")
@@ -31,7 +33,7 @@ def make(tiny_images, lite0_weights, root):
     spec = TrunkSpec(
         variant="lite0",
         train_res=TRAIN_RES,
-        weights=backbones.find_weights(variants.get("lite0"), str(lite0_weights), store),
+        weights=find_weights(variants.get("lite0"), str(lite0_weights), store),
         images=tiny_images.digest,
         recipe=Recipe(
             epochs=1,
@@ -82,7 +84,7 @@ def watched(cell, store, place):
             scored.append(logits)
             return score(logits, *rest)
 
-        patch.setattr(fix, "score", note)
+        patch.setattr("trainables.fixres.adapt.score", note)
         results = adapt(cell, store, place)
     return results, dict(zip((r.arm for r in results), scored, strict=True)), seen
 
@@ -90,14 +92,14 @@ def watched(cell, store, place):
 def count_images(patch):
     """From now on, the number of images in each batch that enters any net."""
     seen: list[int] = []
-    place = backbones.place
+    place = backbone.place
 
     def counted(model, device):
         placed = place(model, device)
         placed.conv_stem.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
         return placed
 
-    patch.setattr(backbones, "place", counted)
+    patch.setattr(backbone, "place", counted)
     return seen
 
 

@@ -1,0 +1,19 @@
+"""What a sweep's trials have come to, kept for its report."""
+
+from __future__ import annotations
+
+from sweeps.events.event_types import CellEnded, Event, TrunkEnded
+
+
+class History:
+    """A watcher that keeps what ended, by key, in the order of coming; told twice it keeps one."""
+
+    def __init__(self) -> None:
+        self.trunks: dict[str, TrunkEnded] = {}
+        self.cells: dict[str, CellEnded] = {}
+
+    def on(self, event: Event) -> None:
+        if isinstance(event, TrunkEnded):
+            self.trunks.setdefault(event.trunk.key, event)
+        elif isinstance(event, CellEnded):
+            self.cells.setdefault(event.cell.key, event)

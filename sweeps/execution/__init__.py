@@ -1,0 +1,1 @@
+"""Run trials through Ray Tune, and decide what each may use of a machine or cluster."""

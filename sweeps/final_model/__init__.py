@@ -1,0 +1,1 @@
+"""Turn the choice into the finished model's folder, scored on held-out sets."""

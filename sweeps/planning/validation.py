@@ -1,0 +1,221 @@
+"""What a spec may ask for: every option within its limits, or one sentence that says why not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from sweeps.planning.spec import ServingOptions, SweepSpec, in_words, option
+from trainables.errors import UserError
+from trainables.fixres.arms import ARMS
+from trainables.models import variants
+from trainables.sources.splits import SPLITS
+from trainables.storage.object_store import place_of
+from trainables.transforms.resolution import SMALLEST
+
+INF = math.inf
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Of a number, or of each number of a list."""
+
+    low: float
+    high: float = INF
+    open_low: bool = False  # low itself is out
+    open_high: bool = False  # high itself is out
+
+    def admits(self, value: float) -> bool:
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return math.isfinite(value) and above and below
+
+    def __str__(self) -> str:
+        if self.high == INF:
+            return f"more than {self.low:g}" if self.open_low else f"at least {self.low:g}"
+        ends = (f"above {self.low:g}" if self.open_low else f"from {self.low:g}") + " "
+        return ends + (f"to below {self.high:g}" if self.open_high else f"to {self.high:g}")
+
+
+LIMITS = {
+    "val_share": Limit(0, 0.5, open_low=True, open_high=True),
+    "test_share": Limit(0, 0.5, open_low=True, open_high=True),
+    "max_corrupt": Limit(0, 1),
+    "cache_side": Limit(SMALLEST),
+    "cache_gb": Limit(0, open_low=True),
+    "train_res": Limit(SMALLEST),  # below it, the last feature map has one position
+    "test_res": Limit(SMALLEST),
+    "epochs": Limit(0),
+    "samples": Limit(1),
+    "batch_size": Limit(2),  # batch norm needs company
+    "warmup_epochs": Limit(0),
+    "lr": Limit(0, open_low=True),
+    "weight_decay": Limit(0, open_low=True),
+    "label_smoothing": Limit(0, 1, open_high=True),
+    "ema_decay": Limit(0, 1, open_high=True),
+    "crop_scale": Limit(0, 1, open_low=True),
+    "hflip": Limit(0, 1),
+    "grace_epochs": Limit(1),
+    "reduction": Limit(2),
+    "survivors": Limit(1),
+    "test_crop_pct": Limit(0, 1, open_low=True),
+    "views": Limit(1),
+    "head_lr": Limit(0, open_low=True),
+    "head_smoothing": Limit(0, 1, open_high=True),
+    "head_weight_decay": Limit(0),
+    "head_epochs": Limit(1),
+    "head_patience": Limit(1),
+    "head_batch_size": Limit(1),
+    "max_params_m": Limit(0, open_low=True),
+    "max_gmacs": Limit(0, open_low=True),
+    "max_memory_mb": Limit(0, open_low=True),
+    "max_latency_ms": Limit(0, open_low=True),
+    "min_top1": Limit(0, 1, open_low=True),
+    "seed": Limit(0, 2**31 - 1),
+    "concurrency": Limit(1),
+    "cpus_per_trial": Limit(1),
+    "gpus_per_trial": Limit(0),
+    "gpu_memory_gb": Limit(0, open_low=True),
+    "workers_per_trial": Limit(1),
+    "price_per_hour": Limit(0),
+}
+RANGES = ("lr", "weight_decay", "label_smoothing", "crop_scale")
+SETS = (
+    *("variants", "train_res", "test_res", "arms"),
+    *("head_lr", "head_smoothing", "head_weight_decay", "head_optimizer"),
+)
+NAMES = ("experiment", "register_as", "weights")
+
+
+def check(spec: SweepSpec) -> SweepSpec:
+    """The spec, if it can be run.
+
+    Raises:
+        UserError: the first thing that is wrong with it.
+    """
+    values = {f.name: v for group in _groups(spec) for f, v in group}
+    for name in NAMES:
+        if not values[name].strip():
+            raise UserError(f"{option(name)} is empty: give a name.")
+    for name in SETS:
+        if not isinstance(values[name], str):  # resolutions may be a word
+            _check_set(name, values[name])
+    for name in values["variants"]:
+        variants.get(name)
+    for name in LIMITS:
+        _check_limit(name, values[name])
+    for name in RANGES:
+        low, high = values[name]
+        if low > high:
+            raise UserError(f"{option(name)} {low} {high} is no range: give the lower end first.")
+    _check_together(spec)
+    _check_folders(spec)
+    return spec
+
+
+def check_serving(serving: ServingOptions) -> None:
+    """Raises:
+    UserError: a limit that nothing could be within.
+    """
+    for f in fields(serving):
+        _check_limit(f.name, getattr(serving, f.name))
+
+
+def _check_limit(name: str, value: Any) -> None:
+    limit = LIMITS[name]
+    for number in value if isinstance(value, tuple) else (value,):
+        if number is None or isinstance(number, str):
+            continue
+        if not limit.admits(number):
+            raise UserError(f"{option(name)} {number} is out of bounds: give {limit}.")
+
+
+def _groups(spec: SweepSpec) -> Iterable[list[tuple[Any, Any]]]:
+    for group in fields(spec):
+        options = getattr(spec, group.name)
+        yield [(f, getattr(options, f.name)) for f in fields(options)]
+
+
+def _check_set(name: str, values: tuple[Any, ...]) -> None:
+    if not values:
+        raise UserError(f"{option(name)} is empty: give at least one value.")
+    if len(set(values)) != len(values):
+        raise UserError(f"{option(name)} {in_words(list(values))}: give each value once.")
+
+
+def _check_together(spec: SweepSpec) -> None:
+    if spec.images.val_share + spec.images.test_share > 0.8:
+        raise UserError(
+            f"--val-share {spec.images.val_share} and --test-share {spec.images.test_share} leave "
+            "too little to train on: give 0.8 together at most."
+        )
+    if 0 < spec.trunks.epochs < spec.trunks.warmup_epochs:
+        raise UserError(
+            f"--warmup-epochs {spec.trunks.warmup_epochs} is more than --epochs "
+            f"{spec.trunks.epochs}: warm up for less."
+        )
+    workers, batch = spec.run.workers_per_trial or 1, spec.trunks.batch_size
+    if batch < 2 * workers > 2:  # batch norm needs company
+        raise UserError(
+            f"--workers-per-trial {workers} shares a --batch-size of {batch}: give at least two "
+            "images for each worker."
+        )
+    if spec.grid.recipe != "own" and spec.images.data is None:
+        raise UserError(
+            f"--recipe {spec.grid.recipe} is for ImageNet: give its folder as --data DIR."
+        )
+    if spec.trunks.epochs == 0 and spec.images.data is None:
+        raise UserError(
+            "--epochs 0 takes the weights as they are, classifier and all: give the images that it "
+            "was trained on as --data DIR."
+        )
+    if spec.trunks.epochs == 0 and spec.grid.weights == "none":
+        raise UserError(
+            "--epochs 0 takes the weights as they are, and --weights none has none: train for some "
+            "epochs, or leave the option out."
+        )
+    if "fix_aug" in spec.fix.arms and not any(s > 0 for s in spec.fix.head_smoothing):
+        raise UserError(
+            "--arms fix_aug trains with label smoothing: give a --head-smoothing above 0, or leave "
+            "the arm out."
+        )
+    if all(not ARMS[name].plain for name in spec.fix.arms):
+        raise UserError(
+            f"--arms {in_words(list(spec.fix.arms))} gives no net to hand over: add one."
+        )
+
+
+def _may_exist(data: str) -> bool:
+    """Whether it is there, if it is on this machine; a store is not asked.
+
+    Raises:
+        UserError: it is in no store that is known here.
+    """
+    place = place_of(data)
+    return not isinstance(place, Path) or place.exists()
+
+
+def _check_folders(spec: SweepSpec) -> None:
+    if spec.images.data is not None and not _may_exist(spec.images.data):
+        raise UserError(f"--data {spec.images.data} does not exist: give a folder of images.")
+    weights = spec.grid.weights
+    if weights not in ("auto", "none") and not Path(weights).expanduser().is_dir():
+        raise UserError(
+            f"--weights {weights} is no folder: give auto, none or a folder of weights."
+        )
+    for one in spec.run.also_test:
+        name, _, folder = one.partition("=")
+        if not name or not folder or name in SPLITS:
+            raise UserError(
+                f"--also-test {one} is not NAME=DIR: give a name (not train, val or test) and a "
+                "folder of images."
+            )
+        if not _may_exist(folder):
+            raise UserError(f"--also-test {one}: {folder} does not exist: give a folder of images.")
+    if len(spec.further) != len(spec.run.also_test):
+        raise UserError(
+            f"--also-test {in_words(list(spec.run.also_test))}: give each set a name of its own."
+        )

@@ -1,0 +1,129 @@
+"""The picture of a sweep: a heat map for each variant, before and after the fix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sweeps.planning.grid import Grid
+from sweeps.planning.plan import Plan
+from sweeps.selection.leaderboard import Row
+from trainables.fixres.arms import ARMS, rank
+from trainables.storage.files import replacing
+
+COLOURS = matplotlib.colormaps["cividis"]  # the same for colour-blind eyes
+
+
+def heatmap(rows: Sequence[Row], plan: Plan, chosen: Row) -> Figure:
+    """One line of maps a variant, before and after: val top-1 over train and test resolution.
+
+    Rows are those of the best trunk at each point. One colour scale for all, so that maps compare.
+    """
+    grid, variants = plan.grid, plan.spec.grid.variants
+    shown = _shown_arms(plan.spec.fix.arms, chosen)
+    val = [r for r in rows if r.split == "val" and r.arm in shown]
+    shares = [100 * r.top1 for r in val]
+    limits = (min(shares), max(max(shares), min(shares) + 1e-6))
+    wide = max(len(grid.of(v).test_res) for v in variants)
+    high = max(len(grid.of(v).train_res) for v in variants)
+    width = len(shown) * (1.05 * max(3, wide) + 1.1) + 1.2
+    figure = Figure(
+        figsize=(width, len(variants) * (0.62 * max(2, high) + 1.35) + 0.6),
+        dpi=160,
+        layout="constrained",
+    )
+    axes = figure.subplots(len(variants), len(shown), squeeze=False, sharex="row", sharey="row")
+    for line, variant in zip(axes, variants, strict=True):
+        for ax, (arm, title) in zip(line, shown.items(), strict=True):
+            own = [r for r in val if r.variant == variant and r.arm == arm]
+            image = _draw(ax, own, grid.of(variant), plan.spec.trunks.epochs, limits, chosen)
+            ax.set_title(f"{variant}, {title}", fontsize=10, loc="left")
+        line[0].set_ylabel("train resolution (px)")
+    for ax in axes[-1]:
+        ax.set_xlabel("test resolution (px)")
+    n = val[0].n
+    figure.suptitle(f"Top-1 on val (%, n = {n})", fontsize=12, x=0.01, ha="left", weight="bold")
+    bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.015)
+    bar.outline.set_visible(False)
+    bar.set_label("val top-1 (%)")
+    return figure
+
+
+def _shown_arms(arms: Sequence[str], chosen: Row) -> dict[str, str]:
+    """The arms to show, before and after, with a title for each."""
+    untuned = [a for a in arms if not ARMS[a].changes]
+    tuned = [a for a in ("fix", *sorted(arms, key=rank, reverse=True)) if a in arms]
+    tuned = [a for a in tuned if ARMS[a].changes]
+    after = chosen.arm if ARMS[chosen.arm].changes else next(iter(tuned), None)
+    shown = {}
+    if untuned:
+        before = min(untuned, key=rank)
+        shown[before] = f"before: as trained (arm {before})"
+    if after:
+        shown[after] = f"after: adapted (arm {after})"
+    return shown
+
+
+def _draw(
+    ax: Axes,
+    rows: Sequence[Row],
+    grid: Grid,
+    epochs: int,
+    limits: tuple[float, float],
+    chosen: Row,
+) -> matplotlib.image.AxesImage:
+    trains, tests = grid.train_res, grid.test_res
+    best = _best_by_place(rows)
+    values = np.full((len(trains), len(tests)), np.nan)
+    for (train, test), row in best.items():
+        values[trains.index(train), tests.index(test)] = 100 * row.top1
+    image = ax.imshow(values, cmap=COLOURS, vmin=limits[0], vmax=limits[1], aspect="auto")
+    ax.set_xticks(range(len(tests)), [str(t) for t in tests])
+    ax.set_yticks(range(len(trains)), [str(t) for t in trains])
+    ax.tick_params(length=0, labelleft=True, labelbottom=True)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    peaks = {train: _peak(best, train) for train in trains}
+    for (train, test), row in best.items():
+        y, x = trains.index(train), tests.index(test)
+        shade = (values[y, x] - limits[0]) / (limits[1] - limits[0])
+        note = f"{row.trunk_epochs} of {epochs} epochs" if row.trunk_epochs < epochs else ""
+        ink = "black" if shade > 0.55 else "white"
+        weight = "bold" if peaks[train] == test else "normal"
+        ax.text(
+            x, y, f"{values[y, x]:.1f}", ha="center", va="center", color=ink, weight=weight,
+            fontsize=10,
+        )  # fmt: skip
+        if note:
+            ax.text(x, y + 0.3, note, ha="center", va="center", color=ink, fontsize=5.5)
+        if (row.cell, row.arm) == (chosen.cell, chosen.arm):
+            box = matplotlib.patches.Rectangle(
+                (x - 0.47, y - 0.46), 0.94, 0.92, fill=False, edgecolor="#d62728", linewidth=2.5
+            )
+            ax.add_patch(box)
+    return image
+
+
+def _best_by_place(rows: Sequence[Row]) -> dict[tuple[int, int], Row]:
+    best: dict[tuple[int, int], Row] = {}
+    for row in rows:
+        place = (row.train_res, row.test_res)
+        if place not in best or row.hits1 > best[place].hits1:
+            best[place] = row
+    return best
+
+
+def _peak(best: dict[tuple[int, int], Row], train: int) -> int | None:
+    """The test resolution at which a trunk does best."""
+    line = [(row.hits1, -test) for (t, test), row in best.items() if t == train]
+    return -max(line)[1] if line else None
+
+
+def save(figure: Figure, path: Path) -> None:
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")

@@ -1,0 +1,317 @@
+"""How the trunks learned: val top-1 and train loss over the epochs, a panel for each point."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from sweeps.events.event_types import TrunkEnded
+from sweeps.planning.grid import Point, point_of
+from sweeps.report.style import (
+    CHOSEN,
+    FAINT,
+    HALO,
+    INK,
+    NORMAL,
+    QUIET,
+    SMALL,
+    STEPS,
+    blank,
+    looks,
+    quieten,
+    spread,
+)
+from trainables.models.variants import VARIANTS
+
+_COLUMNS = 4
+_MOST = 16  # points: no page holds more panels
+_MOST_WITH_LOSS = 8  # with more points the losses are left out
+_MARKS = {"cut": ("x", "×"), "diverged": ("v", "▾"), "failed": ("s", "▪")}  # on a line, in words
+_OTHERS = "#a3a3a3"
+
+
+def curves(trunks: Sequence[TrunkEnded], chosen_trunk: str, rungs: Sequence[int]) -> Figure:
+    """A panel for each variant and train resolution, a line for each trunk.
+
+    Val is scored at rungs; these are few, so the loss of every epoch is drawn below, where there is
+    one and the points are not too many. Of more points than a page holds the best are shown, and
+    the figure says so.
+
+    Args:
+        trunks: at least one.
+        chosen_trunk: key of the one that the chosen row stands on.
+        rungs: epochs at which val is scored.
+    """
+    of_point = _by_point(trunks)
+    shown = _best_points(of_point, chosen_trunk)
+    drawn = [t for p in shown for t in of_point[p]]
+    with_loss = len(shown) <= _MOST_WITH_LOSS and any(_losses(t) for t in drawn)
+    columns = min(_COLUMNS, len(shown))
+    bands = math.ceil(len(shown) / columns)
+    scores = [s for t in trunks for r in t.reports for s in r.val.values()]
+    count = f"{len(trunks)} trunks" if len(trunks) > 1 else "the trunk"
+    title = f"How {count} learned" + (f" (val, n = {scores[0].n})" if scores else "")
+    width = max(7.0, 2.15 * columns + 0.4)
+    figure = blank(width, bands * (3.6 if with_loss else 1.9) + 0.7, title)
+    look = looks(t.trunk.variant for t in trunks)
+    scale = _scale(drawn, rungs, (width - 0.9) / columns)
+    panels = [
+        _Panel(
+            val=val,
+            loss=loss,
+            trunks=of_point[point],
+            chosen=chosen_trunk,
+            colour=look[point.variant].colour,
+            scale=scale,
+        )
+        for point, (val, loss) in zip(shown, _axes(figure, bands, columns, with_loss), strict=False)
+    ]
+    for i, (point, panel) in enumerate(zip(shown, panels, strict=True)):
+        panel.draw(point, first=i % columns == 0, lowest=i + columns >= len(shown))
+    if scale.rungs[-1] > 0:
+        _name_rung(own=panels[0], rung=scale.rungs[0])
+    notes = []
+    if len(drawn) > len(shown):
+        notes.append("In colour the best trunk of each point, in grey the others.")
+    if len(shown) < len(of_point):
+        notes.append(f"{len(shown)} of {len(of_point)} points shown: the best, and the chosen one.")
+    if notes:
+        figure.supxlabel(" ".join(notes), fontsize=SMALL, color=QUIET, x=0.01, ha="left")
+    figure.draw_without_rendering()  # lays the axes out: how high they are is known after it
+    for panel in panels:
+        panel.name()
+    return figure
+
+
+def _axes(
+    figure: Figure, bands: int, columns: int, with_loss: bool
+) -> list[tuple[Axes, Axes | None]]:
+    """Axes for val and, if asked for, for the loss below it, hidden until they are drawn on."""
+    lines = 2 if with_loss else 1
+    grid = figure.subplots(
+        bands * lines, columns, squeeze=False, sharex=True, height_ratios=[1.3, 1][:lines] * bands
+    )
+    for ax in grid.flat:
+        ax.set_axis_off()
+    return [
+        (line[column], below[column] if with_loss else None)
+        for line, below in zip(grid[::lines], grid[lines - 1 :: lines], strict=True)
+        for column in range(columns)
+    ]
+
+
+# --- what there is to show --------------------------------------------------------------------
+
+
+def _by_point(trunks: Iterable[TrunkEnded]) -> dict[Point, list[TrunkEnded]]:
+    found: dict[Point, list[TrunkEnded]] = {}
+    for trunk in trunks:
+        found.setdefault(point_of(trunk.trunk), []).append(trunk)
+    ordered = sorted(found, key=lambda p: (list(VARIANTS).index(p.variant), p.train_res))
+    return {point: found[point] for point in ordered}
+
+
+def _best_points(of_point: dict[Point, list[TrunkEnded]], chosen: str) -> list[Point]:
+    """As many as a page holds, in their order."""
+
+    def merit(point: Point) -> tuple[bool, tuple[int, int]]:
+        own = of_point[point]
+        return any(t.trunk.key == chosen for t in own), max(map(_merit, own))
+
+    best = sorted(of_point, key=merit, reverse=True)[:_MOST]
+    return [point for point in of_point if point in best]
+
+
+def _merit(trunk: TrunkEnded) -> tuple[int, int]:
+    """As phase 2 ranks trunks: how far it came, then its hits on val; (-1, 0): out of the race."""
+    scored = [r for r in trunk.reports if r.best_val]
+    if not scored or trunk.why not in ("finished", "cut"):
+        return -1, 0
+    last = max(scored, key=lambda r: r.epoch)
+    return last.epoch, last.best_val.hits1 if last.best_val else 0
+
+
+def _tops(trunk: TrunkEnded) -> list[tuple[int, float]]:
+    """Epoch and val top-1 (%) at the best test resolution."""
+    return [(r.epoch, 100 * r.best_val.top1) for r in trunk.reports if r.best_val]
+
+
+def _losses(trunk: TrunkEnded) -> list[tuple[int, float]]:
+    return [(r.epoch, r.loss) for r in trunk.reports if r.loss is not None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scale:
+    """What all panels share."""
+
+    rungs: list[int]
+    epochs: tuple[float, float]  # of the lines; names stand to the right of them
+    right: float  # end of the axes
+    tops: tuple[float, float]  # %
+    losses: tuple[float, float]  # nats
+
+    @property
+    def ticks(self) -> list[int]:
+        """The rungs, as far as their numbers have room, the last first."""
+        first, last = self.epochs
+        kept: list[int] = []
+        for rung in reversed(self.rungs):
+            if not kept or kept[-1] - rung >= 0.12 * (last - first):
+                kept.append(rung)
+        return kept
+
+
+def _scale(trunks: Sequence[TrunkEnded], rungs: Sequence[int], width: float) -> _Scale:
+    """
+    Args:
+        width: of a panel, inches.
+    """
+    epochs = [r.epoch for t in trunks for r in t.reports] + list(rungs)
+    first, last = min(epochs), max(epochs)
+    span = (last - first) or 1
+    names = 0.8 / width  # share of the panel
+    tops = [top for t in trunks for _, top in _tops(t)] or [0.0, 100.0]
+    pad = max(max(tops) - min(tops), 1.0)
+    # A trunk that diverges would flatten the others.
+    sound = [t for t in trunks if t.why != "diverged" and _losses(t)] or trunks
+    losses = [loss for t in sound for _, loss in _losses(t)] or [0.0, 1.0]
+    high = max(losses) - min(losses) or 1.0
+    return _Scale(
+        rungs=sorted(set(rungs)),
+        epochs=(first - 0.05 * span, last),
+        right=last + span * names / (1 - names),
+        tops=(min(tops) - 0.08 * pad, max(tops) + 0.1 * pad),
+        losses=(min(losses) - 0.08 * high, max(losses) + 0.08 * high),
+    )
+
+
+# --- drawing ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Panel:
+    """One point: val above, loss below if it is shown."""
+
+    val: Axes
+    loss: Axes | None
+    trunks: Sequence[TrunkEnded]
+    chosen: str
+    colour: str
+    scale: _Scale
+
+    @property
+    def best(self) -> TrunkEnded | None:
+        """The trunk that came farthest, then the best on val."""
+        best = max(self.trunks, key=_merit)
+        return best if _merit(best)[0] >= 0 else None
+
+    def draw(self, point: Point, *, first: bool, lowest: bool) -> None:
+        """All but the names of lines. First: in the first column. Lowest: of its column."""
+        count = f"{len(self.trunks)} trunks" if len(self.trunks) > 1 else "1 trunk"
+        title = f"{point.variant}, {point.train_res} px: {count}"
+        self.val.set_title(title, fontsize=NORMAL, loc="left", pad=14, color=INK)
+        ends = self.val.annotate(
+            self._ends(), xy=(0, 1), xycoords="axes fraction", xytext=(0, 4),
+            textcoords="offset points", fontsize=SMALL, color=QUIET,
+        )  # fmt: skip
+        ends.set_in_layout(False)
+        self._axes(self.val, self.scale.tops, "top-1 on val (%),\nbest test res" if first else "")
+        for trunk in self.trunks:
+            self._line(self.val, trunk, _tops(trunk), dots=True)
+        if self.loss is not None:
+            self._axes(self.loss, self.scale.losses, "train loss (nats)" if first else "")
+            for trunk in self.trunks:
+                self._line(self.loss, trunk, _losses(trunk), dots=False)
+        if lowest:
+            bottom = self.loss or self.val
+            bottom.set_xlabel("epoch", fontsize=NORMAL, color=INK)
+            bottom.tick_params(labelbottom=True)
+
+    def _ends(self) -> str:
+        """How trunks ended early, with the signs that say so on their lines."""
+        ends = Counter(t.why for t in self.trunks)
+        return ", ".join(f"{ends[w]} {w} {sign}" for w, (_, sign) in _MARKS.items() if ends[w])
+
+    def _axes(self, ax: Axes, limits: tuple[float, float], name: str) -> None:
+        ax.set_axis_on()
+        quieten(ax)
+        first, last = self.scale.epochs
+        ax.set_xlim(first, self.scale.right)
+        ax.set_xticks(self.scale.ticks)
+        ax.spines["bottom"].set_bounds(first, last)
+        ax.set_ylim(limits)
+        ticks = MaxNLocator(5, steps=STEPS).tick_values(*limits)
+        top = min(100.0, limits[1]) if ax is self.val else limits[1]
+        ax.set_yticks([t for t in ticks if limits[0] <= t <= top])
+        ax.tick_params(labelleft=bool(name))
+        ax.set_ylabel(name, fontsize=NORMAL, color=INK)
+        for rung in self.scale.rungs:
+            ax.axvline(rung, color=FAINT, linewidth=1, zorder=0)
+
+    def _line(
+        self, ax: Axes, trunk: TrunkEnded, course: Sequence[tuple[int, float]], *, dots: bool
+    ) -> None:
+        if not course:
+            return
+        xs, ys = zip(*course, strict=True)
+        chosen = trunk.trunk.key == self.chosen
+        own = chosen or trunk is self.best
+        colour = self.colour if own else _OTHERS
+        ax.plot(
+            xs, ys, color=colour, linewidth=2.6 if chosen else 1.5 if own else 0.9,
+            marker="o" if dots else "", markersize=4 if own else 2.5, zorder=4 if own else 3,
+        )  # fmt: skip
+        if trunk.why in _MARKS:
+            marker = _MARKS[trunk.why][0]
+            ax.plot(xs[-1], ys[-1], marker, color=colour if own else QUIET, markersize=5.5,
+                    markeredgewidth=1.4 if marker == "x" else 0, zorder=5)  # fmt: skip
+        if chosen and dots:
+            ax.plot(
+                xs[-1], ys[-1], "o", markersize=9, markerfacecolor="none", markeredgecolor=CHOSEN,
+                markeredgewidth=1.8, zorder=6,
+            )  # fmt: skip
+
+    def name(self) -> None:
+        """The learning rates of the best and of the chosen trunk, beside the ends of their lines.
+
+        To be called when the figure is laid out.
+        """
+        named = [t for t in self.trunks if t is self.best or t.trunk.key == self.chosen]
+        named = [t for t in named if _tops(t)]
+        figure = self.val.get_figure(root=True)
+        assert figure is not None
+        low, high = self.scale.tops
+        points = self.val.get_window_extent().height / figure.dpi * 72
+        gap = 2.6 * SMALL / points * (high - low)  # two lines of text
+        ends = [_tops(t)[-1] for t in named]
+        for trunk, (epoch, _), height in zip(
+            named, ends, spread([y for _, y in ends], gap), strict=True
+        ):
+            chosen = trunk.trunk.key == self.chosen
+            words = ["chosen"] if chosen else []
+            if trunk.trunk.recipe.epochs:
+                words.append(f"lr {trunk.trunk.hyper.lr:.2g}")
+            text = self.val.annotate(
+                "\n".join(words),
+                xy=(epoch, height), xytext=(8, 0), textcoords="offset points", va="center",
+                fontsize=SMALL, color=CHOSEN if chosen else INK, path_effects=HALO, zorder=8,
+                weight="bold" if chosen else "normal",
+            )  # fmt: skip
+            text.set_in_layout(False)
+
+
+def _name_rung(own: _Panel, rung: int) -> None:
+    """Once, where lines seldom are: low in a course of losses, high in one of top-1."""
+    ax = own.loss or own.val
+    low = own.loss is not None
+    ax.annotate(
+        "rung", xy=(rung, 0 if low else 1), xycoords=ax.get_xaxis_transform(),
+        xytext=(1.5, 3 if low else -3), textcoords="offset points", rotation=90,
+        va="bottom" if low else "top", fontsize=SMALL, color=QUIET, path_effects=HALO,
+    )  # fmt: skip

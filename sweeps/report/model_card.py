@@ -1,0 +1,185 @@
+"""The model card: what the net is, how well it does and on what, and where it came from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+from sweeps.final_model.outcome import Outcome
+from sweeps.planning.plan import Plan
+from sweeps.planning.serving_limits import asked, rounded
+from sweeps.selection.choice import eligible
+from sweeps.selection.leaderboard import Row
+from sweeps.terminal.result_tables import first_look, gain_in_words
+from trainables.evaluation.confidence import wilson
+from trainables.fixres.arms import ARMS, UNTUNED
+from trainables.models import variants
+
+
+def card(plan: Plan, outcome: Outcome, versions: Mapping[str, str], picture: str) -> str:
+    """Markdown, with the front matter that model hubs read.
+
+    Args:
+        versions: of the packages, by name.
+        picture: the name of the heat map's file, beside the card.
+    """
+    row = outcome.choice.row
+    parts = [
+        _front_matter(plan, outcome),
+        f"# FixEfficientNet {row.variant}, {row.train_res} -> {row.test_res} px",
+        _what_it_is(plan, outcome),
+        "## On images that nothing was chosen on",
+        _on_unseen(outcome),
+        "## Use",
+        USE,
+        "## Why this one",
+        outcome.choice.reason,
+        f"Limits asked for: {asked(plan.spec.serving)}.",
+        f"![Top-1 over train and test resolution, before and after]({picture})",
+        "## All cells",
+        f"Top-1 on val in % (n = {row.n}), for each arm.",
+        "\n".join(_table(outcome.rows, plan.spec.fix.arms)),
+        "\n".join(f"- {ARMS[arm].name}: {ARMS[arm].words}" for arm in plan.spec.fix.arms),
+        "## Origin",
+        _origin(plan, outcome, versions),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+USE = """```python
+import timm, torch
+from PIL import Image
+
+model = timm.create_model("local-dir:PATH/TO/THIS/FOLDER", pretrained=True).eval()
+config = timm.data.resolve_model_data_config(model, use_test_size=True)
+transform = timm.data.create_transform(**config)
+logits = model(transform(Image.open("image.jpg").convert("RGB"))[None])
+print(model.pretrained_cfg["label_names"][logits.argmax().item()])
+```
+
+The same net is in `model.onnx` and `model.pt2` (normalised pixels in, logits out; what normalises
+them is in the ONNX file's metadata), and the folder is an MLflow model that takes image files:
+
+```python
+import mlflow
+
+model = mlflow.pyfunc.load_model("PATH/TO/THIS/FOLDER")
+print(model.predict({"image": [open("image.jpg", "rb").read()]}))  # label, probability, ...
+```"""
+
+
+def _front_matter(plan: Plan, outcome: Outcome) -> str:
+    """What the Hugging Face hub reads of a card; JSON strings are YAML's too."""
+    row = outcome.choice.row
+    variant = variants.get(row.variant)
+    lines = [
+        "---",
+        "library_name: timm",
+        "pipeline_tag: image-classification",
+        "tags: [image-classification, timm, fixres, efficientnet]",
+        "metrics: [accuracy]",
+    ]
+    if plan.weights[row.variant].source != "none":
+        lines += [f"base_model: timm/{variant.timm_id}", "base_model_relation: finetune"]
+    lines += ["model-index:", f"- name: {variant.timm_name}-fixres", "  results:"]
+    for one in outcome.rows:
+        if one.split != "val" and one.arm == row.arm:
+            name = json.dumps(f"{plan.name}, {one.split} (n = {one.n})")
+            lines += [
+                "  - task: {type: image-classification}",
+                f"    dataset: {{name: {name}, type: imagefolder, split: {json.dumps(one.split)}}}",
+                "    metrics:",
+                f"    - {{type: accuracy, value: {one.top1:.4f}, name: top-1}}",
+            ]
+    return "\n".join([*lines, "---"])
+
+
+def _what_it_is(plan: Plan, outcome: Outcome) -> str:
+    row, choice = outcome.choice.row, outcome.choice
+    variant = variants.get(row.variant)
+    lines = [
+        f"{variant.timm_name}, trained at {row.train_res} px and tested at {row.test_res} px: "
+        f"{ARMS[row.arm].words}.",
+        "",
+        f"- Top-1 {100 * row.top1:.1f} % on val (n = {row.n}); val chose the cell among "
+        f"{len(eligible(outcome.rows))} rows and the classifier among "
+        f"{max(1, row.head_tried)} (setting, epoch) pairs. The former flatters the best "
+        f"row by about {max(0.0, 100 * choice.optimism):.1f} points (choosing again on halves of "
+        "val), the latter adds to it.",
+        f"- {row.params_m:.2f} M parameters, {row.gmacs:.3g} GMACs an image; "
+        f"{rounded(row.memory_mb)} MB at its peak (float32, without workspaces).",
+        f"- {len(plan.classes)} classes, in labels.txt and config.json.",
+    ]
+    if outcome.refit:
+        lines.append(
+            "- **Trained again on train + val** with the chosen configuration, and adapted on "
+            "both. The figures on val are those of the net before: nothing is left to measure "
+            "this one on but the sets below."
+        )
+    return "\n".join(lines)
+
+
+def _on_unseen(outcome: Outcome) -> str:
+    lines = _unseen_table(outcome.rows)
+    if outcome.gains:
+        lines.append("")
+        lines += [f"- {name}: {gain_in_words(gain)}" for name, gain in outcome.gains.items()]
+    lines += [
+        "",
+        f"{first_look(outcome.test_cells)} A set with fewer classes is scored among its own. "
+        f"Untuned is the same trunk on the same pixels (arm {UNTUNED}).",
+    ]
+    return "\n".join(lines)
+
+
+def _origin(plan: Plan, outcome: Outcome, versions: Mapping[str, str]) -> str:
+    row = outcome.choice.row
+    weights = plan.weights[row.variant]
+    variant = variants.get(row.variant)
+    start = "random" if weights.source == "none" else f"{variant.timm_id} ({weights.source})"
+    return "\n".join(
+        [
+            f"- Weights at the start: {start}.",
+            f"- Images: {plan.name}, {', '.join(f'{n} {s}' for s, n in plan.counts.items())} "
+            f"(fingerprint {plan.images}).",
+            f"- Trunk {row.trunk}, {row.trunk_epochs} epochs; cell {row.cell}; seed "
+            f"{plan.spec.run.seed}.",
+            f"- Made with {', '.join(f'{name} {number}' for name, number in versions.items())}.",
+            "- Method: Touvron et al., Fixing the train-test resolution discrepancy "
+            "(arXiv:1906.06423; EfficientNet: arXiv:2003.08237).",
+        ]
+    )
+
+
+def _unseen_table(rows: Sequence[Row]) -> list[str]:
+    lines = [
+        "| set | arm | top-1 % | 95 % interval | top-5 % | n |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        if row.split != "val":
+            low, high = wilson(row.hits1, row.n)
+            lines.append(
+                f"| {row.split} | {row.arm} | {100 * row.top1:.1f} | {100 * low:.1f} to "
+                f"{100 * high:.1f} | {100 * row.top5:.1f} | {row.n} |"
+            )
+    return lines
+
+
+def _table(rows: Sequence[Row], arms: Sequence[str]) -> list[str]:
+    cells: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        if row.split == "val":
+            cells.setdefault(row.cell, {})[row.arm] = row
+    lines = [
+        f"| variant | train px | test px | epochs | {' | '.join(arms)} | GMACs |",
+        f"|---|---:|---:|---:|{'---:|' * len(arms)}---:|",
+    ]
+    for by_arm in cells.values():
+        first = next(iter(by_arm.values()))
+        shares = " | ".join(f"{100 * by_arm[arm].top1:.1f}" for arm in arms)
+        lines.append(
+            f"| {first.variant} | {first.train_res} | {first.test_res} | {first.trunk_epochs} "
+            f"| {shares} | {first.gmacs:.3g} |"
+        )
+    return lines

@@ -1,0 +1,289 @@
+"""Top-1 against each cost of serving: all rows, the Pareto fronts, the limits, the choice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from sweeps.planning.serving_limits import Bound, bounds
+from sweeps.planning.spec import ServingOptions, option
+from sweeps.report.style import (
+    AROUND_RING,
+    CHOSEN,
+    FAINT,
+    INK,
+    NORMAL,
+    QUIET,
+    SMALL,
+    STEPS,
+    Labels,
+    Look,
+    blank,
+    looks,
+    quieten,
+)
+from sweeps.selection.choice import eligible, front
+from sweeps.selection.leaderboard import Row
+from trainables.evaluation.confidence import wilson
+
+_DASHES = (0, (4, 3))
+# Places of a name below or above a level line, from its right end on: there are fewest rows.
+_ALONG = [(i + side, -3.0 - 12 * i, dy) for i in range(20) for side, dy in ((0, -2), (0.5, 2))]
+_NAMES = {
+    "gmacs": "multiply-adds of one image (G)",
+    "params_m": "parameters (M)",
+    "latency_ms": "latency of one image (ms)",
+    "memory_mb": "peak memory of one image (MB)",
+}
+
+
+def pareto(
+    rows: Sequence[Row], costs: Sequence[str], chosen: Row, limits: ServingOptions
+) -> Figure:
+    """A panel for each cost: val top-1 of every row that may be chosen, and the front of them.
+
+    A cost that has not been measured, or that is the same for all rows, has no panel; the latter
+    is said below the panels.
+
+    Args:
+        costs: fields of a row.
+        chosen: one of the rows.
+    """
+    rows = eligible(rows)
+    known = [c for c in costs if any(_cost(r, c) is not None for r in rows)]
+    shown = [c for c in known if len({_cost(r, c) for r in rows}) > 1] or known[:1]
+    assert shown, "no row has any of the costs"
+    same = [f"{_name(c)}: {_cost(rows[0], c):.4g} for every row" for c in known if c not in shown]
+    wide, high = min(len(shown), 2), math.ceil(len(shown) / 2)
+    title = f"Top-1 on val against what it costs to serve ({_rows(len(rows))}, n = {chosen.n})"
+    figure = blank(8.5, 3.1 * high + 0.9, title)
+    axes = list(figure.subplots(high, wide, squeeze=False, sharey=True).flat)
+    spare = axes[len(shown) :]
+    look, heights = looks(r.variant for r in rows), _heights(rows, shown, chosen, limits)
+    panels = []
+    for cost, ax in zip(shown, axes, strict=False):
+        own = [r for r in rows if _cost(r, cost) is not None]
+        panels.append(_Panel(ax=ax, cost=cost, rows=own, chosen=chosen, bounds=bounds(limits)))
+        panels[-1].draw(look, heights)
+    for ax in axes[::wide]:
+        ax.set_ylabel(f"top-1 on val (%, n = {chosen.n})", fontsize=NORMAL, color=INK)
+    for ax in spare:
+        ax.set_axis_off()
+    lower = sum(100 * r.top1 < heights[0] for r in rows)
+    notes = [*same, f"{_rows(lower)} lower than shown"] if lower else same
+    _key(figure, spare, look, _named(chosen, several=len(look) > 1), "; ".join(notes))
+    for panel in panels:
+        panel.name(several=len(look) > 1)
+    return figure
+
+
+def _cost(row: Row, cost: str) -> float | None:
+    value: float | None = getattr(row, cost, None)
+    return value
+
+
+def _name(cost: str) -> str:
+    return _NAMES.get(cost, cost.replace("_", " "))
+
+
+def _named(row: Row, *, several: bool) -> str:
+    """A row in short, with its variant where there are several."""
+    words = f"{row.train_res}→{row.test_res} {row.arm}"
+    return f"{row.variant} {words}" if several else words
+
+
+def _rows(count: int) -> str:
+    return f"{count} rows" if count > 1 else "1 row"
+
+
+def _heights(
+    rows: Sequence[Row], costs: Sequence[str], chosen: Row, limits: ServingOptions
+) -> tuple[float, float]:
+    """The range of top-1 to show (%): the fronts and some way below, not every failure."""
+    fronts = [r for c in costs for r in front([r for r in rows if _cost(r, c) is not None], c)]
+    low, high = (100 * share for share in wilson(chosen.hits1, chosen.n))
+    wanted = [low, high, *(100 * r.top1 for r in fronts)]
+    if limits.min_top1 is not None:
+        wanted.append(100 * limits.min_top1)
+    span = max(max(wanted) - min(wanted), 1.0)
+    lowest = min(100 * r.top1 for r in rows)
+    bottom = max(min(min(wanted), lowest), min(wanted) - 0.5 * span)
+    return bottom - 0.06 * span, max(wanted) + 0.12 * span
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Panel:
+    """One cost; every row has it."""
+
+    ax: Axes
+    cost: str
+    rows: Sequence[Row]
+    chosen: Row
+    bounds: Sequence[Bound]
+
+    def x(self, row: Row) -> float:
+        value = _cost(row, self.cost)
+        assert value is not None
+        return value
+
+    @property
+    def front(self) -> list[Row]:
+        return front(self.rows, self.cost)
+
+    def draw(self, look: dict[str, Look], heights: tuple[float, float]) -> None:
+        """All but the names of the points."""
+        ax = self.ax
+        quieten(ax)
+        ax.set_xlabel(_name(self.cost), fontsize=NORMAL, color=INK)
+        ax.set_ylim(heights)
+        ticks = MaxNLocator(6, steps=STEPS).tick_values(*heights)
+        ax.set_yticks([t for t in ticks if heights[0] <= t <= min(100, heights[1])])
+        self._scale([*map(self.x, self.rows), *(b.limit for b in self._own)])
+        self._points(self.rows, look, markersize=4, alpha=0.4, markeredgewidth=0, zorder=2)
+        best = self.front
+        xs, ys = [self.x(r) for r in best], [100 * r.top1 for r in best]
+        right = ax.get_xlim()[1]
+        ax.step([*xs, right], [*ys, ys[-1]], where="post", color=QUIET, linewidth=1.1, zorder=3)
+        edge: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.6}
+        self._points(best, look, markersize=6, zorder=5, **edge)
+        self._ring()
+        for bound in self._own:
+            self._upright(bound)
+        for bound in self._of_top1:
+            low = heights[0], 100 * bound.limit
+            ax.axhspan(*low, color=FAINT, alpha=0.55, linewidth=0, zorder=0)
+            ax.axhline(100 * bound.limit, color=INK, linestyle=_DASHES, linewidth=1, zorder=1)
+
+    def _points(self, rows: Sequence[Row], look: dict[str, Look], **how: Any) -> None:
+        for variant, drawn in look.items():
+            own = [r for r in rows if r.variant == variant]
+            xs, ys = [self.x(r) for r in own], [100 * r.top1 for r in own]
+            self.ax.plot(xs, ys, drawn.marker, color=drawn.colour, **how)
+
+    @property
+    def _own(self) -> list[Bound]:
+        return [b for b in self.bounds if b.cost == self.cost]
+
+    @property
+    def _of_top1(self) -> list[Bound]:
+        return [b for b in self.bounds if b.cost == "top1"]
+
+    def _scale(self, values: Sequence[float]) -> None:
+        low, high = min(values), max(values)
+        if low > 0 and high / low > 5:
+            self.ax.set_xscale("log")
+            margin = (high / low) ** 0.09
+            self.ax.set_xlim(low / margin, high * margin)
+            subs = (1.0, 2.0, 5.0) if high / low < 200 else (1.0,)
+            self.ax.xaxis.set_major_locator(LogLocator(subs=subs))
+            self.ax.xaxis.set_minor_locator(NullLocator())
+        else:
+            margin = 0.09 * (high - low) or 0.1 * abs(high) or 1.0
+            self.ax.set_xlim(low - margin, high + margin)
+            self.ax.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
+        self.ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.5g}"))
+
+    def _ring(self) -> None:
+        """The chosen one, with Wilson's interval."""
+        if _cost(self.chosen, self.cost) is None:
+            return
+        x = self.x(self.chosen)
+        low, high = (100 * share for share in wilson(self.chosen.hits1, self.chosen.n))
+        self.ax.vlines(x, low, high, color=CHOSEN, linewidth=1.3, zorder=4)
+        self.ax.plot(
+            x, 100 * self.chosen.top1, "o", markersize=11, markerfacecolor="none",
+            markeredgecolor=CHOSEN, markeredgewidth=2, zorder=6,
+        )  # fmt: skip
+
+    def _upright(self, bound: Bound) -> None:
+        """A limit on the cost, its name above the axes."""
+        right = self.ax.get_xlim()[1]
+        self.ax.axvspan(bound.limit, right, color=FAINT, alpha=0.55, linewidth=0, zorder=0)
+        self.ax.axvline(bound.limit, color=INK, linestyle=_DASHES, linewidth=1, zorder=1)
+        place = self.ax.transAxes.inverted().transform(
+            self.ax.transData.transform((bound.limit, 0.0))
+        )[0]
+        self.ax.annotate(
+            f"{option(bound.name)} {bound.limit:g}",
+            xy=(bound.limit, 1), xycoords=self.ax.get_xaxis_transform(), xytext=(0, 3),
+            textcoords="offset points", va="bottom", fontsize=SMALL, color=INK,
+            ha="left" if place < 0.3 else "right" if place > 0.7 else "center",
+        )  # fmt: skip
+
+    def name(self, *, several: bool) -> None:
+        """Name the chosen row and those of the front, as far as there is room: the choice, the
+        ends, then the greatest steps. With the variant, if there are several."""
+        steps = self.front
+        gains = {b: b.hits1 - a.hits1 for a, b in pairwise(steps)}
+        named = sorted(steps, key=lambda r: (r not in (steps[0], steps[-1]), -gains.get(r, 0)))
+        if _cost(self.chosen, self.cost) is not None:
+            named = [self.chosen, *(r for r in named if r != self.chosen)]
+        points = [(self.x(r), 100 * r.top1) for r in named]
+        labels = Labels(self.ax, points, self._marks())
+        for bound in self._of_top1:
+            at = self.ax.get_xlim()[1], 100 * bound.limit
+            labels.put(f"{option(bound.name)} {bound.limit:g}", at, spots=_ALONG)
+        for row in named:
+            words = _named(row, several=several)
+            at = self.x(row), 100 * row.top1
+            if row == self.chosen:
+                labels.put(words, at, CHOSEN, "bold", AROUND_RING, math.inf)
+                labels.keep_clear(at, 8)
+            else:
+                labels.put(words, at)
+
+    def _marks(self) -> list[tuple[float, float]]:
+        """Points that names should not cover: rows, steps of the front, the whisker."""
+        points = [(self.x(r), 100 * r.top1) for r in self.rows]
+        corners = [(self.x(r), 100 * r.top1) for r in self.front]
+        corners.append((self.ax.get_xlim()[1], corners[-1][1]))
+        if _cost(self.chosen, self.cost) is not None:
+            low, high = wilson(self.chosen.hits1, self.chosen.n)
+            points += [
+                (self.x(self.chosen), 100 * (low + (high - low) * i / 20)) for i in range(21)
+            ]
+        low_end, high_end = self.ax.get_ylim()
+        points += [
+            (bound.limit, low_end + (high_end - low_end) * i / 50)
+            for bound in self._own
+            for i in range(51)
+        ]
+        log = self.ax.get_xscale() == "log"
+        for (x0, y0), (x1, y1) in pairwise(corners):
+            for share in (i / 20 for i in range(21)):
+                along = x0 * (x1 / x0) ** share if log else x0 + (x1 - x0) * share
+                points += [(along, y0), (x1, y0 + (y1 - y0) * share)]
+        return points
+
+
+def _key(
+    figure: Figure, spare: Sequence[Axes], look: dict[str, Look], chosen: str, note: str
+) -> None:
+    """What the marks are: in the spare panel, else below all."""
+    handles = [
+        Line2D([], [], marker=one.marker, color=one.colour, linestyle="", markersize=5, label=name)
+        for name, one in look.items()
+    ]
+    handles.append(Line2D([], [], color=QUIET, linewidth=1.1, label="Pareto front"))
+    ring = Line2D(
+        [], [], marker="o", markersize=8, markerfacecolor="none", markeredgecolor=CHOSEN,
+        markeredgewidth=1.6, color=CHOSEN, linewidth=1.3,
+        label=f"chosen: {chosen}, with its 95 % interval (Wilson)",
+    )  # fmt: skip
+    home = spare[0] if spare else figure
+    home.legend(
+        handles=[*handles, ring],
+        loc="center" if spare else "outside lower left",
+        ncols=1 + len(handles) // 9 if spare else min(len(handles) + 1, 7),
+        title=note or None,
+        frameon=False, fontsize=SMALL, title_fontsize=SMALL, alignment="left", labelcolor=INK,
+        handletextpad=0.5, columnspacing=1.6,
+    )  # fmt: skip

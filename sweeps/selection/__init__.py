@@ -1,0 +1,1 @@
+"""Keep the leaderboard, and choose the row that serves best."""

@@ -1,0 +1,122 @@
+"""Which row serves best: the best val top-1, or a cheaper one that is as good. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sweeps.planning.serving_limits import Bound, bounds, rounded
+from sweeps.planning.spec import ServingOptions, option
+from sweeps.selection.leaderboard import Row
+from sweeps.selection.optimism import optimism
+from trainables.errors import UserError
+from trainables.evaluation.confidence import paired_difference
+from trainables.fixres.arms import ARMS, rank
+
+COSTS = ("gmacs", "params_m", "memory_mb", "latency_ms")
+Hits = Callable[[Row], np.ndarray]  # (n,) bool: which images of val a row has right
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    row: Row
+    reason: str
+    optimism: float  # a share: by how much choosing among so many flatters the best one's val top-1
+
+
+def eligible(rows: Sequence[Row]) -> list[Row]:
+    """The val rows whose arm leaves a net that timm builds."""
+    return [r for r in rows if r.split == "val" and ARMS[r.arm].plain]
+
+
+def choose(rows: Sequence[Row], limits: ServingOptions, hits: Hits) -> Choice:
+    """The cheapest (by GMACs, then parameters) of the eligible rows within the limits whose val
+    top-1 is within one standard error of the best: that of the paired difference, image by image.
+
+    Raises:
+        UserError: no row is within the limits; says what each rules out, and the nearest miss.
+    """
+    rows, set_limits = eligible(rows), bounds(limits)
+    assert rows, "a sweep has eligible rows"
+    allowed = [r for r in rows if all(bound.admits(r) for bound in set_limits)]
+    if not allowed:
+        raise UserError(_why_none(rows, set_limits))
+    best = min(allowed, key=lambda r: (-r.hits1, r.gmacs, r.params_m, -r.top5, rank(r.arm)))
+    right = {r: hits(r) for r in allowed}
+    behind = {r: paired_difference(right[best], right[r]) for r in allowed}
+    as_good = [r for r, (difference, error) in behind.items() if difference <= error]
+    chosen = min(as_good, key=lambda r: (r.gmacs, r.params_m, -r.hits1, -r.top5, rank(r.arm)))
+    _, error = behind[chosen]
+    return Choice(
+        row=chosen,
+        reason=_reason(chosen, best, error, len(allowed), set_limits),
+        optimism=optimism(np.stack([right[r] for r in allowed])),
+    )
+
+
+def known_costs(rows: Sequence[Row]) -> list[str]:
+    """The costs, fields of a row, that all of the rows have: latency may not have been measured."""
+    return [cost for cost in COSTS if all(getattr(row, cost) is not None for row in rows)]
+
+
+def front(rows: Sequence[Row], cost: str) -> list[Row]:
+    """The Pareto front of the eligible rows: none is cheaper and as good, or better and as cheap.
+
+    Args:
+        cost: field of a row; the rows all have it.
+
+    Returns:
+        Cheapest first; of equal rows the one of the cheapest arm.
+    """
+    ordered = sorted(
+        eligible(rows), key=lambda r: (getattr(r, cost), -r.hits1, -r.top5, rank(r.arm), r.gmacs)
+    )
+    found: list[Row] = []
+    for row in ordered:
+        if not found or row.hits1 > found[-1].hits1:
+            found.append(row)
+    return found
+
+
+def _why_none(rows: Sequence[Row], set_limits: Sequence[Bound]) -> str:
+    parts = []
+    for bound in set_limits:
+        values = [bound.value(r) for r in rows]
+        out = sum(not bound.admits(r) for r in rows)
+        if out:
+            extreme = (
+                f"most is {rounded(max(values))}"
+                if bound.at_least
+                else f"least {rounded(min(values))}"
+            )
+            parts.append(f"{option(bound.name)} {bound.limit:g} rules out {out} (the {extreme})")
+    nearest = min(rows, key=lambda r: max(bound.excess(r) for bound in set_limits))
+    worst = max(set_limits, key=lambda bound: bound.excess(nearest))
+    return (
+        f"None of the {len(rows)} rows is within {_in_words(set_limits)}: {'; '.join(parts)}; the "
+        f"nearest miss is {_named(nearest)} with {rounded(worst.value(nearest))} {worst.unit}."
+    )
+
+
+def _in_words(set_limits: Sequence[Bound]) -> str:
+    return " and ".join(map(str, set_limits))
+
+
+def _reason(chosen: Row, best: Row, error: float, count: int, set_limits: Sequence[Bound]) -> str:
+    among = f"of {count} rows" + (f" within {_in_words(set_limits)}" if set_limits else "")
+    if chosen == best:
+        return (
+            f"{_named(chosen)} is the best val top-1 {among}; none cheaper is within one standard "
+            "error of the paired difference."
+        )
+    return (
+        f"{_named(chosen)} is within one standard error of the paired difference "
+        f"({100 * error:.1f} points) of the best val top-1 {among}, {_named(best)}, at "
+        f"{chosen.gmacs:.3g} instead of {best.gmacs:.3g} GMACs."
+    )
+
+
+def _named(row: Row) -> str:
+    return f"{row.place} px, arm {row.arm} ({100 * row.top1:.1f} %, n={row.n})"

@@ -1,0 +1,40 @@
+"""The latency of every net on the leaderboard, measured in one go so that they compare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sweeps.selection.leaderboard import Row
+from trainables.profiling.latency import Latency, device_name, measure
+from trainables.storage.artifact_store import Store
+from trainables.storage.files import read_json, write_json
+from trainables.storage.hashing import digest
+
+
+def timed(rows: Sequence[Row], classes: int, store: Store) -> list[Row]:
+    """The rows with latency and throughput on this device.
+
+    Arms change weights, not work: each variant is measured once at each test resolution. What has
+    been measured on the same device stands.
+    """
+    nets = sorted({(r.variant, r.test_res) for r in rows})
+    found = {net: _latency(*net, classes, store) for net in nets}
+    return [
+        replace(
+            r,
+            latency_ms=found[r.variant, r.test_res].latency_ms,
+            images_s=found[r.variant, r.test_res].images_s,
+        )
+        for r in rows
+    ]
+
+
+def _latency(variant: str, res: int, classes: int, store: Store) -> Latency:
+    path = store.latency(digest("latency 1", device_name(), variant, res, classes))
+    kept = read_json(path)
+    if kept is not None:
+        return Latency(**kept)
+    latency = measure(variant, res, classes)
+    write_json(path, latency)
+    return latency

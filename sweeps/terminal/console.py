@@ -1,0 +1,190 @@
+"""What a person sees on the terminal: a live panel, or plain lines where it is none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from sweeps.events.event_types import (
+    CellEnded,
+    CellsPlanned,
+    EpochEnded,
+    Event,
+    Retried,
+    SweepBegan,
+    TrunkBegan,
+    TrunkEnded,
+)
+from sweeps.events.progress import Progress, duration
+from trainables.evaluation.metrics import Score
+from trainables.fixres.cell import CellSpec
+from trainables.training.trunk import TrunkSpec, trained_epochs
+
+TELL_EVERY_S = 5.0
+ENDINGS = {
+    "finished": "finished",
+    "cut": "cut by ASHA",
+    "diverged": "diverged",
+    "failed": "failed",
+}
+
+
+class Terminal:
+    """A watcher that tells a person. Use it as a context: the live panel ends with it."""
+
+    def __init__(self, console: Console | None = None):
+        self.console = console or Console(highlight=False, soft_wrap=not _is_terminal(console))
+        self.progress = Progress()
+        self._live: Live | None = None
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def say(self, line: str) -> None:
+        self.console.print(line, markup=False, emoji=False)
+
+    def counting(self, what: str) -> Callable[[int, int], None]:
+        """A callback that says how far a long preparation is."""
+        told = time.monotonic()
+
+        def count(done: int, total: int) -> None:
+            nonlocal told
+            if time.monotonic() - told > TELL_EVERY_S:
+                told = time.monotonic()
+                self.say(f"{what}: {done} of {total}")
+
+        return count
+
+    def on(self, event: Event) -> None:
+        self.progress.on(event)
+        match event:
+            case SweepBegan() if self.console.is_terminal:
+                self._live = Live(
+                    get_renderable=self._panel,
+                    console=self.console,
+                    refresh_per_second=2,
+                    transient=True,
+                )
+                self._live.start()
+            case TrunkBegan(trunk=trunk) if not self.console.is_terminal:
+                self.say(f"trunk {_trunk_words(trunk)}: begins")
+            case EpochEnded(trunk=trunk, report=report, goes_on=goes_on):
+                if report.best_val and goes_on and not self.console.is_terminal:
+                    self.say(
+                        f"trunk {_trunk_words(trunk)}: epoch {report.epoch}, "
+                        f"{_best_val(report.val)}, goes on; {self._left()}"
+                    )
+            case TrunkEnded(trunk=trunk, why=why, reports=reports):
+                last = next((r.val for r in reversed(reports) if r.val), {})
+                accuracy = f", {_best_val(last)}" if last else ""
+                self.say(
+                    f"trunk {_trunk_words(trunk)}: {ENDINGS[why]} after "
+                    f"{trained_epochs(reports)} epochs{accuracy}; {self._left()}"
+                )
+                self._say_error(event.error)
+            case CellsPlanned(cells=cells):
+                self.say(f"cells: {len(cells)}, each adapts a trunk to a test resolution")
+            case CellEnded(cell=cell, trunk=trunk, rows=rows):
+                place = _cell_words(cell, trunk)
+                if not rows:
+                    self.say(f"{place}: failed")
+                    self._say_error(event.error)
+                    return
+                scores = ", ".join(f"{r.arm} {100 * r.top1:.1f} %" for r in rows)
+                self.say(f"{place}: val top-1 {scores} (n={rows[0].n}); {self._left()}")
+            case Retried(trunk=trunk, cell=cell, error=error):
+                place = _cell_words(cell, trunk) if cell else f"trunk {_trunk_words(trunk)}"
+                why = _last_line(error).partition(". ")[0].rstrip(".")
+                self.say(f"{place}: tried again, as a trial failed{why and f': {why}'}")
+
+    def _say_error(self, trace: str) -> None:
+        """The last line of a trace; the whole is in the store."""
+        if last := _last_line(trace):
+            self.say(f"  {last} (the whole trace is error.txt in its store folder)")
+
+    def _left(self) -> str:
+        left = self.progress.left()
+        if left is None:
+            return "time left not yet known"
+        expected, most = left
+        if most < 1:
+            return "nothing left"
+        if most > 1.2 * expected:
+            return f"about {duration(expected)} left, {duration(most)} at most"
+        return f"about {duration(expected)} left"
+
+    def _panel(self) -> RenderableType:
+        progress = self.progress
+        plan = progress.plan
+        if plan is None:
+            return Text("")
+        lines: list[RenderableType] = []
+        if progress.cells is None:
+            total, done, what = plan.trunks, len(progress.ended), "trunks"
+            waiting = progress.waiting_trunks
+        else:
+            total, done, what = len(progress.cells), len(progress.cells_done), "cells"
+            waiting = total - done - len(progress.cells_running)
+        head = Table.grid(padding=(0, 1))
+        head.add_row(
+            Text(f"{what} {done}/{total}", style="bold"),
+            ProgressBar(total=max(1, total), completed=done, width=30),
+            Text(f"{waiting} wait; {duration(progress.elapsed)} so far, {self._left()}"),
+        )
+        lines.append(head)
+        for key, epoch in progress.epochs.items():
+            trunk = progress.trunks[key]
+            epochs = trunk.recipe.epochs
+            doing = f"epoch {epoch + 1} of {epochs}" if epochs else "scored as it is"
+            lines.append(Text(f"  {_trunk_words(trunk)}: {doing}"))
+        for key in sorted(progress.cells_running):
+            assert progress.cells is not None
+            cell, trunk = progress.cells[key]
+            lines.append(Text(f"  {trunk.variant} {trunk.train_res} -> {cell.test_res} px"))
+        lines.append(Text(f"  best so far: {self._best()}", style="green"))
+        return Group(*lines)
+
+    def _best(self) -> str:
+        row = self.progress.best_row
+        if row is not None:
+            return f"{row.place} px, {row.arm}: val top-1 {100 * row.top1:.1f} % (n={row.n})"
+        if self.progress.best_trunk is not None:
+            score, trunk, res = self.progress.best_trunk
+            return (
+                f"{trunk.variant} {trunk.train_res} -> {res} px: val top-1 "
+                f"{100 * score.top1:.1f} % (n={score.n}), before any fix"
+            )
+        return "nothing scored yet"
+
+
+def _is_terminal(console: Console | None) -> bool:
+    return (console or Console()).is_terminal
+
+
+def _trunk_words(trunk: TrunkSpec) -> str:
+    words = f"{trunk.variant} at {trunk.train_res} px"
+    return f"{words}, lr {trunk.hyper.lr:.2g}" if trunk.recipe.epochs else words
+
+
+def _cell_words(cell: CellSpec, trunk: TrunkSpec) -> str:
+    return f"cell {trunk.variant} {trunk.train_res} -> {cell.test_res}"
+
+
+def _last_line(trace: str) -> str:
+    return next((line.strip() for line in reversed(trace.splitlines()) if line.strip()), "")
+
+
+def _best_val(val: dict[int, Score]) -> str:
+    res, score = max(val.items(), key=lambda item: item[1].hits1)
+    return f"val top-1 {100 * score.top1:.1f} % at {res} px (n={score.n})"

@@ -1,0 +1,1 @@
+"""Write a sweep to MLflow, and read it back."""

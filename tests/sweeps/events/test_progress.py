@@ -1,0 +1,251 @@
+"""Time left, on a clock that the tests turn."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sweeps.events.event_types import (
+    CellBegan,
+    CellEnded,
+    CellsPlanned,
+    EpochEnded,
+    SweepBegan,
+    TrunkBegan,
+    TrunkEnded,
+)
+from sweeps.events.progress import Progress, duration
+from sweeps.planning.plan import Plan
+from tests.sweeps.planning.test_plan import HYPER, plan_of
+from tests.sweeps.planning.test_spec import spec_with
+from tests.sweeps.scheduling.test_trunk_scheduler import report_of
+from tests.sweeps.selection.test_leaderboard import a_row
+from trainables.fixres.cell import CellSpec
+from trainables.training.trunk import TrunkSpec
+
+PLAN = plan_of(
+    spec_with(
+        variants=("b0", "b1"),
+        train_res=(64, 96),
+        test_res=(64, 96),
+        samples=2,
+        epochs=4,
+        grace_epochs=1,
+        reduction=2,
+    )
+)
+BEGAN = 1_700_000_000.0
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = BEGAN
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def trunks_of(plan: Plan) -> list[TrunkSpec]:
+    hypers = [replace(HYPER, lr=1e-3 * (i + 1)) for i in range(plan.spec.trunks.samples)]
+    return [plan.trunk(point, hyper) for hyper in hypers for point in plan.points]
+
+
+def cells_of(plan: Plan) -> list[tuple[CellSpec, TrunkSpec]]:
+    best = trunks_of(plan)[: len(plan.points)]
+    return [(plan.cell(t.variant, t.key, res), t) for t in best for res in plan.grid.test_res]
+
+
+class Sweep:
+    """A sweep without cuts on fake machines, each ``pace`` seconds a GMAC, one or several."""
+
+    def __init__(self, plan: Plan, machines: int = 1, noise: float = 0.0):
+        self.plan, self.machines, self.clock = plan, machines, Clock()
+        self.progress = Progress(self.clock)
+        self.progress.on(SweepBegan(plan=plan))
+        self.noise, self.rng = noise, random.Random(0)
+        self.estimates: list[tuple[float, float, float]] = []  # at, expected, most
+
+    def _pace(self) -> float:
+        return 0.01 * (1 + self.noise * self.rng.uniform(-1, 1))
+
+    def run(self) -> None:
+        self._phase([self._trunk(t) for t in trunks_of(self.plan)])
+        self.progress.on(CellsPlanned(cells=tuple(cells_of(self.plan))))
+        self._phase([self._cell(*c) for c in cells_of(self.plan)])
+
+    def _trunk(self, trunk: TrunkSpec) -> Any:
+        self.progress.on(TrunkBegan(trunk=trunk))
+        reports: tuple[Any, ...] = ()
+        for epoch in range(1, self.plan.spec.trunks.epochs + 1):
+            point = next(p for p in self.plan.points if str(p) == str_of(trunk))
+            yield self._pace() * self.plan.epoch_work(point, epoch)
+            report = report_of(self.plan, trunk, epoch, at=int(1000 * self.clock()))
+            reports = (*reports, report)
+            self.progress.on(EpochEnded(trunk=trunk, report=report, goes_on=True))
+            self._estimate()
+        self.progress.on(TrunkEnded(trunk=trunk, why="finished", reports=reports))
+
+    def _cell(self, cell: CellSpec, trunk: TrunkSpec) -> Any:
+        self.progress.on(CellBegan(cell=cell, trunk=trunk))
+        yield self._pace() * self.plan.cell_work(trunk.variant, cell.test_res)
+        row = a_row(cell=cell.key, variant=trunk.variant)
+        self.progress.on(CellEnded(cell=cell, trunk=trunk, rows=(row,)))
+        self._estimate()
+
+    def _phase(self, jobs: list[Any]) -> None:
+        """Each machine takes the next job when it is free."""
+        running: list[tuple[float, Any]] = []
+        while jobs or running:
+            while jobs and len(running) < self.machines:
+                job = jobs.pop(0)
+                running.append((self.clock() + next(job), job))
+            running.sort(key=lambda r: r[0])
+            self.clock.now, job = running.pop(0)
+            step = next(job, None)
+            if step is not None:
+                running.append((self.clock() + step, job))
+
+    def _estimate(self) -> None:
+        left = self.progress.left()
+        assert left is not None
+        self.estimates.append((self.clock(), *left))
+
+
+def str_of(trunk: TrunkSpec) -> str:
+    return f"{trunk.variant} at {trunk.train_res}"
+
+
+def test_at_a_constant_pace_it_is_right_from_the_first_epoch_on() -> None:
+    sweep = Sweep(PLAN)
+    sweep.run()
+    for at, expected, most in sweep.estimates:
+        assert most == pytest.approx(sweep.clock() - at, abs=1e-3)
+        assert expected <= most + 1e-6
+
+
+def test_at_a_varying_pace_it_comes_to_the_truth() -> None:
+    sweep = Sweep(PLAN, noise=0.3)
+    sweep.run()
+    half = len(sweep.estimates) // 2
+    for at, _, most in sweep.estimates[half:]:
+        assert most == pytest.approx(sweep.clock() - at, rel=0.25, abs=0.01)
+
+
+@pytest.mark.parametrize("machines", [2, 3])
+def test_several_at_a_time_take_less(machines: int) -> None:
+    alone, together = Sweep(PLAN), Sweep(PLAN, machines)
+    alone.run()
+    together.run()
+    half = len(together.estimates) // 2
+    at, _, most = together.estimates[half]
+    assert most == pytest.approx(together.clock() - at, rel=0.3)
+    assert together.clock() - BEGAN < alone.clock() - BEGAN
+
+
+@pytest.mark.parametrize("machines", [1, 3])
+def test_nothing_is_left_at_the_end(machines: int) -> None:
+    sweep = Sweep(PLAN, machines)
+    sweep.run()
+    assert sweep.progress.left() == (0.0, 0.0)
+    assert sweep.progress.waiting_trunks == 0
+    assert len(sweep.progress.ended) == PLAN.trunks
+
+
+def test_nothing_is_known_before_there_is_anything_to_go_by() -> None:
+    clock = Clock()
+    progress = Progress(clock)
+    assert progress.left() is None
+    progress.on(SweepBegan(plan=PLAN))
+    progress.on(TrunkBegan(trunk=trunks_of(PLAN)[0]))
+    clock.now += 60
+    assert progress.left() is None
+    assert progress.elapsed == 60
+
+
+def test_replayed_epochs_count_for_nothing() -> None:
+    """They were free: what was measured is what this process did."""
+    first, *_ = trunks_of(PLAN)
+    clock = Clock()
+    progress = Progress(clock)
+    progress.on(SweepBegan(plan=PLAN))
+    progress.on(TrunkBegan(trunk=first))
+    for epoch in (1, 2):
+        old = report_of(PLAN, first, epoch, at=int(1000 * (BEGAN - 3600)))
+        clock.now += 0.001
+        progress.on(EpochEnded(trunk=first, report=old, goes_on=True))
+    assert progress.left() is None
+    assert progress.epochs[first.key] == 2
+    point = PLAN.points[0]
+    clock.now += 0.01 * PLAN.epoch_work(point, 3)
+    new = report_of(PLAN, first, 3, at=int(1000 * clock()))
+    progress.on(EpochEnded(trunk=first, report=new, goes_on=True))
+    left = progress.left()
+    assert left is not None
+    trunks = [PLAN.work_left(p) for p in PLAN.points]
+    work = 2 * sum(trunks) - trunks[0] + PLAN.work_left(point, 3)
+    work += sum(PLAN.cell_work(t.variant, c.test_res) for c, t in cells_of(PLAN))
+    assert left[1] == pytest.approx(0.01 * work, rel=0.02)
+
+
+def test_trunks_and_cells_of_the_store_are_not_left_to_do() -> None:
+    clock = Clock()
+    progress = Progress(clock)
+    progress.on(SweepBegan(plan=PLAN))
+    trunks = trunks_of(PLAN)
+    for trunk in trunks:
+        reports = tuple(report_of(PLAN, trunk, e) for e in range(1, 5))
+        progress.on(TrunkEnded(trunk=trunk, why="finished", reports=reports))
+    assert progress.waiting_trunks == 0
+    progress.on(CellsPlanned(cells=tuple(cells_of(PLAN))))
+    done, running, *rest = cells_of(PLAN)
+    progress.on(CellEnded(cell=done[0], trunk=done[1], rows=(a_row(),)))
+    assert progress.left() is None
+    progress.on(CellBegan(cell=running[0], trunk=running[1]))
+    clock.now += 5
+    progress.on(CellEnded(cell=running[0], trunk=running[1], rows=(a_row(),)))
+    left = progress.left()
+    assert left is not None and left[0] == left[1]
+    work = sum(PLAN.cell_work(t.variant, c.test_res) for c, t in rest)
+    pace = 5 / PLAN.cell_work(running[1].variant, running[0].test_res)
+    assert left[0] == pytest.approx(pace * work)
+
+
+def test_the_best_so_far_is_the_one_with_most_hits() -> None:
+    progress = Progress(Clock())
+    progress.on(SweepBegan(plan=PLAN))
+    scores = []
+    for trunk in trunks_of(PLAN):
+        reports = tuple(report_of(PLAN, trunk, e) for e in (1, 2, 3, 4))
+        progress.on(TrunkEnded(trunk=trunk, why="finished", reports=reports))
+        scores += [s.hits1 for r in reports for s in r.val.values()]
+    assert progress.best_trunk is not None and progress.best_trunk[0].hits1 == max(scores)
+    for i, (cell, trunk) in enumerate(cells_of(PLAN)):
+        rows = (a_row(10 + 3 * (i % 3), arm="none"), a_row(11 + 3 * (i % 3)))
+        progress.on(CellEnded(cell=cell, trunk=trunk, rows=rows))
+    assert progress.best_row is not None and progress.best_row.hits1 == 17
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0 s"),
+        (12.3, "12 s"),
+        (89, "89 s"),
+        (90, "1.5 min"),
+        (210, "3.5 min"),
+        (3599, "60.0 min"),
+        (3600, "1 h 0 min"),
+        (7500, "2 h 5 min"),
+        (100_000, "27 h 47 min"),
+    ],
+)
+def test_durations_in_words(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+@pytest.mark.parametrize("seconds", [3600 * h + 60 * m + 59 for h in (1, 5) for m in (0, 58, 59)])
+def test_no_hour_has_sixty_minutes(seconds: float) -> None:
+    assert " 60 min" not in duration(seconds)

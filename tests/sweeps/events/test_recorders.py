@@ -1,0 +1,44 @@
+"""What ended is kept once, in the order of coming."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sweeps.events.event_types import CellEnded, TrunkBegan, TrunkEnded
+from sweeps.events.recorders import History
+from tests.sweeps.planning.test_plan import HYPER, plan_of
+from tests.sweeps.planning.test_spec import spec_with
+from tests.sweeps.selection.test_leaderboard import a_row
+
+PLAN = plan_of(spec_with(variants=("b0",), train_res=(64, 96), test_res=(96, 128)))
+TRUNKS = [PLAN.trunk(point, HYPER) for point in PLAN.points]
+ENDED = [TrunkEnded(trunk=trunk, why="finished", reports=()) for trunk in TRUNKS]
+CELLS = [
+    CellEnded(cell=PLAN.cell("b0", trunk.key, res), trunk=trunk, rows=(a_row(test_res=res),))
+    for trunk in TRUNKS
+    for res in (96, 128)
+]
+
+
+def test_what_ended_is_kept_by_key_in_the_order_of_coming() -> None:
+    history = History()
+    for event in (ENDED[1], CELLS[3], CELLS[0], ENDED[0]):
+        history.on(event)
+    assert list(history.trunks.items()) == [(e.trunk.key, e) for e in (ENDED[1], ENDED[0])]
+    assert list(history.cells.items()) == [(e.cell.key, e) for e in (CELLS[3], CELLS[0])]
+
+
+def test_told_twice_it_keeps_one() -> None:
+    history = History()
+    for trunk in (*ENDED, *ENDED[::-1]):
+        history.on(replace(trunk))
+    for cell in (*CELLS, *CELLS[::-1]):
+        history.on(replace(cell))
+    assert list(history.trunks.values()) == ENDED
+    assert list(history.cells.values()) == CELLS
+
+
+def test_what_only_began_or_goes_on_is_not_kept() -> None:
+    history = History()
+    history.on(TrunkBegan(trunk=TRUNKS[0]))
+    assert not history.trunks and not history.cells

@@ -1,0 +1,112 @@
+"""Trials through the real Tune, some of whose processes end when they should not."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray import tune
+
+from sweeps.execution import phases
+from sweeps.execution.phases import Config, Phase, run_trials
+from sweeps.execution.resources import Machines, Need, Placement, Room
+from sweeps.planning.spec import RunOptions
+from trainables.data.options import ReadOptions
+from trainables.ray_backend.tune_trainables import TrialContext
+
+pytestmark = pytest.mark.slow
+SIZE = ("", 0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray() -> Iterator[None]:
+    """On loopback, of this process alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+        patch.setenv("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
+        patch.delenv("RAY_ADDRESS", raising=False)
+        import ray
+
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            num_cpus=1,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=100_000_000,
+            _node_ip_address="127.0.0.1",
+            runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parents[3])}},
+        )
+        yield
+        ray.shutdown()
+
+
+class Fragile(tune.Trainable):
+    """Ends its process once where its name says so."""
+
+    def setup(self, config: Config, context: TrialContext | None = None) -> None:
+        self.told = config
+
+    def reset_config(self, new_config: Config) -> bool:
+        self._end_in("reset", new_config)
+        self.told = new_config
+        return True
+
+    def step(self) -> dict[str, Any]:
+        self._end_in("step", self.told)
+        if self.told["name"] == "broken":
+            raise ValueError("of no use. At all.")
+        return {"name": self.told["name"], "done": True}
+
+    def _end_in(self, where: str, config: Config) -> None:
+        if config["name"] == where and not config["mark"].exists():
+            config["mark"].touch()
+            os._exit(1)
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        pass
+
+
+def run(folder: Path, names: list[str]) -> tuple[list[str], list[str], list[str]]:
+    """Names of those that came to an end, of those given up, and of those tried again."""
+    waiting, ended, failed, retried = list(names), [], [], []
+
+    def give() -> Config | None:
+        if not waiting:
+            return None
+        name = waiting.pop(0)
+        return {"size": SIZE, "name": name, "mark": folder / name}
+
+    def goes_on(config: Config, result: dict[str, Any]) -> bool:
+        ended.append(result["name"])
+        return False
+
+    phase = Phase(
+        give=give,
+        goes_on=goes_on,
+        failed=lambda config, trace: failed.append(config["name"]),
+        retried=lambda config, trace: retried.append(config["name"]),
+    )
+    machines = Machines(cores=1, gpus=0, gpus_a_node=0, gpu=None, cluster=False)
+    need = Need(gb=lambda workers: 0.1, most_workers=1)
+    room = Room(placement=Placement(options=RunOptions(), machines=machines), needs={SIZE: need})
+    context = TrialContext(
+        store=folder, data=folder, images="", read=ReadOptions(), cache=folder, rungs=()
+    )
+    run_trials(Fragile, phase, context, room)
+    return sorted(set(ended)), failed, retried
+
+
+def test_a_trial_is_tried_again_wherever_its_process_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its work, or while it is made ready for the next, even for the last; not for ever."""
+    monkeypatch.setattr(phases, "MAX_FAILURES", 2)
+    ended, failed, retried = run(tmp_path, ["first", "broken", "step", "second", "reset"])
+    assert ended == ["first", "reset", "second", "step"] and failed == ["broken"]
+    assert retried == ["broken", "broken", "step", "reset"]

@@ -1,0 +1,199 @@
+"""What a refit is asked to do: the choice's own configuration, on other images."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from sweeps.execution.phases import Phase
+from sweeps.final_model import refit as refitting
+from sweeps.final_model.refit import cell_of, refit
+from tests.sweeps.planning.test_plan import HYPER, plan_of
+from tests.sweeps.planning.test_spec import spec_with
+from tests.sweeps.selection.test_leaderboard import a_row
+from trainables.data.image_set import ImageSet
+from trainables.errors import SweepError, UserError
+from trainables.fixres.heads import HeadSetting
+from trainables.ray_backend import tune_trainables as trialling
+from trainables.ray_backend.tune_trainables import CellTrial, TrialContext, TrunkTrial
+from trainables.storage.artifact_store import Store
+from trainables.storage.files import write_json, write_tensors
+from trainables.storage.hashing import plain
+from trainables.training.trunk import EpochReport, TrunkSpec
+
+PLAN = plan_of(spec_with(train_res=(64,), test_res=(96,), epochs=6, arms=("crop1", "fix")))
+IMAGES = ImageSet(root=Path("/x"), digest=PLAN.images, classes=("a",), rejected=(), notes=())
+TRUNK = PLAN.trunk(PLAN.points[0], HYPER)
+CHOSEN = a_row(trunk=TRUNK.key, cell="c", variant="b0", train_res=64, test_res=96, trunk_epochs=2)
+CLUSTER: Any = SimpleNamespace(placement=None)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store[Path]:
+    store = Store(tmp_path)
+    write_json(store.trunk(TRUNK.key) / "spec.json", TRUNK)
+    write_tensors(store.trunk(TRUNK.key) / "trunk.safetensors", {})
+    return store
+
+
+class Trials:
+    """Stands for Ray: does at once what a trial would leave in the store."""
+
+    def __init__(self, store: Store[Path], fail: str = ""):
+        self.store, self.fail = store, fail
+        self.trained: list[tuple[TrunkSpec, int]] = []
+        self.adapted: list[Any] = []
+
+    def run(self, kind: Any, phase: Phase, context: TrialContext, _: object) -> None:
+        assert context.refit and context.rungs == ()
+        while (config := phase.give()) is not None:
+            if self.fail:
+                phase.failed(config, f"Traceback\n{self.fail}")
+            elif kind is TrunkTrial:
+                self._train(config["trunk"], phase.goes_on, config)
+            else:
+                assert kind is CellTrial
+                self.adapted.append(config["cell"])
+                write_json(self.store.cell(config["cell"].key) / "rows.json", [])
+
+    def _train(self, trunk: TrunkSpec, goes_on: Any, config: Any) -> None:
+        reports = []
+        for epoch in range(1, 100):
+            reports.append(
+                EpochReport(epoch=epoch, loss=1.0, train_top1=0.5, images=9, lr=0.1, seconds=1.0,
+                            at=0)
+            )  # fmt: skip
+            if not goes_on(config, {"report": json.dumps(plain(reports[-1]))}):
+                break
+        self.trained.append((trunk, len(reports)))
+        folder = self.store.trunk(trunk.key)
+        write_json(folder / "spec.json", trunk)
+        torch.save({"model": {}, "reports": plain(reports)}, folder / "state.pt")
+
+
+def run(
+    store: Store[Path],
+    trials: Trials,
+    monkeypatch: pytest.MonkeyPatch,
+    row: Any = CHOSEN,
+    **more: Any,
+) -> Any:
+    context = TrialContext(
+        store=store.root, data=Path("/d"), images=PLAN.images, read=PLAN.spec.read,
+        cache=Path("/c"), threads=1, rungs=(1, 6),
+    )  # fmt: skip
+    monkeypatch.setattr(refitting, "run_trials", trials.run)
+    return refit(PLAN, row, IMAGES, store, context, CLUSTER, **more)
+
+
+def test_the_same_configuration_for_as_many_epochs_on_all_images(
+    store: Store[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials = Trials(store)
+    served = run(store, trials, monkeypatch)
+    ((trunk, epochs),) = trials.trained
+    assert trunk == replace(TRUNK, images=IMAGES.merged().digest) and epochs == 2
+    (cell,) = trials.adapted
+    assert cell == cell_of(PLAN, CHOSEN, trunk.key, IMAGES.merged().digest)
+    assert cell.arms == ("fix",) and cell.setting == HeadSetting(
+        optimizer="sgd", lr=CHOSEN.head_lr or 0, label_smoothing=CHOSEN.head_smoothing or 0,
+        weight_decay=CHOSEN.head_weight_decay or 0, epochs=CHOSEN.head_epochs or 0,
+    )  # fmt: skip
+    assert (served.trunk, served.cell, served.arm) == (trunk.key, cell, "fix")
+    assert served.refit and served.epochs == 2
+
+
+def test_what_is_done_is_not_done_again(
+    store: Store[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(store, Trials(store), monkeypatch)
+    again = Trials(store)
+    assert run(store, again, monkeypatch) == first
+    assert again.trained == again.adapted == []
+
+
+def test_a_pretrained_trunk_stays_as_it_is(
+    store: Store[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials = Trials(store)
+    served = run(store, trials, monkeypatch, replace(CHOSEN, trunk_epochs=0))
+    assert trials.trained == [] and len(trials.adapted) == 1 and served.trunk == TRUNK.key
+
+
+def test_a_failure_is_told_with_its_reason(
+    store: Store[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SweepError, match=r"The refit of b0 64 -> 96 px failed: out of luck"):
+        run(store, Trials(store, fail="out of luck"), monkeypatch)
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_a_refit_that_was_killed_goes_on(
+    store: Store[Path], monkeypatch: pytest.MonkeyPatch, settled: bool
+) -> None:
+    """After the trunk's last epoch, or after its end: only the cell is left to do."""
+    trials, again = Trials(store), Trials(store)
+    with monkeypatch.context() as patch:
+        patch.setattr(refitting, "cell_of" if settled else "settle", None)
+        with pytest.raises(TypeError):
+            run(store, trials, patch)
+    assert len(trials.trained) == 1 and trials.adapted == []
+    ((trunk, _),) = trials.trained
+    assert (store.trunk(trunk.key) / "result.json").exists() == settled
+    served = run(store, again, monkeypatch)
+    assert again.trained == [] and [c.key for c in again.adapted] == [served.cell.key]
+    assert (store.trunk(served.trunk) / "result.json").exists()
+
+
+def test_a_trunk_that_diverges_is_no_refit(
+    store: Store[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Diverging(Trials):
+        def _train(self, trunk: TrunkSpec, goes_on: Any, config: Any) -> None:
+            lost = EpochReport(epoch=1, loss=None, train_top1=0.1, images=9, lr=0.1, seconds=1.0,
+                               at=0, diverged=True)  # fmt: skip
+            torch.save({"model": {}, "reports": plain([lost])}, self.path(trunk))
+
+        def path(self, trunk: TrunkSpec) -> Path:
+            folder = self.store.trunk(trunk.key)
+            folder.mkdir(parents=True, exist_ok=True)
+            return folder / "state.pt"
+
+    trials = Diverging(store)
+    with pytest.raises(SweepError, match="diverged"):
+        run(store, trials, monkeypatch)
+    assert trials.adapted == []
+    assert not list(store.root.rglob("result.json"))
+
+
+@pytest.mark.parametrize("arm", ["bn", "crop1", "none"])
+def test_an_arm_without_a_classifier_of_its_own_is_told_no_setting(arm: str) -> None:
+    cell = cell_of(PLAN, replace(a_row(arm=arm), test_res=96), "t", "i")
+    assert cell.arms == (arm,) and cell.setting is None
+    assert (cell.trunk, cell.images, cell.test_res) == ("t", "i", 96)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_trial_opens_the_sweeps_images_and_a_refits_has_val_in_train(
+    asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trialling, "prepare", lambda *_, **__: IMAGES)
+    context = TrialContext(
+        store=Path("/s"), data=Path("/d"), images=IMAGES.digest, read=PLAN.spec.read,
+        cache=Path("/c"), threads=1, rungs=(), refit=asked,
+    )  # fmt: skip
+    assert context.open_images() == (IMAGES.merged() if asked else IMAGES)
+    with pytest.raises(UserError, match="other images"):
+        replace(context, images="another").open_images()
+
+
+def test_progress_is_told_in_epochs(store: Store[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, int]] = []
+    run(store, Trials(store), monkeypatch, progress=lambda *count: told.append(count))
+    assert told == [(1, 2), (2, 2)]

@@ -1,0 +1,68 @@
+"""What stays of a finished sweep, and what is really gone from the disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sweeps.output.retention import check_there, kept, losing, prune
+from tests.sweeps.selection.test_leaderboard import a_row
+from trainables.errors import UserError
+from trainables.storage.artifact_store import Store
+
+# Dearer and better from left to right but for the third, which is dearer and worse.
+ROWS = [
+    a_row(hits, 100, trunk=f"t{i}", cell=f"c{i}", gmacs=gmacs, memory_mb=gmacs, params_m=gmacs)
+    for i, (hits, gmacs) in enumerate([(60, 1.0), (80, 2.0), (70, 3.0), (90, 4.0)])
+]
+TEST = a_row(9, 10, split="test", trunk="again", cell="cagain")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store[Path]:
+    store = Store(tmp_path)
+    for trunk in ("t0", "t1", "t2", "t3", "never fixed", "again"):
+        put(store.trunk(trunk) / "trunk.safetensors", 1000)
+        put(store.trunk(trunk) / "spec.json", 1)
+    for cell in ("c0", "c1", "c2", "c3", "cagain"):
+        for name in ("delta-fix.safetensors", "train.arrow", "val.arrow"):
+            put(store.cell(cell) / name, 100)
+        for name in ("rows.json", "predictions.arrow"):
+            put(store.cell(cell) / name, 1)
+    return store
+
+
+def put(path: Path, size: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x" * size)
+
+
+@pytest.mark.parametrize(
+    ("keep", "trunks"),
+    [
+        ("all", {"t0", "t1", "t2", "t3", "never fixed", "again"}),
+        ("front", {"t0", "t1", "t3", "again"}),
+        ("best", {"t1", "again"}),
+    ],
+)
+def test_what_stays(store: Store[Path], keep: str, trunks: set[str]) -> None:
+    everything = sum(p.stat().st_size for p in store.root.rglob("*") if p.is_file())
+    stay = kept([*ROWS, TEST], ROWS[1], keep)
+    freed = prune(store, stay)
+    left = {p.parent.name for p in store.root.rglob("trunk.safetensors")}
+    assert left == trunks
+    cells = {p.parent.name for p in store.root.rglob("delta-fix.safetensors")}
+    assert cells == {f"c{name.removeprefix('t')}" for name in trunks - {"never fixed"}}
+    assert bool(list(store.root.rglob("train.arrow"))) == (keep == "all")
+    assert len(list(store.root.rglob("predictions.arrow"))) == 5
+    after = sum(p.stat().st_size for p in store.root.rglob("*") if p.is_file())
+    assert everything - after == freed and (freed > 0) == (keep != "all")
+    assert losing(store, stay) == [] and prune(store, stay) == 0
+
+
+def test_a_row_whose_checkpoints_are_gone_is_refused(store: Store[Path]) -> None:
+    prune(store, kept([*ROWS, TEST], ROWS[1], "best"))
+    check_there(store, ROWS[1], changes=True)
+    with pytest.raises(UserError, match="were pruned"):
+        check_there(store, ROWS[3], changes=True)

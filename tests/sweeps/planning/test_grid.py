@@ -1,0 +1,74 @@
+"""The grid: what is given, native, published, or a ladder around equal object sizes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sweeps.planning.grid import Grid, Point, resolve
+from sweeps.planning.published import PUBLISHED
+from tests.sweeps.planning.test_spec import spec_with
+from trainables.errors import UserError
+from trainables.models.variants import VARIANTS
+from trainables.transforms.resolution import equalising_test_res
+
+SQUARE = np.full((10, 2), 500)
+
+
+def oblong(height: int, width: int, n: int = 11) -> np.ndarray:
+    return np.tile([[height, width]], (n, 1))
+
+
+def test_given_resolutions_are_a_product() -> None:
+    spec = spec_with(variants=("b0", "b4"), train_res=(64, 96), test_res=(96, 64, 128))
+    grid = resolve(spec, SQUARE)
+    assert list(grid.tests) == [
+        Point(variant=v, train_res=r) for v in ("b0", "b4") for r in (64, 96)
+    ]
+    assert set(grid.tests.values()) == {(96, 64, 128)} and grid.why == ()
+    assert (grid.train_res, grid.test_res) == ((64, 96), (64, 96, 128))
+    assert set(grid.of("b4").tests) == {Point(variant="b4", train_res=r) for r in (64, 96)}
+
+
+def test_published_resolutions_are_each_nets_own() -> None:
+    spec = spec_with(variants=tuple(PUBLISHED), train_res="native", test_res="published")
+    grid = resolve(spec, SQUARE)
+    found = {(p.variant, p.train_res, *tests) for p, tests in grid.tests.items()}
+    assert found == {(p.variant, p.train_res, p.test_res) for p in PUBLISHED.values()}
+    assert all(row.train_res == VARIANTS[v].native_res for v, row in PUBLISHED.items())
+
+
+def test_what_nobody_published_is_the_users_to_say() -> None:
+    spec = spec_with(variants=("b0", "lite1"), train_res="native", test_res="published")
+    with pytest.raises(UserError, match=r"^--test-res published: nothing is published of lite1"):
+        resolve(spec, SQUARE)
+
+
+@pytest.mark.parametrize("crop_scale", [(0.08, 1.0), (0.35, 1.0)])
+@pytest.mark.parametrize("sizes", [SQUARE, oblong(300, 400), oblong(400, 300)])
+def test_a_ladder_is_around_the_resolution_of_equal_object_sizes(
+    sizes: np.ndarray, crop_scale: tuple[float, float]
+) -> None:
+    spec = spec_with(variants=("b0",), train_res=(128, 224), test_res="auto", crop_scale=crop_scale)
+    grid = resolve(spec, sizes)
+    aspect = max(sizes[0]) / min(sizes[0])
+    for point, tests in grid.tests.items():
+        equal = equalising_test_res(point.train_res, crop_scale, (3 / 4, 4 / 3), 1.0, aspect)
+        assert point.train_res in tests and min(tests) < equal < max(tests)
+        if equal > 1.21 * min(tests):  # else the steps are of a tenth
+            assert min(abs(equal - t) for t in tests) <= 2
+    assert f"images of {aspect:.2f} : 1" in grid.why[0] and len(grid.why) == 3
+    assert all(f"{equal / 224:.2f} times" in line for line in grid.why[2:])
+
+
+def test_the_median_image_decides_and_enlarged_ones_are_told() -> None:
+    few_odd = np.concatenate([oblong(240, 320, 9), oblong(50, 1000, 3)])
+    spec = spec_with(variants=("b0",), train_res=(128, 224), test_res="auto")
+    small, large = (line for line in resolve(spec, few_odd).why if line.startswith(("128", "224")))
+    assert resolve(spec, few_odd).tests == resolve(spec, oblong(240, 320)).tests
+    assert "enlarged" not in small or "from 2" in small
+    assert "px up the images (240 px) are enlarged" in large
+
+
+def test_an_empty_grid_has_no_resolutions() -> None:
+    assert Grid(tests={}).test_res == Grid(tests={}).train_res == ()

@@ -1,0 +1,278 @@
+"""The plan: published costs, counts, and the work ahead."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sweeps.planning.grid import Point, point_of, resolve
+from sweeps.planning.plan import Cost, Plan, cost, make
+from sweeps.planning.spec import SweepSpec, option
+from tests.sweeps.planning.test_spec import is_one_sentence, spec_with
+from trainables.errors import UserError
+from trainables.models.weights import Weights
+from trainables.training.trunk import Hyper, trunk_spec
+from trainables.transforms.eval_transform import EvalTransform
+
+HYPER = Hyper(lr=1e-3, weight_decay=0.01, label_smoothing=0.1)
+
+
+def weights_of(spec: SweepSpec) -> list[Weights]:
+    return [Weights(variant=v, source="none", digest="none", name=None) for v in spec.grid.variants]
+
+
+def plan_of(spec: SweepSpec, train: int = 120, val: int = 50, test: int = 40) -> Plan:
+    """A plan with made-up costs: the i-th variant takes i + 1 GMACs at 100 px."""
+    grid = resolve(spec, np.full((train, 2), 100))
+    return Plan(
+        spec=spec,
+        grid=grid,
+        images="0123456789abcdef",
+        counts={"train": train, "val": val, "test": test},
+        classes=("cat", "dog", "fox"),
+        weights={w.variant: w for w in weights_of(spec)},
+        costs={
+            (v, r): Cost(
+                params_m=4.0 + i, gmacs=(i + 1) * (r / 100) ** 2, memory_mb=16.0 + (r / 100) ** 2
+            )
+            for i, v in enumerate(spec.grid.variants)
+            for r in {*grid.train_res, *grid.test_res}
+        },
+    )
+
+
+def images(train: int = 120, val: int = 50, test: int = 40, classes: int = 10) -> Any:
+    counts = {"train": train, "val": val, "test": test}
+
+    class Split:
+        def __init__(self, name: str):
+            self.sizes = np.full((counts[name], 2), 100)
+
+        def __len__(self) -> int:
+            return len(self.sizes)
+
+    return SimpleNamespace(digest="d1", classes=tuple(map(str, range(classes))), split=Split)
+
+
+# --- costs ------------------------------------------------------------------------------------
+
+
+def test_a_class_costs_its_row_of_the_classifier() -> None:
+    few, many = cost("b0", 64, classes=10), cost("b0", 64, classes=110)
+    assert many.params_m - few.params_m == pytest.approx(100 * (1280 + 1) / 1e6)
+    assert many.gmacs - few.gmacs == pytest.approx(100 * 1280 / 1e9)
+    assert many.memory_mb - few.memory_mb == pytest.approx(4 * (many.params_m - few.params_m))
+
+
+# --- counts -----------------------------------------------------------------------------------
+
+GRIDS: list[dict[str, Any]] = [
+    {},
+    {"variants": ("b0", "b1", "b3"), "samples": 1},
+    {"train_res": (64,), "test_res": (64, 96, 128, 160, 192), "samples": 3, "survivors": 2},
+    {"variants": ("b0", "l2"), "samples": 2, "survivors": 9},
+]
+
+
+@pytest.mark.parametrize("options", GRIDS)
+def test_counts_are_those_of_nested_loops(options: dict[str, Any]) -> None:
+    plan = plan_of(spec_with(**options))
+    grid, samples, survivors = plan.spec.grid, plan.spec.trunks.samples, plan.spec.fix.survivors
+    trunks, cells = [], []
+    for v in grid.variants:
+        for r in grid.train_res:
+            for s in range(samples):
+                trunks.append((v, r, s))
+                if s < survivors:
+                    cells += [(v, r, s, t) for t in grid.test_res]
+    assert plan.trunks == len(trunks) and plan.cells == len(cells)
+    assert [(p.variant, p.train_res) for p in plan.points] == list(
+        dict.fromkeys((v, r) for v, r, _ in trunks)
+    )
+    passes = plan.image_passes
+    assert passes["trained"] == len(trunks) * plan.spec.trunks.epochs * 120
+    # Val twice: at the native crop and at the full one.
+    assert passes["adapted in cells"] == len(cells) * (120 + 2 * 50)
+    scored = len(trunks) * len(plan.spec.rungs) * len(grid.test_res) * 50
+    assert passes["scored at rungs"] == scored
+
+
+def test_a_trunk_is_known_by_all_that_it_depends_on() -> None:
+    spec = spec_with(variants=("b0", "b1"), train_res=(64, 96))
+    plan = plan_of(spec)
+    trunks = [plan.trunk(p, HYPER) for p in plan.points]
+    assert [point_of(t) for t in trunks] == list(plan.points)
+    others = [
+        plan_of(spec_with(spec, **{name: value})).trunk(plan.points[0], HYPER)
+        for name, value in {"epochs": 3, "seed": 4, "hflip": 0.0, "batch_size": 8}.items()
+    ]
+    others.append(plan.trunk(plan.points[0], Hyper(lr=2e-3, weight_decay=0.01, label_smoothing=0)))
+    keys = Counter(t.key for t in trunks + others)
+    assert set(keys.values()) == {1}
+
+
+def test_a_trunk_does_not_depend_on_its_neighbours_in_the_grid() -> None:
+    point = Point(variant="b0", train_res=64)
+    small = plan_of(spec_with(train_res=(64,), test_res=(64,), samples=1))
+    large = plan_of(spec_with(variants=("b0", "b1"), train_res=(64, 96), samples=5, out="x"))
+    assert small.trunk(point, HYPER).key == large.trunk(point, HYPER).key
+
+
+def test_a_trunk_comes_back_from_its_json() -> None:
+    import json
+
+    from trainables.storage.hashing import plain
+
+    trunk = plan_of(spec_with()).trunk(Point(variant="b0", train_res=128), HYPER)
+    back = trunk_spec(json.loads(json.dumps(plain(trunk))))
+    assert back == trunk and back.key == trunk.key
+
+
+def test_cells_of_a_trunk_differ_by_test_resolution() -> None:
+    plan = plan_of(spec_with())
+    cells = [plan.cell("b0", trunk, res) for trunk, res in (("t1", 64), ("t1", 96), ("t2", 64))]
+    assert len({cell.key for cell in cells}) == 3
+    assert cells[0].key == plan_of(spec_with(survivors=3)).cell("b0", "t1", 64).key
+
+
+def test_a_cell_is_tested_as_its_weights_were_trained_unless_told() -> None:
+    own = plan_of(spec_with(variants=("lite3", "b0")))
+    assert own.transform("lite3", 96) == EvalTransform(
+        test_res=96, crop_pct=1.0, interpolation="bilinear"
+    )
+    assert own.transform("b0", 96).interpolation == "bicubic"
+    told = plan_of(spec_with(test_crop_pct=0.875, interpolation="bilinear"))
+    assert told.scored(told.points[0])[0] == told.cell("b0", "t", 128).transform
+    assert told.transform("b0", 128) == EvalTransform(
+        test_res=128, crop_pct=0.875, interpolation="bilinear"
+    )
+
+
+# --- work -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reduction", [2, 3, 4])
+@pytest.mark.parametrize(("epochs", "grace"), [(1, 1), (6, 2), (9, 1), (20, 2), (5, 9)])
+def test_work_adds_up_and_cuts_only_save(epochs: int, grace: int, reduction: int) -> None:
+    plan = plan_of(
+        spec_with(
+            train_res=(100,),
+            test_res=(100, 200),
+            epochs=epochs,
+            grace_epochs=grace,
+            reduction=reduction,
+        )
+    )
+    (point,) = plan.points
+    rungs = plan.spec.rungs
+    # By hand: 1 GMAC at 100 px, 4 at 200 px; 120 images three times over, 50 scored at 1 + 4.
+    epoch_work = [360 + (250 if e in rungs else 0) for e in range(1, epochs + 1)]
+    assert [plan.epoch_work(point, e) for e in range(1, epochs + 1)] == epoch_work
+    for after in range(epochs + 1):
+        assert plan.work_left(point, after) == sum(epoch_work[after:])
+        assert plan.expected_work_left(point, after) <= plan.work_left(point, after)
+    shares = [
+        epoch_work[e - 1] / reduction ** sum(r < e for r in rungs) for e in range(1, epochs + 1)
+    ]
+    assert plan.expected_work_left(point) == pytest.approx(sum(shares))
+    assert plan.epoch_work(point, 0) == 0
+
+
+@pytest.mark.parametrize(
+    ("arms", "images"),
+    [
+        (("none",), 50),
+        (("crop1", "pool"), 50),
+        (("none", "crop1"), 100),
+        (("none", "fix"), 220),
+        (("bn", "frechet", "fix", "fix_affine"), 170),
+        (("fix_aug",), 170 + 3 * 120),
+    ],
+)
+def test_a_cells_work_is_its_passes(arms: tuple[str, ...], images: int) -> None:
+    plan = plan_of(spec_with(arms=arms, views=3, train_res=(100,), test_res=(100, 200)))
+    assert plan.cell_images("b0") == images
+    assert plan.cell_work("b0", 200) == 4 * images
+    same_crop = plan_of(spec_with(arms=("none", "crop1"), test_crop_pct=0.875))
+    assert same_crop.cell_images("b0") == 50
+
+
+def test_untrained_nets_are_scored_once_and_one_a_point() -> None:
+    plan = plan_of(spec_with(epochs=0, train_res=(100,), test_res=(100, 200), samples=5))
+    assert plan.trunks == 1 and plan.spec.rungs == (0,)
+    assert plan.epoch_work(plan.points[0], 0) == 50 * (1 + 4)
+    assert plan.image_passes["trained"] == 0
+
+
+# --- make -------------------------------------------------------------------------------------
+
+
+def test_make_counts_and_prices_what_the_grid_asks_for() -> None:
+    spec = spec_with(variants=("lite0",), train_res=(32,), test_res=(32, 64))
+    plan = make(spec, images(classes=4), weights_of(spec))
+    assert plan.counts == {"train": 120, "val": 50, "test": 40}
+    assert set(plan.costs) == {("lite0", 32), ("lite0", 64)}
+    assert plan.costs["lite0", 64] == cost("lite0", 64, classes=4)
+    assert plan.images == "d1" and len(plan.classes) == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"max_params_m": 1.0}, "--max-params-m 1.0"),
+        ({"max_gmacs": 0.001}, "--max-gmacs 0.001"),
+        ({"max_memory_mb": 5.0, "max_gmacs": 9.0}, "--max-memory-mb 5.0"),
+    ],
+)
+def test_limits_that_rule_out_everything_are_refused(options: dict[str, Any], named: str) -> None:
+    spec = spec_with(variants=("lite0",), train_res=(32,), test_res=(32, 64), **options)
+    with pytest.raises(UserError, match=f"^{named} rules out every cell.*lite0 at 32 px"):
+        make(spec, images(), weights_of(spec))
+
+
+@pytest.mark.parametrize(
+    "names", [("max_params_m", "max_gmacs"), ("max_params_m", "max_gmacs", "max_memory_mb")]
+)
+def test_limits_that_rule_out_everything_together_are_all_named(names: tuple[str, ...]) -> None:
+    """Lite3 has fewer parameters, B2 fewer multiply-adds."""
+    spec = spec_with(variants=("lite3", "b2"), train_res=(64,), test_res=(64,))
+    light, quick = cost("lite3", 64, classes=10), cost("b2", 64, classes=10)
+    assert light.params_m < quick.params_m and quick.gmacs < light.gmacs
+    limits = {
+        "max_params_m": light.params_m,
+        "max_gmacs": quick.gmacs,
+        "max_memory_mb": max(light.memory_mb, quick.memory_mb),
+    }
+    asked = {name: limits[name] for name in names}
+    with pytest.raises(UserError) as refusal:
+        make(spec_with(spec, **asked, min_top1=0.5), images(), weights_of(spec))
+    named = " and ".join(f"{option(name)} {limit}" for name, limit in asked.items())
+    assert str(refusal.value).startswith(f"{named} together rule out every cell: ")
+    assert is_one_sentence(str(refusal.value))
+
+
+@pytest.mark.parametrize("known", [None, 1000])
+def test_an_untrained_net_must_know_the_classes(known: int | None) -> None:
+    spec = spec_with(variants=("lite0",), train_res=(32,), test_res=(32,), epochs=0)
+    weights = [replace(w, classes=known) for w in weights_of(spec)]
+    with pytest.raises(UserError, match=r"^--epochs 0 keeps the classifier of lite0's weights"):
+        make(spec, images(classes=10), weights)
+    make(spec, images(classes=10), [replace(w, classes=10) for w in weights])
+
+
+def test_limits_that_leave_something_are_taken() -> None:
+    least = cost("lite0", 32, classes=10)
+    spec = spec_with(
+        variants=("lite0",),
+        train_res=(64,),
+        test_res=(32, 64),
+        max_gmacs=least.gmacs,
+        max_params_m=least.params_m,
+        max_memory_mb=least.memory_mb,
+    )
+    assert make(spec, images(), weights_of(spec)).cells == 2

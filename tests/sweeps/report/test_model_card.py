@@ -1,0 +1,136 @@
+"""The model card: honest numbers, and front matter that hubs can read."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import yaml
+
+from sweeps.final_model.held_out import Gain
+from sweeps.planning.spec import ServingOptions
+from sweeps.report.model_card import card
+from sweeps.selection.choice import Choice
+from sweeps.selection.leaderboard import Row
+from tests.sweeps.final_model.test_outcome import outcome_of
+from tests.sweeps.planning.test_plan import plan_of
+from tests.sweeps.planning.test_spec import spec_with
+from tests.sweeps.selection.test_leaderboard import a_row
+from trainables.fixres.arms import ARMS
+from trainables.models.weights import Weights
+
+PLAN = plan_of(
+    spec_with(train_res=(64, 96), test_res=(96,), arms=("none", "fix")),
+    train=700,
+    val=150,
+    test=140,
+)
+ROWS = [
+    a_row(90, 150, arm="none"),
+    a_row(100, 150),
+    a_row(91, 150, arm="none", train_res=96),
+    a_row(99, 150, train_res=96),
+    a_row(84, 140, split="test", top5=0.95),
+    a_row(70, 140, split="test", arm="crop1", top5=0.9),
+    a_row(20, 80, split="sketches", top5=0.5),
+]
+
+
+GAINS = {"test": Gain(difference=0.1, error=0.034)}
+
+
+def made(row: Row = ROWS[1], rows: list[Row] = ROWS, **facts: Any) -> str:
+    choice = Choice(row=row, reason="It is the best.", optimism=0.0123)
+    outcome = outcome_of(rows, choice, gains=GAINS, **facts)
+    return card(PLAN, outcome, {"torch": "2.0", "timm": "1.0"}, "heatmap.png")
+
+
+def test_front_matter_is_yaml_with_what_hubs_look_for() -> None:
+    _, front, body = made().split("---\n", 2)
+    values = yaml.safe_load(front)
+    assert values["library_name"] == "timm"
+    assert values["pipeline_tag"] == "image-classification"
+    assert {"timm", "fixres"} <= set(values["tags"])
+    assert body.lstrip().startswith("# FixEfficientNet b0, 64 -> 96 px\n")
+    (model,) = values["model-index"]
+    test, sketches = model["results"]
+    assert test["task"]["type"] == "image-classification"
+    assert test["dataset"]["name"] == "built-in digits, test (n = 140)"
+    assert test["metrics"] == [{"type": "accuracy", "value": 0.6, "name": "top-1"}]
+    assert sketches["dataset"]["split"] == "sketches"
+
+
+def test_a_set_with_a_wild_name_leaves_the_front_matter_yaml() -> None:
+    wild = 'a: "b" {c} # d'
+    _, front, _ = made(rows=[*ROWS, a_row(1, 2, split=wild)]).split("---\n", 2)
+    results = yaml.safe_load(front)["model-index"][0]["results"]
+    assert results[-1]["dataset"]["split"] == wild
+
+
+def test_the_base_model_is_named_where_there_is_one() -> None:
+    weights = Weights(variant="b0", source="hub x", digest="d", name="n")
+    plan = replace(PLAN, weights={"b0": weights})
+    _, front, _ = card(plan, outcome_of(ROWS), {}, "p.png").split("---\n", 2)
+    assert yaml.safe_load(front)["base_model"] == "timm/tf_efficientnet_b0.ns_jft_in1k"
+    assert "base_model" not in yaml.safe_load(made().split("---\n", 2)[1])
+
+
+def test_a_refit_and_further_looks_at_test_are_owned_up_to() -> None:
+    text = made(refit=True, test_cells=2)
+    assert "Trained again on train + val" in text and "those of the net before" in text
+    assert "Not the first reading: this sweep has looked at the test split for 2 cells" in text
+    assert "Trained again" not in made() and "Not the first" not in made()
+
+
+def test_limits_picture_and_versions_are_there() -> None:
+    plan = replace(PLAN, spec=replace(PLAN.spec, serving=ServingOptions(max_gmacs=0.5)))
+    text = card(plan, outcome_of(ROWS), {"torch": "2.0", "timm": "1.0"}, "heatmap.png")
+    assert "Limits asked for: --max-gmacs 0.5." in text and "(heatmap.png)" in text
+    assert "Limits asked for: none." in made() and "Made with torch 2.0, timm 1.0." in text
+
+
+def test_every_accuracy_has_its_split_and_sample_size() -> None:
+    text = made()
+    for line in text.splitlines():
+        if re.search(r"Top-1 \d", line):
+            assert re.search(r"on (val|test) \(n = \d+", line), line
+    # 84 of 140; Wilson's interval by its formula.
+    assert "| test | fix | 60.0 | 51.7 to 67.7 | 95.0 | 140 |" in text
+    assert "| test | crop1 | 50.0 |" in text and "| sketches | fix | 25.0 |" in text
+    assert "Top-1 66.7 % on val (n = 150)" in text
+
+
+def test_selection_on_val_is_owned_up_to() -> None:
+    text = made()
+    assert "among 4 rows" in text and "among 30 (setting, epoch) pairs" in text
+    assert "flatters the best row by about 1.2 points" in text
+    assert "Read once, after the choice" in text
+    assert "- test: +10.0 points on the untuned trunk (paired, standard error 3.4)" in text
+
+
+def test_the_table_has_each_cell_and_arm_with_n() -> None:
+    text = made()
+    table = [line for line in text.splitlines() if line.startswith("| b0")]
+    assert [re.split(r" *\| *", line)[1:8] for line in table] == [
+        ["b0", "64", "96", "6", "60.0", "66.7", "0.5"],
+        ["b0", "96", "96", "6", "60.7", "66.0", "0.5"],
+    ]
+    assert "| epochs | none | fix | GMACs |" in text
+    assert "Top-1 on val in % (n = 150)" in text
+
+
+def test_it_says_where_the_net_came_from() -> None:
+    text = made()
+    for words in ("It is the best.", "random", "700 train, 150 val, 140 test", "0123456789abcdef"):
+        assert words in text
+    assert "Trunk t1, 6 epochs" in text and "seed 0" in text and "arXiv:1906.06423" in text
+    assert "3 classes" in text and "4.00 M parameters, 0.5 GMACs an image" in text
+    assert "32 MB at its peak (float32, without workspaces)" in text
+
+
+@pytest.mark.parametrize("row", [ROWS[0], ROWS[1]], ids=["none", "fix"])
+def test_the_arm_is_put_into_words(row: Row) -> None:
+    (line,) = [line for line in made(row).splitlines() if line.startswith("tf_efficientnet_b0")]
+    assert line.endswith(f": {ARMS[row.arm].words}.")

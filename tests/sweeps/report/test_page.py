@@ -1,0 +1,337 @@
+"""The report: one file, nothing from elsewhere, nothing of the user's taken for markup."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.offsetbox import AnnotationBbox, TextArea
+from matplotlib.text import Annotation
+
+from sweeps.events.recorders import History
+from sweeps.final_model.held_out import Gain
+from sweeps.final_model.outcome import Outcome
+from sweeps.report.ledger import Ledger, ledger
+from sweeps.report.page import page
+from sweeps.report.spending_plot import price, spending
+from sweeps.selection.choice import Choice
+from sweeps.selection.leaderboard import Row
+from sweeps.selection.published_comparison import Comparison, beside
+from tests.sweeps.final_model.test_outcome import outcome_of
+from tests.sweeps.report.test_ledger import a_cell, a_plan, a_trunk, ended
+from tests.sweeps.selection.test_leaderboard import a_row
+
+WILD = '<b>x</b> & "y"'
+VOID = {"meta", "br", "hr", "img", "input", "link"}
+PLAN = a_plan(max_gmacs=2.0)
+TRUNKS = [a_trunk(PLAN, point, 1e-3) for point in (0, 1)]
+CELLS = [a_cell(PLAN, trunk, res) for trunk in TRUNKS for res in (64, 96)]
+VAL = [row for cell in CELLS for row in cell.rows]
+CHOSEN = replace(VAL[3], top1=0.7, latency_ms=12.3)
+TEST = [a_row(9, 30, split="test", top5=0.95), a_row(7, 30, split="test", arm="crop1")]
+ROWS = [*VAL[:3], CHOSEN, *VAL[4:], *TEST, a_row(5, 30, split=WILD)]
+GAINS = {"test": Gain(difference=0.067, error=0.031), WILD: Gain(difference=-0.1, error=0.2)}
+
+
+def spent(price_per_hour: float | None = 3.0) -> Ledger:
+    history = History()
+    history.on(ended(TRUNKS[0], [10.0] * 6))
+    history.on(ended(TRUNKS[1], [8.0, 12.0], "cut"))
+    for cell in CELLS:
+        history.on(cell)
+    return ledger(PLAN, history, ROWS, price_per_hour)
+
+
+def an_outcome(
+    chosen: Row = CHOSEN,
+    gains: Mapping[str, Gain] = GAINS,
+    rows: Sequence[Row] = ROWS,
+    **facts: bool | int,
+) -> Outcome:
+    choice = Choice(row=chosen, reason="It is the best.", optimism=0.012)
+    return outcome_of(list(rows), choice, gains=gains, **facts)  # type: ignore[arg-type]
+
+
+def a_figure() -> Figure:
+    drawn = Figure(layout="constrained")
+    drawn.subplots().plot([0, 1], [1, 2])
+    return drawn
+
+
+def made(
+    outcome: Outcome | None = None,
+    figures: Mapping[str, Figure] | None = None,
+    compared: Sequence[Comparison] = (),
+    price_per_hour: float | None = 3.0,
+) -> str:
+    """A page without figures, unless told otherwise."""
+    return page(
+        PLAN,
+        outcome or an_outcome(),
+        spent(price_per_hour),
+        {} if figures is None else figures,
+        compared,
+        versions={"torch": "2.0"},
+        command=f"python sweeps/fixres_grid.py --data {WILD} --seed 0",
+        device="a slow machine",
+    )
+
+
+class Parsed(HTMLParser):
+    """Tags, what they refer to, ids, the text, and the tables as texts of their cells."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.refers: list[str] = []
+        self.ids: list[str] = []
+        self.text = ""
+        self.tables: list[list[list[str]]] = []
+        self.feed(html)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href", "data", "action"):
+                self.refers.append(value or "")
+            if name == "id":
+                self.ids.append(value or "")
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, "tags are nested"
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if {"td", "th"} & set(self.open[-1:]):
+            self.tables[-1][-1][-1] += data
+
+    def table(self, first: str) -> list[list[str]]:
+        """The lines of the table whose first column has this name."""
+        (found,) = [t for t in self.tables if t[0][0] == first]
+        return found[1:]
+
+
+def words(html: str) -> str:
+    return " ".join(Parsed(html).text.replace("\N{NO-BREAK SPACE}", " ").split())
+
+
+# --- the page -----------------------------------------------------------------------------------
+
+
+def two_figures() -> dict[str, Figure]:
+    return {"heatmap": a_figure(), "spending": spending(spent())}
+
+
+def test_it_needs_nothing_from_elsewhere() -> None:
+    html = made(figures=two_figures())
+    parsed = Parsed(html)
+    assert parsed.refers and all(r.startswith(("#", "data:")) for r in parsed.refers)
+    assert not {"link", "img", "iframe"} & {tag for tag, _ in parsed.tags}
+    assert not re.search(r"url\((?!#)|@import", html)
+
+
+def test_ids_are_unique_and_what_is_referred_to_is_there() -> None:
+    html = made(figures={"heatmap": a_figure(), "pareto": a_figure()})
+    parsed = Parsed(html)
+    assert parsed.ids and len(parsed.ids) == len(set(parsed.ids))
+    assert {r[1:] for r in parsed.refers if r[0] == "#"} <= set(parsed.ids)
+    clips = set(re.findall(r"url\(#([^)]*)\)", html))
+    assert clips and clips <= set(parsed.ids)
+
+
+def test_the_same_sweep_gives_the_same_bytes() -> None:
+    figures = two_figures()
+    first = made(figures=figures)
+    assert first == made(figures=figures) == made(figures=two_figures())
+
+
+def test_figures_are_named_for_those_who_do_not_see_them_and_have_a_caption() -> None:
+    tags = Parsed(made(figures=two_figures())).tags
+    drawn = [attrs for tag, attrs in tags if tag == "svg"]
+    assert len(drawn) == sum(tag == "figcaption" for tag, _ in tags) == 2
+    assert all(attrs["role"] == "img" for attrs in drawn)
+    labels = [attrs["aria-label"] or "" for attrs in drawn]
+    assert "70.0 % on val (n = 50)" in labels[0] and "one trial a cell" in labels[1]
+
+
+def test_what_comes_from_users_is_text() -> None:
+    plan = replace(PLAN, classes=(WILD, "dog"))
+    html = page(plan, an_outcome(), spent(), {}, [], {}, f"--data {WILD}", device=WILD)
+    assert "<b>" not in html
+    text = Parsed(html).text
+    assert text.count(WILD) >= 5  # set, leaderboard, class, command, device
+    assert f"2: {WILD}, dog" in text
+
+
+def test_every_accuracy_has_its_n() -> None:
+    text = words(made())
+    assert "served at 64 px, has 30.0 % of test right (top-1, n = 30)" in text  # 9 of 30
+    assert "95 % interval 16.7 to 47.9 (Wilson), n = 30" in text  # by its formula
+    assert "70.0 % n = 50; val chose, which flatters it by about 1.2 points" in text
+    assert "+6.7 points on test, image by image; standard error 3.1" in text
+
+
+def test_what_it_costs_to_serve_is_said_with_the_device() -> None:
+    text = words(made())
+    for number in ("0.5 GMACs", "4.00 M parameters", "12.3 ms", "32 MB"):
+        assert number in text
+    assert "one image, median, on a slow machine" in text
+    untimed = an_outcome(replace(CHOSEN, latency_ms=None))
+    assert "Latency" not in words(made(untimed))
+
+
+def test_an_untuned_choice_has_no_gain() -> None:
+    html = made(an_outcome(VAL[1], gains={}))
+    assert "Gain on the untuned" not in html and "Gain on the untuned" in made()
+    assert "23.3 % of test right" in words(html)
+
+
+def test_the_sets_read_after_the_choice_stand_in_a_table() -> None:
+    assert Parsed(made()).table("set") == [
+        ["test", "fix", "30.0", "16.7 to 47.9", "95.0", "30", "+6.7 ± 3.1"],
+        ["test", "crop1", "23.3", "11.8 to 40.9", "33.3", "30", ""],
+        [WILD, "fix", "16.7", "7.3 to 33.6", "26.7", "30", "−10.0 ± 20.0"],
+    ]
+
+
+def test_all_rows_are_there_val_first_the_best_above() -> None:
+    parsed = Parsed(made())
+    lines = parsed.table("variant")
+    assert len(lines) == len(ROWS)
+    assert [line[4] for line in lines[-3:]] == ["test", "test", WILD]
+    assert lines[0][:7] == ["b0", "64", "64", "fix", "val", "50", "70.0"]
+    assert lines[0][11] == "12.3" and lines[1][11] == ""
+    assert lines[0][-1].endswith("5 epochs; of 30 tried")
+
+
+def test_sections_without_content_are_left_out() -> None:
+    plain = words(made())
+    for heading in ("Before and after", "Beside the published figures", "How the trunks learned"):
+        assert heading not in plain
+    for heading in ("What was spent", "All rows", "How to repeat it"):
+        assert heading in plain
+    assert "Before and after" in words(made(figures={"heatmap": a_figure()}))
+
+
+def test_published_figures_stand_beside_the_measured() -> None:
+    compared = beside([a_row(800, 1000, variant="b0", train_res=224, test_res=320)])
+    parsed = Parsed(made(compared=compared))
+    (line,) = next(t for t in parsed.tables if "published" in t[0])[1:]
+    assert line == ["b0", "224", "320", "78.7", "80.2", "80.0", "−0.2", "fix"]
+    assert "on val, n = 1000" in " ".join(parsed.text.split())
+
+
+def test_a_refit_and_further_looks_are_owned_up_to() -> None:
+    html = made(an_outcome(refit=True, test_cells=3))
+    assert "Trained again on train + val" in html and "Not the first reading" in html
+    assert "Trained again" not in made() and "Read once, after the choice." in made()
+
+
+def test_the_ledger_is_a_table_with_money_where_there_is_a_price() -> None:
+    # Phase 1: 60 + 20 s; phase 2: 4 cells of 30 s; 2.5 s for each of three readings.
+    lines = {line[0]: line[1:] for line in Parsed(made()).table("what")}
+    assert lines["phase 1: 2 trunks, 1 of them cut"] == ["80 s", "0.07"]
+    assert lines["phase 2: 4 cells"] == ["2.0 min", "0.10"]
+    assert lines["spent"] == ["3.5 min", "0.17"]
+    assert lines["saved (estimated): trunks cut early"] == ["40 s", "0.03"]
+    free = Parsed(made(price_per_hour=None)).table("what")
+    assert [line[:2] for line in free] == [[k, v[0]] for k, v in lines.items()]
+    assert all(len(line) == 2 for line in free)
+
+
+def test_it_says_how_to_repeat_it() -> None:
+    text = words(made())
+    for found in (
+        f"--data {WILD} \\ --seed 0",
+        "torch 2.0",
+        "fingerprint 0123456789abcdef",
+        "Seed 0",
+        "b0: random start",
+    ):
+        assert found in text
+
+
+def test_the_limits_stand_below_the_costs() -> None:
+    assert "Limits asked for: --max-gmacs 2." in made(figures={"pareto": a_figure()})
+
+
+# --- the figure of what was spent ---------------------------------------------------------------
+
+
+def bars(figure: Figure) -> list[list[float]]:
+    """Lengths by line."""
+    patches = figure.axes[0].patches
+    lines = sorted({p.get_y() for p in patches})  # type: ignore[attr-defined]
+    return [[p.get_width() for p in patches if p.get_y() == y] for y in lines]  # type: ignore[attr-defined]
+
+
+def labels(figure: Figure) -> list[str]:
+    return [t.get_text() for t in figure.axes[0].texts if isinstance(t, Annotation)]
+
+
+def parts(figure: Figure) -> list[str]:
+    """What stands below the bars."""
+    boxes = [a for a in figure.axes[0].artists if isinstance(a, AnnotationBbox)]
+    texts = [c.get_text() for b in boxes for c in b.offsetbox.get_children()
+             if isinstance(c, TextArea)]  # fmt: skip
+    return [t.strip() for t in texts if t != "■"]
+
+
+def test_the_bars_are_as_long_as_the_times() -> None:
+    booked = spent()
+    figure = spending(booked)
+    sweep, alone = bars(figure)
+    assert sweep == pytest.approx([80 / 60, 120 / 60, 7.5 / 60])  # min, as the longest is
+    assert sum(alone) == pytest.approx(booked.alone_s / 60)
+    assert figure.axes[0].get_xlabel() == "time of trials (min)"
+    assert labels(figure)[0] == "3.5 min\ncost 0.17"
+    assert parts(figure)[:3] == [
+        "phase 1, trunks: 80 s",
+        "phase 2, cells: 2.0 min",
+        "sets read after the choice: 7.5 s",
+    ]
+
+
+def test_where_no_pass_was_timed_the_other_bar_is_a_lower_bound() -> None:
+    figure = spending(replace(spent(None), saved_passes_s=None))
+    names = [t.get_text() for t in figure.axes[0].get_yticklabels()]
+    assert names == ["this sweep", "one trial a cell\n(at least)"]
+    assert "at least" in figure.get_suptitle() and "cost" not in labels(figure)[0]
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e-3, 5e6])
+def test_no_text_leaves_the_figure(seconds: float) -> None:
+    booked = replace(spent(), trained_s=seconds, adapted_s=seconds, saved_passes_s=3 * seconds)
+    figure = spending(booked)
+    figure.draw_without_rendering()
+    ax = figure.axes[0]
+    for artist in (*ax.texts, *ax.artists, *ax.get_yticklabels()):
+        box = artist.get_window_extent()
+        assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 + 1
+        assert figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1 + 1
+
+
+@pytest.mark.parametrize(
+    ("amount", "said"), [(0.0, "0.00"), (0.004, "< 0.01"), (0.01, "0.01"), (1234.5, "1,234.50")]
+)
+def test_money_is_said_to_the_hundredth(amount: float, said: str) -> None:
+    assert price(amount) == said

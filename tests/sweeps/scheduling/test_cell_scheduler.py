@@ -1,0 +1,150 @@
+"""Phase 2 without Ray: which cells are handed out, and their rows."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from sweeps.events.event_types import CellBegan, CellEnded, CellsPlanned, Event
+from sweeps.execution.phases import CellDesk, cells_of
+from sweeps.planning.plan import Plan
+from tests.sweeps.planning.test_plan import HYPER, plan_of
+from tests.sweeps.planning.test_spec import spec_with
+from tests.sweeps.scheduling.test_trunk_scheduler import report_of
+from tests.sweeps.selection.test_leaderboard import HEAD
+from trainables.evaluation.metrics import Score
+from trainables.fixres.cell import ArmResult, CellSpec
+from trainables.storage.artifact_store import Store
+from trainables.storage.files import write_json
+from trainables.training.trunk import EpochReport, TrunkSpec
+
+Cells = list[tuple[CellSpec, TrunkSpec, int]]
+SPEC = spec_with(variants=("b1", "b0"), train_res=(64, 32), test_res=(96, 64))
+
+
+class Events(list[Event]):
+    def on(self, event: Event) -> None:
+        self.append(event)
+
+
+@pytest.fixture
+def plan() -> Plan:
+    return plan_of(SPEC)
+
+
+def survivors(plan: Plan) -> list[tuple[TrunkSpec, tuple[EpochReport, ...]]]:
+    trunks = [plan.trunk(point, HYPER) for point in plan.points]
+    return [
+        (trunk, tuple(report_of(plan, trunk, e) for e in range(1, i + 2)))
+        for i, trunk in enumerate(trunks)
+    ]
+
+
+def results_of(cell: CellSpec) -> list[ArmResult]:
+    hits = cell.test_res % 50
+    return [
+        ArmResult(arm="none", score=Score(split="val", n=50, hits1=hits, hits5=50), seconds=1.0),
+        ArmResult(
+            arm="fix",
+            score=Score(split="val", n=50, hits1=hits + 1, hits5=50),
+            seconds=1.5,
+            head=HEAD,
+            head_tried=30,
+        ),
+    ]
+
+
+def put(store: Store, cell: CellSpec) -> None:
+    write_json(store.cell(cell.key) / "rows.json", results_of(cell))
+
+
+def test_a_cell_for_each_survivor_and_test_resolution_dearest_first(plan: Plan) -> None:
+    cells = cells_of(plan, survivors(plan))
+    found = {(c.trunk, c.test_res, epochs) for c, _, epochs in cells}
+    assert found == {
+        (trunk.key, res, len(reports)) for trunk, reports in survivors(plan) for res in (64, 96)
+    }
+    work = [plan.cell_work(trunk.variant, cell.test_res) for cell, trunk, _ in cells]
+    assert work == sorted(work, reverse=True)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_rows_stand_in_the_order_of_the_grid_whatever_that_of_work(
+    plan: Plan, tmp_path: Path, seed: int
+) -> None:
+    events, cells = Events(), cells_of(plan, survivors(plan))
+    desk = CellDesk(plan, cells, Store(tmp_path), events)
+    running: list[CellSpec] = []
+    while (cell := desk.next()) is not None:
+        running.append(cell)
+    assert desk.over and sorted(c.key for c in running) == sorted(c.key for c, _, _ in cells)
+    random.Random(seed).shuffle(running)
+    for cell in running:
+        desk.take(cell.key, results_of(cell))
+        desk.take(cell.key, [])  # told twice
+    places = [(r.variant, r.train_res, r.test_res, r.arm) for r in desk.rows]
+    assert places == [
+        (variant, train, test, arm)
+        for variant in ("b1", "b0")
+        for train in (32, 64)
+        for test in (64, 96)
+        for arm in ("none", "fix")
+    ]
+    assert sum(isinstance(e, CellsPlanned) for e in events) == 1
+    for kind in (CellBegan, CellEnded):
+        assert sorted(e.cell.key for e in events if isinstance(e, kind)) == sorted(
+            c.key for c, _, _ in cells
+        )
+
+
+def test_rows_carry_cost_and_place(plan: Plan, tmp_path: Path) -> None:
+    cells = cells_of(plan, survivors(plan))
+    desk = CellDesk(plan, cells, Store(tmp_path), Events())
+    cell, trunk, epochs = cells[0]
+    desk.take(cell.key, results_of(cell))
+    none, fix = desk.rows
+    cost = plan.costs[trunk.variant, cell.test_res]
+    for row in (none, fix):
+        assert (row.gmacs, row.params_m) == (cost.gmacs, cost.params_m)
+        assert (row.trunk, row.cell, row.trunk_epochs) == (trunk.key, cell.key, epochs)
+    assert (none.head_tried, fix.head_tried, fix.head_lr) == (0, 30, 0.1)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_the_store_holds_is_not_handed_out(plan: Plan, tmp_path: Path, seed: int) -> None:
+    store, events, cells = Store(tmp_path), Events(), cells_of(plan, survivors(plan))
+    held = random.Random(seed).sample([c for c, _, _ in cells], 3)
+    for cell in held:
+        put(store, cell)
+    desk = CellDesk(plan, cells, store, events)
+    assert {e.cell.key for e in events if isinstance(e, CellEnded)} == {c.key for c in held}
+    assert len(desk.rows) == 6
+    unfinished = desk.over
+    assert not unfinished
+    while (handed := desk.next()) is not None:
+        assert handed not in held
+        desk.take(handed.key, results_of(handed))
+    assert desk.over
+    for cell, _, _ in cells:
+        put(store, cell)
+    again = CellDesk(plan, cells, store, Events())
+    assert again.over and again.next() is None and again.rows == desk.rows
+
+
+def test_a_failed_cell_has_no_rows_and_the_others_have(plan: Plan, tmp_path: Path) -> None:
+    store, events, cells = Store(tmp_path), Events(), cells_of(plan, survivors(plan))
+    desk = CellDesk(plan, cells, store, events)
+    failed = desk.next()
+    assert failed is not None
+    desk.failed(failed.key, "Traceback: no memory")
+    while (cell := desk.next()) is not None:
+        desk.take(cell.key, results_of(cell))
+    assert desk.over and len(desk.rows) == 2 * (len(cells) - 1)
+    assert failed.key not in {r.cell for r in desk.rows}
+    (told,) = [e for e in events if isinstance(e, CellEnded) and not e.rows]
+    assert told.cell == failed and told.error == "Traceback: no memory"
+    assert (store.cell(failed.key) / "error.txt").read_text() == told.error
+    again = CellDesk(plan, cells, store, Events())  # the next start tries it anew
+    assert again.next() is not None

@@ -1,0 +1,191 @@
+"""The search: a pure function of the history that learns across train resolutions."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sweeps.planning.grid import Point
+from sweeps.planning.spec import TrunkOptions
+from sweeps.scheduling.tpe import Trial, middle, propose
+from trainables.training.trunk import Hyper
+
+OPTIONS = TrunkOptions(lr=(1e-4, 1e-1), weight_decay=(1e-3, 1e-1), label_smoothing=(0.0, 0.2))
+SMALL, LARGE = Point(variant="b0", train_res=64), Point(variant="b0", train_res=128)
+OTHER = Point(variant="b1", train_res=64)
+
+
+def random_hyper(rng: random.Random) -> Hyper:
+    def log(low: float, high: float) -> float:
+        return math.exp(rng.uniform(math.log(low), math.log(high)))
+
+    return Hyper(
+        lr=log(*OPTIONS.lr),
+        weight_decay=log(*OPTIONS.weight_decay),
+        label_smoothing=rng.uniform(*OPTIONS.label_smoothing),
+    )
+
+
+def quality(hyper: Hyper) -> float:
+    """Between 0 and 1, best at lr 0.01, weight decay 0.03, smoothing 0.05."""
+    miss = (
+        (math.log10(hyper.lr) + 2) ** 2 / 4
+        + (math.log10(hyper.weight_decay) + 1.5) ** 2
+        + ((hyper.label_smoothing - 0.05) / 0.2) ** 2
+    )
+    return math.exp(-miss)
+
+
+def finished(point: Point, hyper: Hyper, top1: float | None = None) -> Trial:
+    value = quality(hyper) if top1 is None else top1
+    return Trial(point=point, hyper=hyper, top1={2: value / 2, 6: value}, running=False,
+                 finished=True)  # fmt: skip
+
+
+def mixed_history(seed: int, points: Sequence[Point] = (SMALL, LARGE), count: int = 16) -> list:
+    """Finished, cut, diverged and running trials."""
+    rng, history = random.Random(seed), []
+    for i in range(count):
+        trial = finished(points[i % len(points)], random_hyper(rng))
+        kind = rng.choice(("finished", "finished", "cut", "diverged", "running"))
+        if kind == "cut":
+            trial = replace(trial, top1={2: trial.top1[2]}, finished=False)
+        elif kind == "diverged":
+            trial = replace(trial, top1={}, finished=False)
+        elif kind == "running":
+            trial = replace(trial, top1={}, finished=False, running=True)
+        history.append(trial)
+    return history
+
+
+def ask(history: Sequence[Trial], point: Point = SMALL, index: int = 20, seed: int = 0) -> Hyper:
+    return propose(OPTIONS, point, history, seed=seed, index=index)
+
+
+def test_first_at_each_point_is_the_middle() -> None:
+    expected = Hyper(lr=0.00316228, weight_decay=0.01, label_smoothing=0.1)
+    assert middle(OPTIONS) == expected
+    others = [finished(LARGE, random_hyper(random.Random(i))) for i in range(9)]
+    for history in ([], others, [finished(OTHER, expected)]):
+        assert ask(history) == expected
+    assert ask([finished(SMALL, expected)]) != expected
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_same_history_same_proposal_whatever_happened_before(seed: int) -> None:
+    history = mixed_history(seed)
+    first = ask(history)
+    random.seed(seed)
+    ask(mixed_history(seed + 100), LARGE, index=3, seed=9)
+    assert ask(list(history)) == first
+
+
+def test_index_and_seed_change_the_proposal() -> None:
+    history = mixed_history(1)
+    proposals = {ask(history, index=i, seed=s) for i in range(4) for s in range(3)}
+    assert len(proposals) == 12
+
+
+def test_points_of_a_variant_do_not_draw_the_same() -> None:
+    """Trials at two points that are asked for in a row have different indices, so they differ."""
+    history = [finished(p, middle(OPTIONS)) for p in (SMALL, LARGE)]
+    assert ask(history, SMALL, index=2) != ask(history, LARGE, index=3)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_other_variants_do_not_matter(seed: int) -> None:
+    history = mixed_history(seed)
+    theirs = mixed_history(seed + 50, points=(OTHER,))
+    woven = [t for pair in zip(history, theirs, strict=True) for t in pair]
+    assert ask(woven) == ask(history)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_only_the_order_within_a_train_resolution_matters(seed: int) -> None:
+    bend: dict[Point, Callable[[float], float]] = {
+        SMALL: lambda x: 0.1 * x,
+        LARGE: lambda x: 0.5 + 0.5 * x**3,
+    }
+    history = mixed_history(seed)
+    bent = [replace(t, top1={e: bend[t.point](v) for e, v in t.top1.items()}) for t in history]
+    assert bent != history and ask(bent) == ask(history)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_proposals_stay_within_the_ranges(seed: int) -> None:
+    history = mixed_history(seed, count=seed * 3)
+    for index in range(6):
+        hyper = ask(history, index=index, seed=seed)
+        for name in ("lr", "weight_decay", "label_smoothing"):
+            low, high = getattr(OPTIONS, name)
+            assert low * (1 - 1e-5) <= getattr(hyper, name) <= high * (1 + 1e-5)
+
+
+DEGENERATE: list[dict[str, Any]] = [
+    {"label_smoothing": (0.0, 0.0)},
+    {"label_smoothing": (0.1, 0.1), "weight_decay": (0.03, 0.03)},
+    {"lr": (3e-4, 3e-4)},
+    {"lr": (1e-3, 1e-3), "weight_decay": (0.05, 0.05), "label_smoothing": (0.0, 0.0)},
+]
+
+
+@pytest.mark.parametrize("ranges", DEGENERATE)
+def test_a_range_of_one_value_gives_that_value(ranges: dict[str, Any]) -> None:
+    options = replace(OPTIONS, **ranges)
+    history: list[Trial] = []
+    for index in range(10):
+        hyper = propose(options, SMALL, history, seed=0, index=index)
+        for name, (value, _) in ranges.items():
+            assert getattr(hyper, name) == pytest.approx(value, rel=1e-6)
+        history.append(finished(SMALL, hyper))
+
+
+@pytest.mark.parametrize("kind", ["diverged", "cut", "running", "tied", "one"])
+def test_any_outcome_of_earlier_trials_is_taken(kind: str) -> None:
+    rng = random.Random(0)
+    history = [finished(SMALL, random_hyper(rng)) for _ in range(9)]
+    if kind == "tied":
+        history = [replace(t, top1={6: 0.5}) for t in history]
+    elif kind == "one":
+        history = history[:1]
+    else:
+        top1 = {2: 0.1} if kind == "cut" else {}
+        running = kind == "running"
+        history = [replace(t, top1=top1, finished=False, running=running) for t in history]
+    assert OPTIONS.lr[0] <= ask(history).lr <= OPTIONS.lr[1]
+
+
+def search(seed: int, trials: int, shift: float) -> list[Hyper]:
+    """Proposals at two points in turn, with accuracies that differ by ``shift`` between them."""
+    history: list[Trial] = []
+    for index in range(trials):
+        point = (SMALL, LARGE)[index % 2]
+        hyper = propose(OPTIONS, point, history, seed=seed, index=index)
+        scale = 1 - shift if point == SMALL else 1.0
+        history.append(finished(point, hyper, scale * quality(hyper)))
+    return [t.hyper for t in history]
+
+
+def test_learns_more_than_chance_across_train_resolutions() -> None:
+    trials, seeds = 20, 12
+    found = [search(seed, trials, shift=0.7) for seed in range(seeds)]
+    drawn = [[random_hyper(random.Random(f"{s} {i}")) for i in range(trials)] for s in range(200)]
+
+    def mean_best(runs: list[list[Hyper]]) -> float:
+        return sum(max(map(quality, run)) for run in runs) / len(runs)
+
+    def mean_late(runs: list[list[Hyper]]) -> float:
+        late = [quality(h) for run in runs for h in run[trials // 2 :]]
+        return sum(late) / len(late)
+
+    assert mean_best(found) > mean_best(drawn)
+    assert mean_late(found) > 1.3 * mean_late(drawn)
+
+
+def test_a_gap_between_train_resolutions_does_not_matter() -> None:
+    assert search(0, 14, shift=0.0) == search(0, 14, shift=0.9)

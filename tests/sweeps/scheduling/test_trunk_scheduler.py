@@ -1,0 +1,483 @@
+"""Phase 1 without training: fake trunks whose accuracy is a function of their hyperparameters."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sweeps.events.event_types import EpochEnded, Event, TrunkBegan, TrunkEnded
+from sweeps.planning.grid import Point, point_of
+from sweeps.planning.plan import Plan
+from sweeps.planning.spec import SweepSpec
+from sweeps.scheduling import tpe
+from sweeps.scheduling import trunk_scheduler as directing
+from sweeps.scheduling.trunk_scheduler import TrunkDirector
+from tests.sweeps.planning.test_plan import plan_of
+from tests.sweeps.planning.test_spec import spec_with
+from trainables.evaluation.metrics import Score
+from trainables.storage.artifact_store import Store
+from trainables.storage.files import append_line, read_lines, replacing
+from trainables.storage.hashing import plain
+from trainables.training import trunk
+from trainables.training.trunk import EpochReport, TrunkSpec, recorded_reports
+
+SPEC = spec_with(
+    variants=("b0", "b1"),
+    train_res=(64, 96),
+    test_res=(64, 96, 128),
+    epochs=6,
+    samples=3,
+    grace_epochs=1,
+    reduction=2,  # rungs 1, 2, 4, 6
+)
+
+
+class Killed(BaseException):
+    """The driver is gone."""
+
+
+class Events(list[Event]):
+    """A watcher that keeps all."""
+
+    def on(self, event: Event) -> None:
+        self.append(event)
+
+
+# --- fake training ----------------------------------------------------------------------------
+
+
+def accuracy(trunk: TrunkSpec, epoch: int, res: int) -> float:
+    miss = math.log10(trunk.hyper.lr / 2e-3) ** 2 + abs(trunk.hyper.label_smoothing - 0.05)
+    size = 0.2 * (trunk.variant == "b1") + 0.1 * (res / trunk.train_res == 4 / 3)
+    return 0.6 * math.exp(-miss) * (1 - math.exp(-epoch / 2)) + size
+
+
+def report_of(plan: Plan, trunk: TrunkSpec, epoch: int, at: int = 0) -> EpochReport:
+    n, rungs, resolutions = plan.counts["val"], plan.spec.rungs, plan.grid.test_res
+    hits = {res: round(n * accuracy(trunk, epoch, res)) for res in resolutions}
+    val = {res: Score(split="val", n=n, hits1=h, hits5=n) for res, h in hits.items()}
+    return EpochReport(
+        epoch=epoch,
+        loss=1 / epoch,
+        train_top1=0.5,
+        images=plan.counts["train"],
+        lr=trunk.hyper.lr,
+        seconds=1.0,
+        at=at or 1000 * epoch,
+        val=val if epoch in rungs else {},
+    )
+
+
+def diverging(plan: Plan, trunk: TrunkSpec, epoch: int) -> EpochReport:
+    """The second epoch of b0's trunks with a large lr is not finite."""
+    report = report_of(plan, trunk, epoch)
+    if trunk.variant == "b0" and trunk.hyper.lr > 1e-3 and epoch == 2:
+        lost: dict[str, Any] = {"loss": None, "val": {}, "diverged": True}
+        return EpochReport(**{**vars(report), **lost})
+    return report
+
+
+Training = Callable[[Plan, TrunkSpec, int], EpochReport]
+
+
+class Farm:
+    """Workers without Ray: what the store holds of a trunk is reported, the rest trained."""
+
+    def __init__(self, plan: Plan, store: Store[Path], training: Training = report_of):
+        self.plan, self.store, self.training = plan, store, training
+        self.trained: Counter[tuple[str, int]] = Counter()
+
+    def step(self, trunk: TrunkSpec, reported: int) -> EpochReport:
+        recorded = recorded_reports(self.store, trunk.key)
+        if reported < len(recorded):
+            return recorded[reported]
+        report = self.training(self.plan, trunk, reported + 1)
+        self.trained[trunk.key, report.epoch] += 1
+        state = {
+            "model": {"w": torch.tensor([float(report.epoch)])},
+            "reports": plain([*recorded, report]),
+        }
+        with replacing(self.store.trunk(trunk.key) / "state.pt") as temporary:
+            torch.save(state, temporary)
+        return report
+
+    def run(
+        self,
+        director: TrunkDirector,
+        concurrency: int = 1,
+        rng: random.Random | None = None,
+        restarts: float = 0.0,
+    ) -> None:
+        """To the end of the phase; now and then a worker starts its trunk over."""
+        rng = rng or random.Random(0)
+        running: dict[str, tuple[TrunkSpec, int]] = {}
+        while True:
+            while len(running) < concurrency and (trunk := director.next()) is not None:
+                assert trunk.key not in running, "handed out twice"
+                running[trunk.key] = (trunk, 0)
+            if not running:
+                return
+            trunk, reported = running[rng.choice(sorted(running))]
+            if rng.random() < restarts:
+                reported = 0
+            if director.report(trunk, self.step(trunk, reported)):
+                running[trunk.key] = (trunk, reported + 1)
+            else:
+                del running[trunk.key]
+
+
+def outcome(director: TrunkDirector, store: Store[Path]) -> dict[str, Any]:
+    """All that a phase leaves, without the store's dead epochs and the clock."""
+    found = {
+        path.parent.name: json.loads(path.read_text())
+        for path in (store.root / "trunks").glob("*/result.json")
+    }
+    results = {key: (value["why"], len(value["reports"])) for key, value in found.items()}
+    return {
+        "results": results,
+        "journal": read_lines(store.journal),
+        "survivors": [t.key for t in director.survivors()],
+        "over": director.over,
+        "open": [str(p) for p in store.root.rglob("state.pt")],
+    }
+
+
+def phase(
+    plan: Plan, root: Path, training: Training = report_of, **how: Any
+) -> tuple[TrunkDirector, Store[Path], Farm, Events]:
+    store, events = Store(root), Events()
+    director, farm = TrunkDirector(plan, store, events), Farm(plan, store, training)
+    farm.run(director, **how)
+    return director, store, farm, events
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    """``propose`` is pure (see test_proposals): asked the same again, it need not think. And no
+    power is cut here, so nothing waits for the disk."""
+    known: dict[str, Any] = {}
+    real = tpe.propose
+
+    def propose(*args: Any, **kwargs: Any) -> Any:
+        question = repr((args, kwargs))
+        if question not in known:
+            known[question] = real(*args, **kwargs)
+        return known[question]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(directing, "propose", propose)
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture
+def plan() -> Plan:
+    return plan_of(SPEC)
+
+
+# --- undisturbed ------------------------------------------------------------------------------
+
+
+def check_whole(
+    plan: Plan, director: TrunkDirector, store: Store[Path], farm: Farm, events: Events
+):
+    journal = read_lines(store.journal)
+    asked = [line for line in journal if line["event"] == "ask"]
+    ended = Counter(line["trunk"] for line in journal if line["event"] == "end")
+    assert [line["index"] for line in asked] == list(range(plan.trunks))
+    assert ended == Counter(line["trunk"] for line in asked), "each trunk ends exactly once"
+    assert set(ended.values()) == {1}
+    began = [e.trunk for e in events if isinstance(e, TrunkBegan)]
+    ends = [e.trunk.key for e in events if isinstance(e, TrunkEnded)]
+    at = Counter(point_of(t) for t in began)
+    assert at == dict.fromkeys(plan.points, plan.spec.trunks.samples)
+    assert sorted(ends) == sorted(t.key for t in began) == sorted(ended)
+    assert set(farm.trained.values()) == {1}, "no epoch is trained twice"
+    for key in ended:
+        epochs = [r.epoch for r in recorded_reports(store, key)]
+        assert epochs == list(range(1, len(epochs) + 1))
+        assert sorted(e for k, e in farm.trained if k == key) == epochs
+    assert director.over and director.next() is None
+    assert outcome(director, store)["open"] == []
+
+
+@pytest.mark.parametrize("concurrency", [1, 2, 3, 4])
+@pytest.mark.parametrize("seed", range(4))
+def test_every_point_gets_its_samples_and_every_trunk_ends_once(
+    plan: Plan, tmp_path: Path, concurrency: int, seed: int
+) -> None:
+    whole = phase(plan, tmp_path, concurrency=concurrency, rng=random.Random(seed))
+    check_whole(plan, *whole)
+
+
+def test_ends_are_what_the_rungs_say(plan: Plan, tmp_path: Path) -> None:
+    _, store, _, events = phase(plan, tmp_path)
+    decisions = {
+        (line["trunk"], line["epoch"]): line["goes_on"]
+        for line in read_lines(store.journal)
+        if line["event"] == "rung"
+    }
+    whys: Counter[str] = Counter()
+    for event in events:
+        if isinstance(event, TrunkEnded):
+            key, last = event.trunk.key, event.reports[-1].epoch
+            whys[event.why] += 1
+            assert event.why == ("finished" if last == 6 else "cut")
+            expected = {e: e < last or event.why == "finished" for e in (1, 2, 4) if e <= last}
+            assert {e: on for (k, e), on in decisions.items() if k == key} == expected
+    assert whys["finished"] and whys["cut"]
+
+
+def test_rung_metric_is_the_best_over_test_resolutions(plan: Plan, tmp_path: Path) -> None:
+    _, store, _, events = phase(plan, tmp_path)
+    trunks = {e.trunk.key: e.trunk for e in events if isinstance(e, TrunkBegan)}
+    rungs = [line for line in read_lines(store.journal) if line["event"] == "rung"]
+    for line in rungs:
+        trunk = trunks[line["trunk"]]
+        best = max(accuracy(trunk, line["epoch"], res) for res in plan.grid.test_res)
+        assert line["top1"] == round(50 * best) / 50
+        assert line["group"] == trunk.variant
+
+
+def test_points_take_turns(plan: Plan, tmp_path: Path) -> None:
+    *_, events = phase(plan, tmp_path)
+    points = [point_of(e.trunk) for e in events if isinstance(e, TrunkBegan)]
+    assert points == [*plan.points] * 3
+
+
+def test_survivors_are_those_that_came_farthest_then_did_best(tmp_path: Path) -> None:
+    for survivors in (1, 2, 9):
+        plan = plan_of(spec_with(SPEC, survivors=survivors))
+        director, store, _, events = phase(plan, tmp_path / str(survivors))
+        trunks = [e.trunk for e in events if isinstance(e, TrunkBegan)]
+
+        def merit(trunk: TrunkSpec, store: Store[Path] = store) -> tuple[int, int]:
+            last = [r for r in recorded_reports(store, trunk.key) if r.val][-1]
+            return last.epoch, max(s.hits1 for s in last.val.values())
+
+        expected = []
+        for point in plan.points:
+            own = sorted((t for t in trunks if point_of(t) == point), key=merit)
+            expected += own[::-1][:survivors]
+        assert [merit(t) for t in director.survivors()] == [merit(t) for t in expected]
+        assert {t.key for t in director.survivors()} == {t.key for t in expected}
+
+
+# --- disturbed --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_worker_that_starts_over_changes_nothing(plan: Plan, tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    calm, store, *_ = phase(plan, tmp_path / "calm")
+    shaken = phase(plan, tmp_path / "shaken", restarts=0.2, rng=rng)
+    assert set(shaken[2].trained.values()) == {1}
+    assert outcome(shaken[0], shaken[1]) == outcome(calm, store)
+
+
+class Fuse:
+    """Kills the driver before its n-th touch of the store."""
+
+    def __init__(self, at: int):
+        self.left = at
+
+    def wrap(self, touch: Callable[..., Any]) -> Callable[..., Any]:
+        def fused(*args: Any, **kwargs: Any) -> Any:
+            if self.left == 0:
+                raise Killed
+            self.left -= 1
+            return touch(*args, **kwargs)
+
+        return fused
+
+
+def killed_at(plan: Plan, root: Path, at: int, training: Training = report_of, **how: Any) -> bool:
+    """Run the phase into the kill; whether it came to it."""
+    store, fuse, unlink = Store(root), Fuse(at), Path.unlink
+    farm = Farm(plan, store, training)
+    fused_unlink = fuse.wrap(unlink)
+
+    def unlink_state(path: Path, missing_ok: bool = False) -> None:
+        (fused_unlink if path.name == "state.pt" else unlink)(path, missing_ok)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(directing, "append_line", fuse.wrap(append_line))
+        for name in ("write_tensors", "write_json"):  # within ``settle``
+            patch.setattr(trunk, name, fuse.wrap(getattr(trunk, name)))
+        patch.setattr(Path, "unlink", unlink_state)
+        patch.setattr(farm, "step", fuse.wrap(farm.step))
+        try:
+            farm.run(TrunkDirector(plan, store, Events()), **how)
+        except Killed:
+            return True
+    return False
+
+
+def test_killed_anywhere_it_ends_as_if_undisturbed(tmp_path: Path) -> None:
+    plan = plan_of(spec_with(SPEC, variants=("b0",), train_res=(64,), epochs=4, samples=7))
+    calm, store, *_ = phase(plan, tmp_path / "calm", diverging)
+    expected = outcome(calm, store)
+    whys = {why for why, _ in expected["results"].values()}
+    assert whys == {"finished", "cut", "diverged"}
+    at = 0
+    while killed_at(plan, root := tmp_path / str(at), at, diverging):
+        director, store, _, events = phase(plan, root, diverging)
+        assert outcome(director, store) == expected, f"killed at {at}"
+        ends = Counter(e.trunk.key for e in events if isinstance(e, TrunkEnded))
+        assert ends == Counter(expected["results"].keys()), "told of every trunk's end once"
+        at += 1
+    assert at > 40
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_killed_again_and_again_with_several_at_a_time(
+    plan: Plan, tmp_path: Path, seed: int
+) -> None:
+    rng = random.Random(seed)
+    how: dict[str, Any] = {"concurrency": rng.randint(2, 4), "rng": rng}
+    while killed_at(plan, tmp_path, rng.randint(10, 60), **how):
+        pass
+    decided = [line for line in read_lines(Store(tmp_path).journal) if line["event"] == "rung"]
+    assert len({(line["trunk"], line["epoch"]) for line in decided}) == len(decided)
+    director, store, farm, _ = phase(plan, tmp_path)
+    assert not farm.trained
+    journal = read_lines(store.journal)
+    ended = Counter(line["trunk"] for line in journal if line["event"] == "end")
+    assert len(ended) == plan.trunks and set(ended.values()) == {1}
+    assert director.over and len(director.survivors()) == len(plan.points)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 0.5, -1])
+def test_a_journal_cut_within_a_line_is_taken_up_to_it(
+    plan: Plan, tmp_path: Path, kept: float
+) -> None:
+    calm, store, *_ = phase(plan, tmp_path / "calm")
+    expected = outcome(calm, store)
+    for at in (3, 20, 41):
+        root = tmp_path / str(at)
+        assert killed_at(plan, root, at)
+        journal = Store(root).journal
+        *whole, last = journal.read_text().splitlines(keepends=True)
+        length = int(kept * len(last)) if 0 < kept < 1 else int(kept) % len(last)
+        journal.write_text("".join(whole) + last[:length])
+        director, store, *_ = phase(plan, root)
+        assert outcome(director, store) == expected
+
+
+def test_a_finished_phase_is_over_at_once_and_told_again(plan: Plan, tmp_path: Path) -> None:
+    director, store, _, events = phase(plan, tmp_path)
+    before = store.journal.read_bytes()
+    again = Events()
+    late = TrunkDirector(plan, store, again)
+    assert late.over and late.next() is None
+    assert [t.key for t in late.survivors()] == [t.key for t in director.survivors()]
+    ends = [e for e in events if isinstance(e, TrunkEnded)]
+    assert list(again) == ends
+    assert store.journal.read_bytes() == before
+
+
+# --- trunks that come to nothing --------------------------------------------------------------
+
+
+def test_a_diverged_trunk_ends_itself_and_not_the_phase(plan: Plan, tmp_path: Path) -> None:
+    director, store, farm, events = phase(plan, tmp_path, diverging)
+    check_whole(plan, director, store, farm, events)
+    lost = [e for e in events if isinstance(e, TrunkEnded) and e.why == "diverged"]
+    assert lost
+    assert all(e.reports[-1].epoch == 2 and e.reports[-1].diverged for e in lost)
+    assert not {e.trunk.key for e in lost} & {t.key for t in director.survivors()}
+    told = [e for e in events if isinstance(e, EpochEnded) and e.report.diverged]
+    assert told and not any(e.goes_on for e in told)
+
+
+def test_points_where_all_diverged_have_no_survivor(plan: Plan, tmp_path: Path) -> None:
+    def all_lost(plan: Plan, trunk: TrunkSpec, epoch: int) -> EpochReport:
+        report = report_of(plan, trunk, epoch)
+        if trunk.variant == "b0":
+            return EpochReport(**{**vars(report), "loss": None, "val": {}, "diverged": True})
+        return report
+
+    director, *_ = phase(plan, tmp_path, all_lost)
+    assert director.over
+    assert {t.variant for t in director.survivors()} == {"b1"}
+
+
+def test_a_failed_trunk_is_left_out_for_good(plan: Plan, tmp_path: Path) -> None:
+    store, events = Store(tmp_path), Events()
+    director, farm = TrunkDirector(plan, store, events), Farm(plan, store)
+    trunk = director.next()
+    assert trunk is not None
+    director.report(trunk, farm.step(trunk, 0))
+    director.failed(trunk, "Traceback: no memory")
+    director.failed(trunk, "told twice")
+    assert not director.report(trunk, report_of(plan, trunk, 2))
+    farm.run(director)
+    ends = [e for e in events if isinstance(e, TrunkEnded)]
+    assert len(ends) == plan.trunks and ends[0].why == "failed"
+    assert [r.epoch for r in ends[0].reports] == [1]
+    assert ends[0].error == "Traceback: no memory"
+    assert (store.trunk(trunk.key) / "error.txt").read_text() == ends[0].error
+    assert trunk.key not in {t.key for t in director.survivors()}
+    again = Events()
+    late = TrunkDirector(plan, store, again)
+    assert late.over
+    first = again[0]
+    assert isinstance(first, TrunkEnded)
+    assert (first.trunk, first.why, first.reports) == (trunk, "failed", ends[0].reports)
+    assert [t.key for t in late.survivors()] == [t.key for t in director.survivors()]
+
+
+def test_a_trunk_that_failed_at_once_has_no_reports(plan: Plan, tmp_path: Path) -> None:
+    director = TrunkDirector(plan, Store(tmp_path), Events())
+    trunk = director.next()
+    assert trunk is not None
+    director.failed(trunk, "")
+    again = Events()
+    late = TrunkDirector(plan, Store(tmp_path), again)
+    (event,) = again
+    assert isinstance(event, TrunkEnded) and (event.why, event.reports) == ("failed", ())
+    assert not late.over
+
+
+# --- ranges of one value ----------------------------------------------------------------------
+
+SINGLE: SweepSpec = spec_with(
+    SPEC, lr=(1e-3, 1e-3), weight_decay=(0.01, 0.01), label_smoothing=(0.1, 0.1)
+)
+
+
+@pytest.mark.parametrize("concurrency", [1, 3, 9])
+def test_equal_proposals_are_one_trunk(tmp_path: Path, concurrency: int) -> None:
+    plan = plan_of(SINGLE)
+    director, store, farm, events = phase(plan, tmp_path, concurrency=concurrency)
+    began = [e.trunk for e in events if isinstance(e, TrunkBegan)]
+    assert Counter(map(point_of, began)) == dict.fromkeys(plan.points, 1)
+    assert set(farm.trained.values()) == {1}
+    assert director.over and director.next() is None
+    assert len(director.survivors()) == len(plan.points)
+    assert TrunkDirector(plan, store, Events()).over
+
+
+def test_not_over_while_a_trunk_runs_or_is_yet_to_be_asked_for(tmp_path: Path) -> None:
+    plan = plan_of(spec_with(SPEC, variants=("b0",), train_res=(64,), samples=2))
+    assert plan.points == (Point(variant="b0", train_res=64),)
+    director = TrunkDirector(plan, Store(tmp_path), Events())
+    farm = Farm(plan, Store(tmp_path))
+    for _ in range(2):
+        assert not director.over
+        trunk = director.next()
+        assert trunk is not None and not director.over
+        epoch = 0
+        while director.report(trunk, farm.step(trunk, epoch)):
+            assert not director.over
+            epoch += 1
+    assert director.over

@@ -1,0 +1,43 @@
+"""Each net is timed once on a device, whatever its arms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sweeps.selection import row_latency
+from sweeps.selection.row_latency import timed
+from tests.sweeps.selection.test_leaderboard import a_row
+from trainables.profiling.latency import Latency
+from trainables.storage.artifact_store import Store
+
+
+def test_rows_of_one_net_share_a_measurement_that_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, int, int]] = []
+
+    def measuring(variant: str, res: int, classes: int) -> Latency:
+        asked.append((variant, res, classes))
+        return Latency(
+            latency_ms=float(res + len(asked)), low_ms=1.0, high_ms=9.0, runs=5, images_s=50.0
+        )
+
+    monkeypatch.setattr(row_latency, "measure", measuring)
+    rows = [
+        a_row(arm=arm, variant=variant, train_res=train, test_res=test)
+        for variant in ("b0", "b1")
+        for train in (64, 96)
+        for test in (96, 128)
+        for arm in ("none", "fix")
+    ]
+    found = timed(rows, 10, Store(tmp_path))
+    assert sorted(asked) == [(v, r, 10) for v in ("b0", "b1") for r in (96, 128)]
+    by_net = {(r.variant, r.test_res): r.latency_ms for r in found}
+    assert all(r.latency_ms == by_net[r.variant, r.test_res] for r in found)
+    assert len(set(by_net.values())) == 4 and {r.images_s for r in found} == {50.0}
+    assert timed(rows, 10, Store(tmp_path)) == found and len(asked) == 4
+    monkeypatch.setattr(row_latency, "device_name", lambda: "another")
+    timed(rows, 10, Store(tmp_path))
+    assert len(asked) == 8

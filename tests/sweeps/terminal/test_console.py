@@ -1,0 +1,168 @@
+"""What the terminal shows: plain lines on a file, a panel on a terminal."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from sweeps.events.event_types import (
+    CellBegan,
+    CellEnded,
+    CellsPlanned,
+    Event,
+    Retried,
+    SweepBegan,
+    TrunkBegan,
+    TrunkEnded,
+)
+from sweeps.terminal.console import Terminal
+from tests.sweeps.planning.test_plan import HYPER, plan_of
+from tests.sweeps.planning.test_spec import spec_with
+from tests.sweeps.scheduling.test_trunk_scheduler import SPEC, diverging, phase
+from tests.sweeps.selection.test_leaderboard import a_row
+
+
+def output_of(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def file_console(width: int = 300) -> Console:
+    return Console(file=io.StringIO(), force_terminal=False, width=width, highlight=False)
+
+
+def tty_console(width: int = 100) -> Console:
+    return Console(file=io.StringIO(), force_terminal=True, width=width, height=30)
+
+
+@pytest.fixture(scope="module")
+def events(tmp_path_factory: pytest.TempPathFactory) -> list[Event]:
+    """A whole sweep, with a trunk and a cell that came to nothing."""
+    plan = plan_of(SPEC)
+    director, _, _, events = phase(plan, tmp_path_factory.mktemp("store"), diverging)
+    lost = next(e.trunk for e in events if isinstance(e, TrunkBegan))
+    failed = TrunkEnded(trunk=lost, why="failed", reports=(), error="Trace\n  Boom: [b] broken\n")
+    survivors = director.survivors()
+    cells = [(plan.cell(t.variant, t.key, r), t) for t in survivors for r in (64, 96)]
+    told: list[Event] = [SweepBegan(plan=plan), *events, failed, CellsPlanned(cells=tuple(cells))]
+    for i, (cell, trunk) in enumerate(cells):
+        place: dict[str, Any] = {"variant": trunk.variant, "train_res": trunk.train_res}
+        rows = (a_row(20 + i, arm="none", **place), a_row(30 + i, **place))
+        told += [CellBegan(cell=cell, trunk=trunk)]
+        told += [CellEnded(cell=cell, trunk=trunk, rows=rows if i else ())]
+    return told
+
+
+def lines_of(events: list[Event]) -> list[str]:
+    console = file_console()
+    with Terminal(console) as terminal:
+        for event in events:
+            terminal.on(event)
+    return output_of(console).splitlines()
+
+
+def test_on_a_file_plain_lines_of_one_event_each(events: list[Event]) -> None:
+    lines = lines_of(events)
+    assert lines and not any("\x1b" in line for line in lines)
+    assert all(re.match(r"(trunk|cell|cells:|  \S)", line) for line in lines)
+    ends = [e for e in events if isinstance(e, TrunkEnded)]
+    for why, words in (("finished", "finished"), ("cut", "cut by ASHA"), ("diverged", "diverged")):
+        count = sum(e.why == why for e in ends)
+        assert count and sum(f": {words} after" in line for line in lines) == count
+    assert sum(line.startswith("cell ") for line in lines) == sum(
+        isinstance(e, CellEnded) for e in events
+    )
+    assert lines[-1].endswith("nothing left")
+
+
+def test_every_accuracy_has_its_split_and_sample_size(events: list[Event]) -> None:
+    shares = [line for line in lines_of(events) if "%" in line]
+    assert len(shares) > 20
+    for line in shares:
+        assert "val top-1" in line and "(n=50)" in line, line
+
+
+def test_an_error_is_told_by_its_last_line_as_it_stands(events: list[Event]) -> None:
+    (line,) = [line for line in lines_of(events) if "Boom" in line]
+    assert "Boom: [b] broken" in line and "error.txt" in line
+
+
+def test_a_trial_that_is_tried_again_is_told_in_a_line(events: list[Event]) -> None:
+    ended = next(e for e in events if isinstance(e, CellEnded))
+    trace = "Failure # 1\nThe actor is dead because it died. Worker exit type: X Y: Z. More.\n"
+    begun, cell = (Retried(trunk=ended.trunk, cell=c, error=trace) for c in (None, ended.cell))
+    of_trunk, of_cell = lines_of([begun, cell])
+    assert of_trunk.startswith("trunk b0 at 64 px, lr ") and of_cell.startswith("cell b0 64 -> ")
+    for line in (of_trunk, of_cell):
+        assert line.endswith(": tried again, as a trial failed: The actor is dead because it died")
+
+
+def test_brackets_and_colons_in_a_line_are_no_markup() -> None:
+    console = file_console()
+    Terminal(console).say("folder [red]/data[/red] :smile:")
+    assert output_of(console) == "folder [red]/data[/red] :smile:\n"
+
+
+def test_long_lines_are_not_broken_on_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    terminal = Terminal()
+    terminal.say("word " * 60)
+    assert terminal.console.file.getvalue().count("\n") == 1  # type: ignore[attr-defined]
+
+
+def has_panel(terminal: Terminal) -> bool:
+    return terminal._live is not None
+
+
+@pytest.mark.parametrize("width", [40, 100])
+def test_on_a_terminal_a_panel_is_drawn_at_every_point(events: list[Event], width: int) -> None:
+    console = tty_console(width)
+    with Terminal(console) as terminal:
+        for event in events:
+            terminal.on(event)
+            paper = file_console(width)
+            paper.print(terminal._panel())
+            text = " ".join(output_of(paper).split())
+            assert re.search(r"(trunks|cells) \d+/\d+", text) and "best so far:" in text
+            assert ("%" in text) is bool(re.search(r"val top-1 [\d.]+ % \(n=50\)", text))
+        assert has_panel(terminal)
+    assert not has_panel(terminal)
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", output_of(console))
+    assert "cut by ASHA" in " ".join(shown.split())
+
+
+def test_the_panel_ends_with_the_context_even_on_an_error(events: list[Event]) -> None:
+    terminal = Terminal(tty_console())
+
+    def fail() -> None:
+        with terminal:
+            terminal.on(events[0])
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert not has_panel(terminal)
+
+
+def test_counting_speaks_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    console = file_console()
+    count = Terminal(console).counting("decoding images")
+    for done in range(1, 101):
+        now += 0.3
+        count(done, 100)
+    said = output_of(console).splitlines()
+    assert said[0] == "decoding images: 17 of 100" and len(said) == 5
+
+
+def test_a_trunk_is_named_by_what_it_is() -> None:
+    plan = plan_of(spec_with(variants=("b0", "b1"), train_res=(100,), test_res=(100, 200)))
+    trunk = plan.trunk(plan.points[1], HYPER)
+    console = file_console()
+    Terminal(console).on(TrunkBegan(trunk=trunk))
+    assert output_of(console) == "trunk b1 at 100 px, lr 0.001: begins\n"

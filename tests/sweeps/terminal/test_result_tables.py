@@ -1,0 +1,151 @@
+"""The plan and the results as a terminal prints them."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from sweeps.final_model.held_out import Gain
+from sweeps.planning.plan import Plan
+from sweeps.planning.serving_limits import rounded
+from sweeps.selection.choice import Choice
+from sweeps.selection.published_comparison import beside
+from sweeps.terminal.result_tables import COSTS, fronts, plan_view, summary
+from tests.sweeps.final_model.test_outcome import outcome_of
+from tests.sweeps.planning.test_plan import plan_of
+from tests.sweeps.planning.test_spec import spec_with
+from tests.sweeps.selection.test_leaderboard import a_row
+from tests.sweeps.terminal.test_console import file_console, output_of
+
+
+@pytest.fixture
+def plan() -> Plan:
+    return plan_of(spec_with(variants=("b0", "b1"), train_res=(100,), test_res=(100, 200)))
+
+
+def test_the_plan_says_what_will_be_done_and_what_it_costs(plan: Plan) -> None:
+    console = file_console()
+    console.print(plan_view(plan))
+    text = output_of(console)
+    assert "120 train, 50 val, 40 test; 3 classes" in text
+    assert "8: b0 b1 x train 100 px x 4 samples; 20 epochs, cut after 2, 6, 18" in text
+    assert re.search(r"cells +4: 1 trunk", text)
+    assert re.search(r"b1 +5.00 +2 +8\b", text)  # GMACs at 100 and 200 px
+    most, expected = re.findall(r"([\d.]+) TMACs.*about ([\d.]+)", text)[0]
+    assert float(most) == pytest.approx(
+        4 * sum(plan.work_left(p) for p in plan.points) / 1e3, abs=0.06
+    )
+    assert float(expected) < float(most)
+
+
+@pytest.mark.parametrize("options", [{"epochs": 1}, {"grace_epochs": 50}, {"samples": 1}])
+def test_a_plan_without_rungs_or_choice_can_be_shown(options: dict[str, int]) -> None:
+    console = file_console()
+    console.print(plan_view(plan_of(spec_with(**options))))
+    assert ("cut after none" in output_of(console)) is ("samples" not in options)
+
+
+def test_an_automatic_ladder_is_explained() -> None:
+    console = file_console()
+    console.print(plan_view(plan_of(spec_with(train_res=(64, 128), test_res="auto"))))
+    text = output_of(console)
+    assert "crops of 25 to 100 % of the area in training, images of 1.00 : 1" in text
+    assert re.search(r"64 px: test 64 \d+ \d+ \d+, around \d+ px \(1\.\d\d times\)", text)
+    assert "the images (100 px) are enlarged" in text
+
+
+def test_untrained_nets_are_said_to_be_so() -> None:
+    console = file_console()
+    console.print(plan_view(plan_of(spec_with(epochs=0, train_res="native", test_res="published"))))
+    text = output_of(console)
+    assert "as their weights are, untrained" in text and "TMACs" not in text
+    assert "train 224 px" in text and "test 320 px" in text
+    assert "classes in the order of their names" in text
+
+
+def test_the_summary_shows_the_best_the_choice_and_test() -> None:
+    rows = [a_row(60 + i, 100, train_res=32 * (i + 1)) for i in range(12)]
+    rows += [a_row(60, 80, split="test", top5=0.988), a_row(50, 80, split="test", arm="crop1")]
+    choice = Choice(row=rows[0], reason="It is cheap.", optimism=0.004)
+    console = file_console()
+    console.print(
+        summary(outcome_of(rows, choice, gains={"test": Gain(difference=0.125, error=0.04)}))
+    )
+    text = output_of(console)
+    assert "Best of 12 rows, on val (n=100)" in text
+    shares = [float(m) for m in re.findall(r"fix +([\d.]+) ", text)]
+    assert shares == [71.0, 70.0, 69.0, 68.0, 67.0, 66.0, 65.0, 64.0, 60.0]
+    assert "chosen   It is cheap." in text
+    # Wilson's interval of 60 in 80, by its formula: 64.5 to 83.2.
+    assert "test     top-1 75.0 % (n=80, 95 % interval 64.5 to 83.2), top-5 98.8 %" in text
+    assert "+12.5 points on the untuned trunk (paired, standard error 4.0)" in text
+    assert "flatters its val top-1 by about 0.4 points" in text
+
+
+def test_a_refit_and_further_looks_at_test_are_told() -> None:
+    rows = [a_row(90, 100), a_row(45, 50, split="test")]
+    console = file_console()
+    console.print(summary(outcome_of(rows, refit=True, test_cells=3)))
+    output = " ".join(output_of(console).split())
+    assert "refit trained again on train + val; what follows is of that net" in output
+    assert "looked at the test split for 3 cells" in output
+    console = file_console()
+    console.print(summary(outcome_of(rows)))
+    assert "refit" not in output_of(console) and "looked at" not in output_of(console)
+
+
+def test_arms_are_compared_with_the_untuned_one_cell_by_cell() -> None:
+    rows = [
+        a_row(hits, 100, arm=arm, train_res=res, seconds=seconds)
+        for arm, seconds, by_res in (
+            ("none", 1.0, {64: 50, 96: 60}),
+            ("crop1", 2.0, {64: 60, 96: 60}),
+            ("fix", 4.0, {64: 70, 96: 58}),
+        )
+        for res, hits in by_res.items()
+    ]
+    console = file_console()
+    console.print(summary(outcome_of(rows)))
+    text = output_of(console)
+    assert "Arms over 2 cells, on val (n=100)" in text
+    lines = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
+    assert lines["none"] == ["55.0", "60.0", "1.0", "-5.0", "0/1"]
+    assert lines["crop1"] == ["60.0", "60.0", "2.0"]
+    assert lines["fix"] == ["64.0", "70.0", "4.0", "+4.0", "1/1"]
+
+
+def test_published_figures_stand_beside_the_measured() -> None:
+    rows = [a_row(800, 1000, variant="b0", train_res=224, test_res=320)]
+    console = file_console()
+    console.print(summary(outcome_of(rows), beside(rows)))
+    assert re.search(r"b0 +224 +320 +80\.2 +80\.0 +-0\.2 +fix +val, n=1000", output_of(console))
+
+
+def test_a_row_is_starred_where_it_is_on_a_costs_front() -> None:
+    costs = {
+        "b1": (2.0, 8.0, 1534.6, 20.0),
+        "b2": (1.0, 8.0, 80.0, 30.0),
+        "b3": (3.0, 4.0, 90.0, 20.0),
+    }
+    best, narrow, wide = (
+        a_row(hits, 100, variant=name, **dict(zip(COSTS, costs[name], strict=True)))
+        for name, hits in (("b1", 90), ("b2", 80), ("b3", 80))
+    )
+    console = file_console()
+    console.print(fronts([best, narrow, wide], list(COSTS), best))
+    lines = [line.split() for line in output_of(console).splitlines() if " fix " in line]
+    assert [line[0] for line in lines] == ["b2", "b1", "b3"]
+    assert [" ".join(line[5:]) for line in lines] == [
+        "1 * 8 80 * 30",
+        "2 * 8 * 1530 * 20 *",
+        "3 4 * 90 20",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cost", "words"),
+    [(0.0123456, "0.0123"), (20.0, "20"), (32.44, "32.4"), (999.7, "1000"), (2668.07, "2670")],
+)
+def test_costs_are_rounded_without_exponents(cost: float, words: str) -> None:
+    assert rounded(cost) == words

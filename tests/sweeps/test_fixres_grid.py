@@ -1,0 +1,189 @@
+"""The command line: options to a spec, help, exit codes."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from sweeps.planning.recipes import RECIPES, builtin_digits
+from sweeps.planning.spec import SweepSpec
+from tests.sweeps.planning.test_spec import is_one_sentence, spec_with
+from trainables.errors import SweepError, UserError
+from trainables.storage.hashing import plain
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def script() -> Iterator[ModuleType]:
+    """The entry script as a module; what it sets in the environment for Ray is taken back."""
+    before = dict(os.environ)
+    from sweeps import fixres_grid
+
+    yield fixres_grid
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def parse(script: ModuleType) -> Callable[..., SweepSpec]:
+    return lambda *argv: script.parse(list(argv))
+
+
+@pytest.fixture
+def main(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest keeps its own handlers
+    return lambda *argv: script.main(list(argv))
+
+
+def test_without_data_the_defaults_are_those_of_the_digits(parse: Any) -> None:
+    assert parse() == builtin_digits()
+    assert parse("--epochs", "9") == spec_with(builtin_digits(), epochs=9)
+
+
+@pytest.mark.parametrize("data", [("--data", "/d"), ("--data=/d",)])
+def test_with_data_the_defaults_are_the_documented_ones(parse: Any, data: tuple[str, ...]) -> None:
+    assert parse(*data) == spec_with(data="/d")
+
+
+@pytest.mark.parametrize("recipe", [("--recipe", "fixres"), ("--recipe=fixres",)])
+def test_a_recipes_defaults_can_be_overridden(parse: Any, recipe: tuple[str, ...]) -> None:
+    found = parse(*recipe, "--data", "/d", "--variants", "b0", "--test-res", "auto")
+    assert found == spec_with(RECIPES["fixres"](), data="/d", variants=("b0",), test_res="auto")
+
+
+def test_options_of_all_groups(parse: Any) -> None:
+    found = parse(
+        *("--data", "/d", "--variants", "b0", "lite1", "--train-res", "96", "--test-res", "96"),
+        *("128", "--lr", "1e-4", "1e-2", "--optimizer", "sgd", "--no-dropout", "--reduction", "4"),
+        *("--head-lr", "0.1", "--max-gmacs", "0.5", "--out", "o", "--seed", "7", "--dry-run"),
+        *("--max-memory-mb", "30", "--price-per-hour", "2.5", "--keep", "front", "--refit"),
+    )
+    assert found == spec_with(
+        data="/d",
+        variants=("b0", "lite1"),
+        train_res=(96,),
+        test_res=(96, 128),
+        lr=(1e-4, 1e-2),
+        optimizer="sgd",
+        dropout=False,
+        reduction=4,
+        head_lr=(0.1,),
+        max_gmacs=0.5,
+        max_memory_mb=30.0,
+        price_per_hour=2.5,
+        keep="front",
+        refit=True,
+        out=Path("o"),
+        seed=7,
+        dry_run=True,
+    )
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--no-such-option", "1"],
+        ["--epochs", "many"],
+        ["--optimizer", "adam"],
+        ["--keep", "some"],
+        ["--lr", "0.1"],
+        ["stray"],
+    ],
+)
+def test_what_cannot_be_read_ends_with_2_and_names_it(
+    parse: Any, argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        parse(*argv)
+    said = capsys.readouterr()
+    assert end.value.code == 2
+    assert argv[0] in said.err and "Traceback" not in said.err
+
+
+@pytest.mark.parametrize("width", ["60", "80", "100"])
+def test_help_shows_every_option_with_its_default(
+    parse: Any, width: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    with pytest.raises(SystemExit) as end:
+        parse("--help")
+    assert end.value.code == 0
+    shown = " ".join(re.sub("[╭╮╰╯│─]", " ", capsys.readouterr().out).split())
+    # Each option up to the next; its default stands at the end.
+    parts = re.split(r"(?=--(?:no-)?[a-z]+(?:-[a-z0-9]+)* )", shown)
+    by_name = {part.split()[0].removeprefix("--").removeprefix("no-"): part for part in parts}
+    for group in fields(SweepSpec):
+        for field in fields(getattr(SweepSpec(), group.name)):
+            part = by_name[field.name.replace("_", "-")]
+            default = plain(getattr(getattr(SweepSpec(), group.name), field.name))
+            words = " ".join(map(str, default)) if isinstance(default, list) else str(default)
+            assert f"(default: {words})" in part.replace("'", ""), part
+
+
+def test_bad_input_ends_with_2_and_one_sentence(
+    main: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main("--epochs", "-1") == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == "error: --epochs -1 is out of bounds: give at least 0.\n"
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "words"),
+    [
+        (KeyboardInterrupt(), 130, "the same command continues"),
+        (SweepError("No trunk could be trained."), 1, "failed: No trunk could be trained."),
+        (UserError("--out o is a file: name a folder."), 2, "error: --out o is a file"),
+    ],
+)
+def test_an_end_before_the_end_is_told_in_a_line(
+    main: Any,
+    script: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    raised: BaseException,
+    code: int,
+    words: str,
+) -> None:
+    def run(*_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("sweeps.sweep.run", run)
+    assert main() == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+
+
+def test_a_sweep_that_ran_ends_with_0(
+    main: Any, script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[SweepSpec] = []
+    monkeypatch.setattr("sweeps.sweep.run", lambda spec, terminal: asked.append(spec))
+    assert main("--seed", "5") == 0
+    assert asked == [spec_with(builtin_digits(), seed=5)]
+
+
+def test_as_a_script_from_any_folder(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "sweeps" / "fixres_grid.py"), "--variants", "b99"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = [text for text in done.stderr.splitlines() if text]
+    assert line.startswith("error: --variants b99 ") and is_one_sentence(line)
+    assert list(tmp_path.iterdir()) == []

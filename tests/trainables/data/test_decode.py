@@ -1,0 +1,362 @@
+import errno
+import hashlib
+import pickle
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trainables.data import decode
+from trainables.data.decode import prepare
+from trainables.data.decode_pool import estimate_bytes
+from trainables.data.options import ReadOptions
+from trainables.errors import UserError
+from trainables.sources.folders import folder_source, scan
+
+SPLITS = ("train", "val", "test")
+
+
+def photo(number, height=6, width=8):
+    return np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def write(path, number, **size):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(photo(number, **size)).save(path, "PNG")
+
+
+def folder(root, per_class=20, classes=("ant", "bee", "cat")):
+    for label, name in enumerate(classes):
+        for number in range(per_class):
+            write(root / name / f"{number}.png", 1000 * label + number)
+    return root
+
+
+def content(found):
+    """What training sees: the split and the label of each image's pixels."""
+    return sorted(
+        (image.tobytes(), name, int(label))
+        for name in SPLITS
+        for image, label in zip(found.split(name), found.split(name).labels, strict=True)
+    )
+
+
+def entries(cache):
+    """What there is beside locks."""
+    return [path.name for path in cache.iterdir() if not path.name.startswith(".")]
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / "cache"
+
+
+def test_images_come_back_in_three_splits(tmp_path, cache):
+    data = folder(tmp_path / "data")
+    calls = []
+    found = prepare(data, cache, ReadOptions(), lambda *call: calls.append(call))
+    assert calls == [(count, 60) for count in range(1, 61)]
+    assert found.classes == ("ant", "bee", "cat")
+    assert found.rejected == ()
+    assert [len(found.split(name)) for name in SPLITS] == [42, 9, 9]
+    for name in SPLITS:
+        split = found.split(name)
+        assert split.labels.dtype == np.int64
+        assert split.sizes.dtype == np.int32
+        assert split.sizes.tolist() == [[6, 8]] * len(split)
+        assert np.bincount(split.labels).tolist() == [len(split) // 3] * 3
+    expected = {
+        photo(1000 * label + number).tobytes(): label for label in range(3) for number in range(20)
+    }
+    assert {pixels: label for pixels, _, label in content(found)} == expected
+    assert [note for note in found.notes if "9 images of train became it" in note] == list(
+        found.notes
+    )
+
+
+def test_pixels_are_a_read_only_view_that_pickles_as_a_path(tmp_path, cache, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder(tmp_path / "data")
+    split = prepare(Path("data"), Path("cache"), ReadOptions()).split("val")
+    image = split[0]
+    assert image.base is not None
+    assert not image.flags.writeable
+    assert not split.labels.flags.writeable
+    with pytest.raises(IndexError):
+        split[len(split)]
+    data = pickle.dumps(split)
+    assert len(data) < 1000
+    monkeypatch.chdir("/")
+    again = pickle.loads(data)
+    assert all(np.array_equal(again[i], split[i]) for i in range(len(split)))
+
+
+def test_unknown_split(tmp_path, cache):
+    with pytest.raises(ValueError, match="valid"):
+        prepare(folder(tmp_path / "data"), cache, ReadOptions()).split("valid")
+
+
+def test_first_images_of_a_split_mix_the_classes(tmp_path, cache):
+    found = prepare(folder(tmp_path / "data", per_class=40), cache, ReadOptions())
+    assert set(found.split("train").labels[:20].tolist()) == {0, 1, 2}
+
+
+def test_second_time_reads_no_image(tmp_path, cache, monkeypatch):
+    data = folder(tmp_path / "data")
+    first = prepare(data, cache, ReadOptions())
+
+    def refuse(*_):
+        raise AssertionError("an image was read")
+
+    monkeypatch.setattr("trainables.data.decode_pool._read", refuse)
+    monkeypatch.setattr("trainables.data.pixels.to_rgb", refuse)
+    again = prepare(data, cache, ReadOptions())
+    assert again == first
+    assert content(again) == content(first)
+
+
+def test_names_order_and_place_do_not_matter(tmp_path, cache):
+    data = folder(tmp_path / "data")
+    other = tmp_path / "other"
+    for file in data.glob("*/*.png"):
+        told = hashlib.sha256(file.name.encode()).hexdigest()
+        target = other / file.parent.name / "deep" / f"{told}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(file.read_bytes())
+    first, second = prepare(data, cache, ReadOptions()), prepare(other, cache, ReadOptions())
+    assert second.digest == first.digest
+    assert content(second) == content(first)
+    elsewhere = prepare(other, tmp_path / "cache2", ReadOptions())
+    assert elsewhere.digest == first.digest
+    assert content(elsewhere) == content(first)
+
+
+@pytest.mark.parametrize(
+    "options", [ReadOptions(seed=1), ReadOptions(cache_side=4), ReadOptions(val_share=0.3)]
+)
+def test_what_changes_the_images_changes_the_digest(tmp_path, cache, options):
+    data = folder(tmp_path / "data")
+    assert prepare(data, cache, options).digest != prepare(data, cache, ReadOptions()).digest
+
+
+def test_changed_file_is_seen(tmp_path, cache):
+    data = folder(tmp_path / "data")
+    first = prepare(data, cache, ReadOptions())
+    write(data / "ant" / "0.png", 77, width=9)
+    second = prepare(data, cache, ReadOptions())
+    assert second.digest != first.digest
+    assert photo(77, width=9).tobytes() in {pixels for pixels, _, _ in content(second)}
+
+
+def test_stored_images_are_reduced(tmp_path, cache):
+    data = folder(tmp_path / "data")
+    write(data / "ant" / "large.png", 5000, height=80, width=40)
+    found = prepare(data, cache, ReadOptions(cache_side=20))
+    sizes = {tuple(size) for name in SPLITS for size in found.split(name).sizes.tolist()}
+    assert sizes == {(6, 8), (40, 20)}
+
+
+def test_given_splits_stay_and_duplicates_are_noted(tmp_path, cache):
+    data = tmp_path / "data"
+    for offset, name in enumerate(("train", "valid", "test")):
+        for label, kind in enumerate(("ant", "bee")):
+            for number in range(3):
+                write(data / name / kind / f"{number}.png", 100 * offset + 10 * label + number)
+    write(data / "valid/ant/again.png", 0)
+    found = prepare(data, cache, ReadOptions())
+    assert [len(found.split(name)) for name in SPLITS] == [6, 7, 6]
+    assert found.notes == ("1 image(s) of val are also in train, byte for byte.",)
+
+
+@pytest.mark.parametrize(("bad", "passes"), [(9, True), (11, False)])
+def test_corrupt_allowance(tmp_path, cache, bad, passes):
+    data = folder(tmp_path / "data", per_class=500, classes=("ant", "bee"))
+    for number in range(bad):
+        (data / "ant" / f"{100 + number}.png").write_bytes(b"no image")
+    if passes:
+        found = prepare(data, cache, ReadOptions())
+        assert len(found.rejected) == 9
+        assert found.rejected[0].path == "ant/100.png"
+        assert found.rejected[0].reason == "not an image of a known format"
+        with pytest.raises(UserError, match=r"9 unreadable of 1000 .*allowed 0\.80%"):
+            prepare(data, cache, ReadOptions(max_corrupt=0.008))
+        return
+    with pytest.raises(UserError) as caught:
+        prepare(data, cache, ReadOptions())
+    why = "(not an image of a known format)"
+    assert str(caught.value) == (
+        f"{data} has 11 unreadable of 1000 files (1.10%, allowed 1.00%), as ant/100.png {why};"
+        f" ant/101.png {why}; ant/102.png {why}: mend or remove them, or raise --max-corrupt."
+    )
+    assert len(prepare(data, cache, ReadOptions(max_corrupt=0.02)).rejected) == 11
+
+
+def test_class_without_readable_images_is_named(tmp_path, cache):
+    data = folder(tmp_path / "data")
+    for file in (data / "bee").iterdir():
+        file.write_bytes(b"")
+    with pytest.raises(UserError, match="Class bee has 0 distinct readable"):
+        prepare(data, cache, ReadOptions(max_corrupt=1))
+    assert not list(cache.glob("tmp-*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"val_share": 0.0}, "--val-share is 0.0"),
+        ({"test_share": 1.5}, "--test-share is 1.5"),
+        ({"val_share": 0.5, "test_share": 0.5}, "leave nothing to train on"),
+        ({"max_corrupt": -0.1}, "--max-corrupt is -0.1"),
+        ({"cache_side": 0}, "--cache-side is 0"),
+        ({"cache_gb": 0.0}, "--cache-gb is 0.0"),
+    ],
+)
+def test_impossible_options(options, message):
+    with pytest.raises(UserError, match=message):
+        ReadOptions(**options)
+
+
+def test_full_disk_is_refused_before_writing(tmp_path, cache, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 3_200_000_000))
+    monkeypatch.setattr(decode, "estimate_bytes", lambda *_: 12_300_000_000)
+    with pytest.raises(UserError) as caught:
+        prepare(folder(tmp_path / "data"), cache, ReadOptions())
+    assert str(caught.value) == (
+        f"The cache folder {cache} has 3.2 GB free, and 60 images at up to 1024 px need about"
+        " 12.3 GB: choose a smaller --cache-side, or a --cache-dir on a larger disk."
+    )
+    assert not entries(cache)
+
+
+def test_estimate_is_the_size_on_disk(tmp_path, cache):
+    data = folder(tmp_path / "data", per_class=200)
+    found = prepare(data, cache, ReadOptions())
+    written = (found.root / "pixels.bin").stat().st_size
+    assert estimate_bytes(folder_source(scan(data)), 1024) == written
+
+
+def test_disk_that_fills_up_is_reported(tmp_path, cache, monkeypatch):
+    def fill(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(decode, "decode_all", fill)
+    with pytest.raises(UserError, match=r"cache is full: choose another --cache-dir"):
+        prepare(folder(tmp_path / "data"), cache, ReadOptions())
+    assert not list(cache.glob("tmp-*"))
+
+
+def test_unwritable_cache(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot be written to .* another --cache-dir"):
+        prepare(folder(tmp_path / "data"), tmp_path / "file" / "cache", ReadOptions())
+
+
+def test_cache_among_the_images_is_refused(tmp_path):
+    data = folder(tmp_path / "data")
+    with pytest.raises(UserError, match=r"cache lies in .*data: choose another --cache-dir"):
+        prepare(data, data / "cache", ReadOptions())
+
+
+def test_torn_cache_is_made_again(tmp_path, cache):
+    data = folder(tmp_path / "data")
+    first = prepare(data, cache, ReadOptions())
+    wanted = content(first)
+    with (first.root / "pixels.bin").open("r+b") as file:
+        file.truncate(100)
+    assert content(prepare(data, cache, ReadOptions())) == wanted
+
+
+def run(data, cache, on_progress):
+    """`prepare` in a process of its own, decoding slowly."""
+    script = f"""
+        import os, signal, time
+        from pathlib import Path
+        from trainables.data import decode, options, pixels
+        plain, calls = pixels.to_rgb, []
+        def slow(data, side):
+            time.sleep(0.02)
+            return plain(data, side)
+        pixels.to_rgb = slow
+        def progress(done, total):
+            calls.append(done)
+            {on_progress}
+        decode.prepare(Path({str(data)!r}), Path({str(cache)!r}), options.ReadOptions(), progress)
+        print(len(calls))
+    """
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[3],
+    )
+
+
+def test_two_processes_decode_once(tmp_path, cache):
+    data = folder(tmp_path / "data")
+    both = [run(data, cache, "pass") for _ in range(2)]
+    counts = sorted(int(one.communicate(timeout=60)[0]) for one in both)
+    assert counts == [0, 60]
+
+
+def test_killed_decode_leaves_nothing_that_looks_finished(tmp_path, cache):
+    data = folder(tmp_path / "data")
+    killed = run(data, cache, "done > 5 and os.kill(os.getpid(), signal.SIGKILL)")
+    killed.communicate(timeout=60)
+    assert killed.returncode == -9
+    left = entries(cache)
+    assert len(left) == 1
+    assert left[0].startswith("tmp-")
+    found = prepare(data, cache, ReadOptions())
+    assert len(content(found)) == 60
+    assert not list(cache.glob("tmp-*"))
+
+
+def test_a_bound_makes_room_of_what_no_process_holds(tmp_path, cache):
+    first, second = folder(tmp_path / "a", per_class=30), folder(tmp_path / "b", per_class=20)
+    run(first, cache, "pass").communicate(timeout=60)
+    (kept,) = cache.glob("?" * 64)
+    size = sum(file.stat().st_size for file in kept.iterdir())
+    found = prepare(second, cache, ReadOptions(cache_gb=size / 1e9))
+    assert not kept.exists()
+    wanted = content(found)
+    # What this process was given stays for as long as it runs.
+    with pytest.raises(UserError) as caught:
+        prepare(first, cache, ReadOptions(cache_gb=size / 1e9))
+    assert f"of --cache-gb {size / 1e9:g} and of its disk" in str(caught.value)
+    assert "90 images at up to 1024 px" in str(caught.value)
+    assert content(found) == wanted
+    again = prepare(first, cache, ReadOptions())
+    assert again.root == kept and len(content(again)) == 90
+
+
+def test_a_set_that_alone_is_too_large_drops_nothing(tmp_path, cache):
+    run(folder(tmp_path / "a"), cache, "pass").communicate(timeout=60)
+    before = entries(cache)
+    with pytest.raises(UserError, match=r"--cache-gb 1e-05 .* 180 images .* larger --cache-gb"):
+        prepare(folder(tmp_path / "b", per_class=60), cache, ReadOptions(cache_gb=1e-5))
+    assert entries(cache) == before
+
+
+DIGITS = Path(__file__).parents[4] / "shared/data/sign-digits"
+
+
+@pytest.mark.skipif(not DIGITS.exists(), reason="the sign-digits photographs are not here")
+def test_real_photographs(cache):
+    found = prepare(DIGITS, cache, ReadOptions(cache_side=64))
+    assert found.rejected == ()
+    assert sum(len(found.split(name)) for name in SPLITS) == 2062
+    for name, share in zip(SPLITS, (0.7, 0.15, 0.15), strict=True):
+        split = found.split(name)
+        images_of = [len(list((DIGITS / name).iterdir())) for name in found.classes]
+        wanted = share * np.array(images_of)
+        assert np.abs(np.bincount(split.labels) - wanted).max() <= 1
+        assert {tuple(size) for size in split.sizes.tolist()} == {(64, 64)}
+    test = found.split("test")
+    assert 60 < np.mean([test[index].mean() for index in range(len(test))]) < 220

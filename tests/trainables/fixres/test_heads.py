@@ -1,0 +1,328 @@
+import math
+from dataclasses import dataclass, replace
+from itertools import product
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from trainables.fixres import heads
+from trainables.fixres.heads import FittedHead, HeadGrid, HeadSetting, epoch_order, fit, fit_setting
+
+N, VAL, WIDTH, CLASSES = 70, 60, 12, 4
+GRID = HeadGrid(
+    lr=(0.003, 0.03, 0.3),
+    label_smoothing=(0.0, 0.1),
+    weight_decay=(0.0, 0.01),
+    optimizer=("sgd", "adamw"),
+    epochs=6,
+    patience=2,
+    batch_size=16,
+)
+ONE = HeadGrid(lr=(0.1,), label_smoothing=(0.0,), epochs=3, patience=3, batch_size=16)
+
+
+@dataclass(frozen=True)
+class Data:
+    views: list[torch.Tensor]
+    labels: torch.Tensor
+    val: torch.Tensor
+    val_labels: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    def labels_of(x: torch.Tensor) -> torch.Tensor:
+        return (x[:, :CLASSES] + 0.7 * normal(len(x), CLASSES)).argmax(1)
+
+    train, val = normal(N, WIDTH), normal(VAL, WIDTH)
+    views = [train, train + normal(N, WIDTH), train + normal(N, WIDTH)]
+    start = 0.3 * normal(CLASSES, WIDTH), 0.3 * normal(CLASSES)
+    return Data(views, labels_of(train), val, labels_of(val), *start)
+
+
+def fitted(data: Data, grid: HeadGrid, views: int = 1, seed: int = 0) -> FittedHead:
+    return fit(
+        data.views[:views],
+        data.labels,
+        data.val,
+        data.val_labels,
+        data.weight,
+        data.bias,
+        grid,
+        seed=seed,
+    )
+
+
+def plain_epochs(data: Data, grid: HeadGrid, s: HeadSetting, views: int = 1, seed: int = 0):
+    """One setting, in float64, by torch's own optimiser: the head after each epoch."""
+    head = torch.nn.Linear(WIDTH, CLASSES, dtype=torch.float64)
+    with torch.no_grad():
+        head.weight.copy_(data.weight)
+        head.bias.copy_(data.bias)
+    optimizer: torch.optim.Optimizer = torch.optim.AdamW(
+        head.parameters(), lr=s.lr, weight_decay=s.weight_decay
+    )
+    if s.optimizer == "sgd":
+        optimizer = torch.optim.SGD(
+            head.parameters(), lr=s.lr, weight_decay=s.weight_decay, momentum=grid.momentum
+        )
+    for epoch in range(1, grid.epochs + 1):
+        features = data.views[(epoch - 1) % views].double()
+        order = epoch_order(N, seed, epoch)
+        for start in range(0, N, grid.batch_size):
+            chosen = order[start : start + grid.batch_size]
+            loss = F.cross_entropy(
+                head(features[chosen]), data.labels[chosen], label_smoothing=s.label_smoothing
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        yield head.weight.detach().clone(), head.bias.detach().clone()
+
+
+def plain_search(data: Data, grid: HeadGrid, views: int = 1, seed: int = 0):
+    """Every setting of the product by itself: (hits, -loss, -epoch) ranked, and pairs counted."""
+    found, tried = [], 0
+    for name, lr, smoothing, decay in product(
+        grid.optimizer, grid.lr, grid.label_smoothing, grid.weight_decay
+    ):
+        setting = HeadSetting(
+            optimizer=name, lr=lr, label_smoothing=smoothing, weight_decay=decay, epochs=0
+        )
+        own_best, stale = None, 0
+        for epoch, (w, b) in enumerate(plain_epochs(data, grid, setting, views, seed), 1):
+            logits = data.val.double() @ w.T + b
+            loss = F.cross_entropy(logits, data.val_labels).item()
+            key = (int((logits.argmax(1) == data.val_labels).sum()), -loss)
+            tried += 1
+            if not math.isfinite(loss):
+                break
+            found.append((*key, -epoch, replace(setting, epochs=epoch), w, b))
+            if own_best is None or key > own_best:
+                own_best, stale = key, 0
+            else:
+                stale += 1
+            if stale == grid.patience:
+                break
+    return max(found, key=lambda x: x[:3]), tried
+
+
+def assert_same(head: FittedHead, weight: torch.Tensor, bias: torch.Tensor) -> None:
+    torch.testing.assert_close(head.weight.double(), weight, rtol=2e-5, atol=2e-5)
+    torch.testing.assert_close(head.bias.double(), bias, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("views", [1, 3])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"optimizer": ("sgd",), "epochs": 9},
+        {"optimizer": ("adamw",), "lr": (0.01, 0.1)},
+        {"patience": 1},
+        {"momentum": 0.0, "batch_size": 7},
+        {"batch_size": 1000, "epochs": 9, "patience": 9},
+    ],
+    ids=lambda change: ", ".join(change) or "all",
+)
+def test_the_chosen_head_is_what_plain_loops_over_all_settings_choose(data, change, views):
+    grid = replace(GRID, **change)
+    head = fitted(data, grid, views, seed=3)
+    (*_, setting, weight, bias), tried = plain_search(data, grid, views, seed=3)
+    assert head.setting == setting
+    assert head.tried == tried
+    assert_same(head, weight, bias)
+
+
+def test_patience_matters_in_what_is_compared_above(data):
+    counts = {patience: fitted(data, replace(GRID, patience=patience)).tried for patience in (1, 2)}
+    assert counts[1] < counts[2] < 24 * GRID.epochs
+
+
+@pytest.mark.parametrize(
+    "setting", GRID.settings, ids=lambda s: "-".join(map(str, vars(s).values()))
+)
+def test_each_setting_alone_is_torchs_optimiser(data, setting):
+    grid = replace(
+        GRID,
+        optimizer=(setting.optimizer,),
+        lr=(setting.lr,),
+        label_smoothing=(setting.label_smoothing,),
+        weight_decay=(setting.weight_decay,),
+        epochs=7,
+        patience=7,
+    )
+    head = fitted(data, grid, views=3)
+    assert head.setting == replace(setting, epochs=head.setting.epochs)
+    assert head.tried == 7
+    after = list(plain_epochs(data, grid, setting, views=3))
+    assert_same(head, *after[head.setting.epochs - 1])
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_last_batch_of_one_weighs_as_in_torch(data, name):
+    grid = replace(ONE, batch_size=N - 1, optimizer=(name,), epochs=1)
+    [after] = plain_epochs(data, grid, grid.settings[0])
+    assert_same(fitted(data, grid), *after)
+
+
+def test_the_same_arguments_give_the_same_head_and_another_seed_another(data):
+    one, again, other = (fitted(data, GRID, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(one.weight, again.weight)
+    assert torch.equal(one.bias, again.bias)
+    assert (one.setting, one.tried) == (again.setting, again.tried)
+    assert not torch.allclose(one.weight, other.weight)
+
+
+def test_what_comes_in_is_left_as_it_was(data):
+    tensors = [*data.views, data.labels, data.val, data.val_labels, data.weight, data.bias]
+    before = [tensor.clone() for tensor in tensors]
+    fitted(data, GRID, views=3)
+    assert all(torch.equal(a, b) for a, b in zip(tensors, before, strict=True))
+
+
+def test_val_in_chunks_is_val_at_once(data, monkeypatch):
+    whole = fitted(data, GRID)
+    monkeypatch.setattr(heads, "VAL_NUMBERS", 12 * CLASSES * 7)  # 7 images of each optimiser's 12
+    parts = fitted(data, GRID)
+    monkeypatch.setattr(heads, "VAL_NUMBERS", 1)  # less than an image
+    singles = fitted(data, GRID)
+    for head in (parts, singles):
+        assert (head.setting, head.tried) == (whole.setting, whole.tried)
+        assert torch.equal(head.weight, whole.weight)
+
+
+# --- what val prefers: a learning rate of 0 stays at the start, however many epochs -------------
+
+STILL = HeadGrid(
+    lr=(0.0,), label_smoothing=(0.0, 0.1), epochs=9, patience=3, batch_size=2, weight_decay=(0.0,)
+)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_of_equals_the_first_setting_and_epoch_win_and_patience_ends_it(data, name):
+    head = fitted(data, replace(STILL, optimizer=(name,)))
+    assert head.setting == HeadSetting(
+        optimizer=name, lr=0.0, label_smoothing=0.0, weight_decay=0.0, epochs=1
+    )
+    assert head.tried == 2 * (1 + 3)  # the first epoch is better than none, three are not
+    assert torch.equal(head.weight, data.weight) and torch.equal(head.bias, data.bias)
+
+
+@pytest.mark.parametrize("names", [("sgd", "adamw"), ("adamw", "sgd")])
+def test_equal_optimisers_rank_in_the_grids_order(data, names):
+    assert fitted(data, replace(STILL, optimizer=names)).setting.optimizer == names[0]
+
+
+def test_a_setting_named_twice_is_tried_once(data):
+    twice = replace(STILL, lr=(0.0, 0.0), optimizer=("sgd", "sgd"))
+    assert len(twice.settings) == 2
+    assert fitted(data, twice).tried == fitted(data, STILL).tried
+
+
+def one_feature(weight: tuple[float, float], lr: tuple[float, ...], val_labels: list[int]):
+    """One feature that is 1, labels 0: every step of SGD makes class 0 likelier."""
+    x = torch.ones(3, 1)
+    start = torch.tensor(weight)[:, None]
+    grid = replace(STILL, lr=lr, label_smoothing=(0.0,), epochs=1, batch_size=3, momentum=0.0)
+    train_labels = torch.zeros(3, dtype=torch.int64)
+    val = torch.tensor(val_labels)
+    return fit([x], train_labels, x, val, start, torch.zeros(2), grid, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("weight", "lr", "val_labels", "chosen"),
+    [
+        ((-1.0, 1.0), (0.0, 9.0), [0, 0, 0], 9.0),  # 0 hits, 3 hits
+        ((1.0, -1.0), (0.0, 9.0), [0, 0, 0], 9.0),  # 3 hits each, the second surer
+        ((1.0, -1.0), (9.0, 0.0), [0, 0, 0], 9.0),
+        ((1.0, -1.0), (9.0, 0.0), [0, 0, 1], 0.0),  # 2 hits each, sureness costs at the third
+        ((-0.01, 0.01), (0.0, 99.0), [0, 0, 1], 99.0),  # 1 hit at a loss of 0.7, 2 at one of 33
+        ((1.0, 1.0), (0.0, 0.1), [0, 0, 1], 0.1),  # undecided is class 0: 2 hits each, not 3
+    ],
+)
+def test_hits_count_first_and_then_the_loss(weight, lr, val_labels, chosen):
+    assert one_feature(weight, lr, val_labels).setting.lr == chosen
+
+
+def test_a_run_whose_loss_is_not_finite_is_dropped_and_spoils_no_other(data):
+    grid = replace(ONE, lr=(1e38, 0.1), patience=9, epochs=4)
+    head, alone = fitted(data, grid), fitted(data, replace(grid, lr=(0.1,)))
+    assert head.tried == 1 + 4  # val was asked once about the one that exploded
+    assert head.setting == alone.setting
+    torch.testing.assert_close(head.weight, alone.weight)
+
+
+def test_a_dropped_run_leaves_the_others_their_own_patience(data):
+    grid = replace(STILL, lr=(1e38, 0.0), label_smoothing=(0.0,))
+    assert fitted(data, grid).tried == 1 + (1 + 3)
+
+
+@pytest.mark.parametrize("label", range(CLASSES))
+def test_not_finite_never_wins_though_argmax_of_nan_would_hit(data, label):
+    everyone = replace(data, val_labels=torch.full((VAL,), label))
+    head = fitted(everyone, replace(ONE, lr=(1e38, 1e-6), patience=9))
+    assert head.setting.lr == 1e-6
+    assert head.weight.isfinite().all()
+
+
+def test_where_none_is_finite_the_start_comes_back(data):
+    grid = replace(ONE, lr=(1e38, 2e38), epochs=5, patience=5)
+    head = fitted(data, grid)
+    assert torch.equal(head.weight, data.weight) and torch.equal(head.bias, data.bias)
+    assert head.setting == replace(grid.settings[0], epochs=0)
+    assert head.tried == 2
+
+
+def test_what_comes_back_is_not_the_start_itself(data):
+    head = fitted(data, replace(ONE, lr=(1e38,)))
+    assert head.weight.data_ptr() != data.weight.data_ptr()
+
+
+def test_an_epochs_order_holds_everyone_once_and_is_new_each_epoch():
+    orders = [epoch_order(50, seed, epoch).tolist() for seed in (0, 1) for epoch in (1, 2, 3)]
+    assert all(sorted(order) == list(range(50)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 6
+    assert epoch_order(50, 1, 2).tolist() == epoch_order(50, 1, 2).tolist()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("views", [1, 3])
+def test_a_setting_alone_is_fitted_as_it_was_among_others(
+    data: Data, optimizer: str, views: int
+) -> None:
+    picked = fitted(data, replace(GRID, optimizer=(optimizer,)), views)
+    alone = fit_setting(
+        data.views[:views],
+        data.labels,
+        data.weight,
+        data.bias,
+        picked.setting,
+        GRID,
+        seed=0,
+    )
+    torch.testing.assert_close(alone.weight, picked.weight, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(alone.bias, picked.bias, rtol=1e-4, atol=1e-5)
+    assert alone.setting == picked.setting and alone.tried == 0
+
+
+def test_the_only_setting_is_fitted_bit_for_bit(data: Data) -> None:
+    picked = fitted(data, ONE)
+    alone = fit_setting(
+        data.views[:1], data.labels, data.weight, data.bias, picked.setting, ONE, seed=0
+    )
+    assert alone.weight.equal(picked.weight) and alone.bias.equal(picked.bias)
+
+
+def test_a_setting_that_was_best_before_any_epoch_is_the_start(data: Data) -> None:
+    setting = replace(ONE.settings[0], epochs=0)
+    alone = fit_setting(data.views, data.labels, data.weight, data.bias, setting, ONE, seed=0)
+    assert alone.weight.equal(data.weight) and alone.bias.equal(data.bias)

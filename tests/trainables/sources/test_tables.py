@@ -1,0 +1,221 @@
+import io
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from trainables.data.decode import prepare
+from trainables.data.options import ReadOptions
+from trainables.errors import UserError
+from trainables.sources.folders import scan
+from trainables.sources.tables import table_source
+
+SPLITS = ("train", "val", "test")
+IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+
+
+def png(number):
+    pixels = np.random.default_rng(number).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def hub_table(numbers, labels, names=None):
+    """As the Hugging Face hub lays images out; names go into the schema's metadata."""
+    rows = [{"bytes": png(number), "path": f"{number}.png"} for number in numbers]
+    table = pa.table({"image": pa.array(rows, IMAGE), "label": pa.array(labels, pa.int64())})
+    if names is None:
+        return table
+    features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": names}}
+    return table.replace_schema_metadata(
+        {"huggingface": json.dumps({"info": {"features": features}})}
+    )
+
+
+def write(path, table):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        pq.write_table(table, path, row_group_size=7)
+        return
+    make = pa.ipc.new_stream if "stream" in path.name else pa.ipc.new_file
+    with pa.OSFile(str(path), "wb") as file, make(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=7)
+
+
+def content(found):
+    return sorted(
+        (image.tobytes(), name, int(label))
+        for name in SPLITS
+        for image, label in zip(found.split(name), found.split(name).labels, strict=True)
+    )
+
+
+@pytest.fixture
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def test_hub_layout_equals_the_folder(tmp_path):
+    folder, hub = tmp_path / "folder", tmp_path / "hub"
+    for split, start in (("train", 0), ("validation", 100), ("test", 200)):
+        numbers = range(start, start + 90)
+        for number in numbers:
+            file = folder / split / ("ant", "bee", "cat")[number % 3] / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(png(number))
+        for part in range(2):
+            some = numbers[part::2]
+            labels = [number % 3 for number in some]
+            table = hub_table(some, labels, names=["ant", "bee", "cat"])
+            write(hub / "data" / f"{split}-0000{part}-of-00002.parquet", table)
+    (hub / "README.md").touch()
+    from_folder = prepare(folder, tmp_path / "a", ReadOptions())
+    from_hub = prepare(hub, tmp_path / "b", ReadOptions())
+    assert from_hub.classes == ("ant", "bee", "cat")
+    assert from_hub.digest == from_folder.digest
+    assert content(from_hub) == content(from_folder)
+    assert from_hub.notes == ()
+
+
+@pytest.mark.parametrize("name", ["x.parquet", "file.arrow", "stream.arrow"])
+def test_single_file_is_split(tmp_path, name, cache):
+    write(tmp_path / name, hub_table(range(60), [number % 2 * 10 + 1 for number in range(60)]))
+    found = prepare(tmp_path / name, cache, ReadOptions())
+    assert found.classes == ("1", "11")
+    assert [len(found.split(split)) for split in SPLITS] == [40, 10, 10]
+
+
+def test_numbers_without_names_are_ordered_as_numbers(tmp_path):
+    write(tmp_path / "x.parquet", hub_table(range(3), [10, 9, 2]))
+    assert table_source(scan(tmp_path)).classes == ("2", "9", "10")
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())]
+)
+def test_plain_bytes_and_text_labels(tmp_path, kind, cache):
+    labels = pa.array(["bee", "ant"] * 10).cast(kind)
+    images = pa.array([png(number) for number in range(20)], pa.large_binary())
+    write(tmp_path / "x.parquet", pa.table({"id": list(range(20)), "img": images, "class": labels}))
+    found = prepare(tmp_path, cache, ReadOptions())
+    assert found.classes == ("ant", "bee")
+    assert sum(len(found.split(split)) for split in SPLITS) == 20
+
+
+@pytest.mark.parametrize("lost", ["-1", "null", "no column"])
+def test_unlabelled_test_split_is_replaced(tmp_path, lost, cache):
+    write(tmp_path / "train-0.parquet", hub_table(range(40), [number % 2 for number in range(40)]))
+    test = hub_table(range(50, 55), [-1 if lost == "-1" else None] * 5)
+    write(tmp_path / "test-0.parquet", test.drop(["label"]) if lost == "no column" else test)
+    found = prepare(tmp_path, cache, ReadOptions(val_share=0.1, test_share=0.2))
+    assert [len(found.split(split)) for split in SPLITS] == [28, 4, 8]
+    assert found.notes[0] == "The test split (5 rows) has no labels and is left out."
+
+
+def test_null_images_and_labels_are_rejected(tmp_path, cache):
+    table = hub_table(
+        range(40), [number % 2 for number in range(36)] + [-1, None, 7, 0], ["a", "b"]
+    )
+    rows = table["image"].to_pylist()
+    rows[0], rows[1] = None, {"bytes": None, "path": "elsewhere.png"}
+    table = table.set_column(0, table.schema.field("image"), pa.array(rows, IMAGE))
+    write(tmp_path / "x.parquet", table)
+    found = prepare(tmp_path, cache, ReadOptions(max_corrupt=0.2))
+    assert {one.path: one.reason for one in found.rejected} == {
+        "x.parquet#0": "no image bytes (null)",
+        "x.parquet#1": "no image bytes (null)",
+        "x.parquet#36": "no class for label -1",
+        "x.parquet#37": "no class for label None",
+        "x.parquet#38": "no class for label 7",
+    }
+
+
+def test_second_time_reads_no_table(tmp_path, monkeypatch, cache):
+    write(tmp_path / "x.parquet", hub_table(range(20), [0, 1] * 10))
+    first = prepare(tmp_path / "x.parquet", cache, ReadOptions())
+
+    def refuse(*_):
+        raise AssertionError("a table was read")
+
+    monkeypatch.setattr("trainables.sources.tables.table_source", refuse)
+    assert prepare(tmp_path / "x.parquet", cache, ReadOptions()) == first
+
+
+def test_what_the_datasets_library_leaves_behind_is_no_data(tmp_path):
+    write(tmp_path / "train" / "data-stream.arrow", hub_table(range(4), [0, 1, 0, 1]))
+    write(tmp_path / "train" / "cache-1234.arrow", hub_table(range(4), [0, 1, 0, 1]))
+    assert table_source(scan(tmp_path)).total == 4
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (
+            pa.table({"a": [1], "label": [0]}),
+            r"hold the images; its columns are a \(int64\), label",
+        ),
+        (
+            pa.table({"a": [b"x"], "b": [b"y"], "label": [0]}),
+            "or several, that may hold the images",
+        ),
+        (pa.table({"image": [b"x"], "size": [0]}), "hold the labels; .*name exactly one of them"),
+        (
+            pa.table({"image": [b"x"], "label": [0], "class": [1]}),
+            "several, that may hold the labels",
+        ),
+        (pa.table({"image": [b"x"], "label": [0]}), r"holds 1 class\(es\): give images"),
+        (pa.table({"image": [b"x"], "label": [-1]}), "holds no labels"),
+    ],
+)
+def test_unclear_columns_are_refused(tmp_path, table, message):
+    write(tmp_path / "x.parquet", table)
+    with pytest.raises(UserError, match=message):
+        table_source(scan(tmp_path))
+
+
+def test_fine_labels_are_taken_of_two(tmp_path):
+    table = pa.table({"img": [b"x", b"y"], "fine_label": [0, 1], "coarse_label": [0, 0]})
+    write(tmp_path / "x.parquet", table)
+    assert table_source(scan(tmp_path)).classes == ("0", "1")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["train-0", "extra-0"], "extra-0.parquet names no split"),
+        (["train-0", "train-test-0"], "names several splits"),
+        (["validation-0", "test-0"], "no train file"),
+    ],
+)
+def test_unclear_splits_are_refused(tmp_path, names, message):
+    for name in names:
+        write(tmp_path / f"{name}.parquet", hub_table([0, 1], [0, 1]))
+    with pytest.raises(UserError, match=message):
+        table_source(scan(tmp_path))
+
+
+def test_class_that_train_lacks_is_refused(tmp_path, cache):
+    write(tmp_path / "train.parquet", hub_table(range(20), [0, 1] * 10))
+    write(tmp_path / "test.parquet", hub_table(range(30, 33), [0, 1, 2]))
+    with pytest.raises(UserError, match="Class 2 has 0 distinct readable training"):
+        prepare(tmp_path, cache, ReadOptions())
+
+
+@pytest.mark.parametrize("name", ["x.parquet", "x.arrow"])
+def test_damaged_file_is_named(tmp_path, name):
+    (tmp_path / name).write_bytes(b"PAR1 this is no table")
+    with pytest.raises(UserError, match=rf"{name} cannot be read .*download it again"):
+        table_source(scan(tmp_path))
+
+
+def test_different_columns_are_refused(tmp_path):
+    write(tmp_path / "train-0.parquet", hub_table([0, 1], [0, 1]))
+    write(
+        tmp_path / "train-1.parquet", hub_table([2, 3], [0, 1]).rename_columns(["picture", "label"])
+    )
+    with pytest.raises(UserError, match=r"train-1\.parquet lacks the column image"):
+        table_source(scan(tmp_path))

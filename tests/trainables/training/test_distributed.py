@@ -1,0 +1,273 @@
+"""Two workers in processes of their own, on gloo: what they come to, and one alone beside them."""
+
+import copy
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch.multiprocessing.spawn import spawn
+
+from trainables.data.loader import TrainBatch
+from trainables.errors import UserError
+from trainables.models import backbone, variants
+from trainables.models.variants import Preprocessing
+from trainables.models.weights import find_weights
+from trainables.storage.artifact_store import Store
+from trainables.storage.files import read_lines, read_state
+from trainables.train import TrunkTraining
+from trainables.training.distributed import Peers
+from trainables.training.preemption import Interrupted
+from trainables.training.train_step import Stepper
+from trainables.training.trunk import Hyper, Recipe, TrunkSpec, recorded_reports
+from trainables.transforms.eval_transform import EvalTransform
+
+WORLD, EPOCHS, STEPS = 2, 2, 4  # steps an epoch, of 22 images in batches of 5
+CPU = torch.device("cpu")
+UNIT = Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic", crop_pct=1.0)
+SCORED = (EvalTransform(test_res=32, crop_pct=1.0, interpolation="bicubic"),)
+
+
+def draw(images, seed=0):
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (images, 32, 32, 3), dtype=np.uint8)
+    return TrainBatch(pixels, rng.integers(0, 3, images), rng.random(images) < 0.5)
+
+
+def share_of(batch, peers):
+    return TrainBatch(*(part[peers.rank :: peers.world] for part in vars(batch).values()))
+
+
+def still_net():
+    """The real net, its batch norms as in testing: an image is then for itself."""
+    torch.manual_seed(0)
+    return backbone.build(variants.get("lite0"), 3).eval()
+
+
+def step(net, batches, peers, room=None):
+    """A step for each batch; this worker has memory for ``room`` images at once."""
+
+    def run_out(_module, inputs, _output):
+        if room and len(inputs[0]) > room:
+            raise torch.OutOfMemoryError("injected")
+
+    hook = net.classifier.register_forward_hook(run_out)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    stepper = Stepper(net, optimizer, UNIT, label_smoothing=0.1, device=CPU, peers=peers)
+    answers = [
+        stepper.take(share_of(batch, peers), len(batch.labels), lambda: (peers.rank == 1, False))[1]
+        for batch in batches
+    ]
+    hook.remove()
+    return {
+        "weights": copy.deepcopy(dict(net.named_parameters())),
+        "gradients": {name: p.grad.clone() for name, p in net.named_parameters()},
+        "micro_batch": stepper.micro_batch,
+        "answers": answers,
+    }
+
+
+def told_each_other(peers):
+    buffers = [torch.full((2,), float(peers.rank)), torch.tensor(10 + peers.rank)]
+    peers.follow(buffers)
+    rows = torch.arange(7.0)[:, None].expand(7, 2)[peers.rank :: peers.world]
+    return {
+        "any": peers.any(peers.rank == 0, peers.rank == 1, False),
+        "sum": peers.sum(torch.tensor([1.0, peers.rank])),
+        "each": peers.each(torch.tensor([peers.rank])),
+        "gather": peers.gather(rows, 7),
+        "follow": buffers,
+    }
+
+
+def training_of(work, name, peers, interrupted=lambda: False):
+    return TrunkTraining(
+        work.spec,
+        work.images,
+        Store(work.root / name),
+        cache=work.root / "cache",
+        threads=1,
+        scored=SCORED,
+        rungs=(EPOCHS,),
+        interrupted=interrupted,
+        peers=peers,
+        device=CPU,
+    )
+
+
+def trained(work, name, peers, stops=()):
+    """Train the trunk. Where ``stops`` says so, the last worker is interrupted."""
+    asked: list[int] = []
+
+    def interrupted():
+        asked.append(1)
+        return peers.rank == peers.world - 1 and len(asked) in stops
+
+    training = training_of(work, name, peers, interrupted)
+    while training.trained_epochs < EPOCHS:
+        try:
+            training.epoch()
+        except Interrupted:
+            torch.manual_seed(99)  # another process has another generator
+            training = training_of(work, name, peers, interrupted)
+    return {"reports": training.reports, "buffers": dict(training.model.named_buffers())}
+
+
+def main(rank, work):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{work.root}/meet", rank=rank, world_size=WORLD)
+    peers = Peers(rank=rank, world=WORLD)
+    batches = [draw(9), draw(8, seed=1)]
+    found = {
+        "told": told_each_other(peers),
+        "first": step(still_net(), batches[:1], peers),
+        "steps": step(still_net(), batches, peers),
+        "cramped": step(still_net(), batches, peers, room=2 if rank == 1 else None),
+        "whole": trained(work, "whole", peers),
+        # After two steps of the second epoch, and between the batches of val.
+        "parts": trained(work, "parts", peers, stops=(STEPS + 2, 2 * STEPS + 2)),
+    }
+    torch.save(found, work.root / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def work(tiny_images, lite0_weights, tmp_path_factory):
+    root = tmp_path_factory.mktemp("workers")
+    for name in ("whole", "parts", "alone"):
+        weights = find_weights(variants.get("lite0"), str(lite0_weights), Store(root / name))
+    spec = TrunkSpec(
+        variant="lite0",
+        train_res=32,
+        weights=weights,
+        images=tiny_images.digest,
+        recipe=Recipe(epochs=EPOCHS, batch_size=5, warmup_epochs=0.0, ema_decay=0.9),
+        hyper=Hyper(lr=1e-3, weight_decay=0.05, label_smoothing=0.1),
+        seed=0,
+    )
+    return SimpleNamespace(root=root, spec=spec, images=tiny_images)
+
+
+@pytest.fixture(scope="module")
+def workers(work):
+    """What each of the two has come to."""
+    spawn(main, (work,), nprocs=WORLD)
+    return [torch.load(work.root / f"{r}.pt", weights_only=False) for r in range(WORLD)]
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def test_what_is_told_is_known_to_all(workers):
+    for told in (found["told"] for found in workers):
+        assert told["any"] == (True, True, False)
+        assert told["sum"].tolist() == [2, 1]
+        assert told["each"].tolist() == [[0], [1]]
+        assert told["gather"].tolist() == [[i, i] for i in range(7)]
+        assert [b.tolist() for b in told["follow"]] == [[0, 0], 10]
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+def test_rows_come_back_in_order_from_any_number_of_workers(count):
+    rows = torch.arange(float(count))[:, None]
+
+    class Three(Peers):
+        def each(self, padded):
+            shares = [rows[rank::3] for rank in range(3)]
+            assert torch.equal(padded[: len(shares[self.rank])], shares[self.rank])
+            return torch.stack(
+                [torch.cat([s, torch.full((len(padded) - len(s), 1), -1.0)]) for s in shares]
+            )
+
+    for rank in range(3):
+        found = Three(rank=rank, world=3).gather(rows[rank::3], count)
+        assert torch.equal(found, rows)
+
+
+def test_a_step_of_two_workers_has_the_gradients_of_the_whole_batch(workers):
+    wanted = step(still_net(), [draw(9)], Peers())["gradients"]
+    for found in (found["first"]["gradients"] for found in workers):
+        for name, gradient in wanted.items():
+            torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("scene", ["steps", "cramped"])
+def test_all_workers_have_the_same_weights_and_those_of_one_alone(workers, scene):
+    one, other = (found[scene]["weights"] for found in workers)
+    assert equal(one, other)
+    alone = step(still_net(), [draw(9), draw(8, seed=1)], Peers())["weights"]
+    for name, weight in alone.items():
+        torch.testing.assert_close(one[name], weight, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_memory_that_runs_out_in_one_worker_halves_the_micro_batch_of_all(workers):
+    assert [found["steps"]["micro_batch"] for found in workers] == [None, None]
+    assert [found["cramped"]["micro_batch"] for found in workers] == [3, 3]  # 4 images: 2, 2
+
+
+def test_what_one_worker_answers_is_heard_by_all(workers):
+    for found in workers:
+        assert found["cramped"]["answers"] == [(True, False)] * 2
+
+
+def test_workers_agree_on_every_report_and_on_the_first_ones_statistics(workers):
+    one, other = (found["whole"] for found in workers)
+    plain = [[replace(r, seconds=0.0, at=0) for r in found["reports"]] for found in (one, other)]
+    assert plain[0] == plain[1]
+    assert equal(one["buffers"], other["buffers"])
+
+
+def test_a_trunk_of_two_workers_is_about_that_of_one(workers, work):
+    alone = trained(work, "alone", Peers())["reports"]
+    together = workers[0]["whole"]["reports"]
+    assert [r.images for r in together] == [r.images for r in alone] == [20, 20]
+    assert together[0].loss == pytest.approx(alone[0].loss, rel=0.05)
+    assert together[1].lr == alone[1].lr
+    assert together[1].val[32].n == alone[1].val[32].n == 15
+    assert abs(together[1].val[32].hits1 - alone[1].val[32].hits1) <= 5
+
+
+def test_interrupted_workers_go_on_to_the_same_trunk_bit_for_bit(workers, work):
+    whole, parts = (Store(work.root / name) for name in ("whole", "parts"))
+    states = [read_state(store.trunk(work.spec.key) / "state.pt") for store in (whole, parts)]
+    one, other = (state for state in states if state)
+    assert equal(one["model"], other["model"]) and equal(one["ema"], other["ema"])
+    plain = [
+        [replace(r, seconds=0.0, at=0) for r in recorded_reports(store, work.spec.key)]
+        for store in (whole, parts)
+    ]
+    assert plain[0] == plain[1]
+    lines = read_lines(parts.trunk(work.spec.key) / "work.jsonl")
+    assert [(line["epoch"], line["steps"]) for line in lines] == [(1, STEPS), (2, STEPS)]
+
+
+def test_one_worker_goes_on_with_what_two_have_begun(workers, work):
+    spec = replace(work.spec, recipe=replace(work.spec.recipe, epochs=EPOCHS))
+    training = training_of(SimpleNamespace(**{**vars(work), "spec": spec}), "whole", Peers())
+    assert training.trained_epochs == EPOCHS
+    assert training.epoch().images == 20
+
+
+def test_too_many_workers_for_a_batch_are_refused(work):
+    with pytest.raises(UserError, match="--workers-per-trial 3"):
+        training_of(work, "alone", Peers(rank=0, world=3))
+
+
+def test_shares_make_up_the_batch(tiny_images):
+    from trainables.data.loader import train_batches
+    from trainables.transforms.augmentation import Augmentation
+
+    def batches(**named: Any):
+        given: dict[str, Any] = {"batch_size": 5, "augmentation": Augmentation(), "seed": (0, 1)}
+        split = tiny_images.split("train")
+        return list(train_batches(split, 32, interpolation="bicubic", threads=1, **given, **named))
+
+    shares = [batches(rank=rank, world=3) for rank in range(3)]
+    for b, whole in enumerate(batches()):
+        for rank in range(3):
+            for name, part in vars(shares[rank][b]).items():
+                assert np.array_equal(part, getattr(whole, name)[rank::3])

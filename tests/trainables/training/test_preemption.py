@@ -1,0 +1,92 @@
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from trainables.training.preemption import EXIT_CODE
+
+START = """
+import signal, sys, time
+from trainables.notice import Notice
+notice = Notice()
+"""
+
+
+def process(*lines):
+    """A process that says when it is ready."""
+    script = textwrap.dedent(START) + "\n".join(lines)
+    return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+
+
+def signalled(*lines, signals=(signal.SIGTERM,)):
+    """What it said after the signals, and its exit code."""
+    with process(*lines) as started:
+        assert started.stdout.readline() == "ready\n"
+        for one in signals:
+            started.send_signal(one)
+        said, _ = started.communicate(timeout=60)
+    return said, started.returncode
+
+
+def test_idle_in_a_call_that_runs_no_python_it_ends_at_once():
+    # A lock waits in C for as long as it takes, as an actor does for its next call.
+    idle = "import threading; threading.Lock().acquire(); threading.Event().wait()"
+    said, code = signalled("notice.heed()", "print('ready', flush=True)", idle)
+    assert (said, code) == ("", EXIT_CODE)
+
+
+def test_work_that_asked_for_it_is_put_away_first():
+    said, code = signalled(
+        "notice.heed()",
+        "with notice.held():",
+        "    print('ready', flush=True)",
+        "    while not notice.given: time.sleep(0.01)",
+        "    print('put away', flush=True)",
+        "print('gone on', flush=True)",
+    )
+    assert (said, code) == ("put away\n", EXIT_CODE)
+
+
+def test_work_that_fails_after_a_notice_ends_the_process_all_the_same():
+    said, code = signalled(
+        "notice.heed()",
+        "with notice.held():",
+        "    print('ready', flush=True)",
+        "    while not notice.given: time.sleep(0.01)",
+        "    raise ValueError",
+    )
+    assert (said, code) == ("", EXIT_CODE)
+
+
+def test_an_earlier_handler_is_replaced_and_other_signals_are_left_alone():
+    said, code = signalled(
+        "signal.signal(signal.SIGTERM, lambda *_: print('earlier', flush=True))",
+        "signal.signal(signal.SIGUSR1, lambda *_: print('other', flush=True))",
+        "notice.heed()",
+        "print('ready', flush=True)",
+        "time.sleep(1)",
+        "print('given', notice.given, flush=True)",
+        signals=(signal.SIGUSR1,),
+    )
+    assert (said, code) == ("other\ngiven False\n", 0)
+
+
+def test_without_a_notice_nothing_ends():
+    lines = ["notice.heed()", "with notice.held(): pass", "print('ready', flush=True)"]
+    assert signalled(*lines, signals=()) == ("", 0)
+
+
+def test_it_cannot_be_heeded_off_the_main_thread():
+    with process(
+        "from concurrent.futures import ThreadPoolExecutor",
+        "try: ThreadPoolExecutor().submit(notice.heed).result()",
+        "except ValueError: print('main thread only')",
+    ) as started:
+        assert started.communicate(timeout=60)[0] == "main thread only\n"
+
+
+@pytest.fixture(autouse=True)
+def _from_the_root(monkeypatch, pytestconfig):
+    monkeypatch.chdir(pytestconfig.rootpath)

@@ -1,0 +1,581 @@
+import json
+import math
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from trainables import train
+from trainables.data.loader import TrainBatch, train_batches
+from trainables.evaluation.inference import logits_of
+from trainables.evaluation.metrics import Score, score
+from trainables.models import variants
+from trainables.models.weights import find_weights
+from trainables.storage.artifact_store import Store
+from trainables.storage.files import read_lines
+from trainables.storage.hashing import plain
+from trainables.train import TrunkTraining
+from trainables.training import trunk, validation
+from trainables.training.optim import lr_factor
+from trainables.training.preemption import Interrupted
+from trainables.training.trunk import (
+    EpochReport,
+    Hyper,
+    Recipe,
+    TrunkSpec,
+    epoch_report,
+    finished_trunk,
+    recorded_reports,
+    settle,
+    trunk_spec,
+)
+from trainables.transforms.augmentation import Augmentation
+from trainables.transforms.eval_transform import EvalTransform
+
+RES, STEPS, SEEN = 32, 2, 16  # px; steps an epoch; images an epoch, of 22 in batches of 8
+RECIPE = Recipe(
+    epochs=3,
+    batch_size=8,
+    optimizer="adamw",
+    schedule="cosine",
+    warmup_epochs=1.0,
+    ema_decay=0.7,
+    dropout=True,
+    augmentation=Augmentation(),
+)
+HYPER = Hyper(lr=2e-3, weight_decay=0.05, label_smoothing=0.1)
+
+
+def whole(res):
+    return EvalTransform(test_res=res, crop_pct=1.0, interpolation="bicubic")
+
+
+@pytest.fixture
+def make(tiny_images, lite0_weights, tmp_path):
+    """Start, or take up, a training in the store of that name."""
+
+    def training(
+        name="store",
+        scored=(32,),
+        rungs=(),
+        hyper=HYPER,
+        seed=0,
+        interrupted=lambda: False,
+        **recipe: Any,
+    ):
+        store = Store(tmp_path / name)
+        spec = TrunkSpec(
+            variant="lite0",
+            train_res=RES,
+            weights=find_weights(variants.get("lite0"), str(lite0_weights), store),
+            images=tiny_images.digest,
+            recipe=replace(RECIPE, **recipe),
+            hyper=hyper,
+            seed=seed,
+        )
+        return TrunkTraining(
+            spec,
+            tiny_images,
+            store,
+            cache=tmp_path / "cache",
+            threads=2,
+            scored=tuple(whole(res) for res in scored),
+            rungs=rungs,
+            interrupted=interrupted,
+        )
+
+    return training
+
+
+def state_of(training):
+    return torch.load(training.folder / "state.pt", weights_only=True)
+
+
+def same(one, other):
+    """Equal bit for bit, tensors within containers included."""
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+def told(reports):
+    """What of the reports must not depend on the day."""
+    return [replace(r, seconds=0.0, at=0) for r in reports]
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [{}, {"optimizer": "sgd", "ema_decay": 0.0, "schedule": "constant"}],
+    ids=["adamw with ema", "sgd without"],
+)
+def test_a_resumed_training_is_the_uninterrupted_one_bit_for_bit(make, recipe):
+    whole = make("whole", rungs=(1, 3), **recipe)
+    for _ in range(3):
+        whole.epoch()
+    make("parts", rungs=(1, 3), **recipe).epoch()
+    taken_up = make("parts", rungs=(1, 3), **recipe)
+    assert taken_up.trained_epochs == 1
+    torch.manual_seed(99)  # another process has another generator
+    taken_up.epoch()
+    taken_up.epoch()
+    one, other = state_of(whole), state_of(taken_up)
+    assert ("ema" in one) == (recipe == {})
+    assert all(same(one[part], other[part]) for part in one if part != "reports")
+    assert told(whole.reports) == told(taken_up.reports)
+    assert whole.spec.key == taken_up.spec.key
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_training_interrupted_anywhere_ends_as_the_undisturbed_one_bit_for_bit(make, seed):
+    shape: dict[str, Any] = {"batch_size": 4, "rungs": (1, 3), "scored": (32, 48)}
+    whole, asked = make("whole", **shape), []
+    for _ in range(3):
+        whole.epoch()
+    # Asked after each of 15 steps, and before each of 4 batches of val at two resolutions, twice.
+    stops = {*np.random.default_rng(seed).choice(15 + 16, 4, replace=False).tolist(), 17 + seed}
+
+    def interrupted():
+        asked.append(1)
+        return len(asked) in stops
+
+    training, processes = make("parts", interrupted=interrupted, **shape), 1
+    while training.trained_epochs < 3:
+        before = list(training.reports)
+        try:
+            training.epoch()
+        except Interrupted:
+            assert recorded_reports(training.store, training.spec.key) == before
+            torch.manual_seed(99)  # another process has another generator
+            training, processes = make("parts", interrupted=interrupted, **shape), processes + 1
+    assert processes > 2
+    one, other = state_of(whole), state_of(training)
+    assert all(same(one[part], other[part]) for part in one if part != "reports")
+    assert told(whole.reports) == told(training.reports)
+    work = read_lines(training.folder / "work.jsonl")
+    assert [(line["epoch"], line["steps"]) for line in work] == [(1, 5), (2, 5), (3, 5)]
+    assert [line["seconds"] for line in work] == [r.seconds for r in training.reports]
+
+
+def test_the_seconds_of_an_epoch_are_those_of_all_its_parts(make, monkeypatch):
+    clock = iter(range(10**6))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    whole = make("whole").epoch().seconds
+    training = make("parts", interrupted=lambda: True)
+    with pytest.raises(Interrupted):
+        training.epoch()
+    first = state_of(training)["progress"]["seconds"]
+    assert 0 < first < whole
+    assert make("parts").epoch().seconds > first
+
+
+def test_a_long_epoch_is_saved_within_and_a_kill_costs_what_came_after(make, monkeypatch):
+    whole = make("whole", batch_size=4)
+    whole.epoch()
+    monkeypatch.setattr(train, "SAVE_EVERY_S", -1.0)
+    training, steps = make("parts", batch_size=4), []
+
+    def killed(*_):
+        steps.append(1)
+        if len(steps) == 4:
+            raise KeyboardInterrupt
+
+    training.optimizer.register_step_pre_hook(killed)
+    with pytest.raises(KeyboardInterrupt):
+        training.epoch()
+    assert recorded_reports(training.store, training.spec.key) == []
+    assert state_of(training)["progress"]["batches"] == 3
+    with pytest.raises(AssertionError, match="within an epoch"):
+        settle(training.store, training.spec.key, "cut")
+    monkeypatch.setattr(train, "SAVE_EVERY_S", 1e9)
+    taken_up = make("parts", batch_size=4)
+    taken_up.optimizer.register_step_pre_hook(lambda *_: steps.append(1))
+    taken_up.epoch()
+    assert len(steps) == 4 + 2  # the fourth was never made
+    one, other = state_of(whole), state_of(taken_up)
+    assert all(same(one[part], other[part]) for part in one if part != "reports")
+    assert told(whole.reports) == told(taken_up.reports)
+
+
+def test_a_pretrained_trunk_that_is_interrupted_is_scored_again(make):
+    taken = {"epochs": 0, "rungs": (0,)}
+    with pytest.raises(Interrupted):
+        make(interrupted=lambda: True, **taken).as_it_is()
+    training = make(**taken)
+    assert training.reports == []
+    assert training.as_it_is().val[32].n == 15
+
+
+@pytest.mark.parametrize("start", range(6))
+def test_batches_from_the_middle_on_are_those_of_the_whole_and_no_others_are_cropped(
+    tiny_images, start
+):
+    split, opened = tiny_images.split("train"), []
+
+    class Watched(type(split)):  # type: ignore[misc]
+        def __getitem__(self, index):
+            opened.append(index)
+            return super().__getitem__(index)
+
+    def batches(images, **named: Any):
+        given: dict[str, Any] = {"batch_size": 4, "augmentation": Augmentation(), "seed": (0, 1)}
+        return list(train_batches(images, 32, interpolation="bicubic", threads=2, **given, **named))
+
+    wanted = batches(split)[start:]
+    split.__class__ = Watched
+    found = batches(split, start=start)
+    assert len(found) == len(wanted) == 5 - start
+    assert len(opened) == 4 * len(found)
+    for one, other in zip(found, wanted, strict=True):
+        assert all(
+            np.array_equal(a, b)
+            for a, b in zip(vars(one).values(), vars(other).values(), strict=True)
+        )
+
+
+def test_an_epoch_lost_to_a_kill_is_done_again_and_counted_twice(make, monkeypatch):
+    whole = make("whole")
+    broken = make("broken")
+    for training in (whole, broken):
+        training.epoch()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            broken.epoch()
+    whole.epoch()
+    taken_up = make("broken")
+    assert taken_up.trained_epochs == 1
+    taken_up.epoch()
+    assert same(state_of(whole)["model"], state_of(taken_up)["model"])
+    work = read_lines(taken_up.folder / "work.jsonl")
+    assert [line["epoch"] for line in work] == [1, 2, 2]
+    assert not list(taken_up.folder.glob(".*"))
+
+
+def test_what_is_recorded_is_what_was_reported(make):
+    training = make(rungs=(2,), scored=(32, 48))
+    store, key = training.store, training.spec.key
+    assert recorded_reports(store, key) == []
+    training.epoch()
+    training.epoch()
+    assert recorded_reports(store, key) == training.reports
+    settle(store, key, "cut")
+    assert recorded_reports(store, key) == training.reports
+    assert [r.epoch for r in training.reports] == [1, 2]
+
+
+def test_val_is_scored_at_rungs_alone_and_at_every_test_resolution(make, tiny_images):
+    training = make(rungs=(2,), scored=(32, 48))
+    first, second = training.epoch(), training.epoch()
+    assert first.val == {}
+    assert first.best_val is None
+    images, wanted = tiny_images.split("val"), variants.preprocessing(variants.get("lite0"))
+    for res in (32, 48):
+        view = np.stack([whole(res)(images[i]) for i in range(15)])
+        pixels = (torch.tensor(view) / 255 - torch.tensor(wanted.mean)) / torch.tensor(wanted.std)
+        with torch.no_grad():
+            logits = training.evaluated_model(pixels.permute(0, 3, 1, 2))
+        assert second.val[res] == score(logits, torch.tensor(images.labels), "val")
+    assert set(second.val) == {32, 48}
+    assert second.best_val.hits1 == max(s.hits1 for s in second.val.values())
+
+
+def test_the_moving_average_is_scored_and_not_the_model(make, monkeypatch):
+    scored = []
+
+    def spy(model, *rest, **named):
+        scored.append(model)
+        return logits_of(model, *rest, **named)
+
+    monkeypatch.setattr(validation, "logits_of", spy)
+    training = make(rungs=(1,))
+    training.epoch()
+    assert scored == [training.ema.module] * 2  # of 15 images in batches of 8
+    assert training.model.training  # left as it was
+
+
+def test_a_report_counts_what_was_trained(make):
+    training = make()
+    report = training.epoch()
+    assert report.images == SEEN
+    assert not report.diverged
+    assert report.loss is not None and report.loss > 0
+    assert (report.train_top1 * SEEN) % 1 == 0
+    factor = lr_factor(STEPS - 1, steps=3 * STEPS, warmup=STEPS, schedule="cosine")
+    assert report.lr == pytest.approx(HYPER.lr * factor)
+    (line,) = read_lines(training.folder / "work.jsonl")
+    assert (line["epoch"], line["at"], line["seconds"]) == (1, report.at, report.seconds)
+
+
+def test_the_learning_rate_follows_its_course_over_all_epochs(make):
+    training, rates = make(), []
+
+    def note(optimizer, *_):
+        rates.append({group["lr"] for group in optimizer.param_groups})
+
+    training.optimizer.register_step_pre_hook(note)
+    for _ in range(3):
+        training.epoch()
+    steps, warmup = 3 * STEPS, STEPS
+    wanted = [1 / 3, 2 / 3]
+    wanted += [(1 + math.cos(math.pi * k / (steps - warmup))) / 2 for k in range(steps - warmup)]
+    assert all(len(of_groups) == 1 for of_groups in rates)
+    found = [of_groups.pop() for of_groups in rates]
+    assert found == pytest.approx([HYPER.lr * factor for factor in wanted])
+
+
+def test_every_epoch_and_every_seed_draws_other_crops(make, monkeypatch):
+    drawn: list[bytes] = []
+
+    def spy(*given, **named):
+        batches = list(train_batches(*given, **named))
+        drawn.extend(batch.pixels.tobytes() for batch in batches)
+        return iter(batches)
+
+    monkeypatch.setattr(train, "train_batches", spy)
+    for seed in (0, 1):
+        training = make(seed=seed)
+        training.epoch()
+        training.epoch()
+    assert len(set(drawn)) == len(drawn) == 4 * STEPS
+
+
+def test_a_step_is_the_gradient_of_the_smoothed_loss_of_normalised_mirrored_pixels(
+    make, monkeypatch
+):
+    rng = np.random.default_rng(0)
+    batch = TrainBatch(
+        rng.integers(0, 256, (8, 64, 64, 3), dtype=np.uint8),
+        np.array([0, 2, 1, 1, 0, 0, 2, 0]),
+        np.array([True, False, True] + [False] * 5),
+    )
+    monkeypatch.setattr(train, "train_batches", lambda *_, **__: iter([batch]))
+    training = make(dropout=False, optimizer="sgd", ema_decay=0.0, warmup_epochs=0.0)
+    gradients: list[torch.Tensor] = []
+
+    def keep(*_):
+        gradients.append(training.model.classifier.weight.grad.clone())
+
+    training.optimizer.register_step_pre_hook(keep)
+    plain = make("plain", dropout=False).model.train()
+    report = training.epoch()
+
+    pixels = batch.pixels.copy()
+    pixels[0], pixels[2] = batch.pixels[0, :, ::-1], batch.pixels[2, :, ::-1]
+    x = (torch.tensor(pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
+    log_p = plain(x).log_softmax(1)
+    target = torch.full((8, 3), 0.1 / 3)
+    target[range(8), batch.labels] += 0.9
+    loss = -(target * log_p).sum(1).mean()
+    loss.backward()
+    assert report.loss == pytest.approx(loss.item(), rel=1e-5)
+    assert report.train_top1 == (log_p.argmax(1) == torch.tensor(batch.labels)).float().mean()
+    (found,) = gradients
+    assert found.abs().max() > 0.1
+    torch.testing.assert_close(found, plain.classifier.weight.grad, rtol=0, atol=2e-3)
+
+
+def test_the_average_decays_as_it_should_and_is_what_is_settled(make):
+    training = make()
+    training.epoch()
+    average = {name: t.clone() for name, t in training.ema.module.state_dict().items()}
+
+    def follow(*_):
+        for name, tensor in training.model.state_dict().items():
+            if tensor.is_floating_point():
+                average[name] = 0.7 * average[name] + 0.3 * tensor
+            else:
+                average[name] = tensor.clone()
+
+    training.optimizer.register_step_post_hook(follow)
+    training.epoch()
+    settle(training.store, training.spec.key, "finished")
+    _, found = finished_trunk(training.store, training.spec.key)
+    for name, wanted in average.items():
+        torch.testing.assert_close(found[name], wanted, rtol=1e-5, atol=1e-6)
+    model = training.model.state_dict()
+    assert not torch.allclose(found["conv_head.weight"], model["conv_head.weight"], atol=1e-6)
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.7])
+def test_settling_leaves_the_live_model_once_and_for_all(make, ema_decay):
+    training = make(ema_decay=ema_decay)
+    training.epoch()
+    store, key, folder = training.store, training.spec.key, training.folder
+    settle(store, key, "finished")
+    spec, found = finished_trunk(store, key)
+    assert spec == training.spec
+    live = training.evaluated_model.state_dict()
+    assert found.keys() == live.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in live.items())
+    assert json.loads((folder / "result.json").read_text())["why"] == "finished"
+    files = {p.name: p.read_bytes() for p in folder.iterdir()}
+    assert set(files) == {"spec.json", "result.json", "trunk.safetensors", "work.jsonl"}
+    settle(store, key, "asked again")
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == files
+
+
+def test_a_settling_that_was_cut_short_is_done_again(make, monkeypatch):
+    training = make()
+    training.epoch()
+    store, key = training.store, training.spec.key
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trunk, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            settle(store, key, "finished")
+    assert recorded_reports(store, key) == training.reports
+    settle(store, key, "finished")
+    _, found = finished_trunk(store, key)
+    assert same(found, dict(training.evaluated_model.state_dict()))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_diverging_training_says_so_and_does_not_raise(make, optimizer):
+    wild = Hyper(lr=1e39, weight_decay=0.0, label_smoothing=0.0)
+    training = make(rungs=(1, 2), hyper=wild, optimizer=optimizer)
+    report = training.epoch()
+    assert report.diverged
+    assert report.loss is None
+    assert report.val == {}
+    assert recorded_reports(training.store, training.spec.key) == [report]
+    settle(training.store, training.spec.key, "diverged")
+    assert recorded_reports(training.store, training.spec.key) == [report]
+
+
+def test_weights_spoilt_by_the_last_step_are_a_divergence_too(make):
+    training, steps = make(rungs=(1,)), []
+
+    def spoil(*_):
+        steps.append(1)
+        if len(steps) == STEPS:
+            training.model.classifier.bias.data[0] = math.nan
+
+    training.optimizer.register_step_post_hook(spoil)
+    report = training.epoch()
+    assert report.loss is not None  # the losses were all from before
+    assert report.diverged
+    assert report.val == {}
+
+
+def test_a_rate_far_too_high_reports_what_it_is(make):
+    wild = Hyper(lr=1e6, weight_decay=0.0, label_smoothing=0.0)
+    training = make(rungs=(1, 2, 3), hyper=wild, optimizer="sgd")
+    for _ in range(3):
+        report = training.epoch()
+        assert report.diverged == (report.loss is None)
+        assert bool(report.val) != report.diverged
+        assert report.loss is None or math.isfinite(report.loss)
+
+
+def test_the_start_is_the_weights_with_a_classifier_of_zeros(make, lite0_weights):
+    found = make().model.state_dict()
+    wanted = load_file(lite0_weights / "lite0.safetensors")
+    assert not found["classifier.weight"].any()
+    assert all(
+        torch.equal(found[name], tensor)
+        for name, tensor in wanted.items()
+        if not name.startswith("classifier")
+    )
+
+
+def test_a_random_start_is_its_seeds(make, tiny_images, tmp_path):
+    def start(seed):
+        store = Store(tmp_path / f"random {seed}")
+        spec = replace(
+            make().spec, weights=find_weights(variants.get("lite0"), "none", store), seed=seed
+        )
+        named: dict[str, Any] = {"cache": tmp_path, "threads": 1, "scored": (), "rungs": ()}
+        return TrunkTraining(spec, tiny_images, store, **named).model.state_dict()
+
+    one, again, other = start(0), start(0), start(1)
+    assert same(one, again)
+    assert not torch.equal(one["conv_head.weight"], other["conv_head.weight"])
+
+
+def test_a_spec_comes_back_from_its_file_with_its_key(make):
+    training = make()
+    found = trunk_spec(json.loads((training.folder / "spec.json").read_text()))
+    assert found == training.spec
+    assert found.key == training.spec.key == training.folder.name
+
+
+CHANGES: list[dict[str, Any]] = [
+    {"variant": "lite1"},
+    {"train_res": 64},
+    {"images": "other"},
+    {"seed": 1},
+    {"hyper": replace(HYPER, lr=1e-3)},
+    {"hyper": replace(HYPER, label_smoothing=0.0)},
+    {"recipe": replace(RECIPE, epochs=4)},
+    {"recipe": replace(RECIPE, augmentation=Augmentation(hflip=0.0))},
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_every_part_of_a_spec_is_in_its_key(make, change):
+    spec = make().spec
+    assert replace(spec, **change).key != spec.key
+
+
+@pytest.mark.parametrize("at", [0, 3, 5])
+def test_a_step_that_runs_out_of_memory_is_taken_in_micro_batches_and_so_are_all_after_it(make, at):
+    calls: list[int] = []
+    steps: list[int] = []
+
+    def watched(training):
+        def run_out(_module, inputs, _output):
+            calls.append(len(inputs[0]))
+            if len(steps) >= at and len(inputs[0]) > 3:
+                raise torch.OutOfMemoryError("injected")
+
+        training.model.classifier.register_forward_hook(run_out)
+        training.optimizer.register_step_post_hook(lambda *_: steps.append(1))
+        return training
+
+    training = watched(make())
+    while training.trained_epochs < 3:
+        training.epoch()
+        training = watched(make())  # taken up by another process
+    assert len(steps) == 3 * STEPS
+    assert calls == [8] * at + [8, 4] + [2] * 4 * (3 * STEPS - at)
+    micro = [report.micro_batch for report in training.reports]
+    assert micro == [2 if epoch > at // STEPS else None for epoch in range(1, 4)]
+
+
+def test_a_report_from_before_micro_batches_is_read(make):
+    training = make()
+    report = training.epoch()
+    written = plain(report)
+    del written["micro_batch"]
+    assert epoch_report(written) == report
+
+
+def test_the_best_val_score_is_the_one_with_most_hits():
+    def scored(hits):
+        return Score(split="val", n=10, hits1=hits, hits5=10)
+
+    named: dict[str, Any] = {
+        "loss": 1.0,
+        "train_top1": 0,
+        "images": 1,
+        "lr": 1,
+        "seconds": 1,
+        "at": 0,
+    }
+    report = EpochReport(epoch=1, val={32: scored(4), 48: scored(7), 64: scored(6)}, **named)
+    assert report.best_val == scored(7)

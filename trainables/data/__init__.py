@@ -1,0 +1,1 @@
+"""Decode images once per node, and serve them as batches and rendered views."""

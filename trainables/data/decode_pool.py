@@ -1,0 +1,90 @@
+"""Decodes the images of a source on all cores, in order, a few at a time in memory.
+
+Threads suffice: Pillow and hashlib let others run while they work. Knows no cache.
+"""
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from trainables.data import pixels
+from trainables.sources.downloads import with_contents
+from trainables.sources.listing import MAX_FILE_BYTES
+from trainables.sources.source import Item, Source
+
+
+class Decoded(NamedTuple):
+    """An item's pixels, or the reason why there are none."""
+
+    item: Item
+    sha256: bytes  # of the bytes of the file, not of the pixels
+    pixels: np.ndarray | None  # (H, W, 3) uint8 RGB
+    reason: str
+
+
+def decode_all(source: Source, side: int) -> Iterator[Decoded]:
+    """Decode every item, in the order of the source; `side` as in `pixels.to_rgb`, in px."""
+    workers = _cores()
+    waiting: deque[Future[Decoded]] = deque()
+    with ThreadPoolExecutor(workers) as threads:
+        try:
+            for item in with_contents(source.items()):
+                waiting.append(threads.submit(_decode, item, side))
+                if len(waiting) > 4 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            threads.shutdown(wait=True, cancel_futures=True)
+
+
+def estimate_bytes(source: Source, side: int) -> int:
+    """About how many bytes the decoded images take, from the headers of some of them."""
+    sizes = []
+    for item in with_contents(source.sample()):
+        try:
+            sizes.append(pixels.stored_bytes(_read(item), side))
+        except pixels.BadImageError:
+            sizes.append(0)
+    return sum(sizes) * source.total // max(1, len(sizes))
+
+
+def _cores() -> int:
+    """The cores that this process may use, which in a container are fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _decode(item: Item, side: int) -> Decoded:
+    try:
+        content = _read(item)
+        rgb = pixels.to_rgb(content, side)
+    except pixels.BadImageError as error:
+        return Decoded(item, b"", None, str(error))
+    return Decoded(item, hashlib.sha256(content).digest(), rgb, "")
+
+
+def _read(item: Item) -> bytes:
+    """The bytes of an item's file.
+
+    Raises:
+        BadImageError: there are none, or they cannot be read.
+    """
+    if item.content is None:
+        raise pixels.BadImageError(item.reason)
+    if isinstance(item.content, bytes):
+        return item.content
+    assert isinstance(item.content, Path), "what is in a store is brought before"
+    try:
+        if item.content.stat().st_size > MAX_FILE_BYTES:
+            raise pixels.BadImageError("larger than 1 GiB")
+        return item.content.read_bytes()
+    except OSError as error:
+        raise pixels.BadImageError(f"cannot be read ({error.strerror or error})") from error

@@ -1,0 +1,87 @@
+"""Further sets of labelled images that a finished model is scored on, and nothing is chosen on.
+
+What a fix gains at its resolution it may lose on shifted images, such as ImageNet-v2, -R or
+-Sketch. They are decoded into the cache of :mod:`trainables.data.decode`, once a node.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from trainables.data.cache import let_go
+from trainables.data.decode import Progress, decode_once
+from trainables.data.image_set import Rejected, SplitImages
+from trainables.data.options import ReadOptions
+from trainables.errors import UserError
+from trainables.sources import tables
+from trainables.sources.folders import further_folder_source
+from trainables.sources.listing import Listing
+from trainables.sources.source import Source
+from trainables.sources.splits import SPLITS
+from trainables.storage.object_store import RemotePath
+
+
+@dataclass(frozen=True, kw_only=True)
+class FurtherSet:
+    """All readable images of a folder as one set. Small to pickle: the pixels stay in the cache."""
+
+    name: str
+    images: SplitImages
+    """Its labels are positions in the trained classes."""
+    digest: str
+    """Names the trained classes, images, labels and stored size, whatever the files are called."""
+    present: tuple[int, ...]
+    """The labels that occur, ascending."""
+    rejected: tuple[Rejected, ...]
+    notes: tuple[str, ...]
+    """Sentences to show to the user."""
+
+
+def open_further(
+    name: str,
+    data: Path | RemotePath,
+    cache: Path,
+    classes: Sequence[str],
+    options: ReadOptions,
+    progress: Progress | None = None,
+) -> FurtherSet:
+    """Find, check and decode a further set; what the cache holds is not read again.
+
+    Args:
+        name: what the set is called in results.
+        data: a folder with class folders, or with split folders above them, which are put together;
+            or Parquet or Arrow files; here or in an object store. Some of the classes suffice.
+        cache: the folder that decoded images go to; on this node.
+        classes: the trained classes, in the order of the model's outputs.
+        options: how many unreadable files are tolerated, and the stored size.
+        progress: called with images done and images in all, while they are decoded.
+
+    Raises:
+        UserError: the name is a split's, a class was not trained on, or the images or the cache
+            folder are not usable.
+        SweepError: a store did not answer for long.
+    """
+    if name in SPLITS:
+        raise UserError(f"A further set cannot be called {name}: give it a name of its own.")
+
+    def source_of(listing: Listing, scratch: Path) -> Source:
+        if tables.holds_tables(listing):
+            return tables.further_table_source(listing, classes, scratch)
+        return further_folder_source(listing, classes)
+
+    found = decode_once(data, cache, options, ("further", tuple(classes)), source_of, progress)
+    images = found.split("test")
+    weakref.finalize(images, let_go, found.root)  # its pixels are mapped: no longer is it needed
+    return FurtherSet(
+        name=name,
+        images=images,
+        digest=found.digest,
+        present=tuple(np.unique(images.labels).tolist()),
+        rejected=found.rejected,
+        notes=found.notes,
+    )

@@ -1,0 +1,102 @@
+"""Decoded images in splits, as `decode` left them in its cache. Knows no transforms, no tensors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trainables.sources.splits import SPLITS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejected:
+    """A file, or a row of a table, that is not among the images, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet:
+    """Decoded images in three splits. Small to pickle: the pixels stay in the cache."""
+
+    root: Path
+    """The folder in the cache that holds the pixels."""
+    digest: str
+    """Names classes, images, splits and stored size, whatever the files are called."""
+    classes: tuple[str, ...]
+    rejected: tuple[Rejected, ...]
+    notes: tuple[str, ...]
+    """Sentences to show to the user."""
+    val_in_train: bool = False
+    """Whether train holds the images of val too: then there is no val."""
+
+    def merged(self) -> "ImageSet":
+        """The same images with those of val in train: to train on once all is chosen.
+
+        It has no val, so that nothing can be judged on images that were trained on; its digest is
+        its own, so that nothing made from it is taken for what the plain set gave.
+        """
+        return replace(self, digest=f"{self.digest}-trainval", val_in_train=True)
+
+    def split(self, name: str) -> "SplitImages":
+        """Open "train", "val" or "test"; the order of the images is the same everywhere.
+
+        Raises:
+            ValueError: there is no such split.
+        """
+        stored: dict[str, tuple[str, ...]] = {split: (split,) for split in SPLITS}
+        if self.val_in_train:
+            stored = {"train": ("train", "val"), "test": ("test",)}
+        if name not in stored:
+            raise ValueError(f"no split {name!r}: there are {', '.join(stored)}")
+        return SplitImages(self.root, stored[name])
+
+
+class SplitImages:
+    """The images of one split, in an order that mixes the classes. Read-only.
+
+    Pickles as its path, to be reopened by another process of the same node.
+
+    Attributes:
+        labels: (N,) int64, positions in `ImageSet.classes`.
+        sizes: (N, 2) int32, height and width in px, of the stored images.
+    """
+
+    labels: np.ndarray
+    sizes: np.ndarray
+
+    def __init__(self, root: Path, stored: Sequence[str]) -> None:
+        """
+        Args:
+            root: the folder in the cache.
+            stored: the splits there that are put together; their order plays no part.
+        """
+        with pa.memory_map(str(root / "index.arrow")) as mapped:
+            table = pa.ipc.open_file(mapped).read_all()
+            chosen = table.filter(pc.is_in(table["split"], pa.array(stored)))
+            self.labels = chosen["label"].to_numpy().astype(np.int64)
+            self.sizes = np.stack(
+                [chosen[edge].to_numpy().astype(np.int32) for edge in ("height", "width")], axis=1
+            )
+            self._offsets = chosen["offset"].to_numpy().astype(np.int64)
+        self.labels.setflags(write=False)
+        self.sizes.setflags(write=False)
+        # A plain array over the map: slicing the memmap class itself costs several times more.
+        self._pixels = np.asarray(np.memmap(root / "pixels.bin", dtype=np.uint8, mode="r"))
+        self._opened = (root, tuple(stored))
+
+    def __reduce__(self) -> tuple[type["SplitImages"], tuple[Path, tuple[str, ...]]]:
+        return SplitImages, self._opened
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """(H, W, 3) uint8 RGB: a read-only view into the cache, nothing is copied."""
+        start = self._offsets[index]
+        height, width = self.sizes[index].tolist()
+        return self._pixels[start : start + height * width * 3].reshape(height, width, 3)

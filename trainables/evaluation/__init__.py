@@ -1,0 +1,1 @@
+"""Logits, scores with their split and sample size, and intervals."""

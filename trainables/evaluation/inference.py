@@ -1,0 +1,55 @@
+"""Score a model. No accuracy without its split and sample size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import nn
+
+from trainables.data.loader import to_device
+from trainables.models.device import autocast
+from trainables.models.variants import Preprocessing
+
+
+def batches_of(
+    view: np.ndarray, batch_size: int, preprocessing: Preprocessing, device: torch.device
+) -> Iterator[torch.Tensor]:
+    """A test view as normalised batches on the device, in order."""
+    for start in range(0, len(view), batch_size):
+        # The view is a read-only memory map; a batch of it is copied once, into writable memory.
+        yield to_device(np.array(view[start : start + batch_size]), preprocessing, device)
+
+
+@torch.inference_mode()
+def outputs_of(
+    forward: Callable[[torch.Tensor], torch.Tensor],
+    view: np.ndarray,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int,
+    device: torch.device,
+) -> torch.Tensor:
+    """(N, R, R, 3) uint8 -> (N, ...) float32 on the CPU: what ``forward`` makes of each batch."""
+    batches = batches_of(view, batch_size, preprocessing, device)
+    return torch.cat([forward(x).float().cpu() for x in batches])
+
+
+def logits_of(
+    model: nn.Module,
+    view: np.ndarray,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int,
+    device: torch.device,
+) -> torch.Tensor:
+    """(N, R, R, 3) uint8 -> (N, C) float32 logits on the CPU, the model in eval mode."""
+    model.eval()
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        with autocast(device):
+            logits: torch.Tensor = model(x)
+        return logits
+
+    return outputs_of(forward, view, preprocessing, batch_size=batch_size, device=device)

@@ -1,0 +1,36 @@
+"""Scores: no accuracy without its split and sample size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """Hits among ``n`` images of ``split``; top-5 is top-all where there are fewer classes."""
+
+    split: str
+    n: int
+    hits1: int
+    hits5: int
+
+    @property
+    def top1(self) -> float:
+        return self.hits1 / self.n
+
+    @property
+    def top5(self) -> float:
+        return self.hits5 / self.n
+
+
+def score(logits: torch.Tensor, labels: torch.Tensor, split: str) -> Score:
+    """(N, C) logits against (N,) labels."""
+    ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+    return Score(
+        split=split,
+        n=len(labels),
+        hits1=int(ranked[:, 0].sum()),
+        hits5=int(ranked.any(dim=1).sum()),
+    )

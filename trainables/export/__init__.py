@@ -1,0 +1,1 @@
+"""Write the finished net in the formats that others open."""

@@ -1,0 +1,52 @@
+"""Write the finished net as others read it: safetensors and a config.json in timm's layout.
+
+timm.create_model("local-dir:FOLDER", pretrained=True)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from timm.models._hub import save_config_for_hf  # public through push_to_hf_hub alone
+
+from trainables.models import backbone, variants
+from trainables.storage.files import write_tensors, write_text
+from trainables.transforms.eval_transform import EvalTransform
+
+
+def write_timm(
+    folder: Path,
+    state: Mapping[str, torch.Tensor],
+    *,
+    variant: str,
+    classes: Sequence[str],
+    train_res: int,
+    transform: EvalTransform,
+) -> None:
+    """Write model.safetensors, config.json and labels.txt into ``folder``, which exists.
+
+    ``config.json`` says input_size = train resolution, test_input_size = test resolution and its
+    crop ratio: timm's convention for a net that is tested larger than it was trained.
+    """
+    row = variants.get(variant)
+    preprocessing = variants.preprocessing(row)
+    with torch.device("meta"):
+        model = backbone.build(row, len(classes))
+    write_tensors(folder / "model.safetensors", state)
+    save_config_for_hf(
+        model,
+        str(folder / "config.json"),
+        model_config={"label_names": list(classes)},
+        data_config={
+            "input_size": (3, train_res, train_res),
+            "test_input_size": (3, transform.test_res, transform.test_res),
+            "crop_pct": transform.crop_pct,
+            "test_crop_pct": transform.crop_pct,
+            "mean": preprocessing.mean,
+            "std": preprocessing.std,
+            "interpolation": transform.interpolation,
+        },
+    )
+    write_text(folder / "labels.txt", "".join(f"{name}\n" for name in classes))

@@ -1,0 +1,1 @@
+"""Adapt one trunk to one test resolution, by each arm: a cell."""

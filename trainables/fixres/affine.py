@@ -1,0 +1,143 @@
+"""Train the last batch norm's scale and shift together with the classifier, on kept maps.
+
+Exactly what a step through the whole net would do: all before the norm is frozen, and its output
+is one matrix product away from the maps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+
+from trainables.fixres.features import Maps, features_of, pre_norm
+from trainables.fixres.heads import HeadGrid, HeadSetting, epoch_order
+from trainables.models import backbone
+from trainables.models.backbone import AFFINE, CLASSIFIER, Net
+
+
+def fit_affine(
+    model: Net,
+    train: tuple[Maps, torch.Tensor],
+    val: tuple[Maps, torch.Tensor],
+    setting: HeadSetting,
+    grid: HeadGrid,
+    *,
+    seed: int,
+    batch_size: int,
+    device: torch.device,
+) -> tuple[HeadSetting, int]:
+    """Train the model from where it stands, by one setting, and leave it where val liked it best.
+
+    Args:
+        train, val: maps before ``conv_head``, and labels (N,) int64.
+        setting: learning rate, smoothing, decay and optimiser; scale and shift are not decayed.
+        grid: how many epochs at most, patience and batch size.
+
+    Returns:
+        The setting with the epochs that it took, and how many epochs val was asked about.
+    """
+    trained = _trained(model)
+    best = {name: p.detach().clone() for name, p in trained.items()}
+    best_key, best_epoch, epoch = (-1, 0.0), 0, 0
+    for epoch in _epochs(model, train, setting, grid, seed, device):
+        key = _val_key(model, val, batch_size, device)
+        if key > best_key:
+            best_key, best_epoch = key, epoch
+            best = {name: p.detach().clone() for name, p in trained.items()}
+        if epoch - best_epoch >= grid.patience:
+            break
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            parameter.copy_(best[name])
+    model.requires_grad_(False)
+    return replace(setting, epochs=best_epoch), epoch
+
+
+def fit_affine_setting(
+    model: Net,
+    train: tuple[Maps, torch.Tensor],
+    setting: HeadSetting,
+    grid: HeadGrid,
+    *,
+    seed: int,
+    device: torch.device,
+) -> None:
+    """Train the model by one setting for just its epochs, with nothing to judge it by.
+
+    Args:
+        train, setting: as of :func:`fit_affine`.
+        grid: batch size and momentum.
+    """
+    for _ in _epochs(model, train, setting, grid.only(setting), seed, device):
+        pass
+    model.requires_grad_(False)
+
+
+def _trained(model: Net) -> dict[str, torch.nn.Parameter]:
+    return {name: model.get_parameter(name) for name in (*AFFINE, *CLASSIFIER)}
+
+
+def _epochs(
+    model: Net,
+    train: tuple[Maps, torch.Tensor],
+    setting: HeadSetting,
+    grid: HeadGrid,
+    seed: int,
+    device: torch.device,
+) -> Iterator[int]:
+    """Train epoch by epoch; yields its number."""
+    model.requires_grad_(False)
+    trained = _trained(model)
+    for parameter in trained.values():
+        parameter.requires_grad_(True)
+    optimizer = _optimizer(trained, setting, grid)
+    for epoch in range(1, grid.epochs + 1):
+        for chosen in epoch_order(len(train[1]), seed, epoch).split(grid.batch_size):
+            _step(model, train[0].tensor[chosen], train[1][chosen], optimizer, setting, device)
+        yield epoch
+
+
+def _optimizer(
+    trained: dict[str, torch.nn.Parameter], setting: HeadSetting, grid: HeadGrid
+) -> torch.optim.Optimizer:
+    groups: Sequence[dict[str, object]] = [
+        {"params": [trained[n] for n in AFFINE], "weight_decay": 0.0},
+        {"params": [trained[n] for n in CLASSIFIER], "weight_decay": setting.weight_decay},
+    ]
+    if setting.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=setting.lr)
+    return torch.optim.SGD(groups, lr=setting.lr, momentum=grid.momentum)
+
+
+def _step(
+    model: Net,
+    maps: torch.Tensor,
+    labels: torch.Tensor,
+    optimizer: torch.optim.Optimizer,
+    setting: HeadSetting,
+    device: torch.device,
+) -> None:
+    with torch.no_grad():
+        z = pre_norm(model, maps, device).float()
+    logits = model.classifier(backbone.pooled(model, z))
+    loss = F.cross_entropy(logits, labels.to(device), label_smoothing=setting.label_smoothing)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+@torch.inference_mode()
+def _val_key(
+    model: Net, val: tuple[Maps, torch.Tensor], batch_size: int, device: torch.device
+) -> tuple[int, float]:
+    """Hits, then minus the loss: the larger the better; not finite is worst."""
+    features = features_of(model, val[0], batch_size=batch_size, device=device)
+    logits = model.classifier(features.to(device)).cpu()
+    loss = F.cross_entropy(logits, val[1]).double().item()
+    if not math.isfinite(loss):
+        return (-1, -math.inf)
+    return (int((logits.argmax(1) == val[1]).sum()), -loss)

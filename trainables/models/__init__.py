@@ -1,0 +1,1 @@
+"""The EfficientNet family, its pretrained weights, and the layers that FixRes touches."""

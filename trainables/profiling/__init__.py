@@ -1,0 +1,1 @@
+"""Count multiply-adds and memory of a net, and measure its latency."""

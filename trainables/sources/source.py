@@ -1,0 +1,35 @@
+"""What a data source offers: labelled images that are not read yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainables.sources.listing import StoredFile
+from trainables.sources.splits import SPLITS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One labelled image, not read yet."""
+
+    path: str  # for messages: relative path, with "#row" in a table
+    label: int
+    split: str
+    content: bytes | Path | StoredFile | None  # None: nothing to read, for this reason
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Labelled images, in an order that means nothing."""
+
+    classes: tuple[str, ...]
+    total: int  # images, readable or not
+    given: tuple[str, ...]  # the splits that the data comes with
+    notes: tuple[str, ...]
+    items: Callable[[], Iterator[Item]]
+    sample: Callable[[], Iterator[Item]]  # up to a few hundred of them, to estimate sizes
+    splits: tuple[str, ...] = SPLITS  # that there must be in the end
+    scratch_bytes: int = 0  # that lie on the disk beside the decoded images while it is read

@@ -1,0 +1,1 @@
+"""Fine-tune one trunk, epoch by epoch, on one or several workers."""

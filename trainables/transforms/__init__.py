@@ -1,0 +1,1 @@
+"""Image geometry and augmentation: pure functions of sizes, pixels and random draws."""
