@@ -63,14 +63,14 @@ def _tell(asked: Asked) -> None:
     # After the check, so that bad options end at once: these bring torch.
     from rich.console import Console
 
-    from sweeps.loaded_sweep import brought
+    from sweeps.final_model.wording import optimism_in_words
     from sweeps.output.location import BOARD
-    from sweeps.reselect import check_target, rewrite
+    from sweeps.reselect import brought, check_target, rewrite
     from sweeps.selection import leaderboard
     from sweeps.selection.choice import choose, known_costs
     from sweeps.selection.row_latency import timed
     from sweeps.terminal.console import Terminal
-    from sweeps.terminal.result_tables import fronts, optimism_in_words
+    from sweeps.terminal.result_tables import fronts
     from trainables.fixres.cell import recorded_hits
     from trainables.profiling.latency import device_name
 

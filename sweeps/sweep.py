@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from sweeps.events.event_types import SweepBegan, Watchers
-from sweeps.events.live_board import LiveBoard
-from sweeps.events.recorders import History
-from sweeps.execution.phases import CellDesk, cells_of, run_cells, run_trunks
-from sweeps.execution.resources import Cluster
+from sweeps.events.recorders import History, LiveBoard
+from sweeps.execution.phases import run_cells, run_trunks
+from sweeps.execution.ray_cluster import Cluster
 from sweeps.final_model.model_folder import judge, write_model
-from sweeps.final_model.outcome import Outcome, read_outcome, write_choice
+from sweeps.final_model.outcome import Outcome, Served, as_swept, read_outcome, write_choice
 from sweeps.final_model.refit import refit
-from sweeps.final_model.served import Served, as_swept
 from sweeps.output import folder, retention
 from sweeps.output.location import BOARD, SPEC, Storage, check_same, storage_of
 from sweeps.planning import plan as planning
@@ -26,6 +24,7 @@ from sweeps.planning.plan import Plan
 from sweeps.planning.spec import SweepSpec, identity
 from sweeps.report.build import write_evidence
 from sweeps.report.model_card import card
+from sweeps.scheduling.cell_scheduler import CellDesk, cells_of
 from sweeps.scheduling.trunk_scheduler import TrunkDirector
 from sweeps.selection import leaderboard
 from sweeps.selection.choice import choose
@@ -33,7 +32,8 @@ from sweeps.selection.leaderboard import Row
 from sweeps.selection.published_comparison import compared
 from sweeps.selection.row_latency import timed
 from sweeps.terminal.console import Terminal
-from sweeps.terminal.result_tables import plan_view, summary
+from sweeps.terminal.plan_tables import plan_view
+from sweeps.terminal.result_tables import summary
 from sweeps.tracking.model_registry import register
 from sweeps.tracking.tracker import Tracking, default_uri
 from trainables.data.image_set import ImageSet

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from sweeps.events.event_types import CellEnded, Event, TrunkEnded
+from sweeps.selection import leaderboard
+from sweeps.selection.leaderboard import Row
+from trainables.storage.files import Place
 
 
 class History:
@@ -17,3 +20,17 @@ class History:
             self.trunks.setdefault(event.trunk.key, event)
         elif isinstance(event, CellEnded):
             self.cells.setdefault(event.cell.key, event)
+
+
+class LiveBoard:
+    """A watcher that keeps the file up to date, cell by cell, wherever it is kept."""
+
+    def __init__(self, *places: Place):
+        self._places = places
+        self._rows: list[Row] = []
+
+    def on(self, event: Event) -> None:
+        if isinstance(event, CellEnded) and event.rows:
+            self._rows += event.rows
+            for place in self._places:
+                leaderboard.write(place, self._rows)

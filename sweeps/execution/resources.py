@@ -7,22 +7,19 @@ more than one GPU is spread over several, if it can be.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil, floor
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from sweeps.environment import heed_sigterm, on_cluster
+from sweeps.environment import on_cluster
 from sweeps.planning.spec import RunOptions
 from trainables.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[2]
 MOST_SHARING = 8  # trials on one GPU: beyond that they wait for each other, and for the host
 MOST_GROUPS = 8  # trunks with several workers at a time, on a cluster: each waits on the head
 GPU_NODE_CORES = 4  # of a cluster's smallest GPU node, where none is seen yet
@@ -258,75 +255,6 @@ def expected(options: RunOptions) -> Placement:
         cluster=on_cluster() or (options.gpu_memory_gb is not None and not gpus),
     )
     return Placement(options=options, machines=machines)
-
-
-def place(options: RunOptions) -> Placement:
-    """The cluster's, or this machine's. Ray must be up."""
-    import ray
-
-    nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
-    machines = Machines(
-        cores=max((int(n.get("CPU", 0)) for n in nodes), default=0),
-        gpus=int(sum(n.get("GPU", 0) for n in nodes)),
-        gpus_a_node=max((int(n.get("GPU", 0)) for n in nodes), default=0),
-        gpu=known_gpu(options),
-        cluster=on_cluster(),
-    )
-    return Placement(options=options, machines=machines)
-
-
-def start_ray(options: RunOptions) -> None:
-    """Join the given cluster, or start a private Ray on loopback that ends with this process."""
-    import ray
-
-    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # which failed, is told by us
-    if on_cluster():
-        ray.init(logging_level=logging.ERROR, log_to_driver=False)
-    else:
-        _start_private_ray(options)
-    heed_sigterm()
-
-
-def _start_private_ray(options: RunOptions) -> None:
-    import ray
-
-    gpus = torch.cuda.device_count()
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=150_000_000,  # trials share images through files, not objects
-        num_gpus=gpus,
-        _node_ip_address="127.0.0.1",
-        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "passive"}},
-    )
-
-
-class Cluster:
-    """Ray, started when a trial is first to be placed, stopped at the end."""
-
-    def __init__(self, options: RunOptions):
-        self._options = options
-        self._placement: Placement | None = None
-
-    def __enter__(self) -> Cluster:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        import ray
-
-        if self._placement is not None:
-            ray.shutdown()
-
-    @property
-    def placement(self) -> Placement:
-        if self._placement is None:
-            start_ray(self._options)
-            self._placement = place(self._options)
-        return self._placement
 
 
 def own_threads() -> int:

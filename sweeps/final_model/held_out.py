@@ -7,36 +7,18 @@ pixels: what tuning for a resolution gains on the test split, it may lose on a s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-import numpy as np
-
-from sweeps.final_model.served import Served
+from sweeps.final_model.outcome import Gain, Served, gain
 from sweeps.planning.plan import Plan
 from sweeps.selection.leaderboard import Row, row
 from trainables.data.decode import Progress
 from trainables.data.extra_test_sets import open_further
 from trainables.data.view_cache import Workplace
-from trainables.evaluation.confidence import paired_difference
 from trainables.fixres.arms import ARMS, UNTUNED
 from trainables.fixres.held_out_score import Unseen, hits_of, read
 from trainables.storage.artifact_store import Store
 from trainables.storage.object_store import place_of
 from trainables.training.trunk import finished_trunk
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gain:
-    """Top-1 of the tuned net less that of the untuned, image by image: shares."""
-
-    difference: float
-    error: float  # standard error of the paired difference
-
-
-def gain(tuned: np.ndarray, untuned: np.ndarray) -> Gain:
-    """Of which images each has right: (n,) bool."""
-    difference, error = paired_difference(tuned, untuned)
-    return Gain(difference=difference, error=error)
 
 
 def read_unseen(

@@ -14,8 +14,7 @@ from PIL import Image
 from sweeps.execution import resources
 from sweeps.final_model.held_out import read_unseen
 from sweeps.final_model.mlflow_flavor import write_mlflow_model
-from sweeps.final_model.outcome import Outcome
-from sweeps.final_model.served import Served
+from sweeps.final_model.outcome import Outcome, Served
 from sweeps.planning.plan import Plan
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row

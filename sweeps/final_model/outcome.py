@@ -6,10 +6,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweeps.final_model.held_out import Gain
+import numpy as np
+
+from sweeps.planning.plan import Plan
 from sweeps.selection import leaderboard
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row
+from trainables.evaluation.confidence import paired_difference
+from trainables.fixres.cell import CellSpec
 from trainables.storage.files import read_json, write_json
 
 
@@ -68,3 +72,39 @@ def read_outcome(out: Path, further: Iterable[str]) -> Outcome | None:
         refit=found["refit"],
         test_cells=found["test_cells"],
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """A trunk as one arm of one cell adapted it."""
+
+    trunk: str  # key in the store
+    cell: CellSpec
+    arm: str
+    epochs: int  # that the trunk was trained
+    refit: bool  # on train + val
+
+
+def as_swept(plan: Plan, row: Row) -> Served:
+    """The chosen row's own net."""
+    return Served(
+        trunk=row.trunk,
+        cell=plan.cell(row.variant, row.trunk, row.test_res),
+        arm=row.arm,
+        epochs=row.trunk_epochs,
+        refit=False,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gain:
+    """Top-1 of the tuned net less that of the untuned, image by image: shares."""
+
+    difference: float
+    error: float  # standard error of the paired difference
+
+
+def gain(tuned: np.ndarray, untuned: np.ndarray) -> Gain:
+    """Of which images each has right: (n,) bool."""
+    difference, error = paired_difference(tuned, untuned)
+    return Gain(difference=difference, error=error)

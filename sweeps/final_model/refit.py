@@ -15,9 +15,10 @@ from typing import Any
 from ray import tune
 
 from sweeps.execution import gpu_memory
-from sweeps.execution.phases import Config, Phase, run_trials
-from sweeps.execution.resources import Cluster, Need, Room
-from sweeps.final_model.served import Served
+from sweeps.execution.ray_cluster import Cluster
+from sweeps.execution.resources import Need, Room
+from sweeps.execution.tune_runner import Config, Phase, run_trials
+from sweeps.final_model.outcome import Served
 from sweeps.planning.grid import point_of
 from sweeps.planning.plan import Plan
 from sweeps.selection.leaderboard import Row

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
-
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from sweeps.planning.grid import Grid, Point, resolve
 from sweeps.planning.serving_limits import bounds, rounded
@@ -19,9 +15,9 @@ from trainables.errors import UserError
 from trainables.fixres.arms import ARMS
 from trainables.fixres.cell import CellSpec
 from trainables.fixres.heads import HeadGrid
-from trainables.models import backbone, variants
+from trainables.models import variants
 from trainables.models.weights import Weights
-from trainables.profiling.inference_memory import peak_mb
+from trainables.profiling.cost import Cost, cost
 from trainables.sources.splits import SPLITS
 from trainables.storage.object_store import is_uri
 from trainables.training.trunk import Hyper, Recipe, TrunkSpec
@@ -29,15 +25,6 @@ from trainables.transforms.augmentation import Augmentation
 from trainables.transforms.eval_transform import EvalTransform
 
 BACKWARD = 3  # a training step costs about three forward passes
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """To serve one image."""
-
-    params_m: float  # millions
-    gmacs: float  # billions of multiply-adds, convolutions and linear layers
-    memory_mb: float  # 1e6 bytes at the peak, float32; what kernels take for themselves not in it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,22 +198,6 @@ def make(spec: SweepSpec, images: ImageSet, weights: Iterable[Weights]) -> Plan:
     if spec.trunks.epochs == 0:
         _check_classifiers(plan)
     return plan
-
-
-@cache
-def cost(variant: str, res: int, classes: int) -> Cost:
-    """Counted on the meta device: no arithmetic, no memory."""
-    with torch.device("meta"):
-        model = backbone.build(variants.get(variant), classes).eval()
-    image = torch.empty(1, 3, res, res, device="meta")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(image)
-    params = sum(p.numel() for p in model.parameters())
-    return Cost(
-        params_m=params / 1e6,
-        gmacs=counter.get_total_flops() / 2e9,
-        memory_mb=peak_mb(variant, res, classes),
-    )
 
 
 def _check_classifiers(plan: Plan) -> None:

@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 
 from sweeps.final_model.outcome import Outcome
+from sweeps.final_model.wording import first_look, gain_in_words
 from sweeps.planning.plan import Plan
 from sweeps.planning.serving_limits import asked, rounded
 from sweeps.selection.choice import eligible
 from sweeps.selection.leaderboard import Row
-from sweeps.terminal.result_tables import first_look, gain_in_words
 from trainables.evaluation.confidence import wilson
 from trainables.fixres.arms import ARMS, UNTUNED
 from trainables.models import variants

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,17 +12,25 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from sweeps.final_model.outcome import Outcome
+from sweeps.final_model.wording import first_look
 from sweeps.planning.plan import Plan
 from sweeps.planning.serving_limits import asked, rounded
 from sweeps.report.ledger import Ledger, duration
-from sweeps.report.spending_plot import price
 from sweeps.report.svg import inline
+from sweeps.report.tables import (
+    count_of,
+    held_out_table,
+    images_table,
+    interval,
+    leaderboard_table,
+    percent,
+    published_table,
+    signed,
+    times_table,
+)
 from sweeps.selection.choice import Choice
-from sweeps.selection.leaderboard import Row
 from sweeps.selection.published_comparison import Comparison
-from sweeps.terminal.result_tables import first_look
-from trainables.evaluation.confidence import wilson
-from trainables.fixres.arms import ARMS, UNTUNED, rank
+from trainables.fixres.arms import ARMS, UNTUNED
 from trainables.models import variants
 
 _TEMPLATE = Path(__file__).with_name("template.html")
@@ -37,25 +45,6 @@ class Number:
     value: str
     unit: str
     note: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    name: str
-    number: bool = True  # set to the right, and sorted as one
-
-
-@dataclass(frozen=True, kw_only=True)
-class Line:
-    cells: tuple[str, ...]
-    strong: bool = False  # the chosen row, a sum
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    name: str  # for those who hear it
-    columns: tuple[Column, ...]
-    lines: tuple[Line, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,13 +88,13 @@ def page(
             name: Drawn(svg=inline(name, figure, captions[name][0]), caption=captions[name][1])
             for name, figure in figures.items()
         },
-        published=_published(compared),
+        published=published_table(compared),
         published_on=sorted({f"{c.row.split}, n = {c.row.n}" for c in compared}),
-        unseen=_unseen(outcome),
+        unseen=held_out_table(outcome),
         unseen_note=_unseen_note(outcome),
-        times=_times(ledger),
-        images=_images(ledger),
-        rows=_rows(outcome),
+        times=times_table(ledger),
+        images=images_table(ledger),
+        rows=leaderboard_table(outcome),
         command=command.replace(" --", " \\\n    --"),
         facts=_facts(plan, outcome, versions, device),
     )
@@ -114,28 +103,11 @@ def page(
 # --- words --------------------------------------------------------------------------------------
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
-
-
-def _signed(points: float) -> str:
-    return f"{points:+.1f}".replace("-", "−")
-
-
-def _interval(row: Row) -> str:
-    low, high = wilson(row.hits1, row.n)
-    return f"{_percent(low)} to {_percent(high)}"
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
-
-
 def _title(outcome: Outcome) -> str:
     row, test = outcome.choice.row, outcome.test
     return _close(
         f"EfficientNet {row.variant}, trained at {row.train_res} px and served at {row.test_res} "
-        f"px, has {_percent(test.top1)} % of test right (top-1, n = {test.n})"
+        f"px, has {percent(test.top1)} % of test right (top-1, n = {test.n})"
     )
 
 
@@ -161,19 +133,19 @@ def _numbers(outcome: Outcome, device: str) -> list[Number]:
     found = [
         Number(
             name="Top-1 on test",
-            value=_percent(test.top1),
+            value=percent(test.top1),
             unit="%",
-            note=_close(f"95 % interval {_interval(test)} (Wilson), n = {test.n}"),
+            note=_close(f"95 % interval {interval(test)} (Wilson), n = {test.n}"),
         )
     ]
     if gain is not None:
-        note = f"on test, image by image; standard error {_percent(gain.error)}"
-        value = _signed(100 * gain.difference)
+        note = f"on test, image by image; standard error {percent(gain.error)}"
+        value = signed(100 * gain.difference)
         found.append(Number(name="Gain on the untuned", value=value, unit="points", note=note))
     found.append(
         Number(
             name="Top-1 on val",
-            value=_percent(row.top1),
+            value=percent(row.top1),
             unit="%",
             note=_close(f"n = {row.n}; val chose, which {_flattery(outcome.choice)}"),
         )
@@ -189,14 +161,14 @@ def _numbers(outcome: Outcome, device: str) -> list[Number]:
 
 
 def _flattery(choice: Choice) -> str:
-    return f"flatters it by about {_percent(max(0.0, choice.optimism))} points"
+    return f"flatters it by about {percent(max(0.0, choice.optimism))} points"
 
 
 def _captions(plan: Plan, outcome: Outcome, ledger: Ledger) -> dict[str, tuple[str, str]]:
     """For each figure what is seen, for those who do not see it, and its caption."""
     row = outcome.choice.row
     n = f"n = {row.n}"
-    val = f"{_percent(row.top1)} % on val ({n})"
+    val = f"{percent(row.top1)} % on val ({n})"
     place = f"{row.variant}, {row.train_res} px to {row.test_res} px, arm {row.arm}"
     cut = " A number of epochs under a value marks a trunk that was cut." if ledger.cut else ""
     return {
@@ -212,12 +184,12 @@ def _captions(plan: Plan, outcome: Outcome, ledger: Ledger) -> dict[str, tuple[s
             f"cheaper. Limits asked for: {asked(plan.spec.serving)}.",
         ),
         "curves": (
-            f"Top-1 on val of {_count(ledger.trunks, 'trunk')} over the epochs.",
-            f"{_count(ledger.trunks, 'trunk')}, {ledger.cut or 'none'} cut by ASHA. Top-1 is that "
-            "at the best of the trunk's test resolutions, on val, before any adaptation.",
+            f"Top-1 on val of {count_of(ledger.trunks, 'trunk')} over the epochs.",
+            f"{count_of(ledger.trunks, 'trunk')}, {ledger.cut or 'none'} cut by ASHA. Top-1 is "
+            "that at the best of the trunk's test resolutions, on val, before any adaptation.",
         ),
         "arms": (
-            f"What each arm gains on the trunk untuned, over {_count(ledger.cells, 'cell')}.",
+            f"What each arm gains on the trunk untuned, over {count_of(ledger.cells, 'cell')}.",
             f"Untuned is the same trunk on the same pixels (arm {UNTUNED}). A mean over cells "
             "hides where the gains are: the dots show it.",
         ),
@@ -240,146 +212,6 @@ def _unseen_note(outcome: Outcome) -> str:
 
 
 # --- tables -------------------------------------------------------------------------------------
-
-
-def _columns(*names: str, words: Iterable[str] = ()) -> tuple[Column, ...]:
-    return tuple(Column(name=name, number=name not in words) for name in names)
-
-
-def _unseen(outcome: Outcome) -> Table:
-    lines = []
-    for row in outcome.rows:
-        if row.split != "val":
-            chosen = row.arm == outcome.choice.row.arm
-            gain = outcome.gains.get(row.split) if chosen else None
-            cells = (
-                row.split,
-                row.arm,
-                _percent(row.top1),
-                _interval(row),
-                _percent(row.top5),
-                f"{row.n}",
-                f"{_signed(100 * gain.difference)} ± {_percent(gain.error)}" if gain else "",
-            )
-            lines.append(Line(cells=cells, strong=chosen))
-    names = ("set", "arm", "top-1 %", "95 % interval", "top-5 %", "n", "gain (points, ± s.e.)")
-    return Table(
-        name="Sets that nothing was chosen on",
-        columns=_columns(*names, words=("set", "arm")),
-        lines=tuple(lines),
-    )
-
-
-def _published(compared: Sequence[Comparison]) -> Table | None:
-    if not compared:
-        return None
-    lines = tuple(
-        Line(
-            cells=(
-                one.published.variant,
-                f"{one.published.train_res}",
-                f"{one.published.test_res}",
-                f"{one.published.start_top1:.1f}",
-                f"{one.published.fix_top1:.1f}",
-                f"{one.top1:.1f}",
-                _signed(one.gap),
-                one.row.arm,
-            )
-        )
-        for one in compared
-    )
-    names = ("variant", "train px", "test px", "start", "published", "measured", "gap", "arm")
-    columns = _columns(*names, words=("variant", "arm"))
-    return Table(name="Beside the published figures", columns=columns, lines=lines)
-
-
-def _times(ledger: Ledger) -> Table:
-    cut = f", {ledger.cut} of them cut" if ledger.cut else ""
-    spent = [
-        (f"phase 1: {_count(ledger.trunks, 'trunk')}{cut}", ledger.trained_s),
-        (f"phase 2: {_count(ledger.cells, 'cell')}", ledger.adapted_s),
-        ("test and further sets, read after the choice", ledger.read_s),
-    ]
-    passes = f"the net run once a cell and split ({ledger.saved_images:,} images fewer)"
-    saved = [
-        ("trunks cut early", ledger.undone_s),
-        ("each trunk trained once for all its test resolutions", ledger.saved_trunks_s),
-        (passes, ledger.saved_passes_s),
-    ]
-    lines = [_time_line(ledger, name, seconds) for name, seconds in spent]
-    lines.append(_time_line(ledger, "spent", ledger.spent_s, strong=True))
-    lines += [
-        _time_line(ledger, f"saved (estimated): {name}", seconds)
-        for name, seconds in saved
-        if seconds != 0
-    ]
-    names = ["what", "time of trials"]
-    if ledger.price_per_hour is not None:
-        names.append(f"cost, at {ledger.price_per_hour:g} an hour")
-    columns = _columns(*names, words=("what",))
-    return Table(name="Time of trials", columns=columns, lines=tuple(lines))
-
-
-def _time_line(ledger: Ledger, name: str, seconds: float | None, *, strong: bool = False) -> Line:
-    if seconds is None:
-        return Line(cells=(name, "not timed", *([""] if ledger.price_per_hour is not None else [])))
-    money = ledger.money(seconds)
-    return Line(
-        cells=(name, duration(seconds), *([] if money is None else [price(money)])), strong=strong
-    )
-
-
-def _images(ledger: Ledger) -> Table:
-    lines = tuple(
-        Line(cells=(name, f"{images.planned:,}", f"{images.done:,}"))
-        for name, images in ledger.images.items()
-    )
-    columns = _columns("images through the net", "planned, at most", "done",
-                       words=("images through the net",))  # fmt: skip
-    return Table(name="Images through the net", columns=columns, lines=lines)
-
-
-def _rows(outcome: Outcome) -> Table:
-    """The whole leaderboard: val, best first, then the sets that were read after the choice."""
-    chosen = outcome.choice.row
-    ordered = sorted(
-        outcome.rows, key=lambda r: (r.split != "val", -r.hits1 / r.n, r.gmacs, rank(r.arm))
-    )
-    words = ("variant", "arm", "split", "classifier")
-    names = "variant,train px,test px,arm,split,n,top-1 %,top-5 %,GMACs,M params,MB,ms,images/s"
-    names += ",seconds,epochs,classifier"
-    return Table(
-        name="The leaderboard",
-        columns=_columns(*names.split(","), words=words),
-        lines=tuple(Line(cells=_cells(r), strong=r == chosen) for r in ordered),
-    )
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-    head = ""
-    if row.head_tried:
-        head = (
-            f"{row.head_optimizer}, lr {row.head_lr:g}, smoothing {row.head_smoothing:g}, decay "
-            f"{row.head_weight_decay:g}, {row.head_epochs} epochs; of {row.head_tried} tried"
-        )
-    return (
-        row.variant,
-        f"{row.train_res}",
-        f"{row.test_res}",
-        row.arm,
-        row.split,
-        f"{row.n}",
-        _percent(row.top1),
-        _percent(row.top5),
-        f"{row.gmacs:.3g}",
-        f"{row.params_m:.2f}",
-        rounded(row.memory_mb),
-        "" if row.latency_ms is None else f"{row.latency_ms:.3g}",
-        "" if row.images_s is None else f"{row.images_s:.0f}",
-        f"{row.seconds:.1f}",
-        f"{row.trunk_epochs}",
-        head,
-    )
 
 
 def _facts(

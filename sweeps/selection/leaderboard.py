@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sweeps.planning.plan import Cost
 from trainables.errors import UserError
 from trainables.fixres.cell import ArmResult
+from trainables.profiling.cost import Cost
 from trainables.storage.files import Place, write_file
 from trainables.training.trunk import TrunkSpec
 

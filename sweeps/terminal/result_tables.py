@@ -3,108 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import floor
 
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sweeps.execution import gpu_memory, resources
-from sweeps.execution.resources import Ask, Need, Room
-from sweeps.final_model.held_out import Gain
-from sweeps.final_model.outcome import Outcome
-from sweeps.planning.plan import Plan
+from sweeps.final_model.outcome import Gain, Outcome
+from sweeps.final_model.wording import gain_in_words, looks_in_words, optimism_in_words
 from sweeps.planning.serving_limits import rounded
 from sweeps.selection.choice import Choice, front
 from sweeps.selection.leaderboard import Row
 from sweeps.selection.published_comparison import Comparison
 from trainables.evaluation.confidence import wilson
 from trainables.fixres.arms import UNTUNED, rank
-
-
-def plan_view(plan: Plan) -> Group:
-    """The plan as tables."""
-    spec, grid = plan.spec, plan.grid
-    counts = ", ".join(f"{n} {split}" for split, n in plan.counts.items())
-    passes = ", ".join(f"{n:,} {what}" for what, n in plan.image_passes.items())
-    most = sum(plan.work_left(p) for p in plan.points) * plan.samples
-    expected = sum(plan.expected_work_left(p) for p in plan.points) * plan.samples
-    lines = [
-        f"images   {counts}; {len(plan.classes)} classes; fingerprint {plan.images[:12]}",
-        f"trunks   {plan.trunks}: {' '.join(spec.grid.variants)} x train {_px(grid.train_res)} x "
-        f"{plan.samples} samples; {_epochs(plan)}",
-        f"cells    {plan.cells}: {plan.survivors} trunk(s) of each variant and train resolution x "
-        f"test {_px(grid.test_res)}; arms {' '.join(spec.fix.arms)}",
-        *(f"{'ladder' if i == 0 else '':8} {line}" for i, line in enumerate(grid.why)),
-        f"passes   {passes} (images, at most)",
-    ]
-    if spec.trunks.epochs:
-        lines.append(
-            f"work     {most / 1e3:,.1f} TMACs of training at most, about {expected / 1e3:,.1f} "
-            "with cuts"
-        )
-    else:
-        lines.append(
-            "labels   classes in the order of their names are taken for the weights' own order"
-        )
-    return Group(*(Text(line) for line in lines), _costs(plan), *_gpus(plan))
-
-
-def _px(resolutions: Sequence[int]) -> str:
-    return f"{' '.join(map(str, resolutions))} px"
-
-
-def _epochs(plan: Plan) -> str:
-    if plan.spec.trunks.epochs == 0:
-        return "as their weights are, untrained"
-    rungs = ", ".join(map(str, plan.spec.rungs[:-1])) or "none"
-    return f"{plan.spec.trunks.epochs} epochs, cut after {rungs}"
-
-
-def _costs(plan: Plan) -> Table:
-    resolutions = sorted({res for _, res in plan.costs})
-    table = Table(title="GMACs of one image", title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("variant")
-    table.add_column("M params", justify="right")
-    for res in resolutions:
-        table.add_column(f"{res} px", justify="right")
-    for variant in plan.spec.grid.variants:
-        own = {res: cost for (name, res), cost in plan.costs.items() if name == variant}
-        table.add_row(
-            variant,
-            f"{next(iter(own.values())).params_m:.2f}",
-            *(f"{own[res].gmacs:.3g}" if res in own else "" for res in resolutions),
-        )
-    return table
-
-
-def _gpus(plan: Plan) -> list[RenderableType]:
-    """What trunks need of a GPU and take of it, where one is seen or to come."""
-    room = Room(placement=resources.expected(plan.spec.run), needs=gpu_memory.of_trunks(plan))
-    gpu = room.placement.machines.gpu
-    if gpu is None or not room.placement.uses_gpus:
-        return []
-    table = Table(title="GB of a trunk on GPUs", title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("variant")
-    for res in plan.grid.train_res:
-        table.add_column(f"{res} px", justify="right")
-    told = {size: _taken(need, room.asks[size], gpu.gb) for size, need in room.needs.items()}
-    for variant in plan.spec.grid.variants:
-        table.add_row(variant, *(told.get((variant, res), "") for res in plan.grid.train_res))
-    parts: list[RenderableType] = [Text(f"gpu      {gpu.gb:.1f} GB each ({gpu.source})"), table]
-    if any(words.endswith("*") for words in told.values()):
-        parts.append(Text("* more than one has: steps are split; --workers-per-trial spreads them"))
-    return parts
-
-
-def _taken(need: Need, ask: Ask, gb: float) -> str:
-    """GB of the trial, or of each of its workers, and its GPUs."""
-    gpus = ask.gpus * ask.workers
-    share = f"1/{floor(1 / gpus)}" if 0 < gpus <= 0.5 else f"{gpus:g}"
-    needed = need.gb(ask.workers)
-    each = f" on each of {share}" if ask.workers > 1 else f" on {share}"
-    return f"{needed:.1f}{each}{' *' if needed > gb else ''}"
 
 
 def summary(outcome: Outcome, compared: Sequence[Comparison] = (), *, limit: int = 8) -> Group:
@@ -135,21 +47,6 @@ def unseen_lines(outcome: Outcome) -> list[Text]:
     if outcome.test_cells > 1:
         lines.append(Text(f"test     {looks_in_words(outcome.test_cells)}"))
     return lines
-
-
-def first_look(cells: int) -> str:
-    """Whether what was read of test is this sweep's only reading: a sentence."""
-    if cells > 1:
-        return f"Not the first reading: {looks_in_words(cells)}."
-    return "Read once, after the choice."
-
-
-def looks_in_words(cells: int) -> str:
-    """What readings beyond the first mean."""
-    return (
-        f"this sweep has looked at the test split for {cells} cells: whoever chooses among them by "
-        "what they saw there has no unseen images left"
-    )
 
 
 def _board(val: Sequence[Row], choice: Choice, limit: int) -> Table:
@@ -266,13 +163,6 @@ def _published(compared: Sequence[Comparison]) -> Table:
     return table
 
 
-def optimism_in_words(choice: Choice) -> str:
-    return (
-        f"choosing the best of so many rows flatters its val top-1 by about "
-        f"{max(0.0, 100 * choice.optimism):.1f} points"
-    )
-
-
 def _unseen_line(row: Row, gain: Gain | None) -> Text:
     low, high = wilson(row.hits1, row.n)
     words = (
@@ -280,11 +170,3 @@ def _unseen_line(row: Row, gain: Gain | None) -> Text:
         f"{100 * high:.1f}), top-5 {100 * row.top5:.1f} %; "
     )
     return Text(words + (gain_in_words(gain) if gain else "nothing was tuned"))
-
-
-def gain_in_words(gain: Gain) -> str:
-    """With the standard error of the paired difference."""
-    return (
-        f"{100 * gain.difference:+.1f} points on the untuned trunk (paired, standard error "
-        f"{100 * gain.error:.1f})"
-    )

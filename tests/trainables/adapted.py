@@ -16,7 +16,7 @@ from trainables.fixres.heads import HeadGrid
 from trainables.models import backbone, variants
 from trainables.models.weights import find_weights
 from trainables.storage.artifact_store import Store
-from trainables.train import TrunkTraining
+from trainables.training.trainer import TrunkTraining
 from trainables.training.trunk import Hyper, Recipe, TrunkSpec, finished_trunk, settle
 from trainables.transforms.augmentation import Augmentation
 from trainables.transforms.eval_transform import EvalTransform

@@ -23,8 +23,8 @@ from trainables.ray_backend.worker_group import Work, Workers
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import Place
 from trainables.storage.hashing import plain
-from trainables.train import TrunkTraining
 from trainables.training.preemption import Notice
+from trainables.training.trainer import TrunkTraining
 from trainables.training.trunk import EpochReport, TrunkSpec, recorded_reports
 from trainables.transforms.eval_transform import EvalTransform
 

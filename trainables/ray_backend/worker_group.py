@@ -26,9 +26,9 @@ from trainables.ray_backend.placement_groups import release_forsaken
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import Place
 from trainables.storage.hashing import plain
-from trainables.train import TrunkTraining
 from trainables.training.distributed import Peers
 from trainables.training.preemption import Notice
+from trainables.training.trainer import TrunkTraining
 from trainables.training.trunk import EpochReport, TrunkSpec, epoch_report
 from trainables.transforms.eval_transform import EvalTransform
 

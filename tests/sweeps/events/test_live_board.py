@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sweeps.events.event_types import CellEnded
-from sweeps.events.live_board import LiveBoard
+from sweeps.events.recorders import LiveBoard
 from sweeps.selection.leaderboard import read
 from tests.sweeps.planning.test_plan import HYPER, plan_of
 from tests.sweeps.planning.test_spec import spec_with

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from ray import tune
 
-from sweeps.execution import gpu_memory, phases
+from sweeps.execution import gpu_memory, phases, tune_runner
 from sweeps.execution.resources import Gpu, Machines, Need, Placement, Room, Size
 from sweeps.planning.grid import Point
 from sweeps.planning.plan import Plan
 from sweeps.planning.spec import RunOptions
-from sweeps.terminal.result_tables import plan_view
+from sweeps.scheduling.cell_scheduler import cells_of
+from sweeps.terminal.plan_tables import plan_view
 from tests.sweeps.planning.test_plan import HYPER, plan_of
 from tests.sweeps.planning.test_spec import spec_with
 from tests.sweeps.terminal.test_console import file_console, output_of
@@ -155,12 +156,12 @@ def run(
     waiting = list(sizes)
     monkeypatch.setattr(tune, "Tuner", Tuner)
     monkeypatch.setattr(tune, "with_parameters", lambda trainable, context: trainable)
-    phase = phases.Phase(
+    phase = tune_runner.Phase(
         give=lambda: {"size": waiting.pop(0)} if waiting else None,
         goes_on=lambda config, result: False,
         failed=lambda config, error: None,
     )
-    phases.run_trials(tune.Trainable, phase, CONTEXT, room)
+    tune_runner.run_trials(tune.Trainable, phase, CONTEXT, room)
     assert [config["size"] for config, _ in Tuner.asked] == sizes
     return Tuner.asked
 
@@ -169,10 +170,10 @@ def run(
 def test_every_trial_of_a_plan_has_its_place(monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
     planned = plan(variants=("b0", "lite0"), train_res=(64, 32), test_res=(96, 64))
     trunks = [planned.trunk(point, HYPER) for point in planned.points]
-    cells = phases.cells_of(planned, [(trunk, ()) for trunk in trunks])
+    cells = cells_of(planned, [(trunk, ()) for trunk in trunks])
     sizes: list[Size] = []
 
-    def gather(kind: object, phase: phases.Phase, _: object, room: Room) -> None:
+    def gather(kind: object, phase: tune_runner.Phase, _: object, room: Room) -> None:
         while (config := phase.give()) is not None:
             told = room.asks[config["size"]].told
             assert told == {"resources": {"CPU": 4, "GPU": 0.125}}

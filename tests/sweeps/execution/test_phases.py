@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from ray import tune
 
-from sweeps.execution import phases
-from sweeps.execution.phases import Config, Phase, run_trials
+from sweeps.execution import tune_runner
 from sweeps.execution.resources import Machines, Need, Placement, Room
+from sweeps.execution.tune_runner import Config, Phase, run_trials
 from sweeps.planning.spec import RunOptions
 from trainables.data.options import ReadOptions
 from trainables.ray_backend.tune_trainables import TrialContext
@@ -106,7 +106,7 @@ def test_a_trial_is_tried_again_wherever_its_process_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In its work, or while it is made ready for the next, even for the last; not for ever."""
-    monkeypatch.setattr(phases, "MAX_FAILURES", 2)
+    monkeypatch.setattr(tune_runner, "MAX_FAILURES", 2)
     ended, failed, retried = run(tmp_path, ["first", "broken", "step", "second", "reset"])
     assert ended == ["first", "reset", "second", "step"] and failed == ["broken"]
     assert retried == ["broken", "broken", "step", "reset"]

@@ -13,16 +13,8 @@ import ray
 import torch
 
 from sweeps.environment import on_cluster, set_environment
-from sweeps.execution.resources import (
-    HEAD,
-    Gpu,
-    Need,
-    Room,
-    expected,
-    known_gpu,
-    own_threads,
-    place,
-)
+from sweeps.execution.ray_cluster import place
+from sweeps.execution.resources import HEAD, Gpu, Need, Room, expected, known_gpu, own_threads
 from sweeps.planning.spec import RunOptions
 from trainables.errors import UserError
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sweeps.final_model import held_out
-from sweeps.final_model.served import as_swept
+from sweeps.final_model.outcome import as_swept, gain
 from tests.sweeps.planning.test_plan import HYPER, plan_of
 from tests.sweeps.planning.test_spec import spec_with
 from tests.sweeps.selection.test_leaderboard import a_row
@@ -78,7 +78,7 @@ def test_each_set_is_read_for_the_chosen_arm_and_untuned(
 def test_a_gain_is_the_paired_difference() -> None:
     tuned = np.array([True] * 6 + [False] * 2 + [True] * 12)
     untuned = np.array([False] * 6 + [True] * 2 + [True] * 12)
-    found = held_out.gain(tuned, untuned)
+    found = gain(tuned, untuned)
     assert found.difference == pytest.approx(4 / 20)
     # Agresti and Min: 6.5 and 2.5 of 22.
     assert found.error == pytest.approx(math.sqrt(9 - 16 / 22) / 22)

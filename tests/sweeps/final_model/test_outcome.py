@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from sweeps.final_model.held_out import Gain
-from sweeps.final_model.outcome import Outcome, read_outcome, write_choice
+from sweeps.final_model.outcome import Gain, Outcome, read_outcome, write_choice
 from sweeps.selection import leaderboard
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row

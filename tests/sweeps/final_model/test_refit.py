@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from sweeps.execution.phases import Phase
+from sweeps.execution.tune_runner import Phase
 from sweeps.final_model import refit as refitting
 from sweeps.final_model.refit import cell_of, refit
 from tests.sweeps.planning.test_plan import HYPER, plan_of

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from sweeps.planning.grid import Point, point_of, resolve
-from sweeps.planning.plan import Cost, Plan, cost, make
+from sweeps.planning.plan import Plan, make
 from sweeps.planning.spec import SweepSpec, option
 from tests.sweeps.planning.test_spec import is_one_sentence, spec_with
 from trainables.errors import UserError
 from trainables.models.weights import Weights
+from trainables.profiling.cost import Cost, cost
 from trainables.training.trunk import Hyper, trunk_spec
 from trainables.transforms.eval_transform import EvalTransform
 

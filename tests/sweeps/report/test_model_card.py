@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sweeps.final_model.held_out import Gain
+from sweeps.final_model.outcome import Gain
 from sweeps.planning.spec import ServingOptions
 from sweeps.report.model_card import card
 from sweeps.selection.choice import Choice

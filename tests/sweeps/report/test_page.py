@@ -13,8 +13,7 @@ from matplotlib.offsetbox import AnnotationBbox, TextArea
 from matplotlib.text import Annotation
 
 from sweeps.events.recorders import History
-from sweeps.final_model.held_out import Gain
-from sweeps.final_model.outcome import Outcome
+from sweeps.final_model.outcome import Gain, Outcome
 from sweeps.report.ledger import Ledger, ledger
 from sweeps.report.page import page
 from sweeps.report.spending_plot import price, spending

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sweeps.events.event_types import CellBegan, CellEnded, CellsPlanned, Event
-from sweeps.execution.phases import CellDesk, cells_of
 from sweeps.planning.plan import Plan
+from sweeps.scheduling.cell_scheduler import CellDesk, cells_of
 from tests.sweeps.planning.test_plan import HYPER, plan_of
 from tests.sweeps.planning.test_spec import spec_with
 from tests.sweeps.scheduling.test_trunk_scheduler import report_of

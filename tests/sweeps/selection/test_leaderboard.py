@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from sweeps.planning.grid import Point
-from sweeps.planning.plan import Cost
 from sweeps.selection.leaderboard import SCHEMA, Row, read, row, rows_of, table, write
 from tests.sweeps.planning.test_plan import HYPER, plan_of
 from tests.sweeps.planning.test_spec import is_one_sentence, spec_with
@@ -19,6 +18,7 @@ from trainables.errors import UserError
 from trainables.evaluation.metrics import Score
 from trainables.fixres.cell import ArmResult
 from trainables.fixres.heads import HeadSetting
+from trainables.profiling.cost import Cost
 
 
 def a_row(hits: int = 30, n: int = 50, **other: Any) -> Row:

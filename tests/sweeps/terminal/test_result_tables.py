@@ -6,12 +6,13 @@ import re
 
 import pytest
 
-from sweeps.final_model.held_out import Gain
+from sweeps.final_model.outcome import Gain
 from sweeps.planning.plan import Plan
 from sweeps.planning.serving_limits import rounded
 from sweeps.selection.choice import Choice
 from sweeps.selection.published_comparison import beside
-from sweeps.terminal.result_tables import COSTS, fronts, plan_view, summary
+from sweeps.terminal.plan_tables import plan_view
+from sweeps.terminal.result_tables import COSTS, fronts, summary
 from tests.sweeps.final_model.test_outcome import outcome_of
 from tests.sweeps.planning.test_plan import plan_of
 from tests.sweeps.planning.test_spec import spec_with

@@ -28,7 +28,7 @@ from sweeps.events.event_types import (
     TrunkBegan,
     TrunkEnded,
 )
-from sweeps.loaded_sweep import brought
+from sweeps.reselect import brought
 from sweeps.selection import leaderboard
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row

@@ -19,7 +19,7 @@ from trainables.fixres.cell import RefitCell, adapted_state, recorded_results
 from trainables.models.backbone import CLASSIFIER
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_tensors, write_tensors
-from trainables.train import TrunkTraining
+from trainables.training.trainer import TrunkTraining
 from trainables.training.trunk import finished_trunk, settle
 
 

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from sweeps.planning.plan import cost
 from sweeps.planning.published import PUBLISHED
 from trainables.models import backbone, variants
 from trainables.models.backbone import Net, build
+from trainables.profiling.cost import cost
 from trainables.transforms.resolution import feature_side
 
 

@@ -28,7 +28,7 @@ from trainables.ray_backend.placement_groups import release_forsaken
 from trainables.ray_backend.tune_trainables import TrialContext, TrunkTrial
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_lines, read_state
-from trainables.train import TrunkTraining
+from trainables.training.trainer import TrunkTraining
 from trainables.training.trunk import Hyper, Recipe, TrunkSpec, epoch_report, recorded_reports
 from trainables.transforms.eval_transform import EvalTransform
 

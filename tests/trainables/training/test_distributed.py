@@ -18,10 +18,10 @@ from trainables.models.variants import Preprocessing
 from trainables.models.weights import find_weights
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_lines, read_state
-from trainables.train import TrunkTraining
 from trainables.training.distributed import Peers
 from trainables.training.preemption import Interrupted
 from trainables.training.train_step import Stepper
+from trainables.training.trainer import TrunkTraining
 from trainables.training.trunk import Hyper, Recipe, TrunkSpec, recorded_reports
 from trainables.transforms.eval_transform import EvalTransform
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trainables import train
 from trainables.data.loader import TrainBatch, train_batches
 from trainables.evaluation.inference import logits_of
 from trainables.evaluation.metrics import Score, score
@@ -18,10 +17,10 @@ from trainables.models.weights import find_weights
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_lines
 from trainables.storage.hashing import plain
-from trainables.train import TrunkTraining
-from trainables.training import trunk, validation
+from trainables.training import trainer, trunk, validation
 from trainables.training.optim import lr_factor
 from trainables.training.preemption import Interrupted
+from trainables.training.trainer import TrunkTraining
 from trainables.training.trunk import (
     EpochReport,
     Hyper,
@@ -179,7 +178,7 @@ def test_the_seconds_of_an_epoch_are_those_of_all_its_parts(make, monkeypatch):
 def test_a_long_epoch_is_saved_within_and_a_kill_costs_what_came_after(make, monkeypatch):
     whole = make("whole", batch_size=4)
     whole.epoch()
-    monkeypatch.setattr(train, "SAVE_EVERY_S", -1.0)
+    monkeypatch.setattr(trainer, "SAVE_EVERY_S", -1.0)
     training, steps = make("parts", batch_size=4), []
 
     def killed(*_):
@@ -194,7 +193,7 @@ def test_a_long_epoch_is_saved_within_and_a_kill_costs_what_came_after(make, mon
     assert state_of(training)["progress"]["batches"] == 3
     with pytest.raises(AssertionError, match="within an epoch"):
         settle(training.store, training.spec.key, "cut")
-    monkeypatch.setattr(train, "SAVE_EVERY_S", 1e9)
+    monkeypatch.setattr(trainer, "SAVE_EVERY_S", 1e9)
     taken_up = make("parts", batch_size=4)
     taken_up.optimizer.register_step_pre_hook(lambda *_: steps.append(1))
     taken_up.epoch()
@@ -343,7 +342,7 @@ def test_every_epoch_and_every_seed_draws_other_crops(make, monkeypatch):
         drawn.extend(batch.pixels.tobytes() for batch in batches)
         return iter(batches)
 
-    monkeypatch.setattr(train, "train_batches", spy)
+    monkeypatch.setattr(trainer, "train_batches", spy)
     for seed in (0, 1):
         training = make(seed=seed)
         training.epoch()
@@ -360,7 +359,7 @@ def test_a_step_is_the_gradient_of_the_smoothed_loss_of_normalised_mirrored_pixe
         np.array([0, 2, 1, 1, 0, 0, 2, 0]),
         np.array([True, False, True] + [False] * 5),
     )
-    monkeypatch.setattr(train, "train_batches", lambda *_, **__: iter([batch]))
+    monkeypatch.setattr(trainer, "train_batches", lambda *_, **__: iter([batch]))
     training = make(dropout=False, optimizer="sgd", ema_decay=0.0, warmup_epochs=0.0)
     gradients: list[torch.Tensor] = []
 

@@ -1,0 +1,191 @@
+"""The tables of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sweeps.final_model.outcome import Outcome
+from sweeps.planning.serving_limits import rounded
+from sweeps.report.ledger import Ledger, duration
+from sweeps.report.spending_plot import price
+from sweeps.selection.leaderboard import Row
+from sweeps.selection.published_comparison import Comparison
+from trainables.evaluation.confidence import wilson
+from trainables.fixres.arms import rank
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    name: str
+    number: bool = True  # set to the right, and sorted as one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    cells: tuple[str, ...]
+    strong: bool = False  # the chosen row, a sum
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    name: str  # for those who hear it
+    columns: tuple[Column, ...]
+    lines: tuple[Line, ...]
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def signed(points: float) -> str:
+    return f"{points:+.1f}".replace("-", "−")
+
+
+def interval(row: Row) -> str:
+    low, high = wilson(row.hits1, row.n)
+    return f"{percent(low)} to {percent(high)}"
+
+
+def count_of(n: int, what: str) -> str:
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+
+
+def _columns(*names: str, words: Iterable[str] = ()) -> tuple[Column, ...]:
+    return tuple(Column(name=name, number=name not in words) for name in names)
+
+
+def held_out_table(outcome: Outcome) -> Table:
+    lines = []
+    for row in outcome.rows:
+        if row.split != "val":
+            chosen = row.arm == outcome.choice.row.arm
+            gain = outcome.gains.get(row.split) if chosen else None
+            cells = (
+                row.split,
+                row.arm,
+                percent(row.top1),
+                interval(row),
+                percent(row.top5),
+                f"{row.n}",
+                f"{signed(100 * gain.difference)} ± {percent(gain.error)}" if gain else "",
+            )
+            lines.append(Line(cells=cells, strong=chosen))
+    names = ("set", "arm", "top-1 %", "95 % interval", "top-5 %", "n", "gain (points, ± s.e.)")
+    return Table(
+        name="Sets that nothing was chosen on",
+        columns=_columns(*names, words=("set", "arm")),
+        lines=tuple(lines),
+    )
+
+
+def published_table(compared: Sequence[Comparison]) -> Table | None:
+    if not compared:
+        return None
+    lines = tuple(
+        Line(
+            cells=(
+                one.published.variant,
+                f"{one.published.train_res}",
+                f"{one.published.test_res}",
+                f"{one.published.start_top1:.1f}",
+                f"{one.published.fix_top1:.1f}",
+                f"{one.top1:.1f}",
+                signed(one.gap),
+                one.row.arm,
+            )
+        )
+        for one in compared
+    )
+    names = ("variant", "train px", "test px", "start", "published", "measured", "gap", "arm")
+    columns = _columns(*names, words=("variant", "arm"))
+    return Table(name="Beside the published figures", columns=columns, lines=lines)
+
+
+def times_table(ledger: Ledger) -> Table:
+    cut = f", {ledger.cut} of them cut" if ledger.cut else ""
+    spent = [
+        (f"phase 1: {count_of(ledger.trunks, 'trunk')}{cut}", ledger.trained_s),
+        (f"phase 2: {count_of(ledger.cells, 'cell')}", ledger.adapted_s),
+        ("test and further sets, read after the choice", ledger.read_s),
+    ]
+    passes = f"the net run once a cell and split ({ledger.saved_images:,} images fewer)"
+    saved = [
+        ("trunks cut early", ledger.undone_s),
+        ("each trunk trained once for all its test resolutions", ledger.saved_trunks_s),
+        (passes, ledger.saved_passes_s),
+    ]
+    lines = [_time_line(ledger, name, seconds) for name, seconds in spent]
+    lines.append(_time_line(ledger, "spent", ledger.spent_s, strong=True))
+    lines += [
+        _time_line(ledger, f"saved (estimated): {name}", seconds)
+        for name, seconds in saved
+        if seconds != 0
+    ]
+    names = ["what", "time of trials"]
+    if ledger.price_per_hour is not None:
+        names.append(f"cost, at {ledger.price_per_hour:g} an hour")
+    columns = _columns(*names, words=("what",))
+    return Table(name="Time of trials", columns=columns, lines=tuple(lines))
+
+
+def _time_line(ledger: Ledger, name: str, seconds: float | None, *, strong: bool = False) -> Line:
+    if seconds is None:
+        return Line(cells=(name, "not timed", *([""] if ledger.price_per_hour is not None else [])))
+    money = ledger.money(seconds)
+    return Line(
+        cells=(name, duration(seconds), *([] if money is None else [price(money)])), strong=strong
+    )
+
+
+def images_table(ledger: Ledger) -> Table:
+    lines = tuple(
+        Line(cells=(name, f"{images.planned:,}", f"{images.done:,}"))
+        for name, images in ledger.images.items()
+    )
+    columns = _columns("images through the net", "planned, at most", "done",
+                       words=("images through the net",))  # fmt: skip
+    return Table(name="Images through the net", columns=columns, lines=lines)
+
+
+def leaderboard_table(outcome: Outcome) -> Table:
+    """The whole leaderboard: val, best first, then the sets that were read after the choice."""
+    chosen = outcome.choice.row
+    ordered = sorted(
+        outcome.rows, key=lambda r: (r.split != "val", -r.hits1 / r.n, r.gmacs, rank(r.arm))
+    )
+    words = ("variant", "arm", "split", "classifier")
+    names = "variant,train px,test px,arm,split,n,top-1 %,top-5 %,GMACs,M params,MB,ms,images/s"
+    names += ",seconds,epochs,classifier"
+    return Table(
+        name="The leaderboard",
+        columns=_columns(*names.split(","), words=words),
+        lines=tuple(Line(cells=_cells(r), strong=r == chosen) for r in ordered),
+    )
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    head = ""
+    if row.head_tried:
+        head = (
+            f"{row.head_optimizer}, lr {row.head_lr:g}, smoothing {row.head_smoothing:g}, decay "
+            f"{row.head_weight_decay:g}, {row.head_epochs} epochs; of {row.head_tried} tried"
+        )
+    return (
+        row.variant,
+        f"{row.train_res}",
+        f"{row.test_res}",
+        row.arm,
+        row.split,
+        f"{row.n}",
+        percent(row.top1),
+        percent(row.top5),
+        f"{row.gmacs:.3g}",
+        f"{row.params_m:.2f}",
+        rounded(row.memory_mb),
+        "" if row.latency_ms is None else f"{row.latency_ms:.3g}",
+        "" if row.images_s is None else f"{row.images_s:.0f}",
+        f"{row.seconds:.1f}",
+        f"{row.trunk_epochs}",
+        head,
+    )

@@ -1,0 +1,37 @@
+"""What a net costs to serve: parameters, multiply-adds and memory, counted without running it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from trainables.models import backbone, variants
+from trainables.profiling.inference_memory import peak_mb
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """To serve one image."""
+
+    params_m: float  # millions
+    gmacs: float  # billions of multiply-adds, convolutions and linear layers
+    memory_mb: float  # 1e6 bytes at the peak, float32; what kernels take for themselves not in it
+
+
+@cache
+def cost(variant: str, res: int, classes: int) -> Cost:
+    """Counted on the meta device: no arithmetic, no memory."""
+    with torch.device("meta"):
+        model = backbone.build(variants.get(variant), classes).eval()
+    image = torch.empty(1, 3, res, res, device="meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(image)
+    params = sum(p.numel() for p in model.parameters())
+    return Cost(
+        params_m=params / 1e6,
+        gmacs=counter.get_total_flops() / 2e9,
+        memory_mb=peak_mb(variant, res, classes),
+    )
