@@ -28,7 +28,7 @@ from trainables.data import builtin_digits
 from trainables.data.decode import prepare
 from trainables.data.image_set import ImageSet
 from trainables.data.options import ReadOptions
-from trainables.data.view_cache import Workplace
+from trainables.data.view_cache import ViewCache
 from trainables.evaluation.confidence import standard_error
 from trainables.evaluation.inference import batches_of
 from trainables.fixres import features, heads
@@ -90,9 +90,9 @@ class Bench:
         assert state is not None
         model = backbone.build(variant, len(images.classes))
         backbone.load_trunk(model, state)
-        self.model = backbone.place(model, self.device).eval()
+        self.model = backbone.to_device(model, self.device).eval()
         threads = torch.get_num_threads()
-        place = Workplace(images=images, cache=folder / "cache", threads=threads)
+        place = ViewCache(images=images, cache=folder / "cache", threads=threads)
         transform = EvalTransform(
             test_res=test_res, crop_pct=1.0, interpolation=self.preprocessing.interpolation
         )

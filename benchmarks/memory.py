@@ -27,7 +27,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from trainables.models import backbone, variants
 from trainables.models.device import autocast
-from trainables.profiling.training_memory import FIXED, SHARE, needed_gb, step_bytes
+from trainables.profiling.training_memory import (
+    CUDA_CONTEXT_BYTES,
+    OVERHEAD_FACTOR,
+    needed_gb,
+    step_bytes,
+)
 from trainables.training.optim import make_optimizer
 
 CARD_GB = 23.69 * 2**30 / 1e9  # of an RTX 3090, as PyTorch says when it runs out
@@ -108,7 +113,7 @@ def main() -> None:
 
 
 def ladder() -> Iterator[str]:
-    on_top = f"{SHARE:.2f} times what is counted, and {FIXED / 1e9:.2f}"
+    on_top = f"{OVERHEAD_FACTOR:.2f} times what is counted, and {CUDA_CONTEXT_BYTES / 1e9:.2f}"
     yield f"GB needed ({on_top}) on a card of {CARD_GB:.1f} GB:"
     yield ""
     yield "| variant | px | ran | needed | failed | needed | told apart |"
@@ -144,7 +149,7 @@ def steps() -> Iterator[str]:
 def real_step(variant: str, res: int, batch: int) -> tuple[int, int]:
     """Peak bytes that the allocator handed out, and that it held, over three steps."""
     device = torch.device("cuda")
-    model = backbone.place(backbone.build(variants.get(variant), CLASSES), device).train()
+    model = backbone.to_device(backbone.build(variants.get(variant), CLASSES), device).train()
     optimizer = make_optimizer(model, "sgd", lr=1e-3, weight_decay=1e-4)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()

@@ -23,7 +23,7 @@ from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 
 from sweeps.tracking.outbox import Outbox
-from sweeps.tracking.runs import Runs, passing
+from sweeps.tracking.runs import RunStore, is_transient
 
 TRUNKS, EPOCHS = 16, 20
 NAMES = ("lr", "seconds", "train/top1", "train/loss", "val/top1", "val/top1_at_96")
@@ -71,8 +71,8 @@ def one_by_one(client: MlflowClient, ids: list[str]) -> float:
     return time.perf_counter() - began
 
 
-def through_the_outbox(runs: Runs, keys: list[str]) -> tuple[float, float]:
-    box = Outbox(passing=passing, recover=runs.reload, idle=runs.write_all, tell=print)
+def through_the_outbox(runs: RunStore, keys: list[str]) -> tuple[float, float]:
+    box = Outbox(passing=is_transient, recover=runs.reload, idle=runs.write_all, tell=print)
     began = time.perf_counter()
     for epoch in range(1, EPOCHS + 1):
         for key in keys:
@@ -87,7 +87,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, server(Path(folder)) as uri:
         client = MlflowClient(tracking_uri=uri)
         experiment = client.create_experiment("benchmark")
-        runs = Runs(client, experiment, "s")
+        runs = RunStore(client, experiment, "s")
         keys = ["sweep", *(f"trunk {i}" for i in range(TRUNKS))]
         for key in keys:
             runs.ensure(key, key, {}, {}, at=0)

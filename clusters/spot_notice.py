@@ -24,7 +24,12 @@ from pathlib import Path
 
 # How the command lines begin that Ray gives to the processes which train: the trials (Tune wraps
 # their classes in one of this name) and the workers of trunks that train on several GPUs.
-TRIALS = ("ray::ResourceTrainable", "ray::TrunkTrial", "ray::CellTrial", "ray::RayTrainWorker")
+TRIALS = (
+    "ray::ResourceTrainable",
+    "ray::TrunkTrainable",
+    "ray::CellTrainable",
+    "ray::RayTrainWorker",
+)
 AWS = "http://169.254.169.254"
 GCP = "http://metadata.google.internal"
 AWS_EVERY_S = 5.0  # as AWS advises

@@ -37,7 +37,7 @@ def set_environment() -> None:
         os.environ.setdefault(name, value)
 
 
-def heed_sigterm() -> None:
+def interrupt_on_sigterm() -> None:
     """Make SIGTERM (``ray job stop``, a lost spot node) the same clean end as Ctrl-C.
 
     Called again once Ray is up: its core has a handler of its own, which aborts.

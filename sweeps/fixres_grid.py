@@ -15,7 +15,7 @@ from pathlib import Path
 if not __package__:  # run as a script: its own folder is first on the path, not the project's
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from sweeps.environment import heed_sigterm, set_environment
+from sweeps.environment import interrupt_on_sigterm, set_environment
 
 set_environment()
 
@@ -23,7 +23,7 @@ import tyro  # noqa: E402
 
 from sweeps.planning.recipes import RECIPES, builtin_digits  # noqa: E402
 from sweeps.planning.spec import SweepSpec  # noqa: E402
-from sweeps.planning.validation import check  # noqa: E402
+from sweeps.planning.validation import check_spec  # noqa: E402
 from trainables.errors import SweepError, UserError  # noqa: E402
 
 DESCRIPTION = """Find the EfficientNet variant, train resolution and test resolution that serve best
@@ -65,9 +65,9 @@ def _value_of(option: str, argv: list[str]) -> str | None:
 
 def main(argv: list[str]) -> int:
     """Exit code: 0 done, 1 a fault of ours, 2 bad input, 130 stopped."""
-    heed_sigterm()
+    interrupt_on_sigterm()
     try:
-        spec = check(parse(argv))
+        spec = check_spec(parse(argv))
         # After the check, so that bad options end at once: these bring torch, Ray and MLflow.
         from sweeps.sweep import run
         from sweeps.terminal.console import Terminal

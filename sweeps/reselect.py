@@ -9,20 +9,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sweeps.final_model.model_folder import judge, write_model
-from sweeps.final_model.outcome import as_swept
+from sweeps.final_model.model_folder import score_choice, write_model
+from sweeps.final_model.outcome import served_as_swept
 from sweeps.output.location import BOARD, SPEC, recorded_store
-from sweeps.output.retention import check_there
+from sweeps.output.retention import check_not_pruned
 from sweeps.planning import plan as planning
 from sweeps.planning.dataset import open_images
-from sweeps.planning.spec import ServingOptions, spec_of
+from sweeps.planning.spec import ServingOptions, spec_from_json
 from sweeps.report import heatmap
-from sweeps.report.model_card import card
+from sweeps.report.model_card import model_card
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row
 from sweeps.terminal.console import Terminal
 from sweeps.terminal.result_tables import unseen_lines
-from sweeps.tracking.download import bring_runs
+from sweeps.tracking.download import download_sweep
 from trainables.errors import UserError
 from trainables.fixres.arms import ARMS
 from trainables.storage.artifact_store import Store
@@ -45,8 +45,8 @@ def check_target(sweep: str, target: Path) -> None:
         raise UserError(f"--write {target} exists and is no model's folder: name a new one.")
 
 
-def rewrite(
-    found: Found,
+def write_other_choice(
+    found: LoadedSweep,
     rows: Sequence[Row],
     choice: Choice,
     serving: ServingOptions,
@@ -64,19 +64,19 @@ def rewrite(
         UserError: the images are not what they were, or the checkpoints were pruned.
     """
     record, store, row = found.record, found.store, choice.row
-    check_there(store, row, changes=bool(ARMS[row.arm].changes))
-    spec = replace(spec_of(record["spec"]), serving=serving)
+    check_not_pruned(store, row, changes=bool(ARMS[row.arm].changes))
+    spec = replace(spec_from_json(record["spec"]), serving=serving)
     images, _ = open_images(spec, terminal)
     if images.digest != record["identity"]["images"]:
         raise UserError(f"--data {spec.images.data} holds other images than the sweep saw.")
     trunk, _ = finished_trunk(store, row.trunk)
-    plan = planning.make(spec, images, [trunk.weights])
-    served, counting = as_swept(plan, row), terminal.counting("decoding images")
-    outcome = judge(plan, choice, served, rows, images, store, counting)
+    plan = planning.build_plan(spec, images, [trunk.weights])
+    served, counting = served_as_swept(plan, row), terminal.counting("decoding images")
+    outcome = score_choice(plan, choice, served, rows, images, store, counting)
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "heatmap.png"
-        heatmap.save(heatmap.heatmap(outcome.rows, plan, row), picture)
-        text = card(plan, outcome, record["versions"], picture.name)
+        heatmap.save_png(heatmap.plot_heatmaps(outcome.rows, plan, row), picture)
+        text = model_card(plan, outcome, record["versions"], picture.name)
         write_model(target, plan, served, store, card=text, picture=picture)
     for line in unseen_lines(outcome):
         terminal.console.print(line, soft_wrap=True)
@@ -84,7 +84,7 @@ def rewrite(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class LoadedSweep:
     """A sweep to choose from."""
 
     folder: Path
@@ -93,7 +93,7 @@ class Found:
 
 
 @contextmanager
-def brought(sweep: str, tracking_uri: str | None) -> Iterator[Found]:
+def load_sweep(sweep: str, tracking_uri: str | None) -> Iterator[LoadedSweep]:
     """A sweep, its leaderboard and spec in its folder or in a temporary one.
 
     Args:
@@ -107,16 +107,16 @@ def brought(sweep: str, tracking_uri: str | None) -> Iterator[Found]:
     if not (is_uri(sweep) or sweep.startswith("runs:/")):
         folder = Path(sweep).expanduser()
         record = _record(folder, sweep)
-        yield Found(folder=folder, record=record, store=recorded_store(folder, record))
+        yield LoadedSweep(folder=folder, record=record, store=recorded_store(folder, record))
         return
     with tempfile.TemporaryDirectory(prefix="fixres-choice-") as name:
         folder = Path(name)
         store: Store = Store(folder / "store")
         if sweep.startswith("runs:/"):
-            bring_runs(sweep.removeprefix("runs:/"), tracking_uri, folder)
+            download_sweep(sweep.removeprefix("runs:/"), tracking_uri, folder)
         else:
             store = _bring_objects(sweep, folder)
-        yield Found(folder=folder, record=_record(folder, sweep), store=store)
+        yield LoadedSweep(folder=folder, record=_record(folder, sweep), store=store)
 
 
 def _record(folder: Path, sweep: str) -> dict[str, Any]:
@@ -132,10 +132,10 @@ def _record(folder: Path, sweep: str) -> dict[str, Any]:
 def _bring_objects(uri: str, folder: Path) -> Store:
     remote = remote_path(uri)
     try:
-        remote.reach()
+        remote.check_reachable()
         for name in (SPEC, BOARD):
             if (remote / name).exists():
-                (remote / name).bring(folder / name)
+                (remote / name).download(folder / name)
     except OSError as error:
         raise UserError(
             f"--sweep {uri} cannot be read ({first_line(error)}): check the address and your "

@@ -25,7 +25,7 @@ from trainables.errors import SweepError, UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class SelectOptions:
     """Choose from what a sweep has found, by other limits, without training anything."""
 
     sweep: str
@@ -42,7 +42,7 @@ class Asked:
 def main(argv: list[str]) -> int:
     """Exit code: 0 done, 1 a fault of ours, 2 bad input."""
     asked = tyro.cli(
-        Asked,
+        SelectOptions,
         args=argv,
         prog="select_best.py",
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
@@ -59,36 +59,36 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _tell(asked: Asked) -> None:
+def _tell(asked: SelectOptions) -> None:
     # After the check, so that bad options end at once: these bring torch.
     from rich.console import Console
 
     from sweeps.final_model.wording import optimism_in_words
     from sweeps.output.location import BOARD
-    from sweeps.reselect import brought, check_target, rewrite
+    from sweeps.reselect import check_target, load_sweep, write_other_choice
     from sweeps.selection import leaderboard
     from sweeps.selection.choice import choose, known_costs
-    from sweeps.selection.row_latency import timed
+    from sweeps.selection.row_latency import with_latencies
     from sweeps.terminal.console import Terminal
-    from sweeps.terminal.result_tables import fronts
+    from sweeps.terminal.result_tables import pareto_table
     from trainables.fixres.cell import recorded_hits
     from trainables.profiling.latency import device_name
 
     if asked.write is not None:
         check_target(asked.sweep, asked.write)
-    with brought(asked.sweep, asked.tracking_uri) as found:
+    with load_sweep(asked.sweep, asked.tracking_uri) as found:
         record, store = found.record, found.store
         rows = [r for r in leaderboard.read(found.folder / BOARD) if r.split == "val"]
         console = Console(highlight=False)
         if asked.latency or asked.serving.max_latency_ms is not None:
-            rows = timed(rows, len(record["classes"]), store)
+            rows = with_latencies(rows, len(record["classes"]), store)
             console.print(f"latency  one image, median, on {device_name()}", markup=False)
         choice = choose(rows, asked.serving, lambda r: recorded_hits(store, r.cell, r.arm))
-        console.print(fronts(rows, known_costs(rows), choice.row))
+        console.print(pareto_table(rows, known_costs(rows), choice.row))
         console.print(f"chosen   {choice.reason}", markup=False, soft_wrap=True)
         console.print(f"optimism {optimism_in_words(choice)}", markup=False, soft_wrap=True)
         if asked.write is not None:
-            rewrite(found, rows, choice, asked.serving, asked.write, Terminal(console))
+            write_other_choice(found, rows, choice, asked.serving, asked.write, Terminal(console))
 
 
 if __name__ == "__main__":

@@ -12,30 +12,36 @@ from typing import Any
 from sweeps.events.event_types import SweepBegan, Watchers
 from sweeps.events.recorders import History, LiveBoard
 from sweeps.execution.phases import run_cells, run_trunks
-from sweeps.execution.ray_cluster import Cluster
-from sweeps.final_model.model_folder import judge, write_model
-from sweeps.final_model.outcome import Outcome, Served, as_swept, read_outcome, write_choice
+from sweeps.execution.ray_cluster import RayCluster
+from sweeps.final_model.model_folder import score_choice, write_model
+from sweeps.final_model.outcome import (
+    Outcome,
+    ServedModel,
+    read_outcome,
+    served_as_swept,
+    write_choice,
+)
 from sweeps.final_model.refit import refit
 from sweeps.output import folder, retention
-from sweeps.output.location import BOARD, SPEC, Storage, check_same, storage_of
+from sweeps.output.location import BOARD, SPEC, SweepLocation, check_same, location_of
 from sweeps.planning import plan as planning
 from sweeps.planning.dataset import open_images
 from sweeps.planning.plan import Plan
 from sweeps.planning.spec import SweepSpec, identity
 from sweeps.report.build import write_evidence
-from sweeps.report.model_card import card
-from sweeps.scheduling.cell_scheduler import CellDesk, cells_of
-from sweeps.scheduling.trunk_scheduler import TrunkDirector
+from sweeps.report.model_card import model_card
+from sweeps.scheduling.cell_scheduler import CellScheduler, cells_of
+from sweeps.scheduling.trunk_scheduler import TrunkScheduler
 from sweeps.selection import leaderboard
 from sweeps.selection.choice import choose
 from sweeps.selection.leaderboard import Row
-from sweeps.selection.published_comparison import compared
-from sweeps.selection.row_latency import timed
+from sweeps.selection.published_comparison import comparisons_of_recipe
+from sweeps.selection.row_latency import with_latencies
 from sweeps.terminal.console import Terminal
 from sweeps.terminal.plan_tables import plan_view
 from sweeps.terminal.result_tables import summary
 from sweeps.tracking.model_registry import register
-from sweeps.tracking.tracker import Tracking, default_uri
+from sweeps.tracking.tracker import MlflowTracker, default_uri
 from trainables.data.image_set import ImageSet
 from trainables.errors import SweepError, UserError
 from trainables.fixres.cell import recorded_hits
@@ -55,12 +61,12 @@ def run(spec: SweepSpec, terminal: Terminal) -> None:
     Raises:
         UserError: it cannot be run as it is asked for.
     """
-    out = folder.find(spec)
-    storage = storage_of(out, spec.run.storage)
+    out = folder.find_folder(spec)
+    storage = location_of(out, spec.run.storage)
     make_writable(spec.cache, "--cache-dir")
     if spec.run.dry_run:
         images, _ = open_images(spec, terminal)
-        terminal.console.print(plan_view(planning.make(spec, images, ())))
+        terminal.console.print(plan_view(planning.build_plan(spec, images, ())))
         return
     made_anew = not out.exists()
     make_writable(out, "--out")
@@ -70,11 +76,11 @@ def run(spec: SweepSpec, terminal: Terminal) -> None:
             _run(spec, storage, terminal, bare=bare)
         except UserError:
             if bare and not storage.store.journal.exists():
-                folder.undo(out, made_anew)
+                folder.remove_unfinished(out, made_anew)
             raise
 
 
-def _run(spec: SweepSpec, storage: Storage, terminal: Terminal, *, bare: bool) -> None:
+def _run(spec: SweepSpec, storage: SweepLocation, terminal: Terminal, *, bare: bool) -> None:
     out, store = storage.out, storage.store
     # Weights out of reach are known at once, not after the images have been decoded.
     weights = _weights(spec, store) if bare else []
@@ -83,15 +89,15 @@ def _run(spec: SweepSpec, storage: Storage, terminal: Terminal, *, bare: bool) -
     record = folder.read_record(out, asked)
     if record:
         check_same(record, storage)
-    outcome = read_outcome(out, spec.further)
+    outcome = read_outcome(out, spec.extra_test_sets)
     if outcome is None:
-        plan = planning.make(spec, images, weights or _weights(spec, store))
+        plan = planning.build_plan(spec, images, weights or _weights(spec, store))
         record = record or folder.write_record(spec, storage, asked, images)
         folder.write_rejected(out, images)
         terminal.console.print(plan_view(plan))
         with _tracked(spec, storage, record["sweep"], terminal) as tracking:
             sweep = _Sweep(plan, images, data, storage, record, tracking, terminal)
-            with Cluster(spec.run) as cluster:
+            with RayCluster(spec.run) as cluster:
                 outcome = sweep.conclude(sweep.trials(cluster), cluster)
         record["ui"] = tracking.ui_command()
         write_json(out / SPEC, record)
@@ -107,12 +113,12 @@ def _weights(spec: SweepSpec, store: Store) -> list[Weights]:
 
 @contextmanager
 def _tracked(
-    spec: SweepSpec, storage: Storage, sweep: str, terminal: Terminal
-) -> Iterator[Tracking]:
+    spec: SweepSpec, storage: SweepLocation, sweep: str, terminal: Terminal
+) -> Iterator[MlflowTracker]:
     """MLflow, which knows in the end how it went."""
     out = storage.out
     uri = spec.run.tracking_uri or default_uri(out)
-    tracking = Tracking(uri, spec.run.experiment, sweep, out.name, storage.store, terminal.say)
+    tracking = MlflowTracker(uri, spec.run.experiment, sweep, out.name, storage.store, terminal.say)
     try:
         yield tracking
     except BaseException as error:
@@ -130,9 +136,9 @@ class _Sweep:
     plan: Plan
     images: ImageSet
     data: Place
-    storage: Storage
+    storage: SweepLocation
     record: Mapping[str, Any]
-    tracking: Tracking
+    tracking: MlflowTracker
     terminal: Terminal
 
     @property
@@ -143,7 +149,7 @@ class _Sweep:
     def store(self) -> Store:
         return self.storage.store
 
-    def trials(self, cluster: Cluster) -> tuple[list[Row], History]:
+    def trials(self, cluster: RayCluster) -> tuple[list[Row], History]:
         """Both phases. Ray is started only if there is something left to do."""
         plan, store, history = self.plan, self.store, History()
         board = LiveBoard(*self.storage.boards)
@@ -151,49 +157,51 @@ class _Sweep:
         watcher.on(SweepBegan(plan=plan))
         self.tracking.attach([self.out / SPEC])
         self.storage.publish(SPEC)
-        director = TrunkDirector(plan, store, watcher)
-        if not director.over:
-            run_trunks(director, self._context(), cluster.placement)
-        survivors = [(t, tuple(recorded_reports(store, t.key))) for t in director.survivors()]
+        trunk_scheduler = TrunkScheduler(plan, store, watcher)
+        if not trunk_scheduler.is_over:
+            run_trunks(trunk_scheduler, self._context(), cluster.placement)
+        survivors = [
+            (t, tuple(recorded_reports(store, t.key))) for t in trunk_scheduler.survivors()
+        ]
         if not survivors:
             raise SweepError("No trunk could be trained: see the messages above.")
-        desk = CellDesk(plan, cells_of(plan, survivors), store, watcher)
-        if not desk.over:
-            run_cells(desk, self._context(), cluster.placement)
-        if not desk.rows:
+        cell_scheduler = CellScheduler(plan, cells_of(plan, survivors), store, watcher)
+        if not cell_scheduler.is_over:
+            run_cells(cell_scheduler, self._context(), cluster.placement)
+        if not cell_scheduler.rows:
             raise SweepError("No cell could be worked out: see the messages above.")
-        return desk.rows, history
+        return cell_scheduler.rows, history
 
     def _context(self) -> TrialContext:
         return TrialContext(
             store=self.store.root,
             data=self.data,
-            images=self.plan.images,
+            images_digest=self.plan.images_digest,
             read=self.plan.spec.read,
             cache=self.plan.spec.cache,
             rungs=self.plan.spec.rungs,
         )
 
-    def conclude(self, found: tuple[list[Row], History], cluster: Cluster) -> Outcome:
+    def conclude(self, found: tuple[list[Row], History], cluster: RayCluster) -> Outcome:
         """Choose, read the sets that nothing was chosen on, hand over the model and the
         evidence."""
         plan, store, out = self.plan, self.store, self.out
         rows, history = found
-        rows = timed(rows, len(plan.classes), store)
+        rows = with_latencies(rows, len(plan.classes), store)
         choice = choose(rows, plan.spec.serving, lambda r: recorded_hits(store, r.cell, r.arm))
         served = self._served(choice.row, cluster)
         counting = self.terminal.counting("decoding images")
-        outcome = judge(plan, choice, served, rows, self.images, store, counting)
+        outcome = score_choice(plan, choice, served, rows, self.images, store, counting)
         leaderboard.write(out / BOARD, outcome.rows)
         pictures = write_evidence(out, plan, outcome, history, self.record)
-        text = card(plan, outcome, self.record["versions"], pictures[0].name)
+        text = model_card(plan, outcome, self.record["versions"], pictures[0].name)
         write_model(out / "model", plan, served, store, card=text, picture=pictures[0])
         self._register(outcome, pictures)
         return outcome
 
-    def _served(self, row: Row, cluster: Cluster) -> Served:
+    def _served(self, row: Row, cluster: RayCluster) -> ServedModel:
         if not self.plan.spec.run.refit:
-            return as_swept(self.plan, row)
+            return served_as_swept(self.plan, row)
         self.terminal.say("refit: the chosen configuration is trained again, on train + val")
         counting = self.terminal.counting("refit: epochs")
         context = self._context()
@@ -216,12 +224,12 @@ def _done(_: object) -> None:
 
 
 def _prune(
-    spec: SweepSpec, storage: Storage, sweep: str, outcome: Outcome, terminal: Terminal
+    spec: SweepSpec, storage: SweepLocation, sweep: str, outcome: Outcome, terminal: Terminal
 ) -> None:
     """Free the disk of what is not to be kept, MLflow's first: if that fails, all is as it was."""
     store = storage.store
-    stay = retention.kept(outcome.rows, outcome.choice.row, spec.run.keep)
-    if not retention.losing(store, stay):
+    stay = retention.keys_to_retain(outcome.rows, outcome.choice.row, spec.run.keep)
+    if not retention.deletable_files(store, stay):
         return
     with _tracked(spec, storage, sweep, terminal) as tracking:
         tracking.keep_only(stay.trunks, stay.cells)
@@ -229,9 +237,11 @@ def _prune(
     terminal.say(f"kept     {spec.run.keep}: {freed / 1e6:,.1f} MB of the store freed")
 
 
-def _tell(terminal: Terminal, storage: Storage, outcome: Outcome, spec: SweepSpec, ui: str) -> None:
+def _tell(
+    terminal: Terminal, storage: SweepLocation, outcome: Outcome, spec: SweepSpec, ui: str
+) -> None:
     out = storage.out
-    terminal.console.print(summary(outcome, compared(spec, outcome.rows)))
+    terminal.console.print(summary(outcome, comparisons_of_recipe(spec, outcome.rows)))
     terminal.say(f"report   {out / 'report.html'}")
     terminal.say(f"model    {out / 'model'}  (timm: local-dir:{out / 'model'})")
     if storage.remote is not None:

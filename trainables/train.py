@@ -15,14 +15,14 @@ from trainables.models import variants
 from trainables.models.weights import find_weights
 from trainables.storage.artifact_store import Store
 from trainables.storage.object_store import place_of
-from trainables.training.preemption import Notice
+from trainables.training.preemption import PreemptionGuard
 from trainables.training.trainer import TrunkTraining
 from trainables.training.trunk import (
     Hyper,
     Recipe,
     TrunkSpec,
+    finalize_trunk,
     recorded_reports,
-    settle,
 )
 from trainables.transforms.eval_transform import EvalTransform
 from trainables.transforms.resolution import TEST_CROP_PCT
@@ -70,23 +70,23 @@ def main() -> None:
         parser.exit(2, f"error: {error}\n")
     torch.set_num_threads(asked.threads)
     if not (store.trunk(spec.key) / "result.json").exists():
-        notice = Notice()
-        notice.heed()
+        notice = PreemptionGuard()
+        notice.install()
         training = TrunkTraining(
             spec,
             images,
             store,
             cache=asked.cache,
             threads=asked.threads,
-            scored=tuple(_whole(res, variant) for res in asked.test_res),
+            val_transforms=tuple(_whole(res, variant) for res in asked.test_res),
             rungs=(asked.epochs,),
-            interrupted=lambda: notice.given,
+            should_stop=lambda: notice.requested,
         )
         while training.trained_epochs < asked.epochs:
-            with notice.held():
+            with notice.deferred():
                 report = training.epoch()
             print(f"epoch {report.epoch}: loss {report.loss}, {report.seconds} s")
-        settle(store, spec.key, "finished")
+        finalize_trunk(store, spec.key, "finished")
     for res, scored in recorded_reports(store, spec.key)[-1].val.items():
         print(f"val top-1 at {res} px: {100 * scored.top1:.1f} % (n={scored.n})")
     print(f"trunk: {store.trunk(spec.key)}")

@@ -29,7 +29,7 @@ class TrunkBegan:
 class EpochEnded:
     trunk: TrunkSpec
     report: EpochReport
-    goes_on: bool
+    should_continue: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class CellEnded:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Retried:
+class TrialRetried:
     """A trial failed, and another takes up what it left."""
 
     trunk: TrunkSpec
@@ -76,7 +76,7 @@ Event = (
     | CellsPlanned
     | CellBegan
     | CellEnded
-    | Retried
+    | TrialRetried
 )
 
 

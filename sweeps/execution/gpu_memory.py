@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from sweeps.execution.resources import Need, Size
+from sweeps.execution.resources import MemoryNeed, NetAtRes
 from sweeps.planning.grid import Point
 from sweeps.planning.plan import Plan
 from trainables.fixres.arms import ARMS
@@ -12,22 +12,22 @@ from trainables.models.backbone import CLASSIFIER, STATISTICS
 from trainables.profiling.training_memory import cell_bytes, forward_bytes, needed_gb, step_bytes
 
 
-def of_trunks(plan: Plan) -> dict[Size, Need]:
+def of_trunks(plan: Plan) -> dict[NetAtRes, MemoryNeed]:
     """By variant and train resolution."""
     return {(point.variant, point.train_res): of_trunk(plan, point) for point in plan.points}
 
 
-def of_trunk(plan: Plan, point: Point) -> Need:
+def of_trunk(plan: Plan, point: Point) -> MemoryNeed:
     """Of its training, or of scoring it at its largest test resolution if that is more."""
     options = plan.spec.trunks
     # Batch norm needs company: two images for each worker.
     most = options.batch_size // 2 if options.epochs else 1
-    return Need(gb=partial(_trunk_gb, plan, point), most_workers=most)
+    return MemoryNeed(gb=partial(_trunk_gb, plan, point), max_workers=most)
 
 
-def of_cells(plan: Plan) -> dict[Size, Need]:
+def of_cells(plan: Plan) -> dict[NetAtRes, MemoryNeed]:
     """By variant and test resolution, of whichever trunk."""
-    trained: dict[Size, int] = {}
+    trained: dict[NetAtRes, int] = {}
     for point, tests in plan.grid.tests.items():
         for res in tests:
             trained[point.variant, res] = max(point.train_res, trained.get((point.variant, res), 0))
@@ -37,9 +37,9 @@ def of_cells(plan: Plan) -> dict[Size, Need]:
     }
 
 
-def of_cell(plan: Plan, variant: str, train_res: int, test_res: int) -> Need:
+def of_cell(plan: Plan, variant: str, train_res: int, test_res: int) -> MemoryNeed:
     """Always of one worker."""
-    return Need(gb=lambda _: _cell_gb(plan, variant, train_res, test_res), most_workers=1)
+    return MemoryNeed(gb=lambda _: _cell_gb(plan, variant, train_res, test_res), max_workers=1)
 
 
 def _trunk_gb(plan: Plan, point: Point, workers: int) -> float:

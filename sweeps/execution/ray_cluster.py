@@ -7,26 +7,26 @@ from pathlib import Path
 
 import torch
 
-from sweeps.environment import heed_sigterm, on_cluster
-from sweeps.execution.resources import Machines, Placement, known_gpu
+from sweeps.environment import interrupt_on_sigterm, on_cluster
+from sweeps.execution.resources import ClusterResources, Placement, known_gpu
 from sweeps.planning.spec import RunOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def place(options: RunOptions) -> Placement:
+def current_placement(options: RunOptions) -> Placement:
     """The cluster's, or this machine's. Ray must be up."""
     import ray
 
     nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
-    machines = Machines(
+    machines = ClusterResources(
         cores=max((int(n.get("CPU", 0)) for n in nodes), default=0),
         gpus=int(sum(n.get("GPU", 0) for n in nodes)),
-        gpus_a_node=max((int(n.get("GPU", 0)) for n in nodes), default=0),
+        gpus_per_node=max((int(n.get("GPU", 0)) for n in nodes), default=0),
         gpu=known_gpu(options),
         cluster=on_cluster(),
     )
-    return Placement(options=options, machines=machines)
+    return Placement(options=options, cluster_resources=machines)
 
 
 def start_ray(options: RunOptions) -> None:
@@ -40,7 +40,7 @@ def start_ray(options: RunOptions) -> None:
         ray.init(logging_level=logging.ERROR, log_to_driver=False)
     else:
         _start_private_ray(options)
-    heed_sigterm()
+    interrupt_on_sigterm()
 
 
 def _start_private_ray(options: RunOptions) -> None:
@@ -59,14 +59,14 @@ def _start_private_ray(options: RunOptions) -> None:
     )
 
 
-class Cluster:
+class RayCluster:
     """Ray, started when a trial is first to be placed, stopped at the end."""
 
     def __init__(self, options: RunOptions):
         self._options = options
         self._placement: Placement | None = None
 
-    def __enter__(self) -> Cluster:
+    def __enter__(self) -> RayCluster:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -79,5 +79,5 @@ class Cluster:
     def placement(self) -> Placement:
         if self._placement is None:
             start_ray(self._options)
-            self._placement = place(self._options)
+            self._placement = current_placement(self._options)
         return self._placement

@@ -15,10 +15,12 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from sweeps.execution.resources import Room
+from sweeps.execution.resources import PhaseResources
 from trainables.ray_backend.tune_trainables import TrialContext
 
-MAX_FAILURES = 5  # of a trial, with no epoch done between; it goes on from what it saved
+MAX_FAILURES_WITHOUT_PROGRESS = (
+    5  # of a trial, with no epoch done between; it goes on from what it saved
+)
 Config = dict[str, Any]
 
 
@@ -33,8 +35,8 @@ class Phase:
         retried: told of one that is tried again, and the trace of its failure.
     """
 
-    give: Callable[[], Config | None]
-    goes_on: Callable[[Config, dict[str, Any]], bool]
+    next_config: Callable[[], Config | None]
+    should_continue: Callable[[Config, dict[str, Any]], bool]
     failed: Callable[[Config, str], None]
     retried: Callable[[Config, str], None] = lambda _, __: None
 
@@ -52,14 +54,14 @@ class _Unpickled:
         return {}
 
 
-class _Feed(_Unpickled, Searcher):
+class _PhaseSearcher(_Unpickled, Searcher):
     """The configurations of a phase, until it has no more.
 
     Tune gives a trial up at once whose reused process ends before it has begun: it is tried again
     as a new one.
     """
 
-    def __init__(self, give: Callable[[], Config | None], phase: Phase, judge: _Judge):
+    def __init__(self, give: Callable[[], Config | None], phase: Phase, judge: _PhaseScheduler):
         super().__init__()
         self._give, self._phase, self._judge = give, phase, judge
         self._again: list[_Task] = []
@@ -82,9 +84,11 @@ class _Feed(_Unpickled, Searcher):
         task = self._running.pop(trial_id, None)
         if not error or task is None:
             return
-        failures, trace = self._judge.failures.get(trial_id, (MAX_FAILURES + 1, ""))
+        failures, trace = self._judge.failures.get(
+            trial_id, (MAX_FAILURES_WITHOUT_PROGRESS + 1, "")
+        )
         task.failures += failures
-        if task.failures <= MAX_FAILURES:
+        if task.failures <= MAX_FAILURES_WITHOUT_PROGRESS:
             self._again.append(task)
         else:
             self._phase.failed(task.config, trace)
@@ -96,7 +100,7 @@ class _Feed(_Unpickled, Searcher):
         """Nothing, likewise."""
 
 
-class _Judge(_Unpickled, FIFOScheduler):
+class _PhaseScheduler(_Unpickled, FIFOScheduler):
     """A scheduler that asks the phase whether a trial goes on."""
 
     def __init__(self, phase: Phase):
@@ -114,13 +118,13 @@ class _Judge(_Unpickled, FIFOScheduler):
         if came > self._farthest.get(trial.trial_id, 0):
             self._farthest[trial.trial_id] = came
             trial.run_metadata.num_failures = 0  # only those without progress between count
-        goes_on = self._phase.goes_on(trial.config, result)
+        goes_on = self._phase.should_continue(trial.config, result)
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         """The last result of a trial that says itself that it is done comes only here."""
         if trial.last_result.get("done"):
-            self._phase.goes_on(trial.config, result)
+            self._phase.should_continue(trial.config, result)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """Comes before every retry, and before the searcher is told that there is none left."""
@@ -130,28 +134,31 @@ class _Judge(_Unpickled, FIFOScheduler):
         # A reused process that ends is told of twice, the second time of a trial that waits again.
         news = trial.status == Trial.ERROR or trial.trial_id not in self.failures
         self.failures[trial.trial_id] = (failures, trace)
-        if news and failures <= MAX_FAILURES:
+        if news and failures <= MAX_FAILURES_WITHOUT_PROGRESS:
             self._phase.retried(trial.config, trace)
 
 
 def run_trials(
-    trainable: type[tune.Trainable], phase: Phase, context: TrialContext, room: Room
+    trainable: type[tune.Trainable],
+    phase: Phase,
+    context: TrialContext,
+    phase_resources: PhaseResources,
 ) -> None:
     """One Tuner over a phase. Tune's own files are of no use afterwards.
 
     Raises:
         UserError: a trial could never be placed.
     """
-    asks = room.asks
+    asks = phase_resources.trial_resources
 
     def placed() -> Config | None:
-        config = phase.give()
-        return config if config is None else {**config, **asks[config["size"]].told}
+        config = phase.next_config()
+        return config if config is None else {**config, **asks[config["size"]].config}
 
-    judge = _Judge(phase)
-    feed = _Feed(placed, phase, judge)
+    judge = _PhaseScheduler(phase)
+    feed = _PhaseSearcher(placed, phase, judge)
     scratch = Path(tempfile.mkdtemp(prefix="fixres-tune-"))
-    context = replace(context, threads=room.cpus)
+    context = replace(context, threads=phase_resources.cpus)
     try:
         tune.Tuner(
             tune.with_resources(
@@ -162,7 +169,7 @@ def run_trials(
                 search_alg=feed,
                 scheduler=judge,
                 num_samples=-1,
-                max_concurrent_trials=room.concurrency,
+                max_concurrent_trials=phase_resources.concurrency,
                 # An idle process keeps its GPU for the next trial: workers, whom Tune does not
                 # know of, would wait for it in vain.
                 reuse_actors=all(ask.workers == 1 for ask in asks.values()),
@@ -172,7 +179,7 @@ def run_trials(
                 name=uuid.uuid4().hex,
                 storage_path=str(scratch),
                 verbose=0,
-                failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+                failure_config=tune.FailureConfig(max_failures=MAX_FAILURES_WITHOUT_PROGRESS),
             ),
         ).fit()
     finally:

@@ -12,15 +12,15 @@ import numpy as np
 from PIL import Image
 
 from sweeps.execution import resources
-from sweeps.final_model.held_out import read_unseen
+from sweeps.final_model.held_out import score_held_out_sets
 from sweeps.final_model.mlflow_flavor import write_mlflow_model
-from sweeps.final_model.outcome import Outcome, Served
+from sweeps.final_model.outcome import Outcome, ServedModel
 from sweeps.planning.plan import Plan
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row
 from trainables.data.decode import Progress
 from trainables.data.image_set import ImageSet
-from trainables.data.view_cache import Workplace
+from trainables.data.view_cache import ViewCache
 from trainables.export.portable_formats import check, write_onnx, write_program
 from trainables.export.timm_format import write_timm
 from trainables.fixres.cell import adapted_state, load_model, serving_transform
@@ -32,18 +32,18 @@ from trainables.training.trunk import finished_trunk
 from trainables.transforms.eval_transform import EvalTransform
 
 
-def judge(
+def score_choice(
     plan: Plan,
     choice: Choice,
-    served: Served,
+    served: ServedModel,
     rows: Sequence[Row],
     images: ImageSet,
     store: Store,
     progress: Progress,
 ) -> Outcome:
     """Read the sets that nothing was chosen on for what is served; ``rows`` are those of val."""
-    place = Workplace(images=images, cache=plan.spec.cache, threads=resources.own_threads())
-    unseen, gains = read_unseen(plan, served, store, place, progress)
+    place = ViewCache(images=images, cache=plan.spec.cache, threads=resources.driver_threads())
+    unseen, gains = score_held_out_sets(plan, served, store, place, progress)
     return Outcome(
         rows=[*rows, *unseen],
         choice=choice,
@@ -54,7 +54,7 @@ def judge(
 
 
 def write_model(
-    folder: Path, plan: Plan, served: Served, store: Store, *, card: str, picture: Path
+    folder: Path, plan: Plan, served: ServedModel, store: Store, *, card: str, picture: Path
 ) -> None:
     """Write ``folder``: for timm, ONNX Runtime, PyTorch alone, MLflow, and a reader.
 

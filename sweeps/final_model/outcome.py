@@ -23,7 +23,7 @@ class Outcome:
 
     rows: list[Row]
     choice: Choice
-    gains: Mapping[str, Gain]  # by set; none where the chosen arm is untuned
+    gains: Mapping[str, PairedGain]  # by set; none where the chosen arm is untuned
     refit: bool  # the net handed over was trained again, on train + val
     test_cells: int  # of this sweep that the test split was looked at for, so far
 
@@ -64,7 +64,7 @@ def read_outcome(out: Path, further: Iterable[str]) -> Outcome | None:
     if {"test", *further} - {r.split for r in rows}:
         return None
     choice = Choice(row=Row(**found["chosen"]), reason=found["reason"], optimism=found["optimism"])
-    gains = {name: Gain(**gain) for name, gain in found["gains"].items()}
+    gains = {name: PairedGain(**gain) for name, gain in found["gains"].items()}
     return Outcome(
         rows=rows,
         choice=choice,
@@ -75,7 +75,7 @@ def read_outcome(out: Path, further: Iterable[str]) -> Outcome | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Served:
+class ServedModel:
     """A trunk as one arm of one cell adapted it."""
 
     trunk: str  # key in the store
@@ -85,9 +85,9 @@ class Served:
     refit: bool  # on train + val
 
 
-def as_swept(plan: Plan, row: Row) -> Served:
+def served_as_swept(plan: Plan, row: Row) -> ServedModel:
     """The chosen row's own net."""
-    return Served(
+    return ServedModel(
         trunk=row.trunk,
         cell=plan.cell(row.variant, row.trunk, row.test_res),
         arm=row.arm,
@@ -97,14 +97,14 @@ def as_swept(plan: Plan, row: Row) -> Served:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gain:
+class PairedGain:
     """Top-1 of the tuned net less that of the untuned, image by image: shares."""
 
     difference: float
     error: float  # standard error of the paired difference
 
 
-def gain(tuned: np.ndarray, untuned: np.ndarray) -> Gain:
+def paired_gain(tuned: np.ndarray, untuned: np.ndarray) -> PairedGain:
     """Of which images each has right: (n,) bool."""
     difference, error = paired_difference(tuned, untuned)
-    return Gain(difference=difference, error=error)
+    return PairedGain(difference=difference, error=error)

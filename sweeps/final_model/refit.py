@@ -15,10 +15,10 @@ from typing import Any
 from ray import tune
 
 from sweeps.execution import gpu_memory
-from sweeps.execution.ray_cluster import Cluster
-from sweeps.execution.resources import Need, Room
+from sweeps.execution.ray_cluster import RayCluster
+from sweeps.execution.resources import MemoryNeed, PhaseResources
 from sweeps.execution.tune_runner import Config, Phase, run_trials
-from sweeps.final_model.outcome import Served
+from sweeps.final_model.outcome import ServedModel
 from sweeps.planning.grid import point_of
 from sweeps.planning.plan import Plan
 from sweeps.selection.leaderboard import Row
@@ -27,15 +27,15 @@ from trainables.data.image_set import ImageSet
 from trainables.errors import SweepError
 from trainables.fixres.cell import RefitCell, recorded_results
 from trainables.fixres.heads import HeadSetting
-from trainables.ray_backend.tune_trainables import CellTrial, TrialContext, TrunkTrial
+from trainables.ray_backend.tune_trainables import CellTrainable, TrialContext, TrunkTrainable
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import Place, write_text
 from trainables.training.trunk import (
     TrunkSpec,
     epoch_report,
+    finalize_trunk,
     finished_trunk,
     recorded_reports,
-    settle,
     trained_epochs,
 )
 
@@ -46,9 +46,9 @@ def refit(
     images: ImageSet,
     store: Store,
     context: TrialContext,
-    cluster: Cluster,
+    cluster: RayCluster,
     progress: Progress | None = None,
-) -> Served:
+) -> ServedModel:
     """Train and adapt the chosen row's configuration on train + val, or find it done.
 
     A pretrained trunk that was taken as it is stays as it is; only its arm is fitted again.
@@ -71,8 +71,8 @@ def refit(
     cell = cell_of(plan, chosen, trunk.key, merged.digest)
     if recorded_results(store, cell.key) is None:
         need = gpu_memory.of_cell(plan, chosen.variant, chosen.train_res, chosen.test_res)
-        trials.run(CellTrial, {"cell": cell}, need, lambda _: False, store.cell(cell.key))
-    return Served(
+        trials.run(CellTrainable, {"cell": cell}, need, lambda _: False, store.cell(cell.key))
+    return ServedModel(
         trunk=trunk.key, cell=cell, arm=chosen.arm, epochs=chosen.trunk_epochs, refit=True
     )
 
@@ -106,13 +106,13 @@ class _Trials:
 
     place: str  # of the choice, in words
     context: TrialContext
-    cluster: Cluster
+    cluster: RayCluster
 
     def run(
         self,
         trainable: type[tune.Trainable],
         config: Config,
-        need: Need,
+        need: MemoryNeed,
         goes_on: Callable[[dict[str, Any]], bool],
         folder: Place,
     ) -> None:
@@ -120,14 +120,16 @@ class _Trials:
         SweepError: the trial fails; its trace is left in ``folder``.
         """
         size = ("", 0)  # there is only this one
-        room = Room(placement=self.cluster.placement, needs={size: need}, alone=True)
+        phase_resources = PhaseResources(
+            placement=self.cluster.placement, needs={size: need}, alone=True
+        )
         waiting, traces = [{"size": size, **config}], []
         phase = Phase(
-            give=lambda: waiting.pop() if waiting else None,
-            goes_on=lambda _, result: goes_on(result),
+            next_config=lambda: waiting.pop() if waiting else None,
+            should_continue=lambda _, result: goes_on(result),
             failed=lambda _, trace: traces.append(trace),
         )
-        run_trials(trainable, phase, self.context, room)
+        run_trials(trainable, phase, self.context, phase_resources)
         if traces:
             write_text(folder / "error.txt", traces[0])
             last = next((s for s in reversed(traces[0].splitlines()) if s.strip()), "no trace")
@@ -139,7 +141,7 @@ class _Trials:
 
 def _train(
     trunk: TrunkSpec,
-    need: Need,
+    need: MemoryNeed,
     epochs: int,
     store: Store,
     trials: _Trials,
@@ -157,10 +159,10 @@ def _train(
         return report.epoch < epochs
 
     if trained_epochs(recorded_reports(store, trunk.key)) < epochs:
-        trials.run(TrunkTrial, {"trunk": trunk, "scored": ()}, need, goes_on, folder)
+        trials.run(TrunkTrainable, {"trunk": trunk, "val_transforms": ()}, need, goes_on, folder)
     if any(report.diverged for report in recorded_reports(store, trunk.key)):
         raise SweepError(
             f"The refit of {trials.place} px diverged, though the same settings did not on train "
             "alone: run the sweep without --refit, in another --out."
         )
-    settle(store, trunk.key, "finished")
+    finalize_trunk(store, trunk.key, "finished")

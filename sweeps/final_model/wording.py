@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sweeps.final_model.outcome import Gain
+from sweeps.final_model.outcome import PairedGain
 from sweeps.selection.choice import Choice
 
 
@@ -28,7 +28,7 @@ def optimism_in_words(choice: Choice) -> str:
     )
 
 
-def gain_in_words(gain: Gain) -> str:
+def gain_in_words(gain: PairedGain) -> str:
     """With the standard error of the paired difference."""
     return (
         f"{100 * gain.difference:+.1f} points on the untuned trunk (paired, standard error "

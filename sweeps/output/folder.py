@@ -16,15 +16,15 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from sweeps.environment import on_cluster
-from sweeps.output.location import SPEC, Storage
+from sweeps.output.location import SPEC, SweepLocation
 from sweeps.planning.spec import SweepSpec, differences
 from trainables.data.image_set import ImageSet
 from trainables.errors import UserError
 from trainables.storage.files import read_json, write_json, write_text
-from trainables.storage.hashing import plain
+from trainables.storage.hashing import to_jsonable
 
 
-def find(spec: SweepSpec) -> Path:
+def find_folder(spec: SweepSpec) -> Path:
     """Where the sweep lives, by an absolute path.
 
     Raises:
@@ -63,7 +63,7 @@ def locked(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def undo(out: Path, made_anew: bool) -> None:
+def remove_unfinished(out: Path, made_anew: bool) -> None:
     """Leave nothing half-written behind a refusal."""
     if made_anew:
         shutil.rmtree(out)
@@ -90,7 +90,7 @@ def read_record(out: Path, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_record(
-    spec: SweepSpec, storage: Storage, asked: dict[str, Any], images: ImageSet
+    spec: SweepSpec, storage: SweepLocation, asked: dict[str, Any], images: ImageSet
 ) -> dict[str, Any]:
     packages = (
         *("ray", "torch", "torchvision", "timm", "mlflow", "optuna", "onnx", "onnxruntime"),
@@ -101,7 +101,7 @@ def write_record(
         "command": ["python", "sweeps/fixres_grid.py", *sys.argv[1:]],
         "identity": asked,
         "storage": storage.remote.uri if storage.remote else None,
-        "spec": plain(spec),
+        "spec": to_jsonable(spec),
         "classes": images.classes,
         "versions": {name: version(name) for name in packages},
         "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -27,7 +27,7 @@ CARD = "model/README.md"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Storage:
+class SweepLocation:
     """Where a sweep's store and results are."""
 
     out: Path
@@ -53,16 +53,16 @@ class Storage:
         if self.remote is None:
             yield
             return
-        s3_bucket.check(self.remote, "--storage")
+        s3_bucket.check_bucket(self.remote, "--storage")
         self._probe(self.remote)
-        s3_bucket.give_up_stale_uploads(self.remote)
+        s3_bucket.abort_stale_uploads(self.remote)
         with lease.held(self.remote / LEASE, say):
             self._take_up(self.remote)
             yield
 
     def _probe(self, remote: RemotePath) -> None:
         try:
-            remote.probe()
+            remote.check_writable()
         except OSError as error:
             raise UserError(
                 f"--storage {remote} cannot be written to ({first_line(error)}): check the "
@@ -79,12 +79,12 @@ class Storage:
         inside = [f"{folder}/{name}" for folder in FOLDERS for name in (remote / folder).walk()]
         for name in (*inside, *names):
             with replacing(self.out / name) as temporary:
-                (remote / name).bring(temporary)
+                (remote / name).download(temporary)
 
     def publish(self, *names: str) -> None:
         """Send files of OUT, where there is a place to send them to."""
         if self.remote is not None:
-            self.remote.send_files(self.out, names)
+            self.remote.upload_files(self.out, names)
 
     def publish_results(self) -> None:
         """All that OUT has to show, the word that the sweep is finished last."""
@@ -92,7 +92,7 @@ class Storage:
             return
         self.publish(*(name for name in FILES if (self.out / name).exists()))
         for folder in FOLDERS:
-            (self.remote / folder).send_files(self.out / folder, files_below(self.out / folder))
+            (self.remote / folder).upload_files(self.out / folder, files_below(self.out / folder))
         self._link_card(self.remote)
         self.publish(SPEC)
         self.publish(CHOICE)
@@ -100,7 +100,7 @@ class Storage:
     def _link_card(self, remote: RemotePath) -> None:
         """The card in the store says where to download what it speaks of."""
         model = [f"model/{n}" for n in files_below(self.out / "model") if not n.endswith(".md")]
-        links = s3_bucket.links([remote / name for name in (*model, "report.html")])
+        links = s3_bucket.presigned_links([remote / name for name in (*model, "report.html")])
         signed = [f"* [{path.name}]({url})" for path, url in links.items()]
         if not signed:
             return
@@ -118,20 +118,20 @@ class Storage:
         write_text(remote / CARD, text.rstrip("\n") + "\n" + "\n".join(lines) + "\n")
 
 
-def storage_of(out: Path, uri: str | None) -> Storage:
+def location_of(out: Path, uri: str | None) -> SweepLocation:
     """Raises:
     UserError: the URI is none of a store that is known.
     """
-    return Storage(out=out, remote=remote_path(uri) if uri else None)
+    return SweepLocation(out=out, remote=remote_path(uri) if uri else None)
 
 
 def recorded_store(out: Path, record: Mapping[str, Any]) -> Store:
     """The store of a sweep by what its spec.json says."""
     uri = record.get("storage")
-    return storage_of(out, None if (out / "store").exists() else uri).store
+    return location_of(out, None if (out / "store").exists() else uri).store
 
 
-def check_same(record: Mapping[str, Any], storage: Storage) -> None:
+def check_same(record: Mapping[str, Any], storage: SweepLocation) -> None:
     """Raises:
     UserError: OUT is of a sweep whose store is elsewhere.
     """

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
-from sweeps.selection.choice import front, known_costs
+from sweeps.selection.choice import known_costs, pareto_front
 from sweeps.selection.leaderboard import Row
 from trainables.errors import UserError
 from trainables.fixres.cell import delta_path
@@ -17,7 +17,7 @@ FEATURES = ("train.arrow", "val.arrow")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept:
+class RetainedKeys:
     """Keys in the store of what stays."""
 
     trunks: frozenset[str]
@@ -25,22 +25,22 @@ class Kept:
     everything: bool = False
 
 
-def kept(rows: Sequence[Row], chosen: Row, keep: str) -> Kept:
+def keys_to_retain(rows: Sequence[Row], chosen: Row, keep: str) -> RetainedKeys:
     """The chosen row's trunk and cell; with "front" also those of every Pareto front."""
     stay = {chosen}
     if keep == "front":
         val = [r for r in rows if r.split == "val"]
-        stay |= {row for cost in known_costs(val) for row in front(val, cost)}
+        stay |= {row for cost in known_costs(val) for row in pareto_front(val, cost)}
     # A finished sweep's other rows are of what was read in the end: that is handed over.
     stay |= {row for row in rows if row.split != "val"}
-    return Kept(
+    return RetainedKeys(
         trunks=frozenset(row.trunk for row in stay),
         cells=frozenset(row.cell for row in stay),
         everything=keep == "all",
     )
 
 
-def losing(store: Store, stay: Kept) -> list[Place]:
+def deletable_files(store: Store, stay: RetainedKeys) -> list[Place]:
     """The files that may go: the checkpoints of all else, and all features. Rows and predictions
     stay: a choice may still be made among them."""
     if stay.everything:
@@ -56,16 +56,16 @@ def losing(store: Store, stay: Kept) -> list[Place]:
     return [path for path in files if path.exists()]
 
 
-def prune(store: Store, stay: Kept) -> int:
+def prune(store: Store, stay: RetainedKeys) -> int:
     """Delete them; how many bytes are free now."""
     freed = 0
-    for path in losing(store, stay):
+    for path in deletable_files(store, stay):
         freed += size(path)
         path.unlink()
     return freed
 
 
-def check_there(store: Store, row: Row, changes: bool) -> None:
+def check_not_pruned(store: Store, row: Row, changes: bool) -> None:
     """Raises:
     UserError: the row's checkpoints were pruned.
     """

@@ -20,10 +20,10 @@ REFUSALS = {  # to asking for a bucket, by code
     "403": "these credentials may not use the bucket; check its policy and yours",
     "301": "the bucket is in another region; set AWS_REGION to that",
 }
-STALE = timedelta(days=1)  # no upload of ours takes as long
+STALE_UPLOAD_AGE = timedelta(days=1)  # no upload of ours takes as long
 
 
-def check(path: RemotePath, option: str) -> None:
+def check_bucket(path: RemotePath, option: str) -> None:
     """Raises:
     UserError: the bucket is not there, or not for us.
     """
@@ -46,7 +46,7 @@ def check(path: RemotePath, option: str) -> None:
         ) from None
 
 
-def give_up_stale_uploads(path: RemotePath) -> int:
+def abort_stale_uploads(path: RemotePath) -> int:
     """End uploads in parts that killed processes left: they are paid for, and seen by nobody.
 
     Returns:
@@ -59,14 +59,14 @@ def give_up_stale_uploads(path: RemotePath) -> int:
     pages = client.get_paginator("list_multipart_uploads").paginate(**where, Prefix=f"{path.key}/")
     for page in pages:
         for upload in page.get("Uploads", ()):
-            if datetime.now(UTC) - upload["Initiated"] > STALE:
+            if datetime.now(UTC) - upload["Initiated"] > STALE_UPLOAD_AGE:
                 part = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
                 client.abort_multipart_upload(**where, **part)
                 ended += 1
     return ended
 
 
-def links(paths: Sequence[RemotePath]) -> dict[RemotePath, str]:
+def presigned_links(paths: Sequence[RemotePath]) -> dict[RemotePath, str]:
     """Links through which anyone may download the objects, of one bucket, for ``LINK_DAYS``; none
     where they are not on S3.
 

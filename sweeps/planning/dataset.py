@@ -11,7 +11,7 @@ from trainables.data import builtin_digits
 from trainables.data.decode import Progress, prepare
 from trainables.data.image_set import ImageSet
 from trainables.storage.files import files_below
-from trainables.storage.hashing import digest
+from trainables.storage.hashing import content_hash
 from trainables.storage.object_store import RemotePath, place_of, remote_path
 
 
@@ -48,7 +48,7 @@ def open_images(spec: SweepSpec, teller: Teller) -> tuple[ImageSet, Path | Remot
 def _built_in(spec: SweepSpec, teller: Teller) -> Path | RemotePath:
     """The digits, drawn where every node sees them."""
     drawing = builtin_digits.EmbeddedSpec(seed=spec.run.seed)
-    name = f"digits-{digest(builtin_digits.VERSION, drawing)}"
+    name = f"digits-{content_hash(builtin_digits.VERSION, drawing)}"
     progress = teller.counting("drawing the built-in digits")
     storage = spec.run.storage
     in_out = on_cluster() and storage is None
@@ -66,5 +66,5 @@ def _built_in(spec: SweepSpec, teller: Teller) -> Path | RemotePath:
 def _send(folder: Path, place: RemotePath) -> None:
     """All files below, the one that says that all are there last."""
     pictures = [name for name in files_below(folder) if name != builtin_digits.MARKER]
-    place.send_files(folder, pictures)
-    place.send_files(folder, [builtin_digits.MARKER])
+    place.upload_files(folder, pictures)
+    place.upload_files(folder, [builtin_digits.MARKER])

@@ -53,7 +53,7 @@ class Grid:
         return Grid(tests={p: t for p, t in self.tests.items() if p.variant == variant})
 
 
-def resolve(spec: SweepSpec, sizes: np.ndarray) -> Grid:
+def resolve_grid(spec: SweepSpec, sizes: np.ndarray) -> Grid:
     """The grid that a spec asks for.
 
     Args:

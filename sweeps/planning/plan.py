@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from sweeps.planning.grid import Grid, Point, resolve
-from sweeps.planning.serving_limits import bounds, rounded
+from sweeps.planning.grid import Grid, Point, resolve_grid
+from sweeps.planning.serving_limits import limits_set, three_digits
 from sweeps.planning.spec import SweepSpec, option
 from trainables.data.image_set import ImageSet
 from trainables.errors import UserError
@@ -33,7 +33,7 @@ class Plan:
 
     spec: SweepSpec
     grid: Grid
-    images: str  # digest
+    images_digest: str
     counts: Mapping[str, int]  # images by split
     classes: tuple[str, ...]
     weights: Mapping[str, Weights]  # by variant
@@ -81,7 +81,7 @@ class Plan:
             variant=point.variant,
             train_res=point.train_res,
             weights=self.weights[point.variant],
-            images=self.images,
+            images=self.images_digest,
             recipe=Recipe(
                 epochs=options.epochs,
                 batch_size=options.batch_size,
@@ -106,7 +106,7 @@ class Plan:
             interpolation=native if fix.interpolation == "weights" else fix.interpolation,
         )
 
-    def scored(self, point: Point) -> tuple[EvalTransform, ...]:
+    def val_transforms(self, point: Point) -> tuple[EvalTransform, ...]:
         """What a trunk is scored through at its rungs."""
         return tuple(self.transform(point.variant, res) for res in self.grid.tests[point])
 
@@ -176,15 +176,15 @@ class Plan:
         return {"trained": trained, "scored at rungs": scored, "adapted in cells": cells}
 
 
-def make(spec: SweepSpec, images: ImageSet, weights: Iterable[Weights]) -> Plan:
+def build_plan(spec: SweepSpec, images: ImageSet, weights: Iterable[Weights]) -> Plan:
     """Raises:
     UserError: no cell can be within the serving limits, or the weights do not fit the classes.
     """
-    grid = resolve(spec, images.split("train").sizes)
+    grid = resolve_grid(spec, images.split("train").sizes)
     plan = Plan(
         spec=spec,
         grid=grid,
-        images=images.digest,
+        images_digest=images.digest,
         counts={s: len(images.split(s)) for s in SPLITS},
         classes=images.classes,
         weights={w.variant: w for w in weights},
@@ -216,13 +216,13 @@ def _check_limits(plan: Plan) -> None:
         for p, tests in plan.grid.tests.items()
         for r in tests
     ]
-    known = [bound for bound in bounds(plan.spec.serving) if hasattr(served[0][0], bound.cost)]
+    known = [bound for bound in limits_set(plan.spec.serving) if hasattr(served[0][0], bound.cost)]
     for bound in known:
         least, variant, res = min((bound.value(cost), v, r) for cost, v, r in served)
         if least > bound.limit:
             raise UserError(
                 f"{option(bound.name)} {bound.limit} rules out every cell: the least is "
-                f"{rounded(least)} ({variant} at {res} px); raise it, or sweep smaller ones."
+                f"{three_digits(least)} ({variant} at {res} px); raise it, or sweep smaller ones."
             )
     if not any(all(bound.admits(cost) for bound in known) for cost, _, _ in served):
         asked = " and ".join(f"{option(bound.name)} {bound.limit}" for bound in known)

@@ -8,7 +8,7 @@ from sweeps.planning.spec import ServingOptions, option
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bound:
+class ServingLimit:
     """One limit on what may be chosen."""
 
     name: str  # of the option
@@ -37,7 +37,7 @@ class Bound:
         return f"{self.limit:g} {self.unit}"
 
 
-def bounds(limits: ServingOptions) -> list[Bound]:
+def limits_set(limits: ServingOptions) -> list[ServingLimit]:
     """The limits that are set."""
     known = (
         ("max_params_m", "M parameters", "params_m"),
@@ -47,17 +47,17 @@ def bounds(limits: ServingOptions) -> list[Bound]:
         ("min_top1", "val top-1", "top1"),
     )
     return [
-        Bound(name=name, limit=limit, unit=unit, cost=cost)
+        ServingLimit(name=name, limit=limit, unit=unit, cost=cost)
         for name, unit, cost in known
         if (limit := getattr(limits, name)) is not None
     ]
 
 
-def asked(limits: ServingOptions) -> str:
+def limits_in_words(limits: ServingOptions) -> str:
     """The limits that are set, as they were asked for."""
-    return ", ".join(f"{option(b.name)} {b.limit:g}" for b in bounds(limits)) or "none"
+    return ", ".join(f"{option(b.name)} {b.limit:g}" for b in limits_set(limits)) or "none"
 
 
-def rounded(cost: float) -> str:
+def three_digits(cost: float) -> str:
     """To three digits, without an exponent: large nets take thousands of MB."""
     return f"{float(f'{cost:.3g}'):g}"

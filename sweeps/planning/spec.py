@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trainables.data.options import ReadOptions
-from trainables.storage.hashing import plain
+from trainables.storage.hashing import to_jsonable
 
 ArmName = Literal["none", "crop1", "pool", "bn", "frechet", "fix", "fix_aug", "fix_affine"]
 DEFAULT_CACHE = Path("~/.cache/fixres-sweeps")
@@ -204,7 +204,7 @@ class SweepSpec:
         return self.images.cache_dir.expanduser().resolve()
 
     @property
-    def further(self) -> dict[str, str]:
+    def extra_test_sets(self) -> dict[str, str]:
         """Where the further sets are, by name."""
         named = (one.partition("=") for one in self.run.also_test)
         return {name: where for name, _, where in named}
@@ -219,7 +219,7 @@ class SweepSpec:
         return (*rungs, epochs)
 
 
-def spec_of(value: Mapping[str, Any]) -> SweepSpec:
+def spec_from_json(value: Mapping[str, Any]) -> SweepSpec:
     """A spec from its JSON."""
     groups = {}
     for group in fields(SweepSpec):
@@ -249,7 +249,7 @@ def identity(spec: SweepSpec, images_digest: str) -> dict[str, Any]:
     """The fields that decide what a sweep finds, flat, by the names of their options."""
     flat: dict[str, Any] = {"images": images_digest}
     for group in fields(spec):
-        for name, value in plain(getattr(spec, group.name)).items():
+        for name, value in to_jsonable(getattr(spec, group.name)).items():
             if name not in NOT_IDENTITY.get(group.name, ()):
                 flat[name] = value
     return flat
@@ -259,8 +259,8 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """In words, what differs between two identities."""
     names = sorted(old.keys() | new.keys())
     return [
-        f"{option(name)} {'were' if name == 'images' else 'was'} {in_words(old.get(name))}, "
-        f"now {in_words(new.get(name))}"
+        f"{option(name)} {'were' if name == 'images' else 'was'} {value_in_words(old.get(name))}, "
+        f"now {value_in_words(new.get(name))}"
         for name in names
         if old.get(name) != new.get(name)
     ]
@@ -271,5 +271,5 @@ def option(name: str) -> str:
     return "the images" if name == "images" else f"--{name.replace('_', '-')}"
 
 
-def in_words(value: Any) -> str:
+def value_in_words(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from sweeps.planning.spec import ServingOptions, SweepSpec, in_words, option
+from sweeps.planning.spec import ServingOptions, SweepSpec, option, value_in_words
 from trainables.errors import UserError
 from trainables.fixres.arms import ARMS
 from trainables.models import variants
@@ -20,7 +20,7 @@ INF = math.inf
 
 
 @dataclass(frozen=True)
-class Limit:
+class Range:
     """Of a number, or of each number of a list."""
 
     low: float
@@ -40,74 +40,74 @@ class Limit:
         return ends + (f"to below {self.high:g}" if self.open_high else f"to {self.high:g}")
 
 
-LIMITS = {
-    "val_share": Limit(0, 0.5, open_low=True, open_high=True),
-    "test_share": Limit(0, 0.5, open_low=True, open_high=True),
-    "max_corrupt": Limit(0, 1),
-    "cache_side": Limit(SMALLEST),
-    "cache_gb": Limit(0, open_low=True),
-    "train_res": Limit(SMALLEST),  # below it, the last feature map has one position
-    "test_res": Limit(SMALLEST),
-    "epochs": Limit(0),
-    "samples": Limit(1),
-    "batch_size": Limit(2),  # batch norm needs company
-    "warmup_epochs": Limit(0),
-    "lr": Limit(0, open_low=True),
-    "weight_decay": Limit(0, open_low=True),
-    "label_smoothing": Limit(0, 1, open_high=True),
-    "ema_decay": Limit(0, 1, open_high=True),
-    "crop_scale": Limit(0, 1, open_low=True),
-    "hflip": Limit(0, 1),
-    "grace_epochs": Limit(1),
-    "reduction": Limit(2),
-    "survivors": Limit(1),
-    "test_crop_pct": Limit(0, 1, open_low=True),
-    "views": Limit(1),
-    "head_lr": Limit(0, open_low=True),
-    "head_smoothing": Limit(0, 1, open_high=True),
-    "head_weight_decay": Limit(0),
-    "head_epochs": Limit(1),
-    "head_patience": Limit(1),
-    "head_batch_size": Limit(1),
-    "max_params_m": Limit(0, open_low=True),
-    "max_gmacs": Limit(0, open_low=True),
-    "max_memory_mb": Limit(0, open_low=True),
-    "max_latency_ms": Limit(0, open_low=True),
-    "min_top1": Limit(0, 1, open_low=True),
-    "seed": Limit(0, 2**31 - 1),
-    "concurrency": Limit(1),
-    "cpus_per_trial": Limit(1),
-    "gpus_per_trial": Limit(0),
-    "gpu_memory_gb": Limit(0, open_low=True),
-    "workers_per_trial": Limit(1),
-    "price_per_hour": Limit(0),
+RANGE_OF_OPTION = {
+    "val_share": Range(0, 0.5, open_low=True, open_high=True),
+    "test_share": Range(0, 0.5, open_low=True, open_high=True),
+    "max_corrupt": Range(0, 1),
+    "cache_side": Range(SMALLEST),
+    "cache_gb": Range(0, open_low=True),
+    "train_res": Range(SMALLEST),  # below it, the last feature map has one position
+    "test_res": Range(SMALLEST),
+    "epochs": Range(0),
+    "samples": Range(1),
+    "batch_size": Range(2),  # batch norm needs company
+    "warmup_epochs": Range(0),
+    "lr": Range(0, open_low=True),
+    "weight_decay": Range(0, open_low=True),
+    "label_smoothing": Range(0, 1, open_high=True),
+    "ema_decay": Range(0, 1, open_high=True),
+    "crop_scale": Range(0, 1, open_low=True),
+    "hflip": Range(0, 1),
+    "grace_epochs": Range(1),
+    "reduction": Range(2),
+    "survivors": Range(1),
+    "test_crop_pct": Range(0, 1, open_low=True),
+    "views": Range(1),
+    "head_lr": Range(0, open_low=True),
+    "head_smoothing": Range(0, 1, open_high=True),
+    "head_weight_decay": Range(0),
+    "head_epochs": Range(1),
+    "head_patience": Range(1),
+    "head_batch_size": Range(1),
+    "max_params_m": Range(0, open_low=True),
+    "max_gmacs": Range(0, open_low=True),
+    "max_memory_mb": Range(0, open_low=True),
+    "max_latency_ms": Range(0, open_low=True),
+    "min_top1": Range(0, 1, open_low=True),
+    "seed": Range(0, 2**31 - 1),
+    "concurrency": Range(1),
+    "cpus_per_trial": Range(1),
+    "gpus_per_trial": Range(0),
+    "gpu_memory_gb": Range(0, open_low=True),
+    "workers_per_trial": Range(1),
+    "price_per_hour": Range(0),
 }
-RANGES = ("lr", "weight_decay", "label_smoothing", "crop_scale")
-SETS = (
+INTERVAL_OPTIONS = ("lr", "weight_decay", "label_smoothing", "crop_scale")
+SET_OPTIONS = (
     *("variants", "train_res", "test_res", "arms"),
     *("head_lr", "head_smoothing", "head_weight_decay", "head_optimizer"),
 )
-NAMES = ("experiment", "register_as", "weights")
+NAME_OPTIONS = ("experiment", "register_as", "weights")
 
 
-def check(spec: SweepSpec) -> SweepSpec:
+def check_spec(spec: SweepSpec) -> SweepSpec:
     """The spec, if it can be run.
 
     Raises:
         UserError: the first thing that is wrong with it.
     """
     values = {f.name: v for group in _groups(spec) for f, v in group}
-    for name in NAMES:
+    for name in NAME_OPTIONS:
         if not values[name].strip():
             raise UserError(f"{option(name)} is empty: give a name.")
-    for name in SETS:
+    for name in SET_OPTIONS:
         if not isinstance(values[name], str):  # resolutions may be a word
             _check_set(name, values[name])
     for name in values["variants"]:
         variants.get(name)
-    for name in LIMITS:
+    for name in RANGE_OF_OPTION:
         _check_limit(name, values[name])
-    for name in RANGES:
+    for name in INTERVAL_OPTIONS:
         low, high = values[name]
         if low > high:
             raise UserError(f"{option(name)} {low} {high} is no range: give the lower end first.")
@@ -125,7 +125,7 @@ def check_serving(serving: ServingOptions) -> None:
 
 
 def _check_limit(name: str, value: Any) -> None:
-    limit = LIMITS[name]
+    limit = RANGE_OF_OPTION[name]
     for number in value if isinstance(value, tuple) else (value,):
         if number is None or isinstance(number, str):
             continue
@@ -143,7 +143,7 @@ def _check_set(name: str, values: tuple[Any, ...]) -> None:
     if not values:
         raise UserError(f"{option(name)} is empty: give at least one value.")
     if len(set(values)) != len(values):
-        raise UserError(f"{option(name)} {in_words(list(values))}: give each value once.")
+        raise UserError(f"{option(name)} {value_in_words(list(values))}: give each value once.")
 
 
 def _check_together(spec: SweepSpec) -> None:
@@ -184,7 +184,7 @@ def _check_together(spec: SweepSpec) -> None:
         )
     if all(not ARMS[name].plain for name in spec.fix.arms):
         raise UserError(
-            f"--arms {in_words(list(spec.fix.arms))} gives no net to hand over: add one."
+            f"--arms {value_in_words(list(spec.fix.arms))} gives no net to hand over: add one."
         )
 
 
@@ -215,7 +215,8 @@ def _check_folders(spec: SweepSpec) -> None:
             )
         if not _may_exist(folder):
             raise UserError(f"--also-test {one}: {folder} does not exist: give a folder of images.")
-    if len(spec.further) != len(spec.run.also_test):
+    if len(spec.extra_test_sets) != len(spec.run.also_test):
         raise UserError(
-            f"--also-test {in_words(list(spec.run.also_test))}: give each set a name of its own."
+            f"--also-test {value_in_words(list(spec.run.also_test))}: give each set a name of its "
+            "own."
         )

@@ -14,7 +14,7 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from sweeps.report.style import HALO, INK, NORMAL, QUIET, SMALL, STEPS, blank, quieten
+from sweeps.report.style import HALO, INK, NORMAL, QUIET, SMALL, STEPS, new_figure, style_axes
 from sweeps.selection.leaderboard import Row
 from trainables.fixres.arms import ARMS, UNTUNED, rank
 
@@ -26,7 +26,7 @@ _ONE_COLOUR = "#0072b2"
 _HALF = 0.3  # half the height of a strip, in lines
 
 
-def arms(rows: Sequence[Row]) -> Figure:
+def plot_arms(rows: Sequence[Row]) -> Figure:
     """A strip for each arm, cheapest first: a dot for each cell, the mean as a bar.
 
     What is shown is the gain on the untuned trunk in the same cell, in points of val top-1; where
@@ -47,7 +47,7 @@ def arms(rows: Sequence[Row]) -> Figure:
     over = f"{cells} cells" if cells > 1 else "1 cell"
     what = "Gain of each arm on the untuned trunk" if gains else "Top-1 of each arm"
     title = f"{what} ({over}, val, n = {rows[0].n})"
-    figure = blank(8.5, 0.62 * len(names) + 1.7, title)
+    figure = new_figure(8.5, 0.62 * len(names) + 1.7, title)
     ax = figure.subplots()
     ratios = sorted({_ratio(r) for r in rows})
     norm = LogNorm(ratios[0], ratios[-1]) if len(ratios) > 1 else None
@@ -103,7 +103,7 @@ def _heights(rows: Sequence[Row]) -> dict[str, float]:
 
 def _dress(ax: Axes, names: Sequence[str], *, gains: bool) -> None:
     """Axes, zero line, and what each arm is."""
-    quieten(ax, grid="x")
+    style_axes(ax, grid="x")
     ax.set_ylim(len(names) - 0.5, -0.8)
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)

@@ -12,14 +12,14 @@ from sweeps.events.recorders import History
 from sweeps.final_model.outcome import Outcome
 from sweeps.planning.plan import Plan
 from sweeps.report import heatmap
-from sweeps.report.arms_plot import arms
-from sweeps.report.learning_curves import curves
-from sweeps.report.ledger import Ledger, ledger
-from sweeps.report.page import page
-from sweeps.report.pareto_plot import pareto
-from sweeps.report.spending_plot import spending
+from sweeps.report.arms_plot import plot_arms
+from sweeps.report.learning_curves import plot_learning_curves
+from sweeps.report.ledger import Ledger, build_ledger
+from sweeps.report.page import render_page
+from sweeps.report.pareto_plot import plot_pareto_fronts
+from sweeps.report.spending_plot import plot_spending
 from sweeps.selection.choice import COSTS
-from sweeps.selection.published_comparison import compared
+from sweeps.selection.published_comparison import comparisons_of_recipe
 from trainables.profiling.latency import device_name
 from trainables.storage.files import write_text
 
@@ -35,18 +35,18 @@ def write_evidence(
     Returns:
         The figures' files.
     """
-    spent = ledger(plan, history, outcome.rows, plan.spec.run.price_per_hour)
-    drawn = draw(plan, outcome, history, spent)
+    spent = build_ledger(plan, history, outcome.rows, plan.spec.run.price_per_hour)
+    drawn = draw_figures(plan, outcome, history, spent)
     files = []
     for name, figure in drawn.items():
         files.append(out / "figures" / f"{name}.png")
-        heatmap.save(figure, files[-1])
-    text = page(
+        heatmap.save_png(figure, files[-1])
+    text = render_page(
         plan,
         outcome,
         spent,
         drawn,
-        compared(plan.spec, outcome.rows),
+        comparisons_of_recipe(plan.spec, outcome.rows),
         versions=record["versions"],
         command=" ".join(record["command"]),
         device=device_name(),
@@ -55,16 +55,20 @@ def write_evidence(
     return files
 
 
-def draw(plan: Plan, outcome: Outcome, history: History, spent: Ledger) -> dict[str, Figure]:
+def draw_figures(
+    plan: Plan, outcome: Outcome, history: History, spent: Ledger
+) -> dict[str, Figure]:
     """The figures by name."""
     rows, chosen = outcome.rows, outcome.choice.row
     drawn = {
-        "heatmap": heatmap.heatmap(rows, plan, chosen),
-        "pareto": pareto(rows, COSTS, chosen, plan.spec.serving),
-        "curves": curves(list(history.trunks.values()), chosen.trunk, plan.spec.rungs),
-        "arms": arms(rows),
-        "spending": spending(spent),
+        "heatmap": heatmap.plot_heatmaps(rows, plan, chosen),
+        "pareto": plot_pareto_fronts(rows, COSTS, chosen, plan.spec.serving),
+        "curves": plot_learning_curves(
+            list(history.trunks.values()), chosen.trunk, plan.spec.rungs
+        ),
+        "arms": plot_arms(rows),
+        "spending": plot_spending(spent),
     }
     if plan.spec.trunks.epochs == 0:
-        del drawn["curves"]  # nothing was learned
+        del drawn["plot_learning_curves"]  # nothing was learned
     return drawn

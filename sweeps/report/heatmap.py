@@ -19,7 +19,7 @@ from trainables.storage.files import replacing
 COLOURS = matplotlib.colormaps["cividis"]  # the same for colour-blind eyes
 
 
-def heatmap(rows: Sequence[Row], plan: Plan, chosen: Row) -> Figure:
+def plot_heatmaps(rows: Sequence[Row], plan: Plan, chosen: Row) -> Figure:
     """One line of maps a variant, before and after: val top-1 over train and test resolution.
 
     Rows are those of the best trunk at each point. One colour scale for all, so that maps compare.
@@ -124,6 +124,6 @@ def _peak(best: dict[tuple[int, int], Row], train: int) -> int | None:
     return -max(line)[1] if line else None
 
 
-def save(figure: Figure, path: Path) -> None:
+def save_png(figure: Figure, path: Path) -> None:
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")

@@ -22,10 +22,10 @@ from sweeps.report.style import (
     QUIET,
     SMALL,
     STEPS,
-    blank,
-    looks,
-    quieten,
-    spread,
+    new_figure,
+    spread_apart,
+    style_axes,
+    variant_styles,
 )
 from trainables.models.variants import VARIANTS
 
@@ -36,7 +36,9 @@ _MARKS = {"cut": ("x", "×"), "diverged": ("v", "▾"), "failed": ("s", "▪")} 
 _OTHERS = "#a3a3a3"
 
 
-def curves(trunks: Sequence[TrunkEnded], chosen_trunk: str, rungs: Sequence[int]) -> Figure:
+def plot_learning_curves(
+    trunks: Sequence[TrunkEnded], chosen_trunk: str, rungs: Sequence[int]
+) -> Figure:
     """A panel for each variant and train resolution, a line for each trunk.
 
     Val is scored at rungs; these are few, so the loss of every epoch is drawn below, where there is
@@ -58,8 +60,8 @@ def curves(trunks: Sequence[TrunkEnded], chosen_trunk: str, rungs: Sequence[int]
     count = f"{len(trunks)} trunks" if len(trunks) > 1 else "the trunk"
     title = f"How {count} learned" + (f" (val, n = {scores[0].n})" if scores else "")
     width = max(7.0, 2.15 * columns + 0.4)
-    figure = blank(width, bands * (3.6 if with_loss else 1.9) + 0.7, title)
-    look = looks(t.trunk.variant for t in trunks)
+    figure = new_figure(width, bands * (3.6 if with_loss else 1.9) + 0.7, title)
+    look = variant_styles(t.trunk.variant for t in trunks)
     scale = _scale(drawn, rungs, (width - 0.9) / columns)
     panels = [
         _Panel(
@@ -240,7 +242,7 @@ class _Panel:
 
     def _axes(self, ax: Axes, limits: tuple[float, float], name: str) -> None:
         ax.set_axis_on()
-        quieten(ax)
+        style_axes(ax)
         first, last = self.scale.epochs
         ax.set_xlim(first, self.scale.right)
         ax.set_xticks(self.scale.ticks)
@@ -291,7 +293,7 @@ class _Panel:
         gap = 2.6 * SMALL / points * (high - low)  # two lines of text
         ends = [_tops(t)[-1] for t in named]
         for trunk, (epoch, _), height in zip(
-            named, ends, spread([y for _, y in ends], gap), strict=True
+            named, ends, spread_apart([y for _, y in ends], gap), strict=True
         ):
             chosen = trunk.trunk.key == self.chosen
             words = ["chosen"] if chosen else []

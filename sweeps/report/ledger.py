@@ -19,7 +19,7 @@ _HEADS = ("fix", "fix_aug")  # arms whose classifier is fitted on features of th
 
 
 @dataclass(frozen=True, kw_only=True)
-class Images:
+class ImagePasses:
     """Through the net."""
 
     planned: int  # at most
@@ -45,7 +45,7 @@ class Ledger:
     saved_trunks_s: float  # a trunk is trained once, not once a test resolution
     saved_images: int  # a cell takes its passes once, not once a pair
     saved_passes_s: float | None  # the same as time; None: no pass was timed by itself
-    images: Mapping[str, Images]  # by what they are for, as in Plan.image_passes
+    images: Mapping[str, ImagePasses]  # by what they are for, as in Plan.image_passes
     price_per_hour: float | None  # of one trial's machine, in any currency
 
     @property
@@ -62,7 +62,7 @@ class Ledger:
         return None if self.price_per_hour is None else seconds / 3600 * self.price_per_hour
 
 
-def ledger(
+def build_ledger(
     plan: Plan, history: History, rows: Sequence[Row], price_per_hour: float | None
 ) -> Ledger:
     """
@@ -117,7 +117,7 @@ def _saved_training(plan: Plan, trunk: TrunkEnded) -> float:
 
 def _images(
     plan: Plan, trunks: Sequence[TrunkEnded], cells: Sequence[CellEnded]
-) -> dict[str, Images]:
+) -> dict[str, ImagePasses]:
     reports = [r for t in trunks for r in t.reports]
     done = {
         "trained": sum(r.images for r in reports),
@@ -125,7 +125,7 @@ def _images(
         "adapted in cells": sum(plan.cell_images(c.trunk.variant) for c in cells),
     }
     return {
-        name: Images(planned=planned, done=done[name])
+        name: ImagePasses(planned=planned, done=done[name])
         for name, planned in plan.image_passes.items()
     }
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from sweeps.final_model.outcome import Outcome
 from sweeps.final_model.wording import first_look, gain_in_words
 from sweeps.planning.plan import Plan
-from sweeps.planning.serving_limits import asked, rounded
+from sweeps.planning.serving_limits import limits_in_words, three_digits
 from sweeps.selection.choice import eligible
 from sweeps.selection.leaderboard import Row
 from trainables.evaluation.confidence import wilson
@@ -16,7 +16,7 @@ from trainables.fixres.arms import ARMS, UNTUNED
 from trainables.models import variants
 
 
-def card(plan: Plan, outcome: Outcome, versions: Mapping[str, str], picture: str) -> str:
+def model_card(plan: Plan, outcome: Outcome, versions: Mapping[str, str], picture: str) -> str:
     """Markdown, with the front matter that model hubs read.
 
     Args:
@@ -34,7 +34,7 @@ def card(plan: Plan, outcome: Outcome, versions: Mapping[str, str], picture: str
         USE,
         "## Why this one",
         outcome.choice.reason,
-        f"Limits asked for: {asked(plan.spec.serving)}.",
+        f"Limits asked for: {limits_in_words(plan.spec.serving)}.",
         f"![Top-1 over train and test resolution, before and after]({picture})",
         "## All cells",
         f"Top-1 on val in % (n = {row.n}), for each arm.",
@@ -107,7 +107,7 @@ def _what_it_is(plan: Plan, outcome: Outcome) -> str:
         f"row by about {max(0.0, 100 * choice.optimism):.1f} points (choosing again on halves of "
         "val), the latter adds to it.",
         f"- {row.params_m:.2f} M parameters, {row.gmacs:.3g} GMACs an image; "
-        f"{rounded(row.memory_mb)} MB at its peak (float32, without workspaces).",
+        f"{three_digits(row.memory_mb)} MB at its peak (float32, without workspaces).",
         f"- {len(plan.classes)} classes, in labels.txt and config.json.",
     ]
     if outcome.refit:
@@ -141,7 +141,7 @@ def _origin(plan: Plan, outcome: Outcome, versions: Mapping[str, str]) -> str:
         [
             f"- Weights at the start: {start}.",
             f"- Images: {plan.name}, {', '.join(f'{n} {s}' for s, n in plan.counts.items())} "
-            f"(fingerprint {plan.images}).",
+            f"(fingerprint {plan.images_digest}).",
             f"- Trunk {row.trunk}, {row.trunk_epochs} epochs; cell {row.cell}; seed "
             f"{plan.spec.run.seed}.",
             f"- Made with {', '.join(f'{name} {number}' for name, number in versions.items())}.",

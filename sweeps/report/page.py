@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from sweeps.final_model.outcome import Outcome
 from sweeps.final_model.wording import first_look
 from sweeps.planning.plan import Plan
-from sweeps.planning.serving_limits import asked, rounded
+from sweeps.planning.serving_limits import limits_in_words, three_digits
 from sweeps.report.ledger import Ledger, duration
-from sweeps.report.svg import inline
+from sweeps.report.svg import inline_svg
 from sweeps.report.tables import (
     count_of,
     held_out_table,
@@ -38,7 +38,7 @@ _MOST_CLASSES = 12  # named
 
 
 @dataclass(frozen=True, kw_only=True)
-class Number:
+class KeyFigure:
     """A key number."""
 
     name: str
@@ -48,14 +48,14 @@ class Number:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
+class InlineFigure:
     """A figure on the page."""
 
     svg: Markup
     caption: str
 
 
-def page(
+def render_page(
     plan: Plan,
     outcome: Outcome,
     ledger: Ledger,
@@ -85,7 +85,9 @@ def page(
         reason=outcome.choice.reason,
         numbers=_numbers(outcome, device),
         figures={
-            name: Drawn(svg=inline(name, figure, captions[name][0]), caption=captions[name][1])
+            name: InlineFigure(
+                svg=inline_svg(name, figure, captions[name][0]), caption=captions[name][1]
+            )
             for name, figure in figures.items()
         },
         published=published_table(compared),
@@ -127,11 +129,11 @@ def _what(outcome: Outcome) -> str:
     return words
 
 
-def _numbers(outcome: Outcome, device: str) -> list[Number]:
+def _numbers(outcome: Outcome, device: str) -> list[KeyFigure]:
     row, test = outcome.choice.row, outcome.test
     gain = outcome.gains.get("test")
     found = [
-        Number(
+        KeyFigure(
             name="Top-1 on test",
             value=percent(test.top1),
             unit="%",
@@ -141,22 +143,22 @@ def _numbers(outcome: Outcome, device: str) -> list[Number]:
     if gain is not None:
         note = f"on test, image by image; standard error {percent(gain.error)}"
         value = signed(100 * gain.difference)
-        found.append(Number(name="Gain on the untuned", value=value, unit="points", note=note))
+        found.append(KeyFigure(name="Gain on the untuned", value=value, unit="points", note=note))
     found.append(
-        Number(
+        KeyFigure(
             name="Top-1 on val",
             value=percent(row.top1),
             unit="%",
             note=_close(f"n = {row.n}; val chose, which {_flattery(outcome.choice)}"),
         )
     )
-    found.append(Number(name="Work", value=f"{row.gmacs:.3g}", unit="GMACs", note="an image"))
-    found.append(Number(name="Size", value=f"{row.params_m:.2f}", unit="M", note="parameters"))
+    found.append(KeyFigure(name="Work", value=f"{row.gmacs:.3g}", unit="GMACs", note="an image"))
+    found.append(KeyFigure(name="Size", value=f"{row.params_m:.2f}", unit="M", note="parameters"))
     if row.latency_ms is not None:
         note = f"one image, median, on {device}"
-        found.append(Number(name="Latency", value=f"{row.latency_ms:.3g}", unit="ms", note=note))
+        found.append(KeyFigure(name="Latency", value=f"{row.latency_ms:.3g}", unit="ms", note=note))
     note = "one image, float32, without workspaces"
-    found.append(Number(name="Memory", value=rounded(row.memory_mb), unit="MB", note=note))
+    found.append(KeyFigure(name="Memory", value=three_digits(row.memory_mb), unit="MB", note=note))
     return found
 
 
@@ -181,7 +183,7 @@ def _captions(plan: Plan, outcome: Outcome, ledger: Ledger) -> dict[str, tuple[s
         "pareto": (
             f"Top-1 on val against the costs of serving. Ringed: {place}, {val}.",
             "Each point is a cell and an arm; on the stepped line nothing is both better and "
-            f"cheaper. Limits asked for: {asked(plan.spec.serving)}.",
+            f"cheaper. Limits asked for: {limits_in_words(plan.spec.serving)}.",
         ),
         "curves": (
             f"Top-1 on val of {count_of(ledger.trunks, 'trunk')} over the epochs.",
@@ -223,7 +225,7 @@ def _facts(
     more = len(plan.classes) - _MOST_CLASSES
     return {
         "Images": f"{plan.name}: {', '.join(f'{n:,} {s}' for s, n in plan.counts.items())}; "
-        f"fingerprint {plan.images}",
+        f"fingerprint {plan.images_digest}",
         "Classes": f"{len(plan.classes)}: {shown}" + (f" and {more:,} more" if more > 0 else ""),
         "Weights": "; ".join(_start(plan, variant) for variant in plan.spec.grid.variants),
         "Seed": f"{plan.spec.run.seed}",

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from sweeps.planning.serving_limits import Bound, bounds
+from sweeps.planning.serving_limits import ServingLimit, limits_set
 from sweeps.planning.spec import ServingOptions, option
 from sweeps.report.style import (
     AROUND_RING,
@@ -25,12 +25,12 @@ from sweeps.report.style import (
     SMALL,
     STEPS,
     Labels,
-    Look,
-    blank,
-    looks,
-    quieten,
+    VariantStyle,
+    new_figure,
+    style_axes,
+    variant_styles,
 )
-from sweeps.selection.choice import eligible, front
+from sweeps.selection.choice import eligible, pareto_front
 from sweeps.selection.leaderboard import Row
 from trainables.evaluation.confidence import wilson
 
@@ -45,7 +45,7 @@ _NAMES = {
 }
 
 
-def pareto(
+def plot_pareto_fronts(
     rows: Sequence[Row], costs: Sequence[str], chosen: Row, limits: ServingOptions
 ) -> Figure:
     """A panel for each cost: val top-1 of every row that may be chosen, and the front of them.
@@ -64,14 +64,14 @@ def pareto(
     same = [f"{_name(c)}: {_cost(rows[0], c):.4g} for every row" for c in known if c not in shown]
     wide, high = min(len(shown), 2), math.ceil(len(shown) / 2)
     title = f"Top-1 on val against what it costs to serve ({_rows(len(rows))}, n = {chosen.n})"
-    figure = blank(8.5, 3.1 * high + 0.9, title)
+    figure = new_figure(8.5, 3.1 * high + 0.9, title)
     axes = list(figure.subplots(high, wide, squeeze=False, sharey=True).flat)
     spare = axes[len(shown) :]
-    look, heights = looks(r.variant for r in rows), _heights(rows, shown, chosen, limits)
+    look, heights = variant_styles(r.variant for r in rows), _heights(rows, shown, chosen, limits)
     panels = []
     for cost, ax in zip(shown, axes, strict=False):
         own = [r for r in rows if _cost(r, cost) is not None]
-        panels.append(_Panel(ax=ax, cost=cost, rows=own, chosen=chosen, bounds=bounds(limits)))
+        panels.append(_Panel(ax=ax, cost=cost, rows=own, chosen=chosen, bounds=limits_set(limits)))
         panels[-1].draw(look, heights)
     for ax in axes[::wide]:
         ax.set_ylabel(f"top-1 on val (%, n = {chosen.n})", fontsize=NORMAL, color=INK)
@@ -108,7 +108,9 @@ def _heights(
     rows: Sequence[Row], costs: Sequence[str], chosen: Row, limits: ServingOptions
 ) -> tuple[float, float]:
     """The range of top-1 to show (%): the fronts and some way below, not every failure."""
-    fronts = [r for c in costs for r in front([r for r in rows if _cost(r, c) is not None], c)]
+    fronts = [
+        r for c in costs for r in pareto_front([r for r in rows if _cost(r, c) is not None], c)
+    ]
     low, high = (100 * share for share in wilson(chosen.hits1, chosen.n))
     wanted = [low, high, *(100 * r.top1 for r in fronts)]
     if limits.min_top1 is not None:
@@ -127,7 +129,7 @@ class _Panel:
     cost: str
     rows: Sequence[Row]
     chosen: Row
-    bounds: Sequence[Bound]
+    bounds: Sequence[ServingLimit]
 
     def x(self, row: Row) -> float:
         value = _cost(row, self.cost)
@@ -136,12 +138,12 @@ class _Panel:
 
     @property
     def front(self) -> list[Row]:
-        return front(self.rows, self.cost)
+        return pareto_front(self.rows, self.cost)
 
-    def draw(self, look: dict[str, Look], heights: tuple[float, float]) -> None:
+    def draw(self, look: dict[str, VariantStyle], heights: tuple[float, float]) -> None:
         """All but the names of the points."""
         ax = self.ax
-        quieten(ax)
+        style_axes(ax)
         ax.set_xlabel(_name(self.cost), fontsize=NORMAL, color=INK)
         ax.set_ylim(heights)
         ticks = MaxNLocator(6, steps=STEPS).tick_values(*heights)
@@ -162,18 +164,18 @@ class _Panel:
             ax.axhspan(*low, color=FAINT, alpha=0.55, linewidth=0, zorder=0)
             ax.axhline(100 * bound.limit, color=INK, linestyle=_DASHES, linewidth=1, zorder=1)
 
-    def _points(self, rows: Sequence[Row], look: dict[str, Look], **how: Any) -> None:
+    def _points(self, rows: Sequence[Row], look: dict[str, VariantStyle], **how: Any) -> None:
         for variant, drawn in look.items():
             own = [r for r in rows if r.variant == variant]
             xs, ys = [self.x(r) for r in own], [100 * r.top1 for r in own]
             self.ax.plot(xs, ys, drawn.marker, color=drawn.colour, **how)
 
     @property
-    def _own(self) -> list[Bound]:
+    def _own(self) -> list[ServingLimit]:
         return [b for b in self.bounds if b.cost == self.cost]
 
     @property
-    def _of_top1(self) -> list[Bound]:
+    def _of_top1(self) -> list[ServingLimit]:
         return [b for b in self.bounds if b.cost == "top1"]
 
     def _scale(self, values: Sequence[float]) -> None:
@@ -203,7 +205,7 @@ class _Panel:
             markeredgecolor=CHOSEN, markeredgewidth=2, zorder=6,
         )  # fmt: skip
 
-    def _upright(self, bound: Bound) -> None:
+    def _upright(self, bound: ServingLimit) -> None:
         """A limit on the cost, its name above the axes."""
         right = self.ax.get_xlim()[1]
         self.ax.axvspan(bound.limit, right, color=FAINT, alpha=0.55, linewidth=0, zorder=0)
@@ -265,7 +267,7 @@ class _Panel:
 
 
 def _key(
-    figure: Figure, spare: Sequence[Axes], look: dict[str, Look], chosen: str, note: str
+    figure: Figure, spare: Sequence[Axes], look: dict[str, VariantStyle], chosen: str, note: str
 ) -> None:
     """What the marks are: in the spare panel, else below all."""
     handles = [

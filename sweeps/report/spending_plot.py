@@ -11,7 +11,7 @@ from matplotlib.offsetbox import AnnotationBbox, HPacker, TextArea
 from matplotlib.ticker import MaxNLocator
 
 from sweeps.report.ledger import Ledger, duration
-from sweeps.report.style import INK, NORMAL, QUIET, SMALL, STEPS, blank, quieten
+from sweeps.report.style import INK, NORMAL, QUIET, SMALL, STEPS, new_figure, style_axes
 
 # Of Okabe and Ito's colours, as in the other figures.
 _PARTS = {
@@ -22,7 +22,7 @@ _PARTS = {
 _HEIGHT = 0.36  # of a bar, in lines
 
 
-def spending(ledger: Ledger) -> Figure:
+def plot_spending(ledger: Ledger) -> Figure:
     """Two bars of trial time, each by its parts."""
     untimed = ledger.saved_passes_s is None
     spent = (ledger.trained_s, ledger.adapted_s, ledger.read_s)
@@ -35,9 +35,9 @@ def spending(ledger: Ledger) -> Figure:
     }
     without = f"{'at least' if untimed else 'about'} {duration(ledger.alone_s)}"
     title = f"{duration(ledger.spent_s)} of trials, {without} had nothing been shared"
-    figure = blank(8.5, 2.5, title)
+    figure = new_figure(8.5, 2.5, title)
     ax = figure.subplots()
-    quieten(ax, grid="x")
+    style_axes(ax, grid="x")
     size, unit = _unit(max(map(sum, lines.values())))
     for line, values in enumerate(lines.values()):
         _bar(ax, line, values, size)

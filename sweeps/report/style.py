@@ -30,21 +30,21 @@ _MARKERS = ("o", "s", "^", "D")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class VariantStyle:
     """How a variant is drawn."""
 
     colour: str
     marker: str
 
 
-def looks(variants: Iterable[str]) -> dict[str, Look]:
+def variant_styles(variants: Iterable[str]) -> dict[str, VariantStyle]:
     """A look for each variant, in the family's order: the same in all figures of a sweep.
 
     Colours alone tell seven apart; further ones take another marker.
     """
     found = sorted(set(variants), key=list(VARIANTS).index)
     return {
-        variant: Look(
+        variant: VariantStyle(
             colour=_COLOURS[i % len(_COLOURS)],
             marker=_MARKERS[i // len(_COLOURS) % len(_MARKERS)],
         )
@@ -52,14 +52,14 @@ def looks(variants: Iterable[str]) -> dict[str, Look]:
     }
 
 
-def blank(width: float, height: float, title: str) -> Figure:
+def new_figure(width: float, height: float, title: str) -> Figure:
     """A figure without axes yet; sizes in inches."""
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
     figure.suptitle(title, fontsize=LARGE, x=0.01, ha="left", weight="bold")
     return figure
 
 
-def quieten(ax: Axes, grid: str = "y") -> None:
+def style_axes(ax: Axes, grid: str = "y") -> None:
     """No frame but the left and the bottom line, a light grid under the marks, small numbers."""
     for side, spine in ax.spines.items():
         spine.set_visible(side in ("left", "bottom"))
@@ -70,7 +70,7 @@ def quieten(ax: Axes, grid: str = "y") -> None:
         ax.grid(axis="x" if grid == "x" else "y", color=FAINT, linewidth=0.7)
 
 
-def spread(wanted: Sequence[float], gap: float) -> list[float]:
+def spread_apart(wanted: Sequence[float], gap: float) -> list[float]:
     """Heights as near to those wanted as can be (least squares), at least ``gap`` apart.
 
     The order is kept; of equal ones that of coming.

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 
-def inline(name: str, figure: Figure, label: str) -> Markup:
+def inline_svg(name: str, figure: Figure, label: str) -> Markup:
     """The figure as an SVG element whose ids are its own, letters drawn as outlines.
 
     Args:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sweeps.final_model.outcome import Outcome
-from sweeps.planning.serving_limits import rounded
+from sweeps.planning.serving_limits import three_digits
 from sweeps.report.ledger import Ledger, duration
 from sweeps.report.spending_plot import price
 from sweeps.selection.leaderboard import Row
@@ -22,7 +22,7 @@ class Column:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class TableRow:
     cells: tuple[str, ...]
     strong: bool = False  # the chosen row, a sum
 
@@ -31,7 +31,7 @@ class Line:
 class Table:
     name: str  # for those who hear it
     columns: tuple[Column, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[TableRow, ...]
 
 
 def percent(share: float) -> str:
@@ -70,7 +70,7 @@ def held_out_table(outcome: Outcome) -> Table:
                 f"{row.n}",
                 f"{signed(100 * gain.difference)} ± {percent(gain.error)}" if gain else "",
             )
-            lines.append(Line(cells=cells, strong=chosen))
+            lines.append(TableRow(cells=cells, strong=chosen))
     names = ("set", "arm", "top-1 %", "95 % interval", "top-5 %", "n", "gain (points, ± s.e.)")
     return Table(
         name="Sets that nothing was chosen on",
@@ -83,7 +83,7 @@ def published_table(compared: Sequence[Comparison]) -> Table | None:
     if not compared:
         return None
     lines = tuple(
-        Line(
+        TableRow(
             cells=(
                 one.published.variant,
                 f"{one.published.train_res}",
@@ -129,18 +129,22 @@ def times_table(ledger: Ledger) -> Table:
     return Table(name="Time of trials", columns=columns, lines=tuple(lines))
 
 
-def _time_line(ledger: Ledger, name: str, seconds: float | None, *, strong: bool = False) -> Line:
+def _time_line(
+    ledger: Ledger, name: str, seconds: float | None, *, strong: bool = False
+) -> TableRow:
     if seconds is None:
-        return Line(cells=(name, "not timed", *([""] if ledger.price_per_hour is not None else [])))
+        return TableRow(
+            cells=(name, "not timed", *([""] if ledger.price_per_hour is not None else []))
+        )
     money = ledger.money(seconds)
-    return Line(
+    return TableRow(
         cells=(name, duration(seconds), *([] if money is None else [price(money)])), strong=strong
     )
 
 
 def images_table(ledger: Ledger) -> Table:
     lines = tuple(
-        Line(cells=(name, f"{images.planned:,}", f"{images.done:,}"))
+        TableRow(cells=(name, f"{images.planned:,}", f"{images.done:,}"))
         for name, images in ledger.images.items()
     )
     columns = _columns("images through the net", "planned, at most", "done",
@@ -160,7 +164,7 @@ def leaderboard_table(outcome: Outcome) -> Table:
     return Table(
         name="The leaderboard",
         columns=_columns(*names.split(","), words=words),
-        lines=tuple(Line(cells=_cells(r), strong=r == chosen) for r in ordered),
+        lines=tuple(TableRow(cells=_cells(r), strong=r == chosen) for r in ordered),
     )
 
 
@@ -182,7 +186,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         percent(row.top5),
         f"{row.gmacs:.3g}",
         f"{row.params_m:.2f}",
-        rounded(row.memory_mb),
+        three_digits(row.memory_mb),
         "" if row.latency_ms is None else f"{row.latency_ms:.3g}",
         "" if row.images_s is None else f"{row.images_s:.0f}",
         f"{row.seconds:.1f}",

@@ -13,7 +13,7 @@ from typing import Any
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
 
-class Halving:
+class GroupedAsha:
     """ASHA (Li et al., arXiv:1810.05934, in Ray's stopping form), one for each group."""
 
     def __init__(self, *, epochs: int, grace_epochs: int, reduction: int):
@@ -33,7 +33,7 @@ class Halving:
         """What was decided of the trunk ``key`` after ``epoch``; None: nothing yet."""
         return self._decided.get((key, epoch))
 
-    def goes_on(self, group: str, key: str, epoch: int, top1: float) -> bool:
+    def should_continue(self, group: str, key: str, epoch: int, top1: float) -> bool:
         """Decide whether the trunk ``key`` goes on after ``epoch``."""
         self._decided[key, epoch] = self._ask(group, key, epoch, top1)
         return self._decided[key, epoch]

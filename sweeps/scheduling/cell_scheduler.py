@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sweeps.events.event_types import CellBegan, CellEnded, CellsPlanned, Retried, Watcher
+from sweeps.events.event_types import CellBegan, CellEnded, CellsPlanned, TrialRetried, Watcher
 from sweeps.planning.grid import point_of
 from sweeps.planning.plan import Plan
-from sweeps.selection.leaderboard import Row, row
+from sweeps.selection.leaderboard import Row, make_row
 from trainables.fixres.arms import rank
 from trainables.fixres.cell import ArmResult, CellSpec, recorded_results
 from trainables.storage.artifact_store import Store
@@ -28,7 +28,7 @@ def cells_of(
     return sorted(cells, key=lambda c: -plan.cell_work(c[1].variant, c[0].test_res))
 
 
-class CellDesk:
+class CellScheduler:
     """Phase 2: hands out the cells that the store lacks, and gathers the rows of all."""
 
     def __init__(
@@ -57,7 +57,7 @@ class CellDesk:
         return self._cells[key][1].variant
 
     @property
-    def over(self) -> bool:
+    def is_over(self) -> bool:
         return not self._waiting
 
     @property
@@ -90,14 +90,14 @@ class CellDesk:
         cell, trunk, epochs = self._cells[key]
         cost = self._plan.costs[trunk.variant, cell.test_res]
         self._rows[key] = tuple(
-            row(trunk, epochs, key, cell.test_res, cost, arm) for arm in results
+            make_row(trunk, epochs, key, cell.test_res, cost, arm) for arm in results
         )
         self._watcher.on(CellEnded(cell=cell, trunk=trunk, rows=self._rows[key]))
 
     def retried(self, key: str, error: str) -> None:
         """A trial of the cell failed, and another comes."""
         cell, trunk, _ = self._cells[key]
-        self._watcher.on(Retried(trunk=trunk, cell=cell, error=error))
+        self._watcher.on(TrialRetried(trunk=trunk, cell=cell, error=error))
 
     def failed(self, key: str, error: str) -> None:
         """The cell cannot be worked out; the sweep goes on without it."""

@@ -22,7 +22,7 @@ from sweeps.planning.grid import Point
 from sweeps.planning.spec import TrunkOptions
 from trainables.training.trunk import Hyper
 
-STARTUP = 4  # trials of a variant before TPE has something to say; random until then
+STARTUP_TRIALS = 4  # trials of a variant before TPE has something to say; random until then
 NAMES = ("lr", "weight_decay", "label_smoothing")
 
 
@@ -37,7 +37,7 @@ class Trial:
     finished: bool  # trained to its last epoch
 
 
-def space(options: TrunkOptions) -> dict[str, BaseDistribution]:
+def search_space(options: TrunkOptions) -> dict[str, BaseDistribution]:
     """The range of each hyperparameter; lr and weight decay on a log scale."""
     return {
         "lr": FloatDistribution(*options.lr, log=True),
@@ -46,7 +46,7 @@ def space(options: TrunkOptions) -> dict[str, BaseDistribution]:
     }
 
 
-def middle(options: TrunkOptions) -> Hyper:
+def middle_of_ranges(options: TrunkOptions) -> Hyper:
     """The middle of each range: geometric where it is on a log scale."""
     low, high = options.label_smoothing
     return Hyper(
@@ -64,20 +64,20 @@ def propose(
     The first at each point is the middle of the ranges; ``history`` of other variants is ignored.
     """
     if not any(t.point == point for t in history):
-        return middle(options)
+        return middle_of_ranges(options)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler = optuna.samplers.TPESampler(
             seed=_seed(seed, point.variant, index),
-            n_startup_trials=STARTUP,
+            n_startup_trials=STARTUP_TRIALS,
             multivariate=True,
             constant_liar=True,
         )
     study = optuna.create_study(direction="maximize", sampler=sampler)
     own = [t for t in history if t.point.variant == point.variant]
     study.add_trials([_frozen(t, own, options) for t in own])
-    asked = study.ask(space(options))
+    asked = study.ask(search_space(options))
     return Hyper(**{name: _round(asked.params[name]) for name in NAMES})
 
 
@@ -85,13 +85,15 @@ def _frozen(trial: Trial, all_trials: Sequence[Trial], options: TrunkOptions) ->
     """A trial as Optuna knows it: cut ones are pruned, at their last rung."""
     params = {name: getattr(trial.hyper, name) for name in NAMES}
     if trial.running:
-        return create_trial(state=TrialState.RUNNING, params=params, distributions=space(options))
+        return create_trial(
+            state=TrialState.RUNNING, params=params, distributions=search_space(options)
+        )
     ranks = {epoch: _rank(trial, epoch, all_trials) for epoch in trial.top1} or {0: 0.0}
     return create_trial(
         state=TrialState.COMPLETE if trial.finished else TrialState.PRUNED,
         value=ranks[max(ranks)] if trial.finished else None,
         params=params,
-        distributions=space(options),
+        distributions=search_space(options),
         intermediate_values=ranks,
     )
 

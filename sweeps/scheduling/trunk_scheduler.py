@@ -9,29 +9,35 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sweeps.events.event_types import EpochEnded, Retried, TrunkBegan, TrunkEnded, Watcher
+from sweeps.events.event_types import EpochEnded, TrialRetried, TrunkBegan, TrunkEnded, Watcher
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
-from sweeps.scheduling.asha import Halving
+from sweeps.scheduling.asha import GroupedAsha
 from sweeps.scheduling.tpe import Trial, propose
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import append_line, read_lines, write_text
-from trainables.training.trunk import EpochReport, Hyper, TrunkSpec, recorded_reports, settle
+from trainables.training.trunk import (
+    EpochReport,
+    Hyper,
+    TrunkSpec,
+    finalize_trunk,
+    recorded_reports,
+)
 from trainables.transforms.eval_transform import EvalTransform
 
 
-class TrunkDirector:
+class TrunkScheduler:
     """Hands out trunks and judges their reports."""
 
     def __init__(self, plan: Plan, store: Store, watcher: Watcher):
         options = plan.spec
         self._plan, self._store, self._watcher = plan, store, watcher
-        self._halving = Halving(
+        self._asha = GroupedAsha(
             epochs=options.trunks.epochs,
             grace_epochs=options.halving.grace_epochs,
             reduction=options.halving.reduction,
         )
-        self._asked: dict[str, TrunkSpec] = {}  # by key, in the order of asking
+        self._trunks: dict[str, TrunkSpec] = {}  # by key, in the order of asking
         self._next_index = 0
         self._reports: dict[str, dict[int, EpochReport]] = {}
         self._ended: dict[str, str] = {}
@@ -43,14 +49,14 @@ class TrunkDirector:
             if line["event"] == "ask":
                 self._ask(line["index"], Hyper(**line["hyper"]))
             elif line["event"] == "rung":
-                self._halving.remember(
+                self._asha.remember(
                     line["group"], line["trunk"], line["epoch"], line["top1"], line["goes_on"]
                 )
             elif line["event"] == "end":
                 self._ended[line["trunk"]] = line["why"]
         for key, why in self._ended.items():
             if why != "failed":
-                settle(self._store, key, why)
+                finalize_trunk(self._store, key, why)
             self._reports[key] = {r.epoch: r for r in recorded_reports(self._store, key)}
             self._tell_ended(key)
 
@@ -67,18 +73,18 @@ class TrunkDirector:
     def points(self) -> tuple[Point, ...]:
         return self._plan.points
 
-    def scored(self, trunk: TrunkSpec) -> tuple[EvalTransform, ...]:
+    def val_transforms(self, trunk: TrunkSpec) -> tuple[EvalTransform, ...]:
         """What the trunk is scored through at its rungs."""
-        return self._plan.scored(point_of(trunk))
+        return self._plan.val_transforms(point_of(trunk))
 
     @property
-    def over(self) -> bool:
+    def is_over(self) -> bool:
         """Whether every trunk of the plan has been asked for and has ended."""
-        return self._next_index >= self._plan.trunks and not set(self._asked) - set(self._ended)
+        return self._next_index >= self._plan.trunks and not set(self._trunks) - set(self._ended)
 
     def next(self) -> TrunkSpec | None:
         """The next trunk to train, unfinished ones of an earlier run first; None: no more."""
-        for key, trunk in self._asked.items():
+        for key, trunk in self._trunks.items():
             if key not in self._ended and key not in self._handed_out:
                 return self._hand_out(trunk)
         while self._next_index < self._plan.trunks:
@@ -103,14 +109,14 @@ class TrunkDirector:
             return False
         self._reports.setdefault(key, {})[report.epoch] = report
         why = self._verdict(trunk, report)
-        self._watcher.on(EpochEnded(trunk=trunk, report=report, goes_on=why is None))
+        self._watcher.on(EpochEnded(trunk=trunk, report=report, should_continue=why is None))
         if why is not None:
             self._end(key, why)
         return why is None
 
     def retried(self, trunk: TrunkSpec, error: str) -> None:
         """A trial of the trunk failed, and another comes."""
-        self._watcher.on(Retried(trunk=trunk, error=error))
+        self._watcher.on(TrialRetried(trunk=trunk, error=error))
 
     def failed(self, trunk: TrunkSpec, error: str) -> None:
         """The trunk cannot be trained; the sweep goes on without it."""
@@ -124,7 +130,7 @@ class TrunkDirector:
         for point in self.points:
             candidates = [
                 trunk
-                for key, trunk in self._asked.items()
+                for key, trunk in self._trunks.items()
                 if point_of(trunk) == point and self._ended.get(key) in ("finished", "cut")
             ]
             candidates.sort(key=lambda t: self._merit(t.key), reverse=True)
@@ -139,14 +145,14 @@ class TrunkDirector:
             return "finished"
         if report.best_val is None:
             return None
-        decided = self._halving.recall(trunk.key, report.epoch)
+        decided = self._asha.recall(trunk.key, report.epoch)
         if decided is None:
             decided = self._decide(trunk, report.epoch, report.best_val.top1)
         return None if decided else "cut"
 
     def _decide(self, trunk: TrunkSpec, epoch: int, top1: float) -> bool:
         key, group = trunk.key, trunk.variant
-        goes_on = self._halving.goes_on(group, key, epoch, top1)
+        goes_on = self._asha.should_continue(group, key, epoch, top1)
         self._note(event="rung", group=group, trunk=key, epoch=epoch, top1=top1, goes_on=goes_on)
         return goes_on
 
@@ -154,14 +160,14 @@ class TrunkDirector:
         self._ended[key] = why
         self._note(event="end", trunk=key, why=why)
         if why != "failed":
-            settle(self._store, key, why)
+            finalize_trunk(self._store, key, why)
         self._tell_ended(key)
 
     def _tell_ended(self, key: str) -> None:
         reports = self._reports.get(key, {})
         self._watcher.on(
             TrunkEnded(
-                trunk=self._asked[key],
+                trunk=self._trunks[key],
                 why=self._ended[key],
                 reports=tuple(reports[e] for e in sorted(reports)),
                 error=self._error_of(key),
@@ -174,7 +180,7 @@ class TrunkDirector:
 
     def _ask(self, index: int, hyper: Hyper) -> TrunkSpec:
         trunk = self._plan.trunk(self._point(index), hyper)
-        self._asked.setdefault(trunk.key, trunk)
+        self._trunks.setdefault(trunk.key, trunk)
         self._next_index = max(self._next_index, index + 1)
         return trunk
 
@@ -184,7 +190,7 @@ class TrunkDirector:
         return trunk
 
     def _history(self) -> Iterator[Trial]:
-        for key, trunk in self._asked.items():
+        for key, trunk in self._trunks.items():
             reports = self._reports.get(key, {})
             yield Trial(
                 point=point_of(trunk),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sweeps.planning.serving_limits import Bound, bounds, rounded
+from sweeps.planning.serving_limits import ServingLimit, limits_set, three_digits
 from sweeps.planning.spec import ServingOptions, option
 from sweeps.selection.leaderboard import Row
 from sweeps.selection.optimism import optimism
@@ -38,7 +38,7 @@ def choose(rows: Sequence[Row], limits: ServingOptions, hits: Hits) -> Choice:
     Raises:
         UserError: no row is within the limits; says what each rules out, and the nearest miss.
     """
-    rows, set_limits = eligible(rows), bounds(limits)
+    rows, set_limits = eligible(rows), limits_set(limits)
     assert rows, "a sweep has eligible rows"
     allowed = [r for r in rows if all(bound.admits(r) for bound in set_limits)]
     if not allowed:
@@ -61,7 +61,7 @@ def known_costs(rows: Sequence[Row]) -> list[str]:
     return [cost for cost in COSTS if all(getattr(row, cost) is not None for row in rows)]
 
 
-def front(rows: Sequence[Row], cost: str) -> list[Row]:
+def pareto_front(rows: Sequence[Row], cost: str) -> list[Row]:
     """The Pareto front of the eligible rows: none is cheaper and as good, or better and as cheap.
 
     Args:
@@ -80,31 +80,33 @@ def front(rows: Sequence[Row], cost: str) -> list[Row]:
     return found
 
 
-def _why_none(rows: Sequence[Row], set_limits: Sequence[Bound]) -> str:
+def _why_none(rows: Sequence[Row], set_limits: Sequence[ServingLimit]) -> str:
     parts = []
     for bound in set_limits:
         values = [bound.value(r) for r in rows]
         out = sum(not bound.admits(r) for r in rows)
         if out:
             extreme = (
-                f"most is {rounded(max(values))}"
+                f"most is {three_digits(max(values))}"
                 if bound.at_least
-                else f"least {rounded(min(values))}"
+                else f"least {three_digits(min(values))}"
             )
             parts.append(f"{option(bound.name)} {bound.limit:g} rules out {out} (the {extreme})")
     nearest = min(rows, key=lambda r: max(bound.excess(r) for bound in set_limits))
     worst = max(set_limits, key=lambda bound: bound.excess(nearest))
     return (
         f"None of the {len(rows)} rows is within {_in_words(set_limits)}: {'; '.join(parts)}; the "
-        f"nearest miss is {_named(nearest)} with {rounded(worst.value(nearest))} {worst.unit}."
+        f"nearest miss is {_named(nearest)} with {three_digits(worst.value(nearest))} {worst.unit}."
     )
 
 
-def _in_words(set_limits: Sequence[Bound]) -> str:
+def _in_words(set_limits: Sequence[ServingLimit]) -> str:
     return " and ".join(map(str, set_limits))
 
 
-def _reason(chosen: Row, best: Row, error: float, count: int, set_limits: Sequence[Bound]) -> str:
+def _reason(
+    chosen: Row, best: Row, error: float, count: int, set_limits: Sequence[ServingLimit]
+) -> str:
     among = f"of {count} rows" + (f" within {_in_words(set_limits)}" if set_limits else "")
     if chosen == best:
         return (

@@ -64,7 +64,9 @@ SCHEMA = pa.schema(
 )
 
 
-def row(trunk: TrunkSpec, epochs: int, cell: str, test_res: int, cost: Cost, arm: ArmResult) -> Row:
+def make_row(
+    trunk: TrunkSpec, epochs: int, cell: str, test_res: int, cost: Cost, arm: ArmResult
+) -> Row:
     """An arm's result with all that places it."""
     head = arm.head
     return Row(
@@ -94,18 +96,18 @@ def row(trunk: TrunkSpec, epochs: int, cell: str, test_res: int, cost: Cost, arm
     )
 
 
-def table(rows: Iterable[Row]) -> pa.Table:
+def to_table(rows: Iterable[Row]) -> pa.Table:
     records = [{f.name: getattr(r, f.name) for f in fields(Row)} for r in rows]
     return pa.Table.from_pylist(records, schema=SCHEMA)
 
 
-def rows_of(arrow: pa.Table) -> list[Row]:
+def from_table(arrow: pa.Table) -> list[Row]:
     records: list[dict[str, Any]] = arrow.to_pylist()
     return [Row(**r) for r in records]
 
 
 def write(path: Place, rows: Iterable[Row]) -> None:
-    whole = table(rows)
+    whole = to_table(rows)
     write_file(path, lambda temporary: pq.write_table(whole, temporary))
 
 
@@ -120,4 +122,4 @@ def read(path: Path) -> list[Row]:
             f"{path} was written by another version of this (columns that only one of them has: "
             f"{', '.join(differing)}): run the sweep again, in a new --out."
         )
-    return rows_of(arrow)
+    return from_table(arrow)

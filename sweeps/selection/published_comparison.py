@@ -29,7 +29,7 @@ class Comparison:
         return self.top1 - self.published.fix_top1
 
 
-def beside(rows: Sequence[Row], *, split: str = "val") -> list[Comparison]:
+def compare_with_published(rows: Sequence[Row], *, split: str = "val") -> list[Comparison]:
     """A comparison for each variant with rows at its published resolutions, in the table's order.
 
     The best row over all arms and trunks; of equal ones the cheaper arm's.
@@ -44,9 +44,13 @@ def beside(rows: Sequence[Row], *, split: str = "val") -> list[Comparison]:
     return compared
 
 
-def compared(spec: SweepSpec, rows: Sequence[Row]) -> list[Comparison]:
+def comparisons_of_recipe(spec: SweepSpec, rows: Sequence[Row]) -> list[Comparison]:
     """Beside the published figures, where the images may be theirs: under a published recipe.
 
     The arm none has a crop of its own, not the published one.
     """
-    return [] if spec.grid.recipe == "own" else beside([r for r in rows if r.arm != "none"])
+    return (
+        []
+        if spec.grid.recipe == "own"
+        else compare_with_published([r for r in rows if r.arm != "none"])
+    )

@@ -9,10 +9,10 @@ from sweeps.selection.leaderboard import Row
 from trainables.profiling.latency import Latency, device_name, measure
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_json, write_json
-from trainables.storage.hashing import digest
+from trainables.storage.hashing import content_hash
 
 
-def timed(rows: Sequence[Row], classes: int, store: Store) -> list[Row]:
+def with_latencies(rows: Sequence[Row], classes: int, store: Store) -> list[Row]:
     """The rows with latency and throughput on this device.
 
     Arms change weights, not work: each variant is measured once at each test resolution. What has
@@ -31,7 +31,7 @@ def timed(rows: Sequence[Row], classes: int, store: Store) -> list[Row]:
 
 
 def _latency(variant: str, res: int, classes: int, store: Store) -> Latency:
-    path = store.latency(digest("latency 1", device_name(), variant, res, classes))
+    path = store.latency(content_hash("latency 1", device_name(), variant, res, classes))
     kept = read_json(path)
     if kept is not None:
         return Latency(**kept)

@@ -16,8 +16,8 @@ from sweeps.events.event_types import (
     CellsPlanned,
     EpochEnded,
     Event,
-    Retried,
     SweepBegan,
+    TrialRetried,
     TrunkBegan,
     TrunkEnded,
 )
@@ -79,7 +79,7 @@ class Terminal:
                 self._live.start()
             case TrunkBegan(trunk=trunk) if not self.console.is_terminal:
                 self.say(f"trunk {_trunk_words(trunk)}: begins")
-            case EpochEnded(trunk=trunk, report=report, goes_on=goes_on):
+            case EpochEnded(trunk=trunk, report=report, should_continue=goes_on):
                 if report.best_val and goes_on and not self.console.is_terminal:
                     self.say(
                         f"trunk {_trunk_words(trunk)}: epoch {report.epoch}, "
@@ -103,7 +103,7 @@ class Terminal:
                     return
                 scores = ", ".join(f"{r.arm} {100 * r.top1:.1f} %" for r in rows)
                 self.say(f"{place}: val top-1 {scores} (n={rows[0].n}); {self._left()}")
-            case Retried(trunk=trunk, cell=cell, error=error):
+            case TrialRetried(trunk=trunk, cell=cell, error=error):
                 place = _cell_words(cell, trunk) if cell else f"trunk {_trunk_words(trunk)}"
                 why = _last_line(error).partition(". ")[0].rstrip(".")
                 self.say(f"{place}: tried again, as a trial failed{why and f': {why}'}")

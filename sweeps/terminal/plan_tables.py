@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeps.execution import gpu_memory, resources
-from sweeps.execution.resources import Ask, Need, Room
+from sweeps.execution.resources import MemoryNeed, PhaseResources, TrialResources
 from sweeps.planning.plan import Plan
 
 
@@ -23,7 +23,7 @@ def plan_view(plan: Plan) -> Group:
     most = sum(plan.work_left(p) for p in plan.points) * plan.samples
     expected = sum(plan.expected_work_left(p) for p in plan.points) * plan.samples
     lines = [
-        f"images   {counts}; {len(plan.classes)} classes; fingerprint {plan.images[:12]}",
+        f"images   {counts}; {len(plan.classes)} classes; fingerprint {plan.images_digest[:12]}",
         f"trunks   {plan.trunks}: {' '.join(spec.grid.variants)} x train {_px(grid.train_res)} x "
         f"{plan.samples} samples; {_epochs(plan)}",
         f"cells    {plan.cells}: {plan.survivors} trunk(s) of each variant and train resolution x "
@@ -73,15 +73,20 @@ def _costs(plan: Plan) -> Table:
 
 def _gpus(plan: Plan) -> list[RenderableType]:
     """What trunks need of a GPU and take of it, where one is seen or to come."""
-    room = Room(placement=resources.expected(plan.spec.run), needs=gpu_memory.of_trunks(plan))
-    gpu = room.placement.machines.gpu
-    if gpu is None or not room.placement.uses_gpus:
+    phase_resources = PhaseResources(
+        placement=resources.expected_placement(plan.spec.run), needs=gpu_memory.of_trunks(plan)
+    )
+    gpu = phase_resources.placement.cluster_resources.gpu
+    if gpu is None or not phase_resources.placement.uses_gpus:
         return []
     table = Table(title="GB of a trunk on GPUs", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("variant")
     for res in plan.grid.train_res:
         table.add_column(f"{res} px", justify="right")
-    told = {size: _taken(need, room.asks[size], gpu.gb) for size, need in room.needs.items()}
+    told = {
+        size: _taken(need, phase_resources.trial_resources[size], gpu.gb)
+        for size, need in phase_resources.needs.items()
+    }
     for variant in plan.spec.grid.variants:
         table.add_row(variant, *(told.get((variant, res), "") for res in plan.grid.train_res))
     parts: list[RenderableType] = [Text(f"gpu      {gpu.gb:.1f} GB each ({gpu.source})"), table]
@@ -90,7 +95,7 @@ def _gpus(plan: Plan) -> list[RenderableType]:
     return parts
 
 
-def _taken(need: Need, ask: Ask, gb: float) -> str:
+def _taken(need: MemoryNeed, ask: TrialResources, gb: float) -> str:
     """GB of the trial, or of each of its workers, and its GPUs."""
     gpus = ask.gpus * ask.workers
     share = f"1/{floor(1 / gpus)}" if 0 < gpus <= 0.5 else f"{gpus:g}"

@@ -9,10 +9,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sweeps.final_model.outcome import Gain, Outcome
+from sweeps.final_model.outcome import Outcome, PairedGain
 from sweeps.final_model.wording import gain_in_words, looks_in_words, optimism_in_words
-from sweeps.planning.serving_limits import rounded
-from sweeps.selection.choice import Choice, front
+from sweeps.planning.serving_limits import three_digits
+from sweeps.selection.choice import Choice, pareto_front
 from sweeps.selection.leaderboard import Row
 from sweeps.selection.published_comparison import Comparison
 from trainables.evaluation.confidence import wilson
@@ -111,9 +111,9 @@ def _arms(val: Sequence[Row]) -> Table:
 COSTS = {"gmacs": "GMACs", "params_m": "M params", "memory_mb": "MB", "latency_ms": "ms"}
 
 
-def fronts(rows: Sequence[Row], costs: Sequence[str], chosen: Row) -> Table:
+def pareto_table(rows: Sequence[Row], costs: Sequence[str], chosen: Row) -> Table:
     """The rows that are on the Pareto front of top-1 and any of the costs, cheapest first."""
-    on = {cost: front(rows, cost) for cost in costs}
+    on = {cost: pareto_front(rows, cost) for cost in costs}
     shown = {r for found in on.values() for r in found} | {chosen}
     n = chosen.n
     table = Table(
@@ -125,7 +125,7 @@ def fronts(rows: Sequence[Row], costs: Sequence[str], chosen: Row) -> Table:
     for name in ("variant", "train", "test", "arm", "top-1 %", *(COSTS[cost] for cost in costs)):
         table.add_column(name, justify="left" if name in ("variant", "arm") else "right")
     for row in sorted(shown, key=lambda r: (r.gmacs, r.hits1, rank(r.arm))):
-        values = (f"{rounded(getattr(row, c))}{' *' if row in on[c] else '  '}" for c in costs)
+        values = (f"{three_digits(getattr(row, c))}{' *' if row in on[c] else '  '}" for c in costs)
         table.add_row(
             row.variant,
             str(row.train_res),
@@ -163,7 +163,7 @@ def _published(compared: Sequence[Comparison]) -> Table:
     return table
 
 
-def _unseen_line(row: Row, gain: Gain | None) -> Text:
+def _unseen_line(row: Row, gain: PairedGain | None) -> Text:
     low, high = wilson(row.hits1, row.n)
     words = (
         f"{row.split:8} top-1 {100 * row.top1:.1f} % (n={row.n}, 95 % interval {100 * low:.1f} to "

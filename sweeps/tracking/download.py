@@ -19,7 +19,7 @@ from trainables.fixres.cell import PREDICTIONS
 from trainables.storage.artifact_store import Store
 
 
-def bring_runs(run_id: str, tracking_uri: str | None, folder: Path) -> None:
+def download_sweep(run_id: str, tracking_uri: str | None, folder: Path) -> None:
     """Lay the cells of the parent run ``run_id`` out as a sweep's folder.
 
     Raises:

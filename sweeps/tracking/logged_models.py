@@ -8,17 +8,17 @@ from typing import Any
 from mlflow.entities import LoggedModel, LoggedModelInput, LoggedModelOutput, Metric
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from sweeps.tracking.runs import Runs
+from sweeps.tracking.runs import RunStore
 from trainables.storage.files import Place, local_copy
 
 TAG = "checkpoint"  # of a run: the id of its logged model, or that it was dropped
 DROPPED = "dropped"
 
 
-class Checkpoints:
+class LoggedModels:
     """One for each run of a trunk or cell that has any."""
 
-    def __init__(self, runs: Runs):
+    def __init__(self, runs: RunStore):
         self._runs, self._client = runs, runs.client
 
     def log(

@@ -12,14 +12,14 @@ from pathlib import Path
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Metric
 from mlflow.exceptions import MlflowException
 
-from sweeps.tracking.tracker import Tracking
+from sweeps.tracking.tracker import MlflowTracker
 
 ALIAS, FORMER = "champion", "previous"
 VERSIONS = "mlflow.modelVersions"  # of a logged model: what the UI links it to
 KEY = "sweep"  # tells the parent run's model from those of trunks and cells
 
 
-def register(tracking: Tracking, folder: Path, name: str, tags: dict[str, str]) -> str:
+def register(tracking: MlflowTracker, folder: Path, name: str, tags: dict[str, str]) -> str:
     """Log ``folder`` as the parent run's model, register it once a sweep; the version's URI.
 
     It becomes the champion, and the one that was it before the previous one. Scores that the parent
@@ -38,7 +38,7 @@ def register(tracking: Tracking, folder: Path, name: str, tags: dict[str, str]) 
     return f"models:/{name}/{number}"
 
 
-def _logged(tracking: Tracking, folder: Path, tags: dict[str, str]) -> LoggedModel:
+def _logged(tracking: MlflowTracker, folder: Path, tags: dict[str, str]) -> LoggedModel:
     client, run = tracking.client, tracking.client.get_run(tracking.parent_id)
     found = client.search_logged_models(
         [tracking.experiment_id],
@@ -68,7 +68,7 @@ def _logged(tracking: Tracking, folder: Path, tags: dict[str, str]) -> LoggedMod
 
 
 def _version(
-    tracking: Tracking, model: LoggedModel, name: str, tags: dict[str, str], description: str
+    tracking: MlflowTracker, model: LoggedModel, name: str, tags: dict[str, str], description: str
 ) -> str:
     client = tracking.client
     try:
@@ -97,7 +97,7 @@ def _title(folder: Path) -> str:
     return next(line for line in lines if line.startswith("# ")).removeprefix("# ")
 
 
-def _name_champion(tracking: Tracking, name: str, number: str) -> None:
+def _name_champion(tracking: MlflowTracker, name: str, number: str) -> None:
     aliases = tracking.client.get_registered_model(name).aliases
     before = aliases.get(ALIAS)
     if before is not None and str(before) != number:

@@ -25,7 +25,7 @@ def quiet_client(uri: str | None) -> MlflowClient:
     return MlflowClient(tracking_uri=uri)
 
 
-class Runs:
+class RunStore:
     """What there is of them, and ways to write to them."""
 
     def __init__(self, client: MlflowClient, experiment_id: str, sweep_id: str):
@@ -154,7 +154,7 @@ def dataset(name: str, digest: str, split: str, source: str, count: int) -> Data
     )
 
 
-def passing(error: Exception) -> bool:
+def is_transient(error: Exception) -> bool:
     """Whether trying again may help: no answer, or one that says to come back."""
     if isinstance(error, MlflowException):
         return bool(error.get_http_status_code() >= 500 or error.get_http_status_code() == 429)

@@ -22,7 +22,7 @@ INTERVAL_S = 10.0
 Take = Callable[[Mapping[str, float], int], None]  # values by metric, and the Unix time in ms
 
 
-class Machine:
+class SystemMetricsSampler:
     """Cores, memory, disk, network, and GPUs where NVML sees some."""
 
     def __init__(self, take: Take):

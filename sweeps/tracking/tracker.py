@@ -36,7 +36,7 @@ from sweeps.planning.plan import Plan
 from sweeps.selection import leaderboard
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row
-from sweeps.tracking.logged_models import Checkpoints
+from sweeps.tracking.logged_models import LoggedModels
 from sweeps.tracking.outbox import Job, Outbox
 from sweeps.tracking.payloads import (
     EXPERIMENT_NOTE,
@@ -48,8 +48,8 @@ from sweeps.tracking.payloads import (
     sweep_note,
     trunk_tags,
 )
-from sweeps.tracking.runs import Runs, dataset, passing, quiet_client
-from sweeps.tracking.system_metrics import Machine
+from sweeps.tracking.runs import RunStore, dataset, is_transient, quiet_client
+from sweeps.tracking.system_metrics import SystemMetricsSampler
 from sweeps.tracking.ui_links import compare_link, sweep_view, ui_command, without_secret
 from trainables.errors import SweepError, UserError
 from trainables.fixres.arms import ARMS
@@ -71,7 +71,7 @@ def default_uri(out: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{out}/mlflow.db"
 
 
-class Tracking:
+class MlflowTracker:
     """Watches a sweep and has it written down."""
 
     def __init__(
@@ -96,7 +96,7 @@ class Tracking:
         self.client = quiet_client(uri)
         try:
             self.experiment_id = self._experiment(experiment)
-            self.runs = Runs(self.client, self.experiment_id, sweep_id)
+            self.runs = RunStore(self.client, self.experiment_id, sweep_id)
         except MlflowException as error:
             told = str(error).replace(uri.rstrip("/"), without_secret(uri).rstrip("/"))
             reason = told.splitlines()[0][:200]
@@ -104,14 +104,14 @@ class Tracking:
                 f"--tracking-uri {without_secret(uri)} cannot be used ({reason}): start the "
                 "server, or leave the option out for a sqlite file in OUT."
             ) from None
-        self._checkpoints = Checkpoints(self.runs)
+        self._checkpoints = LoggedModels(self.runs)
         self._outbox = Outbox(
-            passing=passing,
+            passing=is_transient,
             recover=self.runs.reload,
             idle=self.runs.write_all,
             tell=lambda words: tell(f"MLflow {words}"),
         )
-        self._machine: Machine | None = None
+        self._machine: SystemMetricsSampler | None = None
         self._note, self._at = "", 0  # when what is being written happened, Unix time, ms
         self._images: dict[str, Dataset] = {}
 
@@ -205,7 +205,7 @@ class Tracking:
         }
         tags = {
             "role": "sweep",
-            "images": plan.images,
+            "images": plan.images_digest,
             "seed": plan.spec.run.seed,
             "mlflow.note.content": self._note,
         } | {f"n_{split}": n for split, n in plan.counts.items()}
@@ -213,7 +213,7 @@ class Tracking:
             self.runs.reopen("sweep")
         source = str(data or plan.name)
         self._images = {
-            split: dataset(plan.name, plan.images, split, source, count)
+            split: dataset(plan.name, plan.images_digest, split, source, count)
             for split, count in plan.counts.items()
         }
         for split, images in self._images.items():
@@ -221,7 +221,7 @@ class Tracking:
         view = sweep_view(self.sweep_id, self._name)
         self.client.set_experiment_tag(self.experiment_id, *view)
         if self._machine is None:
-            self._machine = Machine(self._take_sample)
+            self._machine = SystemMetricsSampler(self._take_sample)
 
     def _take_sample(self, values: Mapping[str, float], at: int) -> None:
         def write() -> None:
@@ -349,7 +349,7 @@ class Tracking:
         link = compare_link(self.runs.ids("cell "), self.experiment_id)
         tags["mlflow.note.content"] = f"{link}\n\n{choice.reason}\n\n{self._note}"
         self.runs.tag("sweep", tags)
-        columns = leaderboard.table(rows).select(
+        columns = leaderboard.to_table(rows).select(
             ["variant", "train_res", "test_res", "arm", "split", "n", "top1", "top5", "gmacs"]
         )
         known = {a.path for a in self.client.list_artifacts(self.parent_id)}

@@ -15,7 +15,7 @@ from ray.scripts.scripts import cli
 from ray.train.v2._internal.execution.worker_group import worker
 
 from clusters import spot_notice
-from trainables.ray_backend.tune_trainables import CellTrial, TrunkTrial
+from trainables.ray_backend.tune_trainables import CellTrainable, TrunkTrainable
 
 Answer = tuple[int, str]
 
@@ -110,7 +110,7 @@ def test_a_service_that_is_not_there_is_an_os_error():
             noticed(base)
 
 
-@pytest.mark.parametrize("trial", [TrunkTrial, CellTrial])
+@pytest.mark.parametrize("trial", [TrunkTrainable, CellTrainable])
 def test_trials_are_known_by_the_name_that_ray_gives_them(trial):
     # As sweeps.execution.phases wraps them. Ray takes the last part of the class's qualified name.
     wrapped = tune.with_resources(tune.with_parameters(trial, context=None), {"CPU": 1})

@@ -26,7 +26,7 @@ def test_all_of_a_sweep_lives_in_an_object_store(
     data: Path, undisturbed: Path, tmp_path: Path, s3: S3Server
 ) -> None:
     for file in data.rglob("*.png"):
-        remote_path(s3.uri(f"images/{file.relative_to(data)}")).send(file)
+        remote_path(s3.uri(f"images/{file.relative_to(data)}")).upload(file)
     argv = command(data, tmp_path / "out", "--storage", s3.uri("sweeps/first"))
     argv[argv.index(str(data))] = s3.uri("images")
     argv[argv.index("--cache-dir") + 1] = str(tmp_path / "cache")

@@ -19,7 +19,7 @@ from sweeps.planning.recipes import RECIPES, builtin_digits
 from sweeps.planning.spec import SweepSpec
 from tests.sweeps.planning.test_spec import is_one_sentence, spec_with
 from trainables.errors import SweepError, UserError
-from trainables.storage.hashing import plain
+from trainables.storage.hashing import to_jsonable
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -126,7 +126,7 @@ def test_help_shows_every_option_with_its_default(
     for group in fields(SweepSpec):
         for field in fields(getattr(SweepSpec(), group.name)):
             part = by_name[field.name.replace("_", "-")]
-            default = plain(getattr(getattr(SweepSpec(), group.name), field.name))
+            default = to_jsonable(getattr(getattr(SweepSpec(), group.name), field.name))
             words = " ".join(map(str, default)) if isinstance(default, list) else str(default)
             assert f"(default: {words})" in part.replace("'", ""), part
 

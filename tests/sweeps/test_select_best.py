@@ -74,7 +74,7 @@ def test_a_limit_on_latency_is_measured(
         assert classes == 2
         return [replace(r, latency_ms=r.test_res / 10) for r in rows]
 
-    monkeypatch.setattr("sweeps.selection.row_latency.timed", measured)
+    monkeypatch.setattr("sweeps.selection.row_latency.with_latencies", measured)
     assert main(["--sweep", str(sweep), "--max-latency-ms", "7"]) == 0
     said = capsys.readouterr().out
     assert "latency  one image, median, on" in said and re.search(r"MB +ms *\n", said)
@@ -111,7 +111,7 @@ def test_a_copy_in_an_object_store_does_as_well(
 ) -> None:
     uri = s3.uri(f"tests/{sweep.name}/out")
     for file in (path for path in sweep.rglob("*") if path.is_file()):
-        (remote_path(uri) / file.relative_to(sweep).as_posix()).send(file)
+        (remote_path(uri) / file.relative_to(sweep).as_posix()).upload(file)
     for at in (uri, sweep.as_uri()):
         assert main(["--sweep", at, "--max-gmacs", "0.2"]) == 0
         assert "chosen   b0 64 -> 64 px, arm fix" in capsys.readouterr().out
@@ -126,7 +126,7 @@ def test_a_sweep_with_its_store_elsewhere_finds_it(
 ) -> None:
     uri = s3.uri(f"tests/{sweep.name}/elsewhere")
     for file in (path for path in (sweep / "store").rglob("*") if path.is_file()):
-        (remote_path(uri) / file.relative_to(sweep).as_posix()).send(file)
+        (remote_path(uri) / file.relative_to(sweep).as_posix()).upload(file)
     shutil.rmtree(sweep / "store")
     write_json(sweep / "spec.json", {"classes": ["a", "b"], "storage": uri})
     assert main(["--sweep", str(sweep), "--max-gmacs", "0.2"]) == 0

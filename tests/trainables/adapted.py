@@ -7,9 +7,9 @@ import timm
 import torch
 from torchvision.transforms.functional import to_tensor
 
-from trainables.data.view_cache import Workplace
+from trainables.data.view_cache import ViewCache
 from trainables.evaluation.metrics import score
-from trainables.fixres.adapt import adapt
+from trainables.fixres.adapt import adapt_cell
 from trainables.fixres.arms import ARMS
 from trainables.fixres.cell import CellSpec
 from trainables.fixres.heads import HeadGrid
@@ -17,7 +17,7 @@ from trainables.models import backbone, variants
 from trainables.models.weights import find_weights
 from trainables.storage.artifact_store import Store
 from trainables.training.trainer import TrunkTraining
-from trainables.training.trunk import Hyper, Recipe, TrunkSpec, finished_trunk, settle
+from trainables.training.trunk import Hyper, Recipe, TrunkSpec, finalize_trunk, finished_trunk
 from trainables.transforms.augmentation import Augmentation
 from trainables.transforms.eval_transform import EvalTransform
 
@@ -47,9 +47,11 @@ def make(tiny_images, lite0_weights, root):
         hyper=Hyper(lr=0.02, weight_decay=0.0, label_smoothing=0.0),
         seed=0,
     )
-    training = TrunkTraining(spec, tiny_images, store, cache=root, threads=2, scored=(), rungs=())
+    training = TrunkTraining(
+        spec, tiny_images, store, cache=root, threads=2, val_transforms=(), rungs=()
+    )
     training.epoch()
-    settle(store, spec.key, "finished")
+    finalize_trunk(store, spec.key, "finished")
     cell = CellSpec(
         trunk=spec.key,
         transform=WHOLE,
@@ -59,7 +61,7 @@ def make(tiny_images, lite0_weights, root):
         batch_size=4,
         seed=SEED,
     )
-    place = Workplace(images=tiny_images, cache=root / "cache", threads=2)
+    place = ViewCache(images=tiny_images, cache=root / "cache", threads=2)
     before = (store.trunk(spec.key) / "trunk.safetensors").read_bytes()
     results, logits, seen = watched(cell, store, place)
     _, trunk = finished_trunk(store, spec.key)
@@ -85,21 +87,21 @@ def watched(cell, store, place):
             return score(logits, *rest)
 
         patch.setattr("trainables.fixres.adapt.score", note)
-        results = adapt(cell, store, place)
+        results = adapt_cell(cell, store, place)
     return results, dict(zip((r.arm for r in results), scored, strict=True)), seen
 
 
 def count_images(patch):
     """From now on, the number of images in each batch that enters any net."""
     seen: list[int] = []
-    place = backbone.place
+    place = backbone.to_device
 
     def counted(model, device):
         placed = place(model, device)
         placed.conv_stem.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
         return placed
 
-    patch.setattr(backbone, "place", counted)
+    patch.setattr(backbone, "to_device", counted)
     return seen
 
 

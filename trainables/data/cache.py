@@ -36,11 +36,11 @@ from trainables.errors import UserError
 
 VIEWS = "views"
 USED = ".used"
-ABANDONED_S = 600.0  # a half-written view that is this old and that nobody holds is nobody's
+ABANDONED_AFTER_S = 600.0  # a half-written view that is this old and that nobody holds is nobody's
 
 
 @dataclass(frozen=True, kw_only=True)
-class Need:
+class SpaceRequest:
     """What room is asked for, in the words of the error if there is none."""
 
     what: str  # "60 images at up to 1024 px"
@@ -92,7 +92,7 @@ def set_limit(cache: Path, gigabytes: float | None) -> None:
     fresh.replace(told)
 
 
-def make_room(cache: Path, needed: int, need: Need) -> bool:
+def make_room(cache: Path, needed: int, need: SpaceRequest) -> bool:
     """Drop what was not used for longest, as far as ``needed`` bytes ask for it.
 
     Returns:
@@ -120,20 +120,22 @@ def make_room(cache: Path, needed: int, need: Need) -> bool:
         return True
 
 
-def _no_room(cache: Path, free: int, needed: int, need: Need, limit: int | None) -> UserError:
-    asked = f"and {need.what} need about {readable(needed)}: choose {need.smaller}"
+def _no_room(
+    cache: Path, free: int, needed: int, need: SpaceRequest, limit: int | None
+) -> UserError:
+    asked = f"and {need.what} need about {size_in_words(needed)}: choose {need.smaller}"
     if limit is None:
         return UserError(
-            f"The cache folder {cache} has {readable(free)} free, {asked}, or a --cache-dir on a"
-            " larger disk."
+            f"The cache folder {cache} has {size_in_words(free)} free, {asked}, or a --cache-dir on"
+            " a larger disk."
         )
     return UserError(
-        f"The cache folder {cache} has {readable(max(0, free))} left of --cache-gb"
+        f"The cache folder {cache} has {size_in_words(max(0, free))} left of --cache-gb"
         f" {limit / 1e9:g} and of its disk, {asked}, or a larger --cache-gb or disk."
     )
 
 
-def readable(count: int) -> str:
+def size_in_words(count: int) -> str:
     """Bytes in words."""
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
@@ -151,7 +153,7 @@ def write_errors(cache: Path, smaller: str) -> Iterator[None]:
 
 
 @contextmanager
-def drafted(draft: Path) -> Iterator[None]:
+def draft_folder(draft: Path) -> Iterator[None]:
     """Make a folder for a set that is being written; what is left of it in the end is deleted.
 
     It is held under the name that it is given meanwhile, too.
@@ -168,10 +170,10 @@ def drafted(draft: Path) -> Iterator[None]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-class Growing:
+class GrowingFile:
     """A file that grows in the cache; where the disk fills up, what nobody uses goes."""
 
-    def __init__(self, file: FileIO, cache: Path, expected: int, need: Need) -> None:
+    def __init__(self, file: FileIO, cache: Path, expected: int, need: SpaceRequest) -> None:
         """
         Args:
             file: unbuffered, so that it is known how far a failed write came.
@@ -303,7 +305,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 def _entries(cache: Path) -> list[_Entry]:
     found = [_set(path) for path in cache.glob("[0-9a-f]*") if re.fullmatch(r"\w{64}", path.name)]
-    old = time.time() - ABANDONED_S
+    old = time.time() - ABANDONED_AFTER_S
     for path in _inside(cache / VIEWS):
         with suppress(FileNotFoundError):  # another process may have dropped it
             facts = path.stat()
@@ -322,7 +324,9 @@ def _set(path: Path) -> _Entry:
 def _drafts(cache: Path) -> int:
     """Bytes of what is being written."""
     views = [p for p in _inside(cache / VIEWS) if p.suffix == ".tmp"]
-    young = [p for p in views if p.exists() and p.stat().st_mtime >= time.time() - ABANDONED_S]
+    young = [
+        p for p in views if p.exists() and p.stat().st_mtime >= time.time() - ABANDONED_AFTER_S
+    ]
     return sum(_size(path) for path in [*cache.glob("tmp-*"), *young])
 
 

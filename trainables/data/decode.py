@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from trainables.data.cache import (
-    Growing,
-    drafted,
+    GrowingFile,
+    draft_folder,
     hold,
     locked,
     make_room,
@@ -40,7 +40,7 @@ from trainables.sources import folders, tables
 from trainables.sources.downloads import scan_store
 from trainables.sources.listing import Listing
 from trainables.sources.source import Source
-from trainables.sources.splits import carve, duplicate_notes
+from trainables.sources.splits import assign_splits, duplicate_notes
 from trainables.storage.object_store import RemotePath
 
 INDEX_BYTES = 128  # about, of an image's row
@@ -158,9 +158,9 @@ def decode_once(
         needed = estimate_bytes(source, options.cache_side)
         beside = INDEX_BYTES * source.total + source.scratch_bytes
         make_room(cache, needed + beside, options.need(source.total))
-        with write_errors(cache, "a smaller --cache-side"), drafted(draft):
+        with write_errors(cache, "a smaller --cache-side"), draft_folder(draft):
             with (draft / "pixels.bin").open("wb", buffering=0) as file:
-                pixels = Growing(file, cache, needed, options.need(source.total))
+                pixels = GrowingFile(file, cache, needed, options.need(source.total))
                 told = _fill(data, source, draft, pixels, options, progress)
             _publish(draft, cache, key, told)
             found = _look_up(cache, key, data, options)
@@ -214,7 +214,7 @@ def _fill(
     data: Path | RemotePath,
     source: Source,
     draft: Path,
-    pixels: Growing,
+    pixels: GrowingFile,
     options: ReadOptions,
     progress: Progress | None,
 ) -> dict[str, Any]:
@@ -297,7 +297,7 @@ def _split(
     hashes = [one.sha256 for one in stored]
     splits = [one.split for one in stored]
     if "train" in source.splits:
-        splits = carve(labels, hashes, splits, source.classes, wanted, options.seed)
+        splits = assign_splits(labels, hashes, splits, source.classes, wanted, options.seed)
     notes = duplicate_notes(labels, hashes, splits)
     for split in source.splits:
         count = splits.count(split)

@@ -19,7 +19,7 @@ from trainables.data.image_set import Rejected, SplitImages
 from trainables.data.options import ReadOptions
 from trainables.errors import UserError
 from trainables.sources import tables
-from trainables.sources.folders import further_folder_source
+from trainables.sources.folders import extra_folder_source
 from trainables.sources.listing import Listing
 from trainables.sources.source import Source
 from trainables.sources.splits import SPLITS
@@ -27,7 +27,7 @@ from trainables.storage.object_store import RemotePath
 
 
 @dataclass(frozen=True, kw_only=True)
-class FurtherSet:
+class ExtraTestSet:
     """All readable images of a folder as one set. Small to pickle: the pixels stay in the cache."""
 
     name: str
@@ -42,14 +42,14 @@ class FurtherSet:
     """Sentences to show to the user."""
 
 
-def open_further(
+def open_extra_test_set(
     name: str,
     data: Path | RemotePath,
     cache: Path,
     classes: Sequence[str],
     options: ReadOptions,
     progress: Progress | None = None,
-) -> FurtherSet:
+) -> ExtraTestSet:
     """Find, check and decode a further set; what the cache holds is not read again.
 
     Args:
@@ -71,13 +71,13 @@ def open_further(
 
     def source_of(listing: Listing, scratch: Path) -> Source:
         if tables.holds_tables(listing):
-            return tables.further_table_source(listing, classes, scratch)
-        return further_folder_source(listing, classes)
+            return tables.extra_table_source(listing, classes, scratch)
+        return extra_folder_source(listing, classes)
 
     found = decode_once(data, cache, options, ("further", tuple(classes)), source_of, progress)
     images = found.split("test")
     weakref.finalize(images, let_go, found.root)  # its pixels are mapped: no longer is it needed
-    return FurtherSet(
+    return ExtraTestSet(
         name=name,
         images=images,
         digest=found.digest,

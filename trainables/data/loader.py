@@ -73,7 +73,7 @@ def train_batches(
         pool.shutdown(cancel_futures=True)
 
 
-def to_device(
+def normalize_on_device(
     pixels: np.ndarray, preprocessing: Preprocessing, device: torch.device
 ) -> torch.Tensor:
     """(B, R, R, 3) uint8 -> (B, 3, R, R) float32, normalised on the device, channels last."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trainables.data.cache import (
-    Need,
+    SpaceRequest,
 )
 from trainables.errors import UserError
 
@@ -43,8 +43,8 @@ class ReadOptions:
         if self.cache_gb is not None and self.cache_gb <= 0:
             raise UserError(f"--cache-gb is {self.cache_gb}: give more than 0.")
 
-    def need(self, total: int) -> Need:
+    def need(self, total: int) -> SpaceRequest:
         """Room for that many images, in words."""
-        return Need(
+        return SpaceRequest(
             what=f"{total} images at up to {self.cache_side} px", smaller="a smaller --cache-side"
         )

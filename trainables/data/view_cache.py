@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from trainables.data.cache import Need, held_file, make_room, reserved, write_errors
+from trainables.data.cache import SpaceRequest, held_file, make_room, reserved, write_errors
 from trainables.data.image_set import ImageSet, SplitImages
 from trainables.storage.files import replacing
-from trainables.storage.hashing import digest
+from trainables.storage.hashing import content_hash
 from trainables.transforms.eval_transform import EvalTransform
 from trainables.transforms.finetune_augmentation import draws, mild_transform
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workplace:
+class ViewCache:
     """One node's share of what every trial needs."""
 
     images: ImageSet
@@ -72,8 +72,8 @@ class Workplace:
         count: int,
         named: tuple[Any, ...],
     ) -> np.ndarray:
-        path = self.cache / "views" / f"{transform.test_res}-{digest(*named)}.npy"
-        return kept_view(
+        path = self.cache / "views" / f"{transform.test_res}-{content_hash(*named)}.npy"
+        return render_once(
             images, path, transform.test_res, render, count=count, threads=self.threads
         )
 
@@ -81,7 +81,7 @@ class Workplace:
 Render = Callable[[int, np.ndarray], np.ndarray]  # position and image -> (R, R, 3) uint8
 
 
-def kept_view(
+def render_once(
     images: SplitImages, path: Path, test_res: int, render: Render, *, count: int, threads: int
 ) -> np.ndarray:
     """The first ``count`` images, rendered: (count, R, R, 3) uint8, memory-mapped, read-only.
@@ -94,7 +94,7 @@ def kept_view(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     cache, shape = path.parents[1], (count, test_res, test_res, 3)
-    need = Need(what=f"{count} images at {test_res} px", smaller="smaller resolutions")
+    need = SpaceRequest(what=f"{count} images at {test_res} px", smaller="smaller resolutions")
     while (found := held_file(path)) is None:
         with FileLock(f"{path}.lock"):
             if (found := held_file(path)) is not None:

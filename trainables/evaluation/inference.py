@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from trainables.data.loader import to_device
+from trainables.data.loader import normalize_on_device
 from trainables.models.device import autocast
 from trainables.models.variants import Preprocessing
 
@@ -19,7 +19,7 @@ def batches_of(
     """A test view as normalised batches on the device, in order."""
     for start in range(0, len(view), batch_size):
         # The view is a read-only memory map; a batch of it is copied once, into writable memory.
-        yield to_device(np.array(view[start : start + batch_size]), preprocessing, device)
+        yield normalize_on_device(np.array(view[start : start + batch_size]), preprocessing, device)
 
 
 @torch.inference_mode()

@@ -37,7 +37,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from trainables.data.view_cache import Workplace
+from trainables.data.view_cache import ViewCache
 from trainables.errors import SweepError
 from trainables.evaluation.inference import logits_of
 from trainables.evaluation.metrics import score
@@ -72,7 +72,7 @@ from trainables.models.backbone import CLASSIFIER, STATISTICS, Net, State
 from trainables.models.device import pick_device
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_json, write_json, write_tensors
-from trainables.storage.hashing import digest
+from trainables.storage.hashing import content_hash
 from trainables.training.trunk import TrunkSpec, finished_trunk
 from trainables.transforms.resolution import feature_side
 
@@ -89,7 +89,7 @@ class _Adapted:
     tried: int = 0
 
 
-def adapt(cell: CellSpec, store: Store, place: Workplace) -> list[ArmResult]:
+def adapt_cell(cell: CellSpec, store: Store, place: ViewCache) -> list[ArmResult]:
     """Work out a cell and leave it in the store.
 
     Leaves the features that classifiers were trained on (memory-mapped Arrow), what each arm
@@ -146,7 +146,7 @@ class _Bench:
         trunk: TrunkSpec,
         state: State,
         store: Store,
-        place: Workplace,
+        place: ViewCache,
         stack: ExitStack,
     ):
         self.cell, self.trunk, self.store, self.place = cell, trunk, store, place
@@ -318,7 +318,7 @@ class _Bench:
         named = ["activations 1", self.cell.trunk, at_home]
         if self.place.images.digest != self.trunk.images:  # a pretrained one's, refitted
             named.append(self.place.images.digest)
-        path = self.store.activations(digest(*named))
+        path = self.store.activations(content_hash(*named))
         found = read_json(path)
         if found is None:
             set_norm(self.model, self._trained_norm)

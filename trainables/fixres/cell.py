@@ -18,7 +18,7 @@ from trainables.models.backbone import Net, State
 from trainables.models.device import pick_device
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import Place, read_batch, read_json, read_tensors, write_batch
-from trainables.storage.hashing import digest
+from trainables.storage.hashing import content_hash
 from trainables.training.trunk import TrunkSpec, finished_trunk
 from trainables.transforms.eval_transform import EvalTransform
 
@@ -44,7 +44,7 @@ class CellSpec:
 
     @property
     def key(self) -> str:
-        return digest(STAGE, self)
+        return content_hash(STAGE, self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ def load_model(spec: TrunkSpec, state: State, classes: int) -> Net:
     """The trunk's model in eval mode, on the device."""
     model = backbone.build(variants.get(spec.variant), classes)
     model.load_state_dict(state)
-    return backbone.place(model, pick_device()).eval()
+    return backbone.to_device(model, pick_device()).eval()
 
 
 def serving_transform(spec: TrunkSpec, cell: CellSpec, arm: str) -> EvalTransform:

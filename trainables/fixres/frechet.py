@@ -30,7 +30,7 @@ import torch
 
 PROBABILITIES = np.linspace(0.05, 0.95, 91)  # of the quantiles that a law is fitted to
 SHAPES = np.linspace(0.02, 1.0, 197)  # among which the common shape is found
-SAMPLED = 2**24  # activations, beyond which quantiles come from a sample of the images
+MAX_ACTIVATIONS = 2**24  # activations, beyond which quantiles come from a sample of the images
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def quantiles(features: np.ndarray) -> np.ndarray:
         (len(PROBABILITIES),) float64; NaN or infinite where the features are.
     """
     count, width = features.shape
-    wanted = max(1, SAMPLED // width)
+    wanted = max(1, MAX_ACTIVATIONS // width)
     if count > wanted:
         chosen = np.random.default_rng(0).choice(count, wanted, replace=False)
         features = features[np.sort(chosen)]

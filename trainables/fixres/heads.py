@@ -22,7 +22,7 @@ from math import inf, isfinite, sqrt
 
 import torch
 
-VAL_NUMBERS = 1 << 24  # logits of val at a time: 64 MB
+MAX_LOGITS_AT_ONCE = 1 << 24  # logits of val at a time: 64 MB
 BETAS, EPS = (0.9, 0.999), 1e-8  # torch.optim.AdamW's own
 
 Key = tuple[int, float]  # hits, then minus the loss: the larger the better
@@ -174,7 +174,7 @@ def fit_setting(
 
 
 def _epochs(
-    batches: list[_Runs],
+    batches: list[_BatchedRuns],
     views: Sequence[torch.Tensor],
     labels: torch.Tensor,
     grid: HeadGrid,
@@ -190,7 +190,7 @@ def _epochs(
 
 
 def _train(
-    batches: Sequence[_Runs],
+    batches: Sequence[_BatchedRuns],
     features: torch.Tensor,
     labels: torch.Tensor,
     order: torch.Tensor,
@@ -204,7 +204,7 @@ def _train(
             runs.step(f, target)
 
 
-class _Runs(ABC):
+class _BatchedRuns(ABC):
     """Settings of one optimiser, stepping together. A row is a class of a run: R = runs x C."""
 
     moments: int  # running averages of the gradient that the optimiser keeps
@@ -259,7 +259,7 @@ class _Runs(ABC):
         count = len(self.settings)
         hits = torch.zeros(count, dtype=torch.int64, device=labels.device)
         loss = torch.zeros(count, dtype=torch.float64, device=labels.device)
-        size = max(1, VAL_NUMBERS // (count * self.classes))
+        size = max(1, MAX_LOGITS_AT_ONCE // (count * self.classes))
         for f, target in zip(features.split(size), labels.split(size), strict=True):
             z, at = self._logits(f), target.expand(count, 1, -1)
             top, first = z.max(dim=1, keepdim=True)
@@ -296,7 +296,7 @@ class _Runs(ABC):
         """Step a part (R, K), parameters and moments, whose gradient is slope (R, B) x (B, K)."""
 
 
-class _Sgd(_Runs):
+class _Sgd(_BatchedRuns):
     """torch.optim.SGD, with the learning rate in the velocity: a pass less over the weights."""
 
     moments = 1
@@ -310,7 +310,7 @@ class _Sgd(_Runs):
         rows.add_(velocity)
 
 
-class _AdamW(_Runs):
+class _AdamW(_BatchedRuns):
     """torch.optim.AdamW."""
 
     moments = 2
@@ -330,4 +330,4 @@ class _AdamW(_Runs):
         rows.addcmul_(towards, self.lr, value=-c / (1 - BETAS[0] ** self.steps))
 
 
-_RULES: dict[str, type[_Runs]] = {"sgd": _Sgd, "adamw": _AdamW}
+_RULES: dict[str, type[_BatchedRuns]] = {"sgd": _Sgd, "adamw": _AdamW}

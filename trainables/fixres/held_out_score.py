@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from trainables.data.image_set import SplitImages
-from trainables.data.view_cache import Workplace
+from trainables.data.view_cache import ViewCache
 from trainables.evaluation.inference import logits_of
 from trainables.evaluation.metrics import score
 from trainables.fixres.arms import ARMS
@@ -29,13 +29,13 @@ from trainables.models import variants
 from trainables.models.device import pick_device
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import Place, append_line, read_json, read_lines, write_json
-from trainables.storage.hashing import digest
+from trainables.storage.hashing import content_hash
 from trainables.training.trunk import finished_trunk
 from trainables.transforms.resolution import feature_side
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unseen:
+class HeldOutSet:
     """Labelled images that nothing was chosen on."""
 
     name: str  # "test", or a further set's
@@ -44,7 +44,9 @@ class Unseen:
     present: tuple[int, ...]  # the classes that occur
 
 
-def read(unseen: Unseen, store: Store, cell: CellSpec, arm: str, place: Workplace) -> ArmResult:
+def score_held_out(
+    unseen: HeldOutSet, store: Store, cell: CellSpec, arm: str, place: ViewCache
+) -> ArmResult:
     """Score one arm of one cell on the set, once: later calls give the first reading.
 
     Among the classes that the set has: sets of fewer (ImageNet-R, -A) are measured so.
@@ -78,13 +80,13 @@ def cells_read(store: Store, name: str) -> list[str]:
     return list(dict.fromkeys(line["cell"] for line in lines))
 
 
-def hits_of(unseen: Unseen, store: Store, cell: CellSpec, arm: str) -> np.ndarray:
+def hits_of(unseen: HeldOutSet, store: Store, cell: CellSpec, arm: str) -> np.ndarray:
     """Which images an arm that has been read has right: (n,) bool."""
     return read_hits(_predictions(_path(unseen, store, cell, arm)), arm)
 
 
-def _path(unseen: Unseen, store: Store, cell: CellSpec, arm: str) -> Place:
-    return store.reading(digest("reading 2", unseen.name, unseen.digest, cell.key, arm))
+def _path(unseen: HeldOutSet, store: Store, cell: CellSpec, arm: str) -> Place:
+    return store.reading(content_hash("reading 2", unseen.name, unseen.digest, cell.key, arm))
 
 
 def _predictions(path: Place) -> Place:
@@ -92,7 +94,7 @@ def _predictions(path: Place) -> Place:
 
 
 def _logits(
-    unseen: Unseen, store: Store, cell: CellSpec, arm: str, place: Workplace
+    unseen: HeldOutSet, store: Store, cell: CellSpec, arm: str, place: ViewCache
 ) -> torch.Tensor:
     trunk, _ = finished_trunk(store, cell.trunk)
     state = adapted_state(store, cell.trunk, cell.key, arm)

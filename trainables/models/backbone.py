@@ -32,7 +32,7 @@ def build(variant: Variant, num_classes: int, *, drop_rate: float = 0.0) -> Net:
     return cast(Net, model)
 
 
-def place(model: Net, device: torch.device) -> Net:
+def to_device(model: Net, device: torch.device) -> Net:
     """The model on the device, channels last: 1.5 to 2 times as fast in training on a CPU."""
     on_device: Net = model.to(device)
     return on_device.to(memory_format=torch.channels_last)

@@ -18,7 +18,7 @@ from trainables.models.backbone import CLASSIFIER, State
 from trainables.models.variants import Variant, hub_config
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_json, read_tensors, write_json, write_tensors
-from trainables.storage.hashing import digest
+from trainables.storage.hashing import content_hash
 
 HUB_TIMEOUT_S = 5.0
 
@@ -46,7 +46,7 @@ def find_weights(variant: Variant, source: str, store: Store) -> Weights:
     """
     if source == "none":
         return Weights(variant=variant.name, source="none", digest="none", name=None)
-    note = store.root / "weights" / f"{variant.name}-from-{digest(source)}.json"
+    note = store.root / "weights" / f"{variant.name}-from-{content_hash(source)}.json"
     found = read_json(note)
     if found and store.weights(found["name"]).exists():
         return Weights(**found)

@@ -32,13 +32,13 @@ def peak_bytes(model: torch.nn.Module, x: torch.Tensor) -> int:
     """Weights and buffers of ``model``, and the most that tensors take at once in a forward of
     ``x``, itself included; on the device that both are on."""
     held = {t.untyped_storage() for t in (*model.parameters(), *model.buffers())}
-    live = _Live(held, x)
+    live = _LiveStorage(held, x)
     with torch.no_grad(), live:
         model(x)
     return sum(storage.nbytes() for storage in held) + live.peak
 
 
-class _Live(TorchDispatchMode):
+class _LiveStorage(TorchDispatchMode):
     """Follows the storages that operators make, as long as anything refers to them.
 
     Views and results in place share their input's storage: they are in the set already.

@@ -14,8 +14,12 @@ from trainables.models import backbone, variants
 from trainables.models.backbone import Net
 from trainables.models.device import autocast, pick_device
 
-WARM, LEAST, SECONDS = 2, 3, 0.25  # runs before, runs timed at least, and for how long
-BATCH = 32  # for throughput, at most
+WARMUP_RUNS, MIN_TIMED_RUNS, MIN_TIMED_S = (
+    2,
+    3,
+    0.25,
+)  # runs before, runs timed at least, and for how long
+THROUGHPUT_BATCH = 32  # for throughput, at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +39,11 @@ def measure(variant: str, res: int, classes: int) -> Latency:
     The pixels are on the device already; the weights do not matter.
     """
     device = pick_device()
-    model = backbone.place(backbone.build(variants.get(variant), classes), device).eval()
+    model = backbone.to_device(backbone.build(variants.get(variant), classes), device).eval()
     single = sorted(_times(model, 1, res, device))
-    batch = min(BATCH, max(1, int(SECONDS / single[0])))  # slow nets gain nothing from more
+    batch = min(
+        THROUGHPUT_BATCH, max(1, int(MIN_TIMED_S / single[0]))
+    )  # slow nets gain nothing from more
     many = statistics.median(_times(model, batch, res, device))
     tenth = len(single) // 10
     return Latency(
@@ -54,8 +60,8 @@ def _times(model: Net, batch: int, res: int, device: torch.device) -> list[float
     """Seconds of each run."""
     x = torch.zeros(batch, 3, res, res, device=device).to(memory_format=torch.channels_last)
     times: list[float] = []
-    warm = WARM
-    while len(times) < LEAST or sum(times) < SECONDS:
+    warm = WARMUP_RUNS
+    while len(times) < MIN_TIMED_RUNS or sum(times) < MIN_TIMED_S:
         began = time.perf_counter()
         with autocast(device):
             model(x)

@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from trainables.fixres.heads import VAL_NUMBERS
+from trainables.fixres.heads import MAX_LOGITS_AT_ONCE
 from trainables.models import backbone, variants
 from trainables.models.backbone import Net
 from trainables.profiling.inference_memory import peak_bytes
@@ -32,13 +32,13 @@ MOMENTS = {"adamw": 2, "sgd": 1}  # running averages that an optimiser keeps of 
 
 # What the count leaves out. Between them they tell the batches that ran on a 24 GB card from those
 # that did not, B0 to B8, L2 and the Lite nets: benchmarks/memory.py.
-SHARE = 1.10  # of what is counted: fragments, copies in another layout, workspaces
-FIXED = 0.8 * 2**30  # the CUDA context and the libraries' own, bytes
+OVERHEAD_FACTOR = 1.10  # of what is counted: fragments, copies in another layout, workspaces
+CUDA_CONTEXT_BYTES = 0.8 * 2**30  # the CUDA context and the libraries' own, bytes
 
 
 def needed_gb(counted: float) -> float:
     """What ``counted`` bytes really take of a GPU, with what is not counted: GB (1e9 bytes)."""
-    return (SHARE * counted + FIXED) / 1e9
+    return (OVERHEAD_FACTOR * counted + CUDA_CONTEXT_BYTES) / 1e9
 
 
 @cache
@@ -115,7 +115,7 @@ def cell_bytes(
     positions = batch * width * feature_side(res) ** 2
     norm = positions * (SIZES[precision] + 2 * DOUBLE)  # the maps, and two copies to sum
     heads = settings * classes * width * (2 + MOMENTS["adamw"])  # weights, gradients, moments
-    fit = FLOAT * (features * width + heads + VAL_NUMBERS)
+    fit = FLOAT * (features * width + heads + MAX_LOGITS_AT_ONCE)
     forward = forward_bytes(variant, res, batch=batch, classes=classes, precision=precision)
     return max(forward, weights + norm, weights + fit)
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 
-class Mailbox:
+class EpochChannel:
     """Epochs asked for, and their reports. They are counted from where the workers began."""
 
     def __init__(self) -> None:

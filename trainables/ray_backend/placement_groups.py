@@ -17,17 +17,17 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 Group: Any = gcs_pb2.PlacementGroupTableData  # type: ignore[attr-defined] # made at run time
 
 
-def release_forsaken() -> int:
+def remove_orphaned_groups() -> int:
     """Remove those that dead actors of this job made; how many there were."""
     job = ray.get_runtime_context().get_job_id()
     rows = state._connect_and_get_accessor().get_placement_group_table()
-    forsaken = [group for group in map(Group.FromString, rows) if _is_forsaken(group, job)]
+    forsaken = [group for group in map(Group.FromString, rows) if _is_orphaned(group, job)]
     for group in forsaken:
         remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
     return len(forsaken)
 
 
-def _is_forsaken(group: Any, job: str) -> bool:
+def _is_orphaned(group: Any, job: str) -> bool:
     own = group.creator_job_id.hex() == job
     dead = group.creator_actor_dead and not ActorID(group.creator_actor_id).is_nil()  # no driver
     return own and dead and not group.is_detached and group.state != Group.REMOVED

@@ -15,15 +15,15 @@ from ray import tune
 from trainables.data.decode import known_set, prepare
 from trainables.data.image_set import ImageSet
 from trainables.data.options import ReadOptions
-from trainables.data.view_cache import Workplace
+from trainables.data.view_cache import ViewCache
 from trainables.errors import UserError
-from trainables.fixres.adapt import adapt
+from trainables.fixres.adapt import adapt_cell
 from trainables.fixres.cell import CellSpec, recorded_results
-from trainables.ray_backend.worker_group import Work, Workers
+from trainables.ray_backend.worker_group import TrunkWorkers, WorkerConfig
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import Place
-from trainables.storage.hashing import plain
-from trainables.training.preemption import Notice
+from trainables.storage.hashing import to_jsonable
+from trainables.training.preemption import PreemptionGuard
 from trainables.training.trainer import TrunkTraining
 from trainables.training.trunk import EpochReport, TrunkSpec, recorded_reports
 from trainables.transforms.eval_transform import EvalTransform
@@ -35,7 +35,7 @@ class TrialContext:
 
     store: Place
     data: Place
-    images: str  # the digest that the driver found
+    images_digest: str  # that the driver found
     read: ReadOptions
     cache: Path
     rungs: tuple[int, ...]
@@ -51,26 +51,26 @@ class TrialContext:
         Raises:
             UserError: this node sees other images.
         """
-        found = known_set(self.cache, self.images, self.read)
+        found = known_set(self.cache, self.images_digest, self.read)
         if found is None:
             found = prepare(self.data, self.cache, self.read, patient=True)
-        if found.digest != self.images:
+        if found.digest != self.images_digest:
             raise UserError(
                 f"--data {self.data} holds other images on this node ({found.digest}) than on the "
-                f"head ({self.images}): make one folder visible to all nodes, "
+                f"head ({self.images_digest}): make one folder visible to all nodes, "
                 "and leave it as it is while the sweep runs."
             )
         return found.merged() if self.refit else found
 
 
-class _Trial(tune.Trainable):
+class _StoreTrainable(tune.Trainable):
     """A trial in a reused process: ``_start`` afresh for each."""
 
     def setup(self, config: dict[str, Any], context: TrialContext | None = None) -> None:
         assert context is not None
         self.context = context
-        self.notice = Notice()
-        self.notice.heed()  # in place of Ray's handler, which ends a step at hand
+        self.notice = PreemptionGuard()
+        self.notice.install()  # in place of Ray's handler, which ends a step at hand
         torch.set_num_threads(context.threads)
         self.images = context.open_images()
         self.store = Store(context.store)
@@ -97,7 +97,7 @@ class _Trial(tune.Trainable):
         raise NotImplementedError
 
 
-class TrunkTrial(_Trial):
+class TrunkTrainable(_StoreTrainable):
     """One trunk; a step is an epoch. Epochs that the store holds are reported, not trained.
 
     Its configuration may name several ``workers``, and the ``worker_resources`` of each: then they
@@ -106,7 +106,7 @@ class TrunkTrial(_Trial):
 
     def _start(self, config: dict[str, Any]) -> None:
         self.spec: TrunkSpec = config["trunk"]
-        self.scored: tuple[EvalTransform, ...] = config["scored"]
+        self.val_transforms: tuple[EvalTransform, ...] = config["val_transforms"]
         self.workers: int = config.get("workers", 1)
         self.worker_resources: dict[str, float] = config.get("worker_resources", {})
         self.begun: Callable[[], EpochReport] | None = None
@@ -126,7 +126,9 @@ class TrunkTrial(_Trial):
             report = self.recorded[self.reported]
         else:
             self.begun = self.begun or self._begin()
-            with self.notice.held():  # which ends this process: Tune sees it go, and tries again
+            with (
+                self.notice.deferred()
+            ):  # which ends this process: Tune sees it go, and tries again
                 report = self.begun()
         self.reported += 1
         return trunk_result(report, self.spec.recipe.epochs)
@@ -135,15 +137,17 @@ class TrunkTrial(_Trial):
         """What trains an epoch, or scores a trunk that is to be taken as it is."""
         context = self.context
         if self.workers > 1:
-            work = Work(
+            work = WorkerConfig(
                 spec=self.spec,
-                scored=self.scored,
+                val_transforms=self.val_transforms,
                 rungs=context.rungs,
                 store=context.store,
                 cache=context.cache,
                 open_images=context.open_images,
             )
-            group = Workers(work, self.workers, self.worker_resources, lambda: self.notice.given)
+            group = TrunkWorkers(
+                work, self.workers, self.worker_resources, lambda: self.notice.requested
+            )
             self.end = group.stop
             return group.epoch
         training = TrunkTraining(
@@ -152,22 +156,22 @@ class TrunkTrial(_Trial):
             self.store,
             cache=context.cache,
             threads=context.threads,
-            scored=self.scored,
+            val_transforms=self.val_transforms,
             rungs=context.rungs,
-            interrupted=lambda: self.notice.given,
+            should_stop=lambda: self.notice.requested,
         )
-        return training.epoch if self.spec.recipe.epochs else training.as_it_is
+        return training.epoch if self.spec.recipe.epochs else training.score_untrained
 
 
 def trunk_result(report: EpochReport, epochs: int) -> dict[str, Any]:
     """What Tune is told of an epoch."""
     return {
-        "report": json.dumps(plain(report)),
+        "report": json.dumps(to_jsonable(report)),
         "done": report.diverged or report.epoch >= epochs,
     }
 
 
-class CellTrial(_Trial):
+class CellTrainable(_StoreTrainable):
     """One cell, in one step."""
 
     def _start(self, config: dict[str, Any]) -> None:
@@ -179,8 +183,8 @@ class CellTrial(_Trial):
     def step(self) -> dict[str, Any]:
         results = recorded_results(self.store, self.cell.key)
         if results is None:
-            place = Workplace(
+            place = ViewCache(
                 images=self.images, cache=self.context.cache, threads=self.context.threads
             )
-            results = adapt(self.cell, self.store, place)
-        return {"results": json.dumps(plain(results)), "done": True}
+            results = adapt_cell(self.cell, self.store, place)
+        return {"results": json.dumps(to_jsonable(results)), "done": True}

@@ -21,13 +21,13 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from trainables.data.image_set import ImageSet
 from trainables.errors import SweepError
-from trainables.ray_backend.epoch_channel import Mailbox
-from trainables.ray_backend.placement_groups import release_forsaken
+from trainables.ray_backend.epoch_channel import EpochChannel
+from trainables.ray_backend.placement_groups import remove_orphaned_groups
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import Place
-from trainables.storage.hashing import plain
-from trainables.training.distributed import Peers
-from trainables.training.preemption import Notice
+from trainables.storage.hashing import to_jsonable
+from trainables.training.distributed import WorkerGroup
+from trainables.training.preemption import PreemptionGuard
 from trainables.training.trainer import TrunkTraining
 from trainables.training.trunk import EpochReport, TrunkSpec, epoch_report
 from trainables.transforms.eval_transform import EvalTransform
@@ -36,22 +36,22 @@ POLL_S = 0.5
 RELEASE_S = 5.0  # between looks for what killed trials have left reserved
 ENDING_S = 60.0  # for workers to put away what they have, and to end
 
-_notice = Notice()  # a worker's
+_notice = PreemptionGuard()  # a worker's
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class WorkerConfig:
     """What each worker is told of the trunk."""
 
     spec: TrunkSpec
-    scored: tuple[EvalTransform, ...]
+    val_transforms: tuple[EvalTransform, ...]
     rungs: tuple[int, ...]
     store: Place
     cache: Path  # node-local
     open_images: Callable[[], ImageSet]  # on the worker's node
 
 
-class Workers:
+class TrunkWorkers:
     """Workers that train one trunk, an epoch at a time.
 
     They wait for each epoch to be asked for, so that a trunk that is stopped is trained no further.
@@ -59,18 +59,18 @@ class Workers:
 
     def __init__(
         self,
-        work: Work,
+        work: WorkerConfig,
         count: int,
         resources: Mapping[str, float],
-        interrupted: Callable[[], bool],
+        should_stop: Callable[[], bool],
     ):
         """
         Args:
             resources: of each worker: "CPU", "GPU".
-            interrupted: whether the calling process is to end; asked while it waits.
+            should_stop: whether the calling process is to end; asked while it waits.
         """
-        self._interrupted = interrupted
-        self._mailbox: Any = ray.remote(num_cpus=0)(Mailbox).remote()
+        self._should_stop = should_stop
+        self._mailbox: Any = ray.remote(num_cpus=0)(EpochChannel).remote()
         self._asked = 0
         self._released_s = 0.0
         self._error: BaseException | None = None
@@ -81,7 +81,7 @@ class Workers:
         )
         self._thread.start()
 
-    def _run(self, work: Work, count: int, resources: Mapping[str, float]) -> None:
+    def _run(self, work: WorkerConfig, count: int, resources: Mapping[str, float]) -> None:
         scratch = tempfile.mkdtemp(prefix="fixres-train-")
         resources = {name: amount for name, amount in resources.items() if amount}
         uses_gpus = "GPU" in resources
@@ -116,17 +116,17 @@ class Workers:
         report = self._mailbox.report_of.remote(self._asked)
         while not ray.wait([report], timeout=POLL_S)[0]:
             self._release()
-            if self._interrupted():
+            if self._should_stop():
                 self._mailbox.warn.remote()
                 self._thread.join(ENDING_S)
-            if self._interrupted() or not self._thread.is_alive():
+            if self._should_stop() or not self._thread.is_alive():
                 raise SweepError(f"The workers of a trunk ended: {self._error}") from self._error
         return epoch_report(json.loads(ray.get(report)))
 
     def _release(self) -> None:
         """The workers may be waiting for what those of a killed trial hold, this one's first."""
         if time.monotonic() - self._released_s > RELEASE_S:
-            release_forsaken()
+            remove_orphaned_groups()
             self._released_s = time.monotonic()
 
     def stop(self) -> None:
@@ -142,30 +142,30 @@ def _train(told: dict[str, Any]) -> None:
     Raises:
         Interrupted: a worker, or the trial, is to end.
     """
-    work: Work = told["work"]
+    work: WorkerConfig = told["work"]
     mailbox = told["mailbox"]
     torch.set_num_threads(told["threads"])
     warned = mailbox.warned.remote()
     context = train.get_context()
-    peers = Peers(rank=context.get_world_rank(), world=context.get_world_size())
+    peers = WorkerGroup(rank=context.get_world_rank(), world=context.get_world_size())
     training = TrunkTraining(
         work.spec,
         work.open_images(),
         Store(work.store),
         cache=work.cache,
         threads=told["threads"],
-        scored=work.scored,
+        val_transforms=work.val_transforms,
         rungs=work.rungs,
-        interrupted=lambda: _notice.given or bool(ray.wait([warned], timeout=0)[0]),
+        should_stop=lambda: _notice.requested or bool(ray.wait([warned], timeout=0)[0]),
         peers=peers,
         device=get_device(),
     )
     epoch = 1
     while ray.get(mailbox.asked.remote(epoch)):
-        with _notice.held():
-            report = training.epoch() if work.spec.recipe.epochs else training.as_it_is()
+        with _notice.deferred():
+            report = training.epoch() if work.spec.recipe.epochs else training.score_untrained()
         if peers.rank == 0:
-            ray.get(mailbox.report.remote(epoch, json.dumps(plain(report))))
+            ray.get(mailbox.report.remote(epoch, json.dumps(to_jsonable(report))))
         epoch += 1
 
 
@@ -186,4 +186,4 @@ class _Backend(TorchConfig().backend_cls):  # type: ignore[misc] # one of Ray's,
 
 
 def _heed() -> None:
-    _notice.heed()
+    _notice.install()

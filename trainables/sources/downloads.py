@@ -21,8 +21,8 @@ from pyarrow import fs
 from trainables.errors import UserError
 from trainables.sources.listing import MAX_FILE_BYTES, FileEntry, Listing, StoredFile, single_file
 from trainables.sources.source import Item
-from trainables.storage.object_store import THREADS, RemotePath
-from trainables.storage.retry import first_line, patiently
+from trainables.storage.object_store import MAX_REQUESTS_AT_ONCE, RemotePath
+from trainables.storage.retry import first_line, with_retries
 
 IMAGES_AHEAD = 128
 IMAGE_BYTES_AHEAD = 256 * 2**20  # in memory
@@ -49,7 +49,7 @@ def scan_store(data: RemotePath, *, patient: bool) -> Listing:
         return path, found, None if found else filesystem.get_file_info(path)
 
     try:
-        path, found, itself = patiently(find, str(data)) if patient else find()
+        path, found, itself = with_retries(find, str(data)) if patient else find()
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(data, error) from error
     if found:
@@ -88,7 +88,7 @@ def with_contents(items: Iterable[Item]) -> Iterator[Item]:
         UserError: a file is not what it was when it was listed, or cannot be read.
     """
     jobs = ((_bytes_of(item), partial(_filled, item)) for item in items)
-    return _ahead(jobs, THREADS, IMAGES_AHEAD, IMAGE_BYTES_AHEAD)
+    return _ahead(jobs, MAX_REQUESTS_AT_ONCE, IMAGES_AHEAD, IMAGE_BYTES_AHEAD)
 
 
 def _bytes_of(item: Item) -> int:
@@ -130,7 +130,7 @@ def most_on_disk(sizes: Iterable[int]) -> int:
 
 
 def _copied(file: StoredFile, path: Path) -> Path:
-    _brought(file, lambda: file.place.bring(path))
+    _brought(file, lambda: file.place.download(path))
     _check_size(file, path.stat().st_size)
     return path
 
@@ -230,4 +230,4 @@ class RangeReader(io.RawIOBase):
                 found: bytes = file.read_at(wanted, self._at)
             return found
 
-        return patiently(read, str(self._file.place))
+        return with_retries(read, str(self._file.place))

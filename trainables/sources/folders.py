@@ -88,7 +88,7 @@ def folder_source(listing: Listing) -> Source:
     return _source(listing, in_splits, classes, notes)
 
 
-def further_folder_source(listing: Listing, trained: Sequence[str]) -> Source:
+def extra_folder_source(listing: Listing, trained: Sequence[str]) -> Source:
     """Read a listing as one set of images of classes that a model was trained on.
 
     Split folders, where there are some, are put together. Labels are positions in `trained`.

@@ -21,7 +21,7 @@ SPLIT_WORDS = {
 }
 
 
-def carve(
+def assign_splits(
     labels: Sequence[int],
     hashes: Sequence[bytes],
     splits: Sequence[str],

@@ -25,7 +25,7 @@ from trainables.sources.listing import TABLE_SUFFIXES, Listing, StoredFile, loca
 from trainables.sources.source import Item, Source
 from trainables.sources.splits import SPLIT_WORDS, SPLITS
 from trainables.sources.table_schema import Columns, find_columns
-from trainables.storage.object_store import THREADS, RemotePath
+from trainables.storage.object_store import MAX_REQUESTS_AT_ONCE, RemotePath
 
 _ROWS = 64  # a batch is held in memory with the bytes of its images
 _PAGES = 2**20  # bytes of a column read at a time in a store: a row group may be the whole file
@@ -84,7 +84,7 @@ def table_source(listing: Listing, scratch: Path | None = None) -> Source:
     return _source(kept, columns, labels, classes, notes, scratch)
 
 
-def further_table_source(
+def extra_table_source(
     listing: Listing, trained: Sequence[str], scratch: Path | None = None
 ) -> Source:
     """Read a listing's tables as one set of images of classes that a model was trained on.
@@ -260,7 +260,7 @@ def _read_all_labels(
     files: Mapping[str, Table], columns: Columns, split_of: Mapping[str, str]
 ) -> dict[str, list[int | str | None]]:
     """The labels of each file, which in a store are far apart: many are read at a time."""
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(MAX_REQUESTS_AT_ONCE) as pool:
         found = pool.map(lambda path: _read_labels(files[path], columns, split_of[path]), files)
         return dict(zip(files, found, strict=True))
 

@@ -32,9 +32,9 @@ import torch
 from safetensors.torch import load, load_file, save_file
 
 from trainables.errors import UserError
-from trainables.storage.hashing import canonical, plain
+from trainables.storage.hashing import canonical_json, to_jsonable
 from trainables.storage.object_store import RemotePath
-from trainables.storage.retry import patiently
+from trainables.storage.retry import with_retries
 
 Place = Path | RemotePath
 
@@ -85,14 +85,14 @@ def write_file(path: Place, fill: Callable[[Path], None]) -> None:
         with tempfile.TemporaryDirectory(prefix="fixres-send-") as folder:
             temporary = Path(folder) / path.name
             fill(temporary)
-            path.send(temporary)
+            path.upload(temporary)
         return
 
     def write() -> None:
         with replacing(path) as temporary:
             fill(temporary)
 
-    patiently(write, str(path))
+    with_retries(write, str(path))
 
 
 @contextmanager
@@ -103,7 +103,7 @@ def local_copy(path: Place) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="fixres-copy-") as folder:
         copy = Path(folder) / path.name
-        path.bring(copy)
+        path.download(copy)
         yield copy
 
 
@@ -133,7 +133,7 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Place, value: Any) -> None:
-    write_text(path, json.dumps(plain(value), indent=2) + "\n")
+    write_text(path, json.dumps(to_jsonable(value), indent=2) + "\n")
 
 
 def read_json(path: Place) -> Any | None:
@@ -198,11 +198,11 @@ def append_line(path: Place, value: Any) -> None:
 
     A file has one writer at a time. Objects cannot be appended to: they are written anew.
     """
-    line = canonical(value).encode() + b"\n"
+    line = canonical_json(value).encode() + b"\n"
     if isinstance(path, RemotePath):
         path.write_bytes(_read_whole(path) + line)
     else:
-        patiently(lambda: _append(path, line), str(path))
+        with_retries(lambda: _append(path, line), str(path))
 
 
 def _append(path: Path, line: bytes) -> None:

@@ -10,22 +10,22 @@ from pathlib import Path
 from typing import Any
 
 
-def plain(value: Any) -> Any:
+def to_jsonable(value: Any) -> Any:
     """Dataclasses, tuples and paths as what JSON knows."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: to_jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
+        return {str(k): to_jsonable(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
+        return [to_jsonable(v) for v in value]
     return str(value) if isinstance(value, Path) else value
 
 
-def canonical(value: Any) -> str:
+def canonical_json(value: Any) -> str:
     """The one JSON text of a value: sorted keys, no spaces, floats by their shortest repr."""
-    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return json.dumps(to_jsonable(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def digest(*parts: Any) -> str:
+def content_hash(*parts: Any) -> str:
     """16 hex characters (64 bits) over the canonical JSON of ``parts``."""
-    return hashlib.sha256(canonical(list(parts)).encode()).hexdigest()[:16]
+    return hashlib.sha256(canonical_json(list(parts)).encode()).hexdigest()[:16]

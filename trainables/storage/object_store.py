@@ -20,15 +20,15 @@ import pyarrow as pa
 from pyarrow import fs
 
 from trainables.errors import UserError
-from trainables.storage.retry import T, first_line, patiently
+from trainables.storage.retry import T, first_line, with_retries
 
-THREADS = 16  # at a time: they wait for a store, not for a core
+MAX_REQUESTS_AT_ONCE = 16  # at a time: they wait for a store, not for a core
 CHUNK_BYTES = 1 << 20  # of a download
-WHOLE_MB = 8  # up to here a file is sent in one request
+SINGLE_REQUEST_MB = 8  # up to here a file is sent in one request
 
 
 # Stores where an object appears whole or not at all; elsewhere it is written aside and moved.
-ATOMIC = ("s3", "gcs", "abfs")
+ATOMIC_SCHEMES = ("s3", "gcs", "abfs")
 
 
 def is_uri(text: str | Path) -> bool:
@@ -115,9 +115,9 @@ class RemotePath:
 
         self._patiently(lambda: self._replace(write))
 
-    def send(self, local: Path) -> None:
+    def upload(self, local: Path) -> None:
         """Put a file there whole, in place of a former one."""
-        if local.stat().st_size <= WHOLE_MB * 1_000_000:
+        if local.stat().st_size <= SINGLE_REQUEST_MB * 1_000_000:
             self.write_bytes(local.read_bytes())
             return
 
@@ -133,7 +133,7 @@ class RemotePath:
 
         self._patiently(lambda: self._replace(copy))
 
-    def reach(self) -> None:
+    def check_reachable(self) -> None:
         """Ask for the path, without waiting for a store that does not answer.
 
         Raises:
@@ -141,19 +141,19 @@ class RemotePath:
         """
         self.filesystem.get_file_info(self.path)
 
-    def send_files(self, folder: Path, names: Iterable[str]) -> None:
+    def upload_files(self, folder: Path, names: Iterable[str]) -> None:
         """Put files of a folder there, by their names below it, many at a time."""
-        with ThreadPoolExecutor(THREADS) as pool:
-            sent = pool.map(lambda name: (self / name).send(folder / name), names)
+        with ThreadPoolExecutor(MAX_REQUESTS_AT_ONCE) as pool:
+            sent = pool.map(lambda name: (self / name).upload(folder / name), names)
             deque(sent, maxlen=0)  # which raises what one of them raised
 
-    def probe(self) -> None:
+    def check_writable(self) -> None:
         """Write an object below and delete it, without waiting for a store that does not answer.
 
         Raises:
             OSError: that cannot be done.
         """
-        probe = self / f".probe-{secrets.token_hex(8)}"
+        probe = self / f".check_writable-{secrets.token_hex(8)}"
 
         def write(path: str) -> None:
             with self.filesystem.open_output_stream(path) as stream:
@@ -164,7 +164,7 @@ class RemotePath:
 
     def _replace(self, write: Callable[[str], None]) -> None:
         """Have the object written, by a name aside first where that takes a moment to be whole."""
-        if self.filesystem.type_name in ATOMIC:
+        if self.filesystem.type_name in ATOMIC_SCHEMES:
             write(self.path)
             return
         aside = f"{self.path}.{secrets.token_hex(4)}.tmp"
@@ -172,7 +172,7 @@ class RemotePath:
         write(aside)
         self.filesystem.move(aside, self.path)
 
-    def bring(self, local: Path) -> None:
+    def download(self, local: Path) -> None:
         """Write the object to a local file.
 
         Raises:
@@ -221,7 +221,7 @@ class RemotePath:
         return self._patiently(lambda: self.filesystem.get_file_info(self.path))
 
     def _patiently(self, act: Callable[[], T]) -> T:
-        return patiently(act, str(self))
+        return with_retries(act, str(self))
 
     @property
     def filesystem(self) -> fs.FileSystem:

@@ -10,17 +10,17 @@ from typing import TypeVar
 
 from trainables.errors import SweepError
 
-PATIENCE_S = 300.0  # with a store that does not answer: long enough for a restart of it
-LONGEST_WAIT_S = 10.0
+MAX_OUTAGE_S = 300.0  # with a store that does not answer: long enough for a restart of it
+MAX_PAUSE_S = 10.0
 # What waiting does not cure, as pyarrow words it for S3, and as other stores do.
-HOPELESS = (
+PERMANENT_ERRORS = (
     *("ACCESS_DENIED", "NO_SUCH_BUCKET", "NO_SUCH_KEY", "INVALID_ACCESS_KEY_ID"),
     *("SIGNATURE_DOES_NOT_MATCH", "INVALID_SIGNATURE", "MISSING_AUTHENTICATION_TOKEN"),
     *("INVALID_CLIENT_TOKEN_ID", "EXPIRED_TOKEN", "UNRECOGNIZED_CLIENT", "VALIDATION"),
     *("HTTP status 301", "HTTP status 401", "HTTP status 403", "PERMISSION_DENIED"),
 )
 # Of a local or a network file system.
-PASSING = frozenset(
+TRANSIENT_ERRNOS = frozenset(
     getattr(errno, name)
     for name in ("EAGAIN", "EBUSY", "EDQUOT", "EIO", "ENOSPC", "EROFS", "ESTALE", "ETIMEDOUT")
 )
@@ -28,7 +28,7 @@ log = logging.getLogger("fixres")
 T = TypeVar("T")
 
 
-def patiently(act: Callable[[], T], what: str) -> T:
+def with_retries(act: Callable[[], T], what: str) -> T:
     """Do something with a file, again and again while its store does not answer.
 
     Raises:
@@ -39,27 +39,27 @@ def patiently(act: Callable[[], T], what: str) -> T:
         try:
             return act()
         except OSError as error:
-            if not may_pass(error):
+            if not is_transient(error):
                 raise
-            if time.monotonic() - began > PATIENCE_S:
+            if time.monotonic() - began > MAX_OUTAGE_S:
                 raise SweepError(
-                    f"{what} could not be read or written for {PATIENCE_S:.0f} s "
+                    f"{what} could not be read or written for {MAX_OUTAGE_S:.0f} s "
                     f"({first_line(error)}): the same command goes on once it can."
                 ) from error
             if not told:
                 log.warning("%s: %s; trying again", what, first_line(error))
                 told = True
             time.sleep(wait)
-            wait = min(2 * wait, LONGEST_WAIT_S)
+            wait = min(2 * wait, MAX_PAUSE_S)
 
 
-def may_pass(error: OSError) -> bool:
+def is_transient(error: OSError) -> bool:
     """Whether the same may work a little later."""
     if error.errno is not None:
-        return error.errno in PASSING
+        return error.errno in TRANSIENT_ERRNOS
     if type(error) is not OSError:  # pyarrow's are plain; io.UnsupportedOperation will not pass
         return False
-    return not any(word in str(error) for word in HOPELESS)
+    return not any(word in str(error) for word in PERMANENT_ERRORS)
 
 
 def first_line(error: Exception) -> str:

@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 
 @dataclass(frozen=True, kw_only=True)
-class Peers:
+class WorkerGroup:
     """This worker among all of a trunk. One that is alone tells nobody anything.
 
     Every method is called by all workers, in the same order. Their process group takes tensors on
@@ -28,7 +28,7 @@ class Peers:
         dist.all_reduce(votes, dist.ReduceOp.MAX)
         return tuple(bool(vote) for vote in votes)
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until all have come here."""
         self.any(False)
 
@@ -38,13 +38,13 @@ class Peers:
             dist.all_reduce(tensor)
         return tensor
 
-    def follow(self, tensors: Iterable[torch.Tensor]) -> None:
+    def broadcast(self, tensors: Iterable[torch.Tensor]) -> None:
         """Take over the first worker's values, in place."""
         if self.world > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
 
-    def each(self, tensor: torch.Tensor) -> torch.Tensor:
+    def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
         """(...) of one shape on the CPU -> (world, ...): every worker's."""
         if self.world == 1:
             return tensor[None]
@@ -52,8 +52,8 @@ class Peers:
         dist.all_gather(found, tensor)
         return torch.stack(found)
 
-    def gather(self, rows: torch.Tensor, count: int) -> torch.Tensor:
+    def gather_rows(self, rows: torch.Tensor, count: int) -> torch.Tensor:
         """(n, C) rows ``rank``, ``rank + world`` ... of each worker -> all (count, C), in order."""
         most = -(-count // self.world)
         padded = torch.nn.functional.pad(rows, (0, 0, 0, most - len(rows)))
-        return self.each(padded).transpose(0, 1).reshape(-1, rows.shape[1])[:count]
+        return self.all_gather(padded).transpose(0, 1).reshape(-1, rows.shape[1])[:count]

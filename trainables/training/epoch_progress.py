@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 
-from trainables.training.distributed import Peers
-from trainables.training.train_step import Taken, rng_state, set_rng_state
+from trainables.training.distributed import WorkerGroup
+from trainables.training.train_step import StepResult, rng_state, set_rng_state
 
 
-class Tally:
+class EpochProgress:
     """Sums over the batches done, of loss and hits this worker's part; the seconds go on from when
     it is made."""
 
-    def __init__(self, device: torch.device, peers: Peers):
+    def __init__(self, device: torch.device, peers: WorkerGroup):
         self._device, self._peers = device, peers
         self.batches = 0
         self.seen = 0  # images, by all workers
@@ -29,7 +29,7 @@ class Tally:
         """At work on the epoch, those before an interruption included."""
         return self._earlier + time.monotonic() - self._began
 
-    def add(self, taken: Taken, images: int) -> None:
+    def add(self, taken: StepResult, images: int) -> None:
         self.batches += 1
         self.seen += images
         self._loss += taken.loss
@@ -50,10 +50,10 @@ class Tally:
             "loss": loss,
             "hits": hits,
             "seconds": self.seconds,
-            "rng": self._peers.each(rng_state(self._device)),
+            "rng": self._peers.all_gather(rng_state(self._device)),
         }
 
-    def take_up(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what :meth:`state` gave; draws included, but for workers that are more."""
         self.batches, self.seen = state["batches"], state["seen"]
         if self._peers.rank == 0:

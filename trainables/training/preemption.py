@@ -12,11 +12,11 @@ from contextlib import contextmanager
 EXIT_CODE = 128 + signal.SIGTERM  # a shell's word for it
 
 
-class Interrupted(Exception):
+class Preempted(Exception):
     """Training was asked to end within an epoch. What it has done is in the store."""
 
 
-class Notice:
+class PreemptionGuard:
     """Ends this process on SIGTERM: at once, or once work that asked for it has been put away.
 
     A thread of its own waits for the signal: Python's handlers run only between two steps of the
@@ -24,10 +24,10 @@ class Notice:
     """
 
     def __init__(self) -> None:
-        self.given = False
+        self.requested = False
         self._held = False
 
-    def heed(self) -> None:
+    def install(self) -> None:
         """From here on. The main thread alone may call it; a handler set before is replaced."""
         self._signals, self._wakeup = socket.socketpair()
         self._wakeup.setblocking(False)
@@ -38,17 +38,17 @@ class Notice:
     def _wait(self) -> None:
         while signal.SIGTERM not in self._signals.recv(64):
             pass
-        self.given = True
+        self.requested = True
         if not self._held:
             os._exit(EXIT_CODE)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def deferred(self) -> Iterator[None]:
         """Put the end off until the block has ended, which is to be soon after a notice."""
         self._held = True
         try:
             yield
         finally:
             self._held = False
-            if self.given:
+            if self.requested:
                 os._exit(EXIT_CODE)

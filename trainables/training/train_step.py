@@ -10,24 +10,24 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trainables.data.loader import TrainBatch, to_device
+from trainables.data.loader import TrainBatch, normalize_on_device
 from trainables.errors import SweepError
 from trainables.models.device import autocast
 from trainables.models.variants import Preprocessing
-from trainables.training.distributed import Peers
+from trainables.training.distributed import WorkerGroup
 
-LEAST = 2  # images of a micro-batch: batch norm needs company
+MIN_MICRO_BATCH = 2  # images of a micro-batch: batch norm needs company
 
 
 @dataclass(frozen=True, kw_only=True)
-class Taken:
+class StepResult:
     """What the net made of some images, before the step; sums over them, on the device."""
 
     loss: torch.Tensor  # () float32
     hits: torch.Tensor  # () int64
 
 
-class Stepper:
+class TrainStep:
     """Takes optimiser steps, each on one whole batch, whatever of it fits into memory at once.
 
     Where memory runs out, the step is tried again in micro-batches of half the size, and further
@@ -48,7 +48,7 @@ class Stepper:
         *,
         label_smoothing: float,
         device: torch.device,
-        peers: Peers,
+        peers: WorkerGroup,
     ):
         self._peers = peers
         self._model, self._optimizer, self._preprocessing = model, optimizer, preprocessing
@@ -58,9 +58,9 @@ class Stepper:
         count = sum(p.numel() for p in model.parameters()) if peers.world > 1 else 0
         self._bucket = torch.empty(count, device=device)
 
-    def take(
+    def step(
         self, batch: TrainBatch, images: int, ask: Callable[[], tuple[bool, ...]] = tuple
-    ) -> tuple[Taken, tuple[bool, ...]]:
+    ) -> tuple[StepResult, tuple[bool, ...]]:
         """One step of the optimiser, the same for all workers.
 
         Args:
@@ -75,7 +75,7 @@ class Stepper:
         Raises:
             SweepError: not even the smallest micro-batch fits into memory.
         """
-        before = _Before(self._model, self._device)
+        before = _StateBeforeStep(self._model, self._device)
         while True:
             taken = self._attempt(batch, images)
             failed, *answers = self._peers.any(taken is None, *ask())
@@ -102,7 +102,7 @@ class Stepper:
         for place, gradient in zip(places, gradients, strict=True):
             gradient.copy_(place.view(gradient.shape))
 
-    def _attempt(self, batch: TrainBatch, images: int) -> Taken | None:
+    def _attempt(self, batch: TrainBatch, images: int) -> StepResult | None:
         """Leave the share's gradients; None: memory ran out."""
         self._optimizer.zero_grad(set_to_none=True)
         losses = torch.zeros((), device=self._device)
@@ -118,15 +118,15 @@ class Stepper:
                 hits += (logits.detach().argmax(1) == y).sum()
         except torch.OutOfMemoryError:  # unnamed: its trace would hold on to the memory
             return None
-        return Taken(loss=losses, hits=hits)
+        return StepResult(loss=losses, hits=hits)
 
     def _pixels(self, batch: TrainBatch, part: slice) -> torch.Tensor:
-        x = to_device(batch.pixels[part], self._preprocessing, self._device)
+        x = normalize_on_device(batch.pixels[part], self._preprocessing, self._device)
         flip = torch.from_numpy(batch.flip[part]).to(self._device)
         return torch.where(flip[:, None, None, None], x.flip(-1), x)
 
 
-class _Before:
+class _StateBeforeStep:
     """What a failed attempt changes for good: running statistics, and the generators' places."""
 
     def __init__(self, model: nn.Module, device: torch.device):
@@ -146,7 +146,7 @@ def parts(images: int, most: int | None) -> list[slice]:
     None has fewer than LEAST, but that of a batch that has fewer itself: an odd batch in
     micro-batches of 2 has one of 3.
     """
-    count = max(1, min(-(-images // most), images // LEAST)) if most else 1
+    count = max(1, min(-(-images // most), images // MIN_MICRO_BATCH)) if most else 1
     small, more = divmod(images, count)
     ends = itertools.accumulate((small + (i < more) for i in range(count)), initial=0)
     return [slice(start, end) for start, end in itertools.pairwise(ends)]
@@ -159,13 +159,13 @@ def halved(images: int, most: int | None) -> int:
         SweepError: there is none.
     """
     tried = min(most or images, images)
-    if tried <= LEAST:
+    if tried <= MIN_MICRO_BATCH:
         raise SweepError(
-            f"Memory runs out even with micro-batches of {LEAST} images, the fewest that batch "
-            "norm can do with: train at a lower --train-res, leave out the largest variants, or "
+            f"Memory runs out even with micro-batches of {MIN_MICRO_BATCH} images, the fewest that "
+            "batch norm can do with: train at a lower --train-res, leave out the largest variants, or "
             "give trials GPUs with more memory."
         )
-    return max(LEAST, -(-tried // 2))
+    return max(MIN_MICRO_BATCH, -(-tried // 2))
 
 
 def rng_state(device: torch.device) -> torch.Tensor:

@@ -1,8 +1,8 @@
 """Train one trunk: a variant, fine-tuned whole at its train resolution, epoch by epoch.
 
 Knows neither scheduler nor tracker: call :meth:`TrunkTraining.epoch` as often as you like, then
-:func:`trainables.training.trunk.settle`. Each epoch ends in the store, so that training goes on
-from the last one, in whatever process; a long one, or one that is interrupted, gets there within.
+:func:`.trunk.finalize_trunk`. Each epoch ends in the store, so that training goes on from the last
+one, in whatever process; a long one, or one that is interrupted, gets there within.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from timm.utils import ModelEmaV3
 
 from trainables.data.image_set import ImageSet
 from trainables.data.loader import TrainBatch, train_batches
-from trainables.data.view_cache import Workplace
+from trainables.data.view_cache import ViewCache
 from trainables.errors import UserError
 from trainables.evaluation.metrics import Score, score
 from trainables.models import backbone, variants
@@ -26,12 +26,12 @@ from trainables.models.device import pick_device
 from trainables.models.weights import stored_state
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import append_line, read_state, write_json, write_state
-from trainables.storage.hashing import plain
-from trainables.training.distributed import Peers
-from trainables.training.epoch_progress import Tally
+from trainables.storage.hashing import to_jsonable
+from trainables.training.distributed import WorkerGroup
+from trainables.training.epoch_progress import EpochProgress
 from trainables.training.optim import lr_factor, make_optimizer
-from trainables.training.preemption import Interrupted
-from trainables.training.train_step import LEAST, Stepper
+from trainables.training.preemption import Preempted
+from trainables.training.train_step import MIN_MICRO_BATCH, TrainStep
 from trainables.training.trunk import (
     EpochReport,
     TrunkSpec,
@@ -41,7 +41,7 @@ from trainables.training.validation import shared_logits
 from trainables.transforms.eval_transform import EvalTransform
 
 SAVE_EVERY_S = 300.0  # within an epoch
-ALONE = Peers()
+ALONE = WorkerGroup()
 
 
 class TrunkTraining:
@@ -62,19 +62,19 @@ class TrunkTraining:
         *,
         cache: Path,
         threads: int,
-        scored: tuple[EvalTransform, ...],
+        val_transforms: tuple[EvalTransform, ...],
         rungs: tuple[int, ...],
-        interrupted: Callable[[], bool] = lambda: False,
-        peers: Peers = ALONE,
+        should_stop: Callable[[], bool] = lambda: False,
+        peers: WorkerGroup = ALONE,
         device: torch.device | None = None,
     ):
         """
         Args:
             cache: node-local folder for test views.
             threads: CPU threads for cropping and, on a CPU, for the net.
-            scored: what val is scored through, each with a test resolution of its own.
+            val_transforms: what val is scored through, each with a test resolution of its own.
             rungs: the epochs after which it is scored.
-            interrupted: asked after each step whether this process is to end; one worker of
+            should_stop: asked after each step whether this process is to end; one worker of
                 whom that is true ends all.
             peers: this worker among those that train the trunk.
             device: of this worker; None: the GPU if there is one.
@@ -83,16 +83,16 @@ class TrunkTraining:
             UserError: there are too many workers for a batch.
         """
         self.spec, self.images, self.store = spec, images, store
-        self.place = Workplace(images=images, cache=cache, threads=threads)
-        self.scored, self.rungs, self._interrupted = scored, rungs, interrupted
+        self.place = ViewCache(images=images, cache=cache, threads=threads)
+        self.val_transforms, self.rungs, self._should_stop = val_transforms, rungs, should_stop
         self._train_images = images.split("train")
         self._images_a_batch = min(spec.recipe.batch_size, len(self._train_images))
         self._steps_an_epoch = len(self._train_images) // self._images_a_batch
         self.peers, self.device = peers, device or pick_device()
-        if peers.world > 1 and self._images_a_batch < LEAST * peers.world:
+        if peers.world > 1 and self._images_a_batch < MIN_MICRO_BATCH * peers.world:
             raise UserError(
-                f"--workers-per-trial {peers.world} leaves less than {LEAST} images of a batch for "
-                "each, too few for batch norm: give fewer workers or a larger --batch-size."
+                f"--workers-per-trial {peers.world} leaves less than {MIN_MICRO_BATCH} images of a batch "
+                "for each, too few for batch norm: give fewer workers or a larger --batch-size."
             )
         self.variant = variants.get(spec.variant)
         self.preprocessing = variants.preprocessing(self.variant)
@@ -111,12 +111,12 @@ class TrunkTraining:
         state = stored_state(self.spec.weights, self.store)
         if state is not None:
             backbone.load_trunk(model, state)
-        self.model = backbone.place(model, self.device)
+        self.model = backbone.to_device(model, self.device)
         self.optimizer = make_optimizer(
             self.model, recipe.optimizer, lr=hyper.lr, weight_decay=hyper.weight_decay
         )
         self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay) if recipe.ema_decay else None
-        self.stepper = Stepper(
+        self.stepper = TrainStep(
             self.model,
             self.optimizer,
             self.preprocessing,
@@ -163,14 +163,14 @@ class TrunkTraining:
         number = self.trained_epochs + 1
         # Dropout's draws, those of each worker its own.
         torch.manual_seed(self.spec.seed * 1_000_003 + number + 10_007 * self.peers.rank)
-        tally = Tally(self.device, self.peers)
+        tally = EpochProgress(self.device, self.peers)
         if self._progress is not None:
-            tally.take_up(self._progress)
+            tally.restore(self._progress)
         self._train(number, tally)
         loss, hits = tally.totals()
         mean_loss = loss / tally.seen
-        self.peers.follow(self.model.buffers())
-        self.peers.follow(self.evaluated_model.buffers())
+        self.peers.broadcast(self.model.buffers())
+        self.peers.broadcast(self.evaluated_model.buffers())
         (diverged,) = self.peers.any(not (math.isfinite(mean_loss) and self._is_finite()))
         scored = number in self.rungs and not diverged
         report = EpochReport(
@@ -188,19 +188,19 @@ class TrunkTraining:
         self._report(report)
         return report
 
-    def _train(self, number: int, tally: Tally) -> None:
+    def _train(self, number: int, tally: EpochProgress) -> None:
         """What is left of an epoch."""
         self.model.train()
         saved = time.monotonic()
 
         def ask() -> tuple[bool, bool]:
-            return self._interrupted(), time.monotonic() - saved > SAVE_EVERY_S
+            return self._should_stop(), time.monotonic() - saved > SAVE_EVERY_S
 
         for batch in self._batches(number, tally.batches):
             step = (number - 1) * self._steps_an_epoch + tally.batches
             for group in self.optimizer.param_groups:
                 group["lr"] = self._lr(step)
-            taken, (ends, late) = self.stepper.take(batch, self._images_a_batch, ask)
+            taken, (ends, late) = self.stepper.step(batch, self._images_a_batch, ask)
             if self.ema:
                 self.ema.update(self.model, step=step)
             tally.add(taken, self._images_a_batch)
@@ -209,7 +209,7 @@ class TrunkTraining:
                 self._save(tally)
                 saved = time.monotonic()
             if ends:
-                raise Interrupted
+                raise Preempted
 
     def _batches(self, number: int, start: int) -> Iterator[TrainBatch]:
         recipe = self.spec.recipe
@@ -226,7 +226,7 @@ class TrunkTraining:
             world=self.peers.world,
         )
 
-    def as_it_is(self) -> EpochReport:
+    def score_untrained(self) -> EpochReport:
         """Score the trunk untrained, as epoch 0, and put it into the store.
 
         Its weights are then the pretrained ones, their classifier included.
@@ -259,14 +259,14 @@ class TrunkTraining:
             schedule=recipe.schedule,
         )
 
-    def _validate(self, tally: Tally | None) -> dict[int, Score]:
+    def _validate(self, tally: EpochProgress | None) -> dict[int, Score]:
         """Val in the test transform at each test resolution, in shares.
 
         Interrupted, it saves the epoch's training, if there was any, and nothing of its own.
         """
         labels = torch.tensor(self.images.split("val").labels)
         scores = {}
-        for transform in self.scored:
+        for transform in self.val_transforms:
             logits = shared_logits(
                 self.evaluated_model,
                 self.place.view("val", transform),
@@ -274,12 +274,12 @@ class TrunkTraining:
                 batch_size=self.spec.recipe.batch_size,
                 device=self.device,
                 peers=self.peers,
-                interrupted=self._interrupted,
+                should_stop=self._should_stop,
             )
             if logits is None:
                 if tally is not None:
                     self._save(tally)
-                raise Interrupted
+                raise Preempted
             scores[transform.test_res] = score(logits, labels, "val")
         return scores
 
@@ -296,7 +296,7 @@ class TrunkTraining:
         line = {"epoch": report.epoch, "seconds": report.seconds, "at": report.at}
         append_line(self.folder / "work.jsonl", {**line, "steps": self._steps})
 
-    def _save(self, tally: Tally | None) -> None:
+    def _save(self, tally: EpochProgress | None) -> None:
         """Put the state into the store, between two epochs or within one.
 
         All workers wait for it: one that ends may end the others.
@@ -304,13 +304,13 @@ class TrunkTraining:
         self._progress = tally.state() if tally else None
         if self.peers.rank == 0:
             self._write()
-        self.peers.wait()
+        self.peers.barrier()
 
     def _write(self) -> None:
         state: dict[str, Any] = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "reports": plain(self.reports),
+            "reports": to_jsonable(self.reports),
             "micro_batch": self.stepper.micro_batch,
             "progress": self._progress,
             "steps": self._steps,

@@ -12,7 +12,7 @@ from trainables.evaluation.metrics import Score
 from trainables.models.weights import Weights
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_json, read_state, read_tensors, write_json, write_tensors
-from trainables.storage.hashing import digest
+from trainables.storage.hashing import content_hash
 from trainables.transforms.augmentation import Augmentation
 
 STAGE = "trunk 1"  # raise it when the same spec would give other weights
@@ -55,7 +55,7 @@ class TrunkSpec:
 
     @property
     def key(self) -> str:
-        return digest(STAGE, self)
+        return content_hash(STAGE, self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +117,7 @@ def trained_epochs(reports: Sequence[EpochReport]) -> int:
     return max((r.epoch for r in reports), default=0)
 
 
-def settle(store: Store, key: str, why: str) -> None:
+def finalize_trunk(store: Store, key: str, why: str) -> None:
     """Turn a trunk's training state, where it stands, into the finished trunk. Idempotent."""
     folder = store.trunk(key)
     if (folder / "result.json").exists():

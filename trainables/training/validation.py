@@ -11,7 +11,7 @@ from torch import nn
 from trainables.errors import SweepError
 from trainables.evaluation.inference import logits_of
 from trainables.models.variants import Preprocessing
-from trainables.training.distributed import Peers
+from trainables.training.distributed import WorkerGroup
 
 
 def shared_logits(
@@ -21,8 +21,8 @@ def shared_logits(
     *,
     batch_size: int,
     device: torch.device,
-    peers: Peers,
-    interrupted: Callable[[], bool],
+    peers: WorkerGroup,
+    should_stop: Callable[[], bool],
 ) -> torch.Tensor | None:
     """(N, R, R, 3) uint8 -> (N, C) float32 logits on the CPU, the model in eval mode.
 
@@ -30,7 +30,7 @@ def shared_logits(
     a worker halves its batch.
 
     Args:
-        interrupted: asked before each batch.
+        should_stop: asked before each batch.
 
     Returns:
         None where any worker was interrupted.
@@ -38,13 +38,13 @@ def shared_logits(
     Raises:
         SweepError: not even a single image fits into memory.
     """
-    parts = _Parts(model, preprocessing, batch_size, device)
-    share = parts.of(view[peers.rank :: peers.world], interrupted)
+    parts = _BatchedLogits(model, preprocessing, batch_size, device)
+    share = parts.of(view[peers.rank :: peers.world], should_stop)
     (ends,) = peers.any(share is None)
-    return None if share is None or ends else peers.gather(share, len(view))
+    return None if share is None or ends else peers.gather_rows(share, len(view))
 
 
-class _Parts:
+class _BatchedLogits:
     """Batches, smaller once memory has run out."""
 
     def __init__(
@@ -53,12 +53,12 @@ class _Parts:
         self._model, self._preprocessing = model, preprocessing
         self._size, self._device = size, device
 
-    def of(self, view: np.ndarray, interrupted: Callable[[], bool]) -> torch.Tensor | None:
+    def of(self, view: np.ndarray, should_stop: Callable[[], bool]) -> torch.Tensor | None:
         """(n, R, R, 3) uint8 -> (n, C) float32 on the CPU; None: interrupted."""
         found: list[torch.Tensor] = []
         start = 0
         while start < len(view):
-            if interrupted():
+            if should_stop():
                 return None
             logits = self._attempt(view[start : start + self._size])
             if logits is None:

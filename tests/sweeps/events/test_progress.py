@@ -62,7 +62,7 @@ class Sweep:
     """A sweep without cuts on fake machines, each ``pace`` seconds a GMAC, one or several."""
 
     def __init__(self, plan: Plan, machines: int = 1, noise: float = 0.0):
-        self.plan, self.machines, self.clock = plan, machines, Clock()
+        self.plan, self.cluster_resources, self.clock = plan, machines, Clock()
         self.progress = Progress(self.clock)
         self.progress.on(SweepBegan(plan=plan))
         self.noise, self.rng = noise, random.Random(0)
@@ -84,7 +84,7 @@ class Sweep:
             yield self._pace() * self.plan.epoch_work(point, epoch)
             report = report_of(self.plan, trunk, epoch, at=int(1000 * self.clock()))
             reports = (*reports, report)
-            self.progress.on(EpochEnded(trunk=trunk, report=report, goes_on=True))
+            self.progress.on(EpochEnded(trunk=trunk, report=report, should_continue=True))
             self._estimate()
         self.progress.on(TrunkEnded(trunk=trunk, why="finished", reports=reports))
 
@@ -99,7 +99,7 @@ class Sweep:
         """Each machine takes the next job when it is free."""
         running: list[tuple[float, Any]] = []
         while jobs or running:
-            while jobs and len(running) < self.machines:
+            while jobs and len(running) < self.cluster_resources:
                 job = jobs.pop(0)
                 running.append((self.clock() + next(job), job))
             running.sort(key=lambda r: r[0])
@@ -175,13 +175,13 @@ def test_replayed_epochs_count_for_nothing() -> None:
     for epoch in (1, 2):
         old = report_of(PLAN, first, epoch, at=int(1000 * (BEGAN - 3600)))
         clock.now += 0.001
-        progress.on(EpochEnded(trunk=first, report=old, goes_on=True))
+        progress.on(EpochEnded(trunk=first, report=old, should_continue=True))
     assert progress.left() is None
     assert progress.epochs[first.key] == 2
     point = PLAN.points[0]
     clock.now += 0.01 * PLAN.epoch_work(point, 3)
     new = report_of(PLAN, first, 3, at=int(1000 * clock()))
-    progress.on(EpochEnded(trunk=first, report=new, goes_on=True))
+    progress.on(EpochEnded(trunk=first, report=new, should_continue=True))
     left = progress.left()
     assert left is not None
     trunks = [PLAN.work_left(p) for p in PLAN.points]

@@ -10,7 +10,14 @@ import pytest
 from ray import tune
 
 from sweeps.execution import gpu_memory, phases, tune_runner
-from sweeps.execution.resources import Gpu, Machines, Need, Placement, Room, Size
+from sweeps.execution.resources import (
+    ClusterResources,
+    Gpu,
+    MemoryNeed,
+    NetAtRes,
+    PhaseResources,
+    Placement,
+)
 from sweeps.planning.grid import Point
 from sweeps.planning.plan import Plan
 from sweeps.planning.spec import RunOptions
@@ -28,10 +35,12 @@ STEP: dict[str, Any] = {
 }  # fmt: skip
 FORWARD: dict[str, Any] = {"batch": 32, "classes": 3, "precision": "bf16"}
 CONTEXT: Any = TrialContext(
-    store=Path("/s"), data=Path("/d"), images="0", read=ReadOptions(), cache=Path("/c"), threads=1,
-    rungs=(),
+    store=Path("/s"), data=Path("/d"), images_digest="0", read=ReadOptions(), cache=Path("/c"),
+    threads=1, rungs=(),
 )  # fmt: skip
-MACHINES = Machines(cores=8, gpus=2, gpus_a_node=2, gpu=Gpu(gb=10.0, source="here"), cluster=False)
+MACHINES = ClusterResources(
+    cores=8, gpus=2, gpus_per_node=2, gpu=Gpu(gb=10.0, source="here"), cluster=False
+)
 
 
 def plan(**options: Any) -> Plan:
@@ -48,7 +57,7 @@ def test_a_trunk_needs_what_its_step_does() -> None:
         assert need.gb(1) == needed_gb(step_bytes(variant, res, **STEP))
         assert need.gb(4) == needed_gb(step_bytes(variant, res, **{**STEP, "batch": 8}))
         assert need.gb(5) == needed_gb(step_bytes(variant, res, **{**STEP, "batch": 7}))
-        assert need.most_workers == 16
+        assert need.max_workers == 16
 
 
 @pytest.mark.parametrize(
@@ -73,7 +82,7 @@ def test_scoring_far_above_the_train_resolution_takes_more_than_training() -> No
 def test_an_untrained_trunk_is_only_scored_and_by_one_worker() -> None:
     need = gpu_memory.of_trunk(plan(epochs=0), Point(variant="b0", train_res=96))
     assert need.gb(1) == needed_gb(forward_bytes("b0", 96, **FORWARD))
-    assert need.most_workers == 1
+    assert need.max_workers == 1
 
 
 def test_a_cell_keeps_the_features_that_its_arms_are_fitted_on() -> None:
@@ -99,7 +108,7 @@ def test_a_cell_that_looks_at_the_train_resolution_needs_room_for_it() -> None:
     assert set(plain) == set(frechet) == {("b0", 64)}
     assert frechet["b0", 64].gb(1) == needed_gb(forward_bytes("b0", 256, **FORWARD))
     assert plain["b0", 64].gb(1) < frechet["b0", 64].gb(1)
-    assert plain["b0", 64].most_workers == 1
+    assert plain["b0", 64].max_workers == 1
 
 
 # --- to Ray -----------------------------------------------------------------------------------
@@ -145,20 +154,20 @@ def test_processes_are_reused_where_no_worker_waits_for_their_gpu(
 
 def run(
     monkeypatch: pytest.MonkeyPatch,
-    given: dict[Size, float],
-    sizes: list[Size],
+    given: dict[NetAtRes, float],
+    sizes: list[NetAtRes],
 ) -> list[tuple[Any, Any]]:
     """Trials of needs in GB, which workers share, on MACHINES."""
-    room = Room(
-        placement=Placement(options=RunOptions(), machines=MACHINES),
-        needs={size: Need(gb=gb.__truediv__, most_workers=4) for size, gb in given.items()},
+    room = PhaseResources(
+        placement=Placement(options=RunOptions(), cluster_resources=MACHINES),
+        needs={size: MemoryNeed(gb=gb.__truediv__, max_workers=4) for size, gb in given.items()},
     )
     waiting = list(sizes)
     monkeypatch.setattr(tune, "Tuner", Tuner)
     monkeypatch.setattr(tune, "with_parameters", lambda trainable, context: trainable)
     phase = tune_runner.Phase(
-        give=lambda: {"size": waiting.pop(0)} if waiting else None,
-        goes_on=lambda config, result: False,
+        next_config=lambda: {"size": waiting.pop(0)} if waiting else None,
+        should_continue=lambda config, result: False,
         failed=lambda config, error: None,
     )
     tune_runner.run_trials(tune.Trainable, phase, CONTEXT, room)
@@ -171,20 +180,24 @@ def test_every_trial_of_a_plan_has_its_place(monkeypatch: pytest.MonkeyPatch, ph
     planned = plan(variants=("b0", "lite0"), train_res=(64, 32), test_res=(96, 64))
     trunks = [planned.trunk(point, HYPER) for point in planned.points]
     cells = cells_of(planned, [(trunk, ()) for trunk in trunks])
-    sizes: list[Size] = []
+    sizes: list[NetAtRes] = []
 
-    def gather(kind: object, phase: tune_runner.Phase, _: object, room: Room) -> None:
-        while (config := phase.give()) is not None:
-            told = room.asks[config["size"]].told
+    def gather(kind: object, phase: tune_runner.Phase, _: object, room: PhaseResources) -> None:
+        while (config := phase.next_config()) is not None:
+            told = room.trial_resources[config["size"]].config
             assert told == {"resources": {"CPU": 4, "GPU": 0.125}}
             sizes.append(config["size"])
 
     monkeypatch.setattr(phases, "run_trials", gather)
-    there = Machines(cores=32, gpus=1, gpus_a_node=1, gpu=Gpu(gb=80, source="x"), cluster=True)
-    placement = Placement(options=RunOptions(), machines=there)
+    there = ClusterResources(
+        cores=32, gpus=1, gpus_per_node=1, gpu=Gpu(gb=80, source="x"), cluster=True
+    )
+    placement = Placement(options=RunOptions(), cluster_resources=there)
     if phase == "trunks":
         director: Any = SimpleNamespace(
-            plan=planned, scored=lambda trunk: (), next=lambda: trunks.pop() if trunks else None
+            plan=planned,
+            val_transforms=lambda trunk: (),
+            next=lambda: trunks.pop() if trunks else None,
         )
         phases.run_trunks(director, CONTEXT, placement)
         assert sorted(sizes) == sorted((p.variant, p.train_res) for p in planned.points)

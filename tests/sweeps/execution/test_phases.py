@@ -12,7 +12,7 @@ import pytest
 from ray import tune
 
 from sweeps.execution import tune_runner
-from sweeps.execution.resources import Machines, Need, Placement, Room
+from sweeps.execution.resources import ClusterResources, MemoryNeed, PhaseResources, Placement
 from sweeps.execution.tune_runner import Config, Phase, run_trials
 from sweeps.planning.spec import RunOptions
 from trainables.data.options import ReadOptions
@@ -50,18 +50,18 @@ class Fragile(tune.Trainable):
     """Ends its process once where its name says so."""
 
     def setup(self, config: Config, context: TrialContext | None = None) -> None:
-        self.told = config
+        self.config = config
 
     def reset_config(self, new_config: Config) -> bool:
         self._end_in("reset", new_config)
-        self.told = new_config
+        self.config = new_config
         return True
 
     def step(self) -> dict[str, Any]:
-        self._end_in("step", self.told)
-        if self.told["name"] == "broken":
+        self._end_in("step", self.config)
+        if self.config["name"] == "broken":
             raise ValueError("of no use. At all.")
-        return {"name": self.told["name"], "done": True}
+        return {"name": self.config["name"], "done": True}
 
     def _end_in(self, where: str, config: Config) -> None:
         if config["name"] == where and not config["mark"].exists():
@@ -87,16 +87,18 @@ def run(folder: Path, names: list[str]) -> tuple[list[str], list[str], list[str]
         return False
 
     phase = Phase(
-        give=give,
-        goes_on=goes_on,
+        next_config=give,
+        should_continue=goes_on,
         failed=lambda config, trace: failed.append(config["name"]),
         retried=lambda config, trace: retried.append(config["name"]),
     )
-    machines = Machines(cores=1, gpus=0, gpus_a_node=0, gpu=None, cluster=False)
-    need = Need(gb=lambda workers: 0.1, most_workers=1)
-    room = Room(placement=Placement(options=RunOptions(), machines=machines), needs={SIZE: need})
+    machines = ClusterResources(cores=1, gpus=0, gpus_per_node=0, gpu=None, cluster=False)
+    need = MemoryNeed(gb=lambda workers: 0.1, max_workers=1)
+    room = PhaseResources(
+        placement=Placement(options=RunOptions(), cluster_resources=machines), needs={SIZE: need}
+    )
     context = TrialContext(
-        store=folder, data=folder, images="", read=ReadOptions(), cache=folder, rungs=()
+        store=folder, data=folder, images_digest="", read=ReadOptions(), cache=folder, rungs=()
     )
     run_trials(Fragile, phase, context, room)
     return sorted(set(ended)), failed, retried
@@ -106,7 +108,7 @@ def test_a_trial_is_tried_again_wherever_its_process_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In its work, or while it is made ready for the next, even for the last; not for ever."""
-    monkeypatch.setattr(tune_runner, "MAX_FAILURES", 2)
+    monkeypatch.setattr(tune_runner, "MAX_FAILURES_WITHOUT_PROGRESS", 2)
     ended, failed, retried = run(tmp_path, ["first", "broken", "step", "second", "reset"])
     assert ended == ["first", "reset", "second", "step"] and failed == ["broken"]
     assert retried == ["broken", "broken", "step", "reset"]

@@ -13,8 +13,16 @@ import ray
 import torch
 
 from sweeps.environment import on_cluster, set_environment
-from sweeps.execution.ray_cluster import place
-from sweeps.execution.resources import HEAD, Gpu, Need, Room, expected, known_gpu, own_threads
+from sweeps.execution.ray_cluster import current_placement
+from sweeps.execution.resources import (
+    HEAD_NODE_RESOURCE,
+    Gpu,
+    MemoryNeed,
+    PhaseResources,
+    driver_threads,
+    expected_placement,
+    known_gpu,
+)
 from sweeps.planning.spec import RunOptions
 from trainables.errors import UserError
 
@@ -41,19 +49,21 @@ def test_a_cluster_is_one_that_is_given(monkeypatch: pytest.MonkeyPatch) -> None
         assert on_cluster() is there
 
 
-def room(options: RunOptions, *gb: float, gpu_gb: float | None = None, most: int = 1) -> Room:
+def room(
+    options: RunOptions, *gb: float, gpu_gb: float | None = None, most: int = 1
+) -> PhaseResources:
     """For trials that need so many GB each, which up to ``most`` workers share."""
-    found = place(options)
+    found = current_placement(options)
     if gpu_gb is not None:
         gpu = Gpu(gb=gpu_gb, source="made up")
-        found = replace(found, machines=replace(found.machines, gpu=gpu))
-    needs = {("b0", i): Need(gb=n.__truediv__, most_workers=most) for i, n in enumerate(gb)}
-    return Room(placement=found, needs=needs)
+        found = replace(found, cluster_resources=replace(found.cluster_resources, gpu=gpu))
+    needs = {("b0", i): MemoryNeed(gb=n.__truediv__, max_workers=most) for i, n in enumerate(gb)}
+    return PhaseResources(placement=found, needs=needs)
 
 
-def asked(room: Room) -> list[tuple[int, float, int]]:
+def asked(room: PhaseResources) -> list[tuple[int, float, int]]:
     """CPU cores, GPUs and workers of each trial."""
-    return [(ask.cpus, ask.gpus, ask.workers) for ask in room.asks.values()]
+    return [(ask.cpus, ask.gpus, ask.workers) for ask in room.trial_resources.values()]
 
 
 # Where nothing is known of a GPU's memory: cores, GPUs, and trials at a time.
@@ -200,12 +210,12 @@ def test_trials_that_wait_for_workers_take_nothing_from_them(
     found = room(RunOptions(workers_per_trial=workers), 1.0, gpu_gb=10.0, most=16)
     if workers > gpus and not cluster:
         with pytest.raises(UserError, match=f"{workers} workers a trial take .* {gpus}: give"):
-            _ = found.asks
+            _ = found.trial_resources
         return
-    (ask,) = found.asks.values()
-    assert set(ask.bundle) == {HEAD}
-    waiting = int(1 / ask.bundle[HEAD])
-    assert waiting * ask.bundle[HEAD] <= 0.95  # some is left for Ray's own
+    (ask,) = found.trial_resources.values()
+    assert set(ask.bundle) == {HEAD_NODE_RESOURCE}
+    waiting = int(1 / ask.bundle[HEAD_NODE_RESOURCE])
+    assert waiting * ask.bundle[HEAD_NODE_RESOURCE] <= 0.95  # some is left for Ray's own
     if cluster:
         assert waiting == 8
     else:
@@ -216,7 +226,7 @@ def test_trials_that_wait_for_workers_take_nothing_from_them(
 def test_more_cores_than_there_are_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     given(monkeypatch, [(2, 0)], cluster=False)
     with pytest.raises(UserError, match="4 workers a trial take 4 CPU cores and 0 GPUs"):
-        _ = room(RunOptions(workers_per_trial=4), 1.0, most=16).asks
+        _ = room(RunOptions(workers_per_trial=4), 1.0, most=16).trial_resources
 
 
 def test_a_trial_that_runs_alone_has_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,9 +253,9 @@ def test_the_memory_of_a_gpu_is_given_or_seen(monkeypatch: pytest.MonkeyPatch) -
 def test_gpus_are_expected_where_they_are_seen_or_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert not expected(RunOptions()).uses_gpus
-    assert expected(RunOptions(gpu_memory_gb=24.0)).uses_gpus
-    assert not expected(RunOptions(gpu_memory_gb=24.0, gpus_per_trial=0.0)).uses_gpus
+    assert not expected_placement(RunOptions()).uses_gpus
+    assert expected_placement(RunOptions(gpu_memory_gb=24.0)).uses_gpus
+    assert not expected_placement(RunOptions(gpu_memory_gb=24.0, gpus_per_trial=0.0)).uses_gpus
 
 
 # --- around Ray -------------------------------------------------------------------------------
@@ -271,4 +281,4 @@ def test_environment_is_set_where_it_is_not(monkeypatch: pytest.MonkeyPatch, clu
 
 
 def test_the_driver_uses_all_cores() -> None:
-    assert own_threads() == os.cpu_count()
+    assert driver_threads() == os.cpu_count()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sweeps.final_model import held_out
-from sweeps.final_model.outcome import as_swept, gain
+from sweeps.final_model.outcome import paired_gain, served_as_swept
 from tests.sweeps.planning.test_plan import HYPER, plan_of
 from tests.sweeps.planning.test_spec import spec_with
 from tests.sweeps.selection.test_leaderboard import a_row
@@ -62,8 +62,8 @@ def test_each_set_is_read_for_the_chosen_arm_and_untuned(
     monkeypatch.setattr(held_out, "hits_of", hits)
     trunk = PLAN.trunk(PLAN.points[0], HYPER)
     chosen = a_row(trunk=trunk.key, arm=arm, variant=trunk.variant)
-    served = as_swept(PLAN, chosen)
-    rows, gains = held_out.read_unseen(PLAN, served, store, PLACE, lambda *_: None)
+    served = served_as_swept(PLAN, chosen)
+    rows, gains = held_out.score_held_out_sets(PLAN, served, store, PLACE, lambda *_: None)
     assert opened == [("v2", Path("/a")), ("sketch", Path("/b"))]
     sets = {"test": ("d1 test", (0, 1)), "v2": ("of v2", (1,)), "sketch": ("of sketch", (1,))}
     assert asked == [(name, *sets[name], a, 96) for name in sets for a in arms]
@@ -78,7 +78,7 @@ def test_each_set_is_read_for_the_chosen_arm_and_untuned(
 def test_a_gain_is_the_paired_difference() -> None:
     tuned = np.array([True] * 6 + [False] * 2 + [True] * 12)
     untuned = np.array([False] * 6 + [True] * 2 + [True] * 12)
-    found = gain(tuned, untuned)
+    found = paired_gain(tuned, untuned)
     assert found.difference == pytest.approx(4 / 20)
     # Agresti and Min: 6.5 and 2.5 of 22.
     assert found.error == pytest.approx(math.sqrt(9 - 16 / 22) / 22)

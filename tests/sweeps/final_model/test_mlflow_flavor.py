@@ -26,7 +26,7 @@ from torch import nn
 
 from sweeps.final_model.mlflow_flavor import write_mlflow_model
 from sweeps.final_model.pyfunc_model import BATCH
-from trainables.data.loader import to_device
+from trainables.data.loader import normalize_on_device
 from trainables.data.pixels import to_rgb
 from trainables.export.portable_formats import write_onnx
 from trainables.export.timm_format import write_timm
@@ -184,7 +184,7 @@ def test_predicts_what_the_sweep_scored(
     ]
     pixels = np.stack([transform(to_rgb(file, 80)) for file in files])
     with torch.inference_mode():
-        expected = net(to_device(pixels, preprocessing, torch.device("cpu"))).numpy()
+        expected = net(normalize_on_device(pixels, preprocessing, torch.device("cpu"))).numpy()
     found = mlflow.pyfunc.load_model(str(tmp_path / "model")).predict(table(*files))
     np.testing.assert_allclose(logits(found), expected, atol=1e-4, rtol=1e-5)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from sweeps.final_model.outcome import Gain, Outcome, read_outcome, write_choice
+from sweeps.final_model.outcome import Outcome, PairedGain, read_outcome, write_choice
 from sweeps.selection import leaderboard
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row
@@ -16,7 +16,7 @@ def outcome_of(
     rows: list[Row],
     choice: Choice | None = None,
     *,
-    gains: Mapping[str, Gain] | None = None,
+    gains: Mapping[str, PairedGain] | None = None,
     refit: bool = False,
     test_cells: int = 1,
 ) -> Outcome:
@@ -31,7 +31,7 @@ def outcome_of(
 
 
 ROWS = [a_row(90, 100), a_row(40, 50, split="test"), a_row(30, 50, split="test", arm="crop1")]
-GAINS = {"test": Gain(difference=0.2, error=0.05)}
+GAINS = {"test": PairedGain(difference=0.2, error=0.05)}
 
 
 def test_read_as_written(tmp_path: Path) -> None:

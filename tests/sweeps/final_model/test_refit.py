@@ -21,14 +21,14 @@ from trainables.data.image_set import ImageSet
 from trainables.errors import SweepError, UserError
 from trainables.fixres.heads import HeadSetting
 from trainables.ray_backend import tune_trainables as trialling
-from trainables.ray_backend.tune_trainables import CellTrial, TrialContext, TrunkTrial
+from trainables.ray_backend.tune_trainables import CellTrainable, TrialContext, TrunkTrainable
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import write_json, write_tensors
-from trainables.storage.hashing import plain
+from trainables.storage.hashing import to_jsonable
 from trainables.training.trunk import EpochReport, TrunkSpec
 
 PLAN = plan_of(spec_with(train_res=(64,), test_res=(96,), epochs=6, arms=("crop1", "fix")))
-IMAGES = ImageSet(root=Path("/x"), digest=PLAN.images, classes=("a",), rejected=(), notes=())
+IMAGES = ImageSet(root=Path("/x"), digest=PLAN.images_digest, classes=("a",), rejected=(), notes=())
 TRUNK = PLAN.trunk(PLAN.points[0], HYPER)
 CHOSEN = a_row(trunk=TRUNK.key, cell="c", variant="b0", train_res=64, test_res=96, trunk_epochs=2)
 CLUSTER: Any = SimpleNamespace(placement=None)
@@ -52,13 +52,13 @@ class Trials:
 
     def run(self, kind: Any, phase: Phase, context: TrialContext, _: object) -> None:
         assert context.refit and context.rungs == ()
-        while (config := phase.give()) is not None:
+        while (config := phase.next_config()) is not None:
             if self.fail:
                 phase.failed(config, f"Traceback\n{self.fail}")
-            elif kind is TrunkTrial:
-                self._train(config["trunk"], phase.goes_on, config)
+            elif kind is TrunkTrainable:
+                self._train(config["trunk"], phase.should_continue, config)
             else:
-                assert kind is CellTrial
+                assert kind is CellTrainable
                 self.adapted.append(config["cell"])
                 write_json(self.store.cell(config["cell"].key) / "rows.json", [])
 
@@ -69,12 +69,12 @@ class Trials:
                 EpochReport(epoch=epoch, loss=1.0, train_top1=0.5, images=9, lr=0.1, seconds=1.0,
                             at=0)
             )  # fmt: skip
-            if not goes_on(config, {"report": json.dumps(plain(reports[-1]))}):
+            if not goes_on(config, {"report": json.dumps(to_jsonable(reports[-1]))}):
                 break
         self.trained.append((trunk, len(reports)))
         folder = self.store.trunk(trunk.key)
         write_json(folder / "spec.json", trunk)
-        torch.save({"model": {}, "reports": plain(reports)}, folder / "state.pt")
+        torch.save({"model": {}, "reports": to_jsonable(reports)}, folder / "state.pt")
 
 
 def run(
@@ -85,7 +85,7 @@ def run(
     **more: Any,
 ) -> Any:
     context = TrialContext(
-        store=store.root, data=Path("/d"), images=PLAN.images, read=PLAN.spec.read,
+        store=store.root, data=Path("/d"), images_digest=PLAN.images_digest, read=PLAN.spec.read,
         cache=Path("/c"), threads=1, rungs=(1, 6),
     )  # fmt: skip
     monkeypatch.setattr(refitting, "run_trials", trials.run)
@@ -158,7 +158,7 @@ def test_a_trunk_that_diverges_is_no_refit(
         def _train(self, trunk: TrunkSpec, goes_on: Any, config: Any) -> None:
             lost = EpochReport(epoch=1, loss=None, train_top1=0.1, images=9, lr=0.1, seconds=1.0,
                                at=0, diverged=True)  # fmt: skip
-            torch.save({"model": {}, "reports": plain([lost])}, self.path(trunk))
+            torch.save({"model": {}, "reports": to_jsonable([lost])}, self.path(trunk))
 
         def path(self, trunk: TrunkSpec) -> Path:
             folder = self.store.trunk(trunk.key)
@@ -185,12 +185,12 @@ def test_a_trial_opens_the_sweeps_images_and_a_refits_has_val_in_train(
 ) -> None:
     monkeypatch.setattr(trialling, "prepare", lambda *_, **__: IMAGES)
     context = TrialContext(
-        store=Path("/s"), data=Path("/d"), images=IMAGES.digest, read=PLAN.spec.read,
+        store=Path("/s"), data=Path("/d"), images_digest=IMAGES.digest, read=PLAN.spec.read,
         cache=Path("/c"), threads=1, rungs=(), refit=asked,
     )  # fmt: skip
     assert context.open_images() == (IMAGES.merged() if asked else IMAGES)
     with pytest.raises(UserError, match="other images"):
-        replace(context, images="another").open_images()
+        replace(context, images_digest="another").open_images()
 
 
 def test_progress_is_told_in_epochs(store: Store[Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import boto3
 import pytest
 
 from sweeps.output import lease, s3_bucket
-from sweeps.output.location import check_same, recorded_store, storage_of
+from sweeps.output.location import check_same, location_of, recorded_store
 from tests.storing import BUCKET, S3Server
 from trainables.errors import UserError
 from trainables.storage.artifact_store import Store
@@ -46,9 +46,9 @@ def out(tmp_path: Path) -> Path:
 
 def test_results_come_back_on_another_machine(s3: S3Server, out: Path, tmp_path: Path) -> None:
     uri = s3.uri(f"tests/{tmp_path.name}")
-    storage_of(out, uri).publish_results()
+    location_of(out, uri).publish_results()
     other = tmp_path / "other"
-    with storage_of(other, uri).opened(heard):
+    with location_of(other, uri).opened(heard):
         pass
     came = {p.relative_to(other).as_posix() for p in other.rglob("*") if p.is_file()}
     sent = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
@@ -59,7 +59,7 @@ def test_results_come_back_on_another_machine(s3: S3Server, out: Path, tmp_path:
 
 def test_the_card_in_the_store_has_links_that_open(s3: S3Server, out: Path, tmp_path: Path) -> None:
     uri = s3.uri(f"tests/{tmp_path.name}")
-    storage_of(out, uri).publish_results()
+    location_of(out, uri).publish_results()
     card = (remote_path(uri) / "model" / "README.md").read_text()
     assert card.startswith("# Card\n\n## Download\n")
     (link,) = [line for line in card.splitlines() if line.startswith("* [model.safetensors]")]
@@ -71,14 +71,14 @@ def test_the_card_in_the_store_has_links_that_open(s3: S3Server, out: Path, tmp_
 
 def test_results_that_are_there_are_not_brought(s3: S3Server, out: Path, tmp_path: Path) -> None:
     uri = s3.uri(f"tests/{tmp_path.name}")
-    storage_of(out, uri).publish_results()
+    location_of(out, uri).publish_results()
     (out / "report.html").write_text("mine")
-    with storage_of(out, uri).opened(heard):
+    with location_of(out, uri).opened(heard):
         assert (out / "report.html").read_text() == "mine"
 
 
 def test_a_folder_needs_no_store(out: Path) -> None:
-    storage = storage_of(out, None)
+    storage = location_of(out, None)
     with storage.opened(heard):
         storage.publish("spec.json")
         storage.publish_results()
@@ -88,7 +88,7 @@ def test_a_folder_needs_no_store(out: Path) -> None:
 
 
 def test_a_sweep_stays_with_its_storage(out: Path, tmp_path: Path, s3: S3Server) -> None:
-    here, there = storage_of(out, None), storage_of(out, s3.uri("x"))
+    here, there = location_of(out, None), location_of(out, s3.uri("x"))
     check_same({"storage": None}, here)
     check_same({"storage": s3.uri("x")}, there)
     with pytest.raises(UserError, match="begun with no --storage"):
@@ -106,7 +106,7 @@ def test_wrong_credentials_are_said_at_once(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with (
         pytest.raises(UserError, match="these credentials may not use the bucket"),
-        storage_of(out, s3.uri("x")).opened(heard),
+        location_of(out, s3.uri("x")).opened(heard),
     ):
         pass
 
@@ -120,7 +120,7 @@ def test_no_credentials_are_said_at_once(
         monkeypatch.setenv(name, str(tmp_path / "none"))
     with (
         pytest.raises(UserError, match="no credentials for S3 were found"),
-        storage_of(out, s3.uri("x")).opened(heard),
+        location_of(out, s3.uri("x")).opened(heard),
     ):
         pass
 
@@ -131,7 +131,7 @@ def test_nobody_there_is_said_at_once(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with (
         pytest.raises(UserError, match="cannot be reached"),
-        storage_of(out, s3.uri("x")).opened(heard),
+        location_of(out, s3.uri("x")).opened(heard),
     ):
         pass
 
@@ -150,10 +150,10 @@ def test_old_unfinished_uploads_are_given_up(s3: S3Server, monkeypatch: pytest.M
         listed = client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", ())
         return {upload["Key"] for upload in listed} & set(keys)
 
-    assert s3_bucket.give_up_stale_uploads(path) == 0  # it may still be going on
+    assert s3_bucket.abort_stale_uploads(path) == 0  # it may still be going on
     assert open_uploads() == set(keys)
-    monkeypatch.setattr(s3_bucket, "STALE", timedelta(days=-1))
-    assert s3_bucket.give_up_stale_uploads(path) == 1
+    monkeypatch.setattr(s3_bucket, "STALE_UPLOAD_AGE", timedelta(days=-1))
+    assert s3_bucket.abort_stale_uploads(path) == 1
     assert open_uploads() == {keys[1]}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.output.retention import check_there, kept, losing, prune
+from sweeps.output.retention import check_not_pruned, deletable_files, keys_to_retain, prune
 from tests.sweeps.selection.test_leaderboard import a_row
 from trainables.errors import UserError
 from trainables.storage.artifact_store import Store
@@ -48,7 +48,7 @@ def put(path: Path, size: int) -> None:
 )
 def test_what_stays(store: Store[Path], keep: str, trunks: set[str]) -> None:
     everything = sum(p.stat().st_size for p in store.root.rglob("*") if p.is_file())
-    stay = kept([*ROWS, TEST], ROWS[1], keep)
+    stay = keys_to_retain([*ROWS, TEST], ROWS[1], keep)
     freed = prune(store, stay)
     left = {p.parent.name for p in store.root.rglob("trunk.safetensors")}
     assert left == trunks
@@ -58,11 +58,11 @@ def test_what_stays(store: Store[Path], keep: str, trunks: set[str]) -> None:
     assert len(list(store.root.rglob("predictions.arrow"))) == 5
     after = sum(p.stat().st_size for p in store.root.rglob("*") if p.is_file())
     assert everything - after == freed and (freed > 0) == (keep != "all")
-    assert losing(store, stay) == [] and prune(store, stay) == 0
+    assert deletable_files(store, stay) == [] and prune(store, stay) == 0
 
 
 def test_a_row_whose_checkpoints_are_gone_is_refused(store: Store[Path]) -> None:
-    prune(store, kept([*ROWS, TEST], ROWS[1], "best"))
-    check_there(store, ROWS[1], changes=True)
+    prune(store, keys_to_retain([*ROWS, TEST], ROWS[1], "best"))
+    check_not_pruned(store, ROWS[1], changes=True)
     with pytest.raises(UserError, match="were pruned"):
-        check_there(store, ROWS[3], changes=True)
+        check_not_pruned(store, ROWS[3], changes=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sweeps.planning.grid import Grid, Point, resolve
+from sweeps.planning.grid import Grid, Point, resolve_grid
 from sweeps.planning.published import PUBLISHED
 from tests.sweeps.planning.test_spec import spec_with
 from trainables.errors import UserError
@@ -21,7 +21,7 @@ def oblong(height: int, width: int, n: int = 11) -> np.ndarray:
 
 def test_given_resolutions_are_a_product() -> None:
     spec = spec_with(variants=("b0", "b4"), train_res=(64, 96), test_res=(96, 64, 128))
-    grid = resolve(spec, SQUARE)
+    grid = resolve_grid(spec, SQUARE)
     assert list(grid.tests) == [
         Point(variant=v, train_res=r) for v in ("b0", "b4") for r in (64, 96)
     ]
@@ -32,7 +32,7 @@ def test_given_resolutions_are_a_product() -> None:
 
 def test_published_resolutions_are_each_nets_own() -> None:
     spec = spec_with(variants=tuple(PUBLISHED), train_res="native", test_res="published")
-    grid = resolve(spec, SQUARE)
+    grid = resolve_grid(spec, SQUARE)
     found = {(p.variant, p.train_res, *tests) for p, tests in grid.tests.items()}
     assert found == {(p.variant, p.train_res, p.test_res) for p in PUBLISHED.values()}
     assert all(row.train_res == VARIANTS[v].native_res for v, row in PUBLISHED.items())
@@ -41,7 +41,7 @@ def test_published_resolutions_are_each_nets_own() -> None:
 def test_what_nobody_published_is_the_users_to_say() -> None:
     spec = spec_with(variants=("b0", "lite1"), train_res="native", test_res="published")
     with pytest.raises(UserError, match=r"^--test-res published: nothing is published of lite1"):
-        resolve(spec, SQUARE)
+        resolve_grid(spec, SQUARE)
 
 
 @pytest.mark.parametrize("crop_scale", [(0.08, 1.0), (0.35, 1.0)])
@@ -50,7 +50,7 @@ def test_a_ladder_is_around_the_resolution_of_equal_object_sizes(
     sizes: np.ndarray, crop_scale: tuple[float, float]
 ) -> None:
     spec = spec_with(variants=("b0",), train_res=(128, 224), test_res="auto", crop_scale=crop_scale)
-    grid = resolve(spec, sizes)
+    grid = resolve_grid(spec, sizes)
     aspect = max(sizes[0]) / min(sizes[0])
     for point, tests in grid.tests.items():
         equal = equalising_test_res(point.train_res, crop_scale, (3 / 4, 4 / 3), 1.0, aspect)
@@ -64,8 +64,10 @@ def test_a_ladder_is_around_the_resolution_of_equal_object_sizes(
 def test_the_median_image_decides_and_enlarged_ones_are_told() -> None:
     few_odd = np.concatenate([oblong(240, 320, 9), oblong(50, 1000, 3)])
     spec = spec_with(variants=("b0",), train_res=(128, 224), test_res="auto")
-    small, large = (line for line in resolve(spec, few_odd).why if line.startswith(("128", "224")))
-    assert resolve(spec, few_odd).tests == resolve(spec, oblong(240, 320)).tests
+    small, large = (
+        line for line in resolve_grid(spec, few_odd).why if line.startswith(("128", "224"))
+    )
+    assert resolve_grid(spec, few_odd).tests == resolve_grid(spec, oblong(240, 320)).tests
     assert "enlarged" not in small or "from 2" in small
     assert "px up the images (240 px) are enlarged" in large
 

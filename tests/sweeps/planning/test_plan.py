@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sweeps.planning.grid import Point, point_of, resolve
-from sweeps.planning.plan import Plan, make
+from sweeps.planning.grid import Point, point_of, resolve_grid
+from sweeps.planning.plan import Plan, build_plan
 from sweeps.planning.spec import SweepSpec, option
 from tests.sweeps.planning.test_spec import is_one_sentence, spec_with
 from trainables.errors import UserError
@@ -29,11 +29,11 @@ def weights_of(spec: SweepSpec) -> list[Weights]:
 
 def plan_of(spec: SweepSpec, train: int = 120, val: int = 50, test: int = 40) -> Plan:
     """A plan with made-up costs: the i-th variant takes i + 1 GMACs at 100 px."""
-    grid = resolve(spec, np.full((train, 2), 100))
+    grid = resolve_grid(spec, np.full((train, 2), 100))
     return Plan(
         spec=spec,
         grid=grid,
-        images="0123456789abcdef",
+        images_digest="0123456789abcdef",
         counts={"train": train, "val": val, "test": test},
         classes=("cat", "dog", "fox"),
         weights={w.variant: w for w in weights_of(spec)},
@@ -127,10 +127,10 @@ def test_a_trunk_does_not_depend_on_its_neighbours_in_the_grid() -> None:
 def test_a_trunk_comes_back_from_its_json() -> None:
     import json
 
-    from trainables.storage.hashing import plain
+    from trainables.storage.hashing import to_jsonable
 
     trunk = plan_of(spec_with()).trunk(Point(variant="b0", train_res=128), HYPER)
-    back = trunk_spec(json.loads(json.dumps(plain(trunk))))
+    back = trunk_spec(json.loads(json.dumps(to_jsonable(trunk))))
     assert back == trunk and back.key == trunk.key
 
 
@@ -148,7 +148,7 @@ def test_a_cell_is_tested_as_its_weights_were_trained_unless_told() -> None:
     )
     assert own.transform("b0", 96).interpolation == "bicubic"
     told = plan_of(spec_with(test_crop_pct=0.875, interpolation="bilinear"))
-    assert told.scored(told.points[0])[0] == told.cell("b0", "t", 128).transform
+    assert told.val_transforms(told.points[0])[0] == told.cell("b0", "t", 128).transform
     assert told.transform("b0", 128) == EvalTransform(
         test_res=128, crop_pct=0.875, interpolation="bilinear"
     )
@@ -215,11 +215,11 @@ def test_untrained_nets_are_scored_once_and_one_a_point() -> None:
 
 def test_make_counts_and_prices_what_the_grid_asks_for() -> None:
     spec = spec_with(variants=("lite0",), train_res=(32,), test_res=(32, 64))
-    plan = make(spec, images(classes=4), weights_of(spec))
+    plan = build_plan(spec, images(classes=4), weights_of(spec))
     assert plan.counts == {"train": 120, "val": 50, "test": 40}
     assert set(plan.costs) == {("lite0", 32), ("lite0", 64)}
     assert plan.costs["lite0", 64] == cost("lite0", 64, classes=4)
-    assert plan.images == "d1" and len(plan.classes) == 4
+    assert plan.images_digest == "d1" and len(plan.classes) == 4
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_make_counts_and_prices_what_the_grid_asks_for() -> None:
 def test_limits_that_rule_out_everything_are_refused(options: dict[str, Any], named: str) -> None:
     spec = spec_with(variants=("lite0",), train_res=(32,), test_res=(32, 64), **options)
     with pytest.raises(UserError, match=f"^{named} rules out every cell.*lite0 at 32 px"):
-        make(spec, images(), weights_of(spec))
+        build_plan(spec, images(), weights_of(spec))
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_limits_that_rule_out_everything_together_are_all_named(names: tuple[str
     }
     asked = {name: limits[name] for name in names}
     with pytest.raises(UserError) as refusal:
-        make(spec_with(spec, **asked, min_top1=0.5), images(), weights_of(spec))
+        build_plan(spec_with(spec, **asked, min_top1=0.5), images(), weights_of(spec))
     named = " and ".join(f"{option(name)} {limit}" for name, limit in asked.items())
     assert str(refusal.value).startswith(f"{named} together rule out every cell: ")
     assert is_one_sentence(str(refusal.value))
@@ -262,8 +262,8 @@ def test_an_untrained_net_must_know_the_classes(known: int | None) -> None:
     spec = spec_with(variants=("lite0",), train_res=(32,), test_res=(32,), epochs=0)
     weights = [replace(w, classes=known) for w in weights_of(spec)]
     with pytest.raises(UserError, match=r"^--epochs 0 keeps the classifier of lite0's weights"):
-        make(spec, images(classes=10), weights)
-    make(spec, images(classes=10), [replace(w, classes=10) for w in weights])
+        build_plan(spec, images(classes=10), weights)
+    build_plan(spec, images(classes=10), [replace(w, classes=10) for w in weights])
 
 
 def test_limits_that_leave_something_are_taken() -> None:
@@ -276,4 +276,4 @@ def test_limits_that_leave_something_are_taken() -> None:
         max_params_m=least.params_m,
         max_memory_mb=least.memory_mb,
     )
-    assert make(spec, images(), weights_of(spec)).cells == 2
+    assert build_plan(spec, images(), weights_of(spec)).cells == 2

@@ -8,7 +8,7 @@ import pytest
 
 from sweeps.planning.published import PUBLISHED, published
 from sweeps.selection.leaderboard import Row
-from sweeps.selection.published_comparison import beside
+from sweeps.selection.published_comparison import compare_with_published
 from tests.sweeps.selection.test_leaderboard import a_row
 from trainables.models.variants import VARIANTS
 
@@ -89,20 +89,20 @@ def test_the_best_row_at_the_published_resolutions_is_compared() -> None:
         row_of("b0", 224, 320, 789),
         row_of("lite0", 224, 320, 996),  # nothing is published
     ]
-    found = beside(rows)
+    found = compare_with_published(rows)
     assert [(c.published.variant, c.row) for c in found] == [("b0", best), ("b0_ap", other)]
     assert [c.top1 for c in found] == pytest.approx([79.0, 80.0])
     assert [c.gap for c in found] == pytest.approx([-1.2, 0.7])
-    on_test = beside(rows, split="test")
+    on_test = compare_with_published(rows, split="test")
     assert [(c.row.split, c.row.n, c.row.top1) for c in on_test] == [("test", 1000, 0.997)]
 
 
 @pytest.mark.parametrize("arms", [("crop1", "fix"), ("fix", "crop1")])
 def test_of_equal_rows_the_cheaper_arm_is_compared(arms: tuple[str, ...]) -> None:
     rows = [row_of("b7", 600, 632, 870, arm=arm) for arm in arms]
-    assert [c.row.arm for c in beside(rows)] == ["crop1"]
+    assert [c.row.arm for c in compare_with_published(rows)] == ["crop1"]
 
 
 def test_nothing_measured_there_is_no_comparison() -> None:
-    assert beside([]) == []
-    assert beside([row_of("b0", 224, 224, 790)]) == []
+    assert compare_with_published([]) == []
+    assert compare_with_published([row_of("b0", 224, 224, 790)]) == []

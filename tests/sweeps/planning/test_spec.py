@@ -11,11 +11,11 @@ import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from sweeps.planning.recipes import RECIPES, builtin_digits
-from sweeps.planning.spec import ArmName, SweepSpec, differences, identity, option, spec_of
-from sweeps.planning.validation import check
+from sweeps.planning.spec import ArmName, SweepSpec, differences, identity, option, spec_from_json
+from sweeps.planning.validation import check_spec
 from trainables.errors import UserError
 from trainables.fixres.arms import ARMS
-from trainables.storage.hashing import plain
+from trainables.storage.hashing import to_jsonable
 
 
 def spec_with(base: SweepSpec | None = None, /, **options: Any) -> SweepSpec:
@@ -39,17 +39,17 @@ def is_one_sentence(message: str) -> bool:
 
 @pytest.mark.parametrize("spec", [SweepSpec(), builtin_digits()])
 def test_what_comes_ready_made_can_be_run(spec: SweepSpec) -> None:
-    assert check(spec) is spec
+    assert check_spec(spec) is spec
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_can_be_run_where_there_are_images(recipe: str, tmp_path: Path) -> None:
     spec = spec_with(RECIPES[recipe](), data=str(tmp_path))
-    assert check(spec).grid.recipe == recipe
+    assert check_spec(spec).grid.recipe == recipe
 
 
 def test_ranges_may_be_single_values_and_smoothing_none() -> None:
-    check(
+    check_spec(
         spec_with(
             lr=(1e-3, 1e-3),
             weight_decay=(0.1, 0.1),
@@ -159,23 +159,23 @@ def test_refuses_in_one_sentence_that_names_the_option(
     options: dict[str, Any], named: str, words: str
 ) -> None:
     with pytest.raises(UserError) as refusal:
-        check(spec_with(**options))
+        check_spec(spec_with(**options))
     message = str(refusal.value)
     assert named in message and words in message
     assert is_one_sentence(message)
 
 
 def test_takes_data_that_is_there(tmp_path: Path) -> None:
-    check(spec_with(data=str(tmp_path)))
-    check(spec_with(data=tmp_path.as_uri()))
-    check(spec_with(data=str(tmp_path), epochs=0, also_test=(f"v2={tmp_path}",)))
-    further = spec_with(also_test=("v2=/a=b", "r=~")).further
+    check_spec(spec_with(data=str(tmp_path)))
+    check_spec(spec_with(data=tmp_path.as_uri()))
+    check_spec(spec_with(data=str(tmp_path), epochs=0, also_test=(f"v2={tmp_path}",)))
+    further = spec_with(also_test=("v2=/a=b", "r=~")).extra_test_sets
     assert further == {"v2": "/a=b", "r": "~"}
 
 
 def test_resolutions_may_be_words() -> None:
-    check(spec_with(train_res="native", test_res="auto"))
-    check(spec_with(test_res="published"))
+    check_spec(spec_with(train_res="native", test_res="auto"))
+    check_spec(spec_with(test_res="published"))
 
 
 @pytest.mark.parametrize("reduction", [2, 3, 4, 10])
@@ -316,7 +316,7 @@ def test_a_limit_that_an_earlier_version_did_not_know_is_no_difference_until_it_
 def test_identity_survives_json() -> None:
     asked = identity(builtin_digits(), "d1")
     assert differences(json.loads(json.dumps(asked)), asked) == []
-    assert json.loads(json.dumps(plain(asked))) == asked
+    assert json.loads(json.dumps(to_jsonable(asked))) == asked
 
 
 def test_the_arms_are_those_of_the_table() -> None:
@@ -331,4 +331,4 @@ def test_no_two_options_share_a_name() -> None:
 def test_a_spec_is_read_as_it_was_written() -> None:
     spec = spec_with(data="s3://bucket/a", train_res=(64, 96), test_res="auto", lr=(0.1, 0.2))
     for one in (spec, SweepSpec()):
-        assert spec_of(json.loads(json.dumps(plain(one)))) == one
+        assert spec_from_json(json.loads(json.dumps(to_jsonable(one)))) == one

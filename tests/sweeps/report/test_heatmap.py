@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from sweeps.planning.spec import SweepSpec
-from sweeps.report.heatmap import heatmap, save
+from sweeps.report.heatmap import plot_heatmaps, save_png
 from sweeps.selection.leaderboard import Row
 from tests.sweeps.planning.test_plan import plan_of
 from tests.sweeps.planning.test_spec import spec_with
@@ -42,7 +42,7 @@ ELSEWHERE = a_row(cell="in no map")
 
 def maps(rows: list[Row], chosen: Row = ELSEWHERE, spec: SweepSpec = SPEC) -> dict:
     """The axes of each variant and arm."""
-    figure = heatmap(rows, plan_of(spec), chosen)
+    figure = plot_heatmaps(rows, plan_of(spec), chosen)
     axes = [ax for ax in figure.axes if ax.get_title(loc="left")]
     keys = list(product(spec.grid.variants, ARMS))
     assert len(axes) == len(keys)
@@ -97,7 +97,7 @@ def test_all_maps_share_one_scale_of_the_rows_shown() -> None:
 
 
 def test_the_title_says_split_and_sample_size() -> None:
-    figure = heatmap(rows_of(SPEC, n=200), plan_of(SPEC), ELSEWHERE)
+    figure = plot_heatmaps(rows_of(SPEC, n=200), plan_of(SPEC), ELSEWHERE)
     assert figure.get_suptitle() == "Top-1 on val (%, n = 200)"
 
 
@@ -153,7 +153,7 @@ def test_a_cut_trunk_is_marked_as_such() -> None:
 def test_one_row_can_be_drawn_and_saved(tmp_path: Path) -> None:
     spec = spec_with(SPEC, variants=("b0",), train_res=(64,), test_res=(64,))
     row = a_row(30, test_res=64)
-    save(heatmap([row], plan_of(spec), row), tmp_path / "heatmap.png")
+    save_png(plot_heatmaps([row], plan_of(spec), row), tmp_path / "heatmap.png")
     with Image.open(tmp_path / "heatmap.png") as image:
         assert image.format == "PNG" and min(image.size) > 200
     assert [p.name for p in tmp_path.iterdir()] == ["heatmap.png"]
@@ -174,6 +174,6 @@ def test_the_maps_are_of_the_untuned_and_the_chosen_or_else_the_fixed_arm(
 ) -> None:
     spec = spec_with(SPEC, variants=("b0",), train_res=(64,), test_res=(64,), arms=arms)
     rows = [a_row(30 + i, arm=arm, test_res=64) for i, arm in enumerate(arms)]
-    figure = heatmap(rows, plan_of(spec), next(r for r in rows if r.arm == chosen))
+    figure = plot_heatmaps(rows, plan_of(spec), next(r for r in rows if r.arm == chosen))
     titles = [ax.get_title(loc="left") for ax in figure.axes if ax.get_title(loc="left")]
     assert [title.partition("(arm ")[2].rstrip(")") for title in titles] == shown

@@ -9,7 +9,7 @@ import pytest
 from sweeps.events.event_types import CellEnded, TrunkEnded
 from sweeps.events.recorders import History
 from sweeps.planning.plan import Plan
-from sweeps.report.ledger import Images, Ledger, duration, ledger
+from sweeps.report.ledger import ImagePasses, Ledger, build_ledger, duration
 from sweeps.selection.leaderboard import Row
 from tests.sweeps.planning.test_plan import plan_of
 from tests.sweeps.planning.test_spec import spec_with
@@ -74,7 +74,7 @@ def of(plan: Plan, *events: TrunkEnded | CellEnded, price: float | None = None) 
         history.on(event)
         rows += event.rows if isinstance(event, CellEnded) else ()
     rows += [a_row(split="test", seconds=4.0), a_row(split="sketches", seconds=1.5)]
-    return ledger(plan, history, rows, price)
+    return build_ledger(plan, history, rows, price)
 
 
 def test_what_was_spent_is_the_sum_of_its_parts() -> None:
@@ -120,9 +120,9 @@ def test_images_done_stand_beside_those_planned() -> None:
     # Planned: 4 trunks of 6 epochs; scored after 2 and 6 at 4 resolutions; 8 cells, of one pass
     # over train and, as the crop of b0's weights is another, two over val.
     assert found.images == {
-        "trained": Images(planned=4 * 6 * TRAIN, done=8 * TRAIN),
-        "scored at rungs": Images(planned=4 * 2 * 4 * VAL, done=2 * 2 * VAL),
-        "adapted in cells": Images(planned=8 * (TRAIN + 2 * VAL), done=TRAIN + 2 * VAL),
+        "trained": ImagePasses(planned=4 * 6 * TRAIN, done=8 * TRAIN),
+        "scored at rungs": ImagePasses(planned=4 * 2 * 4 * VAL, done=2 * 2 * VAL),
+        "adapted in cells": ImagePasses(planned=8 * (TRAIN + 2 * VAL), done=TRAIN + 2 * VAL),
     }
 
 

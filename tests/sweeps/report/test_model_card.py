@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from sweeps.final_model.outcome import Gain
+from sweeps.final_model.outcome import PairedGain
 from sweeps.planning.spec import ServingOptions
-from sweeps.report.model_card import card
+from sweeps.report.model_card import model_card
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row
 from tests.sweeps.final_model.test_outcome import outcome_of
@@ -38,13 +38,13 @@ ROWS = [
 ]
 
 
-GAINS = {"test": Gain(difference=0.1, error=0.034)}
+GAINS = {"test": PairedGain(difference=0.1, error=0.034)}
 
 
 def made(row: Row = ROWS[1], rows: list[Row] = ROWS, **facts: Any) -> str:
     choice = Choice(row=row, reason="It is the best.", optimism=0.0123)
     outcome = outcome_of(rows, choice, gains=GAINS, **facts)
-    return card(PLAN, outcome, {"torch": "2.0", "timm": "1.0"}, "heatmap.png")
+    return model_card(PLAN, outcome, {"torch": "2.0", "timm": "1.0"}, "heatmap.png")
 
 
 def test_front_matter_is_yaml_with_what_hubs_look_for() -> None:
@@ -72,7 +72,7 @@ def test_a_set_with_a_wild_name_leaves_the_front_matter_yaml() -> None:
 def test_the_base_model_is_named_where_there_is_one() -> None:
     weights = Weights(variant="b0", source="hub x", digest="d", name="n")
     plan = replace(PLAN, weights={"b0": weights})
-    _, front, _ = card(plan, outcome_of(ROWS), {}, "p.png").split("---\n", 2)
+    _, front, _ = model_card(plan, outcome_of(ROWS), {}, "p.png").split("---\n", 2)
     assert yaml.safe_load(front)["base_model"] == "timm/tf_efficientnet_b0.ns_jft_in1k"
     assert "base_model" not in yaml.safe_load(made().split("---\n", 2)[1])
 
@@ -86,7 +86,7 @@ def test_a_refit_and_further_looks_at_test_are_owned_up_to() -> None:
 
 def test_limits_picture_and_versions_are_there() -> None:
     plan = replace(PLAN, spec=replace(PLAN.spec, serving=ServingOptions(max_gmacs=0.5)))
-    text = card(plan, outcome_of(ROWS), {"torch": "2.0", "timm": "1.0"}, "heatmap.png")
+    text = model_card(plan, outcome_of(ROWS), {"torch": "2.0", "timm": "1.0"}, "heatmap.png")
     assert "Limits asked for: --max-gmacs 0.5." in text and "(heatmap.png)" in text
     assert "Limits asked for: none." in made() and "Made with torch 2.0, timm 1.0." in text
 

@@ -13,13 +13,13 @@ from matplotlib.offsetbox import AnnotationBbox, TextArea
 from matplotlib.text import Annotation
 
 from sweeps.events.recorders import History
-from sweeps.final_model.outcome import Gain, Outcome
-from sweeps.report.ledger import Ledger, ledger
-from sweeps.report.page import page
-from sweeps.report.spending_plot import price, spending
+from sweeps.final_model.outcome import Outcome, PairedGain
+from sweeps.report.ledger import Ledger, build_ledger
+from sweeps.report.page import render_page
+from sweeps.report.spending_plot import plot_spending, price
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row
-from sweeps.selection.published_comparison import Comparison, beside
+from sweeps.selection.published_comparison import Comparison, compare_with_published
 from tests.sweeps.final_model.test_outcome import outcome_of
 from tests.sweeps.report.test_ledger import a_cell, a_plan, a_trunk, ended
 from tests.sweeps.selection.test_leaderboard import a_row
@@ -33,7 +33,10 @@ VAL = [row for cell in CELLS for row in cell.rows]
 CHOSEN = replace(VAL[3], top1=0.7, latency_ms=12.3)
 TEST = [a_row(9, 30, split="test", top5=0.95), a_row(7, 30, split="test", arm="crop1")]
 ROWS = [*VAL[:3], CHOSEN, *VAL[4:], *TEST, a_row(5, 30, split=WILD)]
-GAINS = {"test": Gain(difference=0.067, error=0.031), WILD: Gain(difference=-0.1, error=0.2)}
+GAINS = {
+    "test": PairedGain(difference=0.067, error=0.031),
+    WILD: PairedGain(difference=-0.1, error=0.2),
+}
 
 
 def spent(price_per_hour: float | None = 3.0) -> Ledger:
@@ -42,12 +45,12 @@ def spent(price_per_hour: float | None = 3.0) -> Ledger:
     history.on(ended(TRUNKS[1], [8.0, 12.0], "cut"))
     for cell in CELLS:
         history.on(cell)
-    return ledger(PLAN, history, ROWS, price_per_hour)
+    return build_ledger(PLAN, history, ROWS, price_per_hour)
 
 
 def an_outcome(
     chosen: Row = CHOSEN,
-    gains: Mapping[str, Gain] = GAINS,
+    gains: Mapping[str, PairedGain] = GAINS,
     rows: Sequence[Row] = ROWS,
     **facts: bool | int,
 ) -> Outcome:
@@ -68,7 +71,7 @@ def made(
     price_per_hour: float | None = 3.0,
 ) -> str:
     """A page without figures, unless told otherwise."""
-    return page(
+    return render_page(
         PLAN,
         outcome or an_outcome(),
         spent(price_per_hour),
@@ -137,7 +140,7 @@ def words(html: str) -> str:
 
 
 def two_figures() -> dict[str, Figure]:
-    return {"heatmap": a_figure(), "spending": spending(spent())}
+    return {"heatmap": a_figure(), "spending": plot_spending(spent())}
 
 
 def test_it_needs_nothing_from_elsewhere() -> None:
@@ -174,7 +177,7 @@ def test_figures_are_named_for_those_who_do_not_see_them_and_have_a_caption() ->
 
 def test_what_comes_from_users_is_text() -> None:
     plan = replace(PLAN, classes=(WILD, "dog"))
-    html = page(plan, an_outcome(), spent(), {}, [], {}, f"--data {WILD}", device=WILD)
+    html = render_page(plan, an_outcome(), spent(), {}, [], {}, f"--data {WILD}", device=WILD)
     assert "<b>" not in html
     text = Parsed(html).text
     assert text.count(WILD) >= 5  # set, leaderboard, class, command, device
@@ -232,7 +235,7 @@ def test_sections_without_content_are_left_out() -> None:
 
 
 def test_published_figures_stand_beside_the_measured() -> None:
-    compared = beside([a_row(800, 1000, variant="b0", train_res=224, test_res=320)])
+    compared = compare_with_published([a_row(800, 1000, variant="b0", train_res=224, test_res=320)])
     parsed = Parsed(made(compared=compared))
     (line,) = next(t for t in parsed.tables if "published" in t[0])[1:]
     assert line == ["b0", "224", "320", "78.7", "80.2", "80.0", "−0.2", "fix"]
@@ -297,7 +300,7 @@ def parts(figure: Figure) -> list[str]:
 
 def test_the_bars_are_as_long_as_the_times() -> None:
     booked = spent()
-    figure = spending(booked)
+    figure = plot_spending(booked)
     sweep, alone = bars(figure)
     assert sweep == pytest.approx([80 / 60, 120 / 60, 7.5 / 60])  # min, as the longest is
     assert sum(alone) == pytest.approx(booked.alone_s / 60)
@@ -311,7 +314,7 @@ def test_the_bars_are_as_long_as_the_times() -> None:
 
 
 def test_where_no_pass_was_timed_the_other_bar_is_a_lower_bound() -> None:
-    figure = spending(replace(spent(None), saved_passes_s=None))
+    figure = plot_spending(replace(spent(None), saved_passes_s=None))
     names = [t.get_text() for t in figure.axes[0].get_yticklabels()]
     assert names == ["this sweep", "one trial a cell\n(at least)"]
     assert "at least" in figure.get_suptitle() and "cost" not in labels(figure)[0]
@@ -320,7 +323,7 @@ def test_where_no_pass_was_timed_the_other_bar_is_a_lower_bound() -> None:
 @pytest.mark.parametrize("seconds", [0.0, 1e-3, 5e6])
 def test_no_text_leaves_the_figure(seconds: float) -> None:
     booked = replace(spent(), trained_s=seconds, adapted_s=seconds, saved_passes_s=3 * seconds)
-    figure = spending(booked)
+    figure = plot_spending(booked)
     figure.draw_without_rendering()
     ax = figure.axes[0]
     for artist in (*ax.texts, *ax.artists, *ax.get_yticklabels()):

@@ -21,10 +21,10 @@ from scipy.optimize import minimize
 
 from sweeps.events.event_types import TrunkEnded
 from sweeps.planning.spec import ServingOptions
-from sweeps.report.arms_plot import arms
-from sweeps.report.learning_curves import curves
-from sweeps.report.pareto_plot import pareto
-from sweeps.report.style import CHOSEN, Labels, blank, looks, quieten, spread
+from sweeps.report.arms_plot import plot_arms
+from sweeps.report.learning_curves import plot_learning_curves
+from sweeps.report.pareto_plot import plot_pareto_fronts
+from sweeps.report.style import CHOSEN, Labels, new_figure, spread_apart, style_axes, variant_styles
 from sweeps.selection.choice import eligible
 from sweeps.selection.leaderboard import Row
 from tests.sweeps.selection.test_leaderboard import a_row
@@ -161,11 +161,11 @@ def points(line: Line2D) -> list[tuple[float, float]]:
 
 
 def test_variants_look_different_and_the_same_in_any_order() -> None:
-    all_looks = looks(VARIANTS)
+    all_looks = variant_styles(VARIANTS)
     assert len(set(all_looks.values())) == len(VARIANTS) > 7
     few = ["l2", "b3", "b0", "b3"]
-    assert looks(few) == looks(reversed(few))
-    assert len({look.colour for look in looks(few).values()}) == 3
+    assert variant_styles(few) == variant_styles(reversed(few))
+    assert len({look.colour for look in variant_styles(few).values()}) == 3
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -185,19 +185,19 @@ def test_spread_is_the_least_squares_with_a_gap(seed: int) -> None:
     )
     assert best.success
     order = rng.permutation(6)
-    assert spread(list(wanted[order]), gap) == pytest.approx(list(best.x[order]), abs=1e-5)
+    assert spread_apart(list(wanted[order]), gap) == pytest.approx(list(best.x[order]), abs=1e-5)
 
 
 def test_spread_leaves_alone_what_is_far_apart() -> None:
-    assert spread([5.0, 1.0, 3.0], 1.0) == [5.0, 1.0, 3.0]
-    assert spread([], 1.0) == []
+    assert spread_apart([5.0, 1.0, 3.0], 1.0) == [5.0, 1.0, 3.0]
+    assert spread_apart([], 1.0) == []
 
 
 def test_labels_cover_no_other_label_and_no_point_and_stay_within_the_axes() -> None:
     rng = random.Random(0)
-    figure = blank(5, 4, "Many labels")
+    figure = new_figure(5, 4, "Many labels")
     ax = figure.subplots()
-    quieten(ax)
+    style_axes(ax)
     places = [(rng.random(), rng.random()) for _ in range(60)]
     ax.plot(*zip(*places, strict=True), "o")
     labels = Labels(ax, places, [])
@@ -228,7 +228,9 @@ def steps(ax: Axes) -> list[tuple[float, float]]:
 
 
 def test_each_panel_steps_along_the_rows_that_nothing_beats() -> None:
-    figure = pareto([*THREE, a_row(1000, 1000, split="test")], COSTS, CHOSEN_ROW, NO_LIMITS)
+    figure = plot_pareto_fronts(
+        [*THREE, a_row(1000, 1000, split="test")], COSTS, CHOSEN_ROW, NO_LIMITS
+    )
     assert len(panels(figure)) == 3
     rows = eligible(THREE)
     for ax, cost in zip(panels(figure), COSTS, strict=True):
@@ -249,9 +251,9 @@ def test_each_panel_steps_along_the_rows_that_nothing_beats() -> None:
 
 
 def test_every_row_that_may_be_chosen_is_a_point_in_its_variants_colour() -> None:
-    figure = pareto(THREE, ("gmacs",), CHOSEN_ROW, NO_LIMITS)
+    figure = plot_pareto_fronts(THREE, ("gmacs",), CHOSEN_ROW, NO_LIMITS)
     (ax,) = panels(figure)
-    look = looks(r.variant for r in THREE)
+    look = variant_styles(r.variant for r in THREE)
     for variant in ("b0", "b1", "b3"):
         small = [
             p
@@ -265,7 +267,7 @@ def test_every_row_that_may_be_chosen_is_a_point_in_its_variants_colour() -> Non
 
 
 def test_the_whisker_is_wilsons_interval_of_the_chosen_row() -> None:
-    (ax,) = panels(pareto(THREE, ("gmacs",), CHOSEN_ROW, NO_LIMITS))
+    (ax,) = panels(plot_pareto_fronts(THREE, ("gmacs",), CHOSEN_ROW, NO_LIMITS))
     whiskers = [s for c in ax.collections for s in c.get_segments()]  # type: ignore[attr-defined]
     low, high = wilson(CHOSEN_ROW.hits1, CHOSEN_ROW.n)
     ((start, end),) = whiskers
@@ -278,18 +280,18 @@ def test_points_of_the_front_are_named() -> None:
         a_row(h, 1000, test_res=res, gmacs=g)
         for h, res, g in ((500, 64, 1.0), (700, 96, 2.0), (600, 112, 2.5), (900, 128, 3.0))
     ]
-    (ax,) = panels(pareto(rows, ("gmacs",), rows[1], NO_LIMITS))
+    (ax,) = panels(plot_pareto_fronts(rows, ("gmacs",), rows[1], NO_LIMITS))
     named = {t.get_text(): to_hex(str(t.get_color())) for t in ax.texts}
     assert named.keys() == {"64→64 fix", "64→96 fix", "64→128 fix"}
     assert [name for name, colour in named.items() if colour == CHOSEN] == ["64→96 fix"]
     several = [replace(r, variant=v) for r, v in zip(rows, ("b0", "b1", "b2", "b3"), strict=True)]
-    (ax,) = panels(pareto(several, ("gmacs",), several[3], NO_LIMITS))
+    (ax,) = panels(plot_pareto_fronts(several, ("gmacs",), several[3], NO_LIMITS))
     assert {t.get_text() for t in ax.texts} == {"b0 64→64 fix", "b1 64→96 fix", "b3 64→128 fix"}
 
 
 def test_limits_are_lines_with_the_option_and_the_forbidden_side_shaded() -> None:
     limits = ServingOptions(max_gmacs=1.25, min_top1=0.7)
-    gmacs, params, latency = panels(pareto(THREE, COSTS, CHOSEN_ROW, limits))
+    gmacs, params, latency = panels(plot_pareto_fronts(THREE, COSTS, CHOSEN_ROW, limits))
     for ax in (gmacs, params, latency):
         dashed = [line for line in ax.lines if line.is_dashed()]
         uprights = [line for line in dashed if len(set(line.get_xdata())) == 1]  # type: ignore[arg-type]
@@ -306,27 +308,29 @@ def test_limits_are_lines_with_the_option_and_the_forbidden_side_shaded() -> Non
 
 def test_costs_that_are_missing_or_the_same_for_all_have_no_panel() -> None:
     rows = rows_of(("b0",), (64, 96), (64, 96, 128), latency=False)
-    figure = pareto(rows, COSTS, rows[-1], NO_LIMITS)
+    figure = plot_pareto_fronts(rows, COSTS, rows[-1], NO_LIMITS)
     (ax,) = panels(figure)
     assert "GMACs" in ax.get_xlabel() or "multiply" in ax.get_xlabel()
     assert any("parameters (M): 4 for every row" in w for w in words(figure))
     some = [replace(r, latency_ms=3.0 + i) if i % 2 else r for i, r in enumerate(rows)]
-    assert len(panels(pareto(some, COSTS, some[-1], NO_LIMITS))) == 2
+    assert len(panels(plot_pareto_fronts(some, COSTS, some[-1], NO_LIMITS))) == 2
     any_field = [replace(r, images_s=10.0 + i) for i, r in enumerate(rows)]
-    (ax,) = panels(pareto(any_field, ("images_s", "no_such_field"), any_field[-1], NO_LIMITS))
+    (ax,) = panels(
+        plot_pareto_fronts(any_field, ("images_s", "no_such_field"), any_field[-1], NO_LIMITS)
+    )
     assert ax.get_xlabel() == "images s"
 
 
 def test_the_scale_is_logarithmic_where_costs_differ_fivefold() -> None:
     for factor, scale in ((4.9, "linear"), (5.1, "log")):
         rows = [a_row(50, 100, gmacs=1.0), a_row(60, 100, gmacs=factor, test_res=128)]
-        (ax,) = panels(pareto(rows, ("gmacs",), rows[1], NO_LIMITS))
+        (ax,) = panels(plot_pareto_fronts(rows, ("gmacs",), rows[1], NO_LIMITS))
         assert ax.get_xscale() == scale
 
 
 def test_rows_far_below_the_front_are_counted_not_shown() -> None:
     rows = [a_row(h, 1000, gmacs=g) for h, g in ((900, 1), (930, 2), (880, 2), (300, 2), (10, 3))]
-    figure = pareto(rows, ("gmacs",), rows[1], NO_LIMITS)
+    figure = plot_pareto_fronts(rows, ("gmacs",), rows[1], NO_LIMITS)
     (ax,) = panels(figure)
     low, high = ax.get_ylim()
     assert low < 88 and high > 93
@@ -345,7 +349,7 @@ def test_rows_far_below_the_front_are_counted_not_shown() -> None:
 )
 def test_pareto_is_readable(rows: list[Row], chosen: Row | None, limits: ServingOptions) -> None:
     chosen = chosen or max(rows, key=lambda r: r.hits1)
-    figure = pareto(rows, COSTS, chosen, limits)
+    figure = plot_pareto_fronts(rows, COSTS, chosen, limits)
     assert_readable(figure)
     assert any(f"n = {rows[0].n}" in ax.get_ylabel() for ax in panels(figure))
 
@@ -360,7 +364,7 @@ def courses(ax: Axes) -> list[list[tuple[float, float]]]:
 
 
 def test_lines_are_the_best_val_top1_and_the_losses_of_each_trunk() -> None:
-    figure = curves(FOUR, FOUR[0].trunk.key, (2, 4))
+    figure = plot_learning_curves(FOUR, FOUR[0].trunk.key, (2, 4))
     val, loss = panels(figure)
     tops = [
         [(r.epoch, 100 * max(s.top1 for s in r.val.values())) for r in t.reports if r.val]
@@ -382,26 +386,26 @@ def test_lines_are_the_best_val_top1_and_the_losses_of_each_trunk() -> None:
 
 def test_the_chosen_trunk_is_ringed_and_the_best_of_a_panel_named() -> None:
     other = FOUR[3]
-    val, _ = panels(curves(FOUR, other.trunk.key, (2, 4)))
+    val, _ = panels(plot_learning_curves(FOUR, other.trunk.key, (2, 4)))
     assert rings(val) == [pytest.approx((4, 68))]
     names = [t.get_text() for t in val.texts if "lr" in t.get_text()]
     assert sorted(names) == ["chosen\nlr 0.004", "lr 0.001"]
     bold = max((line for line in val.lines), key=lambda line: line.get_linewidth())
     assert points(bold) == [pytest.approx(p) for p in ((2, 55), (4, 68))]
-    val, _ = panels(curves(FOUR, FOUR[0].trunk.key, (2, 4)))
+    val, _ = panels(plot_learning_curves(FOUR, FOUR[0].trunk.key, (2, 4)))
     assert [t.get_text() for t in val.texts if "lr" in t.get_text()] == ["chosen\nlr 0.001"]
 
 
 def test_what_finished_comes_before_what_was_cut_with_a_better_top1() -> None:
     trunks = [a_trunk(), a_trunk(lr=2e-3, why="cut", tops={2: 90}, losses=(1.0, 0.9))]
-    val, _ = panels(curves(trunks, "none of them", (2, 4)))
+    val, _ = panels(plot_learning_curves(trunks, "none of them", (2, 4)))
     assert [t.get_text() for t in val.texts if "lr" in t.get_text()] == ["lr 0.001"]
     assert rings(val) == []
 
 
 def test_a_point_each_has_its_panel_in_the_familys_order() -> None:
     trunks = [a_trunk(v, res) for v, res in (("b1", 64), ("b0", 96), ("b1", 32), ("b0", 64))]
-    figure = curves(trunks, trunks[0].trunk.key, (2, 4))
+    figure = plot_learning_curves(trunks, trunks[0].trunk.key, (2, 4))
     titles = [ax.get_title(loc="left") for ax in panels(figure) if ax.get_title(loc="left")]
     assert [t.partition(":")[0] for t in titles] == [
         "b0, 64 px", "b0, 96 px", "b1, 32 px", "b1, 64 px",
@@ -416,7 +420,7 @@ def test_of_many_points_the_best_and_the_chosen_are_shown_and_it_is_said() -> No
         a_trunk(v, res, tops={2: 20, 4: 30 + i})
         for i, (v, res) in enumerate(product(tuple(VARIANTS)[:18], (64, 96, 128)))
     ]
-    figure = curves(trunks, trunks[0].trunk.key, (2, 4))
+    figure = plot_learning_curves(trunks, trunks[0].trunk.key, (2, 4))
     shown = panels(figure)
     assert 8 < len(shown) < 54
     titles = {ax.get_title(loc="left").partition(":")[0] for ax in shown}
@@ -435,23 +439,23 @@ def test_a_pretrained_net_as_it_is_and_a_failed_trunk_can_be_drawn() -> None:
     )  # fmt: skip
     spec = replace(one.trunk, recipe=replace(one.trunk.recipe, epochs=0))
     start = replace(one, trunk=spec, reports=(at_start,))
-    figure = curves([start], spec.key, (0,))
+    figure = plot_learning_curves([start], spec.key, (0,))
     (ax,) = panels(figure)
     assert rings(ax) == [pytest.approx((0, 60))]
     assert "chosen" in words(figure) and "rung" not in words(figure)
     assert_readable(figure)
     failed = replace(a_trunk(lr=9e-3), why="failed", reports=())
-    figure = curves([a_trunk(), failed], "none of them", (2, 4))
+    figure = plot_learning_curves([a_trunk(), failed], "none of them", (2, 4))
     assert "1 failed ▪" in words(figure)
     assert_readable(figure)
-    assert_readable(curves([failed], "none of them", (2, 4)))
+    assert_readable(plot_learning_curves([failed], "none of them", (2, 4)))
 
 
 @pytest.mark.parametrize("count", [1, 3, 5, 9])
 def test_curves_are_readable(count: int) -> None:
     variants = tuple(VARIANTS)[:count]
     trunks = [replace(t, trunk=replace(t.trunk, variant=v)) for v in variants for t in FOUR]
-    figure = curves(trunks, trunks[-1].trunk.key, (1, 2, 3, 4))
+    figure = plot_learning_curves(trunks, trunks[-1].trunk.key, (1, 2, 3, 4))
     assert_readable(figure)
     named = [ax for ax in panels(figure) if ax.get_xlabel() == "epoch"]
     assert len(named) == min(count, 4)
@@ -486,7 +490,7 @@ def names(figure: Figure) -> list[str]:
 def test_dots_are_gains_on_the_untuned_trunk_in_the_same_cell() -> None:
     rows = [*THREE, replace(THREE[0], split="test", top1=0.0)]
     random.Random(0).shuffle(rows)
-    figure = arms(rows)
+    figure = plot_arms(rows)
     assert names(figure) == ["none", "pool", "bn", "fix"]
     untuned = {r.cell: r.top1 for r in THREE if r.arm == "crop1"}
     for arm, (mean, dots) in zip(names(figure), strips(figure), strict=True):
@@ -502,7 +506,7 @@ def test_dots_are_gains_on_the_untuned_trunk_in_the_same_cell() -> None:
 def test_without_the_untuned_arm_or_without_others_top1_is_shown() -> None:
     for kept in (("none", "bn", "fix"), ("crop1",)):
         rows = [r for r in THREE if r.arm in kept]
-        figure = arms(rows)
+        figure = plot_arms(rows)
         assert names(figure) == list(kept)
         for arm, (_, dots) in zip(kept, strips(figure), strict=True):
             assert dots == pytest.approx(sorted(100 * r.top1 for r in rows if r.arm == arm))
@@ -512,7 +516,7 @@ def test_without_the_untuned_arm_or_without_others_top1_is_shown() -> None:
 
 
 def test_a_cell_keeps_its_height_and_none_hides_another() -> None:
-    ax = arms(THREE).axes[0]
+    ax = plot_arms(THREE).axes[0]
     heights = []
     for collection in ax.collections:
         if not hasattr(collection, "get_segments"):
@@ -527,12 +531,12 @@ def test_a_cell_keeps_its_height_and_none_hides_another() -> None:
 def test_a_cell_without_the_untuned_arm_is_left_out() -> None:
     lost = THREE[0].cell
     rows = [r for r in THREE if (r.cell, r.arm) != (lost, "crop1")]
-    assert all(len(dots) == 35 for _, dots in strips(arms(rows)))
+    assert all(len(dots) == 35 for _, dots in strips(plot_arms(rows)))
 
 
 @pytest.mark.parametrize("rows", [ONE, THREE, rows_of(tuple(VARIANTS)[:9], (64, 96), (96, 200))])
 def test_arms_are_readable(rows: list[Row]) -> None:
-    assert_readable(arms(rows))
+    assert_readable(plot_arms(rows))
 
 
 # --- all --------------------------------------------------------------------------------------
@@ -540,9 +544,9 @@ def test_arms_are_readable(rows: list[Row]) -> None:
 
 def test_figures_are_drawn_the_same_each_time(tmp_path: Any) -> None:
     makers = (
-        lambda: pareto(ONE, COSTS, ONE[0], NO_LIMITS),
-        lambda: curves(FOUR[:2], FOUR[0].trunk.key, (2, 4)),
-        lambda: arms(ONE),
+        lambda: plot_pareto_fronts(ONE, COSTS, ONE[0], NO_LIMITS),
+        lambda: plot_learning_curves(FOUR[:2], FOUR[0].trunk.key, (2, 4)),
+        lambda: plot_arms(ONE),
     )
     with matplotlib.rc_context({"svg.hashsalt": "fixed"}):
         for make in makers:

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
-from sweeps.scheduling.asha import Halving
+from sweeps.scheduling.asha import GroupedAsha
 
 EPOCHS, GRACE, REDUCTION = 12, 1, 3
 RUNGS = (1, 3, 9)
 Report = tuple[str, str, int, float]  # group, trunk, epoch, top1
 
 
-def make(reduction: int = REDUCTION) -> Halving:
-    return Halving(epochs=EPOCHS, grace_epochs=GRACE, reduction=reduction)
+def make(reduction: int = REDUCTION) -> GroupedAsha:
+    return GroupedAsha(epochs=EPOCHS, grace_epochs=GRACE, reduction=reduction)
 
 
 class Ray:
@@ -30,7 +30,7 @@ class Ray:
         self.groups: dict[str, AsyncHyperBandScheduler] = {}
         self.trials: dict[str, Any] = {}
 
-    def goes_on(self, group: str, key: str, epoch: int, top1: float) -> bool:
+    def should_continue(self, group: str, key: str, epoch: int, top1: float) -> bool:
         if group not in self.groups:
             self.groups[group] = AsyncHyperBandScheduler(
                 time_attr="training_iteration",
@@ -56,7 +56,7 @@ class ByDefinition:
         self.share = 100 * (1 - 1 / reduction)
         self.seen: dict[tuple[str, int], list[float]] = defaultdict(list)
 
-    def goes_on(self, group: str, key: str, epoch: int, top1: float) -> bool:
+    def should_continue(self, group: str, key: str, epoch: int, top1: float) -> bool:
         seen = self.seen[group, epoch]
         goes_on = not seen or top1 >= np.percentile(seen, self.share)
         seen.append(top1)
@@ -74,7 +74,7 @@ def reports(
         group, key, rungs = rng.choice(waiting[:5])  # five at a time
         top1 = round(rng.random(), 1) if seed % 2 else rng.random()  # with ties, or none
         report = (group, key, rungs.pop(0), top1)
-        goes_on = judge.goes_on(*report)
+        goes_on = judge.should_continue(*report)
         told.append((report, goes_on))
         if not goes_on or not rungs:
             waiting.remove((group, key, rungs))
@@ -88,7 +88,9 @@ def test_decides_as_asha_does(seed: int, reduction: int, oracle: Any) -> None:
     rungs_of = {2: {1, 2, 4, 8}, 3: {1, 3, 9}, 4: {1, 4}}[reduction]
     other, ours = oracle(reduction), make(reduction)
     told = [(r, on) for r, on in reports(seed, Ray(reduction)) if r[2] in rungs_of]
-    assert [ours.goes_on(*r) for r, _ in told] == [other.goes_on(*r) for r, _ in told]
+    assert [ours.should_continue(*r) for r, _ in told] == [
+        other.should_continue(*r) for r, _ in told
+    ]
     assert len({on for _, on in told}) == 2
 
 
@@ -98,15 +100,15 @@ def test_groups_do_not_touch_each_other(seed: int) -> None:
     for group in ("b0", "b1"):
         alone = make()
         own = [(r, on) for r, on in told if r[0] == group]
-        assert [alone.goes_on(*r) for r, _ in own] == [on for _, on in own]
+        assert [alone.should_continue(*r) for r, _ in own] == [on for _, on in own]
 
 
 def test_a_group_of_weak_trunks_keeps_its_best() -> None:
     halving = make()
     for i in range(9):
-        assert halving.goes_on("strong", f"s{i}", 1, 0.9 + i / 100)
-    assert all(halving.goes_on("weak", f"w{i}", 1, 0.1 + i / 100) for i in range(9))
-    assert not halving.goes_on("weak", "late", 1, 0.1)
+        assert halving.should_continue("strong", f"s{i}", 1, 0.9 + i / 100)
+    assert all(halving.should_continue("weak", f"w{i}", 1, 0.1 + i / 100) for i in range(9))
+    assert not halving.should_continue("weak", "late", 1, 0.1)
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -116,7 +118,7 @@ def test_goes_on_after_a_replay_as_if_nothing_had_happened(seed: int) -> None:
         again = make()
         for (group, key, epoch, top1), went_on in told[:stop]:
             again.remember(group, key, epoch, top1, went_on)
-        assert [again.goes_on(*r) for r, _ in told[stop:]] == [on for _, on in told[stop:]]
+        assert [again.should_continue(*r) for r, _ in told[stop:]] == [on for _, on in told[stop:]]
         for (_, key, epoch, _), on in told:
             assert again.recall(key, epoch) is on
 
@@ -132,5 +134,7 @@ def test_what_was_decided_stays_whatever_asha_would_say(went_on: bool) -> None:
 
 
 def test_grace_beyond_the_end_leaves_no_rungs_to_cut_at() -> None:
-    halving = Halving(epochs=3, grace_epochs=9, reduction=3)
-    assert all(halving.goes_on("b0", f"t{i}", e, 1 - i / 9) for i in range(9) for e in (1, 2))
+    halving = GroupedAsha(epochs=3, grace_epochs=9, reduction=3)
+    assert all(
+        halving.should_continue("b0", f"t{i}", e, 1 - i / 9) for i in range(9) for e in (1, 2)
+    )

@@ -9,7 +9,7 @@ import pytest
 
 from sweeps.events.event_types import CellBegan, CellEnded, CellsPlanned, Event
 from sweeps.planning.plan import Plan
-from sweeps.scheduling.cell_scheduler import CellDesk, cells_of
+from sweeps.scheduling.cell_scheduler import CellScheduler, cells_of
 from tests.sweeps.planning.test_plan import HYPER, plan_of
 from tests.sweeps.planning.test_spec import spec_with
 from tests.sweeps.scheduling.test_trunk_scheduler import report_of
@@ -75,11 +75,11 @@ def test_rows_stand_in_the_order_of_the_grid_whatever_that_of_work(
     plan: Plan, tmp_path: Path, seed: int
 ) -> None:
     events, cells = Events(), cells_of(plan, survivors(plan))
-    desk = CellDesk(plan, cells, Store(tmp_path), events)
+    desk = CellScheduler(plan, cells, Store(tmp_path), events)
     running: list[CellSpec] = []
     while (cell := desk.next()) is not None:
         running.append(cell)
-    assert desk.over and sorted(c.key for c in running) == sorted(c.key for c, _, _ in cells)
+    assert desk.is_over and sorted(c.key for c in running) == sorted(c.key for c, _, _ in cells)
     random.Random(seed).shuffle(running)
     for cell in running:
         desk.take(cell.key, results_of(cell))
@@ -101,7 +101,7 @@ def test_rows_stand_in_the_order_of_the_grid_whatever_that_of_work(
 
 def test_rows_carry_cost_and_place(plan: Plan, tmp_path: Path) -> None:
     cells = cells_of(plan, survivors(plan))
-    desk = CellDesk(plan, cells, Store(tmp_path), Events())
+    desk = CellScheduler(plan, cells, Store(tmp_path), Events())
     cell, trunk, epochs = cells[0]
     desk.take(cell.key, results_of(cell))
     none, fix = desk.rows
@@ -118,33 +118,33 @@ def test_what_the_store_holds_is_not_handed_out(plan: Plan, tmp_path: Path, seed
     held = random.Random(seed).sample([c for c, _, _ in cells], 3)
     for cell in held:
         put(store, cell)
-    desk = CellDesk(plan, cells, store, events)
+    desk = CellScheduler(plan, cells, store, events)
     assert {e.cell.key for e in events if isinstance(e, CellEnded)} == {c.key for c in held}
     assert len(desk.rows) == 6
-    unfinished = desk.over
+    unfinished = desk.is_over
     assert not unfinished
     while (handed := desk.next()) is not None:
         assert handed not in held
         desk.take(handed.key, results_of(handed))
-    assert desk.over
+    assert desk.is_over
     for cell, _, _ in cells:
         put(store, cell)
-    again = CellDesk(plan, cells, store, Events())
-    assert again.over and again.next() is None and again.rows == desk.rows
+    again = CellScheduler(plan, cells, store, Events())
+    assert again.is_over and again.next() is None and again.rows == desk.rows
 
 
 def test_a_failed_cell_has_no_rows_and_the_others_have(plan: Plan, tmp_path: Path) -> None:
     store, events, cells = Store(tmp_path), Events(), cells_of(plan, survivors(plan))
-    desk = CellDesk(plan, cells, store, events)
+    desk = CellScheduler(plan, cells, store, events)
     failed = desk.next()
     assert failed is not None
     desk.failed(failed.key, "Traceback: no memory")
     while (cell := desk.next()) is not None:
         desk.take(cell.key, results_of(cell))
-    assert desk.over and len(desk.rows) == 2 * (len(cells) - 1)
+    assert desk.is_over and len(desk.rows) == 2 * (len(cells) - 1)
     assert failed.key not in {r.cell for r in desk.rows}
     (told,) = [e for e in events if isinstance(e, CellEnded) and not e.rows]
     assert told.cell == failed and told.error == "Traceback: no memory"
     assert (store.cell(failed.key) / "error.txt").read_text() == told.error
-    again = CellDesk(plan, cells, store, Events())  # the next start tries it anew
+    again = CellScheduler(plan, cells, store, Events())  # the next start tries it anew
     assert again.next() is not None

@@ -12,7 +12,7 @@ import pytest
 
 from sweeps.planning.grid import Point
 from sweeps.planning.spec import TrunkOptions
-from sweeps.scheduling.tpe import Trial, middle, propose
+from sweeps.scheduling.tpe import Trial, middle_of_ranges, propose
 from trainables.training.trunk import Hyper
 
 OPTIONS = TrunkOptions(lr=(1e-4, 1e-1), weight_decay=(1e-3, 1e-1), label_smoothing=(0.0, 0.2))
@@ -69,7 +69,7 @@ def ask(history: Sequence[Trial], point: Point = SMALL, index: int = 20, seed: i
 
 def test_first_at_each_point_is_the_middle() -> None:
     expected = Hyper(lr=0.00316228, weight_decay=0.01, label_smoothing=0.1)
-    assert middle(OPTIONS) == expected
+    assert middle_of_ranges(OPTIONS) == expected
     others = [finished(LARGE, random_hyper(random.Random(i))) for i in range(9)]
     for history in ([], others, [finished(OTHER, expected)]):
         assert ask(history) == expected
@@ -93,7 +93,7 @@ def test_index_and_seed_change_the_proposal() -> None:
 
 def test_points_of_a_variant_do_not_draw_the_same() -> None:
     """Trials at two points that are asked for in a row have different indices, so they differ."""
-    history = [finished(p, middle(OPTIONS)) for p in (SMALL, LARGE)]
+    history = [finished(p, middle_of_ranges(OPTIONS)) for p in (SMALL, LARGE)]
     assert ask(history, SMALL, index=2) != ask(history, LARGE, index=3)
 
 

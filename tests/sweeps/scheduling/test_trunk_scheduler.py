@@ -20,13 +20,13 @@ from sweeps.planning.plan import Plan
 from sweeps.planning.spec import SweepSpec
 from sweeps.scheduling import tpe
 from sweeps.scheduling import trunk_scheduler as directing
-from sweeps.scheduling.trunk_scheduler import TrunkDirector
+from sweeps.scheduling.trunk_scheduler import TrunkScheduler
 from tests.sweeps.planning.test_plan import plan_of
 from tests.sweeps.planning.test_spec import spec_with
 from trainables.evaluation.metrics import Score
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import append_line, read_lines, replacing
-from trainables.storage.hashing import plain
+from trainables.storage.hashing import to_jsonable
 from trainables.training import trunk
 from trainables.training.trunk import EpochReport, TrunkSpec, recorded_reports
 
@@ -104,7 +104,7 @@ class Farm:
         self.trained[trunk.key, report.epoch] += 1
         state = {
             "model": {"w": torch.tensor([float(report.epoch)])},
-            "reports": plain([*recorded, report]),
+            "reports": to_jsonable([*recorded, report]),
         }
         with replacing(self.store.trunk(trunk.key) / "state.pt") as temporary:
             torch.save(state, temporary)
@@ -112,7 +112,7 @@ class Farm:
 
     def run(
         self,
-        director: TrunkDirector,
+        director: TrunkScheduler,
         concurrency: int = 1,
         rng: random.Random | None = None,
         restarts: float = 0.0,
@@ -135,7 +135,7 @@ class Farm:
                 del running[trunk.key]
 
 
-def outcome(director: TrunkDirector, store: Store[Path]) -> dict[str, Any]:
+def outcome(director: TrunkScheduler, store: Store[Path]) -> dict[str, Any]:
     """All that a phase leaves, without the store's dead epochs and the clock."""
     found = {
         path.parent.name: json.loads(path.read_text())
@@ -146,16 +146,16 @@ def outcome(director: TrunkDirector, store: Store[Path]) -> dict[str, Any]:
         "results": results,
         "journal": read_lines(store.journal),
         "survivors": [t.key for t in director.survivors()],
-        "over": director.over,
+        "over": director.is_over,
         "open": [str(p) for p in store.root.rglob("state.pt")],
     }
 
 
 def phase(
     plan: Plan, root: Path, training: Training = report_of, **how: Any
-) -> tuple[TrunkDirector, Store[Path], Farm, Events]:
+) -> tuple[TrunkScheduler, Store[Path], Farm, Events]:
     store, events = Store(root), Events()
-    director, farm = TrunkDirector(plan, store, events), Farm(plan, store, training)
+    director, farm = TrunkScheduler(plan, store, events), Farm(plan, store, training)
     farm.run(director, **how)
     return director, store, farm, events
 
@@ -188,7 +188,7 @@ def plan() -> Plan:
 
 
 def check_whole(
-    plan: Plan, director: TrunkDirector, store: Store[Path], farm: Farm, events: Events
+    plan: Plan, director: TrunkScheduler, store: Store[Path], farm: Farm, events: Events
 ):
     journal = read_lines(store.journal)
     asked = [line for line in journal if line["event"] == "ask"]
@@ -206,7 +206,7 @@ def check_whole(
         epochs = [r.epoch for r in recorded_reports(store, key)]
         assert epochs == list(range(1, len(epochs) + 1))
         assert sorted(e for k, e in farm.trained if k == key) == epochs
-    assert director.over and director.next() is None
+    assert director.is_over and director.next() is None
     assert outcome(director, store)["open"] == []
 
 
@@ -316,7 +316,7 @@ def killed_at(plan: Plan, root: Path, at: int, training: Training = report_of, *
         patch.setattr(Path, "unlink", unlink_state)
         patch.setattr(farm, "step", fuse.wrap(farm.step))
         try:
-            farm.run(TrunkDirector(plan, store, Events()), **how)
+            farm.run(TrunkScheduler(plan, store, Events()), **how)
         except Killed:
             return True
     return False
@@ -353,7 +353,7 @@ def test_killed_again_and_again_with_several_at_a_time(
     journal = read_lines(store.journal)
     ended = Counter(line["trunk"] for line in journal if line["event"] == "end")
     assert len(ended) == plan.trunks and set(ended.values()) == {1}
-    assert director.over and len(director.survivors()) == len(plan.points)
+    assert director.is_over and len(director.survivors()) == len(plan.points)
 
 
 @pytest.mark.parametrize("kept", [0, 1, 0.5, -1])
@@ -377,8 +377,8 @@ def test_a_finished_phase_is_over_at_once_and_told_again(plan: Plan, tmp_path: P
     director, store, _, events = phase(plan, tmp_path)
     before = store.journal.read_bytes()
     again = Events()
-    late = TrunkDirector(plan, store, again)
-    assert late.over and late.next() is None
+    late = TrunkScheduler(plan, store, again)
+    assert late.is_over and late.next() is None
     assert [t.key for t in late.survivors()] == [t.key for t in director.survivors()]
     ends = [e for e in events if isinstance(e, TrunkEnded)]
     assert list(again) == ends
@@ -396,7 +396,7 @@ def test_a_diverged_trunk_ends_itself_and_not_the_phase(plan: Plan, tmp_path: Pa
     assert all(e.reports[-1].epoch == 2 and e.reports[-1].diverged for e in lost)
     assert not {e.trunk.key for e in lost} & {t.key for t in director.survivors()}
     told = [e for e in events if isinstance(e, EpochEnded) and e.report.diverged]
-    assert told and not any(e.goes_on for e in told)
+    assert told and not any(e.should_continue for e in told)
 
 
 def test_points_where_all_diverged_have_no_survivor(plan: Plan, tmp_path: Path) -> None:
@@ -407,13 +407,13 @@ def test_points_where_all_diverged_have_no_survivor(plan: Plan, tmp_path: Path) 
         return report
 
     director, *_ = phase(plan, tmp_path, all_lost)
-    assert director.over
+    assert director.is_over
     assert {t.variant for t in director.survivors()} == {"b1"}
 
 
 def test_a_failed_trunk_is_left_out_for_good(plan: Plan, tmp_path: Path) -> None:
     store, events = Store(tmp_path), Events()
-    director, farm = TrunkDirector(plan, store, events), Farm(plan, store)
+    director, farm = TrunkScheduler(plan, store, events), Farm(plan, store)
     trunk = director.next()
     assert trunk is not None
     director.report(trunk, farm.step(trunk, 0))
@@ -428,8 +428,8 @@ def test_a_failed_trunk_is_left_out_for_good(plan: Plan, tmp_path: Path) -> None
     assert (store.trunk(trunk.key) / "error.txt").read_text() == ends[0].error
     assert trunk.key not in {t.key for t in director.survivors()}
     again = Events()
-    late = TrunkDirector(plan, store, again)
-    assert late.over
+    late = TrunkScheduler(plan, store, again)
+    assert late.is_over
     first = again[0]
     assert isinstance(first, TrunkEnded)
     assert (first.trunk, first.why, first.reports) == (trunk, "failed", ends[0].reports)
@@ -437,15 +437,15 @@ def test_a_failed_trunk_is_left_out_for_good(plan: Plan, tmp_path: Path) -> None
 
 
 def test_a_trunk_that_failed_at_once_has_no_reports(plan: Plan, tmp_path: Path) -> None:
-    director = TrunkDirector(plan, Store(tmp_path), Events())
+    director = TrunkScheduler(plan, Store(tmp_path), Events())
     trunk = director.next()
     assert trunk is not None
     director.failed(trunk, "")
     again = Events()
-    late = TrunkDirector(plan, Store(tmp_path), again)
+    late = TrunkScheduler(plan, Store(tmp_path), again)
     (event,) = again
     assert isinstance(event, TrunkEnded) and (event.why, event.reports) == ("failed", ())
-    assert not late.over
+    assert not late.is_over
 
 
 # --- ranges of one value ----------------------------------------------------------------------
@@ -462,22 +462,22 @@ def test_equal_proposals_are_one_trunk(tmp_path: Path, concurrency: int) -> None
     began = [e.trunk for e in events if isinstance(e, TrunkBegan)]
     assert Counter(map(point_of, began)) == dict.fromkeys(plan.points, 1)
     assert set(farm.trained.values()) == {1}
-    assert director.over and director.next() is None
+    assert director.is_over and director.next() is None
     assert len(director.survivors()) == len(plan.points)
-    assert TrunkDirector(plan, store, Events()).over
+    assert TrunkScheduler(plan, store, Events()).is_over
 
 
 def test_not_over_while_a_trunk_runs_or_is_yet_to_be_asked_for(tmp_path: Path) -> None:
     plan = plan_of(spec_with(SPEC, variants=("b0",), train_res=(64,), samples=2))
     assert plan.points == (Point(variant="b0", train_res=64),)
-    director = TrunkDirector(plan, Store(tmp_path), Events())
+    director = TrunkScheduler(plan, Store(tmp_path), Events())
     farm = Farm(plan, Store(tmp_path))
     for _ in range(2):
-        assert not director.over
+        assert not director.is_over
         trunk = director.next()
-        assert trunk is not None and not director.over
+        assert trunk is not None and not director.is_over
         epoch = 0
         while director.report(trunk, farm.step(trunk, epoch)):
-            assert not director.over
+            assert not director.is_over
             epoch += 1
-    assert director.over
+    assert director.is_over

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sweeps.planning.spec import ServingOptions
-from sweeps.selection.choice import Choice, choose, front
+from sweeps.selection.choice import Choice, choose, pareto_front
 from sweeps.selection.leaderboard import Row
 from tests.sweeps.planning.test_spec import is_one_sentence
 from tests.sweeps.selection.test_leaderboard import a_row
@@ -143,7 +143,7 @@ def test_memory_is_a_limit_too() -> None:
 def test_an_arm_that_leaves_no_plain_net_is_never_chosen() -> None:
     pool, plain = a_row(90, 100, arm="pool"), a_row(60, 100, arm="crop1")
     assert chosen(pool, plain) == plain
-    assert front([pool, plain], "gmacs") == [plain]
+    assert pareto_front([pool, plain], "gmacs") == [plain]
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -174,7 +174,7 @@ def test_the_front_is_what_nothing_dominates(seed: int, cost: str) -> None:
             for o in plain
         )
     }
-    found = front(rows, cost)
+    found = pareto_front(rows, cost)
     assert [(getattr(r, cost), r.hits1) for r in found] == sorted(undominated)
 
 

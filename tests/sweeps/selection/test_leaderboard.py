@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sweeps.planning.grid import Point
-from sweeps.selection.leaderboard import SCHEMA, Row, read, row, rows_of, table, write
+from sweeps.selection.leaderboard import SCHEMA, Row, from_table, make_row, read, to_table, write
 from tests.sweeps.planning.test_plan import HYPER, plan_of
 from tests.sweeps.planning.test_spec import is_one_sentence, spec_with
 from trainables.errors import UserError
@@ -62,7 +62,7 @@ ROWS = [
 
 
 def test_round_trip_through_arrow_and_parquet(tmp_path: Path) -> None:
-    assert rows_of(table(ROWS)) == ROWS
+    assert from_table(to_table(ROWS)) == ROWS
     write(tmp_path / "leaderboard.parquet", ROWS)
     assert read(tmp_path / "leaderboard.parquet") == ROWS
     assert [p.name for p in tmp_path.iterdir()] == ["leaderboard.parquet"]
@@ -84,22 +84,22 @@ def test_schema_has_the_fields_names_and_plain_types(tmp_path: Path) -> None:
 
 
 def test_no_rows_make_an_empty_table_of_the_same_schema() -> None:
-    assert table([]).schema == SCHEMA
-    assert rows_of(table([])) == []
+    assert to_table([]).schema == SCHEMA
+    assert from_table(to_table([])) == []
 
 
 def test_a_missing_value_where_one_must_be_is_refused() -> None:
     number: Any = 7
     wrong = replace(ROWS[0], variant=number)
     with pytest.raises(pa.ArrowTypeError):
-        table([wrong])
+        to_table([wrong])
 
 
 @pytest.mark.parametrize(
     "written",
     [
-        table(ROWS).drop_columns(["memory_mb"]),
-        table(ROWS).append_column("price", pa.array([1.0] * len(ROWS))),
+        to_table(ROWS).drop_columns(["memory_mb"]),
+        to_table(ROWS).append_column("price", pa.array([1.0] * len(ROWS))),
     ],
     ids=["earlier", "later"],
 )
@@ -129,7 +129,7 @@ def test_a_row_places_an_arms_result(head: HeadSetting | None) -> None:
         head=head,
         head_tried=30 if head else 0,
     )
-    made = row(trunk, 6, "c1", 160, Cost(params_m=4.0, gmacs=0.5, memory_mb=32.0), arm)
+    made = make_row(trunk, 6, "c1", 160, Cost(params_m=4.0, gmacs=0.5, memory_mb=32.0), arm)
     assert (made.variant, made.train_res, made.test_res) == ("b0", 128, 160)
     assert (made.top1, made.top5, made.n, made.hits1, made.split) == (0.4, 0.9, 50, 20, "val")
     assert (made.params_m, made.gmacs, made.memory_mb) == (4.0, 0.5, 32.0)

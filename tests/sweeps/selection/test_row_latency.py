@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sweeps.selection import row_latency
-from sweeps.selection.row_latency import timed
+from sweeps.selection.row_latency import with_latencies
 from tests.sweeps.selection.test_leaderboard import a_row
 from trainables.profiling.latency import Latency
 from trainables.storage.artifact_store import Store
@@ -32,12 +32,12 @@ def test_rows_of_one_net_share_a_measurement_that_is_kept(
         for test in (96, 128)
         for arm in ("none", "fix")
     ]
-    found = timed(rows, 10, Store(tmp_path))
+    found = with_latencies(rows, 10, Store(tmp_path))
     assert sorted(asked) == [(v, r, 10) for v in ("b0", "b1") for r in (96, 128)]
     by_net = {(r.variant, r.test_res): r.latency_ms for r in found}
     assert all(r.latency_ms == by_net[r.variant, r.test_res] for r in found)
     assert len(set(by_net.values())) == 4 and {r.images_s for r in found} == {50.0}
-    assert timed(rows, 10, Store(tmp_path)) == found and len(asked) == 4
+    assert with_latencies(rows, 10, Store(tmp_path)) == found and len(asked) == 4
     monkeypatch.setattr(row_latency, "device_name", lambda: "another")
-    timed(rows, 10, Store(tmp_path))
+    with_latencies(rows, 10, Store(tmp_path))
     assert len(asked) == 8

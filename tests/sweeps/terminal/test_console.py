@@ -14,8 +14,8 @@ from sweeps.events.event_types import (
     CellEnded,
     CellsPlanned,
     Event,
-    Retried,
     SweepBegan,
+    TrialRetried,
     TrunkBegan,
     TrunkEnded,
 )
@@ -94,7 +94,7 @@ def test_an_error_is_told_by_its_last_line_as_it_stands(events: list[Event]) -> 
 def test_a_trial_that_is_tried_again_is_told_in_a_line(events: list[Event]) -> None:
     ended = next(e for e in events if isinstance(e, CellEnded))
     trace = "Failure # 1\nThe actor is dead because it died. Worker exit type: X Y: Z. More.\n"
-    begun, cell = (Retried(trunk=ended.trunk, cell=c, error=trace) for c in (None, ended.cell))
+    begun, cell = (TrialRetried(trunk=ended.trunk, cell=c, error=trace) for c in (None, ended.cell))
     of_trunk, of_cell = lines_of([begun, cell])
     assert of_trunk.startswith("trunk b0 at 64 px, lr ") and of_cell.startswith("cell b0 64 -> ")
     for line in (of_trunk, of_cell):

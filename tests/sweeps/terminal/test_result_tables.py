@@ -6,13 +6,13 @@ import re
 
 import pytest
 
-from sweeps.final_model.outcome import Gain
+from sweeps.final_model.outcome import PairedGain
 from sweeps.planning.plan import Plan
-from sweeps.planning.serving_limits import rounded
+from sweeps.planning.serving_limits import three_digits
 from sweeps.selection.choice import Choice
-from sweeps.selection.published_comparison import beside
+from sweeps.selection.published_comparison import compare_with_published
 from sweeps.terminal.plan_tables import plan_view
-from sweeps.terminal.result_tables import COSTS, fronts, summary
+from sweeps.terminal.result_tables import COSTS, pareto_table, summary
 from tests.sweeps.final_model.test_outcome import outcome_of
 from tests.sweeps.planning.test_plan import plan_of
 from tests.sweeps.planning.test_spec import spec_with
@@ -71,7 +71,7 @@ def test_the_summary_shows_the_best_the_choice_and_test() -> None:
     choice = Choice(row=rows[0], reason="It is cheap.", optimism=0.004)
     console = file_console()
     console.print(
-        summary(outcome_of(rows, choice, gains={"test": Gain(difference=0.125, error=0.04)}))
+        summary(outcome_of(rows, choice, gains={"test": PairedGain(difference=0.125, error=0.04)}))
     )
     text = output_of(console)
     assert "Best of 12 rows, on val (n=100)" in text
@@ -119,7 +119,7 @@ def test_arms_are_compared_with_the_untuned_one_cell_by_cell() -> None:
 def test_published_figures_stand_beside_the_measured() -> None:
     rows = [a_row(800, 1000, variant="b0", train_res=224, test_res=320)]
     console = file_console()
-    console.print(summary(outcome_of(rows), beside(rows)))
+    console.print(summary(outcome_of(rows), compare_with_published(rows)))
     assert re.search(r"b0 +224 +320 +80\.2 +80\.0 +-0\.2 +fix +val, n=1000", output_of(console))
 
 
@@ -134,7 +134,7 @@ def test_a_row_is_starred_where_it_is_on_a_costs_front() -> None:
         for name, hits in (("b1", 90), ("b2", 80), ("b3", 80))
     )
     console = file_console()
-    console.print(fronts([best, narrow, wide], list(COSTS), best))
+    console.print(pareto_table([best, narrow, wide], list(COSTS), best))
     lines = [line.split() for line in output_of(console).splitlines() if " fix " in line]
     assert [line[0] for line in lines] == ["b2", "b1", "b3"]
     assert [" ".join(line[5:]) for line in lines] == [
@@ -149,4 +149,4 @@ def test_a_row_is_starred_where_it_is_on_a_costs_front() -> None:
     [(0.0123456, "0.0123"), (20.0, "20"), (32.44, "32.4"), (999.7, "1000"), (2668.07, "2670")],
 )
 def test_costs_are_rounded_without_exponents(cost: float, words: str) -> None:
-    assert rounded(cost) == words
+    assert three_digits(cost) == words

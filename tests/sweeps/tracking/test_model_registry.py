@@ -22,7 +22,7 @@ from PIL import Image
 from sweeps.events.event_types import SweepBegan
 from sweeps.final_model.mlflow_flavor import write_mlflow_model
 from sweeps.tracking.model_registry import ALIAS, FORMER, KEY, register
-from sweeps.tracking.tracker import Tracking
+from sweeps.tracking.tracker import MlflowTracker
 from tests.sweeps.planning.test_plan import plan_of
 from tests.sweeps.planning.test_spec import spec_with
 from trainables.export.timm_format import write_timm
@@ -91,9 +91,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def tracking_of(folder: Path, sweep_id: str) -> Tracking:
+def tracking_of(folder: Path, sweep_id: str) -> MlflowTracker:
     uri = f"sqlite:///{folder}/mlflow.db"
-    tracking = Tracking(uri, "e", sweep_id, "n", Store(folder / "store"))
+    tracking = MlflowTracker(uri, "e", sweep_id, "n", Store(folder / "store"))
     tracking.on(SweepBegan(plan=plan_of(spec_with())))
     tracking.flush()
     return tracking
@@ -107,7 +107,7 @@ def aliases(client: MlflowClient, name: str) -> dict[str, str]:
     return {k: str(v) for k, v in client.get_registered_model(name).aliases.items()}
 
 
-def logged(tracking: Tracking) -> list[Any]:
+def logged(tracking: MlflowTracker) -> list[Any]:
     return list(
         tracking.client.search_logged_models(
             [tracking.experiment_id],
@@ -116,7 +116,7 @@ def logged(tracking: Tracking) -> list[Any]:
     )
 
 
-def outputs(tracking: Tracking) -> list[str]:
+def outputs(tracking: MlflowTracker) -> list[str]:
     found = tracking.client.get_run(tracking.parent_id).outputs
     return [output.model_id for output in found.model_outputs] if found else []
 

@@ -28,12 +28,12 @@ from sweeps.events.event_types import (
     TrunkBegan,
     TrunkEnded,
 )
-from sweeps.reselect import brought
+from sweeps.reselect import load_sweep
 from sweeps.selection import leaderboard
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row
 from sweeps.tracking.payloads import ROWS
-from sweeps.tracking.tracker import Tracking, default_uri
+from sweeps.tracking.tracker import MlflowTracker, default_uri
 from sweeps.tracking.ui_links import without_secret
 from tests.sweeps.planning.test_plan import plan_of
 from tests.sweeps.planning.test_spec import spec_with
@@ -43,7 +43,7 @@ from trainables.errors import SweepError, UserError
 from trainables.fixres.cell import PREDICTIONS, delta_path, recorded_hits, write_predictions
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import write_tensors
-from trainables.storage.hashing import digest
+from trainables.storage.hashing import content_hash
 
 PLAN = plan_of(
     spec_with(
@@ -108,11 +108,11 @@ class Sweep:
         self.folder, self.client, self.id = folder, client, sweep_id
         self.events, self.store, self.rows = told
 
-    def tracking(self, tell: Callable[[str], None] = lambda _: None) -> Tracking:
+    def tracking(self, tell: Callable[[str], None] = lambda _: None) -> MlflowTracker:
         uri = f"sqlite:///{self.folder}/mlflow.db"
-        return Tracking(uri, "fixres-sweeps", self.id, "a sweep", self.store, tell)
+        return MlflowTracker(uri, "fixres-sweeps", self.id, "a sweep", self.store, tell)
 
-    def finish(self, tracking: Tracking) -> None:
+    def finish(self, tracking: MlflowTracker) -> None:
         choice = Choice(row=self.rows[-1], reason="It is the best.", optimism=0.01)
         for name, to in (("spec.json", ""), ("heatmap.png", "figures")):
             (self.folder / name).write_text("{}")
@@ -152,7 +152,7 @@ class Sweep:
 
 @pytest.fixture
 def sweep(folder: Path, client: MlflowClient, told: Any, request: pytest.FixtureRequest) -> Sweep:
-    return Sweep(folder, client, told, digest(request.node.name))
+    return Sweep(folder, client, told, content_hash(request.node.name))
 
 
 def check_whole(sweep: Sweep) -> None:
@@ -310,7 +310,7 @@ def test_a_choice_may_be_made_from_the_runs_alone(sweep: Sweep, tmp_path: Path) 
     (sweep.folder / "spec.json").write_text(json.dumps({"classes": ["a", "b", "c"]}))
     tracking.attach([sweep.folder / "spec.json"])
     tracking.flush()
-    with brought(f"runs:/{tracking.parent_id}", tracking.uri) as found:
+    with load_sweep(f"runs:/{tracking.parent_id}", tracking.uri) as found:
         rows = leaderboard.read(found.folder / "leaderboard.parquet")
         assert set(rows) == set(sweep.rows) - set(last.rows)
         for row in rows:
@@ -321,7 +321,7 @@ def test_a_choice_may_be_made_from_the_runs_alone(sweep: Sweep, tmp_path: Path) 
     missing = "f" * 32
     with (
         pytest.raises(UserError, match=f"--sweep runs:/{missing} cannot be read from MLflow"),
-        brought(f"runs:/{missing}", tracking.uri),
+        load_sweep(f"runs:/{missing}", tracking.uri),
     ):
         pass
 
@@ -460,7 +460,7 @@ def test_a_trunk_that_lost_its_loss_is_written_without_it(sweep: Sweep) -> None:
     lost: dict[str, Any] = {"loss": None, "val": {}, "diverged": True}
     report = type(epoch.report)(**{**vars(epoch.report), **lost})
     tracking.on(TrunkBegan(trunk=epoch.trunk))
-    tracking.on(EpochEnded(trunk=epoch.trunk, report=report, goes_on=False))
+    tracking.on(EpochEnded(trunk=epoch.trunk, report=report, should_continue=False))
     tracking.on(TrunkEnded(trunk=epoch.trunk, why="diverged", reports=(report,)))
     tracking.close("FINISHED")
     (run,) = sweep.runs("trunk")
@@ -489,7 +489,7 @@ def test_a_server_that_does_not_answer_is_told_soon(tmp_path: Path) -> None:
         port = closed.getsockname()[1]
     began = time.monotonic()
     with pytest.raises(UserError) as refusal:
-        Tracking(f"http://me:s3cret@127.0.0.1:{port}", "e", "s", "n", Store(tmp_path))
+        MlflowTracker(f"http://me:s3cret@127.0.0.1:{port}", "e", "s", "n", Store(tmp_path))
     assert time.monotonic() - began < 15
     message = str(refusal.value)
     assert f"--tracking-uri http://127.0.0.1:{port} cannot be used" in message
@@ -501,7 +501,7 @@ def test_a_deleted_experiment_is_the_users_to_mend(
 ) -> None:
     client.delete_experiment(client.create_experiment("gone"))
     with pytest.raises(UserError, match="--experiment gone has been deleted in MLflow: restore it"):
-        Tracking(f"sqlite:///{folder}/mlflow.db", "gone", "s", "n", Store(tmp_path))
+        MlflowTracker(f"sqlite:///{folder}/mlflow.db", "gone", "s", "n", Store(tmp_path))
 
 
 def test_where_to_track_without_being_told(monkeypatch: pytest.MonkeyPatch) -> None:

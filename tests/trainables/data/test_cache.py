@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from trainables.data.cache import (
-    Growing,
-    Need,
-    drafted,
+    GrowingFile,
+    SpaceRequest,
+    draft_folder,
     held_file,
     hold,
     let_go,
@@ -27,11 +27,11 @@ from trainables.data.cache import (
     reserved,
     set_limit,
 )
-from trainables.data.view_cache import Workplace
+from trainables.data.view_cache import ViewCache
 from trainables.errors import UserError
 from trainables.transforms.eval_transform import EvalTransform
 
-NEED = Need(what="9 images at up to 64 px", smaller="a smaller --cache-side")
+NEED = SpaceRequest(what="9 images at up to 64 px", smaller="a smaller --cache-side")
 MB = 1_000_000
 Usage = namedtuple("Usage", "total used free")
 
@@ -169,7 +169,7 @@ def test_the_bound_can_be_lifted(cache):
 def test_what_is_being_written_counts(cache):
     idle = a_set(cache, 0)
     set_limit(cache, 0.003)
-    with drafted(cache / "tmp-1"):
+    with draft_folder(cache / "tmp-1"):
         (cache / "tmp-1" / "pixels.bin").write_bytes(b"\0" * MB)
         make_room(cache, MB, NEED)
         assert idle.exists()
@@ -183,7 +183,7 @@ def test_what_is_being_written_counts(cache):
 def test_a_draft_that_is_published_is_held_until_it_is_found(cache):
     root = cache / f"{0:064x}"
     set_limit(cache, 0.001)
-    with drafted(cache / "tmp-1"):
+    with draft_folder(cache / "tmp-1"):
         (cache / "tmp-1").rename(root)
         (root / "pixels.bin").write_bytes(b"\0" * MB)
         with pytest.raises(UserError):
@@ -281,7 +281,7 @@ def test_a_growing_file_drops_what_nobody_uses_where_the_disk_is_full(cache, mon
     sets = [a_set(cache, n, used=10 * n) for n in range(2)]
     file: Any = Disk(5000, cache, 3000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, 0))
-    growing = Growing(file, cache, 100_000, NEED)
+    growing = GrowingFile(file, cache, 100_000, NEED)
     data = np.random.default_rng(0).integers(0, 256, (11_000,), np.uint8)
     for part in np.split(data, 11)[:7]:
         growing.append(part.data)
@@ -296,8 +296,11 @@ def test_a_growing_file_drops_what_nobody_uses_where_the_disk_is_full(cache, mon
 def test_a_growing_file_keeps_to_the_bound_beyond_what_was_expected(cache):
     idle = a_set(cache, 0)
     set_limit(cache, 0.0012)
-    with drafted(cache / "tmp-1"), (cache / "tmp-1" / "pixels.bin").open("wb", buffering=0) as file:
-        growing = Growing(file, cache, 200_000, NEED)
+    with (
+        draft_folder(cache / "tmp-1"),
+        (cache / "tmp-1" / "pixels.bin").open("wb", buffering=0) as file,
+    ):
+        growing = GrowingFile(file, cache, 200_000, NEED)
         growing.append(np.zeros(200_000, np.uint8).data)
         assert idle.exists()
         growing.append(np.zeros((10, 10, 3), np.uint8).data)
@@ -313,7 +316,7 @@ ONE_VIEW = 15 * 48 * 48 * 3  # of val
 
 
 def test_views_are_dropped_and_made_again_the_same(tiny_images, cache):
-    place = Workplace(images=tiny_images, cache=cache, threads=1)
+    place = ViewCache(images=tiny_images, cache=cache, threads=1)
     first = place.view("val", WHOLE)
     content = np.array(first)
     set_limit(cache, 1.5 * ONE_VIEW / 1e9)
@@ -329,7 +332,7 @@ def test_views_are_dropped_and_made_again_the_same(tiny_images, cache):
 
 
 def test_a_part_of_a_view_keeps_all_of_it(tiny_images, cache):
-    part = Workplace(images=tiny_images, cache=cache, threads=1).view("val", WHOLE)[3:5][0]
+    part = ViewCache(images=tiny_images, cache=cache, threads=1).view("val", WHOLE)[3:5][0]
     set_limit(cache, ONE_VIEW / 1e9)
     with pytest.raises(UserError):
         make_room(cache, ONE_VIEW, NEED)
@@ -338,7 +341,7 @@ def test_a_part_of_a_view_keeps_all_of_it(tiny_images, cache):
 
 
 def test_a_view_that_is_unlinked_can_still_be_read(tiny_images, cache):
-    place = Workplace(images=tiny_images, cache=cache, threads=1)
+    place = ViewCache(images=tiny_images, cache=cache, threads=1)
     mapped = place.view("val", WHOLE)
     content = np.array(mapped)
     for path in (cache / "views").glob("*.npy"):

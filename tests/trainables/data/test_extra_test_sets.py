@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from trainables.data.decode import prepare
-from trainables.data.extra_test_sets import open_further
+from trainables.data.extra_test_sets import open_extra_test_set
 from trainables.data.options import ReadOptions
 from trainables.errors import UserError
 
@@ -58,7 +58,7 @@ def cache(tmp_path):
 def test_some_of_the_classes_in_the_trained_order(tmp_path, cache, classes):
     data = folder(tmp_path / "data", classes)
     calls = []
-    found = open_further(
+    found = open_extra_test_set(
         "v2", data, cache, TRAINED, ReadOptions(), lambda *call: calls.append(call)
     )
     total = 4 * len(classes)
@@ -75,8 +75,8 @@ def test_some_of_the_classes_in_the_trained_order(tmp_path, cache, classes):
 def test_labels_follow_the_trained_order(tmp_path, cache):
     data = folder(tmp_path / "data")
     turned = TRAINED[::-1]
-    one = open_further("v2", data, cache, TRAINED, ReadOptions())
-    other = open_further("v2", data, cache, turned, ReadOptions())
+    one = open_extra_test_set("v2", data, cache, TRAINED, ReadOptions())
+    other = open_extra_test_set("v2", data, cache, turned, ReadOptions())
     assert content(other) == as_pillow_decodes(data, turned)
     assert other.present == (0, 2)
     assert other.digest != one.digest
@@ -88,9 +88,9 @@ def test_split_folders_are_put_together(tmp_path, cache, splits):
     for number, file in enumerate(sorted(whole.rglob("*.png"))):
         split = splits[number % len(splits)]
         write(data / split / file.relative_to(whole), file.read_bytes())
-    found = open_further("v2", data, cache, TRAINED, ReadOptions())
+    found = open_extra_test_set("v2", data, cache, TRAINED, ReadOptions())
     assert content(found) == as_pillow_decodes(data)
-    assert found.digest == open_further("v2", whole, cache, TRAINED, ReadOptions()).digest
+    assert found.digest == open_extra_test_set("v2", whole, cache, TRAINED, ReadOptions()).digest
 
 
 def test_a_table_equals_the_folder(tmp_path, cache):
@@ -102,17 +102,17 @@ def test_a_table_equals_the_folder(tmp_path, cache):
     pq.write_table(
         pa.table({"image": pa.array(rows, kind), "label": labels}), tmp_path / "test.parquet"
     )
-    from_table = open_further("v2", tmp_path / "test.parquet", cache, TRAINED, ReadOptions())
-    from_folder = open_further("v2", data, cache, TRAINED, ReadOptions())
+    from_table = open_extra_test_set("v2", tmp_path / "test.parquet", cache, TRAINED, ReadOptions())
+    from_folder = open_extra_test_set("v2", data, cache, TRAINED, ReadOptions())
     assert content(from_table) == as_pillow_decodes(data)
     assert from_table.digest == from_folder.digest
     with pytest.raises(UserError, match=r"has 1 class\(es\) that were not trained on, as dog"):
-        open_further("v2", tmp_path / "test.parquet", cache, TRAINED[:3], ReadOptions())
+        open_extra_test_set("v2", tmp_path / "test.parquet", cache, TRAINED[:3], ReadOptions())
 
 
 def test_second_time_reads_no_image(tmp_path, cache, monkeypatch):
     data = folder(tmp_path / "data")
-    first = open_further("v2", data, cache, TRAINED, ReadOptions())
+    first = open_extra_test_set("v2", data, cache, TRAINED, ReadOptions())
 
     def refuse(*_):
         raise AssertionError("an image was read")
@@ -121,24 +121,24 @@ def test_second_time_reads_no_image(tmp_path, cache, monkeypatch):
     monkeypatch.setattr("trainables.data.pixels.to_rgb", refuse)
     # The sweep's seed and shares decide nothing here, nor does what the set is called.
     options = ReadOptions(seed=7, val_share=0.3)
-    again = open_further("matched", data, cache, TRAINED, options)
+    again = open_extra_test_set("matched", data, cache, TRAINED, options)
     assert (again.name, again.digest, again.present) == ("matched", first.digest, first.present)
     assert content(again) == content(first)
     with pytest.raises(AssertionError, match="an image was read"):
-        open_further("v2", data, cache, TRAINED, ReadOptions(cache_side=4))
+        open_extra_test_set("v2", data, cache, TRAINED, ReadOptions(cache_side=4))
 
 
 def test_the_same_folder_may_be_a_data_set_too(tmp_path, cache):
     data = folder(tmp_path / "data", TRAINED)
-    further = open_further("own", data, cache, TRAINED, ReadOptions())
+    further = open_extra_test_set("own", data, cache, TRAINED, ReadOptions())
     trained = prepare(data, cache, ReadOptions())
     assert trained.digest != further.digest
     assert sum(len(trained.split(name)) for name in ("train", "val", "test")) == 16
-    assert len(open_further("own", data, cache, TRAINED, ReadOptions()).images) == 16
+    assert len(open_extra_test_set("own", data, cache, TRAINED, ReadOptions()).images) == 16
 
 
 def test_goes_to_another_process_as_a_path(tmp_path, cache):
-    found = open_further("v2", folder(tmp_path / "data"), cache, TRAINED, ReadOptions())
+    found = open_extra_test_set("v2", folder(tmp_path / "data"), cache, TRAINED, ReadOptions())
     told = pickle.dumps(found)
     assert len(told) < 2000
     assert content(pickle.loads(told)) == content(found)
@@ -146,14 +146,14 @@ def test_goes_to_another_process_as_a_path(tmp_path, cache):
 
 def test_a_set_that_was_read_makes_room_for_the_next(tmp_path, cache):
     """Each fits beside nothing else."""
-    first = open_further("v2", folder(tmp_path / "a"), cache, TRAINED, ReadOptions())
+    first = open_extra_test_set("v2", folder(tmp_path / "a"), cache, TRAINED, ReadOptions())
     size = sum(file.stat().st_size for file in first.images._opened[0].iterdir())
     bounded = ReadOptions(cache_gb=(size + 100) / 1e9)
     other = folder(tmp_path / "b", ("ant", "cat"))
     with pytest.raises(UserError, match="--cache-gb"):
-        open_further("sketch", other, cache, TRAINED, bounded)
+        open_extra_test_set("sketch", other, cache, TRAINED, bounded)
     del first
-    second = open_further("sketch", other, cache, TRAINED, bounded)
+    second = open_extra_test_set("sketch", other, cache, TRAINED, bounded)
     assert content(second) == as_pillow_decodes(other)
     assert len(list(cache.glob("?" * 64))) == 1
 
@@ -161,7 +161,7 @@ def test_a_set_that_was_read_makes_room_for_the_next(tmp_path, cache):
 def test_unknown_classes_are_counted_and_one_is_named(tmp_path, cache):
     data = folder(tmp_path / "data", ("0", "1", "bee"))
     with pytest.raises(UserError) as caught:
-        open_further("v2", data, cache, TRAINED, ReadOptions())
+        open_extra_test_set("v2", data, cache, TRAINED, ReadOptions())
     assert str(caught.value) == (
         f"{data} has 2 class(es) that were not trained on, as 0: class folders and labels must bear"
         " the names of the trained classes, as ant."
@@ -171,22 +171,22 @@ def test_unknown_classes_are_counted_and_one_is_named(tmp_path, cache):
 @pytest.mark.parametrize("name", ["train", "val", "test"])
 def test_a_splits_name_is_refused(tmp_path, cache, name):
     with pytest.raises(UserError, match=f"cannot be called {name}"):
-        open_further(name, folder(tmp_path / "data"), cache, TRAINED, ReadOptions())
+        open_extra_test_set(name, folder(tmp_path / "data"), cache, TRAINED, ReadOptions())
 
 
 def test_nothing_to_read_is_refused(tmp_path, cache):
     data = tmp_path / "data"
     with pytest.raises(UserError, match=r"data does not exist"):
-        open_further("v2", data, cache, TRAINED, ReadOptions())
+        open_extra_test_set("v2", data, cache, TRAINED, ReadOptions())
     write(data / "1.png", png(1))
     with pytest.raises(UserError, match=r"data holds no class folders: put the images"):
-        open_further("v2", data, cache, TRAINED, ReadOptions())
+        open_extra_test_set("v2", data, cache, TRAINED, ReadOptions())
     (data / "ant").mkdir()
     with pytest.raises(UserError, match=r"ant is empty: add images"):
-        open_further("v2", data, cache, TRAINED, ReadOptions())
+        open_extra_test_set("v2", data, cache, TRAINED, ReadOptions())
     write(data / "ant" / "1.png", b"no image")
     with pytest.raises(UserError, match=r"^\S*data has no readable image: add some\.$"):
-        open_further("v2", data, cache, TRAINED, ReadOptions(max_corrupt=1))
+        open_extra_test_set("v2", data, cache, TRAINED, ReadOptions(max_corrupt=1))
     assert not list(cache.glob("tmp-*"))
 
 
@@ -194,13 +194,13 @@ def test_unreadable_files_are_tolerated_as_in_the_data(tmp_path, cache):
     data = folder(tmp_path / "data", ("dog", "bee"))
     bad = write(data / "cat" / "0.png", png(7)[:60])
     allowed = ReadOptions(max_corrupt=0.2)
-    found = open_further("v2", data, cache, TRAINED, allowed)
+    found = open_extra_test_set("v2", data, cache, TRAINED, allowed)
     assert [one.path for one in found.rejected] == ["cat/0.png"]
     assert found.present == (1, 3)  # no readable cat
     message = r"data has 1 unreadable of 9 files \(11\.11%, allowed 1\.00%\), as cat/0\.png "
     for _ in range(2):  # from the cache too
         with pytest.raises(UserError, match=message):
-            open_further("v2", data, cache, TRAINED, ReadOptions())
+            open_extra_test_set("v2", data, cache, TRAINED, ReadOptions())
     bad.unlink()
     write(data / "cat" / "0.png", png(7))
-    assert open_further("v2", data, cache, TRAINED, ReadOptions()).present == (1, 2, 3)
+    assert open_extra_test_set("v2", data, cache, TRAINED, ReadOptions()).present == (1, 2, 3)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from trainables.data import view_cache
-from trainables.data.view_cache import Workplace
+from trainables.data.view_cache import ViewCache
 from trainables.transforms.eval_transform import EvalTransform
 from trainables.transforms.finetune_augmentation import draws, mild_transform
 
@@ -15,7 +15,7 @@ WHOLE = EvalTransform(test_res=48, crop_pct=1.0, interpolation="bicubic")
 
 
 def at(images, cache, threads=2):
-    return Workplace(images=images, cache=cache, threads=threads)
+    return ViewCache(images=images, cache=cache, threads=threads)
 
 
 def test_a_view_holds_every_image_in_the_test_transform(tiny_images, tmp_path):
@@ -47,7 +47,7 @@ def test_a_view_is_made_once_and_every_other_one_is_another(tiny_images, tmp_pat
     place = at(tiny_images, tmp_path)
     first = np.array(place.view("val", WHOLE))
     mild = np.array(place.mild_view("val", WHOLE, number=0, hflip=0.5, seed=0))
-    monkeypatch.setattr(view_cache, "kept_view", lambda images, path, *_, **__: path.exists())
+    monkeypatch.setattr(view_cache, "render_once", lambda images, path, *_, **__: path.exists())
     assert place.view("val", WHOLE)
     assert place.mild_view("val", WHOLE, number=0, hflip=0.5, seed=0)
     others = ({"test_res": 32}, {"crop_pct": 0.9}, {"interpolation": "bilinear"})

@@ -26,7 +26,7 @@ from tests.trainables.adapted import (
 )
 from trainables.evaluation.metrics import score
 from trainables.fixres import frechet
-from trainables.fixres.adapt import adapt
+from trainables.fixres.adapt import adapt_cell
 from trainables.fixres.arms import ARMS
 from trainables.fixres.cell import adapted_state, load_model, recorded_results
 from trainables.fixres.features import read_features
@@ -262,7 +262,7 @@ def test_what_is_recorded_is_what_was_found(made):
 def test_the_same_cell_again_is_the_same(made):
     folder = made.store.cell(made.cell.key)
     before = {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "rows.json"}
-    again = adapt(made.cell, made.store, made.place)
+    again = adapt_cell(made.cell, made.store, made.place)
     assert [replace(r, seconds=0) for r in again] == [
         replace(r, seconds=0) for r in made.results.values()
     ]
@@ -274,7 +274,7 @@ def test_a_cell_cut_short_has_no_results(made, monkeypatch):
     cell = replace(made.cell, seed=7)
     monkeypatch.setattr("trainables.fixres.adapt.fit", None)
     with pytest.raises(TypeError):
-        adapt(cell, made.store, made.place)
+        adapt_cell(cell, made.store, made.place)
     assert recorded_results(made.store, cell.key) is None
     assert not list(made.place.cache.rglob("*.tmp"))
 

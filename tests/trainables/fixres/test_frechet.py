@@ -151,7 +151,7 @@ def test_features_are_left_as_they_were():
 def test_large_arrays_are_sampled_by_the_same_images(monkeypatch):
     features = silu_pooled(7, images=1000)
     exact = quantiles(features)
-    monkeypatch.setattr(frechet, "SAMPLED", 500 * features.shape[1])
+    monkeypatch.setattr(frechet, "MAX_ACTIVATIONS", 500 * features.shape[1])
     sampled = quantiles(features)
     assert not np.array_equal(sampled, exact)
     np.testing.assert_allclose(sampled, exact, atol=0.02 * np.ptp(exact))

@@ -191,9 +191,11 @@ def test_what_comes_in_is_left_as_it_was(data):
 
 def test_val_in_chunks_is_val_at_once(data, monkeypatch):
     whole = fitted(data, GRID)
-    monkeypatch.setattr(heads, "VAL_NUMBERS", 12 * CLASSES * 7)  # 7 images of each optimiser's 12
+    monkeypatch.setattr(
+        heads, "MAX_LOGITS_AT_ONCE", 12 * CLASSES * 7
+    )  # 7 images of each optimiser's 12
     parts = fitted(data, GRID)
-    monkeypatch.setattr(heads, "VAL_NUMBERS", 1)  # less than an image
+    monkeypatch.setattr(heads, "MAX_LOGITS_AT_ONCE", 1)  # less than an image
     singles = fitted(data, GRID)
     for head in (parts, singles):
         assert (head.setting, head.tried) == (whole.setting, whole.tried)

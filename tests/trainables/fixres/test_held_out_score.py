@@ -9,12 +9,12 @@ from tests.trainables.adapted import WHOLE, count_images, net_with, pixels_of
 from trainables.evaluation.metrics import score
 from trainables.fixres.arms import ARMS
 from trainables.fixres.cell import adapted_state
-from trainables.fixres.held_out_score import Unseen, cells_read, read
+from trainables.fixres.held_out_score import HeldOutSet, cells_read, score_held_out
 
 
 def unseen_of(made, split="test", name="test", present=(0, 1, 2)):
     images = made.place.images
-    return Unseen(
+    return HeldOutSet(
         name=name, images=images.split(split), digest=f"{images.digest} {split}", present=present
     )
 
@@ -22,9 +22,9 @@ def unseen_of(made, split="test", name="test", present=(0, 1, 2)):
 @pytest.mark.parametrize("arm", ARMS)
 def test_a_set_is_read_once_for_each_arm(made, arm, monkeypatch):
     seen = count_images(monkeypatch)
-    first = read(unseen_of(made), made.store, made.cell, arm, made.place)
+    first = score_held_out(unseen_of(made), made.store, made.cell, arm, made.place)
     assert sum(seen) == 9
-    again = read(unseen_of(made), made.store, made.cell, arm, made.place)
+    again = score_held_out(unseen_of(made), made.store, made.cell, arm, made.place)
     assert again == first
     assert sum(seen) == 9
     assert (first.arm, first.score.split, first.score.n) == (arm, "test", 9)
@@ -38,7 +38,9 @@ def test_a_set_is_read_once_for_each_arm(made, arm, monkeypatch):
 
 
 def test_the_pool_arm_reads_val_as_the_cell_scored_it(made):
-    reading = read(unseen_of(made, "val", "again"), made.store, made.cell, "pool", made.place)
+    reading = score_held_out(
+        unseen_of(made, "val", "again"), made.store, made.cell, "pool", made.place
+    )
     assert reading.score == replace(made.results["pool"].score, split="again")
 
 
@@ -48,7 +50,9 @@ def test_a_set_of_fewer_classes_is_scored_among_its_own(made):
     with torch.no_grad():
         logits = net_with(adapted_state(made.store, made.cell.trunk, made.cell.key, "fix"))(x)
     hits = int((logits[:, [0, 2]].argmax(1) == y // 2)[y != 1].sum())
-    reading = read(unseen_of(made, "val", "two", (0, 2)), made.store, made.cell, "fix", made.place)
+    reading = score_held_out(
+        unseen_of(made, "val", "two", (0, 2)), made.store, made.cell, "fix", made.place
+    )
     # Images of the absent class are never hit: such a set would not hold any.
     assert reading.score.hits1 == hits
 
@@ -56,7 +60,7 @@ def test_a_set_of_fewer_classes_is_scored_among_its_own(made):
 def test_every_look_is_kept_in_order(made):
     assert cells_read(made.store, "looked") == []
     for arm in ("fix", "crop1", "fix"):
-        read(unseen_of(made, name="looked"), made.store, made.cell, arm, made.place)
+        score_held_out(unseen_of(made, name="looked"), made.store, made.cell, arm, made.place)
     other = replace(made.cell, arms=("crop1",))
-    read(unseen_of(made, name="looked"), made.store, other, "crop1", made.place)
+    score_held_out(unseen_of(made, name="looked"), made.store, other, "crop1", made.place)
     assert cells_read(made.store, "looked") == [made.cell.key, other.key]

@@ -11,16 +11,16 @@ import pytest
 import torch
 
 from tests.trainables.adapted import HEADS
-from trainables.data.view_cache import Workplace
+from trainables.data.view_cache import ViewCache
 from trainables.errors import SweepError
-from trainables.fixres.adapt import adapt
+from trainables.fixres.adapt import adapt_cell
 from trainables.fixres.arms import ARMS
 from trainables.fixres.cell import RefitCell, adapted_state, recorded_results
 from trainables.models.backbone import CLASSIFIER
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_tensors, write_tensors
 from trainables.training.trainer import TrunkTraining
-from trainables.training.trunk import finished_trunk, settle
+from trainables.training.trunk import finalize_trunk, finished_trunk
 
 
 def pictures(split):
@@ -59,7 +59,7 @@ def refitted(made, arm, root):
         to = store.trunk(made.cell.trunk) / name
         to.parent.mkdir(parents=True, exist_ok=True)
         to.write_bytes((made.store.trunk(made.cell.trunk) / name).read_bytes())
-    place = Workplace(images=merged, cache=root / "cache", threads=2)
+    place = ViewCache(images=merged, cache=root / "cache", threads=2)
     return cell, store, place
 
 
@@ -67,7 +67,7 @@ def refitted(made, arm, root):
 def test_an_arm_is_refitted_on_all_without_a_score(made, arm, tmp_path):
     cell, store, place = refitted(made, arm, tmp_path)
     assert cell.key != made.cell.key
-    assert adapt(cell, store, place) == [] == recorded_results(store, cell.key)
+    assert adapt_cell(cell, store, place) == [] == recorded_results(store, cell.key)
     state = adapted_state(store, cell.trunk, cell.key, arm)
     swept = adapted_state(made.store, made.cell.trunk, made.cell.key, arm)
     changed = {name for name, tensor in state.items() if not tensor.equal(swept[name])}
@@ -77,10 +77,10 @@ def test_an_arm_is_refitted_on_all_without_a_score(made, arm, tmp_path):
 
 def test_a_refit_again_is_the_same_to_the_last_bit(made, tmp_path):
     cell, store, place = refitted(made, "fix", tmp_path)
-    adapt(cell, store, place)
+    adapt_cell(cell, store, place)
     state = adapted_state(store, cell.trunk, cell.key, "fix")
     again, other, there = refitted(made, "fix", tmp_path / "again")
-    adapt(again, other, there)
+    adapt_cell(again, other, there)
     twice = adapted_state(other, again.trunk, again.key, "fix")
     assert all(tensor.equal(twice[name]) for name, tensor in state.items())
 
@@ -92,7 +92,7 @@ def test_what_is_not_finite_is_refused(made, tmp_path):
     state[CLASSIFIER[0]] = torch.full_like(state[CLASSIFIER[0]], torch.nan)
     write_tensors(path, state)
     with pytest.raises(SweepError, match="is not finite"):
-        adapt(cell, store, place)
+        adapt_cell(cell, store, place)
     assert not (store.cell(cell.key) / "rows.json").exists()
 
 
@@ -133,8 +133,8 @@ def swept(request, made, tmp_path_factory):
     cell = replace(made.cell, heads=one, arms=tuple(a for a in ARMS if ARMS[a].changes))
     store = Store(root / "store")
     shutil.copytree(made.store.trunk(cell.trunk), store.trunk(cell.trunk))
-    place = Workplace(images=images, cache=root / "cache", threads=2)
-    results = {result.arm: result for result in adapt(cell, store, place)}
+    place = ViewCache(images=images, cache=root / "cache", threads=2)
+    results = {result.arm: result for result in adapt_cell(cell, store, place)}
     return cell, store, results, not request.param
 
 
@@ -146,8 +146,8 @@ def test_a_refit_is_what_a_cell_makes_of_a_train_split_that_holds_all(made, swep
     refit = RefitCell(
         **{**vars(cell), "arms": (arm,)}, images=merged.digest, setting=results[arm].head
     )
-    place = Workplace(images=merged, cache=tmp_path / "cache", threads=2)
-    adapt(refit, made.store, place)
+    place = ViewCache(images=merged, cache=tmp_path / "cache", threads=2)
+    adapt_cell(refit, made.store, place)
     wanted = adapted_state(store, cell.trunk, cell.key, arm)
     found = adapted_state(made.store, refit.trunk, refit.key, arm)
     differing = {name for name in wanted if not torch.equal(wanted[name], found[name])}
@@ -160,10 +160,10 @@ def trained(made, images, root):
     spec = replace(spec, images=images.digest, recipe=replace(spec.recipe, epochs=3))
     store = Store(root)
     shutil.copytree(made.store.weights("_").parent, store.weights("_").parent)
-    told = {"cache": root / "cache", "threads": 2, "scored": (), "rungs": ()}
+    told = {"cache": root / "cache", "threads": 2, "val_transforms": (), "rungs": ()}
     training = TrunkTraining(spec, images, store, **told)
     reports = [training.epoch(), training.epoch()]
-    settle(store, spec.key, "finished")
+    finalize_trunk(store, spec.key, "finished")
     return spec, reports, finished_trunk(store, spec.key)[1]
 
 
@@ -184,8 +184,8 @@ def test_a_pretrained_trunks_activations_are_of_the_images_that_it_is_refitted_o
     """Its key is the same: what the sweep kept of the images of train alone is another matter."""
     cell, store, place = refitted(made, "frechet", tmp_path)
     plain = replace(made.cell, arms=("frechet",))
-    adapt(plain, store, replace(made.place, cache=tmp_path / "plain"))
-    adapt(cell, store, place)
+    adapt_cell(plain, store, replace(made.place, cache=tmp_path / "plain"))
+    adapt_cell(cell, store, place)
     kept = [path.read_text() for path in store.activations("_").parent.iterdir()]
     assert len(kept) == 2 and kept[0] != kept[1]
 
@@ -193,7 +193,7 @@ def test_a_pretrained_trunks_activations_are_of_the_images_that_it_is_refitted_o
 def test_a_refit_on_the_sweeps_own_images_is_a_mistake(made, tmp_path):
     cell, store, place = refitted(made, "fix", tmp_path)
     with pytest.raises(AssertionError):
-        adapt(cell, store, replace(place, images=made.place.images))
+        adapt_cell(cell, store, replace(place, images=made.place.images))
 
 
 def test_every_part_of_a_refit_is_in_its_key(made, tmp_path):

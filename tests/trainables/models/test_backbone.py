@@ -85,7 +85,7 @@ def test_placing_a_model_changes_its_layout_alone(lite0):
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         wanted = lite0(x)
-        placed = backbone.place(lite0, torch.device("cpu"))
+        placed = backbone.to_device(lite0, torch.device("cpu"))
         torch.testing.assert_close(placed(x), wanted, rtol=1e-4, atol=1e-4)
     assert placed.conv_stem.weight.is_contiguous(memory_format=torch.channels_last)
 

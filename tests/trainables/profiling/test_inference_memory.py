@@ -78,7 +78,7 @@ def test_tied_weights_are_counted_once_and_buffers_too() -> None:
 def allocated_bytes(variant: str, res: int, trace: Path) -> int:
     """Peak of what PyTorch's allocator really hands out in a forward, and the image before it."""
     cpu = torch.device("cpu")
-    model = backbone.place(backbone.build(variants.get(variant), 10), cpu).eval()
+    model = backbone.to_device(backbone.build(variants.get(variant), 10), cpu).eval()
     x = torch.zeros(1, 3, res, res).to(memory_format=torch.channels_last)
     with torch.no_grad():
         model(x)  # what is set up once

@@ -7,7 +7,7 @@ import torch
 
 from trainables.models import backbone
 from trainables.profiling import latency
-from trainables.profiling.latency import BATCH, device_name, measure
+from trainables.profiling.latency import THROUGHPUT_BATCH, device_name, measure
 
 
 def test_what_is_measured_is_the_net_at_the_resolution(monkeypatch):
@@ -20,22 +20,22 @@ def test_what_is_measured_is_the_net_at_the_resolution(monkeypatch):
         return net
 
     monkeypatch.setattr(backbone, "build", building)
-    monkeypatch.setattr(latency, "SECONDS", 0.02)
+    monkeypatch.setattr(latency, "MIN_TIMED_S", 0.02)
     found = measure("lite0", 32, 7)
     assert {shape[1:] for shape in seen} == {(3, 32, 32)}
-    assert {1} < {shape[0] for shape in seen} | {2} and max(s[0] for s in seen) <= BATCH
+    assert {1} < {shape[0] for shape in seen} | {2} and max(s[0] for s in seen) <= THROUGHPUT_BATCH
     assert 0 < found.low_ms <= found.latency_ms <= found.high_ms
-    assert found.runs >= latency.LEAST and found.images_s > 0
+    assert found.runs >= latency.MIN_TIMED_RUNS and found.images_s > 0
 
 
 def test_warm_runs_are_not_counted(monkeypatch):
     clock = iter(range(10**6))
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock) / 1000)
-    monkeypatch.setattr(latency, "SECONDS", 0.0045)  # of runs of a millisecond each
+    monkeypatch.setattr(latency, "MIN_TIMED_S", 0.0045)  # of runs of a millisecond each
     calls: list[torch.Tensor] = []
     net: Any = calls.append
     times = latency._times(net, 4, 32, torch.device("cpu"))
-    assert len(times) == 5 and len(calls) == 5 + latency.WARM
+    assert len(times) == 5 and len(calls) == 5 + latency.WARMUP_RUNS
     assert calls[0].shape == (4, 3, 32, 32)
 
 

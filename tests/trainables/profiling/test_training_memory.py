@@ -81,7 +81,7 @@ def allocations(work: Callable[[], object], trace: Path) -> list[float]:
 def test_a_real_step_in_float32(variant: str, res: int, batch: int, tmp_path: Path) -> None:
     """After the forward just what was counted is there. The peak of the whole step is a little
     later: a gradient of a map or two, within the share that is put on top."""
-    model = backbone.place(backbone.build(variants.get(variant), 10), torch.device("cpu"))
+    model = backbone.to_device(backbone.build(variants.get(variant), 10), torch.device("cpu"))
     x = torch.zeros(batch, 3, res, res).to(memory_format=torch.channels_last)
     labels = torch.zeros(batch, dtype=torch.int64)
 

@@ -23,9 +23,9 @@ from ray.util.placement_group import (
 from trainables.data.options import ReadOptions
 from trainables.models import variants
 from trainables.models.weights import find_weights
-from trainables.ray_backend.epoch_channel import Mailbox
-from trainables.ray_backend.placement_groups import release_forsaken
-from trainables.ray_backend.tune_trainables import TrialContext, TrunkTrial
+from trainables.ray_backend.epoch_channel import EpochChannel
+from trainables.ray_backend.placement_groups import remove_orphaned_groups
+from trainables.ray_backend.tune_trainables import TrialContext, TrunkTrainable
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_lines, read_state
 from trainables.training.trainer import TrunkTraining
@@ -83,7 +83,7 @@ def begin(tiny_images, lite0_weights, root):
     context = TrialContext(
         store=store.root,
         data=root / "nowhere",  # the cache has the images
-        images=tiny_images.digest,
+        images_digest=tiny_images.digest,
         read=ReadOptions(),
         cache=tiny_images.root.parent,
         threads=1,
@@ -107,7 +107,7 @@ def alone(trunk, tiny_images, tmp_path):
         Store(tmp_path / "alone"),
         cache=trunk.context.cache,
         threads=1,
-        scored=SCORED,
+        val_transforms=SCORED,
         rungs=trunk.context.rungs,
     )
     while training.trained_epochs < EPOCHS:
@@ -130,10 +130,10 @@ def run(trunk, folder, stop=None, **config: Any):
 
     found = tune.Tuner(
         tune.with_resources(
-            tune.with_parameters(TrunkTrial, context=trunk.context),
+            tune.with_parameters(TrunkTrainable, context=trunk.context),
             tune.PlacementGroupFactory([{"CPU": 1}]),
         ),
-        param_space={"trunk": trunk.spec, "scored": SCORED, **config},
+        param_space={"trunk": trunk.spec, "val_transforms": SCORED, **config},
         tune_config=tune.TuneConfig(trial_dirname_creator=lambda trial: trial.trial_id),
         run_config=tune.RunConfig(
             storage_path=str(folder / "tune"),
@@ -258,7 +258,7 @@ def test_workers_go_on_within_the_epoch_whoever_is_told_to_go(together, trunk, t
 @pytest.mark.parametrize("ending", ["warn", "close"])
 def test_who_waits_for_the_next_epoch_hears_that_there_is_none(ending):
     async def hear():
-        mailbox = Mailbox()
+        mailbox = EpochChannel()
         await mailbox.ask(1)
         waiting = asyncio.create_task(mailbox.asked(2))
         await asyncio.sleep(0)
@@ -288,18 +288,18 @@ def test_only_what_the_dead_reserved_is_released(ray):
     makers = [ray.remote(num_cpus=0)(Maker).remote() for _ in range(2)]
     forsaken, used = ray.get([maker.make.remote() for maker in makers])
     own = placement_group([{"CPU": 1}])
-    assert release_forsaken() == 0
+    assert remove_orphaned_groups() == 0
 
     ray.kill(makers[0])
     deadline = time.monotonic() + 30
-    while not release_forsaken():
+    while not remove_orphaned_groups():
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
     states = [placement_group_table(group)["state"] for group in (forsaken, used, own)]
     assert states[0] == "REMOVED"
     assert "REMOVED" not in states[1:]
-    assert release_forsaken() == 0
+    assert remove_orphaned_groups() == 0
     for group in (used, own):
         remove_placement_group(group)
     ray.kill(makers[1])

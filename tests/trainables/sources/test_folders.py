@@ -6,7 +6,7 @@ import pytest
 
 from trainables.errors import UserError
 from trainables.sources.folders import folder_source, scan
-from trainables.sources.splits import carve, duplicate_notes
+from trainables.sources.splits import assign_splits, duplicate_notes
 
 
 def touch(root, *paths):
@@ -123,7 +123,7 @@ def sha(*parts):
 def carved(labels, hashes, wanted=None, seed=0, splits=None):
     classes = [f"class{label}" for label in sorted(set(labels))]
     wanted = {"val": 0.15, "test": 0.15} if wanted is None else wanted
-    return carve(labels, hashes, splits or ["train"] * len(labels), classes, wanted, seed)
+    return assign_splits(labels, hashes, splits or ["train"] * len(labels), classes, wanted, seed)
 
 
 def test_carve_is_stratified():

@@ -20,7 +20,7 @@ from trainables.storage.files import (
     write_tensors,
     write_text,
 )
-from trainables.storage.hashing import digest
+from trainables.storage.hashing import content_hash
 
 
 def test_replacing_leaves_the_old_file_and_nothing_else_when_the_block_fails(tmp_path):
@@ -123,9 +123,9 @@ def test_digest_sees_values_and_neither_their_order_nor_their_class():
     value = Outer("b0", Inner((224, 320), Path("x/y")))
     ordered = {"name": "b0", "inner": {"sizes": [224, 320], "folder": "x/y"}}
     reversed_ = {"inner": {"folder": "x/y", "sizes": [224, 320]}, "name": "b0"}
-    assert digest(value) == digest(ordered) == digest(reversed_)
-    assert len(digest(value)) == 16
-    assert set(digest(value)) <= set("0123456789abcdef")
+    assert content_hash(value) == content_hash(ordered) == content_hash(reversed_)
+    assert len(content_hash(value)) == 16
+    assert set(content_hash(value)) <= set("0123456789abcdef")
 
 
 @pytest.mark.parametrize(
@@ -141,12 +141,12 @@ def test_digest_sees_values_and_neither_their_order_nor_their_class():
     ],
 )
 def test_digests_differ_where_values_do(one, other):
-    assert digest(*one) != digest(*other)
+    assert content_hash(*one) != content_hash(*other)
 
 
 def test_a_number_that_json_lacks_has_no_digest():
     with pytest.raises(ValueError, match="JSON"):
-        digest(float("nan"))
+        content_hash(float("nan"))
 
 
 def test_json_comes_back(tmp_path):

@@ -32,7 +32,7 @@ from trainables.storage.files import (
     write_tensors,
 )
 from trainables.storage.object_store import RemotePath, remote_path
-from trainables.storage.retry import may_pass, patiently
+from trainables.storage.retry import is_transient, with_retries
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -98,9 +98,9 @@ def test_large_files_go_in_parts(s3: S3Server, tmp_path: Path) -> None:
     data = np.random.default_rng(0).integers(0, 256, 30_000_000, dtype=np.uint8).tobytes()
     (tmp_path / "large").write_bytes(data)
     path = remote_path(s3.uri("tests/large"))
-    path.send(tmp_path / "large")
+    path.upload(tmp_path / "large")
     assert path.size() == len(data)
-    path.bring(tmp_path / "back")
+    path.download(tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == data == path.read_bytes()
 
 
@@ -145,8 +145,8 @@ def test_an_outage_is_waited_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_patience_ends_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "PATIENCE_S", 0.0)
-    monkeypatch.setattr(retry, "LONGEST_WAIT_S", 0.01)
+    monkeypatch.setattr(retry, "MAX_OUTAGE_S", 0.0)
+    monkeypatch.setattr(retry, "MAX_PAUSE_S", 0.01)
     tries = []
 
     def act() -> None:
@@ -154,7 +154,7 @@ def test_patience_ends_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("AWS Error NETWORK_CONNECTION during PutObject operation: no route\nmore")
 
     with pytest.raises(SweepError, match=r"out/x could not be .*no route\): the same command"):
-        patiently(act, "out/x")
+        with_retries(act, "out/x")
     assert len(tries) <= 2
 
 
@@ -172,7 +172,7 @@ def test_patience_ends_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_what_may_pass(error: OSError, expected: bool) -> None:
-    assert may_pass(error) is expected
+    assert is_transient(error) is expected
 
 
 def test_nothing_is_tried_again_that_cannot_pass() -> None:
@@ -183,7 +183,7 @@ def test_nothing_is_tried_again_that_cannot_pass() -> None:
         raise PermissionError(errno.EACCES, "denied")
 
     with pytest.raises(PermissionError):
-        patiently(act, "x")
+        with_retries(act, "x")
     assert len(tries) == 1
 
 

@@ -18,9 +18,9 @@ from trainables.models.variants import Preprocessing
 from trainables.models.weights import find_weights
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_lines, read_state
-from trainables.training.distributed import Peers
-from trainables.training.preemption import Interrupted
-from trainables.training.train_step import Stepper
+from trainables.training.distributed import WorkerGroup
+from trainables.training.preemption import Preempted
+from trainables.training.train_step import TrainStep
 from trainables.training.trainer import TrunkTraining
 from trainables.training.trunk import Hyper, Recipe, TrunkSpec, recorded_reports
 from trainables.transforms.eval_transform import EvalTransform
@@ -56,9 +56,9 @@ def step(net, batches, peers, room=None):
 
     hook = net.classifier.register_forward_hook(run_out)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
-    stepper = Stepper(net, optimizer, UNIT, label_smoothing=0.1, device=CPU, peers=peers)
+    stepper = TrainStep(net, optimizer, UNIT, label_smoothing=0.1, device=CPU, peers=peers)
     answers = [
-        stepper.take(share_of(batch, peers), len(batch.labels), lambda: (peers.rank == 1, False))[1]
+        stepper.step(share_of(batch, peers), len(batch.labels), lambda: (peers.rank == 1, False))[1]
         for batch in batches
     ]
     hook.remove()
@@ -72,27 +72,27 @@ def step(net, batches, peers, room=None):
 
 def told_each_other(peers):
     buffers = [torch.full((2,), float(peers.rank)), torch.tensor(10 + peers.rank)]
-    peers.follow(buffers)
+    peers.broadcast(buffers)
     rows = torch.arange(7.0)[:, None].expand(7, 2)[peers.rank :: peers.world]
     return {
         "any": peers.any(peers.rank == 0, peers.rank == 1, False),
         "sum": peers.sum(torch.tensor([1.0, peers.rank])),
-        "each": peers.each(torch.tensor([peers.rank])),
-        "gather": peers.gather(rows, 7),
+        "each": peers.all_gather(torch.tensor([peers.rank])),
+        "gather": peers.gather_rows(rows, 7),
         "follow": buffers,
     }
 
 
-def training_of(work, name, peers, interrupted=lambda: False):
+def training_of(work, name, peers, should_stop=lambda: False):
     return TrunkTraining(
         work.spec,
         work.images,
         Store(work.root / name),
         cache=work.root / "cache",
         threads=1,
-        scored=SCORED,
+        val_transforms=SCORED,
         rungs=(EPOCHS,),
-        interrupted=interrupted,
+        should_stop=should_stop,
         peers=peers,
         device=CPU,
     )
@@ -102,24 +102,24 @@ def trained(work, name, peers, stops=()):
     """Train the trunk. Where ``stops`` says so, the last worker is interrupted."""
     asked: list[int] = []
 
-    def interrupted():
+    def should_stop():
         asked.append(1)
         return peers.rank == peers.world - 1 and len(asked) in stops
 
-    training = training_of(work, name, peers, interrupted)
+    training = training_of(work, name, peers, should_stop)
     while training.trained_epochs < EPOCHS:
         try:
             training.epoch()
-        except Interrupted:
+        except Preempted:
             torch.manual_seed(99)  # another process has another generator
-            training = training_of(work, name, peers, interrupted)
+            training = training_of(work, name, peers, should_stop)
     return {"reports": training.reports, "buffers": dict(training.model.named_buffers())}
 
 
 def main(rank, work):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{work.root}/meet", rank=rank, world_size=WORLD)
-    peers = Peers(rank=rank, world=WORLD)
+    peers = WorkerGroup(rank=rank, world=WORLD)
     batches = [draw(9), draw(8, seed=1)]
     found = {
         "told": told_each_other(peers),
@@ -175,8 +175,8 @@ def test_what_is_told_is_known_to_all(workers):
 def test_rows_come_back_in_order_from_any_number_of_workers(count):
     rows = torch.arange(float(count))[:, None]
 
-    class Three(Peers):
-        def each(self, padded):
+    class Three(WorkerGroup):
+        def all_gather(self, padded):
             shares = [rows[rank::3] for rank in range(3)]
             assert torch.equal(padded[: len(shares[self.rank])], shares[self.rank])
             return torch.stack(
@@ -184,12 +184,12 @@ def test_rows_come_back_in_order_from_any_number_of_workers(count):
             )
 
     for rank in range(3):
-        found = Three(rank=rank, world=3).gather(rows[rank::3], count)
+        found = Three(rank=rank, world=3).gather_rows(rows[rank::3], count)
         assert torch.equal(found, rows)
 
 
 def test_a_step_of_two_workers_has_the_gradients_of_the_whole_batch(workers):
-    wanted = step(still_net(), [draw(9)], Peers())["gradients"]
+    wanted = step(still_net(), [draw(9)], WorkerGroup())["gradients"]
     for found in (found["first"]["gradients"] for found in workers):
         for name, gradient in wanted.items():
             torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
@@ -199,7 +199,7 @@ def test_a_step_of_two_workers_has_the_gradients_of_the_whole_batch(workers):
 def test_all_workers_have_the_same_weights_and_those_of_one_alone(workers, scene):
     one, other = (found[scene]["weights"] for found in workers)
     assert equal(one, other)
-    alone = step(still_net(), [draw(9), draw(8, seed=1)], Peers())["weights"]
+    alone = step(still_net(), [draw(9), draw(8, seed=1)], WorkerGroup())["weights"]
     for name, weight in alone.items():
         torch.testing.assert_close(one[name], weight, rtol=1e-3, atol=1e-5, msg=name)
 
@@ -222,7 +222,7 @@ def test_workers_agree_on_every_report_and_on_the_first_ones_statistics(workers)
 
 
 def test_a_trunk_of_two_workers_is_about_that_of_one(workers, work):
-    alone = trained(work, "alone", Peers())["reports"]
+    alone = trained(work, "alone", WorkerGroup())["reports"]
     together = workers[0]["whole"]["reports"]
     assert [r.images for r in together] == [r.images for r in alone] == [20, 20]
     assert together[0].loss == pytest.approx(alone[0].loss, rel=0.05)
@@ -247,14 +247,14 @@ def test_interrupted_workers_go_on_to_the_same_trunk_bit_for_bit(workers, work):
 
 def test_one_worker_goes_on_with_what_two_have_begun(workers, work):
     spec = replace(work.spec, recipe=replace(work.spec.recipe, epochs=EPOCHS))
-    training = training_of(SimpleNamespace(**{**vars(work), "spec": spec}), "whole", Peers())
+    training = training_of(SimpleNamespace(**{**vars(work), "spec": spec}), "whole", WorkerGroup())
     assert training.trained_epochs == EPOCHS
     assert training.epoch().images == 20
 
 
 def test_too_many_workers_for_a_batch_are_refused(work):
     with pytest.raises(UserError, match="--workers-per-trial 3"):
-        training_of(work, "alone", Peers(rank=0, world=3))
+        training_of(work, "alone", WorkerGroup(rank=0, world=3))
 
 
 def test_shares_make_up_the_batch(tiny_images):

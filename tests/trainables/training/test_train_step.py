@@ -13,8 +13,15 @@ from trainables.evaluation.inference import logits_of
 from trainables.models import backbone, variants
 from trainables.models.variants import Preprocessing
 from trainables.training import validation
-from trainables.training.distributed import Peers
-from trainables.training.train_step import LEAST, Stepper, halved, parts, rng_state, set_rng_state
+from trainables.training.distributed import WorkerGroup
+from trainables.training.train_step import (
+    MIN_MICRO_BATCH,
+    TrainStep,
+    halved,
+    parts,
+    rng_state,
+    set_rng_state,
+)
 from trainables.training.validation import shared_logits
 
 CPU = torch.device("cpu")
@@ -43,20 +50,20 @@ def real_net(drop_rate=0.3):
 
 
 def stepper_of(model, micro_batch=None, lr=0.1):
-    stepper = Stepper(
+    stepper = TrainStep(
         model,
         torch.optim.SGD(model.parameters(), lr=lr),
         UNIT,
         label_smoothing=SMOOTHING,
         device=CPU,
-        peers=Peers(),
+        peers=WorkerGroup(),
     )
     stepper.micro_batch = micro_batch
     return stepper
 
 
 def take(stepper, batch):
-    taken, _ = stepper.take(batch, len(batch.labels))
+    taken, _ = stepper.step(batch, len(batch.labels))
     return taken
 
 
@@ -90,21 +97,21 @@ def test_parts_are_the_batch_in_order_and_nobody_is_alone(most):
         assert np.concatenate([np.arange(images)[p] for p in found]).tolist() == [*range(images)]
         sizes = [p.stop - p.start for p in found]
         assert max(sizes) - min(sizes) <= 1
-        assert min(sizes) >= min(LEAST, images)
-        assert max(sizes) <= max(most or images, 3 if images % 2 else LEAST)
+        assert min(sizes) >= min(MIN_MICRO_BATCH, images)
+        assert max(sizes) <= max(most or images, 3 if images % 2 else MIN_MICRO_BATCH)
 
 
 @pytest.mark.parametrize("images", [2, 3, 8, 9, 32, 33, 100])
 def test_halving_comes_down_to_the_least_and_ends_there(images):
     tried: list[int] = []
-    while min([images, *tried]) > LEAST:
+    while min([images, *tried]) > MIN_MICRO_BATCH:
         tried.append(halved(images, tried[-1] if tried else None))
     with pytest.raises(SweepError, match="micro-batches of 2 images"):
         halved(images, tried[-1] if tried else None)
     assert tried == sorted(set(tried), reverse=True)
-    assert not tried or tried[-1] == LEAST
+    assert not tried or tried[-1] == MIN_MICRO_BATCH
     for larger, smaller in zip([images, *tried], tried, strict=False):
-        assert smaller == max(LEAST, (larger + 1) // 2)
+        assert smaller == max(MIN_MICRO_BATCH, (larger + 1) // 2)
 
 
 @pytest.mark.parametrize(("images", "most"), [(8, 4), (8, 3), (9, 2), (7, 4), (13, 5)])
@@ -188,15 +195,15 @@ def test_the_generator_goes_on_from_where_it_stood():
     assert torch.equal(torch.rand(4), drawn)
 
 
-def scored_in(net, view, batch_size, interrupted=lambda: False):
+def scored_in(net, view, batch_size, should_stop=lambda: False):
     return shared_logits(
         net,
         view,
         UNIT,
         batch_size=batch_size,
         device=CPU,
-        peers=Peers(),
-        interrupted=interrupted,
+        peers=WorkerGroup(),
+        should_stop=should_stop,
     )
 
 

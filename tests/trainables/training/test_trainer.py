@@ -16,10 +16,10 @@ from trainables.models import variants
 from trainables.models.weights import find_weights
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_lines
-from trainables.storage.hashing import plain
+from trainables.storage.hashing import to_jsonable
 from trainables.training import trainer, trunk, validation
 from trainables.training.optim import lr_factor
-from trainables.training.preemption import Interrupted
+from trainables.training.preemption import Preempted
 from trainables.training.trainer import TrunkTraining
 from trainables.training.trunk import (
     EpochReport,
@@ -27,9 +27,9 @@ from trainables.training.trunk import (
     Recipe,
     TrunkSpec,
     epoch_report,
+    finalize_trunk,
     finished_trunk,
     recorded_reports,
-    settle,
     trunk_spec,
 )
 from trainables.transforms.augmentation import Augmentation
@@ -59,11 +59,11 @@ def make(tiny_images, lite0_weights, tmp_path):
 
     def training(
         name="store",
-        scored=(32,),
+        val_transforms=(32,),
         rungs=(),
         hyper=HYPER,
         seed=0,
-        interrupted=lambda: False,
+        should_stop=lambda: False,
         **recipe: Any,
     ):
         store = Store(tmp_path / name)
@@ -82,9 +82,9 @@ def make(tiny_images, lite0_weights, tmp_path):
             store,
             cache=tmp_path / "cache",
             threads=2,
-            scored=tuple(whole(res) for res in scored),
+            val_transforms=tuple(whole(res) for res in val_transforms),
             rungs=rungs,
-            interrupted=interrupted,
+            should_stop=should_stop,
         )
 
     return training
@@ -134,26 +134,26 @@ def test_a_resumed_training_is_the_uninterrupted_one_bit_for_bit(make, recipe):
 
 @pytest.mark.parametrize("seed", range(2))
 def test_a_training_interrupted_anywhere_ends_as_the_undisturbed_one_bit_for_bit(make, seed):
-    shape: dict[str, Any] = {"batch_size": 4, "rungs": (1, 3), "scored": (32, 48)}
+    shape: dict[str, Any] = {"batch_size": 4, "rungs": (1, 3), "val_transforms": (32, 48)}
     whole, asked = make("whole", **shape), []
     for _ in range(3):
         whole.epoch()
     # Asked after each of 15 steps, and before each of 4 batches of val at two resolutions, twice.
     stops = {*np.random.default_rng(seed).choice(15 + 16, 4, replace=False).tolist(), 17 + seed}
 
-    def interrupted():
+    def should_stop():
         asked.append(1)
         return len(asked) in stops
 
-    training, processes = make("parts", interrupted=interrupted, **shape), 1
+    training, processes = make("parts", should_stop=should_stop, **shape), 1
     while training.trained_epochs < 3:
         before = list(training.reports)
         try:
             training.epoch()
-        except Interrupted:
+        except Preempted:
             assert recorded_reports(training.store, training.spec.key) == before
             torch.manual_seed(99)  # another process has another generator
-            training, processes = make("parts", interrupted=interrupted, **shape), processes + 1
+            training, processes = make("parts", should_stop=should_stop, **shape), processes + 1
     assert processes > 2
     one, other = state_of(whole), state_of(training)
     assert all(same(one[part], other[part]) for part in one if part != "reports")
@@ -167,8 +167,8 @@ def test_the_seconds_of_an_epoch_are_those_of_all_its_parts(make, monkeypatch):
     clock = iter(range(10**6))
     monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
     whole = make("whole").epoch().seconds
-    training = make("parts", interrupted=lambda: True)
-    with pytest.raises(Interrupted):
+    training = make("parts", should_stop=lambda: True)
+    with pytest.raises(Preempted):
         training.epoch()
     first = state_of(training)["progress"]["seconds"]
     assert 0 < first < whole
@@ -192,7 +192,7 @@ def test_a_long_epoch_is_saved_within_and_a_kill_costs_what_came_after(make, mon
     assert recorded_reports(training.store, training.spec.key) == []
     assert state_of(training)["progress"]["batches"] == 3
     with pytest.raises(AssertionError, match="within an epoch"):
-        settle(training.store, training.spec.key, "cut")
+        finalize_trunk(training.store, training.spec.key, "cut")
     monkeypatch.setattr(trainer, "SAVE_EVERY_S", 1e9)
     taken_up = make("parts", batch_size=4)
     taken_up.optimizer.register_step_pre_hook(lambda *_: steps.append(1))
@@ -205,11 +205,11 @@ def test_a_long_epoch_is_saved_within_and_a_kill_costs_what_came_after(make, mon
 
 def test_a_pretrained_trunk_that_is_interrupted_is_scored_again(make):
     taken = {"epochs": 0, "rungs": (0,)}
-    with pytest.raises(Interrupted):
-        make(interrupted=lambda: True, **taken).as_it_is()
+    with pytest.raises(Preempted):
+        make(should_stop=lambda: True, **taken).score_untrained()
     training = make(**taken)
     assert training.reports == []
-    assert training.as_it_is().val[32].n == 15
+    assert training.score_untrained().val[32].n == 15
 
 
 @pytest.mark.parametrize("start", range(6))
@@ -263,19 +263,19 @@ def test_an_epoch_lost_to_a_kill_is_done_again_and_counted_twice(make, monkeypat
 
 
 def test_what_is_recorded_is_what_was_reported(make):
-    training = make(rungs=(2,), scored=(32, 48))
+    training = make(rungs=(2,), val_transforms=(32, 48))
     store, key = training.store, training.spec.key
     assert recorded_reports(store, key) == []
     training.epoch()
     training.epoch()
     assert recorded_reports(store, key) == training.reports
-    settle(store, key, "cut")
+    finalize_trunk(store, key, "cut")
     assert recorded_reports(store, key) == training.reports
     assert [r.epoch for r in training.reports] == [1, 2]
 
 
 def test_val_is_scored_at_rungs_alone_and_at_every_test_resolution(make, tiny_images):
-    training = make(rungs=(2,), scored=(32, 48))
+    training = make(rungs=(2,), val_transforms=(32, 48))
     first, second = training.epoch(), training.epoch()
     assert first.val == {}
     assert first.best_val is None
@@ -399,7 +399,7 @@ def test_the_average_decays_as_it_should_and_is_what_is_settled(make):
 
     training.optimizer.register_step_post_hook(follow)
     training.epoch()
-    settle(training.store, training.spec.key, "finished")
+    finalize_trunk(training.store, training.spec.key, "finished")
     _, found = finished_trunk(training.store, training.spec.key)
     for name, wanted in average.items():
         torch.testing.assert_close(found[name], wanted, rtol=1e-5, atol=1e-6)
@@ -412,7 +412,7 @@ def test_settling_leaves_the_live_model_once_and_for_all(make, ema_decay):
     training = make(ema_decay=ema_decay)
     training.epoch()
     store, key, folder = training.store, training.spec.key, training.folder
-    settle(store, key, "finished")
+    finalize_trunk(store, key, "finished")
     spec, found = finished_trunk(store, key)
     assert spec == training.spec
     live = training.evaluated_model.state_dict()
@@ -421,7 +421,7 @@ def test_settling_leaves_the_live_model_once_and_for_all(make, ema_decay):
     assert json.loads((folder / "result.json").read_text())["why"] == "finished"
     files = {p.name: p.read_bytes() for p in folder.iterdir()}
     assert set(files) == {"spec.json", "result.json", "trunk.safetensors", "work.jsonl"}
-    settle(store, key, "asked again")
+    finalize_trunk(store, key, "asked again")
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == files
 
 
@@ -436,9 +436,9 @@ def test_a_settling_that_was_cut_short_is_done_again(make, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(trunk, "write_json", killed)
         with pytest.raises(KeyboardInterrupt):
-            settle(store, key, "finished")
+            finalize_trunk(store, key, "finished")
     assert recorded_reports(store, key) == training.reports
-    settle(store, key, "finished")
+    finalize_trunk(store, key, "finished")
     _, found = finished_trunk(store, key)
     assert same(found, dict(training.evaluated_model.state_dict()))
 
@@ -452,7 +452,7 @@ def test_a_diverging_training_says_so_and_does_not_raise(make, optimizer):
     assert report.loss is None
     assert report.val == {}
     assert recorded_reports(training.store, training.spec.key) == [report]
-    settle(training.store, training.spec.key, "diverged")
+    finalize_trunk(training.store, training.spec.key, "diverged")
     assert recorded_reports(training.store, training.spec.key) == [report]
 
 
@@ -498,7 +498,7 @@ def test_a_random_start_is_its_seeds(make, tiny_images, tmp_path):
         spec = replace(
             make().spec, weights=find_weights(variants.get("lite0"), "none", store), seed=seed
         )
-        named: dict[str, Any] = {"cache": tmp_path, "threads": 1, "scored": (), "rungs": ()}
+        named: dict[str, Any] = {"cache": tmp_path, "threads": 1, "val_transforms": (), "rungs": ()}
         return TrunkTraining(spec, tiny_images, store, **named).model.state_dict()
 
     one, again, other = start(0), start(0), start(1)
@@ -559,7 +559,7 @@ def test_a_step_that_runs_out_of_memory_is_taken_in_micro_batches_and_so_are_all
 def test_a_report_from_before_micro_batches_is_read(make):
     training = make()
     report = training.epoch()
-    written = plain(report)
+    written = to_jsonable(report)
     del written["micro_batch"]
     assert epoch_report(written) == report
 

@@ -17,7 +17,7 @@ from torchvision.transforms import (
     ToTensor,
 )
 
-from trainables.data.loader import to_device, train_batches
+from trainables.data.loader import normalize_on_device, train_batches
 from trainables.models import variants
 from trainables.transforms.augmentation import Augmentation, random_resized_crops
 from trainables.transforms.eval_transform import EvalTransform
@@ -274,7 +274,7 @@ def test_to_device_is_torchvisions_normalisation(variant):
     wanted = variants.preprocessing(variants.get(variant))
     pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
     chain = Compose([ToTensor(), Normalize(wanted.mean, wanted.std)])
-    found = to_device(pixels, wanted, torch.device("cpu"))
+    found = normalize_on_device(pixels, wanted, torch.device("cpu"))
     torch.testing.assert_close(
         found, torch.stack([chain(Image.fromarray(p)) for p in pixels]), rtol=0, atol=1e-6
     )
