@@ -17,7 +17,7 @@ import pytest
 
 from sweeps.planning.recipes import RECIPES, builtin_digits
 from sweeps.planning.spec import SweepSpec
-from tests.sweeps.planning.test_spec import is_one_sentence, spec_with
+from tests.factories import is_one_sentence, spec_with
 from trainables.errors import SweepError, UserError
 from trainables.storage.hashing import to_jsonable
 

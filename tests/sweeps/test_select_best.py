@@ -13,8 +13,8 @@ import torch
 from sweeps.select_best import main
 from sweeps.selection import leaderboard
 from sweeps.selection.leaderboard import Row
+from tests.factories import a_row
 from tests.storing import S3Server
-from tests.sweeps.selection.test_leaderboard import a_row
 from trainables.fixres.cell import PREDICTIONS, recorded_hits, write_predictions
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import write_json

@@ -7,9 +7,7 @@ from pathlib import Path
 from sweeps.events.event_types import CellEnded
 from sweeps.events.recorders import LiveBoard
 from sweeps.selection.leaderboard import read
-from tests.sweeps.planning.test_plan import HYPER, plan_of
-from tests.sweeps.planning.test_spec import spec_with
-from tests.sweeps.selection.test_leaderboard import a_row
+from tests.factories import HYPER, a_row, plan_of, spec_with
 
 
 def test_each_cell_that_ends_is_on_the_board_at_once(tmp_path: Path) -> None:

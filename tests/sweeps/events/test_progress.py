@@ -19,10 +19,8 @@ from sweeps.events.event_types import (
 )
 from sweeps.events.progress import Progress, duration
 from sweeps.planning.plan import Plan
-from tests.sweeps.planning.test_plan import HYPER, plan_of
-from tests.sweeps.planning.test_spec import spec_with
-from tests.sweeps.scheduling.test_trunk_scheduler import report_of
-from tests.sweeps.selection.test_leaderboard import a_row
+from tests.factories import HYPER, a_row, plan_of, spec_with
+from tests.fake_training import report_of
 from trainables.fixres.cell import CellSpec
 from trainables.training.trunk import TrunkSpec
 

@@ -6,9 +6,7 @@ from dataclasses import replace
 
 from sweeps.events.event_types import CellEnded, TrunkBegan, TrunkEnded
 from sweeps.events.recorders import History
-from tests.sweeps.planning.test_plan import HYPER, plan_of
-from tests.sweeps.planning.test_spec import spec_with
-from tests.sweeps.selection.test_leaderboard import a_row
+from tests.factories import HYPER, a_row, plan_of, spec_with
 
 PLAN = plan_of(spec_with(variants=("b0",), train_res=(64, 96), test_res=(96, 128)))
 TRUNKS = [PLAN.trunk(point, HYPER) for point in PLAN.points]

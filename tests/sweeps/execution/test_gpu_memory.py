@@ -23,9 +23,7 @@ from sweeps.planning.plan import Plan
 from sweeps.planning.spec import RunOptions
 from sweeps.scheduling.cell_scheduler import cells_of
 from sweeps.terminal.plan_tables import plan_view
-from tests.sweeps.planning.test_plan import HYPER, plan_of
-from tests.sweeps.planning.test_spec import spec_with
-from tests.sweeps.terminal.test_console import file_console, output_of
+from tests.factories import HYPER, file_console, output_of, plan_of, spec_with
 from trainables.data.options import ReadOptions
 from trainables.profiling.training_memory import cell_bytes, forward_bytes, needed_gb, step_bytes
 from trainables.ray_backend.tune_trainables import TrialContext

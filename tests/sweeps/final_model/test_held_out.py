@@ -12,9 +12,7 @@ import pytest
 
 from sweeps.final_model import held_out
 from sweeps.final_model.outcome import paired_gain, served_as_swept
-from tests.sweeps.planning.test_plan import HYPER, plan_of
-from tests.sweeps.planning.test_spec import spec_with
-from tests.sweeps.selection.test_leaderboard import a_row
+from tests.factories import HYPER, a_row, plan_of, spec_with
 from trainables.evaluation.metrics import Score
 from trainables.fixres.cell import ArmResult
 from trainables.storage.artifact_store import Store

@@ -2,33 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
-from sweeps.final_model.outcome import Outcome, PairedGain, read_outcome, write_choice
+from sweeps.final_model.outcome import PairedGain, read_outcome, write_choice
 from sweeps.selection import leaderboard
-from sweeps.selection.choice import Choice
-from sweeps.selection.leaderboard import Row
-from tests.sweeps.selection.test_leaderboard import a_row
-
-
-def outcome_of(
-    rows: list[Row],
-    choice: Choice | None = None,
-    *,
-    gains: Mapping[str, PairedGain] | None = None,
-    refit: bool = False,
-    test_cells: int = 1,
-) -> Outcome:
-    """An outcome; the first row is chosen unless there is a choice."""
-    return Outcome(
-        rows=rows,
-        choice=choice or Choice(row=rows[0], reason="It is the best.", optimism=0.0),
-        gains=gains or {},
-        refit=refit,
-        test_cells=test_cells,
-    )
-
+from tests.factories import a_row, outcome_of
 
 ROWS = [a_row(90, 100), a_row(40, 50, split="test"), a_row(30, 50, split="test", arm="crop1")]
 GAINS = {"test": PairedGain(difference=0.2, error=0.05)}

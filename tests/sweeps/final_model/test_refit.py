@@ -14,9 +14,7 @@ import torch
 from sweeps.execution.tune_runner import Phase
 from sweeps.final_model import refit as refitting
 from sweeps.final_model.refit import cell_of, refit
-from tests.sweeps.planning.test_plan import HYPER, plan_of
-from tests.sweeps.planning.test_spec import spec_with
-from tests.sweeps.selection.test_leaderboard import a_row
+from tests.factories import HYPER, a_row, plan_of, spec_with
 from trainables.data.image_set import ImageSet
 from trainables.errors import SweepError, UserError
 from trainables.fixres.heads import HeadSetting

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sweeps.output.retention import check_not_pruned, deletable_files, keys_to_retain, prune
-from tests.sweeps.selection.test_leaderboard import a_row
+from tests.factories import a_row
 from trainables.errors import UserError
 from trainables.storage.artifact_store import Store
 

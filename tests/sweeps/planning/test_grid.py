@@ -7,7 +7,7 @@ import pytest
 
 from sweeps.planning.grid import Grid, Point, resolve_grid
 from sweeps.planning.published import PUBLISHED
-from tests.sweeps.planning.test_spec import spec_with
+from tests.factories import spec_with
 from trainables.errors import UserError
 from trainables.models.variants import VARIANTS
 from trainables.transforms.resolution import equalising_test_res

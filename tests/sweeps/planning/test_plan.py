@@ -10,41 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sweeps.planning.grid import Point, point_of, resolve_grid
-from sweeps.planning.plan import Plan, build_plan
-from sweeps.planning.spec import SweepSpec, option
-from tests.sweeps.planning.test_spec import is_one_sentence, spec_with
+from sweeps.planning.grid import Point, point_of
+from sweeps.planning.plan import build_plan
+from sweeps.planning.spec import option
+from tests.factories import HYPER, is_one_sentence, plan_of, spec_with, weights_of
 from trainables.errors import UserError
-from trainables.models.weights import Weights
-from trainables.profiling.cost import Cost, cost
+from trainables.profiling.cost import cost
 from trainables.training.trunk import Hyper, trunk_spec
 from trainables.transforms.eval_transform import EvalTransform
-
-HYPER = Hyper(lr=1e-3, weight_decay=0.01, label_smoothing=0.1)
-
-
-def weights_of(spec: SweepSpec) -> list[Weights]:
-    return [Weights(variant=v, source="none", digest="none", name=None) for v in spec.grid.variants]
-
-
-def plan_of(spec: SweepSpec, train: int = 120, val: int = 50, test: int = 40) -> Plan:
-    """A plan with made-up costs: the i-th variant takes i + 1 GMACs at 100 px."""
-    grid = resolve_grid(spec, np.full((train, 2), 100))
-    return Plan(
-        spec=spec,
-        grid=grid,
-        images_digest="0123456789abcdef",
-        counts={"train": train, "val": val, "test": test},
-        classes=("cat", "dog", "fox"),
-        weights={w.variant: w for w in weights_of(spec)},
-        costs={
-            (v, r): Cost(
-                params_m=4.0 + i, gmacs=(i + 1) * (r / 100) ** 2, memory_mb=16.0 + (r / 100) ** 2
-            )
-            for i, v in enumerate(spec.grid.variants)
-            for r in {*grid.train_res, *grid.test_res}
-        },
-    )
 
 
 def images(train: int = 120, val: int = 50, test: int = 40, classes: int = 10) -> Any:

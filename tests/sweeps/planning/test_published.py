@@ -9,7 +9,7 @@ import pytest
 from sweeps.planning.published import PUBLISHED, published
 from sweeps.selection.leaderboard import Row
 from sweeps.selection.published_comparison import compare_with_published
-from tests.sweeps.selection.test_leaderboard import a_row
+from tests.factories import a_row
 from trainables.models.variants import VARIANTS
 
 # Top-1 points from start to fixed net, rounded on their own: no figure here is read off the table.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,28 +13,14 @@ from ray.tune.schedulers import AsyncHyperBandScheduler
 from sweeps.planning.recipes import RECIPES, builtin_digits
 from sweeps.planning.spec import ArmName, SweepSpec, differences, identity, option, spec_from_json
 from sweeps.planning.validation import check_spec
+from tests.factories import is_one_sentence, spec_with
 from trainables.errors import UserError
 from trainables.fixres.arms import ARMS
 from trainables.storage.hashing import to_jsonable
 
 
-def spec_with(base: SweepSpec | None = None, /, **options: Any) -> SweepSpec:
-    """A spec with these options, each by its own name, whatever its group."""
-    spec = base or SweepSpec()
-    for group in fields(SweepSpec):
-        old = getattr(spec, group.name)
-        own = {f.name: options.pop(f.name) for f in fields(old) if f.name in options}
-        spec = replace(spec, **{group.name: replace(old, **own)})
-    assert not options, f"no such options: {options}"
-    return spec
-
-
 def option_names() -> list[str]:
     return [f.name for group in fields(SweepSpec) for f in fields(getattr(SweepSpec(), group.name))]
-
-
-def is_one_sentence(message: str) -> bool:
-    return message.endswith(".") and ". " not in message and "\n" not in message
 
 
 @pytest.mark.parametrize("spec", [SweepSpec(), builtin_digits()])

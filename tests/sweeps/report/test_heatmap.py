@@ -15,9 +15,7 @@ from PIL import Image
 from sweeps.planning.spec import SweepSpec
 from sweeps.report.heatmap import plot_heatmaps, save_png
 from sweeps.selection.leaderboard import Row
-from tests.sweeps.planning.test_plan import plan_of
-from tests.sweeps.planning.test_spec import spec_with
-from tests.sweeps.selection.test_leaderboard import a_row
+from tests.factories import a_row, plan_of, spec_with
 
 # Not in order, to see that the axes are.
 ARMS = ("none", "fix")

@@ -14,10 +14,7 @@ from sweeps.planning.spec import ServingOptions
 from sweeps.report.model_card import model_card
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row
-from tests.sweeps.final_model.test_outcome import outcome_of
-from tests.sweeps.planning.test_plan import plan_of
-from tests.sweeps.planning.test_spec import spec_with
-from tests.sweeps.selection.test_leaderboard import a_row
+from tests.factories import a_row, outcome_of, plan_of, spec_with
 from trainables.fixres.arms import ARMS
 from trainables.models.weights import Weights
 

@@ -20,15 +20,20 @@ from sweeps.report.spending_plot import plot_spending, price
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row
 from sweeps.selection.published_comparison import Comparison, compare_with_published
-from tests.sweeps.final_model.test_outcome import outcome_of
-from tests.sweeps.report.test_ledger import a_cell, a_plan, a_trunk, ended
-from tests.sweeps.selection.test_leaderboard import a_row
+from tests.factories import (
+    a_ledger_plan,
+    a_ledger_trunk,
+    a_row,
+    an_ended_cell,
+    an_ended_trunk,
+    outcome_of,
+)
 
 WILD = '<b>x</b> & "y"'
 VOID = {"meta", "br", "hr", "img", "input", "link"}
-PLAN = a_plan(max_gmacs=2.0)
-TRUNKS = [a_trunk(PLAN, point, 1e-3) for point in (0, 1)]
-CELLS = [a_cell(PLAN, trunk, res) for trunk in TRUNKS for res in (64, 96)]
+PLAN = a_ledger_plan(max_gmacs=2.0)
+TRUNKS = [a_ledger_trunk(PLAN, point, 1e-3) for point in (0, 1)]
+CELLS = [an_ended_cell(PLAN, trunk, res) for trunk in TRUNKS for res in (64, 96)]
 VAL = [row for cell in CELLS for row in cell.rows]
 CHOSEN = replace(VAL[3], top1=0.7, latency_ms=12.3)
 TEST = [a_row(9, 30, split="test", top5=0.95), a_row(7, 30, split="test", arm="crop1")]
@@ -41,8 +46,8 @@ GAINS = {
 
 def spent(price_per_hour: float | None = 3.0) -> Ledger:
     history = History()
-    history.on(ended(TRUNKS[0], [10.0] * 6))
-    history.on(ended(TRUNKS[1], [8.0, 12.0], "cut"))
+    history.on(an_ended_trunk(TRUNKS[0], [10.0] * 6))
+    history.on(an_ended_trunk(TRUNKS[1], [8.0, 12.0], "cut"))
     for cell in CELLS:
         history.on(cell)
     return build_ledger(PLAN, history, ROWS, price_per_hour)

@@ -27,7 +27,7 @@ from sweeps.report.pareto_plot import plot_pareto_fronts
 from sweeps.report.style import CHOSEN, Labels, new_figure, spread_apart, style_axes, variant_styles
 from sweeps.selection.choice import eligible
 from sweeps.selection.leaderboard import Row
-from tests.sweeps.selection.test_leaderboard import a_row
+from tests.factories import a_row
 from trainables.evaluation.confidence import wilson
 from trainables.evaluation.metrics import Score
 from trainables.fixres.arms import ARMS, rank

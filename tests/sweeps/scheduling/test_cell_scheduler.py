@@ -10,10 +10,8 @@ import pytest
 from sweeps.events.event_types import CellBegan, CellEnded, CellsPlanned, Event
 from sweeps.planning.plan import Plan
 from sweeps.scheduling.cell_scheduler import CellScheduler, cells_of
-from tests.sweeps.planning.test_plan import HYPER, plan_of
-from tests.sweeps.planning.test_spec import spec_with
-from tests.sweeps.scheduling.test_trunk_scheduler import report_of
-from tests.sweeps.selection.test_leaderboard import HEAD
+from tests.factories import HEAD, HYPER, plan_of, spec_with
+from tests.fake_training import report_of
 from trainables.evaluation.metrics import Score
 from trainables.fixres.cell import ArmResult, CellSpec
 from trainables.storage.artifact_store import Store

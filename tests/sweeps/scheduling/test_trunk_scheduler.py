@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import random
 from collections import Counter
@@ -12,152 +10,37 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from sweeps.events.event_types import EpochEnded, Event, TrunkBegan, TrunkEnded
+from sweeps.events.event_types import EpochEnded, TrunkBegan, TrunkEnded
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
 from sweeps.planning.spec import SweepSpec
 from sweeps.scheduling import tpe
 from sweeps.scheduling import trunk_scheduler as directing
 from sweeps.scheduling.trunk_scheduler import TrunkScheduler
-from tests.sweeps.planning.test_plan import plan_of
-from tests.sweeps.planning.test_spec import spec_with
-from trainables.evaluation.metrics import Score
+from tests.factories import plan_of, spec_with
+from tests.fake_training import (
+    SMALL_SPEC,
+    Events,
+    Farm,
+    Training,
+    accuracy,
+    diverging,
+    outcome,
+    phase,
+    report_of,
+)
 from trainables.storage.artifact_store import Store
-from trainables.storage.files import append_line, read_lines, replacing
-from trainables.storage.hashing import to_jsonable
+from trainables.storage.files import append_line, read_lines
 from trainables.training import trunk
 from trainables.training.trunk import EpochReport, TrunkSpec, recorded_reports
-
-SPEC = spec_with(
-    variants=("b0", "b1"),
-    train_res=(64, 96),
-    test_res=(64, 96, 128),
-    epochs=6,
-    samples=3,
-    grace_epochs=1,
-    reduction=2,  # rungs 1, 2, 4, 6
-)
 
 
 class Killed(BaseException):
     """The driver is gone."""
 
 
-class Events(list[Event]):
-    """A watcher that keeps all."""
-
-    def on(self, event: Event) -> None:
-        self.append(event)
-
-
 # --- fake training ----------------------------------------------------------------------------
-
-
-def accuracy(trunk: TrunkSpec, epoch: int, res: int) -> float:
-    miss = math.log10(trunk.hyper.lr / 2e-3) ** 2 + abs(trunk.hyper.label_smoothing - 0.05)
-    size = 0.2 * (trunk.variant == "b1") + 0.1 * (res / trunk.train_res == 4 / 3)
-    return 0.6 * math.exp(-miss) * (1 - math.exp(-epoch / 2)) + size
-
-
-def report_of(plan: Plan, trunk: TrunkSpec, epoch: int, at: int = 0) -> EpochReport:
-    n, rungs, resolutions = plan.counts["val"], plan.spec.rungs, plan.grid.test_res
-    hits = {res: round(n * accuracy(trunk, epoch, res)) for res in resolutions}
-    val = {res: Score(split="val", n=n, hits1=h, hits5=n) for res, h in hits.items()}
-    return EpochReport(
-        epoch=epoch,
-        loss=1 / epoch,
-        train_top1=0.5,
-        images=plan.counts["train"],
-        lr=trunk.hyper.lr,
-        seconds=1.0,
-        at=at or 1000 * epoch,
-        val=val if epoch in rungs else {},
-    )
-
-
-def diverging(plan: Plan, trunk: TrunkSpec, epoch: int) -> EpochReport:
-    """The second epoch of b0's trunks with a large lr is not finite."""
-    report = report_of(plan, trunk, epoch)
-    if trunk.variant == "b0" and trunk.hyper.lr > 1e-3 and epoch == 2:
-        lost: dict[str, Any] = {"loss": None, "val": {}, "diverged": True}
-        return EpochReport(**{**vars(report), **lost})
-    return report
-
-
-Training = Callable[[Plan, TrunkSpec, int], EpochReport]
-
-
-class Farm:
-    """Workers without Ray: what the store holds of a trunk is reported, the rest trained."""
-
-    def __init__(self, plan: Plan, store: Store[Path], training: Training = report_of):
-        self.plan, self.store, self.training = plan, store, training
-        self.trained: Counter[tuple[str, int]] = Counter()
-
-    def step(self, trunk: TrunkSpec, reported: int) -> EpochReport:
-        recorded = recorded_reports(self.store, trunk.key)
-        if reported < len(recorded):
-            return recorded[reported]
-        report = self.training(self.plan, trunk, reported + 1)
-        self.trained[trunk.key, report.epoch] += 1
-        state = {
-            "model": {"w": torch.tensor([float(report.epoch)])},
-            "reports": to_jsonable([*recorded, report]),
-        }
-        with replacing(self.store.trunk(trunk.key) / "state.pt") as temporary:
-            torch.save(state, temporary)
-        return report
-
-    def run(
-        self,
-        director: TrunkScheduler,
-        concurrency: int = 1,
-        rng: random.Random | None = None,
-        restarts: float = 0.0,
-    ) -> None:
-        """To the end of the phase; now and then a worker starts its trunk over."""
-        rng = rng or random.Random(0)
-        running: dict[str, tuple[TrunkSpec, int]] = {}
-        while True:
-            while len(running) < concurrency and (trunk := director.next()) is not None:
-                assert trunk.key not in running, "handed out twice"
-                running[trunk.key] = (trunk, 0)
-            if not running:
-                return
-            trunk, reported = running[rng.choice(sorted(running))]
-            if rng.random() < restarts:
-                reported = 0
-            if director.report(trunk, self.step(trunk, reported)):
-                running[trunk.key] = (trunk, reported + 1)
-            else:
-                del running[trunk.key]
-
-
-def outcome(director: TrunkScheduler, store: Store[Path]) -> dict[str, Any]:
-    """All that a phase leaves, without the store's dead epochs and the clock."""
-    found = {
-        path.parent.name: json.loads(path.read_text())
-        for path in (store.root / "trunks").glob("*/result.json")
-    }
-    results = {key: (value["why"], len(value["reports"])) for key, value in found.items()}
-    return {
-        "results": results,
-        "journal": read_lines(store.journal),
-        "survivors": [t.key for t in director.survivors()],
-        "over": director.is_over,
-        "open": [str(p) for p in store.root.rglob("state.pt")],
-    }
-
-
-def phase(
-    plan: Plan, root: Path, training: Training = report_of, **how: Any
-) -> tuple[TrunkScheduler, Store[Path], Farm, Events]:
-    store, events = Store(root), Events()
-    director, farm = TrunkScheduler(plan, store, events), Farm(plan, store, training)
-    farm.run(director, **how)
-    return director, store, farm, events
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -181,7 +64,7 @@ def quick() -> Iterator[None]:
 
 @pytest.fixture
 def plan() -> Plan:
-    return plan_of(SPEC)
+    return plan_of(SMALL_SPEC)
 
 
 # --- undisturbed ------------------------------------------------------------------------------
@@ -256,7 +139,7 @@ def test_points_take_turns(plan: Plan, tmp_path: Path) -> None:
 
 def test_survivors_are_those_that_came_farthest_then_did_best(tmp_path: Path) -> None:
     for survivors in (1, 2, 9):
-        plan = plan_of(spec_with(SPEC, survivors=survivors))
+        plan = plan_of(spec_with(SMALL_SPEC, survivors=survivors))
         director, store, _, events = phase(plan, tmp_path / str(survivors))
         trunks = [e.trunk for e in events if isinstance(e, TrunkBegan)]
 
@@ -323,7 +206,7 @@ def killed_at(plan: Plan, root: Path, at: int, training: Training = report_of, *
 
 
 def test_killed_anywhere_it_ends_as_if_undisturbed(tmp_path: Path) -> None:
-    plan = plan_of(spec_with(SPEC, variants=("b0",), train_res=(64,), epochs=4, samples=7))
+    plan = plan_of(spec_with(SMALL_SPEC, variants=("b0",), train_res=(64,), epochs=4, samples=7))
     calm, store, *_ = phase(plan, tmp_path / "calm", diverging)
     expected = outcome(calm, store)
     whys = {why for why, _ in expected["results"].values()}
@@ -451,7 +334,7 @@ def test_a_trunk_that_failed_at_once_has_no_reports(plan: Plan, tmp_path: Path) 
 # --- ranges of one value ----------------------------------------------------------------------
 
 SINGLE: SweepSpec = spec_with(
-    SPEC, lr=(1e-3, 1e-3), weight_decay=(0.01, 0.01), label_smoothing=(0.1, 0.1)
+    SMALL_SPEC, lr=(1e-3, 1e-3), weight_decay=(0.01, 0.01), label_smoothing=(0.1, 0.1)
 )
 
 
@@ -468,7 +351,7 @@ def test_equal_proposals_are_one_trunk(tmp_path: Path, concurrency: int) -> None
 
 
 def test_not_over_while_a_trunk_runs_or_is_yet_to_be_asked_for(tmp_path: Path) -> None:
-    plan = plan_of(spec_with(SPEC, variants=("b0",), train_res=(64,), samples=2))
+    plan = plan_of(spec_with(SMALL_SPEC, variants=("b0",), train_res=(64,), samples=2))
     assert plan.points == (Point(variant="b0", train_res=64),)
     director = TrunkScheduler(plan, Store(tmp_path), Events())
     farm = Farm(plan, Store(tmp_path))

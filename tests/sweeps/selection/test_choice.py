@@ -13,8 +13,7 @@ import pytest
 from sweeps.planning.spec import ServingOptions
 from sweeps.selection.choice import Choice, choose, pareto_front
 from sweeps.selection.leaderboard import Row
-from tests.sweeps.planning.test_spec import is_one_sentence
-from tests.sweeps.selection.test_leaderboard import a_row
+from tests.factories import a_row, is_one_sentence
 from trainables.errors import UserError
 from trainables.fixres.arms import ARMS
 

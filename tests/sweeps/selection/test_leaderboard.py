@@ -12,47 +12,13 @@ import pytest
 
 from sweeps.planning.grid import Point
 from sweeps.selection.leaderboard import SCHEMA, Row, from_table, make_row, read, to_table, write
-from tests.sweeps.planning.test_plan import HYPER, plan_of
-from tests.sweeps.planning.test_spec import is_one_sentence, spec_with
+from tests.factories import HEAD, HYPER, a_row, is_one_sentence, plan_of, spec_with
 from trainables.errors import UserError
 from trainables.evaluation.metrics import Score
 from trainables.fixres.cell import ArmResult
 from trainables.fixres.heads import HeadSetting
 from trainables.profiling.cost import Cost
 
-
-def a_row(hits: int = 30, n: int = 50, **other: Any) -> Row:
-    """A row of the arm "fix" on val, unless told otherwise."""
-    arm = other.get("arm", "fix")
-    values: dict[str, Any] = {
-        "variant": "b0",
-        "train_res": 64,
-        "test_res": 96,
-        "arm": arm,
-        "split": "val",
-        "n": n,
-        "top1": hits / n,
-        "top5": min(1.0, hits / n + 0.1),
-        "params_m": 4.0,
-        "gmacs": 0.5,
-        "memory_mb": 32.0,
-        "latency_ms": None,
-        "images_s": None,
-        "seconds": 2.5,
-        "trunk": "t1",
-        "trunk_epochs": 6,
-        "head_optimizer": "sgd" if arm.startswith("fix") else None,
-        "head_lr": 0.03 if arm.startswith("fix") else None,
-        "head_smoothing": 0.1 if arm.startswith("fix") else None,
-        "head_weight_decay": 1e-4 if arm.startswith("fix") else None,
-        "head_epochs": 5 if arm.startswith("fix") else None,
-        "head_tried": 30 if arm.startswith("fix") else 0,
-    } | other
-    cell = f"{values['variant']} {values['trunk']} {values['train_res']} {values['test_res']}"
-    return Row(**{"cell": cell, **values})
-
-
-HEAD = HeadSetting(optimizer="adamw", lr=0.1, label_smoothing=0.0, weight_decay=0.01, epochs=5)
 ROWS = [
     a_row(arm="none", hits=20),
     a_row(hits=31),

@@ -8,7 +8,7 @@ import pytest
 
 from sweeps.selection import row_latency
 from sweeps.selection.row_latency import with_latencies
-from tests.sweeps.selection.test_leaderboard import a_row
+from tests.factories import a_row
 from trainables.profiling.latency import Latency
 from trainables.storage.artifact_store import Store
 

@@ -20,19 +20,8 @@ from sweeps.events.event_types import (
     TrunkEnded,
 )
 from sweeps.terminal.console import Terminal
-from tests.sweeps.planning.test_plan import HYPER, plan_of
-from tests.sweeps.planning.test_spec import spec_with
-from tests.sweeps.scheduling.test_trunk_scheduler import SPEC, diverging, phase
-from tests.sweeps.selection.test_leaderboard import a_row
-
-
-def output_of(console: Console) -> str:
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
-
-
-def file_console(width: int = 300) -> Console:
-    return Console(file=io.StringIO(), force_terminal=False, width=width, highlight=False)
+from tests.factories import HYPER, a_row, file_console, output_of, plan_of, spec_with
+from tests.fake_training import SMALL_SPEC, diverging, phase
 
 
 def tty_console(width: int = 100) -> Console:
@@ -42,7 +31,7 @@ def tty_console(width: int = 100) -> Console:
 @pytest.fixture(scope="module")
 def events(tmp_path_factory: pytest.TempPathFactory) -> list[Event]:
     """A whole sweep, with a trunk and a cell that came to nothing."""
-    plan = plan_of(SPEC)
+    plan = plan_of(SMALL_SPEC)
     director, _, _, events = phase(plan, tmp_path_factory.mktemp("store"), diverging)
     lost = next(e.trunk for e in events if isinstance(e, TrunkBegan))
     failed = TrunkEnded(trunk=lost, why="failed", reports=(), error="Trace\n  Boom: [b] broken\n")

@@ -13,11 +13,7 @@ from sweeps.selection.choice import Choice
 from sweeps.selection.published_comparison import compare_with_published
 from sweeps.terminal.plan_tables import plan_view
 from sweeps.terminal.result_tables import COSTS, pareto_table, summary
-from tests.sweeps.final_model.test_outcome import outcome_of
-from tests.sweeps.planning.test_plan import plan_of
-from tests.sweeps.planning.test_spec import spec_with
-from tests.sweeps.selection.test_leaderboard import a_row
-from tests.sweeps.terminal.test_console import file_console, output_of
+from tests.factories import a_row, file_console, outcome_of, output_of, plan_of, spec_with
 
 
 @pytest.fixture

@@ -23,8 +23,7 @@ from sweeps.events.event_types import SweepBegan
 from sweeps.final_model.mlflow_flavor import write_mlflow_model
 from sweeps.tracking.model_registry import ALIAS, FORMER, KEY, register
 from sweeps.tracking.tracker import MlflowTracker
-from tests.sweeps.planning.test_plan import plan_of
-from tests.sweeps.planning.test_spec import spec_with
+from tests.factories import plan_of, spec_with
 from trainables.export.timm_format import write_timm
 from trainables.storage.artifact_store import Store
 from trainables.transforms.eval_transform import EvalTransform

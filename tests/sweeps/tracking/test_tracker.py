@@ -35,10 +35,8 @@ from sweeps.selection.leaderboard import Row
 from sweeps.tracking.payloads import ROWS
 from sweeps.tracking.tracker import MlflowTracker, default_uri
 from sweeps.tracking.ui_links import without_secret
-from tests.sweeps.planning.test_plan import plan_of
-from tests.sweeps.planning.test_spec import spec_with
-from tests.sweeps.scheduling.test_trunk_scheduler import phase
-from tests.sweeps.selection.test_leaderboard import a_row
+from tests.factories import a_row, plan_of, spec_with
+from tests.fake_training import phase
 from trainables.errors import SweepError, UserError
 from trainables.fixres.cell import PREDICTIONS, delta_path, recorded_hits, write_predictions
 from trainables.storage.artifact_store import Store
