@@ -10,7 +10,6 @@ from sweeps.planning.plan import Plan
 from sweeps.report.ledger import ImagePasses, Ledger, build_ledger, duration
 from sweeps.selection.leaderboard import Row
 from tests.factories import (
-    ARM_SECONDS,
     LEDGER_ARMS,
     LEDGER_TRAIN,
     LEDGER_VAL,
