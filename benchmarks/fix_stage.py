@@ -32,6 +32,7 @@ from trainables.data.view_cache import ViewCache
 from trainables.evaluation.confidence import standard_error
 from trainables.evaluation.inference import batches_of
 from trainables.fixres import features, heads
+from trainables.fixres.head_settings import HeadGrid
 from trainables.models import backbone, variants
 from trainables.models.device import pick_device
 from trainables.models.weights import find_weights, stored_state
@@ -39,7 +40,7 @@ from trainables.storage.artifact_store import Store
 from trainables.transforms.eval_transform import EvalTransform
 
 BATCH, EPOCHS = 64, 5
-GRID = heads.HeadGrid(
+GRID = HeadGrid(
     lr=(0.003, 0.01, 0.03, 0.1),
     label_smoothing=(0.0, 0.1),
     epochs=EPOCHS,

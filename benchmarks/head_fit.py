@@ -22,7 +22,8 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from trainables.fixres.heads import HeadGrid, epoch_order, fit
+from trainables.fixres.head_settings import HeadGrid
+from trainables.fixres.heads import epoch_order, fit
 
 WIDTH, BATCH, LARGE = 1280, 256, 2048
 HEADS = (1, 8, 32)

@@ -29,7 +29,7 @@ from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_json
 from trainables.storage.object_store import is_uri, remote_path
 from trainables.storage.retry import first_line
-from trainables.training.trunk import finished_trunk
+from trainables.training.trunk import read_trunk_spec
 
 
 def check_target(sweep: str, target: Path) -> None:
@@ -69,7 +69,7 @@ def write_other_choice(
     images, _ = open_images(spec, terminal)
     if images.digest != record["identity"]["images"]:
         raise UserError(f"--data {spec.images.data} holds other images than the sweep saw.")
-    trunk, _ = finished_trunk(store, row.trunk)
+    trunk = read_trunk_spec(store, row.trunk)
     plan = planning.build_plan(spec, images, [trunk.weights])
     served, counting = served_as_swept(plan, row), terminal.counting("decoding images")
     outcome = score_choice(plan, choice, served, rows, images, store, counting)

@@ -21,10 +21,11 @@ from sweeps.planning.spec import SweepSpec
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row
 from trainables.evaluation.metrics import Score
-from trainables.fixres.heads import HeadSetting
+from trainables.fixres.head_settings import HeadSetting
 from trainables.models.weights import Weights
 from trainables.profiling.cost import Cost
-from trainables.training.trunk import EpochReport, Hyper, TrunkSpec
+from trainables.training.recipe import Hyper
+from trainables.training.trunk import EpochReport, TrunkSpec
 
 LEDGER_TRAIN, LEDGER_VAL = 1000, 200
 LEDGER_ARMS = ("none", "crop1", "bn", "fix")

@@ -16,14 +16,9 @@ from trainables.models.weights import find_weights
 from trainables.storage.artifact_store import Store
 from trainables.storage.object_store import place_of
 from trainables.training.preemption import PreemptionGuard
+from trainables.training.recipe import Hyper, Recipe
 from trainables.training.trainer import TrunkTraining
-from trainables.training.trunk import (
-    Hyper,
-    Recipe,
-    TrunkSpec,
-    finalize_trunk,
-    recorded_reports,
-)
+from trainables.training.trunk import TrunkSpec, finalize_trunk, recorded_reports
 from trainables.transforms.eval_transform import EvalTransform
 from trainables.transforms.resolution import TEST_CROP_PCT
 

@@ -8,7 +8,7 @@ from sweeps.execution.resources import MemoryNeed, NetAtRes
 from sweeps.planning.grid import Point
 from sweeps.planning.plan import Plan
 from trainables.fixres.arms import ARMS
-from trainables.models.backbone import CLASSIFIER, STATISTICS
+from trainables.models.tensor_names import CLASSIFIER, STATISTICS
 from trainables.profiling.training_memory import cell_bytes, forward_bytes, needed_gb, step_bytes
 
 

@@ -10,9 +10,9 @@ from sweeps.execution.resources import PhaseResources, Placement
 from sweeps.execution.tune_runner import Config, Phase, run_trials
 from sweeps.scheduling.cell_scheduler import CellScheduler
 from sweeps.scheduling.trunk_scheduler import TrunkScheduler
-from trainables.fixres.cell import arm_result
+from trainables.fixres.cell import arm_result_from_json
 from trainables.ray_backend.tune_trainables import CellTrainable, TrialContext, TrunkTrainable
-from trainables.training.trunk import epoch_report
+from trainables.training.trunk import epoch_report_from_json
 
 
 def run_trunks(
@@ -32,7 +32,9 @@ def run_trunks(
         }
 
     def goes_on(config: Config, result: dict[str, Any]) -> bool:
-        return trunk_scheduler.report(config["trunk"], epoch_report(json.loads(result["report"])))
+        return trunk_scheduler.report(
+            config["trunk"], epoch_report_from_json(json.loads(result["report"]))
+        )
 
     phase = Phase(
         next_config=give,
@@ -57,7 +59,7 @@ def run_cells(cell_scheduler: CellScheduler, context: TrialContext, placement: P
 
     def goes_on(config: Config, result: dict[str, Any]) -> bool:
         cell_scheduler.take(
-            config["cell"].key, [arm_result(r) for r in json.loads(result["results"])]
+            config["cell"].key, [arm_result_from_json(r) for r in json.loads(result["results"])]
         )
         return False
 

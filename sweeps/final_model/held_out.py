@@ -18,7 +18,7 @@ from trainables.fixres.arms import ARMS, UNTUNED
 from trainables.fixres.held_out_score import HeldOutSet, hits_of, score_held_out
 from trainables.storage.artifact_store import Store
 from trainables.storage.object_store import place_of
-from trainables.training.trunk import finished_trunk
+from trainables.training.trunk import read_trunk_spec
 
 
 def score_held_out_sets(
@@ -26,7 +26,7 @@ def score_held_out_sets(
 ) -> tuple[list[Row], dict[str, PairedGain]]:
     """A row for each set and arm, and the gain on each set. What was read is not read again."""
     cell, arm = served.cell, served.arm
-    trunk, _ = finished_trunk(store, served.trunk)
+    trunk = read_trunk_spec(store, served.trunk)
     cost = plan.costs[trunk.variant, cell.test_res]
     tuned = bool(ARMS[arm].changes)
     rows, gains = [], {}

@@ -28,7 +28,7 @@ from trainables.fixres.held_out_score import cells_read
 from trainables.models import variants
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import replacing_folder, write_text
-from trainables.training.trunk import finished_trunk
+from trainables.training.trunk import read_trunk_spec
 from trainables.transforms.eval_transform import EvalTransform
 
 
@@ -64,7 +64,7 @@ def write_model(
     Raises:
         SweepError: a form does not give the logits that the net itself gives.
     """
-    trunk, _ = finished_trunk(store, served.trunk)
+    trunk = read_trunk_spec(store, served.trunk)
     state = adapted_state(store, served.trunk, served.cell.key, served.arm)
     transform = serving_transform(trunk, served.cell, served.arm)
     model = load_model(trunk, state, len(plan.classes))

@@ -26,15 +26,15 @@ from trainables.data.decode import Progress
 from trainables.data.image_set import ImageSet
 from trainables.errors import SweepError
 from trainables.fixres.cell import RefitCell, recorded_results
-from trainables.fixres.heads import HeadSetting
+from trainables.fixres.head_settings import HeadSetting
 from trainables.ray_backend.tune_trainables import CellTrainable, TrialContext, TrunkTrainable
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import Place, write_text
 from trainables.training.trunk import (
     TrunkSpec,
-    epoch_report,
+    epoch_report_from_json,
     finalize_trunk,
-    finished_trunk,
+    read_trunk_spec,
     recorded_reports,
     trained_epochs,
 )
@@ -63,7 +63,7 @@ def refit(
     """
     merged = images.merged()
     trials = _Trials(chosen.place, replace(context, refit=True, rungs=()), cluster)
-    trunk, _ = finished_trunk(store, chosen.trunk)
+    trunk = read_trunk_spec(store, chosen.trunk)
     if chosen.trunk_epochs > 0:
         trunk = replace(trunk, images=merged.digest)
         need = gpu_memory.of_trunk(plan, point_of(trunk))
@@ -153,7 +153,7 @@ def _train(
         return
 
     def goes_on(result: dict[str, Any]) -> bool:
-        report = epoch_report(json.loads(result["report"]))
+        report = epoch_report_from_json(json.loads(result["report"]))
         if progress is not None:
             progress(report.epoch, epochs)
         return report.epoch < epochs

@@ -14,13 +14,14 @@ from trainables.data.image_set import ImageSet
 from trainables.errors import UserError
 from trainables.fixres.arms import ARMS
 from trainables.fixres.cell import CellSpec
-from trainables.fixres.heads import HeadGrid
+from trainables.fixres.head_settings import HeadGrid
 from trainables.models import variants
 from trainables.models.weights import Weights
 from trainables.profiling.cost import Cost, cost
 from trainables.sources.splits import SPLITS
 from trainables.storage.object_store import is_uri
-from trainables.training.trunk import Hyper, Recipe, TrunkSpec
+from trainables.training.recipe import Hyper, Recipe
+from trainables.training.trunk import TrunkSpec
 from trainables.transforms.augmentation import Augmentation
 from trainables.transforms.eval_transform import EvalTransform
 

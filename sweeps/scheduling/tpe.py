@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweeps.planning.grid import Point
 from sweeps.planning.spec import TrunkOptions
-from trainables.training.trunk import Hyper
+from trainables.training.recipe import Hyper
 
 STARTUP_TRIALS = 4  # trials of a variant before TPE has something to say; random until then
 NAMES = ("lr", "weight_decay", "label_smoothing")

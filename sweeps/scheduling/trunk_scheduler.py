@@ -16,13 +16,8 @@ from sweeps.scheduling.asha import GroupedAsha
 from sweeps.scheduling.tpe import Trial, propose
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import append_line, read_lines, write_text
-from trainables.training.trunk import (
-    EpochReport,
-    Hyper,
-    TrunkSpec,
-    finalize_trunk,
-    recorded_reports,
-)
+from trainables.training.recipe import Hyper
+from trainables.training.trunk import EpochReport, TrunkSpec, finalize_trunk, recorded_reports
 from trainables.transforms.eval_transform import EvalTransform
 
 

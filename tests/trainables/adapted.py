@@ -12,12 +12,13 @@ from trainables.evaluation.metrics import score
 from trainables.fixres.adapt import adapt_cell
 from trainables.fixres.arms import ARMS
 from trainables.fixres.cell import CellSpec
-from trainables.fixres.heads import HeadGrid
+from trainables.fixres.head_settings import HeadGrid
 from trainables.models import backbone, variants
 from trainables.models.weights import find_weights
 from trainables.storage.artifact_store import Store
+from trainables.training.recipe import Hyper, Recipe
 from trainables.training.trainer import TrunkTraining
-from trainables.training.trunk import Hyper, Recipe, TrunkSpec, finalize_trunk, finished_trunk
+from trainables.training.trunk import TrunkSpec, finalize_trunk, read_trunk_weights
 from trainables.transforms.augmentation import Augmentation
 from trainables.transforms.eval_transform import EvalTransform
 
@@ -64,7 +65,7 @@ def make(tiny_images, lite0_weights, root):
     place = ViewCache(images=tiny_images, cache=root / "cache", threads=2)
     before = (store.trunk(spec.key) / "trunk.safetensors").read_bytes()
     results, logits, seen = watched(cell, store, place)
-    _, trunk = finished_trunk(store, spec.key)
+    trunk = read_trunk_weights(store, spec.key)
     return SimpleNamespace(
         store=store,
         cell=cell,

@@ -66,14 +66,16 @@ from trainables.fixres.features import (
     set_norm,
     write_features,
 )
-from trainables.fixres.heads import FittedHead, HeadGrid, HeadSetting, fit, fit_setting
+from trainables.fixres.head_settings import HeadGrid, HeadSetting
+from trainables.fixres.heads import FittedHead, fit, fit_setting
 from trainables.models import variants
-from trainables.models.backbone import CLASSIFIER, STATISTICS, Net, State
+from trainables.models.backbone import Net, State
 from trainables.models.device import pick_device
+from trainables.models.tensor_names import CLASSIFIER, STATISTICS
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_json, write_json, write_tensors
 from trainables.storage.hashing import content_hash
-from trainables.training.trunk import TrunkSpec, finished_trunk
+from trainables.training.trunk import TrunkSpec, read_trunk_spec, read_trunk_weights
 from trainables.transforms.resolution import feature_side
 
 FRECHET_IMAGES = 1024  # over a million activations: their quantiles are known to three digits
@@ -99,7 +101,7 @@ def adapt_cell(cell: CellSpec, store: Store, place: ViewCache) -> list[ArmResult
     Raises:
         SweepError: what a refit comes to is not finite.
     """
-    trunk, state = finished_trunk(store, cell.trunk)
+    trunk, state = read_trunk_spec(store, cell.trunk), read_trunk_weights(store, cell.trunk)
     results, predictions = [], {}
     with ExitStack() as stack:
         bench = _Bench(cell, trunk, state, store, place, stack)

@@ -14,9 +14,11 @@ import torch
 import torch.nn.functional as F
 
 from trainables.fixres.features import Maps, features_of, pre_norm
-from trainables.fixres.heads import HeadGrid, HeadSetting, epoch_order
+from trainables.fixres.head_settings import HeadGrid, HeadSetting
+from trainables.fixres.heads import epoch_order
 from trainables.models import backbone
-from trainables.models.backbone import AFFINE, CLASSIFIER, Net
+from trainables.models.backbone import Net
+from trainables.models.tensor_names import AFFINE, CLASSIFIER
 
 
 def fit_affine(

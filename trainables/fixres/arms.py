@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trainables.models.backbone import AFFINE, CLASSIFIER, STATISTICS
+from trainables.models.tensor_names import AFFINE, CLASSIFIER, STATISTICS
 
 
 @dataclass(frozen=True, kw_only=True)

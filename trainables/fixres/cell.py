@@ -12,14 +12,14 @@ import torch
 
 from trainables.evaluation.metrics import Score
 from trainables.fixres.arms import ARMS
-from trainables.fixres.heads import HeadGrid, HeadSetting
+from trainables.fixres.head_settings import HeadGrid, HeadSetting
 from trainables.models import backbone, variants
 from trainables.models.backbone import Net, State
 from trainables.models.device import pick_device
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import Place, read_batch, read_json, read_tensors, write_batch
 from trainables.storage.hashing import content_hash
-from trainables.training.trunk import TrunkSpec, finished_trunk
+from trainables.training.trunk import TrunkSpec, read_trunk_weights
 from trainables.transforms.eval_transform import EvalTransform
 
 PREDICTIONS = "predictions.arrow"
@@ -66,7 +66,7 @@ class ArmResult:
     head_tried: int = 0  # (setting, epoch) pairs the head was picked from, on val
 
 
-def arm_result(value: Mapping[str, Any]) -> ArmResult:
+def arm_result_from_json(value: Mapping[str, Any]) -> ArmResult:
     """A result from its JSON."""
     head = HeadSetting(**value["head"]) if value["head"] else None
     return ArmResult(**{**value, "score": Score(**value["score"]), "head": head})
@@ -75,7 +75,7 @@ def arm_result(value: Mapping[str, Any]) -> ArmResult:
 def recorded_results(store: Store, key: str) -> list[ArmResult] | None:
     """A finished cell's results, or None."""
     rows = read_json(store.cell(key) / "rows.json")
-    return None if rows is None else [arm_result(r) for r in rows]
+    return None if rows is None else [arm_result_from_json(r) for r in rows]
 
 
 def delta_path(store: Store, cell: str, arm: str) -> Place:
@@ -85,7 +85,7 @@ def delta_path(store: Store, cell: str, arm: str) -> Place:
 
 def adapted_state(store: Store, trunk: str, cell: str, arm: str) -> State:
     """The whole net of one arm: the trunk's weights, and what the arm changed."""
-    _, state = finished_trunk(store, trunk)
+    state = read_trunk_weights(store, trunk)
     if ARMS[arm].changes:
         state = {**state, **read_tensors(delta_path(store, cell, arm))}
     return state

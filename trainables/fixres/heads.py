@@ -17,65 +17,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from math import inf, isfinite, sqrt
 
 import torch
+
+from trainables.fixres.head_settings import HeadGrid, HeadSetting
 
 MAX_LOGITS_AT_ONCE = 1 << 24  # logits of val at a time: 64 MB
 BETAS, EPS = (0.9, 0.999), 1e-8  # torch.optim.AdamW's own
 
 Key = tuple[int, float]  # hits, then minus the loss: the larger the better
 _WORST: Key = (-1, -inf)  # also of what is not finite
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeadSetting:
-    """How one classifier was fitted. ``epochs``: after how many val liked it best."""
-
-    optimizer: str  # "sgd" | "adamw"
-    lr: float
-    label_smoothing: float
-    weight_decay: float
-    epochs: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeadGrid:
-    """All settings to try: their product. Weight decay is on all of the head, bias included.
-
-    ``epochs``: at most. ``patience``: epochs without a better val after which a setting is given
-    up. ``momentum`` is SGD's; its weight decay is part of the gradient, AdamW's is not.
-    """
-
-    lr: tuple[float, ...]
-    label_smoothing: tuple[float, ...]
-    weight_decay: tuple[float, ...] = (1e-4,)
-    optimizer: tuple[str, ...] = ("sgd",)
-    epochs: int
-    patience: int
-    batch_size: int
-    momentum: float = 0.9
-
-    @property
-    def settings(self) -> tuple[HeadSetting, ...]:
-        """Untrained. In this order the first wins where val sees no difference."""
-        runs = product(self.optimizer, self.lr, self.label_smoothing, self.weight_decay)
-        return tuple(
-            HeadSetting(optimizer=name, lr=lr, label_smoothing=s, weight_decay=decay, epochs=0)
-            for name, lr, s, decay in dict.fromkeys(runs)
-        )
-
-    def only(self, setting: HeadSetting) -> HeadGrid:
-        """The grid of one setting, for just its epochs."""
-        return replace(
-            self,
-            lr=(setting.lr,),
-            label_smoothing=(setting.label_smoothing,),
-            weight_decay=(setting.weight_decay,),
-            optimizer=(setting.optimizer,),
-            epochs=setting.epochs,
-        )
 
 
 @dataclass(frozen=True)

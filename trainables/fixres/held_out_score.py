@@ -18,7 +18,7 @@ from trainables.fixres.cell import (
     ArmResult,
     CellSpec,
     adapted_state,
-    arm_result,
+    arm_result_from_json,
     load_model,
     read_hits,
     serving_transform,
@@ -30,7 +30,7 @@ from trainables.models.device import pick_device
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import Place, append_line, read_json, read_lines, write_json
 from trainables.storage.hashing import content_hash
-from trainables.training.trunk import finished_trunk
+from trainables.training.trunk import read_trunk_spec
 from trainables.transforms.resolution import feature_side
 
 
@@ -54,7 +54,7 @@ def score_held_out(
     path = _path(unseen, store, cell, arm)
     found = read_json(path)
     if found is not None:
-        return arm_result(found)
+        return arm_result_from_json(found)
     # Before the look: that the set was looked at is not forgotten, whatever comes of it.
     looked = {"set": unseen.name, "images": unseen.digest, "cell": cell.key, "arm": arm}
     append_line(store.readings, looked | {"at": int(time.time() * 1000)})
@@ -96,7 +96,7 @@ def _predictions(path: Place) -> Place:
 def _logits(
     unseen: HeldOutSet, store: Store, cell: CellSpec, arm: str, place: ViewCache
 ) -> torch.Tensor:
-    trunk, _ = finished_trunk(store, cell.trunk)
+    trunk = read_trunk_spec(store, cell.trunk)
     state = adapted_state(store, cell.trunk, cell.key, arm)
     model = load_model(trunk, state, len(place.images.classes))
     preprocessing = variants.preprocessing(variants.get(trunk.variant))

@@ -13,12 +13,8 @@ import timm
 import torch
 from timm.models.efficientnet import EfficientNet
 
+from trainables.models.tensor_names import CLASSIFIER
 from trainables.models.variants import Variant
-
-CLASSIFIER = ("classifier.weight", "classifier.bias")
-STATISTICS = ("bn2.running_mean", "bn2.running_var")
-AFFINE = ("bn2.weight", "bn2.bias")
-
 
 State = dict[str, torch.Tensor]
 Net = EfficientNet

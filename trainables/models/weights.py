@@ -14,7 +14,8 @@ import timm
 import torch
 
 from trainables.errors import UserError
-from trainables.models.backbone import CLASSIFIER, State
+from trainables.models.backbone import State
+from trainables.models.tensor_names import CLASSIFIER
 from trainables.models.variants import Variant, hub_config
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_json, read_tensors, write_json, write_tensors

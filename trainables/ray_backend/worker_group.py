@@ -29,7 +29,7 @@ from trainables.storage.hashing import to_jsonable
 from trainables.training.distributed import WorkerGroup
 from trainables.training.preemption import PreemptionGuard
 from trainables.training.trainer import TrunkTraining
-from trainables.training.trunk import EpochReport, TrunkSpec, epoch_report
+from trainables.training.trunk import EpochReport, TrunkSpec, epoch_report_from_json
 from trainables.transforms.eval_transform import EvalTransform
 
 POLL_S = 0.5
@@ -121,7 +121,7 @@ class TrunkWorkers:
                 self._thread.join(ENDING_S)
             if self._should_stop() or not self._thread.is_alive():
                 raise SweepError(f"The workers of a trunk ended: {self._error}") from self._error
-        return epoch_report(json.loads(ray.get(report)))
+        return epoch_report_from_json(json.loads(ray.get(report)))
 
     def _release(self) -> None:
         """The workers may be waiting for what those of a killed trial hold, this one's first."""

@@ -35,7 +35,7 @@ from trainables.training.train_step import MIN_MICRO_BATCH, TrainStep
 from trainables.training.trunk import (
     EpochReport,
     TrunkSpec,
-    epoch_report,
+    epoch_report_from_json,
 )
 from trainables.training.validation import shared_logits
 from trainables.transforms.eval_transform import EvalTransform
@@ -140,7 +140,7 @@ class TrunkTraining:
         if self.ema:
             self.ema.module.load_state_dict(state["ema"])
         self.stepper.micro_batch = state.get("micro_batch")
-        self.reports = [epoch_report(r) for r in state["reports"]]
+        self.reports = [epoch_report_from_json(r) for r in state["reports"]]
         self._progress, self._steps = state.get("progress"), state.get("steps", 0)
 
     @property

@@ -13,32 +13,10 @@ from trainables.models.weights import Weights
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_json, read_state, read_tensors, write_json, write_tensors
 from trainables.storage.hashing import content_hash
+from trainables.training.recipe import Hyper, Recipe
 from trainables.transforms.augmentation import Augmentation
 
 STAGE = "trunk 1"  # raise it when the same spec would give other weights
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hyper:
-    """What the search proposes for a trunk."""
-
-    lr: float
-    weight_decay: float
-    label_smoothing: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """What all trunks of a sweep share."""
-
-    epochs: int
-    batch_size: int
-    optimizer: str = "adamw"
-    schedule: str = "cosine"
-    warmup_epochs: float = 0.5
-    ema_decay: float = 0.0  # 0: no moving average
-    dropout: bool = True
-    augmentation: Augmentation = field(default_factory=Augmentation)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +56,7 @@ class EpochReport:
         return max(self.val.values(), key=lambda s: s.hits1) if self.val else None
 
 
-def trunk_spec(value: Mapping[str, Any]) -> TrunkSpec:
+def trunk_spec_from_json(value: Mapping[str, Any]) -> TrunkSpec:
     """A spec from its JSON."""
     recipe = dict(value["recipe"])
     drawn = recipe["augmentation"]
@@ -95,7 +73,7 @@ def trunk_spec(value: Mapping[str, Any]) -> TrunkSpec:
     return TrunkSpec(**{**value, **nested})
 
 
-def epoch_report(value: Mapping[str, Any]) -> EpochReport:
+def epoch_report_from_json(value: Mapping[str, Any]) -> EpochReport:
     """A report from its JSON."""
     val = {int(res): Score(**s) for res, s in value["val"].items()}
     return EpochReport(**{**value, "val": val})
@@ -109,7 +87,7 @@ def recorded_reports(store: Store, key: str) -> list[EpochReport]:
         done = read_state(folder / "state.pt")
     if done is None:
         return []
-    return [epoch_report(r) for r in done["reports"]]
+    return [epoch_report_from_json(r) for r in done["reports"]]
 
 
 def trained_epochs(reports: Sequence[EpochReport]) -> int:
@@ -131,9 +109,13 @@ def finalize_trunk(store: Store, key: str, why: str) -> None:
     (folder / "state.pt").unlink()
 
 
-def finished_trunk(store: Store, key: str) -> tuple[TrunkSpec, dict[str, torch.Tensor]]:
-    """A finished trunk's spec and weights."""
-    folder = store.trunk(key)
-    spec = read_json(folder / "spec.json")
+def read_trunk_spec(store: Store, key: str) -> TrunkSpec:
+    """Read the spec of a trunk that has been begun."""
+    spec = read_json(store.trunk(key) / "spec.json")
     assert spec is not None, f"no trunk {key}"
-    return trunk_spec(spec), read_tensors(folder / "trunk.safetensors")
+    return trunk_spec_from_json(spec)
+
+
+def read_trunk_weights(store: Store, key: str) -> dict[str, torch.Tensor]:
+    """Read the weights of a finished trunk, on the CPU, by the names of timm's state dict."""
+    return read_tensors(store.trunk(key) / "trunk.safetensors")

@@ -17,7 +17,7 @@ from sweeps.final_model.refit import cell_of, refit
 from tests.factories import HYPER, a_row, plan_of, spec_with
 from trainables.data.image_set import ImageSet
 from trainables.errors import SweepError, UserError
-from trainables.fixres.heads import HeadSetting
+from trainables.fixres.head_settings import HeadSetting
 from trainables.ray_backend import tune_trainables as trialling
 from trainables.ray_backend.tune_trainables import CellTrainable, TrialContext, TrunkTrainable
 from trainables.storage.artifact_store import Store

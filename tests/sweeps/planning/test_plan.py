@@ -16,7 +16,8 @@ from sweeps.planning.spec import option
 from tests.factories import HYPER, is_one_sentence, plan_of, spec_with, weights_of
 from trainables.errors import UserError
 from trainables.profiling.cost import cost
-from trainables.training.trunk import Hyper, trunk_spec
+from trainables.training.recipe import Hyper
+from trainables.training.trunk import trunk_spec_from_json
 from trainables.transforms.eval_transform import EvalTransform
 
 
@@ -103,7 +104,7 @@ def test_a_trunk_comes_back_from_its_json() -> None:
     from trainables.storage.hashing import to_jsonable
 
     trunk = plan_of(spec_with()).trunk(Point(variant="b0", train_res=128), HYPER)
-    back = trunk_spec(json.loads(json.dumps(to_jsonable(trunk))))
+    back = trunk_spec_from_json(json.loads(json.dumps(to_jsonable(trunk))))
     assert back == trunk and back.key == trunk.key
 
 

@@ -33,7 +33,8 @@ from trainables.evaluation.metrics import Score
 from trainables.fixres.arms import ARMS, rank
 from trainables.models.variants import VARIANTS
 from trainables.models.weights import Weights
-from trainables.training.trunk import EpochReport, Hyper, Recipe, TrunkSpec
+from trainables.training.recipe import Hyper, Recipe
+from trainables.training.trunk import EpochReport, TrunkSpec
 
 NO_LIMITS = ServingOptions()
 COSTS = ("gmacs", "params_m", "latency_ms")

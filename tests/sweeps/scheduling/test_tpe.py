@@ -13,7 +13,7 @@ import pytest
 from sweeps.planning.grid import Point
 from sweeps.planning.spec import TrunkOptions
 from sweeps.scheduling.tpe import Trial, middle_of_ranges, propose
-from trainables.training.trunk import Hyper
+from trainables.training.recipe import Hyper
 
 OPTIONS = TrunkOptions(lr=(1e-4, 1e-1), weight_decay=(1e-3, 1e-1), label_smoothing=(0.0, 0.2))
 SMALL, LARGE = Point(variant="b0", train_res=64), Point(variant="b0", train_res=128)

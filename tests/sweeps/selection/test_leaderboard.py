@@ -16,7 +16,7 @@ from tests.factories import HEAD, HYPER, a_row, is_one_sentence, plan_of, spec_w
 from trainables.errors import UserError
 from trainables.evaluation.metrics import Score
 from trainables.fixres.cell import ArmResult
-from trainables.fixres.heads import HeadSetting
+from trainables.fixres.head_settings import HeadSetting
 from trainables.profiling.cost import Cost
 
 ROWS = [

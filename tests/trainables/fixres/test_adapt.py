@@ -31,8 +31,8 @@ from trainables.fixres.arms import ARMS
 from trainables.fixres.cell import adapted_state, load_model, recorded_results
 from trainables.fixres.features import read_features
 from trainables.fixres.heads import epoch_order
-from trainables.models.backbone import AFFINE, CLASSIFIER, STATISTICS
-from trainables.training.trunk import finished_trunk
+from trainables.models.tensor_names import AFFINE, CLASSIFIER, STATISTICS
+from trainables.training.trunk import read_trunk_spec, read_trunk_weights
 
 
 def re_estimated(made):
@@ -297,7 +297,8 @@ def test_every_part_of_a_cell_is_in_its_key(made, change):
 
 
 def test_a_loaded_model_is_ready_to_evaluate(made):
-    spec, state = finished_trunk(made.store, made.cell.trunk)
+    spec = read_trunk_spec(made.store, made.cell.trunk)
+    state = read_trunk_weights(made.store, made.cell.trunk)
     model = load_model(spec, state, CLASSES)
     x, _ = pixels_of(made.place.images, "val")
     assert not any(module.training for module in model.modules())

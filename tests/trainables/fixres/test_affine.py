@@ -8,8 +8,8 @@ import torch
 
 from tests.trainables.adapted import HEADS, net_with
 from trainables.fixres.affine import fit_affine, fit_affine_setting
-from trainables.fixres.heads import HeadSetting
-from trainables.models.backbone import AFFINE, CLASSIFIER
+from trainables.fixres.head_settings import HeadSetting
+from trainables.models.tensor_names import AFFINE, CLASSIFIER
 
 CPU = torch.device("cpu")
 SETTING = HeadSetting(optimizer="adamw", lr=0.003, label_smoothing=0.1, weight_decay=0.05, epochs=0)

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from trainables.fixres import heads
-from trainables.fixres.heads import FittedHead, HeadGrid, HeadSetting, epoch_order, fit, fit_setting
+from trainables.fixres.head_settings import HeadGrid, HeadSetting
+from trainables.fixres.heads import FittedHead, epoch_order, fit, fit_setting
 
 N, VAL, WIDTH, CLASSES = 70, 60, 12, 4
 GRID = HeadGrid(

@@ -16,11 +16,11 @@ from trainables.errors import SweepError
 from trainables.fixres.adapt import adapt_cell
 from trainables.fixres.arms import ARMS
 from trainables.fixres.cell import RefitCell, adapted_state, recorded_results
-from trainables.models.backbone import CLASSIFIER
+from trainables.models.tensor_names import CLASSIFIER
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_tensors, write_tensors
 from trainables.training.trainer import TrunkTraining
-from trainables.training.trunk import finalize_trunk, finished_trunk
+from trainables.training.trunk import finalize_trunk, read_trunk_spec, read_trunk_weights
 
 
 def pictures(split):
@@ -156,7 +156,7 @@ def test_a_refit_is_what_a_cell_makes_of_a_train_split_that_holds_all(made, swep
 
 def trained(made, images, root):
     """The made trunk's spec, trained for two epochs on other images; nothing is scored."""
-    spec, _ = finished_trunk(made.store, made.cell.trunk)
+    spec = read_trunk_spec(made.store, made.cell.trunk)
     spec = replace(spec, images=images.digest, recipe=replace(spec.recipe, epochs=3))
     store = Store(root)
     shutil.copytree(made.store.weights("_").parent, store.weights("_").parent)
@@ -164,7 +164,7 @@ def trained(made, images, root):
     training = TrunkTraining(spec, images, store, **told)
     reports = [training.epoch(), training.epoch()]
     finalize_trunk(store, spec.key, "finished")
-    return spec, reports, finished_trunk(store, spec.key)[1]
+    return spec, reports, read_trunk_weights(store, spec.key)
 
 
 def test_a_trunk_is_trained_on_val_too_and_scored_on_nothing(made, tmp_path):

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from trainables.errors import UserError
 from trainables.models import backbone, variants
-from trainables.models.backbone import AFFINE, CLASSIFIER, STATISTICS, load_trunk
+from trainables.models.backbone import load_trunk
+from trainables.models.tensor_names import AFFINE, CLASSIFIER, STATISTICS
 from trainables.models.weights import find_weights, stored_state
 from trainables.storage.artifact_store import Store
 

@@ -28,8 +28,9 @@ from trainables.ray_backend.placement_groups import remove_orphaned_groups
 from trainables.ray_backend.tune_trainables import TrialContext, TrunkTrainable
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_lines, read_state
+from trainables.training.recipe import Hyper, Recipe
 from trainables.training.trainer import TrunkTraining
-from trainables.training.trunk import Hyper, Recipe, TrunkSpec, epoch_report, recorded_reports
+from trainables.training.trunk import TrunkSpec, epoch_report_from_json, recorded_reports
 from trainables.transforms.eval_transform import EvalTransform
 
 pytestmark = pytest.mark.slow
@@ -123,7 +124,7 @@ def run(trunk, folder, stop=None, **config: Any):
 
     class Listener(tune.Callback):
         def on_trial_result(self, iteration, trials, trial, result, **_):
-            epochs.append(epoch_report(json.loads(result["report"])).epoch)
+            epochs.append(epoch_report_from_json(json.loads(result["report"])).epoch)
 
         def on_trial_recover(self, iteration, trials, trial, **_):
             failures.append(trial)

@@ -20,9 +20,10 @@ from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_lines, read_state
 from trainables.training.distributed import WorkerGroup
 from trainables.training.preemption import Preempted
+from trainables.training.recipe import Hyper, Recipe
 from trainables.training.train_step import TrainStep
 from trainables.training.trainer import TrunkTraining
-from trainables.training.trunk import Hyper, Recipe, TrunkSpec, recorded_reports
+from trainables.training.trunk import TrunkSpec, recorded_reports
 from trainables.transforms.eval_transform import EvalTransform
 
 WORLD, EPOCHS, STEPS = 2, 2, 4  # steps an epoch, of 22 images in batches of 5

@@ -20,17 +20,17 @@ from trainables.storage.hashing import to_jsonable
 from trainables.training import trainer, trunk, validation
 from trainables.training.optim import lr_factor
 from trainables.training.preemption import Preempted
+from trainables.training.recipe import Hyper, Recipe
 from trainables.training.trainer import TrunkTraining
 from trainables.training.trunk import (
     EpochReport,
-    Hyper,
-    Recipe,
     TrunkSpec,
-    epoch_report,
+    epoch_report_from_json,
     finalize_trunk,
-    finished_trunk,
+    read_trunk_spec,
+    read_trunk_weights,
     recorded_reports,
-    trunk_spec,
+    trunk_spec_from_json,
 )
 from trainables.transforms.augmentation import Augmentation
 from trainables.transforms.eval_transform import EvalTransform
@@ -400,7 +400,7 @@ def test_the_average_decays_as_it_should_and_is_what_is_settled(make):
     training.optimizer.register_step_post_hook(follow)
     training.epoch()
     finalize_trunk(training.store, training.spec.key, "finished")
-    _, found = finished_trunk(training.store, training.spec.key)
+    found = read_trunk_weights(training.store, training.spec.key)
     for name, wanted in average.items():
         torch.testing.assert_close(found[name], wanted, rtol=1e-5, atol=1e-6)
     model = training.model.state_dict()
@@ -413,7 +413,7 @@ def test_settling_leaves_the_live_model_once_and_for_all(make, ema_decay):
     training.epoch()
     store, key, folder = training.store, training.spec.key, training.folder
     finalize_trunk(store, key, "finished")
-    spec, found = finished_trunk(store, key)
+    spec, found = read_trunk_spec(store, key), read_trunk_weights(store, key)
     assert spec == training.spec
     live = training.evaluated_model.state_dict()
     assert found.keys() == live.keys()
@@ -439,7 +439,7 @@ def test_a_settling_that_was_cut_short_is_done_again(make, monkeypatch):
             finalize_trunk(store, key, "finished")
     assert recorded_reports(store, key) == training.reports
     finalize_trunk(store, key, "finished")
-    _, found = finished_trunk(store, key)
+    found = read_trunk_weights(store, key)
     assert same(found, dict(training.evaluated_model.state_dict()))
 
 
@@ -508,7 +508,7 @@ def test_a_random_start_is_its_seeds(make, tiny_images, tmp_path):
 
 def test_a_spec_comes_back_from_its_file_with_its_key(make):
     training = make()
-    found = trunk_spec(json.loads((training.folder / "spec.json").read_text()))
+    found = trunk_spec_from_json(json.loads((training.folder / "spec.json").read_text()))
     assert found == training.spec
     assert found.key == training.spec.key == training.folder.name
 
@@ -561,7 +561,7 @@ def test_a_report_from_before_micro_batches_is_read(make):
     report = training.epoch()
     written = to_jsonable(report)
     del written["micro_batch"]
-    assert epoch_report(written) == report
+    assert epoch_report_from_json(written) == report
 
 
 def test_the_best_val_score_is_the_one_with_most_hits():

@@ -1,0 +1,33 @@
+"""How a trunk is trained: the recipe that a sweep's trunks share, and each one's hyperparameters.
+
+Imports no torch: the command line takes its defaults from here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from trainables.transforms.augmentation import Augmentation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hyper:
+    """The hyperparameters that the search proposes for a trunk."""
+
+    lr: float
+    weight_decay: float
+    label_smoothing: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The training settings that all trunks of a sweep share."""
+
+    epochs: int
+    batch_size: int
+    optimizer: str = "adamw"
+    schedule: str = "cosine"
+    warmup_epochs: float = 0.5
+    ema_decay: float = 0.0  # 0: no moving average
+    dropout: bool = True
+    augmentation: Augmentation = field(default_factory=Augmentation)
