@@ -9,8 +9,8 @@ from trainables.training.preemption import EXIT_CODE
 
 START = """
 import signal, sys, time
-from trainables.notice import Notice
-notice = Notice()
+from trainables.training.preemption import PreemptionGuard
+guard = PreemptionGuard()
 """
 
 
@@ -33,16 +33,16 @@ def signalled(*lines, signals=(signal.SIGTERM,)):
 def test_idle_in_a_call_that_runs_no_python_it_ends_at_once():
     # A lock waits in C for as long as it takes, as an actor does for its next call.
     idle = "import threading; threading.Lock().acquire(); threading.Event().wait()"
-    said, code = signalled("notice.heed()", "print('ready', flush=True)", idle)
+    said, code = signalled("guard.install()", "print('ready', flush=True)", idle)
     assert (said, code) == ("", EXIT_CODE)
 
 
 def test_work_that_asked_for_it_is_put_away_first():
     said, code = signalled(
-        "notice.heed()",
-        "with notice.held():",
+        "guard.install()",
+        "with guard.deferred():",
         "    print('ready', flush=True)",
-        "    while not notice.given: time.sleep(0.01)",
+        "    while not guard.requested: time.sleep(0.01)",
         "    print('put away', flush=True)",
         "print('gone on', flush=True)",
     )
@@ -51,10 +51,10 @@ def test_work_that_asked_for_it_is_put_away_first():
 
 def test_work_that_fails_after_a_notice_ends_the_process_all_the_same():
     said, code = signalled(
-        "notice.heed()",
-        "with notice.held():",
+        "guard.install()",
+        "with guard.deferred():",
         "    print('ready', flush=True)",
-        "    while not notice.given: time.sleep(0.01)",
+        "    while not guard.requested: time.sleep(0.01)",
         "    raise ValueError",
     )
     assert (said, code) == ("", EXIT_CODE)
@@ -64,24 +64,24 @@ def test_an_earlier_handler_is_replaced_and_other_signals_are_left_alone():
     said, code = signalled(
         "signal.signal(signal.SIGTERM, lambda *_: print('earlier', flush=True))",
         "signal.signal(signal.SIGUSR1, lambda *_: print('other', flush=True))",
-        "notice.heed()",
+        "guard.install()",
         "print('ready', flush=True)",
         "time.sleep(1)",
-        "print('given', notice.given, flush=True)",
+        "print('given', guard.requested, flush=True)",
         signals=(signal.SIGUSR1,),
     )
     assert (said, code) == ("other\ngiven False\n", 0)
 
 
 def test_without_a_notice_nothing_ends():
-    lines = ["notice.heed()", "with notice.held(): pass", "print('ready', flush=True)"]
+    lines = ["guard.install()", "with guard.deferred(): pass", "print('ready', flush=True)"]
     assert signalled(*lines, signals=()) == ("", 0)
 
 
-def test_it_cannot_be_heeded_off_the_main_thread():
+def test_it_cannot_be_installed_off_the_main_thread():
     with process(
         "from concurrent.futures import ThreadPoolExecutor",
-        "try: ThreadPoolExecutor().submit(notice.heed).result()",
+        "try: ThreadPoolExecutor().submit(guard.install).result()",
         "except ValueError: print('main thread only')",
     ) as started:
         assert started.communicate(timeout=60)[0] == "main thread only\n"
