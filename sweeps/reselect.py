@@ -7,15 +7,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from sweeps.final_model.model_folder import score_choice, write_model
 from sweeps.final_model.outcome import served_as_swept
-from sweeps.output.location import BOARD, SPEC, recorded_store
+from sweeps.output.location import BOARD, recorded_store
 from sweeps.output.retention import check_not_pruned
+from sweeps.output.sweep_record import SPEC, SweepRecord, read_sweep_record
 from sweeps.planning import plan as planning
 from sweeps.planning.dataset import open_images
-from sweeps.planning.spec import ServingOptions, spec_from_json
+from sweeps.planning.spec import ServingOptions
 from sweeps.report import heatmap
 from sweeps.report.model_card import model_card
 from sweeps.selection.choice import Choice
@@ -26,7 +26,6 @@ from sweeps.tracking.download import download_sweep
 from trainables.errors import UserError
 from trainables.fixres.arms import ARMS
 from trainables.storage.artifact_store import Store
-from trainables.storage.files import read_json
 from trainables.storage.object_store import is_uri, remote_path
 from trainables.storage.retry import first_line
 from trainables.training.trunk import read_trunk_spec
@@ -65,9 +64,9 @@ def write_other_choice(
     """
     record, store, row = found.record, found.store, choice.row
     check_not_pruned(store, row, changes=bool(ARMS[row.arm].changes))
-    spec = replace(spec_from_json(record["spec"]), serving=serving)
+    spec = replace(record.spec, serving=serving)
     images, _ = open_images(spec, terminal)
-    if images.digest != record["identity"]["images"]:
+    if images.digest != record.identity["images"]:
         raise UserError(f"--data {spec.images.data} holds other images than the sweep saw.")
     trunk = read_trunk_spec(store, row.trunk)
     plan = planning.build_plan(spec, images, [trunk.weights])
@@ -76,7 +75,7 @@ def write_other_choice(
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "heatmap.png"
         heatmap.save_png(heatmap.plot_heatmaps(outcome.rows, plan, row), picture)
-        text = model_card(plan, outcome, record["versions"], picture.name)
+        text = model_card(plan, outcome, record.versions, picture.name)
         write_model(target, plan, served, store, card=text, picture=picture)
     for line in unseen_lines(outcome):
         terminal.console.print(line, soft_wrap=True)
@@ -88,7 +87,7 @@ class LoadedSweep:
     """A sweep to choose from."""
 
     folder: Path
-    record: dict[str, Any]  # what its spec.json says
+    record: SweepRecord
     store: Store
 
 
@@ -119,8 +118,8 @@ def load_sweep(sweep: str, tracking_uri: str | None) -> Iterator[LoadedSweep]:
         yield LoadedSweep(folder=folder, record=_record(folder, sweep), store=store)
 
 
-def _record(folder: Path, sweep: str) -> dict[str, Any]:
-    record: dict[str, Any] | None = read_json(folder / SPEC)
+def _record(folder: Path, sweep: str) -> SweepRecord:
+    record = read_sweep_record(folder)
     if record is None or not (folder / BOARD).exists():
         raise UserError(
             f"--sweep {sweep} holds no leaderboard yet: name a sweep's folder, its URI in an "

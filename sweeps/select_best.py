@@ -81,7 +81,7 @@ def _tell(asked: SelectOptions) -> None:
         rows = [r for r in leaderboard.read(found.folder / BOARD) if r.split == "val"]
         console = Console(highlight=False)
         if asked.latency or asked.serving.max_latency_ms is not None:
-            rows = with_latencies(rows, len(record["classes"]), store)
+            rows = with_latencies(rows, len(record.classes), store)
             console.print(f"latency  one image, median, on {device_name()}", markup=False)
         choice = choose(rows, asked.serving, lambda r: recorded_hits(store, r.cell, r.arm))
         console.print(pareto_table(rows, known_costs(rows), choice.row))

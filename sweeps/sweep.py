@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from sweeps.events.event_types import SweepBegan, Watchers
 from sweeps.events.recorders import History, LiveBoard
@@ -23,7 +22,8 @@ from sweeps.final_model.outcome import (
 )
 from sweeps.final_model.refit import refit
 from sweeps.output import folder, retention
-from sweeps.output.location import BOARD, SPEC, SweepLocation, check_same, location_of
+from sweeps.output.location import BOARD, SweepLocation, check_same, location_of
+from sweeps.output.sweep_record import SPEC, SweepRecord, new_sweep_record
 from sweeps.planning import plan as planning
 from sweeps.planning.dataset import open_images
 from sweeps.planning.plan import Plan
@@ -49,7 +49,7 @@ from trainables.models import variants
 from trainables.models.weights import Weights, find_weights
 from trainables.ray_backend.tune_trainables import TrialContext
 from trainables.storage.artifact_store import Store
-from trainables.storage.files import Place, make_writable, write_json
+from trainables.storage.files import Place, make_writable
 from trainables.training.trunk import recorded_reports
 
 STOPPED_PATIENCE_S = 5.0  # with MLflow, where the sweep did not come to its end
@@ -62,7 +62,7 @@ def run(spec: SweepSpec, terminal: Terminal) -> None:
         UserError: it cannot be run as it is asked for.
     """
     out = folder.find_folder(spec)
-    storage = location_of(out, spec.run.storage)
+    storage = location_of(out, spec.output.storage)
     make_writable(spec.cache, "--cache-dir")
     if spec.run.dry_run:
         images, _ = open_images(spec, terminal)
@@ -71,7 +71,7 @@ def run(spec: SweepSpec, terminal: Terminal) -> None:
     made_anew = not out.exists()
     make_writable(out, "--out")
     with folder.locked(out), storage.opened(terminal.say):
-        bare = not (out / "spec.json").exists()
+        bare = not (out / SPEC).exists()
         try:
             _run(spec, storage, terminal, bare=bare)
         except UserError:
@@ -86,25 +86,29 @@ def _run(spec: SweepSpec, storage: SweepLocation, terminal: Terminal, *, bare: b
     weights = _weights(spec, store) if bare else []
     images, data = open_images(spec, terminal)
     asked = identity(spec, images.digest)
-    record = folder.read_record(out, asked)
+    record = folder.read_record_of(out, asked)
     if record:
         check_same(record, storage)
     outcome = read_outcome(out, spec.extra_test_sets)
     if outcome is None:
         plan = planning.build_plan(spec, images, weights or _weights(spec, store))
-        record = record or folder.write_record(spec, storage, asked, images)
+        if record is None:
+            uri = storage.remote.uri if storage.remote else None
+            record = new_sweep_record(spec, asked, uri, images.classes)
+            record.write(out)
         folder.write_rejected(out, images)
         terminal.console.print(plan_view(plan))
-        with _tracked(spec, storage, record["sweep"], terminal) as tracking:
+        with _tracked(spec, storage, record.sweep, terminal) as tracking:
             sweep = _Sweep(plan, images, data, storage, record, tracking, terminal)
-            with RayCluster(spec.run) as cluster:
+            with RayCluster(spec.resources) as cluster:
                 outcome = sweep.conclude(sweep.trials(cluster), cluster)
-        record["ui"] = tracking.ui_command()
-        write_json(out / SPEC, record)
+        record = replace(record, ui=tracking.ui_command())
+        record.write(out)
         write_choice(out, outcome)
         storage.publish_results()
-    _tell(terminal, storage, outcome, spec, record["ui"])
-    _prune(spec, storage, record["sweep"], outcome, terminal)
+    assert record is not None, "a finished sweep has a record"
+    _tell(terminal, storage, outcome, spec, record.ui)
+    _prune(spec, storage, record.sweep, outcome, terminal)
 
 
 def _weights(spec: SweepSpec, store: Store) -> list[Weights]:
@@ -117,8 +121,10 @@ def _tracked(
 ) -> Iterator[MlflowTracker]:
     """MLflow, which knows in the end how it went."""
     out = storage.out
-    uri = spec.run.tracking_uri or default_uri(out)
-    tracking = MlflowTracker(uri, spec.run.experiment, sweep, out.name, storage.store, terminal.say)
+    uri = spec.tracking.tracking_uri or default_uri(out)
+    tracking = MlflowTracker(
+        uri, spec.tracking.experiment, sweep, out.name, storage.store, terminal.say
+    )
     try:
         yield tracking
     except BaseException as error:
@@ -137,7 +143,7 @@ class _Sweep:
     images: ImageSet
     data: Place
     storage: SweepLocation
-    record: Mapping[str, Any]
+    record: SweepRecord
     tracking: MlflowTracker
     terminal: Terminal
 
@@ -194,13 +200,13 @@ class _Sweep:
         outcome = score_choice(plan, choice, served, rows, self.images, store, counting)
         leaderboard.write(out / BOARD, outcome.rows)
         pictures = write_evidence(out, plan, outcome, history, self.record)
-        text = model_card(plan, outcome, self.record["versions"], pictures[0].name)
+        text = model_card(plan, outcome, self.record.versions, pictures[0].name)
         write_model(out / "model", plan, served, store, card=text, picture=pictures[0])
         self._register(outcome, pictures)
         return outcome
 
     def _served(self, row: Row, cluster: RayCluster) -> ServedModel:
-        if not self.plan.spec.run.refit:
+        if not self.plan.spec.evaluation.refit:
             return served_as_swept(self.plan, row)
         self.terminal.say("refit: the chosen configuration is trained again, on train + val")
         counting = self.terminal.counting("refit: epochs")
@@ -215,7 +221,7 @@ class _Sweep:
         tracking.attach(pictures, "figures")
         shown = ("variant", "train_res", "test_res", "arm")
         tags = {name: str(getattr(row, name)) for name in shown}
-        name = self.plan.spec.run.register_as
+        name = self.plan.spec.tracking.register_as
         tracking.put(lambda: _done(register(tracking, self.out / "model", name, tags)))
 
 
@@ -228,17 +234,17 @@ def _prune(
 ) -> None:
     """Free the disk of what is not to be kept, MLflow's first: if that fails, all is as it was."""
     store = storage.store
-    stay = retention.keys_to_retain(outcome.rows, outcome.choice.row, spec.run.keep)
+    stay = retention.keys_to_retain(outcome.rows, outcome.choice.row, spec.output.keep)
     if not retention.deletable_files(store, stay):
         return
     with _tracked(spec, storage, sweep, terminal) as tracking:
         tracking.keep_only(stay.trunks, stay.cells)
     freed = retention.prune(store, stay)
-    terminal.say(f"kept     {spec.run.keep}: {freed / 1e6:,.1f} MB of the store freed")
+    terminal.say(f"kept     {spec.output.keep}: {freed / 1e6:,.1f} MB of the store freed")
 
 
 def _tell(
-    terminal: Terminal, storage: SweepLocation, outcome: Outcome, spec: SweepSpec, ui: str
+    terminal: Terminal, storage: SweepLocation, outcome: Outcome, spec: SweepSpec, ui: str | None
 ) -> None:
     out = storage.out
     terminal.console.print(summary(outcome, comparisons_of_recipe(spec, outcome.rows)))

@@ -15,9 +15,10 @@ from sweeps.events.event_types import (
     TrunkEnded,
 )
 from sweeps.final_model.outcome import Outcome, PairedGain
+from sweeps.output.sweep_record import SweepRecord, new_sweep_record
 from sweeps.planning.grid import resolve_grid
 from sweeps.planning.plan import Plan
-from sweeps.planning.spec import SweepSpec
+from sweeps.planning.spec import SweepSpec, identity
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row
 from trainables.evaluation.metrics import Score
@@ -177,3 +178,9 @@ def an_ended_cell(
 
 def weights_of(spec: SweepSpec) -> list[Weights]:
     return [Weights(variant=v, source="none", digest="none", name=None) for v in spec.grid.variants]
+
+
+def a_record(storage: str | None = None, **options: Any) -> SweepRecord:
+    """The record of a sweep with these options, of classes "a" and "b"."""
+    spec = spec_with(**options)
+    return new_sweep_record(spec, identity(spec, "d1"), storage, ("a", "b"))

@@ -9,12 +9,12 @@ import torch
 
 from sweeps.environment import interrupt_on_sigterm, on_cluster
 from sweeps.execution.resources import ClusterResources, Placement, known_gpu
-from sweeps.planning.spec import RunOptions
+from sweeps.planning.spec import ResourceOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def current_placement(options: RunOptions) -> Placement:
+def current_placement(options: ResourceOptions) -> Placement:
     """The cluster's, or this machine's. Ray must be up."""
     import ray
 
@@ -29,7 +29,7 @@ def current_placement(options: RunOptions) -> Placement:
     return Placement(options=options, cluster_resources=machines)
 
 
-def start_ray(options: RunOptions) -> None:
+def start_ray(options: ResourceOptions) -> None:
     """Join the given cluster, or start a private Ray on loopback that ends with this process."""
     import ray
 
@@ -43,7 +43,7 @@ def start_ray(options: RunOptions) -> None:
     interrupt_on_sigterm()
 
 
-def _start_private_ray(options: RunOptions) -> None:
+def _start_private_ray(options: ResourceOptions) -> None:
     import ray
 
     gpus = torch.cuda.device_count()
@@ -62,7 +62,7 @@ def _start_private_ray(options: RunOptions) -> None:
 class RayCluster:
     """Ray, started when a trial is first to be placed, stopped at the end."""
 
-    def __init__(self, options: RunOptions):
+    def __init__(self, options: ResourceOptions):
         self._options = options
         self._placement: Placement | None = None
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from sweeps.environment import on_cluster
-from sweeps.planning.spec import RunOptions
+from sweeps.planning.spec import ResourceOptions
 from trainables.errors import UserError
 
 MAX_TRIALS_PER_GPU = 8  # trials on one GPU: beyond that they wait for each other, and for the host
@@ -94,7 +94,7 @@ class TrialResources:
 class Placement:
     """What is there, and what was asked for."""
 
-    options: RunOptions
+    options: ResourceOptions
     cluster_resources: ClusterResources
 
     @property
@@ -243,7 +243,7 @@ def _rounded_down(share: float) -> float:
     return floor(share * RESOURCE_GRANULARITY) / RESOURCE_GRANULARITY
 
 
-def known_gpu(options: RunOptions) -> Gpu | None:
+def known_gpu(options: ResourceOptions) -> Gpu | None:
     """The memory of a GPU: as it is given, or of those that this process sees."""
     if options.gpu_memory_gb is not None:
         return Gpu(gb=options.gpu_memory_gb, source="--gpu-memory-gb")
@@ -254,7 +254,7 @@ def known_gpu(options: RunOptions) -> Gpu | None:
     return Gpu(gb=least.total_memory / 1e9, source=f"{least.name}, seen here")
 
 
-def expected_placement(options: RunOptions) -> Placement:
+def expected_placement(options: ResourceOptions) -> Placement:
     """As far as it can be told without Ray: this machine's, or nodes that are yet to come."""
     gpus = torch.cuda.device_count()
     machines = ClusterResources(

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
-import time
-import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from sweeps.environment import on_cluster
-from sweeps.output.location import SPEC, SweepLocation
+from sweeps.output.sweep_record import SPEC, SweepRecord, read_sweep_record
 from sweeps.planning.spec import SweepSpec, differences
 from trainables.data.image_set import ImageSet
 from trainables.errors import UserError
-from trainables.storage.files import read_json, write_json, write_text
-from trainables.storage.hashing import to_jsonable
+from trainables.storage.files import write_text
 
 
 def find_folder(spec: SweepSpec) -> Path:
@@ -30,8 +25,10 @@ def find_folder(spec: SweepSpec) -> Path:
     Raises:
         UserError: it may not live there.
     """
-    out = spec.run.out.expanduser()
-    kept = spec.run.storage and (spec.run.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI"))
+    out = spec.output.out.expanduser()
+    kept = spec.output.storage and (
+        spec.tracking.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    )
     if on_cluster() and not (out.is_absolute() or kept):
         raise UserError(
             f"--out {out} lies in the job's working copy, which is thrown away: give an absolute "
@@ -42,7 +39,7 @@ def find_folder(spec: SweepSpec) -> Path:
         raise UserError(f"--out {out} is a file: name a folder.")
     names = {p.name for p in out.iterdir() if p.name[0] != "."} if out.is_dir() else set()
     strangers = sorted(names - {"store"})  # a sweep that was killed at once leaves a bare store
-    if strangers and "spec.json" not in strangers:
+    if strangers and SPEC not in strangers:
         raise UserError(
             f"--out {out} holds other files ({strangers[0]}, ...): name a new or an empty folder."
         )
@@ -73,40 +70,22 @@ def remove_unfinished(out: Path, made_anew: bool) -> None:
         (out / name).unlink(missing_ok=True)
 
 
-def read_record(out: Path, asked: dict[str, Any]) -> dict[str, Any]:
-    """What spec.json says, if it is of the same sweep; empty if there is none.
+def read_record_of(out: Path, asked: Mapping[str, Any]) -> SweepRecord | None:
+    """Read the record of the sweep in ``out``, if there is one, and it is the same sweep.
+
+    Args:
+        asked: the identity of the sweep that is asked for.
 
     Raises:
         UserError: the folder holds another sweep.
     """
-    record: dict[str, Any] = read_json(out / SPEC) or {}
-    differing = differences(record["identity"], asked) if record else []
+    record = read_sweep_record(out)
+    differing = differences(record.identity, asked) if record else []
     if differing:
         raise UserError(
             f"--out {out} holds another sweep ({'; '.join(differing)}): give the same options to "
             "continue it, or another --out."
         )
-    return record
-
-
-def write_record(
-    spec: SweepSpec, storage: SweepLocation, asked: dict[str, Any], images: ImageSet
-) -> dict[str, Any]:
-    packages = (
-        *("ray", "torch", "torchvision", "timm", "mlflow", "optuna", "onnx", "onnxruntime"),
-        *("pillow", "numpy"),
-    )
-    record = {
-        "sweep": uuid.uuid4().hex[:12],
-        "command": ["python", "sweeps/fixres_grid.py", *sys.argv[1:]],
-        "identity": asked,
-        "storage": storage.remote.uri if storage.remote else None,
-        "spec": to_jsonable(spec),
-        "classes": images.classes,
-        "versions": {name: version(name) for name in packages},
-        "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-    write_json(storage.out / SPEC, record)
     return record
 
 

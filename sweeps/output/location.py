@@ -6,21 +6,21 @@ beside it. OUT may then be lost with its machine: the next driver brings the res
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from sweeps.output import lease, s3_bucket
+from sweeps.output.sweep_record import SPEC, SweepRecord
 from trainables.errors import UserError
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import Place, files_below, replacing, write_text
 from trainables.storage.object_store import RemotePath, remote_path
 from trainables.storage.retry import first_line
 
-SPEC, BOARD, CHOICE = "spec.json", "leaderboard.parquet", "choice.json"
+BOARD, CHOICE = "leaderboard.parquet", "choice.json"
 FILES, FOLDERS = ("rejected.tsv", BOARD, "report.html"), ("figures", "model")  # results
 LEASE = "driver.json"
 CARD = "model/README.md"
@@ -125,17 +125,16 @@ def location_of(out: Path, uri: str | None) -> SweepLocation:
     return SweepLocation(out=out, remote=remote_path(uri) if uri else None)
 
 
-def recorded_store(out: Path, record: Mapping[str, Any]) -> Store:
-    """The store of a sweep by what its spec.json says."""
-    uri = record.get("storage")
-    return location_of(out, None if (out / "store").exists() else uri).store
+def recorded_store(out: Path, record: SweepRecord) -> Store:
+    """Open the store of a recorded sweep: the one in its folder, else where the record says."""
+    return location_of(out, None if (out / "store").exists() else record.storage).store
 
 
-def check_same(record: Mapping[str, Any], storage: SweepLocation) -> None:
+def check_same(record: SweepRecord, storage: SweepLocation) -> None:
     """Raises:
     UserError: OUT is of a sweep whose store is elsewhere.
     """
-    kept = record.get("storage")
+    kept = record.storage
     asked = storage.remote.uri if storage.remote else None
     if kept != asked:
         where = f"--storage {kept}" if kept else "no --storage"

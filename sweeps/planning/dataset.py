@@ -50,9 +50,9 @@ def _built_in(spec: SweepSpec, teller: Teller) -> Path | RemotePath:
     drawing = builtin_digits.EmbeddedSpec(seed=spec.run.seed)
     name = f"digits-{content_hash(builtin_digits.VERSION, drawing)}"
     progress = teller.counting("drawing the built-in digits")
-    storage = spec.run.storage
+    storage = spec.output.storage
     in_out = on_cluster() and storage is None
-    folder = (spec.run.out.expanduser() / ".digits" if in_out else spec.cache) / name
+    folder = (spec.output.out.expanduser() / ".digits" if in_out else spec.cache) / name
     if not on_cluster() or storage is None:
         builtin_digits.make(folder, drawing, progress)
         return folder

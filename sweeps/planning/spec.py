@@ -139,15 +139,21 @@ class ServingOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """Running"""
+class OutputOptions:
+    """Output"""
 
     out: Path = Path("out")
     """Where the sweep lives: results, store, final model. The same command again continues."""
     storage: str | None = None
     """Object store (s3://bucket/prefix, gs://...): keeps store and results; OUT is then a copy."""
-    seed: int = 0
-    """Seed of the splits, the search, the order of the images and every start."""
+    keep: Literal["all", "front", "best"] = "all"
+    """Checkpoints left once it is finished, now or later: all, the Pareto fronts' or the best's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResourceOptions:
+    """Resources"""
+
     concurrency: int | None = None
     """Trials at a time; 1 is reproducible to the last digit. Left out: what fits, 1 on CPUs."""
     cpus_per_trial: int | None = None
@@ -158,20 +164,38 @@ class RunOptions:
     """Memory of one GPU, GB; say it where GPU nodes are yet to come or differ from the driver's."""
     workers_per_trial: int | None = None
     """Workers (one GPU each) of a trunk's training; left out: as many as its memory needs."""
+    price_per_hour: float | None = None
+    """Price of an hour of one trial's machine, in any currency; for the report."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingOptions:
+    """Tracking (MLflow)"""
+
     tracking_uri: str | None = None
     """MLflow: where to track. Left out: MLFLOW_TRACKING_URI, else sqlite in OUT."""
     experiment: str = "fixres-sweeps"
     """MLflow: name of the experiment."""
-    also_test: tuple[str, ...] = ()
-    """NAME=DIR or URI: further sets of images to score the chosen model on, also once finished."""
     register_as: str = "fixefficientnet"
     """MLflow: name of the registered model."""
-    price_per_hour: float | None = None
-    """Price of an hour of one trial's machine, in any currency; for the report."""
-    keep: Literal["all", "front", "best"] = "all"
-    """Checkpoints left once it is finished, now or later: all, the Pareto fronts' or the best's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """Evaluation of the model that is chosen"""
+
+    also_test: tuple[str, ...] = ()
+    """NAME=DIR or URI: further sets of images to score the chosen model on, also once finished."""
     refit: bool = False
     """Train the chosen configuration again on train + val, and hand that over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Running"""
+
+    seed: int = 0
+    """Seed of the splits, the search, the order of the images and every start."""
     dry_run: bool = False
     """Print the plan and stop."""
 
@@ -186,6 +210,10 @@ class SweepSpec:
     halving: HalvingOptions = field(default_factory=HalvingOptions)
     fix: FixOptions = field(default_factory=FixOptions)
     serving: ServingOptions = field(default_factory=ServingOptions)
+    output: OutputOptions = field(default_factory=OutputOptions)
+    resources: ResourceOptions = field(default_factory=ResourceOptions)
+    tracking: TrackingOptions = field(default_factory=TrackingOptions)
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
     run: RunOptions = field(default_factory=RunOptions)
 
     @property
@@ -206,7 +234,7 @@ class SweepSpec:
     @property
     def extra_test_sets(self) -> dict[str, str]:
         """Where the further sets are, by name."""
-        named = (one.partition("=") for one in self.run.also_test)
+        named = (one.partition("=") for one in self.evaluation.also_test)
         return {name: where for name, _, where in named}
 
     @property
@@ -220,49 +248,65 @@ class SweepSpec:
 
 
 def spec_from_json(value: Mapping[str, Any]) -> SweepSpec:
-    """A spec from its JSON."""
+    """Read a spec from its JSON: groups of options.
+
+    Names of options are unique, so that an option may have been in another group when it was
+    written; one that was not there yet is at its default.
+    """
+    written = {name: v for options in value.values() for name, v in options.items()}
     groups = {}
     for group in fields(SweepSpec):
         kind = type(getattr(SweepSpec(), group.name))
-        groups[group.name] = kind(
-            **{f.name: _of_json(f, value[group.name][f.name]) for f in fields(kind)}
-        )
+        known = [f for f in fields(kind) if f.name in written]
+        groups[group.name] = kind(**{f.name: _from_json(f, written[f.name]) for f in known})
     return SweepSpec(**groups)
 
 
-def _of_json(declared: Field[Any], value: Any) -> Any:
+def _from_json(declared: Field[Any], value: Any) -> Any:
     if isinstance(value, list):
         return tuple(value)
     return Path(value) if value is not None and "Path" in str(declared.type) else value
 
 
-# Where and how fast it runs, not what comes out: a sweep may be continued with others of these.
-NOT_IDENTITY = {
-    "images": {"data", "cache_dir", "cache_gb", "max_corrupt"},
-    "run": {"out", "storage", "concurrency", "cpus_per_trial", "gpus_per_trial", "dry_run"}
-    | {"gpu_memory_gb", "workers_per_trial"}
-    | {"tracking_uri", "experiment", "register_as", "also_test", "price_per_hour", "keep"},
-}
+# These options say where and how fast a sweep runs, not what comes out: it may be continued with
+# other values of them.
+NOT_IDENTITY = frozenset(
+    (
+        *("data", "cache_dir", "cache_gb", "max_corrupt"),
+        *("out", "storage", "keep"),
+        *("concurrency", "cpus_per_trial", "gpus_per_trial", "gpu_memory_gb"),
+        *("workers_per_trial", "price_per_hour"),
+        *("tracking_uri", "experiment", "register_as"),
+        *("also_test", "dry_run"),
+    )
+)
 
 
 def identity(spec: SweepSpec, images_digest: str) -> dict[str, Any]:
-    """The fields that decide what a sweep finds, flat, by the names of their options."""
-    flat: dict[str, Any] = {"images": images_digest}
-    for group in fields(spec):
-        for name, value in to_jsonable(getattr(spec, group.name)).items():
-            if name not in NOT_IDENTITY.get(group.name, ()):
-                flat[name] = value
-    return flat
+    """The options that decide what a sweep finds, flat, by their names, and its images."""
+    return {"images": images_digest} | {
+        name: value for name, value in _flat(spec).items() if name not in NOT_IDENTITY
+    }
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """In words, what differs between two identities."""
-    names = sorted(old.keys() | new.keys())
+def _flat(spec: SweepSpec) -> dict[str, Any]:
+    """All options as JSON values, by their names, which are unique."""
+    groups = to_jsonable(spec).values()
+    return {name: value for options in groups for name, value in options.items()}
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Say in words what differs between two identities.
+
+    An option that one of them was written without is at its default there.
+    """
+    defaults = _flat(SweepSpec())
+    before, after = ({**defaults, **identity} for identity in (old, new))
     return [
-        f"{option(name)} {'were' if name == 'images' else 'was'} {value_in_words(old.get(name))}, "
-        f"now {value_in_words(new.get(name))}"
-        for name in names
-        if old.get(name) != new.get(name)
+        f"{option(name)} {'were' if name == 'images' else 'was'} "
+        f"{value_in_words(before.get(name))}, now {value_in_words(after.get(name))}"
+        for name in sorted(old.keys() | new.keys())
+        if before.get(name) != after.get(name)
     ]
 
 

@@ -157,7 +157,7 @@ def _check_together(spec: SweepSpec) -> None:
             f"--warmup-epochs {spec.trunks.warmup_epochs} is more than --epochs "
             f"{spec.trunks.epochs}: warm up for less."
         )
-    workers, batch = spec.run.workers_per_trial or 1, spec.trunks.batch_size
+    workers, batch = spec.resources.workers_per_trial or 1, spec.trunks.batch_size
     if batch < 2 * workers > 2:  # batch norm needs company
         raise UserError(
             f"--workers-per-trial {workers} shares a --batch-size of {batch}: give at least two "
@@ -206,7 +206,7 @@ def _check_folders(spec: SweepSpec) -> None:
         raise UserError(
             f"--weights {weights} is no folder: give auto, none or a folder of weights."
         )
-    for one in spec.run.also_test:
+    for one in spec.evaluation.also_test:
         name, _, folder = one.partition("=")
         if not name or not folder or name in SPLITS:
             raise UserError(
@@ -215,8 +215,6 @@ def _check_folders(spec: SweepSpec) -> None:
             )
         if not _may_exist(folder):
             raise UserError(f"--also-test {one}: {folder} does not exist: give a folder of images.")
-    if len(spec.extra_test_sets) != len(spec.run.also_test):
-        raise UserError(
-            f"--also-test {value_in_words(list(spec.run.also_test))}: give each set a name of its "
-            "own."
-        )
+    if len(spec.extra_test_sets) != len(spec.evaluation.also_test):
+        given = value_in_words(list(spec.evaluation.also_test))
+        raise UserError(f"--also-test {given}: give each set a name of its own.")

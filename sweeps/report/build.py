@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
 from sweeps.events.recorders import History
 from sweeps.final_model.outcome import Outcome
+from sweeps.output.sweep_record import SweepRecord
 from sweeps.planning.plan import Plan
 from sweeps.report import heatmap
 from sweeps.report.arms_plot import plot_arms
@@ -25,17 +24,17 @@ from trainables.storage.files import write_text
 
 
 def write_evidence(
-    out: Path, plan: Plan, outcome: Outcome, history: History, record: Mapping[str, Any]
+    out: Path, plan: Plan, outcome: Outcome, history: History, record: SweepRecord
 ) -> list[Path]:
     """``report.html`` and ``figures/*.png`` in ``out``.
 
     Args:
-        record: what spec.json says.
+        record: of the sweep, for its versions and its command.
 
     Returns:
         The figures' files.
     """
-    spent = build_ledger(plan, history, outcome.rows, plan.spec.run.price_per_hour)
+    spent = build_ledger(plan, history, outcome.rows, plan.spec.resources.price_per_hour)
     drawn = draw_figures(plan, outcome, history, spent)
     files = []
     for name, figure in drawn.items():
@@ -47,8 +46,8 @@ def write_evidence(
         spent,
         drawn,
         comparisons_of_recipe(plan.spec, outcome.rows),
-        versions=record["versions"],
-        command=" ".join(record["command"]),
+        versions=record.versions,
+        command=" ".join(record.command),
         device=device_name(),
     )
     write_text(out / "report.html", text)

@@ -13,11 +13,10 @@ import torch
 from sweeps.select_best import main
 from sweeps.selection import leaderboard
 from sweeps.selection.leaderboard import Row
-from tests.factories import a_row
+from tests.factories import a_record, a_row
 from tests.storing import S3Server
 from trainables.fixres.cell import PREDICTIONS, recorded_hits, write_predictions
 from trainables.storage.artifact_store import Store
-from trainables.storage.files import write_json
 from trainables.storage.object_store import remote_path
 
 N = 100
@@ -39,7 +38,7 @@ def sweep(tmp_path: Path) -> Path:
         ]
         write_predictions(store.cell(f"c{res}") / PREDICTIONS, labels, predicted)
     leaderboard.write(tmp_path / "leaderboard.parquet", [*rows, a_row(99, N, split="test")])
-    write_json(tmp_path / "spec.json", {"classes": ["a", "b"]})
+    a_record().write(tmp_path)
     return tmp_path
 
 
@@ -128,7 +127,7 @@ def test_a_sweep_with_its_store_elsewhere_finds_it(
     for file in (path for path in (sweep / "store").rglob("*") if path.is_file()):
         (remote_path(uri) / file.relative_to(sweep).as_posix()).upload(file)
     shutil.rmtree(sweep / "store")
-    write_json(sweep / "spec.json", {"classes": ["a", "b"], "storage": uri})
+    a_record(uri).write(sweep)
     assert main(["--sweep", str(sweep), "--max-gmacs", "0.2"]) == 0
     assert "chosen   b0 64 -> 64 px, arm fix" in capsys.readouterr().out
 

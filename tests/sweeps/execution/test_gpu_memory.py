@@ -20,7 +20,7 @@ from sweeps.execution.resources import (
 )
 from sweeps.planning.grid import Point
 from sweeps.planning.plan import Plan
-from sweeps.planning.spec import RunOptions
+from sweeps.planning.spec import ResourceOptions
 from sweeps.scheduling.cell_scheduler import cells_of
 from sweeps.terminal.plan_tables import plan_view
 from tests.factories import HYPER, file_console, output_of, plan_of, spec_with
@@ -157,7 +157,7 @@ def run(
 ) -> list[tuple[Any, Any]]:
     """Trials of needs in GB, which workers share, on MACHINES."""
     room = PhaseResources(
-        placement=Placement(options=RunOptions(), cluster_resources=MACHINES),
+        placement=Placement(options=ResourceOptions(), cluster_resources=MACHINES),
         needs={size: MemoryNeed(gb=gb.__truediv__, max_workers=4) for size, gb in given.items()},
     )
     waiting = list(sizes)
@@ -190,7 +190,7 @@ def test_every_trial_of_a_plan_has_its_place(monkeypatch: pytest.MonkeyPatch, ph
     there = ClusterResources(
         cores=32, gpus=1, gpus_per_node=1, gpu=Gpu(gb=80, source="x"), cluster=True
     )
-    placement = Placement(options=RunOptions(), cluster_resources=there)
+    placement = Placement(options=ResourceOptions(), cluster_resources=there)
     if phase == "trunks":
         director: Any = SimpleNamespace(
             plan=planned,

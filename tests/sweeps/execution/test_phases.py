@@ -14,7 +14,7 @@ from ray import tune
 from sweeps.execution import tune_runner
 from sweeps.execution.resources import ClusterResources, MemoryNeed, PhaseResources, Placement
 from sweeps.execution.tune_runner import Config, Phase, run_trials
-from sweeps.planning.spec import RunOptions
+from sweeps.planning.spec import ResourceOptions
 from trainables.data.options import ReadOptions
 from trainables.ray_backend.tune_trainables import TrialContext
 
@@ -95,7 +95,8 @@ def run(folder: Path, names: list[str]) -> tuple[list[str], list[str], list[str]
     machines = ClusterResources(cores=1, gpus=0, gpus_per_node=0, gpu=None, cluster=False)
     need = MemoryNeed(gb=lambda workers: 0.1, max_workers=1)
     room = PhaseResources(
-        placement=Placement(options=RunOptions(), cluster_resources=machines), needs={SIZE: need}
+        placement=Placement(options=ResourceOptions(), cluster_resources=machines),
+        needs={SIZE: need},
     )
     context = TrialContext(
         store=folder, data=folder, images_digest="", read=ReadOptions(), cache=folder, rungs=()

@@ -23,7 +23,7 @@ from sweeps.execution.resources import (
     expected_placement,
     known_gpu,
 )
-from sweeps.planning.spec import RunOptions
+from sweeps.planning.spec import ResourceOptions
 from trainables.errors import UserError
 
 Node = tuple[float, float]  # CPUs, GPUs
@@ -50,7 +50,7 @@ def test_a_cluster_is_one_that_is_given(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def room(
-    options: RunOptions, *gb: float, gpu_gb: float | None = None, most: int = 1
+    options: ResourceOptions, *gb: float, gpu_gb: float | None = None, most: int = 1
 ) -> PhaseResources:
     """For trials that need so many GB each, which up to ``most`` workers share."""
     found = current_placement(options)
@@ -99,7 +99,7 @@ def test_on_a_laptop(
     monkeypatch: pytest.MonkeyPatch, nodes: list[Node], options: Any, expected: Any
 ) -> None:
     given(monkeypatch, nodes, cluster=False)
-    found = room(RunOptions(**options), 1.0)
+    found = room(ResourceOptions(**options), 1.0)
     assert [(*asked(found)[0][:2], found.concurrency)] == [expected]
 
 
@@ -108,7 +108,7 @@ def test_on_a_cluster(
     monkeypatch: pytest.MonkeyPatch, nodes: list[Node], options: Any, expected: Any
 ) -> None:
     given(monkeypatch, nodes, cluster=True)
-    found = room(RunOptions(**options), 1.0)
+    found = room(ResourceOptions(**options), 1.0)
     assert [(*asked(found)[0][:2], found.concurrency)] == [expected]
 
 
@@ -124,7 +124,7 @@ def test_as_many_trials_as_were_asked_for_fit_a_laptop(
     gb: float | None,
 ) -> None:
     given(monkeypatch, [(cores, gpus)], cluster=False)
-    found = room(RunOptions(concurrency=concurrency), gb or 1.0, gpu_gb=gb and 10.0)
+    found = room(ResourceOptions(concurrency=concurrency), gb or 1.0, gpu_gb=gb and 10.0)
     ((cpus, share, workers),) = asked(found)
     at_a_time = found.concurrency
     assert at_a_time is not None and at_a_time == (concurrency or at_a_time)
@@ -149,7 +149,7 @@ def test_trials_that_fit_one_gpu_share_it(
 ) -> None:
     """As many as its memory holds, and eight at most."""
     given(monkeypatch, [(16, 1)], cluster=cluster)
-    found = room(RunOptions(), gb, gpu_gb=10.0)
+    found = room(ResourceOptions(), gb, gpu_gb=10.0)
     ((cpus, share, workers),) = asked(found)
     together = int(1 / share)
     assert workers == 1 and together * gb <= 10.0
@@ -161,7 +161,7 @@ def test_trials_that_fit_one_gpu_share_it(
 
 def test_whatever_ray_puts_on_one_gpu_fits_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     given(monkeypatch, [(64, 4)], cluster=True)
-    shares = [share for _, share, _ in asked(room(RunOptions(), *NEEDS, gpu_gb=10.0))]
+    shares = [share for _, share, _ in asked(room(ResourceOptions(), *NEEDS, gpu_gb=10.0))]
     drawn = random.Random(0)
     for _ in range(500):
         on_it: list[int] = []
@@ -174,20 +174,20 @@ def test_what_needs_more_than_one_gpu_is_spread_over_as_few_as_hold_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     given(monkeypatch, [(16, 4)], cluster=False)
-    found = room(RunOptions(), 9.0, 19.0, 29.0, 99.0, gpu_gb=10.0, most=16)
+    found = room(ResourceOptions(), 9.0, 19.0, 29.0, 99.0, gpu_gb=10.0, most=16)
     assert [ask[1:] for ask in asked(found)] == [(1.0, 1), (1.0, 2), (1.0, 3), (1.0, 4)]
     assert {ask[0] for ask in asked(found)} == {4}
-    assert asked(room(RunOptions(), 39.0, gpu_gb=10.0, most=3))[0][1:] == (1.0, 3)
-    assert asked(room(RunOptions(), 39.0, gpu_gb=10.0))[0][1:] == (1.0, 1)  # a cell
-    with_others = room(RunOptions(concurrency=2), 39.0, gpu_gb=10.0, most=16)
+    assert asked(room(ResourceOptions(), 39.0, gpu_gb=10.0, most=3))[0][1:] == (1.0, 3)
+    assert asked(room(ResourceOptions(), 39.0, gpu_gb=10.0))[0][1:] == (1.0, 1)  # a cell
+    with_others = room(ResourceOptions(concurrency=2), 39.0, gpu_gb=10.0, most=16)
     assert asked(with_others)[0][1:] == (1.0, 2)
-    assert asked(room(RunOptions(workers_per_trial=1), 39.0, gpu_gb=10.0, most=16))[0][2] == 1
+    assert asked(room(ResourceOptions(workers_per_trial=1), 39.0, gpu_gb=10.0, most=16))[0][2] == 1
 
 
 def test_workers_are_as_many_as_are_asked_for_and_with_them_the_trials_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    options = RunOptions(workers_per_trial=2)
+    options = ResourceOptions(workers_per_trial=2)
     given(monkeypatch, [(16, 4)], cluster=False)
     found = room(options, 1.0, gpu_gb=10.0, most=16)
     assert asked(found) == [(4, 1.0, 2)] and found.concurrency == 2
@@ -207,7 +207,7 @@ def test_trials_that_wait_for_workers_take_nothing_from_them(
     monkeypatch: pytest.MonkeyPatch, workers: int, gpus: int, cluster: bool
 ) -> None:
     given(monkeypatch, [(64, gpus)], cluster=cluster)
-    found = room(RunOptions(workers_per_trial=workers), 1.0, gpu_gb=10.0, most=16)
+    found = room(ResourceOptions(workers_per_trial=workers), 1.0, gpu_gb=10.0, most=16)
     if workers > gpus and not cluster:
         with pytest.raises(UserError, match=f"{workers} workers a trial take .* {gpus}: give"):
             _ = found.trial_resources
@@ -226,12 +226,12 @@ def test_trials_that_wait_for_workers_take_nothing_from_them(
 def test_more_cores_than_there_are_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     given(monkeypatch, [(2, 0)], cluster=False)
     with pytest.raises(UserError, match="4 workers a trial take 4 CPU cores and 0 GPUs"):
-        _ = room(RunOptions(workers_per_trial=4), 1.0, most=16).trial_resources
+        _ = room(ResourceOptions(workers_per_trial=4), 1.0, most=16).trial_resources
 
 
 def test_a_trial_that_runs_alone_has_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     given(monkeypatch, [(16, 2)], cluster=False)
-    shared = room(RunOptions(concurrency=4), 1.0, gpu_gb=10.0)
+    shared = room(ResourceOptions(concurrency=4), 1.0, gpu_gb=10.0)
     assert asked(shared) == [(4, 0.5, 1)]
     alone = replace(shared, alone=True)
     assert asked(alone) == [(16, 1.0, 1)] and alone.concurrency == 1
@@ -244,18 +244,18 @@ def test_the_memory_of_a_gpu_is_given_or_seen(monkeypatch: pytest.MonkeyPatch) -
     ]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(cards))
     monkeypatch.setattr(torch.cuda, "get_device_properties", cards.__getitem__)
-    assert known_gpu(RunOptions()) == Gpu(gb=16.0, source="NVIDIA T4, seen here")
-    assert known_gpu(RunOptions(gpu_memory_gb=80.0)) == Gpu(gb=80.0, source="--gpu-memory-gb")
+    assert known_gpu(ResourceOptions()) == Gpu(gb=16.0, source="NVIDIA T4, seen here")
+    assert known_gpu(ResourceOptions(gpu_memory_gb=80.0)) == Gpu(gb=80.0, source="--gpu-memory-gb")
     cards.clear()
-    assert known_gpu(RunOptions()) is None
+    assert known_gpu(ResourceOptions()) is None
 
 
 def test_gpus_are_expected_where_they_are_seen_or_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert not expected_placement(RunOptions()).uses_gpus
-    assert expected_placement(RunOptions(gpu_memory_gb=24.0)).uses_gpus
-    assert not expected_placement(RunOptions(gpu_memory_gb=24.0, gpus_per_trial=0.0)).uses_gpus
+    assert not expected_placement(ResourceOptions()).uses_gpus
+    assert expected_placement(ResourceOptions(gpu_memory_gb=24.0)).uses_gpus
+    assert not expected_placement(ResourceOptions(gpu_memory_gb=24.0, gpus_per_trial=0.0)).uses_gpus
 
 
 # --- around Ray -------------------------------------------------------------------------------

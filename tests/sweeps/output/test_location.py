@@ -11,6 +11,7 @@ import pytest
 
 from sweeps.output import lease, s3_bucket
 from sweeps.output.location import check_same, location_of, recorded_store
+from tests.factories import a_record
 from tests.storing import BUCKET, S3Server
 from trainables.errors import UserError
 from trainables.storage.artifact_store import Store
@@ -89,14 +90,14 @@ def test_a_folder_needs_no_store(out: Path) -> None:
 
 def test_a_sweep_stays_with_its_storage(out: Path, tmp_path: Path, s3: S3Server) -> None:
     here, there = location_of(out, None), location_of(out, s3.uri("x"))
-    check_same({"storage": None}, here)
-    check_same({"storage": s3.uri("x")}, there)
+    check_same(a_record(), here)
+    check_same(a_record(s3.uri("x")), there)
     with pytest.raises(UserError, match="begun with no --storage"):
-        check_same({"storage": None}, there)
+        check_same(a_record(), there)
     with pytest.raises(UserError, match="begun with --storage s3://sweeps/x"):
-        check_same({"storage": s3.uri("x")}, here)
-    assert recorded_store(out, {"storage": s3.uri("x")}) == Store(out / "store")
-    moved = recorded_store(tmp_path / "nothing", {"storage": s3.uri("x")})
+        check_same(a_record(s3.uri("x")), here)
+    assert recorded_store(out, a_record(s3.uri("x"))) == Store(out / "store")
+    moved = recorded_store(tmp_path / "nothing", a_record(s3.uri("x")))
     assert moved == Store(remote_path(s3.uri("x/store")))
 
 

@@ -35,7 +35,7 @@ from sweeps.selection.leaderboard import Row
 from sweeps.tracking.payloads import ROWS
 from sweeps.tracking.tracker import MlflowTracker, default_uri
 from sweeps.tracking.ui_links import without_secret
-from tests.factories import a_row, plan_of, spec_with
+from tests.factories import a_record, a_row, plan_of, spec_with
 from tests.fake_training import phase
 from trainables.errors import SweepError, UserError
 from trainables.fixres.cell import PREDICTIONS, delta_path, recorded_hits, write_predictions
@@ -305,7 +305,7 @@ def test_a_choice_may_be_made_from_the_runs_alone(sweep: Sweep, tmp_path: Path) 
     assert isinstance(last, CellEnded)
     for event in done:
         tracking.on(event)
-    (sweep.folder / "spec.json").write_text(json.dumps({"classes": ["a", "b", "c"]}))
+    a_record().write(sweep.folder)
     tracking.attach([sweep.folder / "spec.json"])
     tracking.flush()
     with load_sweep(f"runs:/{tracking.parent_id}", tracking.uri) as found:
@@ -313,7 +313,7 @@ def test_a_choice_may_be_made_from_the_runs_alone(sweep: Sweep, tmp_path: Path) 
         assert set(rows) == set(sweep.rows) - set(last.rows)
         for row in rows:
             assert len(recorded_hits(found.store, row.cell, row.arm)) == row.n
-        assert found.record["classes"] == ["a", "b", "c"]
+        assert found.record.classes == ("a", "b")
     assert not found.folder.exists()
     tracking.close("KILLED")
     missing = "f" * 32

@@ -1,0 +1,83 @@
+"""The record of a sweep in spec.json: all that is needed to know it again, and to run it again."""
+
+from __future__ import annotations
+
+import sys
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from sweeps.planning.spec import SweepSpec, spec_from_json
+from trainables.storage.files import Place, read_json, write_json
+from trainables.storage.hashing import to_jsonable
+
+SPEC = "spec.json"
+PACKAGES = (
+    *("ray", "torch", "torchvision", "timm", "mlflow", "optuna", "onnx", "onnxruntime"),
+    *("pillow", "numpy"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepRecord:
+    """A sweep as its first command began it; only ``ui`` is known no sooner than at its end."""
+
+    sweep: str
+    """Its id: a tag of all its runs in MLflow."""
+    command: tuple[str, ...]
+    identity: Mapping[str, Any]
+    """The options that decide what it finds, and the digest of its images, by name."""
+    storage: str | None
+    """The URI that its store is at; None: in its own folder."""
+    spec: SweepSpec
+    classes: tuple[str, ...]
+    versions: Mapping[str, str]
+    """Of packages, by name."""
+    began: str
+    """UTC, ISO 8601."""
+    ui: str | None = None
+    """The command or address that opens its runs in MLflow."""
+
+    def write(self, folder: Path) -> None:
+        """Write spec.json into the folder."""
+        written = to_jsonable(self)
+        if self.ui is None:
+            del written["ui"]
+        write_json(folder / SPEC, written)
+
+
+def read_sweep_record(folder: Place) -> SweepRecord | None:
+    """Read spec.json of a folder, of this version or an earlier one; None: there is none."""
+    written: dict[str, Any] | None = read_json(folder / SPEC)
+    if written is None:
+        return None
+    known: dict[str, Any] = {f.name: written.get(f.name) for f in fields(SweepRecord)}
+    known["spec"] = spec_from_json(written["spec"])
+    for name in ("command", "classes"):
+        known[name] = tuple(known[name])
+    return SweepRecord(**known)
+
+
+def new_sweep_record(
+    spec: SweepSpec, identity: Mapping[str, Any], storage: str | None, classes: tuple[str, ...]
+) -> SweepRecord:
+    """Make the record of a sweep that this process begins by its own command line.
+
+    Args:
+        identity: see :func:`sweeps.planning.spec.identity`.
+        storage: the URI of its store, if it is not in its folder.
+    """
+    return SweepRecord(
+        sweep=uuid.uuid4().hex[:12],
+        command=("python", "sweeps/fixres_grid.py", *sys.argv[1:]),
+        identity=identity,
+        storage=storage,
+        spec=spec,
+        classes=classes,
+        versions={name: version(name) for name in PACKAGES},
+        began=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )
