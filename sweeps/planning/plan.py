@@ -8,7 +8,8 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from sweeps.planning.grid import Grid, Point, resolve_grid
-from sweeps.planning.serving_limits import limits_set, three_digits
+from sweeps.planning.serving_costs import three_digits
+from sweeps.planning.serving_limits import limits_set
 from sweeps.planning.spec import SweepSpec, option
 from trainables.data.image_set import ImageSet
 from trainables.errors import UserError

@@ -1,15 +1,16 @@
-"""The limits on what may be chosen, and whether something is within them. Pure."""
+"""Limits on the model that may be chosen, and whether a row or a cost is within them. Pure."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+from sweeps.planning.serving_costs import SERVING_COSTS
 from sweeps.planning.spec import ServingOptions, option
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServingLimit:
-    """One limit on what may be chosen."""
+    """One limit on the model that may be chosen."""
 
     name: str  # of the option
     limit: float
@@ -38,26 +39,17 @@ class ServingLimit:
 
 
 def limits_set(limits: ServingOptions) -> list[ServingLimit]:
-    """The limits that are set."""
-    known = (
-        ("max_params_m", "M parameters", "params_m"),
-        ("max_gmacs", "GMACs", "gmacs"),
-        ("max_memory_mb", "MB", "memory_mb"),
-        ("max_latency_ms", "ms", "latency_ms"),
-        ("min_top1", "val top-1", "top1"),
-    )
+    """List the limits that are set, in the order of the options."""
+    known = {cost.limit: (cost.unit, cost.field) for cost in SERVING_COSTS}
+    known["min_top1"] = ("val top-1", "top1")
+    options = {option.name: getattr(limits, option.name) for option in fields(limits)}
     return [
-        ServingLimit(name=name, limit=limit, unit=unit, cost=cost)
-        for name, unit, cost in known
-        if (limit := getattr(limits, name)) is not None
+        ServingLimit(name=name, limit=limit, unit=known[name][0], cost=known[name][1])
+        for name, limit in options.items()
+        if limit is not None
     ]
 
 
 def limits_in_words(limits: ServingOptions) -> str:
     """The limits that are set, as they were asked for."""
     return ", ".join(f"{option(b.name)} {b.limit:g}" for b in limits_set(limits)) or "none"
-
-
-def three_digits(cost: float) -> str:
-    """To three digits, without an exponent: large nets take thousands of MB."""
-    return f"{float(f'{cost:.3g}'):g}"

@@ -10,6 +10,7 @@ from sweeps.events.recorders import History
 from sweeps.final_model.outcome import Outcome
 from sweeps.output.sweep_record import SweepRecord
 from sweeps.planning.plan import Plan
+from sweeps.planning.serving_costs import SERVING_COSTS
 from sweeps.report import heatmap
 from sweeps.report.arms_plot import plot_arms
 from sweeps.report.learning_curves import plot_learning_curves
@@ -17,7 +18,6 @@ from sweeps.report.ledger import Ledger, build_ledger
 from sweeps.report.page import render_page
 from sweeps.report.pareto_plot import plot_pareto_fronts
 from sweeps.report.spending_plot import plot_spending
-from sweeps.selection.choice import COSTS
 from sweeps.selection.published_comparison import comparisons_of_recipe
 from trainables.profiling.latency import device_name
 from trainables.storage.files import write_text
@@ -59,9 +59,10 @@ def draw_figures(
 ) -> dict[str, Figure]:
     """The figures by name."""
     rows, chosen = outcome.rows, outcome.choice.row
+    costs = [cost.field for cost in SERVING_COSTS]
     drawn = {
         "heatmap": heatmap.plot_heatmaps(rows, plan, chosen),
-        "pareto": plot_pareto_fronts(rows, COSTS, chosen, plan.spec.serving),
+        "pareto": plot_pareto_fronts(rows, costs, chosen, plan.spec.serving),
         "curves": plot_learning_curves(
             list(history.trunks.values()), chosen.trunk, plan.spec.rungs
         ),

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from sweeps.planning.serving_costs import COST_OF_FIELD
 from sweeps.planning.serving_limits import ServingLimit, limits_set
 from sweeps.planning.spec import ServingOptions, option
 from sweeps.report.style import (
@@ -37,12 +38,6 @@ from trainables.evaluation.confidence import wilson
 _DASHES = (0, (4, 3))
 # Places of a name below or above a level line, from its right end on: there are fewest rows.
 _ALONG = [(i + side, -3.0 - 12 * i, dy) for i in range(20) for side, dy in ((0, -2), (0.5, 2))]
-_NAMES = {
-    "gmacs": "multiply-adds of one image (G)",
-    "params_m": "parameters (M)",
-    "latency_ms": "latency of one image (ms)",
-    "memory_mb": "peak memory of one image (MB)",
-}
 
 
 def plot_pareto_fronts(
@@ -91,7 +86,8 @@ def _cost(row: Row, cost: str) -> float | None:
 
 
 def _name(cost: str) -> str:
-    return _NAMES.get(cost, cost.replace("_", " "))
+    known = COST_OF_FIELD.get(cost)
+    return known.axis if known else cost.replace("_", " ")
 
 
 def _named(row: Row, *, several: bool) -> str:

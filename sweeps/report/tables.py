@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sweeps.final_model.outcome import Outcome
-from sweeps.planning.serving_limits import three_digits
+from sweeps.planning.serving_costs import SERVING_COSTS
 from sweeps.report.ledger import Ledger, duration
 from sweeps.report.spending_plot import price
 from sweeps.selection.leaderboard import Row
@@ -159,11 +159,14 @@ def leaderboard_table(outcome: Outcome) -> Table:
         outcome.rows, key=lambda r: (r.split != "val", -r.hits1 / r.n, r.gmacs, rank(r.arm))
     )
     words = ("variant", "arm", "split", "classifier")
-    names = "variant,train px,test px,arm,split,n,top-1 %,top-5 %,GMACs,M params,MB,ms,images/s"
-    names += ",seconds,epochs,classifier"
+    names = [
+        *("variant", "train px", "test px", "arm", "split", "n", "top-1 %", "top-5 %"),
+        *(cost.column for cost in SERVING_COSTS),
+        *("images/s", "seconds", "epochs", "classifier"),
+    ]
     return Table(
         name="The leaderboard",
-        columns=_columns(*names.split(","), words=words),
+        columns=_columns(*names, words=words),
         lines=tuple(TableRow(cells=_cells(r), strong=r == chosen) for r in ordered),
     )
 
@@ -184,10 +187,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{row.n}",
         percent(row.top1),
         percent(row.top5),
-        f"{row.gmacs:.3g}",
-        f"{row.params_m:.2f}",
-        three_digits(row.memory_mb),
-        "" if row.latency_ms is None else f"{row.latency_ms:.3g}",
+        *(cost.text(getattr(row, cost.field)) for cost in SERVING_COSTS),
         "" if row.images_s is None else f"{row.images_s:.0f}",
         f"{row.seconds:.1f}",
         f"{row.trunk_epochs}",

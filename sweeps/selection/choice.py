@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sweeps.planning.serving_limits import ServingLimit, limits_set, three_digits
+from sweeps.planning.serving_costs import SERVING_COSTS, three_digits
+from sweeps.planning.serving_limits import ServingLimit, limits_set
 from sweeps.planning.spec import ServingOptions, option
 from sweeps.selection.leaderboard import Row
 from sweeps.selection.optimism import optimism
@@ -15,7 +16,6 @@ from trainables.errors import UserError
 from trainables.evaluation.confidence import paired_difference
 from trainables.fixres.arms import ARMS, rank
 
-COSTS = ("gmacs", "params_m", "memory_mb", "latency_ms")
 Hits = Callable[[Row], np.ndarray]  # (n,) bool: which images of val a row has right
 
 
@@ -58,7 +58,8 @@ def choose(rows: Sequence[Row], limits: ServingOptions, hits: Hits) -> Choice:
 
 def known_costs(rows: Sequence[Row]) -> list[str]:
     """The costs, fields of a row, that all of the rows have: latency may not have been measured."""
-    return [cost for cost in COSTS if all(getattr(row, cost) is not None for row in rows)]
+    fields = (cost.field for cost in SERVING_COSTS)
+    return [field for field in fields if all(getattr(row, field) is not None for row in rows)]
 
 
 def pareto_front(rows: Sequence[Row], cost: str) -> list[Row]:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from sweeps.final_model.outcome import Outcome, PairedGain
 from sweeps.final_model.wording import gain_in_words, looks_in_words, optimism_in_words
-from sweeps.planning.serving_limits import three_digits
+from sweeps.planning.serving_costs import COST_OF_FIELD, three_digits
 from sweeps.selection.choice import Choice, pareto_front
 from sweeps.selection.leaderboard import Row
 from sweeps.selection.published_comparison import Comparison
@@ -108,9 +108,6 @@ def _arms(val: Sequence[Row]) -> Table:
     return table
 
 
-COSTS = {"gmacs": "GMACs", "params_m": "M params", "memory_mb": "MB", "latency_ms": "ms"}
-
-
 def pareto_table(rows: Sequence[Row], costs: Sequence[str], chosen: Row) -> Table:
     """The rows that are on the Pareto front of top-1 and any of the costs, cheapest first."""
     on = {cost: pareto_front(rows, cost) for cost in costs}
@@ -122,7 +119,14 @@ def pareto_table(rows: Sequence[Row], costs: Sequence[str], chosen: Row) -> Tabl
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),  # nine columns in 80 characters
     )
-    for name in ("variant", "train", "test", "arm", "top-1 %", *(COSTS[cost] for cost in costs)):
+    for name in (
+        "variant",
+        "train",
+        "test",
+        "arm",
+        "top-1 %",
+        *(COST_OF_FIELD[cost].column for cost in costs),
+    ):
         table.add_column(name, justify="left" if name in ("variant", "arm") else "right")
     for row in sorted(shown, key=lambda r: (r.gmacs, r.hits1, rank(r.arm))):
         values = (f"{three_digits(getattr(row, c))}{' *' if row in on[c] else '  '}" for c in costs)

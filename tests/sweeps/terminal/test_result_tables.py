@@ -8,11 +8,11 @@ import pytest
 
 from sweeps.final_model.outcome import PairedGain
 from sweeps.planning.plan import Plan
-from sweeps.planning.serving_limits import three_digits
+from sweeps.planning.serving_costs import COST_OF_FIELD, three_digits
 from sweeps.selection.choice import Choice
 from sweeps.selection.published_comparison import compare_with_published
 from sweeps.terminal.plan_tables import plan_view
-from sweeps.terminal.result_tables import COSTS, pareto_table, summary
+from sweeps.terminal.result_tables import pareto_table, summary
 from tests.factories import a_row, file_console, outcome_of, output_of, plan_of, spec_with
 
 
@@ -126,11 +126,11 @@ def test_a_row_is_starred_where_it_is_on_a_costs_front() -> None:
         "b3": (3.0, 4.0, 90.0, 20.0),
     }
     best, narrow, wide = (
-        a_row(hits, 100, variant=name, **dict(zip(COSTS, costs[name], strict=True)))
+        a_row(hits, 100, variant=name, **dict(zip(COST_OF_FIELD, costs[name], strict=True)))
         for name, hits in (("b1", 90), ("b2", 80), ("b3", 80))
     )
     console = file_console()
-    console.print(pareto_table([best, narrow, wide], list(COSTS), best))
+    console.print(pareto_table([best, narrow, wide], list(COST_OF_FIELD), best))
     lines = [line.split() for line in output_of(console).splitlines() if " fix " in line]
     assert [line[0] for line in lines] == ["b2", "b1", "b3"]
     assert [" ".join(line[5:]) for line in lines] == [

@@ -1,0 +1,72 @@
+"""What serving one image costs: the table from which limits, fronts, tables and plots are made.
+
+A new cost is an entry here, a field of :class:`sweeps.selection.leaderboard.Row` (from
+:class:`trainables.profiling.cost.Cost`, if it is known before anything is trained), and an option
+in :class:`sweeps.planning.spec.ServingOptions`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingCost:
+    """One cost, by its field of a row, and how it is written."""
+
+    field: str
+    limit: str
+    """The field of ServingOptions that bounds it."""
+    unit: str
+    """As in a sentence: "1.2 GMACs"."""
+    column: str
+    """The heading of a table's column."""
+    axis: str
+    """The label of a plot's axis."""
+    decimals: int | None = None
+    """In tables; None: three significant digits."""
+
+    def text(self, value: float | None) -> str:
+        """Write a value without its unit; "" where it has not been measured."""
+        if value is None:
+            return ""
+        return three_digits(value) if self.decimals is None else f"{value:.{self.decimals}f}"
+
+
+SERVING_COSTS = (
+    ServingCost(
+        field="gmacs",
+        limit="max_gmacs",
+        unit="GMACs",
+        column="GMACs",
+        axis="multiply-adds of one image (G)",
+    ),
+    ServingCost(
+        field="params_m",
+        limit="max_params_m",
+        unit="M parameters",
+        column="M params",
+        axis="parameters (M)",
+        decimals=2,
+    ),
+    ServingCost(
+        field="memory_mb",
+        limit="max_memory_mb",
+        unit="MB",
+        column="MB",
+        axis="peak memory of one image (MB)",
+    ),
+    ServingCost(
+        field="latency_ms",
+        limit="max_latency_ms",
+        unit="ms",
+        column="ms",
+        axis="latency of one image (ms)",
+    ),
+)
+COST_OF_FIELD = {cost.field: cost for cost in SERVING_COSTS}
+
+
+def three_digits(value: float) -> str:
+    """Write three significant digits without an exponent: large nets take thousands of MB."""
+    return f"{float(f'{value:.3g}'):g}"
