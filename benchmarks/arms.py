@@ -37,7 +37,7 @@ def _accuracies(rows: list[Row], arms: list[str]) -> list[str]:
     lines += [f"| train -> test px | {' | '.join(arms)} |", f"|---|{'---|' * len(arms)}"]
     for cell in dict.fromkeys(r.cell for r in rows):
         own = {r.arm: r for r in rows if r.cell == cell}
-        lines.append(f"| {own[arms[0]].place} | {' | '.join(_share(own[arm]) for arm in arms)} |")
+        lines.append(f"| {own[arms[0]].label} | {' | '.join(_share(own[arm]) for arm in arms)} |")
     return lines
 
 

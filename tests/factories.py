@@ -35,6 +35,7 @@ ARM_SECONDS = {"none": 5.0, "crop1": 2.0, "pool": 0.1, "bn": 20.0, "frechet": 30
 ARM_SECONDS |= {"fix_aug": 40.0, "fix_affine": 9.0}
 
 
+FIX_HEAD = HeadSetting(optimizer="sgd", lr=0.03, label_smoothing=0.1, weight_decay=1e-4, epochs=5)
 HEAD = HeadSetting(optimizer="adamw", lr=0.1, label_smoothing=0.0, weight_decay=0.01, epochs=5)
 
 HYPER = Hyper(lr=1e-3, weight_decay=0.01, label_smoothing=0.1)
@@ -95,11 +96,7 @@ def a_row(hits: int = 30, n: int = 50, **other: Any) -> Row:
         "seconds": 2.5,
         "trunk": "t1",
         "trunk_epochs": 6,
-        "head_optimizer": "sgd" if arm.startswith("fix") else None,
-        "head_lr": 0.03 if arm.startswith("fix") else None,
-        "head_smoothing": 0.1 if arm.startswith("fix") else None,
-        "head_weight_decay": 1e-4 if arm.startswith("fix") else None,
-        "head_epochs": 5 if arm.startswith("fix") else None,
+        "head": FIX_HEAD if arm.startswith("fix") else None,
         "head_tried": 30 if arm.startswith("fix") else 0,
     } | other
     cell = f"{values['variant']} {values['trunk']} {values['train_res']} {values['test_res']}"

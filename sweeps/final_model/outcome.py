@@ -11,7 +11,7 @@ import numpy as np
 from sweeps.planning.plan import Plan
 from sweeps.selection import leaderboard
 from sweeps.selection.choice import Choice
-from sweeps.selection.leaderboard import Row
+from sweeps.selection.leaderboard import Row, from_record, to_record
 from trainables.evaluation.confidence import paired_difference
 from trainables.fixres.cell import CellSpec
 from trainables.storage.files import read_json, write_json
@@ -40,7 +40,7 @@ def write_choice(out: Path, outcome: Outcome) -> None:
     write_json(
         out / "choice.json",
         {
-            "chosen": row,
+            "chosen": to_record(row),
             "reason": outcome.choice.reason,
             "optimism": outcome.choice.optimism,
             "val": {"n": row.n, "top1": row.top1, "top5": row.top5},
@@ -63,7 +63,9 @@ def read_outcome(out: Path, further: Iterable[str]) -> Outcome | None:
     rows = leaderboard.read(out / "leaderboard.parquet")
     if {"test", *further} - {r.split for r in rows}:
         return None
-    choice = Choice(row=Row(**found["chosen"]), reason=found["reason"], optimism=found["optimism"])
+    choice = Choice(
+        row=from_record(found["chosen"]), reason=found["reason"], optimism=found["optimism"]
+    )
     gains = {name: PairedGain(**gain) for name, gain in found["gains"].items()}
     return Outcome(
         rows=rows,

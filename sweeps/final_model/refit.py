@@ -26,7 +26,6 @@ from trainables.data.decode import Progress
 from trainables.data.image_set import ImageSet
 from trainables.errors import SweepError
 from trainables.fixres.cell import RefitCell, recorded_results
-from trainables.fixres.head_settings import HeadSetting
 from trainables.ray_backend.tune_trainables import CellTrainable, TrialContext, TrunkTrainable
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import Place, write_text
@@ -62,7 +61,7 @@ def refit(
         SweepError: it cannot be done, or comes to nothing finite.
     """
     merged = images.merged()
-    trials = _Trials(chosen.place, replace(context, refit=True, rungs=()), cluster)
+    trials = _Trials(chosen.label, replace(context, refit=True, rungs=()), cluster)
     trunk = read_trunk_spec(store, chosen.trunk)
     if chosen.trunk_epochs > 0:
         trunk = replace(trunk, images=merged.digest)
@@ -80,24 +79,7 @@ def refit(
 def cell_of(plan: Plan, chosen: Row, trunk: str, images: str) -> RefitCell:
     """The chosen row's arm on a trunk (its key) and images (their digest) of its own."""
     swept = plan.cell(chosen.variant, trunk, chosen.test_res)
-    return RefitCell(
-        **{**vars(swept), "arms": (chosen.arm,)}, images=images, setting=_setting(chosen)
-    )
-
-
-def _setting(row: Row) -> HeadSetting | None:
-    """How the row's classifier was fitted; None: it was not."""
-    found = {
-        "optimizer": row.head_optimizer,
-        "lr": row.head_lr,
-        "label_smoothing": row.head_smoothing,
-        "weight_decay": row.head_weight_decay,
-        "epochs": row.head_epochs,
-    }
-    if None in found.values():
-        return None
-    settled: dict[str, Any] = found
-    return HeadSetting(**settled)
+    return RefitCell(**{**vars(swept), "arms": (chosen.arm,)}, images=images, setting=chosen.head)
 
 
 @dataclass(frozen=True)

@@ -172,12 +172,6 @@ def leaderboard_table(outcome: Outcome) -> Table:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    head = ""
-    if row.head_tried:
-        head = (
-            f"{row.head_optimizer}, lr {row.head_lr:g}, smoothing {row.head_smoothing:g}, decay "
-            f"{row.head_weight_decay:g}, {row.head_epochs} epochs; of {row.head_tried} tried"
-        )
     return (
         row.variant,
         f"{row.train_res}",
@@ -191,5 +185,5 @@ def _cells(row: Row) -> tuple[str, ...]:
         "" if row.images_s is None else f"{row.images_s:.0f}",
         f"{row.seconds:.1f}",
         f"{row.trunk_epochs}",
-        head,
+        row.head_in_words,
     )

@@ -122,4 +122,4 @@ def _reason(
 
 
 def _named(row: Row) -> str:
-    return f"{row.place} px, arm {row.arm} ({100 * row.top1:.1f} %, n={row.n})"
+    return f"{row.label} px, arm {row.arm} ({100 * row.top1:.1f} %, n={row.n})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from trainables.errors import UserError
 from trainables.fixres.cell import ArmResult
+from trainables.fixres.head_settings import HeadSetting
 from trainables.profiling.cost import Cost
 from trainables.storage.files import Place, write_file
 from trainables.training.trunk import TrunkSpec
@@ -38,11 +39,7 @@ class Row:
     trunk: str  # key in the store
     cell: str  # key in the store
     trunk_epochs: int
-    head_optimizer: str | None
-    head_lr: float | None
-    head_smoothing: float | None
-    head_weight_decay: float | None
-    head_epochs: int | None
+    head: HeadSetting | None  # how the arm's classifier was fitted; None: it was not
     head_tried: int  # among how many (setting, epoch) pairs the head was picked, on val
 
     @property
@@ -50,25 +47,71 @@ class Row:
         return round(self.top1 * self.n)
 
     @property
-    def place(self) -> str:
-        """The cell in words."""
+    def label(self) -> str:
+        """The cell in words: "b0 128 -> 160"."""
         return f"{self.variant} {self.train_res} -> {self.test_res}"
 
+    @property
+    def head_in_words(self) -> str:
+        """How the classifier was fitted, and among how many; "" where it was not."""
+        if self.head is None or not self.head_tried:
+            return ""
+        return (
+            f"{self.head.optimizer}, lr {self.head.lr:g}, smoothing {self.head.label_smoothing:g}, "
+            f"weight decay {self.head.weight_decay:g}, {self.head.epochs} epochs; "
+            f"of {self.head_tried} tried"
+        )
 
+
+# The setting of the head is flat in files: a column for each of its fields.
+_HEAD_COLUMNS = {
+    "head_optimizer": "optimizer",
+    "head_lr": "lr",
+    "head_smoothing": "label_smoothing",
+    "head_weight_decay": "weight_decay",
+    "head_epochs": "epochs",
+}
 _TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}
-SCHEMA = pa.schema(
-    [
-        pa.field(f.name, _TYPES[str(f.type).partition(" ")[0]], nullable="None" in str(f.type))
-        for f in fields(Row)
-    ]
-)
+
+
+def _fields_of_schema() -> Iterator[pa.Field]:
+    types = {field.name: str(field.type) for field in fields(HeadSetting)}
+    for field in fields(Row):
+        if field.name == "head":
+            for column, name in _HEAD_COLUMNS.items():
+                yield pa.field(column, _TYPES[types[name]], nullable=True)
+        else:
+            kind, _, rest = str(field.type).partition(" ")
+            yield pa.field(field.name, _TYPES[kind], nullable="None" in rest)
+
+
+SCHEMA = pa.schema(list(_fields_of_schema()))
+
+
+def to_record(row: Row) -> dict[str, Any]:
+    """Flatten a row into plain values by the names of the columns."""
+    record: dict[str, Any] = {}
+    for field in fields(row):
+        value = getattr(row, field.name)
+        if field.name == "head":
+            record |= {column: getattr(value, name, None) for column, name in _HEAD_COLUMNS.items()}
+        else:
+            record[field.name] = value
+    return record
+
+
+def from_record(record: Mapping[str, Any]) -> Row:
+    """Make a row of what :func:`to_record` gave."""
+    setting = {name: record[column] for column, name in _HEAD_COLUMNS.items()}
+    others = {name: value for name, value in record.items() if name not in _HEAD_COLUMNS}
+    head = None if None in setting.values() else HeadSetting(**setting)
+    return Row(**others, head=head)
 
 
 def make_row(
     trunk: TrunkSpec, epochs: int, cell: str, test_res: int, cost: Cost, arm: ArmResult
 ) -> Row:
-    """An arm's result with all that places it."""
-    head = arm.head
+    """Make the row of an arm's result: what it is of, its score and its costs."""
     return Row(
         variant=trunk.variant,
         train_res=trunk.train_res,
@@ -87,33 +130,33 @@ def make_row(
         trunk=trunk.key,
         cell=cell,
         trunk_epochs=epochs,
-        head_optimizer=head.optimizer if head else None,
-        head_lr=head.lr if head else None,
-        head_smoothing=head.label_smoothing if head else None,
-        head_weight_decay=head.weight_decay if head else None,
-        head_epochs=head.epochs if head else None,
+        head=arm.head,
         head_tried=arm.head_tried,
     )
 
 
 def to_table(rows: Iterable[Row]) -> pa.Table:
-    records = [{f.name: getattr(r, f.name) for f in fields(Row)} for r in rows]
-    return pa.Table.from_pylist(records, schema=SCHEMA)
+    """Make an Arrow table of rows, by ``SCHEMA``."""
+    return pa.Table.from_pylist([to_record(row) for row in rows], schema=SCHEMA)
 
 
 def from_table(arrow: pa.Table) -> list[Row]:
+    """Read rows from an Arrow table of ``SCHEMA``."""
     records: list[dict[str, Any]] = arrow.to_pylist()
-    return [Row(**r) for r in records]
+    return [from_record(record) for record in records]
 
 
 def write(path: Place, rows: Iterable[Row]) -> None:
+    """Write rows as a Parquet file, whole or not at all."""
     whole = to_table(rows)
     write_file(path, lambda temporary: pq.write_table(whole, temporary))
 
 
 def read(path: Path) -> list[Row]:
-    """Raises:
-    UserError: another version of this wrote it.
+    """Read rows from a Parquet file.
+
+    Raises:
+        UserError: another version of this wrote it.
     """
     arrow = pq.read_table(path)
     differing = sorted(set(arrow.column_names) ^ set(SCHEMA.names))

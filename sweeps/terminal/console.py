@@ -158,7 +158,7 @@ class Terminal:
     def _best(self) -> str:
         row = self.progress.best_row
         if row is not None:
-            return f"{row.place} px, {row.arm}: val top-1 {100 * row.top1:.1f} % (n={row.n})"
+            return f"{row.label} px, {row.arm}: val top-1 {100 * row.top1:.1f} % (n={row.n})"
         if self.progress.best_trunk is not None:
             score, trunk, res = self.progress.best_trunk
             return (

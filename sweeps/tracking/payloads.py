@@ -49,12 +49,7 @@ def _metric_name(split: str) -> str:
 
 def head_tags(rows: Sequence[Row]) -> dict[str, Any]:
     """How each arm's classifier was fitted."""
-    return {
-        f"head_{r.arm}": f"{r.head_optimizer}, lr {r.head_lr:g}, smoothing {r.head_smoothing:g}, "
-        f"weight decay {r.head_weight_decay:g}, {r.head_epochs} epochs; of {r.head_tried} tried"
-        for r in rows
-        if r.head_tried
-    }
+    return {f"head_{r.arm}": r.head_in_words for r in rows if r.head_tried}
 
 
 def parent_values(choice: Choice, rows: Sequence[Row]) -> dict[str, float]:

@@ -345,7 +345,7 @@ class MlflowTracker:
         values = parent_values(choice, rows)
         at = self.runs.began("sweep")
         self.runs.write("sweep", [Metric(k, v, at, 0) for k, v in values.items()])
-        tags = {"chosen": f"{choice.row.place} px, arm {choice.row.arm}", "reason": choice.reason}
+        tags = {"chosen": f"{choice.row.label} px, arm {choice.row.arm}", "reason": choice.reason}
         link = compare_link(self.runs.ids("cell "), self.experiment_id)
         tags["mlflow.note.content"] = f"{link}\n\n{choice.reason}\n\n{self._note}"
         self.runs.tag("sweep", tags)

@@ -51,12 +51,12 @@ def test_each_set_is_read_for_the_chosen_arm_and_untuned(
         asked.append((one.name, one.digest, one.present, name, cell.test_res))
         return ArmResult(arm=name, score=Score(split=one.name, n=10, hits1=7, hits5=9), seconds=0.5)
 
-    monkeypatch.setattr(held_out, "open_further", opening)
+    monkeypatch.setattr(held_out, "open_extra_test_set", opening)
 
     def hits(_one: Any, _store: Store, _cell: Any, name: str) -> np.ndarray:
         return np.arange(10) < (3 if name == "crop1" else 7)
 
-    monkeypatch.setattr(held_out, "read", reading)
+    monkeypatch.setattr(held_out, "score_held_out", reading)
     monkeypatch.setattr(held_out, "hits_of", hits)
     trunk = PLAN.trunk(PLAN.points[0], HYPER)
     chosen = a_row(trunk=trunk.key, arm=arm, variant=trunk.variant)

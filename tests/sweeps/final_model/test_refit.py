@@ -17,7 +17,6 @@ from sweeps.final_model.refit import cell_of, refit
 from tests.factories import HYPER, a_row, plan_of, spec_with
 from trainables.data.image_set import ImageSet
 from trainables.errors import SweepError, UserError
-from trainables.fixres.head_settings import HeadSetting
 from trainables.ray_backend import tune_trainables as trialling
 from trainables.ray_backend.tune_trainables import CellTrainable, TrialContext, TrunkTrainable
 from trainables.storage.artifact_store import Store
@@ -99,10 +98,7 @@ def test_the_same_configuration_for_as_many_epochs_on_all_images(
     assert trunk == replace(TRUNK, images=IMAGES.merged().digest) and epochs == 2
     (cell,) = trials.adapted
     assert cell == cell_of(PLAN, CHOSEN, trunk.key, IMAGES.merged().digest)
-    assert cell.arms == ("fix",) and cell.setting == HeadSetting(
-        optimizer="sgd", lr=CHOSEN.head_lr or 0, label_smoothing=CHOSEN.head_smoothing or 0,
-        weight_decay=CHOSEN.head_weight_decay or 0, epochs=CHOSEN.head_epochs or 0,
-    )  # fmt: skip
+    assert cell.arms == ("fix",) and cell.setting == CHOSEN.head is not None
     assert (served.trunk, served.cell, served.arm) == (trunk.key, cell, "fix")
     assert served.refit and served.epochs == 2
 
@@ -138,7 +134,7 @@ def test_a_refit_that_was_killed_goes_on(
     """After the trunk's last epoch, or after its end: only the cell is left to do."""
     trials, again = Trials(store), Trials(store)
     with monkeypatch.context() as patch:
-        patch.setattr(refitting, "cell_of" if settled else "settle", None)
+        patch.setattr(refitting, "cell_of" if settled else "finalize_trunk", None)
         with pytest.raises(TypeError):
             run(store, trials, patch)
     assert len(trials.trained) == 1 and trials.adapted == []

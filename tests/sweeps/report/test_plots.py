@@ -62,7 +62,7 @@ def rows_of(
 
 ONE = rows_of(("b0",), (128,), (160,), latency=False)
 THREE = rows_of(("b3", "b0", "b1"), (128, 160, 224), (128, 160, 224, 288))
-CHOSEN_ROW = next(r for r in THREE if (r.place, r.arm) == ("b1 160 -> 224", "fix"))
+CHOSEN_ROW = next(r for r in THREE if (r.label, r.arm) == ("b1 160 -> 224", "fix"))
 
 
 def a_trunk(

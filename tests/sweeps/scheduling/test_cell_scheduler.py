@@ -107,7 +107,7 @@ def test_rows_carry_cost_and_place(plan: Plan, tmp_path: Path) -> None:
     for row in (none, fix):
         assert (row.gmacs, row.params_m) == (cost.gmacs, cost.params_m)
         assert (row.trunk, row.cell, row.trunk_epochs) == (trunk.key, cell.key, epochs)
-    assert (none.head_tried, fix.head_tried, fix.head_lr) == (0, 30, 0.1)
+    assert (none.head_tried, none.head, fix.head_tried, fix.head) == (0, None, 30, HEAD)
 
 
 @pytest.mark.parametrize("seed", range(4))

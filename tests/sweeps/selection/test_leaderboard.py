@@ -11,7 +11,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from sweeps.planning.grid import Point
-from sweeps.selection.leaderboard import SCHEMA, Row, from_table, make_row, read, to_table, write
+from sweeps.selection.leaderboard import (
+    SCHEMA,
+    Row,
+    from_record,
+    from_table,
+    make_row,
+    read,
+    to_record,
+    to_table,
+    write,
+)
 from tests.factories import HEAD, HYPER, a_row, is_one_sentence, plan_of, spec_with
 from trainables.errors import UserError
 from trainables.evaluation.metrics import Score
@@ -37,7 +47,10 @@ def test_round_trip_through_arrow_and_parquet(tmp_path: Path) -> None:
 def test_schema_has_the_fields_names_and_plain_types(tmp_path: Path) -> None:
     write(tmp_path / "leaderboard.parquet", ROWS)
     found = pq.read_schema(tmp_path / "leaderboard.parquet")
-    assert found.names == SCHEMA.names == [f.name for f in fields(Row)]
+    head = [f"head_{n}" for n in ("optimizer", "lr", "smoothing", "weight_decay", "epochs")]
+    names = [f.name for f in fields(Row)]
+    at = names.index("head")
+    assert found.names == SCHEMA.names == [*names[:at], *head, *names[at + 1 :]]
     types = {f.name: str(f.type) for f in found}
     assert {types[n] for n in ("variant", "arm", "split", "trunk", "cell")} == {"string"}
     assert {types[n] for n in ("train_res", "test_res", "n", "head_epochs")} == {"int64"}
@@ -47,6 +60,18 @@ def test_schema_has_the_fields_names_and_plain_types(tmp_path: Path) -> None:
         "latency_ms",
         "images_s",
     }
+
+
+def test_the_head_is_flat_in_a_record_and_whole_in_a_row() -> None:
+    for row in ROWS:
+        record = to_record(row)
+        assert list(record) == SCHEMA.names and from_record(record) == row
+    fitted = to_record(a_row(arm="fix"))
+    assert (fitted["head_optimizer"], fitted["head_smoothing"], fitted["head_epochs"]) == (
+        *("sgd", 0.1, 5),
+    )
+    assert a_row(arm="fix").head_in_words.startswith("sgd, lr 0.03, smoothing 0.1, weight decay ")
+    assert a_row(arm="none").head_in_words == ""
 
 
 def test_no_rows_make_an_empty_table_of_the_same_schema() -> None:
@@ -100,12 +125,5 @@ def test_a_row_places_an_arms_result(head: HeadSetting | None) -> None:
     assert (made.top1, made.top5, made.n, made.hits1, made.split) == (0.4, 0.9, 50, 20, "val")
     assert (made.params_m, made.gmacs, made.memory_mb) == (4.0, 0.5, 32.0)
     assert (made.trunk, made.cell, made.trunk_epochs) == (trunk.key, "c1", 6)
-    setting = (
-        made.head_optimizer,
-        made.head_lr,
-        made.head_smoothing,
-        made.head_weight_decay,
-        made.head_epochs,
-    )
-    assert setting == (("adamw", 0.1, 0.0, 0.01, 5) if head else (None,) * 5)
-    assert made.place == "b0 128 -> 160"
+    assert made.head == head
+    assert made.label == "b0 128 -> 160"
