@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sweeps.final_model.model_folder import score_choice, write_model
+from sweeps.final_model.held_out import score_choice
+from sweeps.final_model.model_folder import write_model
 from sweeps.final_model.outcome import served_as_swept
 from sweeps.output.location import BOARD, recorded_store
 from sweeps.output.retention import check_not_pruned
@@ -70,7 +71,7 @@ def write_other_choice(
         raise UserError(f"--data {spec.images.data} holds other images than the sweep saw.")
     trunk = read_trunk_spec(store, row.trunk)
     plan = planning.build_plan(spec, images, [trunk.weights])
-    served, counting = served_as_swept(plan, row), terminal.counting("decoding images")
+    served, counting = served_as_swept(plan, row, store), terminal.counting("decoding images")
     outcome = score_choice(plan, choice, served, rows, images, store, counting)
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "heatmap.png"

@@ -12,7 +12,8 @@ from sweeps.events.event_types import SweepBegan, Watchers
 from sweeps.events.recorders import History, LiveBoard
 from sweeps.execution.phases import run_cells, run_trunks
 from sweeps.execution.ray_cluster import RayCluster
-from sweeps.final_model.model_folder import score_choice, write_model
+from sweeps.final_model.held_out import score_choice
+from sweeps.final_model.model_folder import write_model
 from sweeps.final_model.outcome import (
     Outcome,
     ServedModel,
@@ -207,7 +208,7 @@ class _Sweep:
 
     def _served(self, row: Row, cluster: RayCluster) -> ServedModel:
         if not self.plan.spec.evaluation.refit:
-            return served_as_swept(self.plan, row)
+            return served_as_swept(self.plan, row, self.store)
         self.terminal.say("refit: the chosen configuration is trained again, on train + val")
         counting = self.terminal.counting("refit: epochs")
         context = self._context()

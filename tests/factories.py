@@ -161,7 +161,7 @@ def an_ended_cell(
     tried: int = 30,
     seconds: Mapping[str, float] | None = None,
 ) -> CellEnded:
-    cell = plan.cell(trunk.variant, trunk.key, res)
+    cell = plan.cell(trunk, trunk.recipe.epochs, res)
     rows = tuple(
         a_row(
             train_res=trunk.train_res, test_res=res, arm=arm, trunk=trunk.key, cell=cell.key,
@@ -170,7 +170,7 @@ def an_ended_cell(
         )
         for arm in plan.spec.fix.arms
     )  # fmt: skip
-    return CellEnded(cell=cell, trunk=trunk, rows=rows)
+    return CellEnded(cell=cell, rows=rows)
 
 
 def weights_of(spec: SweepSpec) -> list[Weights]:

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from sweeps.planning.cell import Cell
 from sweeps.planning.plan import Plan
 from sweeps.selection.leaderboard import Row
-from trainables.fixres.cell import CellSpec
 from trainables.training.trunk import EpochReport, TrunkSpec
 
 
@@ -42,19 +42,17 @@ class TrunkEnded:
 
 @dataclass(frozen=True, kw_only=True)
 class CellsPlanned:
-    cells: tuple[tuple[CellSpec, TrunkSpec], ...]
+    cells: tuple[Cell, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CellBegan:
-    cell: CellSpec
-    trunk: TrunkSpec
+    cell: Cell
 
 
 @dataclass(frozen=True, kw_only=True)
 class CellEnded:
-    cell: CellSpec
-    trunk: TrunkSpec
+    cell: Cell
     rows: tuple[Row, ...]  # empty: it failed
     error: str = ""  # its trace then
 
@@ -64,7 +62,7 @@ class TrialRetried:
     """A trial failed, and another takes up what it left."""
 
     trunk: TrunkSpec
-    cell: CellSpec | None = None  # None: the trunk's own
+    cell: Cell | None = None  # None: the trunk's own
     error: str  # its trace
 
 

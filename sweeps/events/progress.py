@@ -21,11 +21,12 @@ from sweeps.events.event_types import (
     TrunkBegan,
     TrunkEnded,
 )
+from sweeps.planning.cell import Cell
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
+from sweeps.planning.workload import cell_gmacs, epoch_gmacs, expected_gmacs_left, gmacs_left
 from sweeps.selection.leaderboard import Row
 from trainables.evaluation.metrics import Score
-from trainables.fixres.cell import CellSpec
 from trainables.training.trunk import TrunkSpec
 
 CELLS = "cells"  # beside the points, what a rate is measured for
@@ -55,7 +56,7 @@ class Progress:
         self.epochs: dict[str, int] = {}  # of trunks in training, by key
         self.trunks: dict[str, TrunkSpec] = {}  # all that were heard of
         self.ended: dict[str, str] = {}
-        self.cells: dict[str, tuple[CellSpec, TrunkSpec]] | None = None
+        self.cells: dict[str, Cell] | None = None
         self.cells_done: set[str] = set()
         self.cells_running: set[str] = set()
         self.best_trunk: tuple[Score, TrunkSpec, int] | None = None
@@ -71,7 +72,7 @@ class Progress:
                 self._begin(trunk.key)
             case EpochEnded(trunk=trunk, report=report):
                 if report.at >= 1000 * self._process_began and self.plan is not None:
-                    work = self.plan.epoch_work(point_of(trunk), report.epoch)
+                    work = epoch_gmacs(self.plan, point_of(trunk), report.epoch)
                     self._measure(trunk.key, point_of(trunk), work)
                 self._since[trunk.key] = self._clock()
                 self.epochs[trunk.key] = report.epoch
@@ -82,13 +83,13 @@ class Progress:
                 for report in reports:
                     self._see_trunk(trunk, report.val)
             case CellsPlanned(cells=cells):
-                self.cells = {cell.key: (cell, trunk) for cell, trunk in cells}
+                self.cells = {cell.key: cell for cell in cells}
             case CellBegan(cell=cell):
                 self.cells_running.add(cell.key)
                 self._begin(cell.key)
-            case CellEnded(cell=cell, trunk=trunk, rows=rows):
+            case CellEnded(cell=cell, rows=rows):
                 if cell.key in self.cells_running and rows and self.plan is not None:
-                    work = self.plan.cell_work(trunk.variant, cell.test_res)
+                    work = cell_gmacs(self.plan, cell.variant, cell.test_res)
                     self._measure(cell.key, CELLS, work)
                 self.cells_running.discard(cell.key)
                 self.cells_done.add(cell.key)
@@ -142,21 +143,23 @@ class Progress:
             for key, epoch in self.epochs.items():
                 point = point_of(self.trunks[key])
                 pace = self._seconds_a_gmac(point)
-                expected += pace * plan.expected_work_left(point, epoch)
-                most += pace * plan.work_left(point, epoch)
+                expected += pace * expected_gmacs_left(plan, point, epoch)
+                most += pace * gmacs_left(plan, point, epoch)
             known = Counter(point_of(trunk) for trunk in self.trunks.values())
             for point in plan.points:
                 waiting = max(0, plan.samples - known[point])
                 pace = waiting * self._seconds_a_gmac(point)
-                expected += pace * plan.expected_work_left(point)
-                most += pace * plan.work_left(point)
+                expected += pace * expected_gmacs_left(plan, point)
+                most += pace * gmacs_left(plan, point)
             cells = plan.survivors * sum(
-                plan.cell_work(p.variant, r) for p, tests in plan.grid.tests.items() for r in tests
+                cell_gmacs(plan, p.variant, r)
+                for p, tests in plan.grid.tests.items()
+                for r in tests
             )
         else:
             cells = sum(
-                plan.cell_work(trunk.variant, cell.test_res)
-                for key, (cell, trunk) in self.cells.items()
+                cell_gmacs(plan, cell.variant, cell.test_res)
+                for key, cell in self.cells.items()
                 if key not in self.cells_done
             )
         cells *= self._seconds_a_gmac(CELLS)

@@ -72,7 +72,7 @@ def _cell_gb(plan: Plan, variant: str, train_res: int, test_res: int) -> float:
         classes=classes,
         precision="bf16",
         features=views * plan.counts["train"] + plan.counts["val"],
-        settings=len(plan.cell(variant, "", test_res).heads.settings) if fitted else 0,
+        settings=len(plan.head_grid.settings) if fitted else 0,
     )
     if "frechet" in fix.arms:  # which looks at the train resolution too
         most = max(most, _forward(variant, train_res, batch, classes))

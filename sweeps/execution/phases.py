@@ -55,7 +55,7 @@ def run_cells(cell_scheduler: CellScheduler, context: TrialContext, placement: P
         cell = cell_scheduler.next()
         if cell is None:
             return None
-        return {"size": (cell_scheduler.variant(cell.key), cell.test_res), "cell": cell}
+        return {"size": (cell.variant, cell.test_res), "cell": cell.spec}
 
     def goes_on(config: Config, result: dict[str, Any]) -> bool:
         cell_scheduler.take(

@@ -6,19 +6,21 @@ pixels: what tuning for a resolution gains on the test split, it may lose on a s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from sweeps.final_model.outcome import PairedGain, ServedModel, paired_gain
+from sweeps.execution import resources
+from sweeps.final_model.outcome import Outcome, PairedGain, ServedModel, paired_gain
 from sweeps.planning.plan import Plan
+from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row, make_row
 from trainables.data.decode import Progress
 from trainables.data.extra_test_sets import open_extra_test_set
+from trainables.data.image_set import ImageSet
 from trainables.data.view_cache import ViewCache
 from trainables.fixres.arms import ARMS, UNTUNED
-from trainables.fixres.held_out_score import HeldOutSet, hits_of, score_held_out
+from trainables.fixres.held_out_score import HeldOutSet, cells_read, hits_of, score_held_out
 from trainables.storage.artifact_store import Store
 from trainables.storage.object_store import place_of
-from trainables.training.trunk import read_trunk_spec
 
 
 def score_held_out_sets(
@@ -26,17 +28,16 @@ def score_held_out_sets(
 ) -> tuple[list[Row], dict[str, PairedGain]]:
     """A row for each set and arm, and the gain on each set. What was read is not read again."""
     cell, arm = served.cell, served.arm
-    trunk = read_trunk_spec(store, served.trunk)
-    cost = plan.costs[trunk.variant, cell.test_res]
+    cost = plan.costs[cell.variant, cell.test_res]
     tuned = bool(ARMS[arm].changes)
     rows, gains = [], {}
     for unseen in _sets(plan, place, progress):
         for one in (arm, UNTUNED) if tuned else (arm,):
-            reading = score_held_out(unseen, store, cell, one, place)
-            rows.append(make_row(trunk, served.epochs, cell.key, cell.test_res, cost, reading))
+            reading = score_held_out(unseen, store, cell.spec, one, place)
+            rows.append(make_row(cell, cost, reading))
         if tuned:
             gains[unseen.name] = paired_gain(
-                *(hits_of(unseen, store, cell, one) for one in (arm, UNTUNED))
+                *(hits_of(unseen, store, cell.spec, one) for one in (arm, UNTUNED))
             )
     return rows, gains
 
@@ -53,3 +54,24 @@ def _sets(plan: Plan, place: ViewCache, progress: Progress) -> Iterator[HeldOutS
         data, read = place_of(where), plan.spec.read
         found = open_extra_test_set(name, data, place.cache, images.classes, read, progress)
         yield HeldOutSet(name=name, images=found.images, digest=found.digest, present=found.present)
+
+
+def score_choice(
+    plan: Plan,
+    choice: Choice,
+    served: ServedModel,
+    rows: Sequence[Row],
+    images: ImageSet,
+    store: Store,
+    progress: Progress,
+) -> Outcome:
+    """Read the sets that nothing was chosen on for what is served; ``rows`` are those of val."""
+    place = ViewCache(images=images, cache=plan.spec.cache, threads=resources.driver_threads())
+    unseen, gains = score_held_out_sets(plan, served, store, place, progress)
+    return Outcome(
+        rows=[*rows, *unseen],
+        choice=choice,
+        gains=gains,
+        refit=served.refit,
+        test_cells=len(cells_read(store, "test")),
+    )

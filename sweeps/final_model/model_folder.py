@@ -5,52 +5,21 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from sweeps.execution import resources
-from sweeps.final_model.held_out import score_held_out_sets
 from sweeps.final_model.mlflow_flavor import write_mlflow_model
-from sweeps.final_model.outcome import Outcome, ServedModel
+from sweeps.final_model.outcome import ServedModel
 from sweeps.planning.plan import Plan
-from sweeps.selection.choice import Choice
-from sweeps.selection.leaderboard import Row
-from trainables.data.decode import Progress
-from trainables.data.image_set import ImageSet
-from trainables.data.view_cache import ViewCache
 from trainables.export.portable_formats import check, write_onnx, write_program
 from trainables.export.timm_format import write_timm
 from trainables.fixres.cell import adapted_state, load_model, serving_transform
-from trainables.fixres.held_out_score import cells_read
 from trainables.models import variants
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import replacing_folder, write_text
-from trainables.training.trunk import read_trunk_spec
 from trainables.transforms.eval_transform import EvalTransform
-
-
-def score_choice(
-    plan: Plan,
-    choice: Choice,
-    served: ServedModel,
-    rows: Sequence[Row],
-    images: ImageSet,
-    store: Store,
-    progress: Progress,
-) -> Outcome:
-    """Read the sets that nothing was chosen on for what is served; ``rows`` are those of val."""
-    place = ViewCache(images=images, cache=plan.spec.cache, threads=resources.driver_threads())
-    unseen, gains = score_held_out_sets(plan, served, store, place, progress)
-    return Outcome(
-        rows=[*rows, *unseen],
-        choice=choice,
-        gains=gains,
-        refit=served.refit,
-        test_cells=len(cells_read(store, "test")),
-    )
 
 
 def write_model(
@@ -64,9 +33,9 @@ def write_model(
     Raises:
         SweepError: a form does not give the logits that the net itself gives.
     """
-    trunk = read_trunk_spec(store, served.trunk)
-    state = adapted_state(store, served.trunk, served.cell.key, served.arm)
-    transform = serving_transform(trunk, served.cell, served.arm)
+    trunk = served.cell.trunk
+    state = adapted_state(store, trunk.key, served.cell.key, served.arm)
+    transform = serving_transform(trunk, served.cell.spec, served.arm)
     model = load_model(trunk, state, len(plan.classes))
     with replacing_folder(folder) as fresh:
         write_timm(

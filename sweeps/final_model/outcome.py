@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
+from sweeps.planning.cell import Cell
 from sweeps.planning.plan import Plan
 from sweeps.selection import leaderboard
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row, from_record, to_record
 from trainables.evaluation.confidence import paired_difference
-from trainables.fixres.cell import CellSpec
+from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_json, write_json
+from trainables.training.trunk import read_trunk_spec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,24 +80,18 @@ def read_outcome(out: Path, further: Iterable[str]) -> Outcome | None:
 
 @dataclass(frozen=True, kw_only=True)
 class ServedModel:
-    """A trunk as one arm of one cell adapted it."""
+    """A trunk as one arm of one cell adapted it: the net that is handed over."""
 
-    trunk: str  # key in the store
-    cell: CellSpec
+    cell: Cell
     arm: str
-    epochs: int  # that the trunk was trained
     refit: bool  # on train + val
 
 
-def served_as_swept(plan: Plan, row: Row) -> ServedModel:
-    """The chosen row's own net."""
-    return ServedModel(
-        trunk=row.trunk,
-        cell=plan.cell(row.variant, row.trunk, row.test_res),
-        arm=row.arm,
-        epochs=row.trunk_epochs,
-        refit=False,
-    )
+def served_as_swept(plan: Plan, row: Row, store: Store) -> ServedModel:
+    """Serve the chosen row's own net."""
+    trunk = read_trunk_spec(store, row.trunk)
+    cell = plan.cell(trunk, row.trunk_epochs, row.test_res)
+    return ServedModel(cell=cell, arm=row.arm, refit=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from sweeps.execution.ray_cluster import RayCluster
 from sweeps.execution.resources import MemoryNeed, PhaseResources
 from sweeps.execution.tune_runner import Config, Phase, run_trials
 from sweeps.final_model.outcome import ServedModel
+from sweeps.planning.cell import Cell
 from sweeps.planning.grid import point_of
 from sweeps.planning.plan import Plan
 from sweeps.selection.leaderboard import Row
@@ -67,19 +68,18 @@ def refit(
         trunk = replace(trunk, images=merged.digest)
         need = gpu_memory.of_trunk(plan, point_of(trunk))
         _train(trunk, need, chosen.trunk_epochs, store, trials, progress)
-    cell = cell_of(plan, chosen, trunk.key, merged.digest)
+    cell = cell_of(plan, chosen, trunk, merged.digest)
     if recorded_results(store, cell.key) is None:
         need = gpu_memory.of_cell(plan, chosen.variant, chosen.train_res, chosen.test_res)
-        trials.run(CellTrainable, {"cell": cell}, need, lambda _: False, store.cell(cell.key))
-    return ServedModel(
-        trunk=trunk.key, cell=cell, arm=chosen.arm, epochs=chosen.trunk_epochs, refit=True
-    )
+        trials.run(CellTrainable, {"cell": cell.spec}, need, lambda _: False, store.cell(cell.key))
+    return ServedModel(cell=cell, arm=chosen.arm, refit=True)
 
 
-def cell_of(plan: Plan, chosen: Row, trunk: str, images: str) -> RefitCell:
-    """The chosen row's arm on a trunk (its key) and images (their digest) of its own."""
-    swept = plan.cell(chosen.variant, trunk, chosen.test_res)
-    return RefitCell(**{**vars(swept), "arms": (chosen.arm,)}, images=images, setting=chosen.head)
+def cell_of(plan: Plan, chosen: Row, trunk: TrunkSpec, images_digest: str) -> Cell:
+    """Make the cell of the chosen row's arm, on a trunk and images of its own."""
+    swept = plan.cell(trunk, chosen.trunk_epochs, chosen.test_res)
+    settled = {**vars(swept.spec), "arms": (chosen.arm,)}
+    return replace(swept, spec=RefitCell(**settled, images=images_digest, setting=chosen.head))
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
+from sweeps.planning.cell import Cell
 from sweeps.planning.grid import Grid, Point, resolve_grid
 from sweeps.planning.serving_costs import three_digits
 from sweeps.planning.serving_limits import limits_set
 from sweeps.planning.spec import SweepSpec, option
 from trainables.data.image_set import ImageSet
 from trainables.errors import UserError
-from trainables.fixres.arms import ARMS
 from trainables.fixres.cell import CellSpec
 from trainables.fixres.head_settings import HeadGrid
 from trainables.models import variants
@@ -25,8 +25,6 @@ from trainables.training.recipe import Hyper, Recipe
 from trainables.training.trunk import TrunkSpec
 from trainables.transforms.augmentation import Augmentation
 from trainables.transforms.eval_transform import EvalTransform
-
-BACKWARD = 3  # a training step costs about three forward passes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,70 +110,33 @@ class Plan:
         """What a trunk is scored through at its rungs."""
         return tuple(self.transform(point.variant, res) for res in self.grid.tests[point])
 
-    def cell(self, variant: str, trunk: str, test_res: int) -> CellSpec:
+    @property
+    def head_grid(self) -> HeadGrid:
+        """The settings that every cell's classifier is fitted by."""
         fix = self.spec.fix
-        return CellSpec(
-            trunk=trunk,
-            transform=self.transform(variant, test_res),
+        return HeadGrid(
+            lr=fix.head_lr,
+            label_smoothing=fix.head_smoothing,
+            weight_decay=fix.head_weight_decay,
+            optimizer=fix.head_optimizer,
+            epochs=fix.head_epochs,
+            patience=fix.head_patience,
+            batch_size=fix.head_batch_size,
+        )
+
+    def cell(self, trunk: TrunkSpec, trunk_epochs: int, test_res: int) -> Cell:
+        """Make the cell of a trunk, trained for so many epochs, at a test resolution."""
+        fix = self.spec.fix
+        spec = CellSpec(
+            trunk=trunk.key,
+            transform=self.transform(trunk.variant, test_res),
             arms=fix.arms,
-            heads=HeadGrid(
-                lr=fix.head_lr,
-                label_smoothing=fix.head_smoothing,
-                weight_decay=fix.head_weight_decay,
-                optimizer=fix.head_optimizer,
-                epochs=fix.head_epochs,
-                patience=fix.head_patience,
-                batch_size=fix.head_batch_size,
-            ),
+            heads=self.head_grid,
             views=fix.views,
             batch_size=self.spec.trunks.batch_size,
             seed=self.spec.run.seed,
         )
-
-    def epoch_work(self, point: Point, epoch: int) -> float:
-        """GMACs of one epoch, with the scoring of val after it if it is a rung."""
-        train = BACKWARD * self.counts["train"] * self.costs[point.variant, point.train_res].gmacs
-        work = train if epoch > 0 else 0.0
-        if epoch in self.spec.rungs:
-            tests = self.grid.tests[point]
-            work += self.counts["val"] * sum(self.costs[point.variant, r].gmacs for r in tests)
-        return work
-
-    def work_left(self, point: Point, after: int = 0) -> float:
-        """GMACs of a trunk from epoch ``after`` + 1 to its end, if it is not cut."""
-        epochs = range(after + 1, self.spec.trunks.epochs + 1)
-        return sum(self.epoch_work(point, e) for e in epochs)
-
-    def expected_work_left(self, point: Point, after: int = 0) -> float:
-        """The same on average, if each rung lets 1/reduction go on."""
-        work, alive = 0.0, 1.0
-        for epoch in range(after + 1, self.spec.trunks.epochs + 1):
-            work += alive * self.epoch_work(point, epoch)
-            if epoch in self.spec.rungs:
-                alive /= self.spec.halving.reduction
-        return work
-
-    def cell_work(self, variant: str, test_res: int) -> float:
-        """GMACs of one cell."""
-        return self.cell_images(variant) * self.costs[variant, test_res].gmacs
-
-    def cell_images(self, variant: str) -> int:
-        """Images through the net in a cell: see :mod:`trainables.fixres.adapt`."""
-        arms, fix = self.spec.fix.arms, self.spec.fix
-        native = variants.preprocessing(variants.get(variant)).crop_pct
-        train = int(any(ARMS[arm].needs_train for arm in arms))
-        train += fix.views if "fix_aug" in arms else 0
-        val = int(set(arms) != {"none"}) + int("none" in arms and native != fix.test_crop_pct)
-        return train * self.counts["train"] + max(1, val) * self.counts["val"]
-
-    @property
-    def image_passes(self) -> dict[str, int]:
-        """Images through the net: forward and backward, and forward alone, at most."""
-        trained = self.trunks * self.spec.trunks.epochs * self.counts["train"]
-        tests = {point: len(tests) for point, tests in self.grid.tests.items()}
-        scored = self.samples * len(self.spec.rungs) * sum(tests.values()) * self.counts["val"]
-        cells = self.survivors * sum(n * self.cell_images(p.variant) for p, n in tests.items())
-        return {"trained": trained, "scored at rungs": scored, "adapted in cells": cells}
+        return Cell(spec=spec, trunk=trunk, trunk_epochs=trunk_epochs)
 
 
 def build_plan(spec: SweepSpec, images: ImageSet, weights: Iterable[Weights]) -> Plan:

@@ -10,6 +10,7 @@ from sweeps.events.event_types import CellEnded, TrunkEnded
 from sweeps.events.recorders import History
 from sweeps.planning.grid import point_of
 from sweeps.planning.plan import Plan
+from sweeps.planning.workload import cell_images, image_passes
 from sweeps.selection.leaderboard import Row
 from trainables.fixres.arms import ARMS, rank
 from trainables.fixres.cell import serving_transform
@@ -45,7 +46,9 @@ class Ledger:
     saved_trunks_s: float  # a trunk is trained once, not once a test resolution
     saved_images: int  # a cell takes its passes once, not once a pair
     saved_passes_s: float | None  # the same as time; None: no pass was timed by itself
-    images: Mapping[str, ImagePasses]  # by what they are for, as in Plan.image_passes
+    images: Mapping[
+        str, ImagePasses
+    ]  # by what they are for, as in sweeps.planning.workload.image_passes
     price_per_hour: float | None  # of one trial's machine, in any currency
 
     @property
@@ -122,11 +125,11 @@ def _images(
     done = {
         "trained": sum(r.images for r in reports),
         "scored at rungs": sum(score.n for r in reports for score in r.val.values()),
-        "adapted in cells": sum(plan.cell_images(c.trunk.variant) for c in cells),
+        "adapted in cells": sum(cell_images(plan, c.cell.variant) for c in cells),
     }
     return {
         name: ImagePasses(planned=planned, done=done[name])
-        for name, planned in plan.image_passes.items()
+        for name, planned in image_passes(plan).items()
     }
 
 
@@ -141,7 +144,7 @@ def _saved_passes(plan: Plan, cell: CellEnded) -> tuple[int, float | None]:
     """
     pairs = sum(r.head_tried for r in cell.rows if r.arm in _HEADS)
     plain = pairs * (plan.counts["train"] + plan.counts["val"])
-    saved = max(0, plain - plan.cell_images(cell.trunk.variant))
+    saved = max(0, plain - cell_images(plan, cell.cell.variant))
     if not saved:
         return 0, 0.0
     rate = _image_seconds(plan, cell)
@@ -157,7 +160,9 @@ def _image_seconds(plan: Plan, cell: CellEnded) -> float | None:
     """
     ordered = sorted(cell.rows, key=lambda r: rank(r.arm))
     here = [
-        r for r in ordered if serving_transform(cell.trunk, cell.cell, r.arm) == cell.cell.transform
+        r
+        for r in ordered
+        if serving_transform(cell.cell.trunk, cell.cell.spec, r.arm) == cell.cell.spec.transform
     ]
     firsts = [here[0], next((r for r in here if ARMS[r.arm].needs_train), here[0])]
     rates = []

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sweeps.events.event_types import CellBegan, CellEnded, CellsPlanned, TrialRetried, Watcher
+from sweeps.planning.cell import Cell
 from sweeps.planning.grid import point_of
 from sweeps.planning.plan import Plan
+from sweeps.planning.workload import cell_gmacs
 from sweeps.selection.leaderboard import Row, make_row
 from trainables.fixres.arms import rank
-from trainables.fixres.cell import ArmResult, CellSpec, recorded_results
+from trainables.fixres.cell import ArmResult, recorded_results
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import write_text
 from trainables.training.trunk import EpochReport, TrunkSpec, trained_epochs
@@ -17,15 +19,14 @@ from trainables.training.trunk import EpochReport, TrunkSpec, trained_epochs
 
 def cells_of(
     plan: Plan, survivors: Sequence[tuple[TrunkSpec, tuple[EpochReport, ...]]]
-) -> list[tuple[CellSpec, TrunkSpec, int]]:
-    """Every cell: its trunk, and the epochs that this was trained. Dearest first, so that the last
-    to run are short."""
+) -> list[Cell]:
+    """List every cell of the surviving trunks, the dearest first: the last to run are short."""
     cells = [
-        (plan.cell(trunk.variant, trunk.key, res), trunk, trained_epochs(reports))
+        plan.cell(trunk, trained_epochs(reports), res)
         for trunk, reports in survivors
         for res in plan.grid.tests[point_of(trunk)]
     ]
-    return sorted(cells, key=lambda c: -plan.cell_work(c[1].variant, c[0].test_res))
+    return sorted(cells, key=lambda cell: -cell_gmacs(plan, cell.variant, cell.test_res))
 
 
 class CellScheduler:
@@ -34,14 +35,14 @@ class CellScheduler:
     def __init__(
         self,
         plan: Plan,
-        cells: Sequence[tuple[CellSpec, TrunkSpec, int]],
+        cells: Sequence[Cell],
         store: Store,
         watcher: Watcher,
     ):
         self._plan, self._store, self._watcher = plan, store, watcher
-        self._cells = {cell.key: (cell, trunk, epochs) for cell, trunk, epochs in cells}
+        self._cells = {cell.key: cell for cell in cells}
         self._rows: dict[str, tuple[Row, ...]] = {}
-        watcher.on(CellsPlanned(cells=tuple((c, t) for c, t, _ in cells)))
+        watcher.on(CellsPlanned(cells=tuple(cells)))
         for key in self._cells:
             results = recorded_results(store, key)
             if results is not None:
@@ -51,10 +52,6 @@ class CellScheduler:
     @property
     def plan(self) -> Plan:
         return self._plan
-
-    def variant(self, key: str) -> str:
-        """Of a cell's trunk."""
-        return self._cells[key][1].variant
 
     @property
     def is_over(self) -> bool:
@@ -76,31 +73,29 @@ class CellScheduler:
             ),
         )
 
-    def next(self) -> CellSpec | None:
+    def next(self) -> Cell | None:
+        """Hand out the next cell; None: no more."""
         if not self._waiting:
             return None
-        cell, trunk, _ = self._cells[self._waiting.pop(0)]
-        self._watcher.on(CellBegan(cell=cell, trunk=trunk))
+        cell = self._cells[self._waiting.pop(0)]
+        self._watcher.on(CellBegan(cell=cell))
         return cell
 
     def take(self, key: str, results: Sequence[ArmResult]) -> None:
         """The results of a cell; told twice, it is taken once."""
         if key in self._rows:
             return
-        cell, trunk, epochs = self._cells[key]
-        cost = self._plan.costs[trunk.variant, cell.test_res]
-        self._rows[key] = tuple(
-            make_row(trunk, epochs, key, cell.test_res, cost, arm) for arm in results
-        )
-        self._watcher.on(CellEnded(cell=cell, trunk=trunk, rows=self._rows[key]))
+        cell = self._cells[key]
+        cost = self._plan.costs[cell.variant, cell.test_res]
+        self._rows[key] = tuple(make_row(cell, cost, result) for result in results)
+        self._watcher.on(CellEnded(cell=cell, rows=self._rows[key]))
 
     def retried(self, key: str, error: str) -> None:
         """A trial of the cell failed, and another comes."""
-        cell, trunk, _ = self._cells[key]
-        self._watcher.on(TrialRetried(trunk=trunk, cell=cell, error=error))
+        cell = self._cells[key]
+        self._watcher.on(TrialRetried(trunk=cell.trunk, cell=cell, error=error))
 
     def failed(self, key: str, error: str) -> None:
         """The cell cannot be worked out; the sweep goes on without it."""
-        cell, trunk, _ = self._cells[key]
         write_text(self._store.cell(key) / "error.txt", error)
-        self._watcher.on(CellEnded(cell=cell, trunk=trunk, rows=(), error=error))
+        self._watcher.on(CellEnded(cell=self._cells[key], rows=(), error=error))

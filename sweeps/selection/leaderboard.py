@@ -10,12 +10,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sweeps.planning.cell import Cell
 from trainables.errors import UserError
 from trainables.fixres.cell import ArmResult
 from trainables.fixres.head_settings import HeadSetting
 from trainables.profiling.cost import Cost
 from trainables.storage.files import Place, write_file
-from trainables.training.trunk import TrunkSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,30 +108,28 @@ def from_record(record: Mapping[str, Any]) -> Row:
     return Row(**others, head=head)
 
 
-def make_row(
-    trunk: TrunkSpec, epochs: int, cell: str, test_res: int, cost: Cost, arm: ArmResult
-) -> Row:
-    """Make the row of an arm's result: what it is of, its score and its costs."""
+def make_row(cell: Cell, cost: Cost, result: ArmResult) -> Row:
+    """Make the row of an arm's result: the cell it is of, its score and its costs."""
     return Row(
-        variant=trunk.variant,
-        train_res=trunk.train_res,
-        test_res=test_res,
-        arm=arm.arm,
-        split=arm.score.split,
-        n=arm.score.n,
-        top1=arm.score.top1,
-        top5=arm.score.top5,
+        variant=cell.variant,
+        train_res=cell.trunk.train_res,
+        test_res=cell.test_res,
+        arm=result.arm,
+        split=result.score.split,
+        n=result.score.n,
+        top1=result.score.top1,
+        top5=result.score.top5,
         params_m=cost.params_m,
         gmacs=cost.gmacs,
         memory_mb=cost.memory_mb,
         latency_ms=None,
         images_s=None,
-        seconds=arm.seconds,
-        trunk=trunk.key,
-        cell=cell,
-        trunk_epochs=epochs,
-        head=arm.head,
-        head_tried=arm.head_tried,
+        seconds=result.seconds,
+        trunk=cell.trunk.key,
+        cell=cell.key,
+        trunk_epochs=cell.trunk_epochs,
+        head=result.head,
+        head_tried=result.head_tried,
     )
 
 

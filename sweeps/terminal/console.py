@@ -22,8 +22,8 @@ from sweeps.events.event_types import (
     TrunkEnded,
 )
 from sweeps.events.progress import Progress, duration
+from sweeps.planning.cell import Cell
 from trainables.evaluation.metrics import Score
-from trainables.fixres.cell import CellSpec
 from trainables.training.trunk import TrunkSpec, trained_epochs
 
 TELL_EVERY_S = 5.0
@@ -95,8 +95,8 @@ class Terminal:
                 self._say_error(event.error)
             case CellsPlanned(cells=cells):
                 self.say(f"cells: {len(cells)}, each adapts a trunk to a test resolution")
-            case CellEnded(cell=cell, trunk=trunk, rows=rows):
-                place = _cell_words(cell, trunk)
+            case CellEnded(cell=cell, rows=rows):
+                place = _cell_words(cell)
                 if not rows:
                     self.say(f"{place}: failed")
                     self._say_error(event.error)
@@ -104,7 +104,7 @@ class Terminal:
                 scores = ", ".join(f"{r.arm} {100 * r.top1:.1f} %" for r in rows)
                 self.say(f"{place}: val top-1 {scores} (n={rows[0].n}); {self._left()}")
             case TrialRetried(trunk=trunk, cell=cell, error=error):
-                place = _cell_words(cell, trunk) if cell else f"trunk {_trunk_words(trunk)}"
+                place = _cell_words(cell) if cell else f"trunk {_trunk_words(trunk)}"
                 why = _last_line(error).partition(". ")[0].rstrip(".")
                 self.say(f"{place}: tried again, as a trial failed{why and f': {why}'}")
 
@@ -150,8 +150,8 @@ class Terminal:
             lines.append(Text(f"  {_trunk_words(trunk)}: {doing}"))
         for key in sorted(progress.cells_running):
             assert progress.cells is not None
-            cell, trunk = progress.cells[key]
-            lines.append(Text(f"  {trunk.variant} {trunk.train_res} -> {cell.test_res} px"))
+            cell = progress.cells[key]
+            lines.append(Text(f"  {cell.variant} {cell.trunk.train_res} -> {cell.test_res} px"))
         lines.append(Text(f"  best so far: {self._best()}", style="green"))
         return Group(*lines)
 
@@ -177,8 +177,8 @@ def _trunk_words(trunk: TrunkSpec) -> str:
     return f"{words}, lr {trunk.hyper.lr:.2g}" if trunk.recipe.epochs else words
 
 
-def _cell_words(cell: CellSpec, trunk: TrunkSpec) -> str:
-    return f"cell {trunk.variant} {trunk.train_res} -> {cell.test_res}"
+def _cell_words(cell: Cell) -> str:
+    return f"cell {cell.variant} {cell.trunk.train_res} -> {cell.test_res}"
 
 
 def _last_line(trace: str) -> str:

@@ -13,15 +13,16 @@ from rich.text import Text
 from sweeps.execution import gpu_memory, resources
 from sweeps.execution.resources import MemoryNeed, PhaseResources, TrialResources
 from sweeps.planning.plan import Plan
+from sweeps.planning.workload import expected_gmacs_left, gmacs_left, image_passes
 
 
 def plan_view(plan: Plan) -> Group:
     """The plan as tables."""
     spec, grid = plan.spec, plan.grid
     counts = ", ".join(f"{n} {split}" for split, n in plan.counts.items())
-    passes = ", ".join(f"{n:,} {what}" for what, n in plan.image_passes.items())
-    most = sum(plan.work_left(p) for p in plan.points) * plan.samples
-    expected = sum(plan.expected_work_left(p) for p in plan.points) * plan.samples
+    passes = ", ".join(f"{n:,} {what}" for what, n in image_passes(plan).items())
+    most = sum(gmacs_left(plan, p) for p in plan.points) * plan.samples
+    expected = sum(expected_gmacs_left(plan, p) for p in plan.points) * plan.samples
     lines = [
         f"images   {counts}; {len(plan.classes)} classes; fingerprint {plan.images_digest[:12]}",
         f"trunks   {plan.trunks}: {' '.join(spec.grid.variants)} x train {_px(grid.train_res)} x "

@@ -188,12 +188,12 @@ class MlflowTracker:
             case TrunkEnded(trunk=trunk, why=why, reports=reports):
                 self._trunk_ended(trunk, why, reports)
             case CellsPlanned(cells=cells):
-                for trunk in {trunk.key: trunk for _, trunk in cells}.values():
+                for trunk in {cell.trunk.key: cell.trunk for cell in cells}.values():
                     self._log_trunk(trunk)
-            case CellBegan(cell=cell, trunk=trunk):
-                self._cell(cell, trunk)
-            case CellEnded(cell=cell, trunk=trunk, rows=rows):
-                self._cell_ended(cell, trunk, rows)
+            case CellBegan(cell=cell):
+                self._cell(cell.spec, cell.trunk)
+            case CellEnded(cell=cell, rows=rows):
+                self._cell_ended(cell.spec, cell.trunk, rows)
 
     def _begin(self, plan: Plan) -> None:
         grid, data = plan.grid, plan.spec.images.data

@@ -14,9 +14,9 @@ def test_each_cell_that_ends_is_on_the_board_at_once(tmp_path: Path) -> None:
     plan, path = plan_of(spec_with()), tmp_path / "leaderboard.parquet"
     trunk, live = plan.trunk(plan.points[0], HYPER), LiveBoard(path)
     rows = [a_row(30, test_res=64), a_row(40, test_res=96)]
-    cells = [plan.cell(trunk.variant, trunk.key, r.test_res) for r in rows]
-    live.on(CellEnded(cell=cells[0], trunk=trunk, rows=(), error="lost"))
+    cells = [plan.cell(trunk, 6, r.test_res) for r in rows]
+    live.on(CellEnded(cell=cells[0], rows=(), error="lost"))
     assert not path.exists()
     for i, (cell, row) in enumerate(zip(cells, rows, strict=True)):
-        live.on(CellEnded(cell=cell, trunk=trunk, rows=(row,)))
+        live.on(CellEnded(cell=cell, rows=(row,)))
         assert read(path) == rows[: i + 1]

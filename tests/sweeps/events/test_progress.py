@@ -18,10 +18,11 @@ from sweeps.events.event_types import (
     TrunkEnded,
 )
 from sweeps.events.progress import Progress, duration
+from sweeps.planning.cell import Cell
 from sweeps.planning.plan import Plan
+from sweeps.planning.workload import cell_gmacs, epoch_gmacs, gmacs_left
 from tests.factories import HYPER, a_row, plan_of, spec_with
 from tests.fake_training import report_of
-from trainables.fixres.cell import CellSpec
 from trainables.training.trunk import TrunkSpec
 
 PLAN = plan_of(
@@ -51,9 +52,9 @@ def trunks_of(plan: Plan) -> list[TrunkSpec]:
     return [plan.trunk(point, hyper) for hyper in hypers for point in plan.points]
 
 
-def cells_of(plan: Plan) -> list[tuple[CellSpec, TrunkSpec]]:
+def cells_of(plan: Plan) -> list[Cell]:
     best = trunks_of(plan)[: len(plan.points)]
-    return [(plan.cell(t.variant, t.key, res), t) for t in best for res in plan.grid.test_res]
+    return [plan.cell(t, t.recipe.epochs, res) for t in best for res in plan.grid.test_res]
 
 
 class Sweep:
@@ -72,25 +73,25 @@ class Sweep:
     def run(self) -> None:
         self._phase([self._trunk(t) for t in trunks_of(self.plan)])
         self.progress.on(CellsPlanned(cells=tuple(cells_of(self.plan))))
-        self._phase([self._cell(*c) for c in cells_of(self.plan)])
+        self._phase([self._cell(c) for c in cells_of(self.plan)])
 
     def _trunk(self, trunk: TrunkSpec) -> Any:
         self.progress.on(TrunkBegan(trunk=trunk))
         reports: tuple[Any, ...] = ()
         for epoch in range(1, self.plan.spec.trunks.epochs + 1):
             point = next(p for p in self.plan.points if str(p) == str_of(trunk))
-            yield self._pace() * self.plan.epoch_work(point, epoch)
+            yield self._pace() * epoch_gmacs(self.plan, point, epoch)
             report = report_of(self.plan, trunk, epoch, at=int(1000 * self.clock()))
             reports = (*reports, report)
             self.progress.on(EpochEnded(trunk=trunk, report=report, should_continue=True))
             self._estimate()
         self.progress.on(TrunkEnded(trunk=trunk, why="finished", reports=reports))
 
-    def _cell(self, cell: CellSpec, trunk: TrunkSpec) -> Any:
-        self.progress.on(CellBegan(cell=cell, trunk=trunk))
-        yield self._pace() * self.plan.cell_work(trunk.variant, cell.test_res)
-        row = a_row(cell=cell.key, variant=trunk.variant)
-        self.progress.on(CellEnded(cell=cell, trunk=trunk, rows=(row,)))
+    def _cell(self, cell: Cell) -> Any:
+        self.progress.on(CellBegan(cell=cell))
+        yield self._pace() * cell_gmacs(self.plan, cell.variant, cell.test_res)
+        row = a_row(cell=cell.key, variant=cell.variant)
+        self.progress.on(CellEnded(cell=cell, rows=(row,)))
         self._estimate()
 
     def _phase(self, jobs: list[Any]) -> None:
@@ -177,14 +178,14 @@ def test_replayed_epochs_count_for_nothing() -> None:
     assert progress.left() is None
     assert progress.epochs[first.key] == 2
     point = PLAN.points[0]
-    clock.now += 0.01 * PLAN.epoch_work(point, 3)
+    clock.now += 0.01 * epoch_gmacs(PLAN, point, 3)
     new = report_of(PLAN, first, 3, at=int(1000 * clock()))
     progress.on(EpochEnded(trunk=first, report=new, should_continue=True))
     left = progress.left()
     assert left is not None
-    trunks = [PLAN.work_left(p) for p in PLAN.points]
-    work = 2 * sum(trunks) - trunks[0] + PLAN.work_left(point, 3)
-    work += sum(PLAN.cell_work(t.variant, c.test_res) for c, t in cells_of(PLAN))
+    trunks = [gmacs_left(PLAN, p) for p in PLAN.points]
+    work = 2 * sum(trunks) - trunks[0] + gmacs_left(PLAN, point, 3)
+    work += sum(cell_gmacs(PLAN, c.variant, c.test_res) for c in cells_of(PLAN))
     assert left[1] == pytest.approx(0.01 * work, rel=0.02)
 
 
@@ -199,15 +200,15 @@ def test_trunks_and_cells_of_the_store_are_not_left_to_do() -> None:
     assert progress.waiting_trunks == 0
     progress.on(CellsPlanned(cells=tuple(cells_of(PLAN))))
     done, running, *rest = cells_of(PLAN)
-    progress.on(CellEnded(cell=done[0], trunk=done[1], rows=(a_row(),)))
+    progress.on(CellEnded(cell=done, rows=(a_row(),)))
     assert progress.left() is None
-    progress.on(CellBegan(cell=running[0], trunk=running[1]))
+    progress.on(CellBegan(cell=running))
     clock.now += 5
-    progress.on(CellEnded(cell=running[0], trunk=running[1], rows=(a_row(),)))
+    progress.on(CellEnded(cell=running, rows=(a_row(),)))
     left = progress.left()
     assert left is not None and left[0] == left[1]
-    work = sum(PLAN.cell_work(t.variant, c.test_res) for c, t in rest)
-    pace = 5 / PLAN.cell_work(running[1].variant, running[0].test_res)
+    work = sum(cell_gmacs(PLAN, c.variant, c.test_res) for c in rest)
+    pace = 5 / cell_gmacs(PLAN, running.variant, running.test_res)
     assert left[0] == pytest.approx(pace * work)
 
 
@@ -220,9 +221,9 @@ def test_the_best_so_far_is_the_one_with_most_hits() -> None:
         progress.on(TrunkEnded(trunk=trunk, why="finished", reports=reports))
         scores += [s.hits1 for r in reports for s in r.val.values()]
     assert progress.best_trunk is not None and progress.best_trunk[0].hits1 == max(scores)
-    for i, (cell, trunk) in enumerate(cells_of(PLAN)):
+    for i, cell in enumerate(cells_of(PLAN)):
         rows = (a_row(10 + 3 * (i % 3), arm="none"), a_row(11 + 3 * (i % 3)))
-        progress.on(CellEnded(cell=cell, trunk=trunk, rows=rows))
+        progress.on(CellEnded(cell=cell, rows=rows))
     assert progress.best_row is not None and progress.best_row.hits1 == 17
 
 

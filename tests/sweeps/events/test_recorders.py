@@ -12,7 +12,7 @@ PLAN = plan_of(spec_with(variants=("b0",), train_res=(64, 96), test_res=(96, 128
 TRUNKS = [PLAN.trunk(point, HYPER) for point in PLAN.points]
 ENDED = [TrunkEnded(trunk=trunk, why="finished", reports=()) for trunk in TRUNKS]
 CELLS = [
-    CellEnded(cell=PLAN.cell("b0", trunk.key, res), trunk=trunk, rows=(a_row(test_res=res),))
+    CellEnded(cell=PLAN.cell(trunk, 6, res), rows=(a_row(test_res=res),))
     for trunk in TRUNKS
     for res in (96, 128)
 ]

@@ -200,11 +200,7 @@ def test_every_trial_of_a_plan_has_its_place(monkeypatch: pytest.MonkeyPatch, ph
         phases.run_trunks(director, CONTEXT, placement)
         assert sorted(sizes) == sorted((p.variant, p.train_res) for p in planned.points)
         return
-    variants = {cell.key: trunk.variant for cell, trunk, _ in cells}
-    waiting = [cell for cell, _, _ in cells]
-    desk: Any = SimpleNamespace(
-        plan=planned, variant=variants.get, next=lambda: waiting.pop() if waiting else None
-    )
+    desk: Any = SimpleNamespace(plan=planned, next=lambda: cells.pop() if cells else None)
     phases.run_cells(desk, CONTEXT, placement)
     assert sorted(sizes) == sorted((v, r) for v in ("b0", "lite0") for r in (96, 64) * 2)
 

@@ -60,7 +60,7 @@ def test_each_set_is_read_for_the_chosen_arm_and_untuned(
     monkeypatch.setattr(held_out, "hits_of", hits)
     trunk = PLAN.trunk(PLAN.points[0], HYPER)
     chosen = a_row(trunk=trunk.key, arm=arm, variant=trunk.variant)
-    served = served_as_swept(PLAN, chosen)
+    served = served_as_swept(PLAN, chosen, store)
     rows, gains = held_out.score_held_out_sets(PLAN, served, store, PLACE, lambda *_: None)
     assert opened == [("v2", Path("/a")), ("sketch", Path("/b"))]
     sets = {"test": ("d1 test", (0, 1)), "v2": ("of v2", (1,)), "sketch": ("of sketch", (1,))}

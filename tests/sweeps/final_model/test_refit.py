@@ -17,6 +17,7 @@ from sweeps.final_model.refit import cell_of, refit
 from tests.factories import HYPER, a_row, plan_of, spec_with
 from trainables.data.image_set import ImageSet
 from trainables.errors import SweepError, UserError
+from trainables.fixres.cell import RefitCell
 from trainables.ray_backend import tune_trainables as trialling
 from trainables.ray_backend.tune_trainables import CellTrainable, TrialContext, TrunkTrainable
 from trainables.storage.artifact_store import Store
@@ -97,10 +98,10 @@ def test_the_same_configuration_for_as_many_epochs_on_all_images(
     ((trunk, epochs),) = trials.trained
     assert trunk == replace(TRUNK, images=IMAGES.merged().digest) and epochs == 2
     (cell,) = trials.adapted
-    assert cell == cell_of(PLAN, CHOSEN, trunk.key, IMAGES.merged().digest)
+    assert cell == cell_of(PLAN, CHOSEN, trunk, IMAGES.merged().digest).spec
     assert cell.arms == ("fix",) and cell.setting == CHOSEN.head is not None
-    assert (served.trunk, served.cell, served.arm) == (trunk.key, cell, "fix")
-    assert served.refit and served.epochs == 2
+    assert (served.cell.trunk, served.cell.spec, served.arm) == (trunk, cell, "fix")
+    assert served.refit and served.cell.trunk_epochs == 2
 
 
 def test_what_is_done_is_not_done_again(
@@ -117,7 +118,7 @@ def test_a_pretrained_trunk_stays_as_it_is(
 ) -> None:
     trials = Trials(store)
     served = run(store, trials, monkeypatch, replace(CHOSEN, trunk_epochs=0))
-    assert trials.trained == [] and len(trials.adapted) == 1 and served.trunk == TRUNK.key
+    assert trials.trained == [] and len(trials.adapted) == 1 and served.cell.trunk == TRUNK
 
 
 def test_a_failure_is_told_with_its_reason(
@@ -142,7 +143,7 @@ def test_a_refit_that_was_killed_goes_on(
     assert (store.trunk(trunk.key) / "result.json").exists() == settled
     served = run(store, again, monkeypatch)
     assert again.trained == [] and [c.key for c in again.adapted] == [served.cell.key]
-    assert (store.trunk(served.trunk) / "result.json").exists()
+    assert (store.trunk(served.cell.trunk.key) / "result.json").exists()
 
 
 def test_a_trunk_that_diverges_is_no_refit(
@@ -168,9 +169,9 @@ def test_a_trunk_that_diverges_is_no_refit(
 
 @pytest.mark.parametrize("arm", ["bn", "crop1", "none"])
 def test_an_arm_without_a_classifier_of_its_own_is_told_no_setting(arm: str) -> None:
-    cell = cell_of(PLAN, replace(a_row(arm=arm), test_res=96), "t", "i")
-    assert cell.arms == (arm,) and cell.setting is None
-    assert (cell.trunk, cell.images, cell.test_res) == ("t", "i", 96)
+    cell = cell_of(PLAN, replace(a_row(arm=arm), test_res=96), TRUNK, "i").spec
+    assert isinstance(cell, RefitCell) and cell.arms == (arm,) and cell.setting is None
+    assert (cell.trunk, cell.images, cell.test_res) == (TRUNK.key, "i", 96)
 
 
 @pytest.mark.parametrize("asked", [False, True])

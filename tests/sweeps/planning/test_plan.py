@@ -13,6 +13,14 @@ import pytest
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import build_plan
 from sweeps.planning.spec import option
+from sweeps.planning.workload import (
+    cell_gmacs,
+    cell_images,
+    epoch_gmacs,
+    expected_gmacs_left,
+    gmacs_left,
+    image_passes,
+)
 from tests.factories import HYPER, is_one_sentence, plan_of, spec_with, weights_of
 from trainables.errors import UserError
 from trainables.profiling.cost import cost
@@ -69,7 +77,7 @@ def test_counts_are_those_of_nested_loops(options: dict[str, Any]) -> None:
     assert [(p.variant, p.train_res) for p in plan.points] == list(
         dict.fromkeys((v, r) for v, r, _ in trunks)
     )
-    passes = plan.image_passes
+    passes = image_passes(plan)
     assert passes["trained"] == len(trunks) * plan.spec.trunks.epochs * 120
     # Val twice: at the native crop and at the full one.
     assert passes["adapted in cells"] == len(cells) * (120 + 2 * 50)
@@ -110,9 +118,10 @@ def test_a_trunk_comes_back_from_its_json() -> None:
 
 def test_cells_of_a_trunk_differ_by_test_resolution() -> None:
     plan = plan_of(spec_with())
-    cells = [plan.cell("b0", trunk, res) for trunk, res in (("t1", 64), ("t1", 96), ("t2", 64))]
+    first, second = (plan.trunk(point, HYPER) for point in plan.points[:2])
+    cells = [plan.cell(trunk, 2, res) for trunk, res in ((first, 64), (first, 96), (second, 64))]
     assert len({cell.key for cell in cells}) == 3
-    assert cells[0].key == plan_of(spec_with(survivors=3)).cell("b0", "t1", 64).key
+    assert cells[0].key == plan_of(spec_with(survivors=3)).cell(first, 6, 64).key
 
 
 def test_a_cell_is_tested_as_its_weights_were_trained_unless_told() -> None:
@@ -122,7 +131,8 @@ def test_a_cell_is_tested_as_its_weights_were_trained_unless_told() -> None:
     )
     assert own.transform("b0", 96).interpolation == "bicubic"
     told = plan_of(spec_with(test_crop_pct=0.875, interpolation="bilinear"))
-    assert told.val_transforms(told.points[0])[0] == told.cell("b0", "t", 128).transform
+    trunk = told.trunk(told.points[0], HYPER)
+    assert told.val_transforms(told.points[0])[0] == told.cell(trunk, 6, 128).spec.transform
     assert told.transform("b0", 128) == EvalTransform(
         test_res=128, crop_pct=0.875, interpolation="bilinear"
     )
@@ -147,15 +157,15 @@ def test_work_adds_up_and_cuts_only_save(epochs: int, grace: int, reduction: int
     rungs = plan.spec.rungs
     # By hand: 1 GMAC at 100 px, 4 at 200 px; 120 images three times over, 50 scored at 1 + 4.
     epoch_work = [360 + (250 if e in rungs else 0) for e in range(1, epochs + 1)]
-    assert [plan.epoch_work(point, e) for e in range(1, epochs + 1)] == epoch_work
+    assert [epoch_gmacs(plan, point, e) for e in range(1, epochs + 1)] == epoch_work
     for after in range(epochs + 1):
-        assert plan.work_left(point, after) == sum(epoch_work[after:])
-        assert plan.expected_work_left(point, after) <= plan.work_left(point, after)
+        assert gmacs_left(plan, point, after) == sum(epoch_work[after:])
+        assert expected_gmacs_left(plan, point, after) <= gmacs_left(plan, point, after)
     shares = [
         epoch_work[e - 1] / reduction ** sum(r < e for r in rungs) for e in range(1, epochs + 1)
     ]
-    assert plan.expected_work_left(point) == pytest.approx(sum(shares))
-    assert plan.epoch_work(point, 0) == 0
+    assert expected_gmacs_left(plan, point) == pytest.approx(sum(shares))
+    assert epoch_gmacs(plan, point, 0) == 0
 
 
 @pytest.mark.parametrize(
@@ -171,17 +181,17 @@ def test_work_adds_up_and_cuts_only_save(epochs: int, grace: int, reduction: int
 )
 def test_a_cells_work_is_its_passes(arms: tuple[str, ...], images: int) -> None:
     plan = plan_of(spec_with(arms=arms, views=3, train_res=(100,), test_res=(100, 200)))
-    assert plan.cell_images("b0") == images
-    assert plan.cell_work("b0", 200) == 4 * images
+    assert cell_images(plan, "b0") == images
+    assert cell_gmacs(plan, "b0", 200) == 4 * images
     same_crop = plan_of(spec_with(arms=("none", "crop1"), test_crop_pct=0.875))
-    assert same_crop.cell_images("b0") == 50
+    assert cell_images(same_crop, "b0") == 50
 
 
 def test_untrained_nets_are_scored_once_and_one_a_point() -> None:
     plan = plan_of(spec_with(epochs=0, train_res=(100,), test_res=(100, 200), samples=5))
     assert plan.trunks == 1 and plan.spec.rungs == (0,)
-    assert plan.epoch_work(plan.points[0], 0) == 50 * (1 + 4)
-    assert plan.image_passes["trained"] == 0
+    assert epoch_gmacs(plan, plan.points[0], 0) == 50 * (1 + 4)
+    assert image_passes(plan)["trained"] == 0
 
 
 # --- make -------------------------------------------------------------------------------------

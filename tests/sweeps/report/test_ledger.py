@@ -7,6 +7,7 @@ import pytest
 from sweeps.events.event_types import CellEnded, TrunkEnded
 from sweeps.events.recorders import History
 from sweeps.planning.plan import Plan
+from sweeps.planning.workload import image_passes
 from sweeps.report.ledger import ImagePasses, Ledger, build_ledger, duration
 from sweeps.selection.leaderboard import Row
 from tests.factories import (
@@ -69,9 +70,9 @@ def test_images_done_stand_beside_those_planned() -> None:
         an_ended_trunk(whole, [10.0] * 6),
         an_ended_trunk(cut, [8.0, 12.0], "cut"),
         an_ended_cell(plan, whole, 64),
-        CellEnded(cell=plan.cell("b0", whole.key, 96), trunk=whole, rows=(), error="failed"),
+        CellEnded(cell=plan.cell(whole, 6, 96), rows=(), error="failed"),
     )
-    assert list(found.images) == list(plan.image_passes)
+    assert list(found.images) == list(image_passes(plan))
     # Planned: 4 trunks of 6 epochs; scored after 2 and 6 at 4 resolutions; 8 cells, of one pass
     # over train and, as the crop of b0's weights is another, two over val.
     assert found.images == {

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from sweeps.events.event_types import CellBegan, CellEnded, CellsPlanned, Event
+from sweeps.planning.cell import Cell
 from sweeps.planning.plan import Plan
+from sweeps.planning.workload import cell_gmacs
 from sweeps.scheduling.cell_scheduler import CellScheduler, cells_of
 from tests.factories import HEAD, HYPER, plan_of, spec_with
 from tests.fake_training import report_of
@@ -40,7 +42,7 @@ def survivors(plan: Plan) -> list[tuple[TrunkSpec, tuple[EpochReport, ...]]]:
     ]
 
 
-def results_of(cell: CellSpec) -> list[ArmResult]:
+def results_of(cell: Cell) -> list[ArmResult]:
     hits = cell.test_res % 50
     return [
         ArmResult(arm="none", score=Score(split="val", n=50, hits1=hits, hits5=50), seconds=1.0),
@@ -54,17 +56,17 @@ def results_of(cell: CellSpec) -> list[ArmResult]:
     ]
 
 
-def put(store: Store, cell: CellSpec) -> None:
+def put(store: Store, cell: Cell) -> None:
     write_json(store.cell(cell.key) / "rows.json", results_of(cell))
 
 
 def test_a_cell_for_each_survivor_and_test_resolution_dearest_first(plan: Plan) -> None:
     cells = cells_of(plan, survivors(plan))
-    found = {(c.trunk, c.test_res, epochs) for c, _, epochs in cells}
+    found = {(c.trunk.key, c.test_res, c.trunk_epochs) for c in cells}
     assert found == {
         (trunk.key, res, len(reports)) for trunk, reports in survivors(plan) for res in (64, 96)
     }
-    work = [plan.cell_work(trunk.variant, cell.test_res) for cell, trunk, _ in cells]
+    work = [cell_gmacs(plan, cell.variant, cell.test_res) for cell in cells]
     assert work == sorted(work, reverse=True)
 
 
@@ -74,10 +76,10 @@ def test_rows_stand_in_the_order_of_the_grid_whatever_that_of_work(
 ) -> None:
     events, cells = Events(), cells_of(plan, survivors(plan))
     desk = CellScheduler(plan, cells, Store(tmp_path), events)
-    running: list[CellSpec] = []
+    running: list[Cell] = []
     while (cell := desk.next()) is not None:
         running.append(cell)
-    assert desk.is_over and sorted(c.key for c in running) == sorted(c.key for c, _, _ in cells)
+    assert desk.is_over and sorted(c.key for c in running) == sorted(c.key for c in cells)
     random.Random(seed).shuffle(running)
     for cell in running:
         desk.take(cell.key, results_of(cell))
@@ -93,27 +95,31 @@ def test_rows_stand_in_the_order_of_the_grid_whatever_that_of_work(
     assert sum(isinstance(e, CellsPlanned) for e in events) == 1
     for kind in (CellBegan, CellEnded):
         assert sorted(e.cell.key for e in events if isinstance(e, kind)) == sorted(
-            c.key for c, _, _ in cells
+            c.key for c in cells
         )
 
 
 def test_rows_carry_cost_and_place(plan: Plan, tmp_path: Path) -> None:
     cells = cells_of(plan, survivors(plan))
     desk = CellScheduler(plan, cells, Store(tmp_path), Events())
-    cell, trunk, epochs = cells[0]
+    cell = cells[0]
     desk.take(cell.key, results_of(cell))
     none, fix = desk.rows
-    cost = plan.costs[trunk.variant, cell.test_res]
+    cost = plan.costs[cell.variant, cell.test_res]
     for row in (none, fix):
         assert (row.gmacs, row.params_m) == (cost.gmacs, cost.params_m)
-        assert (row.trunk, row.cell, row.trunk_epochs) == (trunk.key, cell.key, epochs)
+        assert (row.trunk, row.cell, row.trunk_epochs) == (
+            cell.trunk.key,
+            cell.key,
+            cell.trunk_epochs,
+        )
     assert (none.head_tried, none.head, fix.head_tried, fix.head) == (0, None, 30, HEAD)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_what_the_store_holds_is_not_handed_out(plan: Plan, tmp_path: Path, seed: int) -> None:
     store, events, cells = Store(tmp_path), Events(), cells_of(plan, survivors(plan))
-    held = random.Random(seed).sample([c for c, _, _ in cells], 3)
+    held = random.Random(seed).sample(cells, 3)
     for cell in held:
         put(store, cell)
     desk = CellScheduler(plan, cells, store, events)
@@ -125,7 +131,7 @@ def test_what_the_store_holds_is_not_handed_out(plan: Plan, tmp_path: Path, seed
         assert handed not in held
         desk.take(handed.key, results_of(handed))
     assert desk.is_over
-    for cell, _, _ in cells:
+    for cell in cells:
         put(store, cell)
     again = CellScheduler(plan, cells, store, Events())
     assert again.is_over and again.next() is None and again.rows == desk.rows

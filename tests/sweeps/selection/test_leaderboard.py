@@ -112,7 +112,9 @@ def test_hits_come_back_from_their_share(n: int) -> None:
 
 @pytest.mark.parametrize("head", [None, HEAD], ids=["none", "fix"])
 def test_a_row_places_an_arms_result(head: HeadSetting | None) -> None:
-    trunk = plan_of(spec_with()).trunk(Point(variant="b0", train_res=128), HYPER)
+    plan = plan_of(spec_with())
+    trunk = plan.trunk(Point(variant="b0", train_res=128), HYPER)
+    cell = plan.cell(trunk, 6, 160)
     arm = ArmResult(
         arm="fix" if head else "none",
         score=Score(split="val", n=50, hits1=20, hits5=45),
@@ -120,10 +122,10 @@ def test_a_row_places_an_arms_result(head: HeadSetting | None) -> None:
         head=head,
         head_tried=30 if head else 0,
     )
-    made = make_row(trunk, 6, "c1", 160, Cost(params_m=4.0, gmacs=0.5, memory_mb=32.0), arm)
+    made = make_row(cell, Cost(params_m=4.0, gmacs=0.5, memory_mb=32.0), arm)
     assert (made.variant, made.train_res, made.test_res) == ("b0", 128, 160)
     assert (made.top1, made.top5, made.n, made.hits1, made.split) == (0.4, 0.9, 50, 20, "val")
     assert (made.params_m, made.gmacs, made.memory_mb) == (4.0, 0.5, 32.0)
-    assert (made.trunk, made.cell, made.trunk_epochs) == (trunk.key, "c1", 6)
+    assert (made.trunk, made.cell, made.trunk_epochs) == (trunk.key, cell.key, 6)
     assert made.head == head
     assert made.label == "b0 128 -> 160"

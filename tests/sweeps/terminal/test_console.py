@@ -36,13 +36,13 @@ def events(tmp_path_factory: pytest.TempPathFactory) -> list[Event]:
     lost = next(e.trunk for e in events if isinstance(e, TrunkBegan))
     failed = TrunkEnded(trunk=lost, why="failed", reports=(), error="Trace\n  Boom: [b] broken\n")
     survivors = director.survivors()
-    cells = [(plan.cell(t.variant, t.key, r), t) for t in survivors for r in (64, 96)]
+    cells = [plan.cell(t, t.recipe.epochs, r) for t in survivors for r in (64, 96)]
     told: list[Event] = [SweepBegan(plan=plan), *events, failed, CellsPlanned(cells=tuple(cells))]
-    for i, (cell, trunk) in enumerate(cells):
-        place: dict[str, Any] = {"variant": trunk.variant, "train_res": trunk.train_res}
+    for i, cell in enumerate(cells):
+        place: dict[str, Any] = {"variant": cell.variant, "train_res": cell.trunk.train_res}
         rows = (a_row(20 + i, arm="none", **place), a_row(30 + i, **place))
-        told += [CellBegan(cell=cell, trunk=trunk)]
-        told += [CellEnded(cell=cell, trunk=trunk, rows=rows if i else ())]
+        told += [CellBegan(cell=cell)]
+        told += [CellEnded(cell=cell, rows=rows if i else ())]
     return told
 
 
@@ -83,7 +83,9 @@ def test_an_error_is_told_by_its_last_line_as_it_stands(events: list[Event]) -> 
 def test_a_trial_that_is_tried_again_is_told_in_a_line(events: list[Event]) -> None:
     ended = next(e for e in events if isinstance(e, CellEnded))
     trace = "Failure # 1\nThe actor is dead because it died. Worker exit type: X Y: Z. More.\n"
-    begun, cell = (TrialRetried(trunk=ended.trunk, cell=c, error=trace) for c in (None, ended.cell))
+    begun, cell = (
+        TrialRetried(trunk=ended.cell.trunk, cell=c, error=trace) for c in (None, ended.cell)
+    )
     of_trunk, of_cell = lines_of([begun, cell])
     assert of_trunk.startswith("trunk b0 at 64 px, lr ") and of_cell.startswith("cell b0 64 -> ")
     for line in (of_trunk, of_cell):

@@ -9,6 +9,7 @@ import pytest
 from sweeps.final_model.outcome import PairedGain
 from sweeps.planning.plan import Plan
 from sweeps.planning.serving_costs import COST_OF_FIELD, three_digits
+from sweeps.planning.workload import gmacs_left
 from sweeps.selection.choice import Choice
 from sweeps.selection.published_comparison import compare_with_published
 from sweeps.terminal.plan_tables import plan_view
@@ -31,7 +32,7 @@ def test_the_plan_says_what_will_be_done_and_what_it_costs(plan: Plan) -> None:
     assert re.search(r"b1 +5.00 +2 +8\b", text)  # GMACs at 100 and 200 px
     most, expected = re.findall(r"([\d.]+) TMACs.*about ([\d.]+)", text)[0]
     assert float(most) == pytest.approx(
-        4 * sum(plan.work_left(p) for p in plan.points) / 1e3, abs=0.06
+        4 * sum(gmacs_left(plan, p) for p in plan.points) / 1e3, abs=0.06
     )
     assert float(expected) < float(most)
 

@@ -82,10 +82,11 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Store, 
     """The events of a whole sweep, and the store that they speak of."""
     director, store, _, events = phase(PLAN, tmp_path_factory.mktemp("store"))
     survivors = director.survivors()
-    cells = [(PLAN.cell(t.variant, t.key, res), t) for t in survivors for res in (64, 96)]
+    cells = [PLAN.cell(t, t.recipe.epochs, res) for t in survivors for res in (64, 96)]
     all_events: list[Event] = [SweepBegan(plan=PLAN), *events, CellsPlanned(cells=tuple(cells))]
     all_rows: list[Row] = []
-    for i, (cell, trunk) in enumerate(cells):
+    for i, cell in enumerate(cells):
+        trunk = cell.trunk
         place: dict[str, Any] = {"cell": cell.key, "trunk": trunk.key, "train_res": trunk.train_res,
                  "test_res": cell.test_res}  # fmt: skip
         rows = (a_row(20 + i, arm="none", **place), a_row(30 + i, **place))
@@ -93,8 +94,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Store, 
         labels = torch.zeros(50, dtype=torch.int64)
         predictions = {"none": labels, "fix": labels}
         write_predictions(store.cell(cell.key) / PREDICTIONS, labels, predictions)
-        all_events.append(CellBegan(cell=cell, trunk=trunk))
-        all_events.append(CellEnded(cell=cell, trunk=trunk, rows=rows))
+        all_events.append(CellBegan(cell=cell))
+        all_events.append(CellEnded(cell=cell, rows=rows))
         all_rows += rows
     return all_events, store, all_rows
 
@@ -206,14 +207,14 @@ def test_cells_have_the_three_axes_as_their_only_parameters(sweep: Sweep) -> Non
         event = ended[run.data.tags["key"]]
         assert run.data.params == {
             "variant": "b0",
-            "train_res": str(event.trunk.train_res),
+            "train_res": str(event.cell.trunk.train_res),
             "test_res": str(event.cell.test_res),
         }
         none, fix = event.rows
         assert run.data.metrics["val/top1"] == pytest.approx(fix.top1)
         assert run.data.metrics["val/top1_none"] == pytest.approx(none.top1)
         assert run.data.tags["n_val"] == "50"
-        own_trunk = trunks[f"trunk {event.trunk.key}"]
+        own_trunk = trunks[f"trunk {event.cell.trunk.key}"]
         assert run.data.tags["trunk_run"] == own_trunk.info.run_id
         files = {a.path for a in sweep.client.list_artifacts(run.info.run_id)}
         assert files == {ROWS, PREDICTIONS}
@@ -238,7 +239,7 @@ def test_checkpoints_are_logged_models_with_their_metrics_and_their_origin(sweep
     models = {m.tags["key"]: m for m in sweep.models()}
     ended = [e for e in sweep.events if isinstance(e, CellEnded)]
     cells = {f"cell {e.cell.key}": e for e in ended}
-    assert models.keys() == cells.keys() | {f"trunk {e.trunk.key}" for e in ended}
+    assert models.keys() == cells.keys() | {f"trunk {e.cell.trunk.key}" for e in ended}
     assert len(sweep.models()) == len(models)
     for key, event in cells.items():
         metrics = {m.key: m for m in models[key].metrics}
@@ -248,10 +249,10 @@ def test_checkpoints_are_logged_models_with_their_metrics_and_their_origin(sweep
         inputs = sweep.client.get_run(run.info.run_id).inputs
         assert inputs is not None
         (source,) = inputs.model_inputs
-        assert source.model_id == models[f"trunk {event.trunk.key}"].model_id
+        assert source.model_id == models[f"trunk {event.cell.trunk.key}"].model_id
         assert [i.dataset.name for i in run.inputs.dataset_inputs] == ["built-in digits val"]
         assert sweep.files_of(models[key]) == ["delta-fix.safetensors"]
-        assert sweep.files_of(models[f"trunk {event.trunk.key}"]) == ["trunk.safetensors"]
+        assert sweep.files_of(models[f"trunk {event.cell.trunk.key}"]) == ["trunk.safetensors"]
 
 
 @pytest.mark.parametrize("name", ["log_outputs", "log_inputs", "finalize_logged_model"])
@@ -287,11 +288,11 @@ def test_dropped_checkpoints_leave_the_disk_and_are_not_logged_again(sweep: Swee
     models = {m.tags["key"]: m for m in sweep.models()}
     (cell, *_) = [e for e in sweep.events if isinstance(e, CellEnded)]
     for _ in range(2):
-        tracking.keep_only([cell.trunk.key], [cell.cell.key])
+        tracking.keep_only([cell.cell.trunk.key], [cell.cell.key])
         for event in sweep.events:
             tracking.on(event)
     tracking.close("FINISHED")
-    stay = {f"trunk {cell.trunk.key}", f"cell {cell.cell.key}"}
+    stay = {f"trunk {cell.cell.trunk.key}", f"cell {cell.cell.key}"}
     assert {m.tags["key"] for m in sweep.models()} == stay < models.keys()
     for key, model in models.items():
         folder = Path(model.artifact_location.removeprefix("file://"))
@@ -440,10 +441,10 @@ def test_failed_trunks_and_cells_are_told_as_failed(sweep: Sweep) -> None:
     tracking.on(sweep.events[0])
     tracking.on(TrunkBegan(trunk=began.trunk))
     tracking.on(TrunkEnded(trunk=began.trunk, why="failed", reports=()))
-    if cell.trunk.key != began.trunk.key:
-        tracking.on(TrunkBegan(trunk=cell.trunk))
+    if cell.cell.trunk.key != began.trunk.key:
+        tracking.on(TrunkBegan(trunk=cell.cell.trunk))
     tracking.on(cell)
-    tracking.on(CellEnded(cell=cell.cell, trunk=cell.trunk, rows=()))
+    tracking.on(CellEnded(cell=cell.cell, rows=()))
     tracking.close("FINISHED")
     by_key = {r.data.tags["key"]: r.info.status for r in sweep.runs()}
     assert by_key[f"trunk {began.trunk.key}"] == "FAILED"

@@ -1,0 +1,75 @@
+"""How much work a plan is: multiply-adds and images through the net, before any of it is done.
+
+A training step counts as ``BACKWARD`` forward passes. What a cell runs is told in
+:mod:`trainables.fixres.adapt`.
+"""
+
+from __future__ import annotations
+
+from sweeps.planning.grid import Point
+from sweeps.planning.plan import Plan
+from trainables.fixres.arms import ARMS
+from trainables.models import variants
+
+BACKWARD = 3  # forward and backward pass together, in forward passes
+
+
+def epoch_gmacs(plan: Plan, point: Point, epoch: int) -> float:
+    """Count the GMACs of one epoch, with the scoring of val after it if it is a rung.
+
+    Args:
+        epoch: from 1; epoch 0 is the scoring of an untouched net.
+    """
+    gmacs = 0.0
+    if epoch > 0:
+        forward = plan.costs[point.variant, point.train_res].gmacs
+        gmacs += BACKWARD * plan.counts["train"] * forward
+    if epoch in plan.spec.rungs:
+        forward = sum(plan.costs[point.variant, res].gmacs for res in plan.grid.tests[point])
+        gmacs += plan.counts["val"] * forward
+    return gmacs
+
+
+def gmacs_left(plan: Plan, point: Point, after: int = 0) -> float:
+    """Count the GMACs of a trunk after epoch ``after`` to its end, if it is not cut."""
+    epochs = range(after + 1, plan.spec.trunks.epochs + 1)
+    return sum(epoch_gmacs(plan, point, epoch) for epoch in epochs)
+
+
+def expected_gmacs_left(plan: Plan, point: Point, after: int = 0) -> float:
+    """Count the same on average, if each rung lets 1/reduction go on."""
+    gmacs, share_alive = 0.0, 1.0
+    for epoch in range(after + 1, plan.spec.trunks.epochs + 1):
+        gmacs += share_alive * epoch_gmacs(plan, point, epoch)
+        if epoch in plan.spec.rungs:
+            share_alive /= plan.spec.halving.reduction
+    return gmacs
+
+
+def cell_gmacs(plan: Plan, variant: str, test_res: int) -> float:
+    """Count the GMACs of one cell."""
+    return cell_images(plan, variant) * plan.costs[variant, test_res].gmacs
+
+
+def cell_images(plan: Plan, variant: str) -> int:
+    """Count the images through the net in one cell."""
+    arms, fix = plan.spec.fix.arms, plan.spec.fix
+    native = variants.preprocessing(variants.get(variant)).crop_pct
+    train = int(any(ARMS[arm].needs_train for arm in arms))
+    train += fix.views if "fix_aug" in arms else 0
+    val = int(set(arms) != {"none"}) + int("none" in arms and native != fix.test_crop_pct)
+    return train * plan.counts["train"] + max(1, val) * plan.counts["val"]
+
+
+def image_passes(plan: Plan) -> dict[str, int]:
+    """Count the images through the net by what for, at most: ASHA may cut trunks short."""
+    trained = plan.trunks * plan.spec.trunks.epochs * plan.counts["train"]
+    tests = {point: len(tests) for point, tests in plan.grid.tests.items()}
+    rungs = len(plan.spec.rungs)
+    scored = plan.samples * rungs * sum(tests.values()) * plan.counts["val"]
+    adapted = sum(n * cell_images(plan, point.variant) for point, n in tests.items())
+    return {
+        "trained": trained,
+        "scored at rungs": scored,
+        "adapted in cells": plan.survivors * adapted,
+    }
