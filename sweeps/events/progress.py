@@ -164,13 +164,3 @@ class Progress:
             )
         cells *= self._seconds_a_gmac(CELLS)
         return expected + cells, most + cells
-
-
-def duration(seconds: float) -> str:
-    """12 s, 3.5 min, 2 h 5 min."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{seconds / 60:.1f} min"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60} min"

@@ -9,9 +9,9 @@ from urllib.parse import unquote, urlsplit
 
 from sweeps.planning.cell import Cell
 from sweeps.planning.grid import Grid, Point, resolve_grid
-from sweeps.planning.serving_costs import three_digits
 from sweeps.planning.serving_limits import limits_set
 from sweeps.planning.spec import SweepSpec, option
+from sweeps.planning.units import three_digits
 from trainables.data.image_set import ImageSet
 from trainables.errors import UserError
 from trainables.fixres.cell import CellSpec

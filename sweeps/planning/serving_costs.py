@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sweeps.planning.units import three_digits
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServingCost:
@@ -65,8 +67,3 @@ SERVING_COSTS = (
     ),
 )
 COST_OF_FIELD = {cost.field: cost for cost in SERVING_COSTS}
-
-
-def three_digits(value: float) -> str:
-    """Write three significant digits without an exponent: large nets take thousands of MB."""
-    return f"{float(f'{value:.3g}'):g}"

@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trainables.data.options import ReadOptions
+from trainables.fixres.head_settings import HeadGrid, HeadOptimizer
 from trainables.storage.hashing import to_jsonable
+from trainables.training.recipe import Optimizer, Recipe, Schedule
+from trainables.transforms.augmentation import Augmentation
+from trainables.transforms.resolution import TEST_CROP_PCT
 
 ArmName = Literal["none", "crop1", "pool", "bn", "frechet", "fix", "fix_aug", "fix_affine"]
 DEFAULT_CACHE = Path("~/.cache/fixres-sweeps")
@@ -20,17 +24,17 @@ class DataOptions:
 
     data: str | None = None
     """Image folder, or Parquet or Arrow files, here or in a store; left out: built-in digits."""
-    val_share: float = 0.15
+    val_share: float = ReadOptions.val_share
     """Share of the images for val, where the data names no val split."""
-    test_share: float = 0.15
+    test_share: float = ReadOptions.test_share
     """Share of the images for test, where the data names no test split."""
-    max_corrupt: float = 0.01
+    max_corrupt: float = ReadOptions.max_corrupt
     """Share of unreadable files that is skipped; more is an error."""
-    cache_side: int = 1024
+    cache_side: int = ReadOptions.cache_side
     """Images with a longer short side are kept reduced to it, px."""
     cache_dir: Path = DEFAULT_CACHE
     """Where each node keeps decoded images and test views."""
-    cache_gb: float | None = None
+    cache_gb: float | None = ReadOptions.cache_gb
     """Most GB there, on each node: what was not used for longest goes. Left out: the disk's."""
 
 
@@ -60,11 +64,11 @@ class TrunkOptions:
     """Trunks of each variant and train resolution: the middle of the ranges, then TPE's."""
     batch_size: int = 32
     """Images a step."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Optimizer = Recipe.optimizer
     """AdamW, or SGD with Nesterov momentum 0.9."""
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Schedule = Recipe.schedule
     """Course of the learning rate after the warm-up."""
-    warmup_epochs: float = 0.5
+    warmup_epochs: float = Recipe.warmup_epochs
     """Epochs of linear warm-up."""
     lr: tuple[float, float] = (2e-4, 5e-3)
     """Range of the peak learning rate (log)."""
@@ -72,13 +76,13 @@ class TrunkOptions:
     """Range of the weight decay (log); norms and biases are not decayed."""
     label_smoothing: tuple[float, float] = (0.0, 0.2)
     """Range of the label smoothing."""
-    ema_decay: float = 0.0
+    ema_decay: float = Recipe.ema_decay
     """Decay of a moving average of the weights, a step; 0 is off."""
-    dropout: bool = True
+    dropout: bool = Recipe.dropout
     """With --no-dropout, train without the variant's own dropout before the classifier."""
-    crop_scale: tuple[float, float] = (0.25, 1.0)
+    crop_scale: tuple[float, float] = Augmentation.crop_scale
     """RandomResizedCrop: range of the share of the area."""
-    hflip: float = 0.5
+    hflip: float = Augmentation.hflip
     """Probability of a horizontal flip."""
 
 
@@ -100,7 +104,7 @@ class FixOptions:
     """Trunks of each variant and train resolution that are fixed."""
     arms: tuple[ArmName, ...] = ("none", "crop1", "pool", "bn", "frechet", "fix")
     """Ways to adapt, each a row of the leaderboard; README has a line on each, and its cost."""
-    test_crop_pct: float = 1.0
+    test_crop_pct: float = TEST_CROP_PCT
     """Crop ratio in testing: centre crop over resized short side. The arm none has its own."""
     interpolation: Literal["weights", "bicubic", "bilinear"] = "weights"
     """Interpolation in testing; weights: what the variant's weights were trained with."""
@@ -110,9 +114,9 @@ class FixOptions:
     """Learning rates of the classifier. All settings are fitted in one computation."""
     head_smoothing: tuple[float, ...] = (0.0, 0.1)
     """Label smoothings of the classifier; fix_aug takes those above 0."""
-    head_weight_decay: tuple[float, ...] = (1e-4,)
+    head_weight_decay: tuple[float, ...] = HeadGrid.weight_decay
     """Weight decays of the classifier."""
-    head_optimizer: tuple[Literal["sgd", "adamw"], ...] = ("sgd",)
+    head_optimizer: tuple[HeadOptimizer, ...] = HeadGrid.optimizer
     """Optimisers of the classifier: SGD with momentum 0.9, AdamW."""
     head_epochs: int = 30
     """Epochs of the classifier, at most: val picks."""

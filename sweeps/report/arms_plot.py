@@ -14,6 +14,7 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from sweeps.planning.units import duration
 from sweeps.report.style import HALO, INK, NORMAL, QUIET, SMALL, STEPS, new_figure, style_axes
 from sweeps.selection.leaderboard import Row
 from trainables.fixres.arms import ARMS, UNTUNED, rank
@@ -133,7 +134,7 @@ def _times(ax: Axes, names: Sequence[str], rows: Sequence[Row]) -> None:
     """At the right margin what each arm took in the mean."""
     how: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": SMALL}
     for line, name in enumerate(names):
-        took = _time(fmean(r.seconds for r in rows if r.arm == name))
+        took = duration(fmean(r.seconds for r in rows if r.arm == name))
         ax.annotate(
             took, xy=(1, line), xycoords=ax.get_yaxis_transform(), xytext=(62, 0), ha="right",
             color=INK, **how,
@@ -142,12 +143,6 @@ def _times(ax: Axes, names: Sequence[str], rows: Sequence[Row]) -> None:
         "time a cell, beside\nthe arms above", xy=(1, -0.75), xycoords=ax.get_yaxis_transform(),
         xytext=(8, 0), ha="left", color=QUIET, **how,
     )  # fmt: skip
-
-
-def _time(seconds: float) -> str:
-    unit, size = next(((u, s) for u, s in (("h", 3600), ("min", 60)) if seconds >= 2 * s), ("s", 1))
-    count = seconds / size
-    return f"{count:.2g} {unit}" if count < 10 else f"{count:.0f} {unit}"
 
 
 def _bar(figure: Figure, ax: Axes, norm: LogNorm) -> None:

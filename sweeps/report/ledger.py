@@ -92,18 +92,6 @@ def build_ledger(
     )
 
 
-def duration(seconds: float) -> str:
-    """In the unit that leaves a number of two or three digits."""
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{_short(seconds / size)} {unit}"
-    return f"{_short(seconds)} s"
-
-
-def _short(value: float) -> str:
-    return f"{value:.1f}" if value < 10 else f"{value:,.0f}"
-
-
 def _undone(trunk: TrunkEnded) -> float:
     """Seconds that a cut trunk had before it, by the mean of its own epochs."""
     if trunk.why != "cut" or not trunk.reports:

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from sweeps.final_model.outcome import Outcome
 from sweeps.final_model.wording import first_look, gain_in_words
 from sweeps.planning.plan import Plan
-from sweeps.planning.serving_costs import three_digits
 from sweeps.planning.serving_limits import limits_in_words
+from sweeps.planning.units import three_digits
 from sweeps.selection.choice import eligible
 from sweeps.selection.leaderboard import Row
 from trainables.evaluation.confidence import wilson

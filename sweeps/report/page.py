@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from sweeps.final_model.outcome import Outcome
 from sweeps.final_model.wording import first_look
 from sweeps.planning.plan import Plan
-from sweeps.planning.serving_costs import three_digits
 from sweeps.planning.serving_limits import limits_in_words
-from sweeps.report.ledger import Ledger, duration
+from sweeps.planning.units import duration, three_digits
+from sweeps.report.ledger import Ledger
 from sweeps.report.svg import inline_svg
 from sweeps.report.tables import (
     count_of,

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, HPacker, TextArea
 from matplotlib.ticker import MaxNLocator
 
-from sweeps.report.ledger import Ledger, duration
+from sweeps.planning.units import duration, price
+from sweeps.report.ledger import Ledger
 from sweeps.report.style import INK, NORMAL, QUIET, SMALL, STEPS, new_figure, style_axes
 
 # Of Okabe and Ito's colours, as in the other figures.
@@ -94,8 +95,3 @@ def _parts(ax: Axes, line: int, parts: Mapping[str, float]) -> None:
             pad=0,
         )
         ax.add_artist(box)
-
-
-def price(amount: float) -> str:
-    """To the hundredth, in whatever currency."""
-    return "< 0.01" if 0 < amount < 0.01 else f"{amount:,.2f}"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from sweeps.final_model.outcome import Outcome
 from sweeps.planning.serving_costs import SERVING_COSTS
-from sweeps.report.ledger import Ledger, duration
-from sweeps.report.spending_plot import price
+from sweeps.planning.units import duration, price
+from sweeps.report.ledger import Ledger
 from sweeps.selection.leaderboard import Row
 from sweeps.selection.published_comparison import Comparison
 from trainables.evaluation.confidence import wilson

@@ -71,15 +71,15 @@ _HEAD_COLUMNS = {
     "head_weight_decay": "weight_decay",
     "head_epochs": "epochs",
 }
+_HEAD_TYPES = {"head_optimizer": pa.string(), "head_epochs": pa.int64()}  # the others are float64
 _TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}
 
 
 def _fields_of_schema() -> Iterator[pa.Field]:
-    types = {field.name: str(field.type) for field in fields(HeadSetting)}
     for field in fields(Row):
         if field.name == "head":
-            for column, name in _HEAD_COLUMNS.items():
-                yield pa.field(column, _TYPES[types[name]], nullable=True)
+            for column in _HEAD_COLUMNS:
+                yield pa.field(column, _HEAD_TYPES.get(column, pa.float64()), nullable=True)
         else:
             kind, _, rest = str(field.type).partition(" ")
             yield pa.field(field.name, _TYPES[kind], nullable="None" in rest)

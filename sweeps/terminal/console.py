@@ -21,8 +21,9 @@ from sweeps.events.event_types import (
     TrunkBegan,
     TrunkEnded,
 )
-from sweeps.events.progress import Progress, duration
+from sweeps.events.progress import Progress
 from sweeps.planning.cell import Cell
+from sweeps.planning.units import duration
 from trainables.evaluation.metrics import Score
 from trainables.training.trunk import TrunkSpec, trained_epochs
 

@@ -11,7 +11,8 @@ from rich.text import Text
 
 from sweeps.final_model.outcome import Outcome, PairedGain
 from sweeps.final_model.wording import gain_in_words, looks_in_words, optimism_in_words
-from sweeps.planning.serving_costs import COST_OF_FIELD, three_digits
+from sweeps.planning.serving_costs import COST_OF_FIELD
+from sweeps.planning.units import three_digits
 from sweeps.selection.choice import Choice, pareto_front
 from sweeps.selection.leaderboard import Row
 from sweeps.selection.published_comparison import Comparison

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Literal
+
+HeadOptimizer = Literal["sgd", "adamw"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadSetting:
     """How one classifier was fitted. ``epochs``: after how many val liked it best."""
 
-    optimizer: str  # "sgd" | "adamw"
+    optimizer: HeadOptimizer
     lr: float
     label_smoothing: float
     weight_decay: float
@@ -28,7 +31,7 @@ class HeadGrid:
     lr: tuple[float, ...]
     label_smoothing: tuple[float, ...]
     weight_decay: tuple[float, ...] = (1e-4,)
-    optimizer: tuple[str, ...] = ("sgd",)
+    optimizer: tuple[HeadOptimizer, ...] = ("sgd",)
     epochs: int
     patience: int
     batch_size: int

@@ -6,8 +6,12 @@ Imports no torch: the command line takes its defaults from here.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from trainables.transforms.augmentation import Augmentation
+
+Optimizer = Literal["adamw", "sgd"]
+Schedule = Literal["cosine", "constant"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +29,8 @@ class Recipe:
 
     epochs: int
     batch_size: int
-    optimizer: str = "adamw"
-    schedule: str = "cosine"
+    optimizer: Optimizer = "adamw"
+    schedule: Schedule = "cosine"
     warmup_epochs: float = 0.5
     ema_decay: float = 0.0  # 0: no moving average
     dropout: bool = True

@@ -17,7 +17,7 @@ from sweeps.events.event_types import (
     TrunkBegan,
     TrunkEnded,
 )
-from sweeps.events.progress import Progress, duration
+from sweeps.events.progress import Progress
 from sweeps.planning.cell import Cell
 from sweeps.planning.plan import Plan
 from sweeps.planning.workload import cell_gmacs, epoch_gmacs, gmacs_left
@@ -225,26 +225,3 @@ def test_the_best_so_far_is_the_one_with_most_hits() -> None:
         rows = (a_row(10 + 3 * (i % 3), arm="none"), a_row(11 + 3 * (i % 3)))
         progress.on(CellEnded(cell=cell, rows=rows))
     assert progress.best_row is not None and progress.best_row.hits1 == 17
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (0, "0 s"),
-        (12.3, "12 s"),
-        (89, "89 s"),
-        (90, "1.5 min"),
-        (210, "3.5 min"),
-        (3599, "60.0 min"),
-        (3600, "1 h 0 min"),
-        (7500, "2 h 5 min"),
-        (100_000, "27 h 47 min"),
-    ],
-)
-def test_durations_in_words(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
-
-
-@pytest.mark.parametrize("seconds", [3600 * h + 60 * m + 59 for h in (1, 5) for m in (0, 58, 59)])
-def test_no_hour_has_sixty_minutes(seconds: float) -> None:
-    assert " 60 min" not in duration(seconds)

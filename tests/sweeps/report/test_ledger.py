@@ -8,7 +8,7 @@ from sweeps.events.event_types import CellEnded, TrunkEnded
 from sweeps.events.recorders import History
 from sweeps.planning.plan import Plan
 from sweeps.planning.workload import image_passes
-from sweeps.report.ledger import ImagePasses, Ledger, build_ledger, duration
+from sweeps.report.ledger import ImagePasses, Ledger, build_ledger
 from sweeps.selection.leaderboard import Row
 from tests.factories import (
     LEDGER_ARMS,
@@ -178,19 +178,3 @@ def test_money_is_hours_times_the_price() -> None:
     assert of(plan, event, price=2.5).money(7200.0) == pytest.approx(5.0)
     assert of(plan, event, price=0.0).money(7200.0) == 0.0
     assert of(plan, event).money(7200.0) is None
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (0.0, "0.0 s"),
-        (3.77, "3.8 s"),
-        (119.4, "119 s"),
-        (120.0, "2.0 min"),
-        (3600.0, "60 min"),
-        (7200.0, "2.0 h"),
-        (7.2e6, "2,000 h"),
-    ],
-)
-def test_durations_are_in_the_unit_that_suits_them(seconds: float, words: str) -> None:
-    assert duration(seconds) == words

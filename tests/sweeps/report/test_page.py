@@ -14,9 +14,10 @@ from matplotlib.text import Annotation
 
 from sweeps.events.recorders import History
 from sweeps.final_model.outcome import Outcome, PairedGain
+from sweeps.planning.units import price
 from sweeps.report.ledger import Ledger, build_ledger
 from sweeps.report.page import render_page
-from sweeps.report.spending_plot import plot_spending, price
+from sweeps.report.spending_plot import plot_spending
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row
 from sweeps.selection.published_comparison import Comparison, compare_with_published

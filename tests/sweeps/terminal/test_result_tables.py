@@ -8,7 +8,8 @@ import pytest
 
 from sweeps.final_model.outcome import PairedGain
 from sweeps.planning.plan import Plan
-from sweeps.planning.serving_costs import COST_OF_FIELD, three_digits
+from sweeps.planning.serving_costs import COST_OF_FIELD
+from sweeps.planning.units import three_digits
 from sweeps.planning.workload import gmacs_left
 from sweeps.selection.choice import Choice
 from sweeps.selection.published_comparison import compare_with_published

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from trainables.fixres import heads
-from trainables.fixres.head_settings import HeadGrid, HeadSetting
+from trainables.fixres.head_settings import HeadGrid, HeadOptimizer, HeadSetting
 from trainables.fixres.heads import FittedHead, epoch_order, fit, fit_setting
 
 N, VAL, WIDTH, CLASSES = 70, 60, 12, 4
@@ -300,7 +300,7 @@ def test_an_epochs_order_holds_everyone_once_and_is_new_each_epoch():
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("views", [1, 3])
 def test_a_setting_alone_is_fitted_as_it_was_among_others(
-    data: Data, optimizer: str, views: int
+    data: Data, optimizer: HeadOptimizer, views: int
 ) -> None:
     picked = fitted(data, replace(GRID, optimizer=(optimizer,)), views)
     alone = fit_setting(
