@@ -501,7 +501,7 @@ def test_dots_are_gains_on_the_untuned_trunk_in_the_same_cell() -> None:
         assert f"{mean:+.1f}".replace("-", "−") in words(figure)
     assert "untuned (crop1)" in words(figure)
     assert figure.get_suptitle().endswith("(36 cells, val, n = 1000)")
-    assert {"0.5 s", "1.5 s", "2 s", "3 s"} <= set(words(figure))  # none, pool, bn, fix
+    assert {"0.5 s", "1.5 s", "2.0 s", "3.0 s"} <= set(words(figure))  # none, pool, bn, fix
 
 
 def test_without_the_untuned_arm_or_without_others_top1_is_shown() -> None:
