@@ -10,21 +10,21 @@ from trainables.training.trunk import TrunkSpec
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One cell, with the trunk that it adapts."""
+    """One cell of the grid, with the trunk that it adapts."""
 
     spec: CellSpec
     trunk: TrunkSpec
     trunk_epochs: int
-    """Epochs that the trunk has been trained; fewer than its recipe's if ASHA cut it."""
+    """Epochs that the trunk has been trained: fewer than its recipe's if ASHA cut it."""
 
     @property
     def key(self) -> str:
-        """The key of its results in the store."""
+        """The key of the cell's results in the store."""
         return self.spec.key
 
     @property
     def variant(self) -> str:
-        """The variant of its trunk."""
+        """The variant of the trunk."""
         return self.trunk.variant
 
     @property

@@ -1,4 +1,4 @@
-"""The images of a sweep: the user's, or the built-in digits."""
+"""Open the images of a sweep: the user's, or the built-in digits."""
 
 from __future__ import annotations
 
@@ -15,41 +15,50 @@ from trainables.storage.hashing import content_hash
 from trainables.storage.object_store import RemotePath, place_of, remote_path
 
 
-class Teller(Protocol):
-    """Who tells a person: see :class:`sweeps.terminal.console.Terminal`."""
+class Messages(Protocol):
+    """Lines and progress for the user: see :class:`sweeps.terminal.console.Terminal`."""
 
-    def say(self, line: str) -> None: ...
+    def say(self, line: str) -> None:
+        """Show a line."""
 
-    def counting(self, what: str) -> Progress: ...
+    def counting(self, what: str) -> Progress:
+        """Show how far the work named ``what`` is, by the callable that is returned."""
 
 
-def open_images(spec: SweepSpec, teller: Teller) -> tuple[ImageSet, Path | RemotePath]:
-    """The image set and where it is from; the built-in one is drawn where there is no other."""
-    doing, data = "decoding images", None
+def open_images(spec: SweepSpec, messages: Messages) -> tuple[ImageSet, Path | RemotePath]:
+    """Open and decode the images of a spec; without ``--data``, draw the built-in digits.
+
+    Returns:
+        The image set, and the folder or file that it was read from.
+
+    Raises:
+        UserError: the images cannot be used.
+    """
+    work, data = "decoding images", None
     if spec.images.data is not None:
         data = place_of(spec.images.data)
     if isinstance(data, RemotePath):
-        doing = "downloading and decoding images"
+        work = "downloading and decoding images"
     elif data is not None:
         data = data.resolve()
     else:
-        data = _built_in(spec, teller)
-    images = prepare(data, spec.cache, spec.read, teller.counting(doing))
+        data = _draw_digits(spec, messages)
+    images = prepare(data, spec.cache, spec.read, messages.counting(work))
     if images.rejected:
-        teller.say(
+        messages.say(
             f"{len(images.rejected)} files cannot be read and are left out (rejected.tsv in --out "
             "names them)"
         )
     for note in images.notes:
-        teller.say(note)
+        messages.say(note)
     return images, data
 
 
-def _built_in(spec: SweepSpec, teller: Teller) -> Path | RemotePath:
-    """The digits, drawn where every node sees them."""
+def _draw_digits(spec: SweepSpec, messages: Messages) -> Path | RemotePath:
+    """Draw the built-in digits where every node sees them, once."""
     drawing = builtin_digits.EmbeddedSpec(seed=spec.run.seed)
     name = f"digits-{content_hash(builtin_digits.VERSION, drawing)}"
-    progress = teller.counting("drawing the built-in digits")
+    progress = messages.counting("drawing the built-in digits")
     storage = spec.output.storage
     in_out = on_cluster() and storage is None
     folder = (spec.output.out.expanduser() / ".digits" if in_out else spec.cache) / name
@@ -59,12 +68,12 @@ def _built_in(spec: SweepSpec, teller: Teller) -> Path | RemotePath:
     shared = remote_path(storage) / name
     if not (shared / builtin_digits.MARKER).exists():
         builtin_digits.make(folder, drawing, progress)
-        _send(folder, shared)
+        _upload(folder, shared)
     return shared
 
 
-def _send(folder: Path, place: RemotePath) -> None:
-    """All files below, the one that says that all are there last."""
+def _upload(folder: Path, target: RemotePath) -> None:
+    """Upload all files below a folder; the marker, which says that all are there, comes last."""
     pictures = [name for name in files_below(folder) if name != builtin_digits.MARKER]
-    place.upload_files(folder, pictures)
-    place.upload_files(folder, [builtin_digits.MARKER])
+    target.upload_files(folder, pictures)
+    target.upload_files(folder, [builtin_digits.MARKER])

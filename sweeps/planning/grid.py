@@ -1,5 +1,8 @@
-"""The grid's resolutions: as given, each net's native one, the published ones, or a ladder around
-the resolution at which objects look as large as in training. Pure."""
+"""Resolve the resolutions of the grid from the options. Pure.
+
+Train resolutions are given, or each net's native one. Test resolutions are given, published, or a
+ladder around the one at which objects look as large as in training.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from trainables.transforms.resolution import equalising_test_res, ladder
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """Where trunks are trained."""
+    """A variant at a train resolution: the trunks of one point are compared with each other."""
 
     variant: str
     train_res: int  # px
@@ -29,32 +32,36 @@ class Point:
 
 
 def point_of(trunk: TrunkSpec) -> Point:
-    """Where a trunk is trained."""
+    """Return the point that a trunk belongs to."""
     return Point(variant=trunk.variant, train_res=trunk.train_res)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """The test resolutions of each point, px, and in words why these where nobody gave them."""
+    """The test resolutions of each point."""
 
     tests: dict[Point, tuple[int, ...]]
-    why: tuple[str, ...] = ()
+    """px, by point."""
+    reasons: tuple[str, ...] = ()
+    """Lines that explain the test resolutions, where a ladder was made."""
 
     @property
     def train_res(self) -> tuple[int, ...]:
+        """All train resolutions of the grid, px, in rising order."""
         return tuple(sorted({p.train_res for p in self.tests}))
 
     @property
     def test_res(self) -> tuple[int, ...]:
+        """All test resolutions of the grid, px, in rising order."""
         return tuple(sorted({r for tests in self.tests.values() for r in tests}))
 
     def of(self, variant: str) -> Grid:
-        """The part of one variant."""
+        """Return the part of the grid that belongs to one variant."""
         return Grid(tests={p: t for p, t in self.tests.items() if p.variant == variant})
 
 
 def resolve_grid(spec: SweepSpec, sizes: np.ndarray) -> Grid:
-    """The grid that a spec asks for.
+    """Resolve the grid that a spec asks for.
 
     Args:
         sizes: (N, 2) height and width of the train images.
@@ -63,18 +70,18 @@ def resolve_grid(spec: SweepSpec, sizes: np.ndarray) -> Grid:
         UserError: published resolutions are asked for, and a variant has none.
     """
     points = list(_points(spec))
-    asked = spec.grid.test_res
-    if asked == "published":
+    test_res = spec.grid.test_res
+    if test_res == "published":
         return Grid(tests={p: (_published_test_res(p.variant),) for p in points})
-    if asked == "auto":
+    if test_res == "auto":
         return _ladders(spec, points, sizes)
-    return Grid(tests=dict.fromkeys(points, asked))
+    return Grid(tests=dict.fromkeys(points, test_res))
 
 
 def _points(spec: SweepSpec) -> Iterable[Point]:
     for name in spec.grid.variants:
-        asked = spec.grid.train_res
-        for res in (variants.get(name).native_res,) if asked == "native" else asked:
+        given = spec.grid.train_res
+        for res in (variants.get(name).native_res,) if given == "native" else given:
             yield Point(variant=name, train_res=res)
 
 
@@ -89,25 +96,29 @@ def _published_test_res(variant: str) -> int:
 
 
 def _ladders(spec: SweepSpec, points: list[Point], sizes: np.ndarray) -> Grid:
-    drawn = Augmentation(crop_scale=spec.trunks.crop_scale)
+    """Make a ladder of test resolutions for each point, by the median size of the images."""
+    augmentation = Augmentation(crop_scale=spec.trunks.crop_scale)
     aspect = float(np.median(sizes.max(axis=1) / sizes.min(axis=1)))
     short = int(np.median(sizes.min(axis=1)))
-    tests, why = {}, {}
+    tests, reasons = {}, {}
     for point in points:
-        args = (point.train_res, drawn.crop_scale, drawn.crop_ratio, spec.fix.test_crop_pct, aspect)
-        rungs = tests[point] = ladder(*args)
+        args = (
+            *(point.train_res, augmentation.crop_scale, augmentation.crop_ratio),
+            *(spec.fix.test_crop_pct, aspect),
+        )
+        steps = tests[point] = ladder(*args)
         equal = equalising_test_res(*args)
         words = (
-            f"{point.train_res} px: test {' '.join(map(str, rungs))}, around {equal:.0f} px "
+            f"{point.train_res} px: test {' '.join(map(str, steps))}, around {equal:.0f} px "
             f"({equal / point.train_res:.2f} times), where objects look as large as in training"
         )
-        above = [r for r in rungs if r / spec.fix.test_crop_pct > short]
-        if above:
-            words += f"; from {above[0]} px up the images ({short} px) are enlarged"
-        why[point.train_res] = words
-    low, high = (100 * share for share in drawn.crop_scale)
+        enlarged = [r for r in steps if r / spec.fix.test_crop_pct > short]
+        if enlarged:
+            words += f"; from {enlarged[0]} px up the images ({short} px) are enlarged"
+        reasons[point.train_res] = words
+    low, high = (100 * share for share in augmentation.crop_scale)
     head = (
         f"crops of {low:.0f} to {high:.0f} % of the area in training, images of {aspect:.2f} : 1, "
         f"crop ratio {spec.fix.test_crop_pct:g} in testing:"
     )
-    return Grid(tests=tests, why=(head, *why.values()))
+    return Grid(tests=tests, reasons=(head, *reasons.values()))

@@ -1,4 +1,4 @@
-"""The plan of a sweep: its trunks and cells, what each costs to serve, and the work ahead. Pure."""
+"""Plan a sweep: its trunks and cells, and the cost of serving each. Pure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from trainables.transforms.eval_transform import EvalTransform
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What will be done, at most: ASHA may cut trunks short."""
+    """The work of a sweep, at most: ASHA may cut trunks short."""
 
     spec: SweepSpec
     grid: Grid
@@ -41,7 +41,7 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """Of the images: their folder's, without the way to it."""
+        """The name of the images: that of their folder, without the path to it."""
         data = self.spec.images.data
         if data is None:
             return "built-in digits"
@@ -52,30 +52,34 @@ class Plan:
 
     @property
     def points(self) -> tuple[Point, ...]:
+        """The points of the grid, in its order."""
         return tuple(self.grid.tests)
 
     @property
     def trunks(self) -> int:
+        """The number of trunks, over all points."""
         return len(self.points) * self.samples
 
     @property
     def samples(self) -> int:
-        """Trunks of a point: one, if the ranges leave nothing to try."""
+        """The number of trunks of a point: one, if the ranges leave nothing to try."""
         options = self.spec.trunks
         ranges = (options.lr, options.weight_decay, options.label_smoothing)
-        choice = options.epochs > 0 and any(low < high for low, high in ranges)
-        return options.samples if choice else 1
+        searches = options.epochs > 0 and any(low < high for low, high in ranges)
+        return options.samples if searches else 1
 
     @property
     def cells(self) -> int:
+        """The number of cells, over all points."""
         return self.survivors * sum(map(len, self.grid.tests.values()))
 
     @property
     def survivors(self) -> int:
-        """Trunks of a point that are fixed."""
+        """The number of trunks of a point that are fixed."""
         return min(self.spec.fix.survivors, self.samples)
 
     def trunk(self, point: Point, hyper: Hyper) -> TrunkSpec:
+        """Make the spec of a trunk: at a point, with these hyperparameters."""
         options = self.spec.trunks
         return TrunkSpec(
             variant=point.variant,
@@ -97,7 +101,7 @@ class Plan:
         )
 
     def transform(self, variant: str, test_res: int) -> EvalTransform:
-        """What the variant is tested through."""
+        """Make the transform that images pass before the variant is tested on them."""
         fix = self.spec.fix
         native = variants.preprocessing(variants.get(variant)).interpolation
         return EvalTransform(
@@ -107,12 +111,12 @@ class Plan:
         )
 
     def val_transforms(self, point: Point) -> tuple[EvalTransform, ...]:
-        """What a trunk is scored through at its rungs."""
+        """List the transforms of val that a trunk is scored with at its rungs: one a test res."""
         return tuple(self.transform(point.variant, res) for res in self.grid.tests[point])
 
     @property
     def head_grid(self) -> HeadGrid:
-        """The settings that every cell's classifier is fitted by."""
+        """The settings with which the classifier of every cell is fitted."""
         fix = self.spec.fix
         return HeadGrid(
             lr=fix.head_lr,
@@ -140,8 +144,13 @@ class Plan:
 
 
 def build_plan(spec: SweepSpec, images: ImageSet, weights: Iterable[Weights]) -> Plan:
-    """Raises:
-    UserError: no cell can be within the serving limits, or the weights do not fit the classes.
+    """Build the plan of a spec: resolve its grid, and look up the serving cost of each cell.
+
+    Args:
+        weights: the start of each variant.
+
+    Raises:
+        UserError: no cell can be within the serving limits, or the weights do not fit the classes.
     """
     grid = resolve_grid(spec, images.split("train").sizes)
     plan = Plan(
@@ -164,6 +173,7 @@ def build_plan(spec: SweepSpec, images: ImageSet, weights: Iterable[Weights]) ->
 
 
 def _check_classifiers(plan: Plan) -> None:
+    """Check that untrained nets have a class for each of the images'."""
     for weights in plan.weights.values():
         if weights.classes != len(plan.classes):
             raise UserError(
@@ -174,21 +184,22 @@ def _check_classifiers(plan: Plan) -> None:
 
 
 def _check_limits(plan: Plan) -> None:
-    served = [
+    """Check that the limits that need no training leave at least one cell."""
+    cells = [
         (plan.costs[p.variant, r], p.variant, r)
         for p, tests in plan.grid.tests.items()
         for r in tests
     ]
-    known = [bound for bound in limits_set(plan.spec.serving) if hasattr(served[0][0], bound.cost)]
-    for bound in known:
-        least, variant, res = min((bound.value(cost), v, r) for cost, v, r in served)
+    limits = [bound for bound in limits_set(plan.spec.serving) if hasattr(cells[0][0], bound.cost)]
+    for bound in limits:
+        least, variant, res = min((bound.value(cost), v, r) for cost, v, r in cells)
         if least > bound.limit:
             raise UserError(
                 f"{option(bound.name)} {bound.limit} rules out every cell: the least is "
                 f"{three_digits(least)} ({variant} at {res} px); raise it, or sweep smaller ones."
             )
-    if not any(all(bound.admits(cost) for bound in known) for cost, _, _ in served):
-        asked = " and ".join(f"{option(bound.name)} {bound.limit}" for bound in known)
+    if not any(all(bound.admits(cost) for bound in limits) for cost, _, _ in cells):
+        options = " and ".join(f"{option(bound.name)} {bound.limit}" for bound in limits)
         raise UserError(
-            f"{asked} together rule out every cell: raise one of them, or sweep smaller ones."
+            f"{options} together rule out every cell: raise one of them, or sweep smaller ones."
         )

@@ -1,7 +1,7 @@
-"""The published FixEfficientNet figures. A table.
+"""The table of the published FixEfficientNet figures.
 
 Fixed nets: FixEfficientNet (Touvron et al., arXiv:2003.08237), as printed in the README of the
-authors' released code; the train resolution is the start's native one, which it does not print.
+authors' released code. The train resolution, which it does not print, is the start's native one.
 Start points: the same weights as measured by timm (results-imagenet.csv). All on ImageNet val,
 crop ratio 1.0 for the fixed nets, bicubic.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Published:
-    """One net before and after the fix. Resolutions in px, accuracies in % on ImageNet val."""
+    """Figures of one net before and after the fix. Resolutions in px, top-1 and top-5 in %."""
 
     variant: str
     train_res: int
@@ -52,5 +52,5 @@ PUBLISHED: dict[str, Published] = {row[0]: Published(*row) for row in (*_NOISY_S
 
 
 def published(variant: str) -> Published | None:
-    """The figures of a variant; None where nothing is published."""
+    """Look up the figures of a variant; None where nothing is published."""
     return PUBLISHED.get(variant)

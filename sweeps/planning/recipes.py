@@ -1,4 +1,4 @@
-"""Ready-made specs: the defaults that options left out take."""
+"""Ready-made specs: each gives the defaults of the options that are left out."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from sweeps.planning.spec import FixOptions, GridOptions, HalvingOptions, SweepS
 
 
 def builtin_digits() -> SweepSpec:
-    """The main job on the built-in digits: minutes on two CPU cores, no network.
+    """Make the spec for the built-in digits: minutes on two CPU cores, no network.
 
-    Digits are not to be mirrored, and a crop of a quarter would miss them: they are small.
+    There are no flips, as a mirrored digit is none, and crops keep at least 35 % of the area: the
+    digits are small, and a crop of a quarter would miss them.
     """
     return SweepSpec(
         grid=GridOptions(variants=("lite0",), train_res=(48, 64, 96), test_res=(48, 64, 96, 128)),
@@ -23,12 +24,13 @@ def builtin_digits() -> SweepSpec:
 
 
 def fixefficientnet() -> SweepSpec:
-    """FixEfficientNet (arXiv:2003.08237) on ImageNet, by the protocol of its published figures.
+    """Make the spec of FixEfficientNet (arXiv:2003.08237) on ImageNet, as its figures were made.
 
-    The pretrained nets as they are, the published test resolution of each, crop ratio 1.0, bicubic,
-    the normalisation of each one's weights. SGD with momentum 0.9, weight decay 1e-4, batches of
-    512 and learning rates of 8e-4 and 8e-3 (the released code multiplies the 1e-4 and 1e-3 of its
-    README by 8 at that batch size), for 11 epochs at most.
+    It takes the pretrained nets as they are, the published test resolution of each, crop ratio 1.0,
+    bicubic, and the normalisation of each one's weights. Classifiers are fitted by SGD with
+    momentum 0.9, weight decay 1e-4, batches of 512 and learning rates of 8e-4 and 8e-3 (the
+    released code multiplies the 1e-4 and 1e-3 of its README by 8 at that batch size), for 11 epochs
+    at most.
     """
     return SweepSpec(
         grid=GridOptions(
@@ -51,8 +53,11 @@ def fixefficientnet() -> SweepSpec:
 
 
 def fixres() -> SweepSpec:
-    """The same by the earlier transform (FixRes, arXiv:1906.06423, and the released fine-tuning
-    code): resize to 256/224 of the crop, bilinear."""
+    """Make the spec of :func:`fixefficientnet` with FixRes' own test transform.
+
+    Images are resized to 256/224 of the crop, bilinear (arXiv:1906.06423, and the released
+    fine-tuning code).
+    """
     spec = fixefficientnet()
     return replace(
         spec,

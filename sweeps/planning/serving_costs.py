@@ -1,4 +1,4 @@
-"""What serving one image costs: the table from which limits, fronts, tables and plots are made.
+"""The costs of serving one image: the table that limits, fronts, tables and plots are made from.
 
 A new cost is an entry here, a field of :class:`sweeps.selection.leaderboard.Row` (from
 :class:`trainables.profiling.cost.Cost`, if it is known before anything is trained), and an option
@@ -14,19 +14,19 @@ from sweeps.planning.units import three_digits
 
 @dataclass(frozen=True, kw_only=True)
 class ServingCost:
-    """One cost, by its field of a row, and how it is written."""
+    """A cost of serving, by its field of a row, and how it is written."""
 
     field: str
     limit: str
     """The field of ServingOptions that bounds it."""
     unit: str
-    """As in a sentence: "1.2 GMACs"."""
+    """Follows the value in a sentence: "1.2 GMACs"."""
     column: str
     """The heading of a table's column."""
     axis: str
     """The label of a plot's axis."""
     decimals: int | None = None
-    """In tables; None: three significant digits."""
+    """Decimals in tables; None: three significant digits."""
 
     def text(self, value: float | None) -> str:
         """Write a value without its unit; "" where it has not been measured."""

@@ -1,4 +1,4 @@
-"""Limits on the model that may be chosen, and whether a row or a cost is within them. Pure."""
+"""Limits on the model that may be chosen: list those that are set, and judge rows by them. Pure."""
 
 from __future__ import annotations
 
@@ -12,25 +12,28 @@ from sweeps.planning.spec import ServingOptions, option
 class ServingLimit:
     """One limit on the model that may be chosen."""
 
-    name: str  # of the option
+    name: str  # field of ServingOptions
     limit: float
     unit: str
-    cost: str  # field of what is judged: a cost, or a row
+    cost: str  # field of what is judged: a Cost, or a Row
 
     @property
     def at_least(self) -> bool:
+        """Whether values below the limit are out, rather than values above it."""
         return self.name.startswith("min_")
 
-    def admits(self, one: object) -> bool:
-        return self.excess(one) <= 0
+    def admits(self, judged: object) -> bool:
+        """Say whether a cost or a row is within the limit."""
+        return self.excess(judged) <= 0
 
-    def excess(self, one: object) -> float:
-        """By which share of itself the limit is missed."""
-        value = self.value(one)
+    def excess(self, judged: object) -> float:
+        """Return by how much the limit is missed, as a share of it; not above 0: it is kept."""
+        value = self.value(judged)
         return (self.limit - value if self.at_least else value - self.limit) / self.limit
 
-    def value(self, one: object) -> float:
-        value: float | None = getattr(one, self.cost)
+    def value(self, judged: object) -> float:
+        """Return what the limit bounds of a cost or a row, in its unit."""
+        value: float | None = getattr(judged, self.cost)
         assert value is not None, f"{self.cost} has not been measured"
         return value
 
@@ -40,16 +43,16 @@ class ServingLimit:
 
 def limits_set(limits: ServingOptions) -> list[ServingLimit]:
     """List the limits that are set, in the order of the options."""
-    known = {cost.limit: (cost.unit, cost.field) for cost in SERVING_COSTS}
-    known["min_top1"] = ("val top-1", "top1")
-    options = {option.name: getattr(limits, option.name) for option in fields(limits)}
+    bounded = {cost.limit: (cost.unit, cost.field) for cost in SERVING_COSTS}
+    bounded["min_top1"] = ("val top-1", "top1")
+    options = {field.name: getattr(limits, field.name) for field in fields(limits)}
     return [
-        ServingLimit(name=name, limit=limit, unit=known[name][0], cost=known[name][1])
+        ServingLimit(name=name, limit=limit, unit=bounded[name][0], cost=bounded[name][1])
         for name, limit in options.items()
         if limit is not None
     ]
 
 
 def limits_in_words(limits: ServingOptions) -> str:
-    """The limits that are set, as they were asked for."""
+    """Write the limits that are set as they stand on the command line; "none": there are none."""
     return ", ".join(f"{option(b.name)} {b.limit:g}" for b in limits_set(limits)) or "none"

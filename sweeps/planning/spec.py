@@ -1,4 +1,4 @@
-"""What a sweep is asked to do: the options, and what tells one sweep from another."""
+"""The options of a sweep, in groups, and the identity that tells one sweep from another."""
 
 from __future__ import annotations
 
@@ -222,6 +222,7 @@ class SweepSpec:
 
     @property
     def read(self) -> ReadOptions:
+        """How the images are read, split and cached."""
         return ReadOptions(
             val_share=self.images.val_share,
             test_share=self.images.test_share,
@@ -233,17 +234,18 @@ class SweepSpec:
 
     @property
     def cache(self) -> Path:
+        """The folder in which each node keeps decoded images, as an absolute path."""
         return self.images.cache_dir.expanduser().resolve()
 
     @property
     def extra_test_sets(self) -> dict[str, str]:
-        """Where the further sets are, by name."""
-        named = (one.partition("=") for one in self.evaluation.also_test)
-        return {name: where for name, _, where in named}
+        """The folder or URI of each extra test set, by name."""
+        pairs = (given.partition("=") for given in self.evaluation.also_test)
+        return {name: source for name, _, source in pairs}
 
     @property
     def rungs(self) -> tuple[int, ...]:
-        """Epochs at which trunks are scored on val: ASHA's rungs, and the last epoch."""
+        """The epochs at which trunks are scored on val: ASHA's rungs, and the last epoch."""
         epochs, rung, rungs = self.trunks.epochs, self.halving.grace_epochs, []
         while rung < epochs:
             rungs.append(rung)
@@ -252,17 +254,17 @@ class SweepSpec:
 
 
 def spec_from_json(value: Mapping[str, Any]) -> SweepSpec:
-    """Read a spec from its JSON: groups of options.
+    """Read a spec from its JSON, an object of groups of options.
 
-    Names of options are unique, so that an option may have been in another group when it was
-    written; one that was not there yet is at its default.
+    Names of options are unique: an option is known by its name, in whatever group an earlier
+    version wrote it. An option that is missing is at its default.
     """
     written = {name: v for options in value.values() for name, v in options.items()}
     groups = {}
     for group in fields(SweepSpec):
         kind = type(getattr(SweepSpec(), group.name))
-        known = [f for f in fields(kind) if f.name in written]
-        groups[group.name] = kind(**{f.name: _from_json(f, written[f.name]) for f in known})
+        present = [f for f in fields(kind) if f.name in written]
+        groups[group.name] = kind(**{f.name: _from_json(f, written[f.name]) for f in present})
     return SweepSpec(**groups)
 
 
@@ -272,8 +274,8 @@ def _from_json(declared: Field[Any], value: Any) -> Any:
     return Path(value) if value is not None and "Path" in str(declared.type) else value
 
 
-# These options say where and how fast a sweep runs, not what comes out: it may be continued with
-# other values of them.
+# These options say where and how fast a sweep runs, not what comes out: a sweep may be continued
+# with other values of them.
 NOT_IDENTITY = frozenset(
     (
         *("data", "cache_dir", "cache_gb", "max_corrupt"),
@@ -287,14 +289,17 @@ NOT_IDENTITY = frozenset(
 
 
 def identity(spec: SweepSpec, images_digest: str) -> dict[str, Any]:
-    """The options that decide what a sweep finds, flat, by their names, and its images."""
+    """Return the identity of a sweep: the digest of its images, and the options that bind it.
+
+    Those are the options that decide what comes out, by name, as JSON values.
+    """
     return {"images": images_digest} | {
         name: value for name, value in _flat(spec).items() if name not in NOT_IDENTITY
     }
 
 
 def _flat(spec: SweepSpec) -> dict[str, Any]:
-    """All options as JSON values, by their names, which are unique."""
+    """Return all options as JSON values by their names, which are unique."""
     groups = to_jsonable(spec).values()
     return {name: value for options in groups for name, value in options.items()}
 
@@ -315,9 +320,10 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def option(name: str) -> str:
-    """A field's name on the command line."""
+    """Write a field's name as it is on the command line: "--train-res"."""
     return "the images" if name == "images" else f"--{name.replace('_', '-')}"
 
 
 def value_in_words(value: Any) -> str:
+    """Write an option's value as it is on the command line: lists with spaces between."""
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)

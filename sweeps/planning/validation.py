@@ -1,9 +1,11 @@
-"""What a spec may ask for: every option within its limits, or one sentence that says why not."""
+"""Check a spec: every option within its range, and options that contradict each other refused.
+
+An error names the option, the value and what to give instead, in one sentence.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ INF = math.inf
 
 @dataclass(frozen=True)
 class Range:
-    """Of a number, or of each number of a list."""
+    """The range of a number, or of each number of a tuple."""
 
     low: float
     high: float = INF
@@ -29,6 +31,7 @@ class Range:
     open_high: bool = False  # high itself is out
 
     def admits(self, value: float) -> bool:
+        """Say whether a value is finite and within the range."""
         above = value > self.low if self.open_low else value >= self.low
         below = value < self.high if self.open_high else value <= self.high
         return math.isfinite(value) and above and below
@@ -40,17 +43,18 @@ class Range:
         return ends + (f"to below {self.high:g}" if self.open_high else f"to {self.high:g}")
 
 
+# The range of each option that is a number or holds numbers; None and words are not checked.
 RANGE_OF_OPTION = {
     "val_share": Range(0, 0.5, open_low=True, open_high=True),
     "test_share": Range(0, 0.5, open_low=True, open_high=True),
     "max_corrupt": Range(0, 1),
     "cache_side": Range(SMALLEST),
     "cache_gb": Range(0, open_low=True),
-    "train_res": Range(SMALLEST),  # below it, the last feature map has one position
+    "train_res": Range(SMALLEST),  # Below it, the last feature map has one position.
     "test_res": Range(SMALLEST),
     "epochs": Range(0),
     "samples": Range(1),
-    "batch_size": Range(2),  # batch norm needs company
+    "batch_size": Range(2),  # Batch norm in training mode needs two images for a variance.
     "warmup_epochs": Range(0),
     "lr": Range(0, open_low=True),
     "weight_decay": Range(0, open_low=True),
@@ -82,61 +86,66 @@ RANGE_OF_OPTION = {
     "workers_per_trial": Range(1),
     "price_per_hour": Range(0),
 }
+# Pairs of a lower and an upper end.
 INTERVAL_OPTIONS = ("lr", "weight_decay", "label_smoothing", "crop_scale")
+# Tuples that hold at least one value, and each value once.
 SET_OPTIONS = (
     *("variants", "train_res", "test_res", "arms"),
     *("head_lr", "head_smoothing", "head_weight_decay", "head_optimizer"),
 )
+# Words that may not be empty.
 NAME_OPTIONS = ("experiment", "register_as", "weights")
 
 
 def check_spec(spec: SweepSpec) -> SweepSpec:
-    """The spec, if it can be run.
+    """Check all options of a spec, and return it.
 
     Raises:
-        UserError: the first thing that is wrong with it.
+        UserError: says the first thing that is wrong with it.
     """
-    values = {f.name: v for group in _groups(spec) for f, v in group}
+    values = _values(spec)
     for name in NAME_OPTIONS:
         if not values[name].strip():
             raise UserError(f"{option(name)} is empty: give a name.")
     for name in SET_OPTIONS:
-        if not isinstance(values[name], str):  # resolutions may be a word
+        if not isinstance(values[name], str):  # Resolutions may be a word, such as "native".
             _check_set(name, values[name])
     for name in values["variants"]:
         variants.get(name)
     for name in RANGE_OF_OPTION:
-        _check_limit(name, values[name])
+        _check_range(name, values[name])
     for name in INTERVAL_OPTIONS:
         low, high = values[name]
         if low > high:
             raise UserError(f"{option(name)} {low} {high} is no range: give the lower end first.")
-    _check_together(spec)
-    _check_folders(spec)
+    _check_combinations(spec)
+    _check_sources(spec)
     return spec
 
 
 def check_serving(serving: ServingOptions) -> None:
-    """Raises:
-    UserError: a limit that nothing could be within.
+    """Check the limits on the model that is chosen.
+
+    Raises:
+        UserError: nothing could be within one of them.
     """
-    for f in fields(serving):
-        _check_limit(f.name, getattr(serving, f.name))
+    for field in fields(serving):
+        _check_range(field.name, getattr(serving, field.name))
 
 
-def _check_limit(name: str, value: Any) -> None:
-    limit = RANGE_OF_OPTION[name]
+def _check_range(name: str, value: Any) -> None:
+    allowed = RANGE_OF_OPTION[name]
     for number in value if isinstance(value, tuple) else (value,):
         if number is None or isinstance(number, str):
             continue
-        if not limit.admits(number):
-            raise UserError(f"{option(name)} {number} is out of bounds: give {limit}.")
+        if not allowed.admits(number):
+            raise UserError(f"{option(name)} {number} is out of bounds: give {allowed}.")
 
 
-def _groups(spec: SweepSpec) -> Iterable[list[tuple[Any, Any]]]:
-    for group in fields(spec):
-        options = getattr(spec, group.name)
-        yield [(f, getattr(options, f.name)) for f in fields(options)]
+def _values(spec: SweepSpec) -> dict[str, Any]:
+    """Return the values of all options by their names, which are unique."""
+    groups = [getattr(spec, group.name) for group in fields(spec)]
+    return {field.name: getattr(group, field.name) for group in groups for field in fields(group)}
 
 
 def _check_set(name: str, values: tuple[Any, ...]) -> None:
@@ -146,7 +155,14 @@ def _check_set(name: str, values: tuple[Any, ...]) -> None:
         raise UserError(f"{option(name)} {value_in_words(list(values))}: give each value once.")
 
 
-def _check_together(spec: SweepSpec) -> None:
+def _check_combinations(spec: SweepSpec) -> None:
+    """Check the options that bound or exclude each other."""
+    _check_training(spec)
+    _check_pretrained(spec)
+    _check_arms(spec)
+
+
+def _check_training(spec: SweepSpec) -> None:
     if spec.images.val_share + spec.images.test_share > 0.8:
         raise UserError(
             f"--val-share {spec.images.val_share} and --test-share {spec.images.test_share} leave "
@@ -158,11 +174,14 @@ def _check_together(spec: SweepSpec) -> None:
             f"{spec.trunks.epochs}: warm up for less."
         )
     workers, batch = spec.resources.workers_per_trial or 1, spec.trunks.batch_size
-    if batch < 2 * workers > 2:  # batch norm needs company
+    if workers > 1 and batch < 2 * workers:  # See the range of batch_size.
         raise UserError(
             f"--workers-per-trial {workers} shares a --batch-size of {batch}: give at least two "
             "images for each worker."
         )
+
+
+def _check_pretrained(spec: SweepSpec) -> None:
     if spec.grid.recipe != "own" and spec.images.data is None:
         raise UserError(
             f"--recipe {spec.grid.recipe} is for ImageNet: give its folder as --data DIR."
@@ -177,6 +196,9 @@ def _check_together(spec: SweepSpec) -> None:
             "--epochs 0 takes the weights as they are, and --weights none has none: train for some "
             "epochs, or leave the option out."
         )
+
+
+def _check_arms(spec: SweepSpec) -> None:
     if "fix_aug" in spec.fix.arms and not any(s > 0 for s in spec.fix.head_smoothing):
         raise UserError(
             "--arms fix_aug trains with label smoothing: give a --head-smoothing above 0, or leave "
@@ -189,16 +211,17 @@ def _check_together(spec: SweepSpec) -> None:
 
 
 def _may_exist(data: str) -> bool:
-    """Whether it is there, if it is on this machine; a store is not asked.
+    """Say whether a path exists, or may: an object store is not asked.
 
     Raises:
-        UserError: it is in no store that is known here.
+        UserError: it is the URI of no store that is known.
     """
-    place = place_of(data)
-    return not isinstance(place, Path) or place.exists()
+    source = place_of(data)
+    return not isinstance(source, Path) or source.exists()
 
 
-def _check_folders(spec: SweepSpec) -> None:
+def _check_sources(spec: SweepSpec) -> None:
+    """Check that images, weights and extra test sets exist, as far as it shows on this machine."""
     if spec.images.data is not None and not _may_exist(spec.images.data):
         raise UserError(f"--data {spec.images.data} does not exist: give a folder of images.")
     weights = spec.grid.weights
@@ -206,15 +229,17 @@ def _check_folders(spec: SweepSpec) -> None:
         raise UserError(
             f"--weights {weights} is no folder: give auto, none or a folder of weights."
         )
-    for one in spec.evaluation.also_test:
-        name, _, folder = one.partition("=")
+    for given in spec.evaluation.also_test:
+        name, _, folder = given.partition("=")
         if not name or not folder or name in SPLITS:
             raise UserError(
-                f"--also-test {one} is not NAME=DIR: give a name (not train, val or test) and a "
+                f"--also-test {given} is not NAME=DIR: give a name (not train, val or test) and a "
                 "folder of images."
             )
         if not _may_exist(folder):
-            raise UserError(f"--also-test {one}: {folder} does not exist: give a folder of images.")
+            raise UserError(
+                f"--also-test {given}: {folder} does not exist: give a folder of images."
+            )
     if len(spec.extra_test_sets) != len(spec.evaluation.also_test):
-        given = value_in_words(list(spec.evaluation.also_test))
-        raise UserError(f"--also-test {given}: give each set a name of its own.")
+        sets = value_in_words(list(spec.evaluation.also_test))
+        raise UserError(f"--also-test {sets}: give each set a name of its own.")

@@ -1,6 +1,6 @@
-"""How much work a plan is: multiply-adds and images through the net, before any of it is done.
+"""Count the work of a plan: multiply-adds and images through the net, before any of it is done.
 
-A training step counts as ``BACKWARD`` forward passes. What a cell runs is told in
+A training step counts as ``TRAIN_STEP_FORWARDS`` forward passes. The passes of a cell are those of
 :mod:`trainables.fixres.adapt`.
 """
 
@@ -11,19 +11,19 @@ from sweeps.planning.plan import Plan
 from trainables.fixres.arms import ARMS
 from trainables.models import variants
 
-BACKWARD = 3  # forward and backward pass together, in forward passes
+TRAIN_STEP_FORWARDS = 3  # The backward pass costs about two forward passes.
 
 
 def epoch_gmacs(plan: Plan, point: Point, epoch: int) -> float:
     """Count the GMACs of one epoch, with the scoring of val after it if it is a rung.
 
     Args:
-        epoch: from 1; epoch 0 is the scoring of an untouched net.
+        epoch: from 1; 0: the scoring of an untouched net.
     """
     gmacs = 0.0
     if epoch > 0:
         forward = plan.costs[point.variant, point.train_res].gmacs
-        gmacs += BACKWARD * plan.counts["train"] * forward
+        gmacs += TRAIN_STEP_FORWARDS * plan.counts["train"] * forward
     if epoch in plan.spec.rungs:
         forward = sum(plan.costs[point.variant, res].gmacs for res in plan.grid.tests[point])
         gmacs += plan.counts["val"] * forward
@@ -37,7 +37,7 @@ def gmacs_left(plan: Plan, point: Point, after: int = 0) -> float:
 
 
 def expected_gmacs_left(plan: Plan, point: Point, after: int = 0) -> float:
-    """Count the same on average, if each rung lets 1/reduction go on."""
+    """Count the GMACs of :func:`gmacs_left` on average, if each rung lets 1/reduction go on."""
     gmacs, share_alive = 0.0, 1.0
     for epoch in range(after + 1, plan.spec.trunks.epochs + 1):
         gmacs += share_alive * epoch_gmacs(plan, point, epoch)
@@ -62,7 +62,7 @@ def cell_images(plan: Plan, variant: str) -> int:
 
 
 def image_passes(plan: Plan) -> dict[str, int]:
-    """Count the images through the net by what for, at most: ASHA may cut trunks short."""
+    """Count the images through the net, by purpose, at most: ASHA may cut trunks short."""
     trained = plan.trunks * plan.spec.trunks.epochs * plan.counts["train"]
     tests = {point: len(tests) for point, tests in plan.grid.tests.items()}
     rungs = len(plan.spec.rungs)

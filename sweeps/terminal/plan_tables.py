@@ -29,7 +29,7 @@ def plan_view(plan: Plan) -> Group:
         f"{plan.samples} samples; {_epochs(plan)}",
         f"cells    {plan.cells}: {plan.survivors} trunk(s) of each variant and train resolution x "
         f"test {_px(grid.test_res)}; arms {' '.join(spec.fix.arms)}",
-        *(f"{'ladder' if i == 0 else '':8} {line}" for i, line in enumerate(grid.why)),
+        *(f"{'ladder' if i == 0 else '':8} {line}" for i, line in enumerate(grid.reasons)),
         f"passes   {passes} (images, at most)",
     ]
     if spec.trunks.epochs:

@@ -25,7 +25,7 @@ def test_given_resolutions_are_a_product() -> None:
     assert list(grid.tests) == [
         Point(variant=v, train_res=r) for v in ("b0", "b4") for r in (64, 96)
     ]
-    assert set(grid.tests.values()) == {(96, 64, 128)} and grid.why == ()
+    assert set(grid.tests.values()) == {(96, 64, 128)} and grid.reasons == ()
     assert (grid.train_res, grid.test_res) == ((64, 96), (64, 96, 128))
     assert set(grid.of("b4").tests) == {Point(variant="b4", train_res=r) for r in (64, 96)}
 
@@ -33,12 +33,12 @@ def test_given_resolutions_are_a_product() -> None:
 def test_published_resolutions_are_each_nets_own() -> None:
     spec = spec_with(variants=tuple(PUBLISHED), train_res="native", test_res="published")
     grid = resolve_grid(spec, SQUARE)
-    found = {(p.variant, p.train_res, *tests) for p, tests in grid.tests.items()}
-    assert found == {(p.variant, p.train_res, p.test_res) for p in PUBLISHED.values()}
+    resolutions = {(p.variant, p.train_res, *tests) for p, tests in grid.tests.items()}
+    assert resolutions == {(p.variant, p.train_res, p.test_res) for p in PUBLISHED.values()}
     assert all(row.train_res == VARIANTS[v].native_res for v, row in PUBLISHED.items())
 
 
-def test_what_nobody_published_is_the_users_to_say() -> None:
+def test_published_resolutions_of_an_unpublished_net_are_refused() -> None:
     spec = spec_with(variants=("b0", "lite1"), train_res="native", test_res="published")
     with pytest.raises(UserError, match=r"^--test-res published: nothing is published of lite1"):
         resolve_grid(spec, SQUARE)
@@ -57,15 +57,15 @@ def test_a_ladder_is_around_the_resolution_of_equal_object_sizes(
         assert point.train_res in tests and min(tests) < equal < max(tests)
         if equal > 1.21 * min(tests):  # else the steps are of a tenth
             assert min(abs(equal - t) for t in tests) <= 2
-    assert f"images of {aspect:.2f} : 1" in grid.why[0] and len(grid.why) == 3
-    assert all(f"{equal / 224:.2f} times" in line for line in grid.why[2:])
+    assert f"images of {aspect:.2f} : 1" in grid.reasons[0] and len(grid.reasons) == 3
+    assert all(f"{equal / 224:.2f} times" in line for line in grid.reasons[2:])
 
 
-def test_the_median_image_decides_and_enlarged_ones_are_told() -> None:
+def test_the_median_image_decides_and_enlarged_ones_are_named() -> None:
     few_odd = np.concatenate([oblong(240, 320, 9), oblong(50, 1000, 3)])
     spec = spec_with(variants=("b0",), train_res=(128, 224), test_res="auto")
     small, large = (
-        line for line in resolve_grid(spec, few_odd).why if line.startswith(("128", "224"))
+        line for line in resolve_grid(spec, few_odd).reasons if line.startswith(("128", "224"))
     )
     assert resolve_grid(spec, few_odd).tests == resolve_grid(spec, oblong(240, 320)).tests
     assert "enlarged" not in small or "from 2" in small
