@@ -1,4 +1,4 @@
-"""The plan: published costs, counts, and the work ahead."""
+"""The plan: its trunks and cells, their costs, and what rules a plan out."""
 
 from __future__ import annotations
 
@@ -13,14 +13,6 @@ import pytest
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import build_plan
 from sweeps.planning.spec import option
-from sweeps.planning.workload import (
-    cell_gmacs,
-    cell_images,
-    epoch_gmacs,
-    expected_gmacs_left,
-    gmacs_left,
-    image_passes,
-)
 from tests.factories import HYPER, is_one_sentence, plan_of, spec_with, weights_of
 from trainables.errors import UserError
 from trainables.profiling.cost import cost
@@ -77,12 +69,6 @@ def test_counts_are_those_of_nested_loops(options: dict[str, Any]) -> None:
     assert [(p.variant, p.train_res) for p in plan.points] == list(
         dict.fromkeys((v, r) for v, r, _ in trunks)
     )
-    passes = image_passes(plan)
-    assert passes["trained"] == len(trunks) * plan.spec.trunks.epochs * 120
-    # Val twice: at the native crop and at the full one.
-    assert passes["adapted in cells"] == len(cells) * (120 + 2 * 50)
-    scored = len(trunks) * len(plan.spec.rungs) * len(grid.test_res) * 50
-    assert passes["scored at rungs"] == scored
 
 
 def test_a_trunk_is_known_by_all_that_it_depends_on() -> None:
@@ -124,80 +110,24 @@ def test_cells_of_a_trunk_differ_by_test_resolution() -> None:
     assert cells[0].key == plan_of(spec_with(survivors=3)).cell(first, 6, 64).key
 
 
-def test_a_cell_is_tested_as_its_weights_were_trained_unless_told() -> None:
+def test_a_cell_is_tested_as_its_weights_were_trained_by_default() -> None:
     own = plan_of(spec_with(variants=("lite3", "b0")))
     assert own.transform("lite3", 96) == EvalTransform(
         test_res=96, crop_pct=1.0, interpolation="bilinear"
     )
     assert own.transform("b0", 96).interpolation == "bicubic"
-    told = plan_of(spec_with(test_crop_pct=0.875, interpolation="bilinear"))
-    trunk = told.trunk(told.points[0], HYPER)
-    assert told.val_transforms(told.points[0])[0] == told.cell(trunk, 6, 128).spec.transform
-    assert told.transform("b0", 128) == EvalTransform(
+    other = plan_of(spec_with(test_crop_pct=0.875, interpolation="bilinear"))
+    trunk = other.trunk(other.points[0], HYPER)
+    assert other.val_transforms(other.points[0])[0] == other.cell(trunk, 6, 128).spec.transform
+    assert other.transform("b0", 128) == EvalTransform(
         test_res=128, crop_pct=0.875, interpolation="bilinear"
     )
 
 
-# --- work -------------------------------------------------------------------------------------
+# --- build_plan -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("reduction", [2, 3, 4])
-@pytest.mark.parametrize(("epochs", "grace"), [(1, 1), (6, 2), (9, 1), (20, 2), (5, 9)])
-def test_work_adds_up_and_cuts_only_save(epochs: int, grace: int, reduction: int) -> None:
-    plan = plan_of(
-        spec_with(
-            train_res=(100,),
-            test_res=(100, 200),
-            epochs=epochs,
-            grace_epochs=grace,
-            reduction=reduction,
-        )
-    )
-    (point,) = plan.points
-    rungs = plan.spec.rungs
-    # By hand: 1 GMAC at 100 px, 4 at 200 px; 120 images three times over, 50 scored at 1 + 4.
-    epoch_work = [360 + (250 if e in rungs else 0) for e in range(1, epochs + 1)]
-    assert [epoch_gmacs(plan, point, e) for e in range(1, epochs + 1)] == epoch_work
-    for after in range(epochs + 1):
-        assert gmacs_left(plan, point, after) == sum(epoch_work[after:])
-        assert expected_gmacs_left(plan, point, after) <= gmacs_left(plan, point, after)
-    shares = [
-        epoch_work[e - 1] / reduction ** sum(r < e for r in rungs) for e in range(1, epochs + 1)
-    ]
-    assert expected_gmacs_left(plan, point) == pytest.approx(sum(shares))
-    assert epoch_gmacs(plan, point, 0) == 0
-
-
-@pytest.mark.parametrize(
-    ("arms", "images"),
-    [
-        (("none",), 50),
-        (("crop1", "pool"), 50),
-        (("none", "crop1"), 100),
-        (("none", "fix"), 220),
-        (("bn", "frechet", "fix", "fix_affine"), 170),
-        (("fix_aug",), 170 + 3 * 120),
-    ],
-)
-def test_a_cells_work_is_its_passes(arms: tuple[str, ...], images: int) -> None:
-    plan = plan_of(spec_with(arms=arms, views=3, train_res=(100,), test_res=(100, 200)))
-    assert cell_images(plan, "b0") == images
-    assert cell_gmacs(plan, "b0", 200) == 4 * images
-    same_crop = plan_of(spec_with(arms=("none", "crop1"), test_crop_pct=0.875))
-    assert cell_images(same_crop, "b0") == 50
-
-
-def test_untrained_nets_are_scored_once_and_one_a_point() -> None:
-    plan = plan_of(spec_with(epochs=0, train_res=(100,), test_res=(100, 200), samples=5))
-    assert plan.trunks == 1 and plan.spec.rungs == (0,)
-    assert epoch_gmacs(plan, plan.points[0], 0) == 50 * (1 + 4)
-    assert image_passes(plan)["trained"] == 0
-
-
-# --- make -------------------------------------------------------------------------------------
-
-
-def test_make_counts_and_prices_what_the_grid_asks_for() -> None:
+def test_a_plan_counts_and_prices_what_the_grid_asks_for() -> None:
     spec = spec_with(variants=("lite0",), train_res=(32,), test_res=(32, 64))
     plan = build_plan(spec, images(classes=4), weights_of(spec))
     assert plan.counts == {"train": 120, "val": 50, "test": 40}
@@ -233,18 +163,18 @@ def test_limits_that_rule_out_everything_together_are_all_named(names: tuple[str
         "max_gmacs": quick.gmacs,
         "max_memory_mb": max(light.memory_mb, quick.memory_mb),
     }
-    asked = {name: limits[name] for name in names}
+    options = {name: limits[name] for name in names}
     with pytest.raises(UserError) as refusal:
-        build_plan(spec_with(spec, **asked, min_top1=0.5), images(), weights_of(spec))
-    named = " and ".join(f"{option(name)} {limit}" for name, limit in asked.items())
+        build_plan(spec_with(spec, **options, min_top1=0.5), images(), weights_of(spec))
+    named = " and ".join(f"{option(name)} {limit}" for name, limit in options.items())
     assert str(refusal.value).startswith(f"{named} together rule out every cell: ")
     assert is_one_sentence(str(refusal.value))
 
 
-@pytest.mark.parametrize("known", [None, 1000])
-def test_an_untrained_net_must_know_the_classes(known: int | None) -> None:
+@pytest.mark.parametrize("classes", [None, 1000])
+def test_an_untrained_net_must_have_the_classes(classes: int | None) -> None:
     spec = spec_with(variants=("lite0",), train_res=(32,), test_res=(32,), epochs=0)
-    weights = [replace(w, classes=known) for w in weights_of(spec)]
+    weights = [replace(w, classes=classes) for w in weights_of(spec)]
     with pytest.raises(UserError, match=r"^--epochs 0 keeps the classifier of lite0's weights"):
         build_plan(spec, images(classes=10), weights)
     build_plan(spec, images(classes=10), [replace(w, classes=10) for w in weights])

@@ -1,4 +1,4 @@
-"""The published figures, and what was measured beside them."""
+"""The table of the published figures."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from typing import Any
 import pytest
 
 from sweeps.planning.published import PUBLISHED, published
-from sweeps.selection.leaderboard import Row
-from sweeps.selection.published_comparison import compare_with_published
-from tests.factories import a_row
 from trainables.models.variants import VARIANTS
 
 # Top-1 points from start to fixed net, rounded on their own: no figure here is read off the table.
@@ -19,10 +16,6 @@ GAINS = {
     "l2": 0.25,
     "b8": 0.3,
 }
-
-
-def row_of(variant: str, train_res: int, test_res: int, hits: int, **other: Any) -> Row:
-    return a_row(hits, 1000, variant=variant, train_res=train_res, test_res=test_res, **other)
 
 
 def test_nine_nets_of_each_start() -> None:
@@ -74,35 +67,3 @@ def test_starts_are_the_weights_of_the_sweeps_variants() -> None:
         assert variant.native_res == row.train_res
         advprop = row.variant == "b8" or row.variant.endswith("_ap")
         assert variant.tag.startswith("ap_" if advprop else "ns_")
-
-
-def test_the_best_row_at_the_published_resolutions_is_compared() -> None:
-    best = row_of("b0", 224, 320, 790, arm="fix_aug")
-    other = row_of("b0_ap", 224, 320, 800)
-    rows = [
-        row_of("b0", 224, 384, 999),  # another test resolution
-        row_of("b0", 192, 320, 998),  # another train resolution
-        other,
-        row_of("b0", 224, 320, 997, split="test"),
-        row_of("b0", 224, 320, 780, arm="crop1"),
-        best,
-        row_of("b0", 224, 320, 789),
-        row_of("lite0", 224, 320, 996),  # nothing is published
-    ]
-    found = compare_with_published(rows)
-    assert [(c.published.variant, c.row) for c in found] == [("b0", best), ("b0_ap", other)]
-    assert [c.top1 for c in found] == pytest.approx([79.0, 80.0])
-    assert [c.gap for c in found] == pytest.approx([-1.2, 0.7])
-    on_test = compare_with_published(rows, split="test")
-    assert [(c.row.split, c.row.n, c.row.top1) for c in on_test] == [("test", 1000, 0.997)]
-
-
-@pytest.mark.parametrize("arms", [("crop1", "fix"), ("fix", "crop1")])
-def test_of_equal_rows_the_cheaper_arm_is_compared(arms: tuple[str, ...]) -> None:
-    rows = [row_of("b7", 600, 632, 870, arm=arm) for arm in arms]
-    assert [c.row.arm for c in compare_with_published(rows)] == ["crop1"]
-
-
-def test_nothing_measured_there_is_no_comparison() -> None:
-    assert compare_with_published([]) == []
-    assert compare_with_published([row_of("b0", 224, 224, 790)]) == []

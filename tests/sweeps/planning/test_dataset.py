@@ -1,0 +1,119 @@
+"""Where the images of a sweep come from, and where the built-in digits are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sweeps.planning import dataset
+from sweeps.planning.dataset import open_images
+from tests.factories import spec_with
+from trainables.data import builtin_digits
+from trainables.sources.splits import SPLITS
+from trainables.storage.object_store import RemotePath, remote_path
+
+
+class Messages:
+    """Keeps what would be shown."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.work: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def counting(self, what: str) -> Callable[[int, int], None]:
+        self.work.append(what)
+        return lambda done, total: None
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The folders that digits are drawn in; nothing is drawn or decoded in earnest."""
+    folders: list[Path] = []
+
+    def draw(folder: Path, spec: Any, progress: Any) -> None:
+        folders.append(folder)
+        for name in (*(f"{split}/0/0.jpg" for split in SPLITS), builtin_digits.MARKER):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text("drawn")
+
+    def prepare(data: Any, cache: Path, options: Any, progress: Any) -> Any:
+        return SimpleNamespace(data=data, rejected=(), notes=())
+
+    monkeypatch.setattr(builtin_digits, "make", draw)
+    monkeypatch.setattr(dataset, "prepare", prepare)
+    return folders
+
+
+def set_cluster(monkeypatch: pytest.MonkeyPatch, on_cluster: bool) -> None:
+    monkeypatch.setattr(dataset, "on_cluster", lambda: on_cluster)
+
+
+def test_a_users_folder_is_decoded_and_what_is_left_out_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images: Any = SimpleNamespace(rejected=("a.jpg", "b.jpg"), notes=("test is val",))
+    monkeypatch.setattr(dataset, "prepare", lambda *_: images)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    messages = Messages()
+    opened, data = open_images(spec_with(data=str(tmp_path / "link")), messages)
+    assert opened is images and data == tmp_path / "data"
+    first, second = messages.lines
+    assert first.startswith("2 files cannot be read") and second == "test is val"
+    assert messages.work == ["decoding images"]
+
+
+def test_a_store_is_downloaded_from(drawn: list[Path], tmp_path: Path) -> None:
+    messages = Messages()
+    uri = "s3://bucket/images?region=us-east-1"
+    _, data = open_images(spec_with(data=uri, cache_dir=tmp_path), messages)
+    assert data == remote_path(uri) and not drawn
+    assert messages.work == ["downloading and decoding images"]
+
+
+def test_digits_are_drawn_in_the_cache_of_this_machine(
+    drawn: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_cluster(monkeypatch, False)
+    seeds = [spec_with(cache_dir=tmp_path, seed=seed, out=tmp_path / "out") for seed in (0, 1)]
+    folders = [open_images(spec, Messages())[1] for spec in seeds]
+    assert drawn == folders and len(set(folders)) == 2
+    assert all(isinstance(folder, Path) and folder.parent == tmp_path for folder in folders)
+
+
+def test_on_a_cluster_digits_are_drawn_in_out_where_every_node_sees_them(
+    drawn: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_cluster(monkeypatch, True)
+    spec = spec_with(cache_dir=tmp_path / "cache", out=tmp_path / "out")
+    _, data = open_images(spec, Messages())
+    assert drawn == [data] and isinstance(data, Path)
+    assert data.parent == tmp_path / "out" / ".digits"
+
+
+def test_on_a_cluster_with_a_store_digits_are_uploaded_once_and_the_marker_last(
+    drawn: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_cluster(monkeypatch, True)
+    uploads: list[str] = []
+    upload = RemotePath.upload_files
+
+    def recorded(self: RemotePath, folder: Path, names: Any) -> None:
+        uploads.extend(names)
+        upload(self, folder, names)
+
+    monkeypatch.setattr(RemotePath, "upload_files", recorded)
+    store = tmp_path / "store"
+    spec = spec_with(cache_dir=tmp_path / "cache", storage=store.as_uri(), out=tmp_path / "out")
+    _, data = open_images(spec, Messages())
+    assert isinstance(data, RemotePath) and data.parent == remote_path(store.as_uri())
+    assert uploads[-1] == builtin_digits.MARKER and len(uploads) == len(SPLITS) + 1
+    assert (store / data.name / builtin_digits.MARKER).exists()
+    assert open_images(spec, Messages())[1] == data and len(drawn) == 1

@@ -1,0 +1,89 @@
+"""The work of a plan, counted before any of it is done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sweeps.planning.workload import (
+    cell_gmacs,
+    cell_images,
+    epoch_gmacs,
+    expected_gmacs_left,
+    gmacs_left,
+    image_passes,
+)
+from tests.factories import plan_of, spec_with
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"variants": ("b0", "b1", "b3"), "samples": 1},
+        {"train_res": (64,), "test_res": (64, 96, 128, 160, 192), "samples": 3, "survivors": 2},
+        {"variants": ("b0", "l2"), "samples": 2, "survivors": 9},
+    ],
+)
+def test_passes_are_those_of_all_trunks_and_cells(options: dict[str, Any]) -> None:
+    plan = plan_of(spec_with(**options))
+    passes = image_passes(plan)
+    assert passes["trained"] == plan.trunks * plan.spec.trunks.epochs * 120
+    # Val twice: at the native crop and at the full one.
+    assert passes["adapted in cells"] == plan.cells * (120 + 2 * 50)
+    scored = plan.trunks * len(plan.spec.rungs) * len(plan.spec.grid.test_res) * 50
+    assert passes["scored at rungs"] == scored
+
+
+@pytest.mark.parametrize("reduction", [2, 3, 4])
+@pytest.mark.parametrize(("epochs", "grace"), [(1, 1), (6, 2), (9, 1), (20, 2), (5, 9)])
+def test_work_adds_up_and_cuts_only_save(epochs: int, grace: int, reduction: int) -> None:
+    plan = plan_of(
+        spec_with(
+            train_res=(100,),
+            test_res=(100, 200),
+            epochs=epochs,
+            grace_epochs=grace,
+            reduction=reduction,
+        )
+    )
+    (point,) = plan.points
+    rungs = plan.spec.rungs
+    # By hand: 1 GMAC at 100 px, 4 at 200 px; 120 images three times over, 50 scored at 1 + 4.
+    epoch_work = [360 + (250 if e in rungs else 0) for e in range(1, epochs + 1)]
+    assert [epoch_gmacs(plan, point, e) for e in range(1, epochs + 1)] == epoch_work
+    for after in range(epochs + 1):
+        assert gmacs_left(plan, point, after) == sum(epoch_work[after:])
+        assert expected_gmacs_left(plan, point, after) <= gmacs_left(plan, point, after)
+    shares = [
+        epoch_work[e - 1] / reduction ** sum(r < e for r in rungs) for e in range(1, epochs + 1)
+    ]
+    assert expected_gmacs_left(plan, point) == pytest.approx(sum(shares))
+    assert epoch_gmacs(plan, point, 0) == 0
+
+
+@pytest.mark.parametrize(
+    ("arms", "images"),
+    [
+        (("none",), 50),
+        (("crop1", "pool"), 50),
+        (("none", "crop1"), 100),
+        (("none", "fix"), 220),
+        (("bn", "frechet", "fix", "fix_affine"), 170),
+        (("fix_aug",), 170 + 3 * 120),
+    ],
+)
+def test_a_cells_work_is_its_passes(arms: tuple[str, ...], images: int) -> None:
+    plan = plan_of(spec_with(arms=arms, views=3, train_res=(100,), test_res=(100, 200)))
+    assert cell_images(plan, "b0") == images
+    assert cell_gmacs(plan, "b0", 200) == 4 * images
+    same_crop = plan_of(spec_with(arms=("none", "crop1"), test_crop_pct=0.875))
+    assert cell_images(same_crop, "b0") == 50
+
+
+def test_untrained_nets_are_scored_once_and_one_a_point() -> None:
+    plan = plan_of(spec_with(epochs=0, train_res=(100,), test_res=(100, 200), samples=5))
+    assert plan.trunks == 1 and plan.spec.rungs == (0,)
+    assert epoch_gmacs(plan, plan.points[0], 0) == 50 * (1 + 4)
+    assert image_passes(plan)["trained"] == 0
