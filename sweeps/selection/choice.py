@@ -1,4 +1,4 @@
-"""Which row serves best: the best val top-1, or a cheaper one that is as good. Pure."""
+"""Choose the row that serves best: the best val top-1, or a cheaper one that is as good. Pure."""
 
 from __future__ import annotations
 
@@ -17,24 +17,30 @@ from trainables.errors import UserError
 from trainables.evaluation.confidence import paired_difference
 from trainables.fixres.arms import ARMS, rank
 
-Hits = Callable[[Row], np.ndarray]  # (n,) bool: which images of val a row has right
+Hits = Callable[[Row], np.ndarray]  # Returns (n,) bool: which images of val a row has right.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
+    """The row that was chosen, and why."""
+
     row: Row
     reason: str
-    optimism: float  # a share: by how much choosing among so many flatters the best one's val top-1
+    """One sentence."""
+    optimism: float
+    """By how much the best row's val top-1 is expected to be too high, as a share."""
 
 
 def eligible(rows: Sequence[Row]) -> list[Row]:
-    """The val rows whose arm leaves a net that timm builds."""
+    """List the val rows whose arm leaves a net that timm builds."""
     return [r for r in rows if r.split == "val" and ARMS[r.arm].plain]
 
 
 def choose(rows: Sequence[Row], limits: ServingOptions, hits: Hits) -> Choice:
-    """The cheapest (by GMACs, then parameters) of the eligible rows within the limits whose val
-    top-1 is within one standard error of the best: that of the paired difference, image by image.
+    """Choose the cheapest of the eligible rows that are within the limits and as good as the best.
+
+    A row is as good if its val top-1 is within one standard error of the best: that of the paired
+    difference, image by image. GMACs decide what is cheapest, then parameters.
 
     Raises:
         UserError: no row is within the limits; says what each rules out, and the nearest miss.
@@ -43,7 +49,7 @@ def choose(rows: Sequence[Row], limits: ServingOptions, hits: Hits) -> Choice:
     assert rows, "a sweep has eligible rows"
     allowed = [r for r in rows if all(bound.admits(r) for bound in set_limits)]
     if not allowed:
-        raise UserError(_why_none(rows, set_limits))
+        raise UserError(_explain_none(rows, set_limits))
     best = min(allowed, key=lambda r: (-r.hits1, r.gmacs, r.params_m, -r.top5, rank(r.arm)))
     right = {r: hits(r) for r in allowed}
     behind = {r: paired_difference(right[best], right[r]) for r in allowed}
@@ -58,42 +64,50 @@ def choose(rows: Sequence[Row], limits: ServingOptions, hits: Hits) -> Choice:
 
 
 def known_costs(rows: Sequence[Row]) -> list[str]:
-    """The costs, fields of a row, that all of the rows have: latency may not have been measured."""
+    """List the costs that all of the rows have, as fields of a row.
+
+    Latency may not have been measured.
+    """
     fields = (cost.field for cost in SERVING_COSTS)
     return [field for field in fields if all(getattr(row, field) is not None for row in rows)]
 
 
 def pareto_front(rows: Sequence[Row], cost: str) -> list[Row]:
-    """The Pareto front of the eligible rows: none is cheaper and as good, or better and as cheap.
+    """Find the Pareto front of the eligible rows.
+
+    No other row is cheaper and as good as one of the front, or better and as cheap.
 
     Args:
         cost: field of a row; the rows all have it.
 
     Returns:
-        Cheapest first; of equal rows the one of the cheapest arm.
+        The front, cheapest first; of equal rows the one of the cheapest arm.
     """
     ordered = sorted(
         eligible(rows), key=lambda r: (getattr(r, cost), -r.hits1, -r.top5, rank(r.arm), r.gmacs)
     )
-    found: list[Row] = []
+    front: list[Row] = []
     for row in ordered:
-        if not found or row.hits1 > found[-1].hits1:
-            found.append(row)
-    return found
+        if not front or row.hits1 > front[-1].hits1:
+            front.append(row)
+    return front
 
 
-def _why_none(rows: Sequence[Row], set_limits: Sequence[ServingLimit]) -> str:
+def _explain_none(rows: Sequence[Row], set_limits: Sequence[ServingLimit]) -> str:
+    """Say what each limit rules out, and which row misses the limits by least."""
     parts = []
     for bound in set_limits:
         values = [bound.value(r) for r in rows]
-        out = sum(not bound.admits(r) for r in rows)
-        if out:
+        ruled_out = sum(not bound.admits(r) for r in rows)
+        if ruled_out:
             extreme = (
                 f"most is {three_digits(max(values))}"
                 if bound.at_least
                 else f"least {three_digits(min(values))}"
             )
-            parts.append(f"{option(bound.name)} {bound.limit:g} rules out {out} (the {extreme})")
+            parts.append(
+                f"{option(bound.name)} {bound.limit:g} rules out {ruled_out} (the {extreme})"
+            )
     nearest = min(rows, key=lambda r: max(bound.excess(r) for bound in set_limits))
     worst = max(set_limits, key=lambda bound: bound.excess(nearest))
     return (

@@ -33,17 +33,18 @@ class Row:
     params_m: float  # millions
     gmacs: float  # billions, one image at test_res
     memory_mb: float  # peak, one image at test_res, float32
-    latency_ms: float | None  # one image, median, where the sweep was concluded
-    images_s: float | None  # images a second in large batches, likewise
-    seconds: float  # that the arm took beside what cheaper arms of its cell had done already
+    latency_ms: float | None  # one image, median, on the machine that concluded the sweep
+    images_s: float | None  # images a second in large batches, on the same machine
+    seconds: float  # that the arm took, without work that it shares with cheaper arms of its cell
     trunk: str  # key in the store
     cell: str  # key in the store
     trunk_epochs: int
     head: HeadSetting | None  # how the arm's classifier was fitted; None: it was not
-    head_tried: int  # among how many (setting, epoch) pairs the head was picked, on val
+    head_tried: int  # number of (setting, epoch) pairs that the head was picked from, on val
 
     @property
     def hits1(self) -> int:
+        """The number of images whose top-1 is right."""
         return round(self.top1 * self.n)
 
     @property
@@ -53,7 +54,7 @@ class Row:
 
     @property
     def head_in_words(self) -> str:
-        """How the classifier was fitted, and among how many; "" where it was not."""
+        """How the classifier was fitted, and from how many it was picked; "" where it was not."""
         if self.head is None or not self.head_tried:
             return ""
         return (
@@ -63,7 +64,7 @@ class Row:
         )
 
 
-# The setting of the head is flat in files: a column for each of its fields.
+# In files, the setting of the head is flat: a column for each of its fields.
 _HEAD_COLUMNS = {
     "head_optimizer": "optimizer",
     "head_lr": "lr",
@@ -71,7 +72,7 @@ _HEAD_COLUMNS = {
     "head_weight_decay": "weight_decay",
     "head_epochs": "epochs",
 }
-_HEAD_TYPES = {"head_optimizer": pa.string(), "head_epochs": pa.int64()}  # the others are float64
+_HEAD_TYPES = {"head_optimizer": pa.string(), "head_epochs": pa.int64()}  # Others: float64.
 _TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}
 
 
@@ -101,7 +102,7 @@ def to_record(row: Row) -> dict[str, Any]:
 
 
 def from_record(record: Mapping[str, Any]) -> Row:
-    """Make a row of what :func:`to_record` gave."""
+    """Make a row from a record of :func:`to_record`."""
     setting = {name: record[column] for column, name in _HEAD_COLUMNS.items()}
     others = {name: value for name, value in record.items() if name not in _HEAD_COLUMNS}
     head = None if None in setting.values() else HeadSetting(**setting)
@@ -109,7 +110,7 @@ def from_record(record: Mapping[str, Any]) -> Row:
 
 
 def make_row(cell: Cell, cost: Cost, result: ArmResult) -> Row:
-    """Make the row of an arm's result: the cell it is of, its score and its costs."""
+    """Make the row of an arm's result, with the cell's resolutions, keys and serving cost."""
     return Row(
         variant=cell.variant,
         train_res=cell.trunk.train_res,
@@ -134,7 +135,7 @@ def make_row(cell: Cell, cost: Cost, result: ArmResult) -> Row:
 
 
 def to_table(rows: Iterable[Row]) -> pa.Table:
-    """Make an Arrow table of rows, by ``SCHEMA``."""
+    """Make an Arrow table of ``SCHEMA`` from rows."""
     return pa.Table.from_pylist([to_record(row) for row in rows], schema=SCHEMA)
 
 

@@ -1,4 +1,4 @@
-"""What was measured beside the published figures. Pure."""
+"""Compare measured rows with the published figures. Pure."""
 
 from __future__ import annotations
 
@@ -16,38 +16,39 @@ class Comparison:
     """A published net and the best row measured at its resolutions."""
 
     published: Published
-    row: Row  # says the arm, the split and n
+    row: Row  # has the arm, the split and n
 
     @property
     def top1(self) -> float:
-        """Measured, in %."""
+        """The measured top-1, in %."""
         return 100 * self.row.top1
 
     @property
     def gap(self) -> float:
-        """Measured less published top-1, in points."""
+        """Measured minus published top-1, in points."""
         return self.top1 - self.published.fix_top1
 
 
 def compare_with_published(rows: Sequence[Row], *, split: str = "val") -> list[Comparison]:
-    """A comparison for each variant with rows at its published resolutions, in the table's order.
+    """Compare each variant that has rows at its published resolutions, in the table's order.
 
-    The best row over all arms and trunks; of equal ones the cheaper arm's.
+    The best row over all arms and trunks is compared; of equal ones that of the cheaper arm.
     """
-    compared = []
-    for one in PUBLISHED.values():
-        place = (one.variant, one.train_res, one.test_res, split)
-        own = [r for r in rows if (r.variant, r.train_res, r.test_res, r.split) == place]
+    comparisons = []
+    for figures in PUBLISHED.values():
+        key = (figures.variant, figures.train_res, figures.test_res, split)
+        own = [r for r in rows if (r.variant, r.train_res, r.test_res, r.split) == key]
         if own:
             best = max(own, key=lambda r: (r.top1, -rank(r.arm)))
-            compared.append(Comparison(published=one, row=best))
-    return compared
+            comparisons.append(Comparison(published=figures, row=best))
+    return comparisons
 
 
 def comparisons_of_recipe(spec: SweepSpec, rows: Sequence[Row]) -> list[Comparison]:
-    """Beside the published figures, where the images may be theirs: under a published recipe.
+    """Compare with the published figures if the sweep follows a published recipe, else not at all.
 
-    The arm none has a crop of its own, not the published one.
+    Only then are the images those of the figures. The arm none is left out: it has a crop ratio of
+    its own, not the published one.
     """
     return (
         []

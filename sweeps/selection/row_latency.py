@@ -1,4 +1,4 @@
-"""The latency of every net on the leaderboard, measured in one go so that they compare."""
+"""Measure the latency of every net on the leaderboard, on one device so that they compare."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from trainables.storage.hashing import content_hash
 
 
 def with_latencies(rows: Sequence[Row], classes: int, store: Store) -> list[Row]:
-    """The rows with latency and throughput on this device.
+    """Return the rows with latency and throughput on this device.
 
-    Arms change weights, not work: each variant is measured once at each test resolution. What has
-    been measured on the same device stands.
+    Arms change weights, not work: each variant is measured once at each test resolution. A
+    measurement on the same device that the store holds is not repeated.
     """
     nets = sorted({(r.variant, r.test_res) for r in rows})
-    found = {net: _latency(*net, classes, store) for net in nets}
+    latencies = {net: _latency(*net, classes, store) for net in nets}
     return [
         replace(
             r,
-            latency_ms=found[r.variant, r.test_res].latency_ms,
-            images_s=found[r.variant, r.test_res].images_s,
+            latency_ms=latencies[r.variant, r.test_res].latency_ms,
+            images_s=latencies[r.variant, r.test_res].images_s,
         )
         for r in rows
     ]

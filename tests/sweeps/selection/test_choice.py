@@ -62,16 +62,16 @@ def test_one_standard_error_of_the_paired_difference_is_the_border(n: int) -> No
                 for hits, gmacs, res in ((best, 2.0, 96), (other, 1.0, 64))
             ]
             by_res = {96: best, 64: other}
-            found = choose(rows, NO_LIMITS, lambda r: by_res[r.test_res]).row  # noqa: B023
+            picked = choose(rows, NO_LIMITS, lambda r: by_res[r.test_res]).row  # noqa: B023
             tied = (b - c) / n <= error_of(best, other)
-            assert found == rows[int(tied)]
+            assert picked == rows[int(tied)]
             borders.add(tied)
             if not tied:
                 break
         assert borders == {True, False}
 
 
-def test_rows_that_err_on_the_same_images_are_told_apart_sooner() -> None:
+def test_rows_that_err_on_the_same_images_differ_sooner() -> None:
     best, near = a_row(900, 1000, gmacs=2.0), a_row(890, 1000, gmacs=1.0, test_res=64)
     assert chosen(best, near) == best  # ten images, all one way
     right = np.random.default_rng(0).permutation(nested(near))
@@ -101,7 +101,7 @@ def test_limits_come_first() -> None:
     assert result.row == wide and "within 20 M parameters and 4.9 GMACs" in result.reason
 
 
-def test_nothing_within_the_limits_is_the_users_to_mend() -> None:
+def test_limits_that_nothing_is_within_are_refused_with_the_nearest_miss() -> None:
     limits = ServingOptions(max_params_m=1.0, max_gmacs=9.0, min_top1=0.8)
     rows = [
         a_row(30, 50, params_m=4.0),
@@ -173,8 +173,8 @@ def test_the_front_is_what_nothing_dominates(seed: int, cost: str) -> None:
             for o in plain
         )
     }
-    found = pareto_front(rows, cost)
-    assert [(getattr(r, cost), r.hits1) for r in found] == sorted(undominated)
+    front = pareto_front(rows, cost)
+    assert [(getattr(r, cost), r.hits1) for r in front] == sorted(undominated)
 
 
 def test_only_val_chooses() -> None:
@@ -189,7 +189,7 @@ def test_among_equals_in_cost_the_better_and_then_the_better_top5() -> None:
     assert chosen(*tied) == tied[1] == chosen(*tied[::-1])
 
 
-def test_a_tie_is_not_told_as_a_saving() -> None:
+def test_a_tie_is_not_explained_as_a_saving() -> None:
     before, after = a_row(70, 100, arm="none", top5=0.9), a_row(70, 100, arm="fix", top5=0.8)
     reason = decide([before, after]).reason
     costs = re.search(r"at (\S+) instead of (\S+) GMACs", reason)

@@ -46,12 +46,12 @@ def test_round_trip_through_arrow_and_parquet(tmp_path: Path) -> None:
 
 def test_schema_has_the_fields_names_and_plain_types(tmp_path: Path) -> None:
     write(tmp_path / "leaderboard.parquet", ROWS)
-    found = pq.read_schema(tmp_path / "leaderboard.parquet")
+    schema = pq.read_schema(tmp_path / "leaderboard.parquet")
     head = [f"head_{n}" for n in ("optimizer", "lr", "smoothing", "weight_decay", "epochs")]
     names = [f.name for f in fields(Row)]
     at = names.index("head")
-    assert found.names == SCHEMA.names == [*names[:at], *head, *names[at + 1 :]]
-    types = {f.name: str(f.type) for f in found}
+    assert schema.names == SCHEMA.names == [*names[:at], *head, *names[at + 1 :]]
+    types = {f.name: str(f.type) for f in schema}
     assert {types[n] for n in ("variant", "arm", "split", "trunk", "cell")} == {"string"}
     assert {types[n] for n in ("train_res", "test_res", "n", "head_epochs")} == {"int64"}
     assert {types[n] for n in ("top1", "params_m", "gmacs", "memory_mb", "head_lr")} == {"double"}

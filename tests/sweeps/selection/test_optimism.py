@@ -18,11 +18,11 @@ def test_among_rows_of_pure_noise_it_is_what_the_best_is_too_high_by(
     rows: int, n: int, top1: float
 ) -> None:
     """All rows are as good, so that the truth is known: the best's share less theirs."""
-    found = np.mean([optimism(noise(rows, n, top1, seed), seed) for seed in range(24)])
+    estimate = np.mean([optimism(noise(rows, n, top1, seed), seed) for seed in range(24)])
     truth = np.mean(
         [noise(rows, n, top1, seed).mean(axis=1).max() - top1 for seed in range(100, 400)]
     )
-    assert found == pytest.approx(truth, abs=0.004, rel=0.2)
+    assert estimate == pytest.approx(truth, abs=0.004, rel=0.2)
 
 
 def test_a_row_that_stands_out_is_hardly_flattered() -> None:

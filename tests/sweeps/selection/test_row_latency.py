@@ -16,12 +16,12 @@ from trainables.storage.artifact_store import Store
 def test_rows_of_one_net_share_a_measurement_that_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[str, int, int]] = []
+    measured: list[tuple[str, int, int]] = []
 
     def measuring(variant: str, res: int, classes: int) -> Latency:
-        asked.append((variant, res, classes))
+        measured.append((variant, res, classes))
         return Latency(
-            latency_ms=float(res + len(asked)), low_ms=1.0, high_ms=9.0, runs=5, images_s=50.0
+            latency_ms=float(res + len(measured)), low_ms=1.0, high_ms=9.0, runs=5, images_s=50.0
         )
 
     monkeypatch.setattr(row_latency, "measure", measuring)
@@ -32,12 +32,12 @@ def test_rows_of_one_net_share_a_measurement_that_is_kept(
         for test in (96, 128)
         for arm in ("none", "fix")
     ]
-    found = with_latencies(rows, 10, Store(tmp_path))
-    assert sorted(asked) == [(v, r, 10) for v in ("b0", "b1") for r in (96, 128)]
-    by_net = {(r.variant, r.test_res): r.latency_ms for r in found}
-    assert all(r.latency_ms == by_net[r.variant, r.test_res] for r in found)
-    assert len(set(by_net.values())) == 4 and {r.images_s for r in found} == {50.0}
-    assert with_latencies(rows, 10, Store(tmp_path)) == found and len(asked) == 4
+    timed = with_latencies(rows, 10, Store(tmp_path))
+    assert sorted(measured) == [(v, r, 10) for v in ("b0", "b1") for r in (96, 128)]
+    by_net = {(r.variant, r.test_res): r.latency_ms for r in timed}
+    assert all(r.latency_ms == by_net[r.variant, r.test_res] for r in timed)
+    assert len(set(by_net.values())) == 4 and {r.images_s for r in timed} == {50.0}
+    assert with_latencies(rows, 10, Store(tmp_path)) == timed and len(measured) == 4
     monkeypatch.setattr(row_latency, "device_name", lambda: "another")
     with_latencies(rows, 10, Store(tmp_path))
-    assert len(asked) == 8
+    assert len(measured) == 8
