@@ -87,7 +87,7 @@ def _run(spec: SweepSpec, storage: SweepLocation, terminal: Terminal, *, bare: b
     weights = _weights(spec, store) if bare else []
     images, data = open_images(spec, terminal)
     asked = identity(spec, images.digest)
-    record = folder.read_record_of(out, asked)
+    record = folder.read_matching_record(out, asked)
     if record:
         check_same(record, storage)
     outcome = read_outcome(out, spec.extra_test_sets)

@@ -1,4 +1,4 @@
-"""OUT, the folder of a sweep: whose it is, who is at work in it, what it is a record of."""
+"""OUT, the folder of a sweep: find it, lock it, and check which sweep it holds."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from trainables.storage.files import write_text
 
 
 def find_folder(spec: SweepSpec) -> Path:
-    """Where the sweep lives, by an absolute path.
+    """Resolve the folder of a sweep to an absolute path.
 
     Raises:
-        UserError: it may not live there.
+        UserError: it is a file, holds other files, or would be lost with a cluster's job.
     """
     out = spec.output.out.expanduser()
-    kept = spec.output.storage and (
+    kept_elsewhere = spec.output.storage and (
         spec.tracking.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     )
-    if on_cluster() and not (out.is_absolute() or kept):
+    if on_cluster() and not (out.is_absolute() or kept_elsewhere):
         raise UserError(
             f"--out {out} lies in the job's working copy, which is thrown away: give an absolute "
             "path that every node sees, or --storage and --tracking-uri."
@@ -38,17 +38,21 @@ def find_folder(spec: SweepSpec) -> Path:
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file: name a folder.")
     names = {p.name for p in out.iterdir() if p.name[0] != "."} if out.is_dir() else set()
-    strangers = sorted(names - {"store"})  # a sweep that was killed at once leaves a bare store
-    if strangers and SPEC not in strangers:
+    others = sorted(names - {"store"})  # A sweep that was killed at once leaves a bare store.
+    if others and SPEC not in others:
         raise UserError(
-            f"--out {out} holds other files ({strangers[0]}, ...): name a new or an empty folder."
+            f"--out {out} holds other files ({others[0]}, ...): name a new or an empty folder."
         )
     return out
 
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """One driver at a time."""
+    """Hold the lock of the folder while the block runs: one driver at a time.
+
+    Raises:
+        UserError: another driver holds it.
+    """
     lock = FileLock(out / ".lock", timeout=0)
     try:
         lock.acquire()
@@ -60,27 +64,31 @@ def locked(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def remove_unfinished(out: Path, made_anew: bool) -> None:
-    """Leave nothing half-written behind a refusal."""
-    if made_anew:
+def remove_unfinished(out: Path, is_new: bool) -> None:
+    """Remove what a sweep that was refused has written so far.
+
+    Args:
+        is_new: this sweep made the folder; otherwise only its own files go.
+    """
+    if is_new:
         shutil.rmtree(out)
         return
-    # A bare store stays: it may have been there, and the next sweep takes it up.
+    # A bare store stays: it may have been there before, and the next sweep takes it up.
     for name in (SPEC, "rejected.tsv"):
         (out / name).unlink(missing_ok=True)
 
 
-def read_record_of(out: Path, asked: Mapping[str, Any]) -> SweepRecord | None:
-    """Read the record of the sweep in ``out``, if there is one, and it is the same sweep.
+def read_matching_record(out: Path, identity: Mapping[str, Any]) -> SweepRecord | None:
+    """Read the record of the sweep in ``out``; None: there is none.
 
     Args:
-        asked: the identity of the sweep that is asked for.
+        identity: that of the sweep which is to run, see :func:`sweeps.planning.spec.identity`.
 
     Raises:
         UserError: the folder holds another sweep.
     """
     record = read_sweep_record(out)
-    differing = differences(record.identity, asked) if record else []
+    differing = differences(record.identity, identity) if record else []
     if differing:
         raise UserError(
             f"--out {out} holds another sweep ({'; '.join(differing)}): give the same options to "
@@ -90,6 +98,7 @@ def read_record_of(out: Path, asked: Mapping[str, Any]) -> SweepRecord | None:
 
 
 def write_rejected(out: Path, images: ImageSet) -> None:
+    """List the files that could not be read in rejected.tsv, if there are any."""
     if images.rejected:
         lines = [f"{r.path}\t{r.reason}\n" for r in images.rejected]
         write_text(out / "rejected.tsv", "path\treason\n" + "".join(lines))

@@ -1,6 +1,7 @@
-"""One driver at a time where no lock of a file system reaches: a lease in the store that beats.
+"""Allow one driver at a time in an object store, by a lease that is renewed while it runs.
 
-No clocks are compared: a lease that does not change for a while is of a driver that was killed.
+Clocks of machines are not compared: a lease that does not change for ``DEAD_S`` belongs to a driver
+that was killed.
 """
 
 from __future__ import annotations
@@ -22,22 +23,26 @@ from trainables.errors import UserError
 from trainables.storage.files import read_json, write_json
 from trainables.storage.object_store import RemotePath
 
-BEAT_S = 10.0
-DEAD_S = 45.0
+BEAT_S = 10.0  # between two renewals
+DEAD_S = 45.0  # without a renewal, after which a lease is taken over
 
 
 @dataclass(frozen=True)
 class Lease:
-    """A driver's sign of life, at ``path``."""
+    """The lease of a driver, stored at ``path``."""
 
     path: RemotePath
     owner: str
 
     def beat(self, count: int) -> None:
-        write_json(self.path, {"owner": self.owner, **_here(), "pid": os.getpid(), "count": count})
+        """Write the lease, with the number of renewals so far."""
+        write_json(
+            self.path, {"owner": self.owner, **_machine(), "pid": os.getpid(), "count": count}
+        )
 
     @property
     def ours(self) -> bool:
+        """Whether the store holds this lease, and not that of another driver."""
         return bool((read_json(self.path) or {}).get("owner") == self.owner)
 
 
@@ -48,10 +53,18 @@ def held(
     beat_s: float = BEAT_S,
     dead_s: float = DEAD_S,
 ) -> Iterator[None]:
-    """Hold the lease while the block runs; one left by a killed driver is waited out.
+    """Hold the lease at ``path`` while the block runs.
+
+    A lease that a killed driver left is taken over: at once if it was of this machine, else after
+    ``dead_s``.
+
+    Args:
+        say: shows a line to the user.
+        beat_s: seconds between two renewals.
+        dead_s: seconds without a renewal after which a lease is taken over.
 
     Raises:
-        UserError: a living driver holds it.
+        UserError: a running driver holds it.
     """
     _wait_out(path, say, beat_s, dead_s)
     lease = Lease(path, secrets.token_hex(8))
@@ -60,40 +73,45 @@ def held(
         raise UserError(_in_use(path, "another that began with this one"))
     over = threading.Event()
 
-    def keep() -> None:
+    def renew() -> None:
         count = 0
         while not over.wait(beat_s):
             count += 1
             lease.beat(count)
 
-    beating = threading.Thread(target=keep, name="lease", daemon=True)
-    beating.start()
+    renewal = threading.Thread(target=renew, name="lease", daemon=True)
+    renewal.start()
     try:
         yield
     finally:
         over.set()
-        beating.join(timeout=beat_s)
+        renewal.join(timeout=beat_s)
         if lease.ours:
             path.unlink(missing_ok=True)
 
 
 def _wait_out(path: RemotePath, say: Callable[[str], None], beat_s: float, dead_s: float) -> None:
+    """Return once no other driver holds the lease.
+
+    Raises:
+        UserError: the lease was renewed in the meantime.
+    """
     first = read_json(path)
-    if first is None or _gone(first):
+    if first is None or _has_ended(first):
         return
-    say(f"{path} is held by {_where(first)}: waiting up to {dead_s:.0f} s for a sign of life")
+    say(f"{path} is held by {_holder(first)}: waiting up to {dead_s:.0f} s for a sign of life")
     began = time.monotonic()
     while time.monotonic() - began < dead_s:
         time.sleep(min(beat_s, dead_s) / 5)
-        found = read_json(path)
-        if found is None:
+        current = read_json(path)
+        if current is None:
             return
-        if found != first:
-            raise UserError(_in_use(path, _where(found)))
+        if current != first:
+            raise UserError(_in_use(path, _holder(current)))
 
 
-def _here() -> dict[str, str]:
-    """This machine, as long as it is up."""
+def _machine() -> dict[str, str]:
+    """Identify this machine, until it is started anew."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     return {
         "host": socket.gethostname(),
@@ -101,16 +119,16 @@ def _here() -> dict[str, str]:
     }
 
 
-def _where(found: Mapping[str, Any]) -> str:
-    return f"process {found['pid']} on {found['host']}"
+def _holder(lease: Mapping[str, Any]) -> str:
+    return f"process {lease['pid']} on {lease['host']}"
 
 
-def _gone(found: Mapping[str, Any]) -> bool:
-    """Whether it was a process of this machine that is no more: then nobody need be waited for."""
-    if not found["boot"] or {name: found[name] for name in _here()} != _here():
+def _has_ended(lease: Mapping[str, Any]) -> bool:
+    """Say whether the lease was held by a process of this machine that runs no more."""
+    if not lease["boot"] or {name: lease[name] for name in _machine()} != _machine():
         return False
-    return not psutil.pid_exists(found["pid"])
+    return not psutil.pid_exists(lease["pid"])
 
 
-def _in_use(path: RemotePath, where: str) -> str:
-    return f"--storage {path.parent} is in use by another running sweep ({where}): wait for it."
+def _in_use(path: RemotePath, holder: str) -> str:
+    return f"--storage {path.parent} is in use by another running sweep ({holder}): wait for it."

@@ -1,7 +1,7 @@
-"""Where a sweep is kept: in its folder OUT, or in an object store, its results in OUT as well.
+"""Where a sweep is kept: in its folder OUT, or in an object store with its results in OUT as well.
 
-In an object store a sweep lies as it does in a folder: the store below ``store/``, the results
-beside it. OUT may then be lost with its machine: the next driver brings the results anew.
+An object store is laid out as OUT is: the artifact store below ``store/``, the results beside it.
+OUT may then be lost with its machine: the next driver downloads the results again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from trainables.storage.object_store import RemotePath, remote_path
 from trainables.storage.retry import first_line
 
 BOARD, CHOICE = "leaderboard.parquet", "choice.json"
-FILES, FOLDERS = ("rejected.tsv", BOARD, "report.html"), ("figures", "model")  # results
+# The results, beside spec.json and choice.json.
+FILES, FOLDERS = ("rejected.tsv", BOARD, "report.html"), ("figures", "model")
 LEASE = "driver.json"
 CARD = "model/README.md"
 
@@ -32,35 +33,40 @@ class SweepLocation:
 
     out: Path
     remote: RemotePath | None = None
+    """The prefix in an object store; None: all is in ``out``."""
 
     @property
     def store(self) -> Store:
+        """The artifact store of the sweep."""
         return Store((self.remote or self.out) / "store")
 
     @property
     def boards(self) -> tuple[Place, ...]:
-        """Where the leaderboard is written."""
-        places = (self.out, self.remote)
-        return tuple(place / BOARD for place in places if place is not None)
+        """The files that the leaderboard is written to."""
+        folders = (self.out, self.remote)
+        return tuple(folder / BOARD for folder in folders if folder is not None)
 
     @contextmanager
     def opened(self, say: Callable[[str], None]) -> Iterator[None]:
-        """Check that it can be used, by us alone, and bring the results that are there.
+        """Hold the object store while the block runs, and download the results that OUT lacks.
+
+        Args:
+            say: shows a line to the user.
 
         Raises:
-            UserError: it cannot.
+            UserError: the store cannot be used, or another driver uses it.
         """
         if self.remote is None:
             yield
             return
         s3_bucket.check_bucket(self.remote, "--storage")
-        self._probe(self.remote)
+        self._check_writable(self.remote)
         s3_bucket.abort_stale_uploads(self.remote)
         with lease.held(self.remote / LEASE, say):
-            self._take_up(self.remote)
+            self._download_results(self.remote)
             yield
 
-    def _probe(self, remote: RemotePath) -> None:
+    def _check_writable(self, remote: RemotePath) -> None:
         try:
             remote.check_writable()
         except OSError as error:
@@ -69,25 +75,28 @@ class SweepLocation:
                 "address, its rights and your credentials."
             ) from None
 
-    def _take_up(self, remote: RemotePath) -> None:
-        """Results of an earlier driver, where OUT has none. What says that all is there comes
-        last."""
+    def _download_results(self, remote: RemotePath) -> None:
+        """Download the results of an earlier driver, if OUT has none.
+
+        spec.json and choice.json, which say that the others are there, come last.
+        """
         if (self.out / SPEC).exists():
             return
-        there = {child.name for child in remote.children()}  # the store itself is not gone through
-        names = [name for name in (*FILES, SPEC, CHOICE) if name in there]
-        inside = [f"{folder}/{name}" for folder in FOLDERS for name in (remote / folder).walk()]
-        for name in (*inside, *names):
+        # The artifact store, which may be large, is not listed.
+        listed = {child.name for child in remote.children()}
+        files = [name for name in (*FILES, SPEC, CHOICE) if name in listed]
+        in_folders = [f"{folder}/{name}" for folder in FOLDERS for name in (remote / folder).walk()]
+        for name in (*in_folders, *files):
             with replacing(self.out / name) as temporary:
                 (remote / name).download(temporary)
 
     def publish(self, *names: str) -> None:
-        """Send files of OUT, where there is a place to send them to."""
+        """Upload files of OUT to the object store, if there is one."""
         if self.remote is not None:
             self.remote.upload_files(self.out, names)
 
     def publish_results(self) -> None:
-        """All that OUT has to show, the word that the sweep is finished last."""
+        """Upload all results; choice.json, which says that the sweep is finished, comes last."""
         if self.remote is None:
             return
         self.publish(*(name for name in FILES if (self.out / name).exists()))
@@ -98,7 +107,7 @@ class SweepLocation:
         self.publish(CHOICE)
 
     def _link_card(self, remote: RemotePath) -> None:
-        """The card in the store says where to download what it speaks of."""
+        """Upload the model card, with links for downloading the files that it describes."""
         model = [f"model/{n}" for n in files_below(self.out / "model") if not n.endswith(".md")]
         links = s3_bucket.presigned_links([remote / name for name in (*model, "report.html")])
         signed = [f"* [{path.name}]({url})" for path, url in links.items()]
@@ -119,26 +128,28 @@ class SweepLocation:
 
 
 def location_of(out: Path, uri: str | None) -> SweepLocation:
-    """Raises:
-    UserError: the URI is none of a store that is known.
+    """Make the location of a sweep from its folder and the URI of its object store, if it has one.
+
+    Raises:
+        UserError: it is the URI of no store that is known.
     """
     return SweepLocation(out=out, remote=remote_path(uri) if uri else None)
 
 
 def recorded_store(out: Path, record: SweepRecord) -> Store:
-    """Open the store of a recorded sweep: the one in its folder, else where the record says."""
+    """Open the store of a recorded sweep: the one in its folder, else the one in its record."""
     return location_of(out, None if (out / "store").exists() else record.storage).store
 
 
-def check_same(record: SweepRecord, storage: SweepLocation) -> None:
-    """Raises:
-    UserError: OUT is of a sweep whose store is elsewhere.
+def check_same(record: SweepRecord, location: SweepLocation) -> None:
+    """Check that a recorded sweep is continued where it is kept.
+
+    Raises:
+        UserError: the store of the sweep in OUT is elsewhere.
     """
-    kept = record.storage
-    asked = storage.remote.uri if storage.remote else None
-    if kept != asked:
-        where = f"--storage {kept}" if kept else "no --storage"
+    if record.storage != (location.remote.uri if location.remote else None):
+        begun = f"--storage {record.storage}" if record.storage else "no --storage"
         raise UserError(
-            f"--out {storage.out} holds a sweep that was begun with {where}: give the same to "
+            f"--out {location.out} holds a sweep that was begun with {begun}: give the same to "
             "continue it, or another --out."
         )

@@ -1,4 +1,4 @@
-"""What of a finished sweep may go: checkpoints that lost, and features that have served."""
+"""Delete what a finished sweep needs no longer: checkpoints that lost, and all features."""
 
 from __future__ import annotations
 
@@ -18,56 +18,74 @@ FEATURES = ("train.arrow", "val.arrow")
 
 @dataclass(frozen=True, kw_only=True)
 class RetainedKeys:
-    """Keys in the store of what stays."""
+    """Keys in the store of the trunks and cells whose checkpoints stay."""
 
     trunks: frozenset[str]
     cells: frozenset[str]
     everything: bool = False
+    """Nothing is deleted."""
 
 
 def keys_to_retain(rows: Sequence[Row], chosen: Row, keep: str) -> RetainedKeys:
-    """The chosen row's trunk and cell; with "front" also those of every Pareto front."""
-    stay = {chosen}
+    """Decide which trunks and cells stay.
+
+    Args:
+        rows: the leaderboard of the finished sweep.
+        keep: "best": the chosen row's trunk and cell; "front": also those of every Pareto front;
+            "all": everything.
+    """
+    retained = {chosen}
     if keep == "front":
         val = [r for r in rows if r.split == "val"]
-        stay |= {row for cost in known_costs(val) for row in pareto_front(val, cost)}
-    # A finished sweep's other rows are of what was read in the end: that is handed over.
-    stay |= {row for row in rows if row.split != "val"}
+        retained |= {row for cost in known_costs(val) for row in pareto_front(val, cost)}
+    # Rows on held-out sets belong to the net that is handed over; a refit has a trunk of its own.
+    retained |= {row for row in rows if row.split != "val"}
     return RetainedKeys(
-        trunks=frozenset(row.trunk for row in stay),
-        cells=frozenset(row.cell for row in stay),
+        trunks=frozenset(row.trunk for row in retained),
+        cells=frozenset(row.cell for row in retained),
         everything=keep == "all",
     )
 
 
-def deletable_files(store: Store, stay: RetainedKeys) -> list[Place]:
-    """The files that may go: the checkpoints of all else, and all features. Rows and predictions
-    stay: a choice may still be made among them."""
-    if stay.everything:
+def deletable_files(store: Store, retained: RetainedKeys) -> list[Place]:
+    """List the files that may be deleted: the checkpoints of all else, and all features.
+
+    Rows and predictions stay, so that a choice may still be made among them.
+    """
+    if retained.everything:
         return []
     files: list[Place] = []
     for folder in children(store.trunks):
-        if folder.name not in stay.trunks:
+        if folder.name not in retained.trunks:
             files.append(folder / "trunk.safetensors")
     for folder in children(store.cells):
         files += [folder / name for name in FEATURES]
-        if folder.name not in stay.cells:
+        if folder.name not in retained.cells:
             files += [p for p in children(folder) if fnmatch(p.name, "delta-*.safetensors")]
     return [path for path in files if path.exists()]
 
 
-def prune(store: Store, stay: RetainedKeys) -> int:
-    """Delete them; how many bytes are free now."""
+def prune(store: Store, retained: RetainedKeys) -> int:
+    """Delete the files of :func:`deletable_files`.
+
+    Returns:
+        The number of bytes that were freed.
+    """
     freed = 0
-    for path in deletable_files(store, stay):
+    for path in deletable_files(store, retained):
         freed += size(path)
         path.unlink()
     return freed
 
 
 def check_not_pruned(store: Store, row: Row, changes: bool) -> None:
-    """Raises:
-    UserError: the row's checkpoints were pruned.
+    """Check that the checkpoints of a row are in the store.
+
+    Args:
+        changes: the row's arm changes weights, so that it has a checkpoint beside the trunk's.
+
+    Raises:
+        UserError: the row's checkpoints were pruned.
     """
     files = [store.trunk(row.trunk) / "trunk.safetensors"]
     if changes:

@@ -1,4 +1,7 @@
-"""What an S3 bucket needs beyond reading and writing: a look before the start, tidying, links."""
+"""Check an S3 bucket, abort stale uploads in it, and sign download links.
+
+Paths in stores other than S3 are passed over.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +17,24 @@ from trainables.errors import UserError
 from trainables.storage.object_store import RemotePath
 from trainables.storage.retry import first_line
 
-LINK_DAYS = 7  # the longest that S3 signs for
-REFUSALS = {  # to asking for a bucket, by code
+LINK_DAYS = 7  # the longest validity that S3 signs
+# Answers to a request for the bucket, by status code.
+REFUSALS = {
     "404": "there is no such bucket; create it, or correct the name",
     "403": "these credentials may not use the bucket; check its policy and yours",
     "301": "the bucket is in another region; set AWS_REGION to that",
 }
-STALE_UPLOAD_AGE = timedelta(days=1)  # no upload of ours takes as long
+STALE_UPLOAD_AGE = timedelta(days=1)  # No upload of a sweep takes as long.
 
 
 def check_bucket(path: RemotePath, option: str) -> None:
-    """Raises:
-    UserError: the bucket is not there, or not for us.
+    """Check that the bucket of a path exists and may be used.
+
+    Args:
+        option: the option that names the path, for the message.
+
+    Raises:
+        UserError: the bucket is missing, refused or out of reach.
     """
     if path.scheme != "s3":
         return
@@ -47,30 +56,35 @@ def check_bucket(path: RemotePath, option: str) -> None:
 
 
 def abort_stale_uploads(path: RemotePath) -> int:
-    """End uploads in parts that killed processes left: they are paid for, and seen by nobody.
+    """Abort the multipart uploads below a path that killed processes left: they cost storage.
 
     Returns:
-        How many there were.
+        The number of uploads that were aborted.
     """
     if path.scheme != "s3":
         return 0
-    client, ended = _client(path), 0
-    where = {"Bucket": path.bucket}
-    pages = client.get_paginator("list_multipart_uploads").paginate(**where, Prefix=f"{path.key}/")
+    client, aborted = _client(path), 0
+    bucket = {"Bucket": path.bucket}
+    pages = client.get_paginator("list_multipart_uploads").paginate(**bucket, Prefix=f"{path.key}/")
     for page in pages:
         for upload in page.get("Uploads", ()):
             if datetime.now(UTC) - upload["Initiated"] > STALE_UPLOAD_AGE:
-                part = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
-                client.abort_multipart_upload(**where, **part)
-                ended += 1
-    return ended
+                key = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
+                client.abort_multipart_upload(**bucket, **key)
+                aborted += 1
+    return aborted
 
 
 def presigned_links(paths: Sequence[RemotePath]) -> dict[RemotePath, str]:
-    """Links through which anyone may download the objects, of one bucket, for ``LINK_DAYS``; none
-    where they are not on S3.
+    """Sign links through which anyone may download the objects, for ``LINK_DAYS``.
 
-    They end earlier where the credentials that sign them do.
+    A link ends earlier if the credentials that sign it do.
+
+    Args:
+        paths: objects of one bucket, at least one.
+
+    Returns:
+        A link for each path; empty where they are not on S3.
     """
     if paths[0].scheme != "s3":
         return {}
@@ -84,18 +98,22 @@ def presigned_links(paths: Sequence[RemotePath]) -> dict[RemotePath, str]:
 
 
 def _client(path: RemotePath) -> Any:
-    """By the standard chain, at the place that the URI's settings name."""
+    """Make a client with the credentials of the standard chain.
+
+    Region and endpoint are those of the path's settings, where it has any.
+    """
     settings = path.settings
-    more: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     if "region" in settings:
-        more["region_name"] = settings["region"]
+        options["region_name"] = settings["region"]
     if "endpoint_override" in settings:
         endpoint = settings["endpoint_override"]
-        whole = endpoint if "://" in endpoint else f"{settings.get('scheme', 'https')}://{endpoint}"
-        more["endpoint_url"] = whole
+        if "://" not in endpoint:
+            endpoint = f"{settings.get('scheme', 'https')}://{endpoint}"
+        options["endpoint_url"] = endpoint
     config = Config(
         signature_version="s3v4",
         connect_timeout=10,
         retries={"mode": "standard", "max_attempts": 3},
     )
-    return boto3.Session().client("s3", config=config, **more)
+    return boto3.Session().client("s3", config=config, **options)

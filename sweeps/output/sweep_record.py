@@ -1,4 +1,4 @@
-"""The record of a sweep in spec.json: all that is needed to know it again, and to run it again."""
+"""The record of a sweep in spec.json: all that is needed to recognise it, and to run it again."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ PACKAGES = (
 
 @dataclass(frozen=True, kw_only=True)
 class SweepRecord:
-    """A sweep as its first command began it; only ``ui`` is known no sooner than at its end."""
+    """A sweep as its first command began it; only ``ui`` is added at its end."""
 
     sweep: str
-    """Its id: a tag of all its runs in MLflow."""
+    """The id of the sweep: a tag of all its runs in MLflow."""
     command: tuple[str, ...]
     identity: Mapping[str, Any]
-    """The options that decide what it finds, and the digest of its images, by name."""
+    """The options that decide what comes out, and the digest of the images, by name."""
     storage: str | None
-    """The URI that its store is at; None: in its own folder."""
+    """The URI of its object store; None: all is in its folder."""
     spec: SweepSpec
     classes: tuple[str, ...]
     versions: Mapping[str, str]
-    """Of packages, by name."""
+    """Versions of the packages that results depend on, by name."""
     began: str
-    """UTC, ISO 8601."""
+    """Time at which it began: UTC, ISO 8601."""
     ui: str | None = None
     """The command or address that opens its runs in MLflow."""
 
@@ -55,21 +55,22 @@ def read_sweep_record(folder: Place) -> SweepRecord | None:
     written: dict[str, Any] | None = read_json(folder / SPEC)
     if written is None:
         return None
-    known: dict[str, Any] = {f.name: written.get(f.name) for f in fields(SweepRecord)}
-    known["spec"] = spec_from_json(written["spec"])
+    values: dict[str, Any] = {f.name: written.get(f.name) for f in fields(SweepRecord)}
+    values["spec"] = spec_from_json(written["spec"])
     for name in ("command", "classes"):
-        known[name] = tuple(known[name])
-    return SweepRecord(**known)
+        values[name] = tuple(values[name])
+    return SweepRecord(**values)
 
 
 def new_sweep_record(
     spec: SweepSpec, identity: Mapping[str, Any], storage: str | None, classes: tuple[str, ...]
 ) -> SweepRecord:
-    """Make the record of a sweep that this process begins by its own command line.
+    """Make the record of a sweep that this process begins, with its command line.
 
     Args:
         identity: see :func:`sweeps.planning.spec.identity`.
-        storage: the URI of its store, if it is not in its folder.
+        storage: the URI of its object store, if it has one.
+        classes: names of the classes, in the order of the classifier.
     """
     return SweepRecord(
         sweep=uuid.uuid4().hex[:12],

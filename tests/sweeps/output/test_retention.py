@@ -46,10 +46,12 @@ def put(path: Path, size: int) -> None:
         ("best", {"t1", "again"}),
     ],
 )
-def test_what_stays(store: Store[Path], keep: str, trunks: set[str]) -> None:
+def test_checkpoints_that_lost_and_all_features_are_deleted(
+    store: Store[Path], keep: str, trunks: set[str]
+) -> None:
     everything = sum(p.stat().st_size for p in store.root.rglob("*") if p.is_file())
-    stay = keys_to_retain([*ROWS, TEST], ROWS[1], keep)
-    freed = prune(store, stay)
+    retained = keys_to_retain([*ROWS, TEST], ROWS[1], keep)
+    freed = prune(store, retained)
     left = {p.parent.name for p in store.root.rglob("trunk.safetensors")}
     assert left == trunks
     cells = {p.parent.name for p in store.root.rglob("delta-fix.safetensors")}
@@ -58,7 +60,7 @@ def test_what_stays(store: Store[Path], keep: str, trunks: set[str]) -> None:
     assert len(list(store.root.rglob("predictions.arrow"))) == 5
     after = sum(p.stat().st_size for p in store.root.rglob("*") if p.is_file())
     assert everything - after == freed and (freed > 0) == (keep != "all")
-    assert deletable_files(store, stay) == [] and prune(store, stay) == 0
+    assert deletable_files(store, retained) == [] and prune(store, retained) == 0
 
 
 def test_a_row_whose_checkpoints_are_gone_is_refused(store: Store[Path]) -> None:

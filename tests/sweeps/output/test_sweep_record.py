@@ -1,3 +1,5 @@
+"""The record of a sweep in spec.json, of this version and of earlier ones."""
+
 from __future__ import annotations
 
 import json
@@ -6,11 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.output.folder import read_record_of
 from sweeps.output.sweep_record import SweepRecord, read_sweep_record
-from sweeps.planning.spec import identity
-from tests.factories import a_record, spec_with
-from trainables.errors import UserError
+from tests.factories import a_record
 
 OPTIONS = {"variants": ("b0", "b1"), "lr": (1e-3, 1e-2), "seed": 7, "keep": "front"}
 
@@ -41,16 +40,3 @@ def test_a_record_of_the_first_release_is_read(record: SweepRecord, tmp_path: Pa
         written["spec"]["run"] |= written["spec"].pop(group)
     (tmp_path / "spec.json").write_text(json.dumps(written))
     assert read_sweep_record(tmp_path) == record
-
-
-def test_the_same_sweep_is_known_again_and_another_is_refused(
-    record: SweepRecord, tmp_path: Path
-) -> None:
-    same = identity(spec_with(**{**OPTIONS, "keep": "all", "concurrency": 3}), "d1")
-    assert read_record_of(tmp_path, same) is None
-    record.write(tmp_path)
-    assert read_record_of(tmp_path, same) == record
-    with pytest.raises(UserError, match=r"holds another sweep \(--seed was 7, now 8\)"):
-        read_record_of(tmp_path, identity(spec_with(**{**OPTIONS, "seed": 8}), "d1"))
-    with pytest.raises(UserError, match="the images were d1, now d2"):
-        read_record_of(tmp_path, {**same, "images": "d2"})
