@@ -12,12 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ray import tune
-
 from sweeps.execution import gpu_memory
 from sweeps.execution.ray_cluster import RayCluster
 from sweeps.execution.resources import MemoryNeed, PhaseResources
-from sweeps.execution.tune_runner import Config, Phase, run_trials
+from sweeps.execution.tune_runner import Config, Phase, Trainable, run_trials
 from sweeps.final_model.outcome import ServedModel
 from sweeps.planning.cell import Cell
 from sweeps.planning.grid import point_of
@@ -92,7 +90,7 @@ class _Trials:
 
     def run(
         self,
-        trainable: type[tune.Trainable],
+        trainable: type[Trainable],
         config: Config,
         need: MemoryNeed,
         goes_on: Callable[[dict[str, Any]], bool],
