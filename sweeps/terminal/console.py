@@ -22,6 +22,7 @@ from sweeps.events.event_types import (
     TrunkEnded,
 )
 from sweeps.events.progress import Progress, duration
+from sweeps.planning.spec import with_options
 from trainables.evaluation.metrics import Score
 from trainables.fixres.cell import CellSpec
 from trainables.training.trunk import TrunkSpec, trained_epochs
@@ -182,7 +183,8 @@ def _cell_words(cell: CellSpec, trunk: TrunkSpec) -> str:
 
 
 def _last_line(trace: str) -> str:
-    return next((line.strip() for line in reversed(trace.splitlines()) if line.strip()), "")
+    lines = (line.strip() for line in reversed(trace.splitlines()))
+    return with_options(next((line for line in lines if line), ""))
 
 
 def _best_val(val: dict[int, Score]) -> str:

@@ -44,7 +44,7 @@ class SpaceRequest:
     """What room is asked for, in the words of the error if there is none."""
 
     what: str  # "60 images at up to 1024 px"
-    smaller: str  # what would need less: "a smaller --cache-side"
+    smaller: str  # what would need less: "a smaller `cache_side`"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ def locked(cache: Path) -> Iterator[None]:
         lock.acquire()
     except (OSError, NotImplementedError) as error:
         raise UserError(
-            f"The cache folder {cache} cannot be written to ({error}): choose another --cache-dir."
+            f"The cache folder {cache} cannot be written to ({error}): choose another `cache_dir`."
         ) from error
     try:
         for stale in cache.glob("tmp-*"):  # under the lock, nobody is writing one
@@ -126,12 +126,12 @@ def _no_room(
     asked = f"and {need.what} need about {size_in_words(needed)}: choose {need.smaller}"
     if limit is None:
         return UserError(
-            f"The cache folder {cache} has {size_in_words(free)} free, {asked}, or a --cache-dir on"
+            f"The cache folder {cache} has {size_in_words(free)} free, {asked}, or a `cache_dir` on"
             " a larger disk."
         )
     return UserError(
-        f"The cache folder {cache} has {size_in_words(max(0, free))} left of --cache-gb"
-        f" {limit / 1e9:g} and of its disk, {asked}, or a larger --cache-gb or disk."
+        f"The cache folder {cache} has {size_in_words(max(0, free))} left of `cache_gb`"
+        f" {limit / 1e9:g} and of its disk, {asked}, or a larger `cache_gb` or disk."
     )
 
 
@@ -148,7 +148,7 @@ def write_errors(cache: Path, smaller: str) -> Iterator[None]:
     except OSError as error:
         what = "is full" if error.errno == errno.ENOSPC else f"cannot be written to ({error})"
         raise UserError(
-            f"The cache folder {cache} {what}: choose another --cache-dir, or {smaller}."
+            f"The cache folder {cache} {what}: choose another `cache_dir`, or {smaller}."
         ) from error
 
 

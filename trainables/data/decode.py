@@ -158,7 +158,7 @@ def decode_once(
         needed = estimate_bytes(source, options.cache_side)
         beside = INDEX_BYTES * source.total + source.scratch_bytes
         make_room(cache, needed + beside, options.need(source.total))
-        with write_errors(cache, "a smaller --cache-side"), draft_folder(draft):
+        with write_errors(cache, "a smaller `cache_side`"), draft_folder(draft):
             with (draft / "pixels.bin").open("wb", buffering=0) as file:
                 pixels = GrowingFile(file, cache, needed, options.need(source.total))
                 told = _fill(data, source, draft, pixels, options, progress)
@@ -174,7 +174,7 @@ def _scan(data: Path | RemotePath, cache: Path, patient: bool) -> Listing:
     listing = folders.scan(data)
     root = data.resolve()
     if root.is_dir() and cache.resolve().is_relative_to(root):
-        raise UserError(f"The cache folder {cache} lies in {data}: choose another --cache-dir.")
+        raise UserError(f"The cache folder {cache} lies in {data}: choose another `cache_dir`.")
     return listing
 
 
@@ -279,7 +279,7 @@ def _check_rejected(
     raise UserError(
         f"{data} has {len(rejected)} unreadable of {total} files ({len(rejected) / total:.2%},"
         f" allowed {options.max_corrupt:.2%}), as {examples}: mend or remove them, or raise"
-        " --max-corrupt."
+        " `max_corrupt`."
     )
 
 

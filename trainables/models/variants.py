@@ -94,7 +94,7 @@ def get(name: str) -> Variant:
         return VARIANTS[name]
     except KeyError:
         raise UserError(
-            f"--variants {name} is not an EfficientNet this sweep knows: choose from "
+            f"`variant` {name} is not an EfficientNet this sweep knows: choose from "
             f"{', '.join(VARIANTS)}."
         ) from None
 

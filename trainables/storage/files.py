@@ -235,8 +235,8 @@ def read_lines(path: Place) -> list[Any]:
     return values
 
 
-def make_writable(folder: Path, option: str) -> None:
-    """Create ``folder`` and prove that it takes a file.
+def make_writable(folder: Path, setting: str) -> None:
+    """Create ``folder``, which the user names by ``setting``, and prove that it takes a file.
 
     Raises:
         UserError: it cannot be made or written to.
@@ -247,6 +247,6 @@ def make_writable(folder: Path, option: str) -> None:
             pass
     except OSError as error:
         raise UserError(
-            f"{option} {folder} cannot be written to ({error.strerror or error}): "
+            f"`{setting}` {folder} cannot be written to ({error.strerror or error}): "
             "name a folder that you may write."
         ) from None

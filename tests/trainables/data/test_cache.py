@@ -31,7 +31,7 @@ from trainables.data.view_cache import ViewCache
 from trainables.errors import UserError
 from trainables.transforms.eval_transform import EvalTransform
 
-NEED = SpaceRequest(what="9 images at up to 64 px", smaller="a smaller --cache-side")
+NEED = SpaceRequest(what="9 images at up to 64 px", smaller="a smaller `cache_side`")
 MB = 1_000_000
 Usage = namedtuple("Usage", "total used free")
 
@@ -116,7 +116,7 @@ def test_any_cache_keeps_within_any_bound(cache, seed):
     while sum(sizes[path] for path in expected) + needed > limit and oldest:
         expected.remove(oldest.pop(0))
     if sum(sizes[path] for path in expected) + needed > limit:
-        with pytest.raises(UserError, match="--cache-gb"):
+        with pytest.raises(UserError, match="`cache_gb`"):
             make_room(cache, needed, NEED)
         expected = set(entries)
     else:
@@ -137,7 +137,7 @@ def test_a_full_disk_is_room_too(cache, monkeypatch):
         make_room(cache, 4 * MB, NEED)
     assert str(caught.value) == (
         f"The cache folder {cache} has 2.0 MB free, and 9 images at up to 64 px need about 4.0 MB:"
-        " choose a smaller --cache-side, or a --cache-dir on a larger disk."
+        " choose a smaller `cache_side`, or a `cache_dir` on a larger disk."
     )
     let_go(young)
 
@@ -149,9 +149,9 @@ def test_what_fits_not_at_all_is_refused_with_numbers_and_costs_nothing(cache):
     with pytest.raises(UserError) as caught:
         make_room(cache, 6 * MB, NEED)
     assert str(caught.value) == (
-        f"The cache folder {cache} has 3.0 MB left of --cache-gb 0.005 and of its disk, and 9"
-        " images at up to 64 px need about 6.0 MB: choose a smaller --cache-side, or a larger"
-        " --cache-gb or disk."
+        f"The cache folder {cache} has 3.0 MB left of `cache_gb` 0.005 and of its disk, and 9"
+        " images at up to 64 px need about 6.0 MB: choose a smaller `cache_side`, or a larger"
+        " `cache_gb` or disk."
     )
     assert idle.exists()
     make_room(cache, 4 * MB, NEED)
@@ -305,7 +305,7 @@ def test_a_growing_file_keeps_to_the_bound_beyond_what_was_expected(cache):
         assert idle.exists()
         growing.append(np.zeros((10, 10, 3), np.uint8).data)
         assert not idle.exists()
-        with pytest.raises(UserError, match=r"--cache-gb 0\.0012"):
+        with pytest.raises(UserError, match=r"`cache_gb` 0\.0012"):
             growing.append(np.zeros(MB, np.uint8).data)
 
 

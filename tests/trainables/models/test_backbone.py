@@ -208,7 +208,7 @@ def test_a_folder_without_the_variant_says_which_file_to_put_there(tmp_path, sto
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path, store):
-    with pytest.raises(UserError, match=r"--weights .*gone is no folder: give auto, none or"):
+    with pytest.raises(UserError, match=r"`weights` .*gone is no folder: give auto, none or"):
         find_weights(B0, str(tmp_path / "gone"), store)
 
 
@@ -256,7 +256,7 @@ def within_a_second(variant, store):
 def test_a_hub_out_of_reach_is_told_at_once_with_what_to_do(store):
     message = within_a_second(B0, store)
     assert message.startswith("weights of b0 (timm/tf_efficientnet_b0.ns_jft_in1k)")
-    assert "--weights DIR" in message and "--weights none" in message
+    assert "`weights` DIR" in message and "`weights` none" in message
     assert not store.root.exists()
 
 

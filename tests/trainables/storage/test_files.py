@@ -238,7 +238,7 @@ def test_every_kind_of_result_has_its_own_place(tmp_path):
 
 def test_make_writable_creates_the_folder_and_leaves_it_empty(tmp_path):
     folder = tmp_path / "a" / "b"
-    make_writable(folder, "--out")
+    make_writable(folder, "out")
     assert folder.is_dir()
     assert not list(folder.iterdir())
 
@@ -246,5 +246,5 @@ def test_make_writable_creates_the_folder_and_leaves_it_empty(tmp_path):
 def test_make_writable_says_which_option_and_what_to_do(tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(UserError, match=r"--out .*file.* cannot be written to \(.+\): name"):
-            make_writable(folder, "--out")
+        with pytest.raises(UserError, match=r"`out` .*file.* cannot be written to \(.+\): name"):
+            make_writable(folder, "out")
