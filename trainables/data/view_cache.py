@@ -17,7 +17,7 @@ from trainables.data.image_set import ImageSet, SplitImages
 from trainables.storage.files import replacing
 from trainables.storage.hashing import content_hash
 from trainables.transforms.eval_transform import EvalTransform
-from trainables.transforms.finetune_augmentation import draws, mild_transform
+from trainables.transforms.finetune_augmentation import draw_mild, mild_transform
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class ViewCache:
     ) -> np.ndarray:
         """View ``number`` of a split in the mild augmentation: (N, R, R, 3) uint8."""
         images = self.images.split(split)
-        drawn = draws(images.sizes, transform, hflip, np.random.default_rng((seed, number)))
+        drawn = draw_mild(images.sizes, transform, hflip, np.random.default_rng((seed, number)))
 
         def render(i: int, image: np.ndarray) -> np.ndarray:
             return mild_transform(image, transform, drawn[i])

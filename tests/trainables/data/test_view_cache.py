@@ -9,7 +9,7 @@ import pytest
 from trainables.data import view_cache
 from trainables.data.view_cache import ViewCache
 from trainables.transforms.eval_transform import EvalTransform
-from trainables.transforms.finetune_augmentation import draws, mild_transform
+from trainables.transforms.finetune_augmentation import draw_mild, mild_transform
 
 WHOLE = EvalTransform(test_res=48, crop_pct=1.0, interpolation="bicubic")
 
@@ -38,7 +38,7 @@ def test_a_part_of_a_view_is_its_beginning(tiny_images, tmp_path):
 def test_a_mild_view_is_the_draws_of_its_seed_and_number(tiny_images, tmp_path, threads):
     split = tiny_images.split("val")
     found = at(tiny_images, tmp_path, threads).mild_view("val", WHOLE, number=1, hflip=0.5, seed=3)
-    drawn = draws(split.sizes, WHOLE, 0.5, np.random.default_rng((3, 1)))
+    drawn = draw_mild(split.sizes, WHOLE, 0.5, np.random.default_rng((3, 1)))
     for i in range(len(split)):
         np.testing.assert_array_equal(found[i], mild_transform(split[i], WHOLE, drawn[i]))
 
