@@ -1,3 +1,5 @@
+"""The table of variants, against timm's."""
+
 import pytest
 import timm
 
