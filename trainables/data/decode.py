@@ -291,18 +291,18 @@ def _split(
 ) -> tuple[list[_Stored], list[str]]:
     """Carve the missing splits; order the images by their bytes, which mixes the classes."""
     shares = {"val": options.val_share, "test": options.test_share}
-    missing = set(source.splits) - set(source.given)
+    missing = set(source.required_splits) - set(source.given_splits)
     wanted = {split: share for split, share in shares.items() if split in missing}
     labels = [one.label for one in stored]
     hashes = [one.sha256 for one in stored]
     splits = [one.split for one in stored]
-    if "train" in source.splits:
+    if "train" in source.required_splits:
         splits = assign_splits(labels, hashes, splits, source.classes, wanted, options.seed)
     notes = duplicate_notes(labels, hashes, splits)
-    for split in source.splits:
+    for split in source.required_splits:
         count = splits.count(split)
         if count == 0:
-            where = f"The {split} split of {data}" if len(source.splits) > 1 else data
+            where = f"The {split} split of {data}" if len(source.required_splits) > 1 else data
             raise UserError(f"{where} has no readable image: add some.")
         if split in wanted:
             notes.append(

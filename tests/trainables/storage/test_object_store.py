@@ -74,10 +74,27 @@ def test_a_store_without_whole_writes_gets_them(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["b.json"]
 
 
-def test_a_user_names_local_paths_as_they_are_or_as_file_uris(tmp_path: Path) -> None:
-    assert place_of(tmp_path) == place_of(str(tmp_path)) == place_of(tmp_path.as_uri()) == tmp_path
-    assert place_of("file://localhost/a%20b") == Path("/a b")
-    assert place_of("~/images") == Path.home() / "images"
-    assert place_of("s3://bucket/a?region=eu-west-1") == remote_path(
-        "s3://bucket/a?region=eu-west-1"
-    )
+@pytest.mark.parametrize(
+    ("uri", "path"),
+    [
+        ("file:///x%20y/z", Path("/x y/z")),
+        ("file://localhost/x", Path("/x")),
+        ("~/x", Path.home() / "x"),
+        ("a=b/c", Path("a=b/c")),
+    ],
+)
+def test_paths_on_this_machine(uri: str, path: Path) -> None:
+    assert place_of(uri) == path
+
+
+@pytest.mark.parametrize("uri", ["s3:///x", "nowhere://b/x", "file://host/x", "s3://k:s@b/x"])
+def test_uris_of_no_store_are_no_paths(uri: str) -> None:
+    with pytest.raises(UserError) as caught:
+        place_of(uri)
+    assert "k:s" not in str(caught.value)
+
+
+def test_a_uri_of_a_store_is_a_path_there(tmp_path: Path) -> None:
+    uri = "s3://bucket/a?region=eu-west-1"
+    assert place_of(uri) == remote_path(uri)
+    assert place_of(tmp_path) == tmp_path
