@@ -185,7 +185,7 @@ def test_errors_of_the_core_name_options(
 ) -> None:
     def run(spec: SweepSpec, _: object) -> None:
         set_limit(tmp_path, spec.images.cache_gb)
-        make_room(tmp_path, 6_000_000, spec.read.need(60))
+        make_room(tmp_path, 6_000_000, spec.read.space_request(60))
 
     monkeypatch.setattr("sweeps.sweep.run", run)
     assert main("--cache-gb", "0.005") == 2

@@ -27,9 +27,7 @@ from trainables.data.cache import (
     reserved,
     set_limit,
 )
-from trainables.data.view_cache import ViewCache
 from trainables.errors import UserError
-from trainables.transforms.eval_transform import EvalTransform
 
 NEED = SpaceRequest(what="9 images at up to 64 px", smaller="a smaller `cache_side`")
 MB = 1_000_000
@@ -309,47 +307,6 @@ def test_a_growing_file_keeps_to_the_bound_beyond_what_was_expected(cache):
             growing.append(np.zeros(MB, np.uint8).data)
 
 
-# --- views ------------------------------------------------------------------------------------
-
-WHOLE = EvalTransform(test_res=48, crop_pct=1.0, interpolation="bicubic")
-ONE_VIEW = 15 * 48 * 48 * 3  # of val
-
-
-def test_views_are_dropped_and_made_again_the_same(tiny_images, cache):
-    place = ViewCache(images=tiny_images, cache=cache, threads=1)
-    first = place.view("val", WHOLE)
-    content = np.array(first)
-    set_limit(cache, 1.5 * ONE_VIEW / 1e9)
-    other = EvalTransform(test_res=40, crop_pct=1.0, interpolation="bicubic")
-    with pytest.raises(UserError, match=r"15 images at 40 px need about 0\.1 MB"):
-        place.view("val", other)  # the first is in use
-    np.testing.assert_array_equal(place.view("val", WHOLE), content)
-    del first
-    place.view("val", other)
-    assert len(list((cache / "views").glob("*.npy"))) == 1
-    np.testing.assert_array_equal(place.view("val", WHOLE), content)
-    assert len(list((cache / "views").glob("*.npy"))) == 1
-
-
-def test_a_part_of_a_view_keeps_all_of_it(tiny_images, cache):
-    part = ViewCache(images=tiny_images, cache=cache, threads=1).view("val", WHOLE)[3:5][0]
-    set_limit(cache, ONE_VIEW / 1e9)
-    with pytest.raises(UserError):
-        make_room(cache, ONE_VIEW, NEED)
-    del part
-    make_room(cache, ONE_VIEW, NEED)
-
-
-def test_a_view_that_is_unlinked_can_still_be_read(tiny_images, cache):
-    place = ViewCache(images=tiny_images, cache=cache, threads=1)
-    mapped = place.view("val", WHOLE)
-    content = np.array(mapped)
-    for path in (cache / "views").glob("*.npy"):
-        path.unlink()
-    np.testing.assert_array_equal(mapped, content)
-    np.testing.assert_array_equal(place.view("val", WHOLE), content)
-
-
 def test_views_come_and_go_while_others_read_them(cache):
     """Readers that make what they miss, and one who drops all that it can, at the same time."""
     set_limit(cache, 4000 / 1e9)
@@ -357,12 +314,12 @@ def test_views_come_and_go_while_others_read_them(cache):
 
     def read(number):
         path = cache / "views" / f"{number % 3}.npy"
-        while (found := held_file(path)) is None:
+        while (mapped := held_file(path)) is None:
             fresh = path.with_suffix(f".{number}")
             with fresh.open("wb") as file:
                 np.save(file, np.full(1000, number % 3, np.uint8))
             fresh.replace(path)
-        return int(found.min()), int(found.max()), len(found)
+        return int(mapped.min()), int(mapped.max()), len(mapped)
 
     def drop(_):
         try:
@@ -372,6 +329,6 @@ def test_views_come_and_go_while_others_read_them(cache):
 
     with ThreadPoolExecutor(4) as pool:
         dropped = pool.map(drop, range(100))
-        found = list(pool.map(read, range(300)))
-    assert found == [(n % 3, n % 3, 1000) for n in range(300)]
+        contents = list(pool.map(read, range(300)))
+    assert contents == [(n % 3, n % 3, 1000) for n in range(300)]
     assert set(dropped) <= {True, False}

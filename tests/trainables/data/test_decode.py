@@ -1,3 +1,5 @@
+"""Images that are decoded once per node: what is stored, found again and refused."""
+
 import errno
 import hashlib
 import pickle
@@ -80,26 +82,14 @@ def test_images_come_back_in_three_splits(tmp_path, cache):
     )
 
 
-def test_pixels_are_a_read_only_view_that_pickles_as_a_path(tmp_path, cache, monkeypatch):
+def test_a_set_of_relative_folders_is_reopened_elsewhere(tmp_path, cache, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder(tmp_path / "data")
     split = prepare(Path("data"), Path("cache"), ReadOptions()).split("val")
-    image = split[0]
-    assert image.base is not None
-    assert not image.flags.writeable
-    assert not split.labels.flags.writeable
-    with pytest.raises(IndexError):
-        split[len(split)]
     data = pickle.dumps(split)
-    assert len(data) < 1000
     monkeypatch.chdir("/")
     again = pickle.loads(data)
     assert all(np.array_equal(again[i], split[i]) for i in range(len(split)))
-
-
-def test_unknown_split(tmp_path, cache):
-    with pytest.raises(ValueError, match="valid"):
-        prepare(folder(tmp_path / "data"), cache, ReadOptions()).split("valid")
 
 
 def test_first_images_of_a_split_mix_the_classes(tmp_path, cache):
@@ -121,12 +111,12 @@ def test_second_time_reads_no_image(tmp_path, cache, monkeypatch):
     assert content(again) == content(first)
 
 
-def test_names_order_and_place_do_not_matter(tmp_path, cache):
+def test_names_order_and_folders_do_not_matter(tmp_path, cache):
     data = folder(tmp_path / "data")
     other = tmp_path / "other"
     for file in data.glob("*/*.png"):
-        told = hashlib.sha256(file.name.encode()).hexdigest()
-        target = other / file.parent.name / "deep" / f"{told}.png"
+        other_name = hashlib.sha256(file.name.encode()).hexdigest()
+        target = other / file.parent.name / "deep" / f"{other_name}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(file.read_bytes())
     first, second = prepare(data, cache, ReadOptions()), prepare(other, cache, ReadOptions())
@@ -204,22 +194,6 @@ def test_class_without_readable_images_is_named(tmp_path, cache):
     with pytest.raises(UserError, match="Class bee has 0 distinct readable"):
         prepare(data, cache, ReadOptions(max_corrupt=1))
     assert not list(cache.glob("tmp-*"))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"val_share": 0.0}, "`val_share` is 0.0"),
-        ({"test_share": 1.5}, "`test_share` is 1.5"),
-        ({"val_share": 0.5, "test_share": 0.5}, "leave nothing to train on"),
-        ({"max_corrupt": -0.1}, "`max_corrupt` is -0.1"),
-        ({"cache_side": 0}, "`cache_side` is 0"),
-        ({"cache_gb": 0.0}, "`cache_gb` is 0.0"),
-    ],
-)
-def test_impossible_options(options, message):
-    with pytest.raises(UserError, match=message):
-        ReadOptions(**options)
 
 
 def test_full_disk_is_refused_before_writing(tmp_path, cache, monkeypatch):

@@ -1,3 +1,5 @@
+"""Extra test sets, with the labels of the trained classes."""
+
 import io
 import pickle
 

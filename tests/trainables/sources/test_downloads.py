@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from tests.storing import BUCKET
-from trainables.data.decode import INDEX_BYTES, known_set, prepare
+from trainables.data.decode import INDEX_ROW_BYTES, known_set, prepare
 from trainables.data.extra_test_sets import open_extra_test_set
 from trainables.data.options import ReadOptions
 from trainables.errors import UserError
@@ -379,7 +379,7 @@ def test_a_killed_download_leaves_nothing_that_looks_finished(bucket, cache, pre
 def test_too_little_room_is_known_before_the_download(bucket, cache, prefix, monkeypatch):
     files = {f"{n}.parquet": table(pictures(), "parquet") for n in range(3)}
     encoded = sum(map(len, files.values()))
-    decoded = 3 * 24 * (6 * 8 * 3 + INDEX_BYTES)
+    decoded = 3 * 24 * (6 * 8 * 3 + INDEX_ROW_BYTES)
     data = bucket(prefix, files)
     monkeypatch.setattr(RemotePath, "download", refuse)
     with pytest.raises(UserError, match=r"72 images at up to 1024 px need about 0\.1 MB"):
