@@ -64,13 +64,13 @@ def run(spec: SweepSpec, terminal: Terminal) -> None:
     """
     out = folder.find_folder(spec)
     storage = location_of(out, spec.output.storage)
-    make_writable(spec.cache, "--cache-dir")
+    make_writable(spec.cache, "cache_dir")
     if spec.run.dry_run:
         images, _ = open_images(spec, terminal)
         terminal.console.print(plan_view(planning.build_plan(spec, images, ())))
         return
     made_anew = not out.exists()
-    make_writable(out, "--out")
+    make_writable(out, "out")
     with folder.locked(out), storage.opened(terminal.say):
         bare = not (out / SPEC).exists()
         try:

@@ -162,7 +162,7 @@ def halved(images: int, most: int | None) -> int:
     if tried <= MIN_MICRO_BATCH:
         raise SweepError(
             f"Memory runs out even with micro-batches of {MIN_MICRO_BATCH} images, the fewest "
-            "that batch norm can do with: train at a lower --train-res, leave out the largest "
+            "that batch norm can do with: train at a lower `train_res`, leave out the largest "
             "variants, or give trials GPUs with more memory."
         )
     return max(MIN_MICRO_BATCH, -(-tried // 2))

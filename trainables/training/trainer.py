@@ -91,9 +91,9 @@ class TrunkTraining:
         self.peers, self.device = peers, device or pick_device()
         if peers.world > 1 and self._images_a_batch < MIN_MICRO_BATCH * peers.world:
             raise UserError(
-                f"--workers-per-trial {peers.world} leaves less than {MIN_MICRO_BATCH} images of a "
+                f"`workers_per_trial` {peers.world} leaves less than {MIN_MICRO_BATCH} images of a "
                 "batch for each, too few for batch norm: give fewer workers or a larger "
-                "--batch-size."
+                "`batch_size`."
             )
         self.variant = variants.get(spec.variant)
         self.preprocessing = variants.preprocessing(self.variant)

@@ -86,7 +86,7 @@ class _BatchedLogits:
             torch.cuda.empty_cache()
         if self._size == 1:
             raise SweepError(
-                f"Memory runs out with a single image of {res} px: test at a lower --test-res, "
+                f"Memory runs out with a single image of {res} px: test at a lower `test_res`, "
                 "leave out the largest variants, or give trials GPUs with more memory."
             )
         self._size = -(-self._size // 2)

@@ -254,7 +254,7 @@ def test_one_worker_goes_on_with_what_two_have_begun(workers, work):
 
 
 def test_too_many_workers_for_a_batch_are_refused(work):
-    with pytest.raises(UserError, match="--workers-per-trial 3"):
+    with pytest.raises(UserError, match="`workers_per_trial` 3"):
         training_of(work, "alone", WorkerGroup(rank=0, world=3))
 
 

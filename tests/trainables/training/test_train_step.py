@@ -169,7 +169,7 @@ def test_where_nothing_fits_it_says_so_and_no_step_is_taken():
     net = real_net()
     before = copy.deepcopy(net.state_dict())
     stepper = stepper_of(net)
-    with room_for(net, 1), pytest.raises(SweepError, match="--train-res"):
+    with room_for(net, 1), pytest.raises(SweepError, match="`train_res`"):
         take(stepper, draw(8, res=32))
     parameters = dict(net.named_parameters())
     assert all(torch.equal(before[name], p) for name, p in parameters.items())
