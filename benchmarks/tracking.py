@@ -72,7 +72,9 @@ def one_by_one(client: MlflowClient, ids: list[str]) -> float:
 
 
 def through_the_outbox(runs: RunStore, keys: list[str]) -> tuple[float, float]:
-    box = Outbox(passing=is_transient, recover=runs.reload, idle=runs.write_all, tell=print)
+    box = Outbox(
+        is_transient=is_transient, recover=runs.reload, on_idle=runs.write_all, notify=print
+    )
     began = time.perf_counter()
     for epoch in range(1, EPOCHS + 1):
         for key in keys:

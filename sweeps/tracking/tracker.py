@@ -106,10 +106,10 @@ class MlflowTracker:
             ) from None
         self._checkpoints = LoggedModels(self.runs)
         self._outbox = Outbox(
-            passing=is_transient,
+            is_transient=is_transient,
             recover=self.runs.reload,
-            idle=self.runs.write_all,
-            tell=lambda words: tell(f"MLflow {words}"),
+            on_idle=self.runs.write_all,
+            notify=lambda words: tell(f"MLflow {words}"),
         )
         self._machine: SystemMetricsSampler | None = None
         self._note, self._at = "", 0  # when what is being written happened, Unix time, ms
