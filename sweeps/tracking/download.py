@@ -13,7 +13,7 @@ from sweeps.selection import leaderboard
 from sweeps.selection.leaderboard import Row
 from sweeps.tracking.payloads import ROWS
 from sweeps.tracking.runs import quiet_client
-from sweeps.tracking.ui_links import without_secret
+from sweeps.tracking.ui_links import without_credentials
 from trainables.errors import UserError
 from trainables.fixres.cell import PREDICTIONS
 from trainables.storage.artifact_store import Store
@@ -39,7 +39,7 @@ def download_sweep(run_id: str, tracking_uri: str | None, folder: Path) -> None:
         for run in cells:
             rows += _bring_cell(client, run.info.run_id, folder)
     except (MlflowException, OSError) as error:
-        where = without_secret(client.tracking_uri)
+        where = without_credentials(client.tracking_uri)
         raise UserError(
             f"--sweep runs:/{run_id} cannot be read from MLflow at {where} "
             f"({str(error).splitlines()[0][:200]}): check the run's id and --tracking-uri."

@@ -50,7 +50,7 @@ from sweeps.tracking.payloads import (
 )
 from sweeps.tracking.runs import RunStore, dataset, is_transient, quiet_client
 from sweeps.tracking.system_metrics import SystemMetricsSampler
-from sweeps.tracking.ui_links import compare_link, sweep_view, ui_command, without_secret
+from sweeps.tracking.ui_links import compare_link, sweep_view, ui_command, without_credentials
 from trainables.errors import SweepError, UserError
 from trainables.fixres.arms import ARMS
 from trainables.fixres.cell import PREDICTIONS, CellSpec, delta_path
@@ -98,10 +98,10 @@ class MlflowTracker:
             self.experiment_id = self._experiment(experiment)
             self.runs = RunStore(self.client, self.experiment_id, sweep_id)
         except MlflowException as error:
-            told = str(error).replace(uri.rstrip("/"), without_secret(uri).rstrip("/"))
+            told = str(error).replace(uri.rstrip("/"), without_credentials(uri).rstrip("/"))
             reason = told.splitlines()[0][:200]
             raise UserError(
-                f"--tracking-uri {without_secret(uri)} cannot be used ({reason}): start the "
+                f"--tracking-uri {without_credentials(uri)} cannot be used ({reason}): start the "
                 "server, or leave the option out for a sqlite file in OUT."
             ) from None
         self._checkpoints = LoggedModels(self.runs)
@@ -159,7 +159,7 @@ class MlflowTracker:
             self._outbox.flush(patience_s)
         except TimeoutError:
             raise SweepError(
-                f"MLflow ({without_secret(self.uri)}) has not answered for "
+                f"MLflow ({without_credentials(self.uri)}) has not answered for "
                 f"{patience_s / 60:.0f} minutes: all results are in OUT, and the same command "
                 "again writes what MLflow lacks."
             ) from None

@@ -34,7 +34,6 @@ from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row
 from sweeps.tracking.payloads import ROWS
 from sweeps.tracking.tracker import MlflowTracker, default_uri
-from sweeps.tracking.ui_links import without_secret
 from tests.factories import a_row, plan_of, spec_with
 from tests.fake_training import phase
 from trainables.errors import SweepError, UserError
@@ -507,24 +506,6 @@ def test_where_to_track_without_being_told(monkeypatch: pytest.MonkeyPatch) -> N
     assert default_uri(Path("/a/out")) == "sqlite:////a/out/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracker:5000")
     assert default_uri(Path("/a/out")) == "http://tracker:5000"
-
-
-@pytest.mark.parametrize(
-    ("uri", "shown"),
-    [
-        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
-        ("https://me:pass@host:443/path", "https://host:443/path"),
-        ("https://me:p@ss@host/path", "https://host/path"),
-        ("https://token@host", "https://host"),
-        ("postgresql://me:pass@db/mlflow", "postgresql://db/mlflow"),
-        ("postgresql+psycopg://me:pass@db/mlflow?x=1", "postgresql+psycopg://db/mlflow"),
-        ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
-        ("https://host/path@version", "https://host/path@version"),
-        ("databricks", "databricks"),
-    ],
-)
-def test_no_password_is_shown(uri: str, shown: str) -> None:
-    assert without_secret(uri) == shown
 
 
 def test_the_way_to_the_ui(sweep: Sweep) -> None:
