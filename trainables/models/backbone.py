@@ -17,6 +17,7 @@ from trainables.models.tensor_names import CLASSIFIER
 from trainables.models.variants import Variant
 
 Net = EfficientNet
+State = dict[str, torch.Tensor]
 
 
 def build(variant: Variant, num_classes: int, *, drop_rate: float = 0.0) -> Net:
