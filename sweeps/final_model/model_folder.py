@@ -23,7 +23,8 @@ from trainables.data.image_set import ImageSet
 from trainables.data.view_cache import ViewCache
 from trainables.export.portable_formats import check, write_onnx, write_program
 from trainables.export.timm_format import write_timm
-from trainables.fixres.cell import adapted_state, load_model, serving_transform
+from trainables.fixres.adapted_net import adapted_state, serving_transform
+from trainables.fixres.cell import load_model
 from trainables.fixres.held_out_score import cells_read
 from trainables.models import variants
 from trainables.storage.artifact_store import Store

@@ -14,8 +14,9 @@ from tests.trainables.adapted import HEADS
 from trainables.data.view_cache import ViewCache
 from trainables.errors import SweepError
 from trainables.fixres.adapt import adapt_cell
+from trainables.fixres.adapted_net import adapted_state
 from trainables.fixres.arms import ARMS
-from trainables.fixres.cell import RefitCell, adapted_state, recorded_results
+from trainables.fixres.cell import RefitCell, recorded_results
 from trainables.models.tensor_names import CLASSIFIER
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_tensors, write_tensors
