@@ -160,11 +160,12 @@ class Plan:
 
     def cell_images(self, variant: str) -> int:
         """Images through the net in a cell: see :mod:`trainables.fixres.adapt`."""
-        arms, fix = self.spec.fix.arms, self.spec.fix
+        fix, arms = self.spec.fix, [ARMS[name] for name in self.spec.fix.arms]
         native = variants.preprocessing(variants.get(variant)).crop_pct
-        train = int(any(ARMS[arm].needs_train for arm in arms))
-        train += fix.views if "fix_aug" in arms else 0
-        val = int(set(arms) != {"none"}) + int("none" in arms and native != fix.test_crop_pct)
+        train = int(any(arm.needs_train for arm in arms))
+        train += fix.views * any(arm.needs_mild_views for arm in arms)
+        val = int(not all(arm.native_crop for arm in arms))
+        val += native != fix.test_crop_pct and any(arm.native_crop for arm in arms)
         return train * self.counts["train"] + max(1, val) * self.counts["val"]
 
     @property

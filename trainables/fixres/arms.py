@@ -43,6 +43,8 @@ class Arm:
     changes: tuple[str, ...] = ()  # names of tensors
     plain: bool = True  # the result is a net that timm builds; else a row to compare with
     needs_train: bool = False  # a pass over the train images at the test resolution
+    needs_mild_views: bool = False  # a pass over each mildly augmented view of the train images
+    needs_train_res: bool = False  # a pass over some train images at the train resolution
     native_crop: bool = False  # tested at the crop ratio of the trunk's weights, not the cell's
 
 
@@ -148,6 +150,7 @@ _TABLE = (
         adapt=adapt_frechet,
         changes=CLASSIFIER,
         needs_train=True,
+        needs_train_res=True,
     ),
     Arm(
         name="fix",
@@ -163,6 +166,7 @@ _TABLE = (
         adapt=adapt_fix_aug,
         changes=(*CLASSIFIER, *STATISTICS),
         needs_train=True,
+        needs_mild_views=True,
     ),
     Arm(
         name="fix_affine",
