@@ -16,8 +16,8 @@ class EpochProgress:
     """Sums over the batches done, of loss and hits this worker's part; the seconds go on from when
     it is made."""
 
-    def __init__(self, device: torch.device, peers: WorkerGroup):
-        self._device, self._peers = device, peers
+    def __init__(self, device: torch.device, group: WorkerGroup):
+        self._device, self._group = device, group
         self.batches = 0
         self.seen = 0  # images, by all workers
         self._loss = torch.zeros((), device=device, dtype=torch.float64)
@@ -38,7 +38,7 @@ class EpochProgress:
     def totals(self) -> tuple[float, int]:
         """Loss and hits, summed over all images of all workers."""
         parts = torch.tensor([float(self._loss), int(self._hits)], dtype=torch.float64)
-        loss, hits = self._peers.sum(parts).tolist()
+        loss, hits = self._group.all_reduce_sum(parts).tolist()
         return loss, int(hits)
 
     def state(self) -> dict[str, Any]:
@@ -50,15 +50,15 @@ class EpochProgress:
             "loss": loss,
             "hits": hits,
             "seconds": self.seconds,
-            "rng": self._peers.all_gather(rng_state(self._device)),
+            "rng": self._group.all_gather(rng_state(self._device)),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what :meth:`state` gave; draws included, but for workers that are more."""
         self.batches, self.seen = state["batches"], state["seen"]
-        if self._peers.rank == 0:
+        if self._group.rank == 0:
             self._loss += state["loss"]
             self._hits += state["hits"]
         self._earlier = state["seconds"]
-        if self._peers.rank < len(state["rng"]):
-            set_rng_state(state["rng"][self._peers.rank], self._device)
+        if self._group.rank < len(state["rng"]):
+            set_rng_state(state["rng"][self._group.rank], self._device)

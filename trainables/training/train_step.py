@@ -48,14 +48,14 @@ class TrainStep:
         *,
         label_smoothing: float,
         device: torch.device,
-        peers: WorkerGroup,
+        group: WorkerGroup,
     ):
-        self._peers = peers
+        self._group = group
         self._model, self._optimizer, self._preprocessing = model, optimizer, preprocessing
         self._label_smoothing, self._device = label_smoothing, device
         self.micro_batch: int | None = None  # images at once, at most; None: whole shares
         # Where the gradients meet; made beforehand, so that there is room for it when they do.
-        count = sum(p.numel() for p in model.parameters()) if peers.world > 1 else 0
+        count = sum(p.numel() for p in model.parameters()) if group.world_size > 1 else 0
         self._bucket = torch.empty(count, device=device)
 
     def step(
@@ -78,13 +78,13 @@ class TrainStep:
         before = _StateBeforeStep(self._model, self._device)
         while True:
             taken = self._attempt(batch, images)
-            failed, *answers = self._peers.any(taken is None, *ask())
+            failed, *answers = self._group.any_true(taken is None, *ask())
             if taken is not None and not failed:
                 break
             self._optimizer.zero_grad(set_to_none=True)
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
-            self.micro_batch = halved(-(-images // self._peers.world), self.micro_batch)
+            self.micro_batch = halved(-(-images // self._group.world_size), self.micro_batch)
             before.restore()
         self._sum_gradients()
         self._optimizer.step()
@@ -92,13 +92,13 @@ class TrainStep:
 
     def _sum_gradients(self) -> None:
         """Over all workers. Each has weighted its own by its images."""
-        if self._peers.world == 1:
+        if self._group.world_size == 1:
             return
         gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
         places = self._bucket.split([g.numel() for g in gradients])
         for place, gradient in zip(places, gradients, strict=True):
             place.view(gradient.shape).copy_(gradient)
-        self._peers.sum(self._bucket)
+        self._group.all_reduce_sum(self._bucket)
         for place, gradient in zip(places, gradients, strict=True):
             gradient.copy_(place.view(gradient.shape))
 

@@ -65,7 +65,7 @@ class TrunkTraining:
         val_transforms: tuple[EvalTransform, ...],
         rungs: tuple[int, ...],
         should_stop: Callable[[], bool] = lambda: False,
-        peers: WorkerGroup = ALONE,
+        group: WorkerGroup = ALONE,
         device: torch.device | None = None,
     ):
         """
@@ -76,7 +76,7 @@ class TrunkTraining:
             rungs: the epochs after which it is scored.
             should_stop: asked after each step whether this process is to end; one worker of
                 whom that is true ends all.
-            peers: this worker among those that train the trunk.
+            group: this worker among those that train the trunk.
             device: of this worker; None: the GPU if there is one.
 
         Raises:
@@ -88,11 +88,11 @@ class TrunkTraining:
         self._train_images = images.split("train")
         self._images_a_batch = min(spec.recipe.batch_size, len(self._train_images))
         self._steps_an_epoch = len(self._train_images) // self._images_a_batch
-        self.peers, self.device = peers, device or pick_device()
-        if peers.world > 1 and self._images_a_batch < MIN_MICRO_BATCH * peers.world:
+        self.group, self.device = group, device or pick_device()
+        if group.world_size > 1 and self._images_a_batch < MIN_MICRO_BATCH * group.world_size:
             raise UserError(
-                f"--workers-per-trial {peers.world} leaves less than {MIN_MICRO_BATCH} images of a "
-                "batch for each, too few for batch norm: give fewer workers or a larger "
+                f"--workers-per-trial {group.world_size} leaves less than {MIN_MICRO_BATCH} images "
+                "of a batch for each, too few for batch norm: give fewer workers or a larger "
                 "--batch-size."
             )
         self.variant = variants.get(spec.variant)
@@ -123,7 +123,7 @@ class TrunkTraining:
             self.preprocessing,
             label_smoothing=hyper.label_smoothing,
             device=self.device,
-            peers=self.peers,
+            group=self.group,
         )
 
     def _resume(self) -> None:
@@ -132,7 +132,7 @@ class TrunkTraining:
             raise ValueError(f"trunk {self.spec.key} is finished")
         state = read_state(self.folder / "state.pt")
         if state is None:
-            if self.peers.rank == 0 and not (self.folder / "spec.json").exists():
+            if self.group.rank == 0 and not (self.folder / "spec.json").exists():
                 write_json(self.folder / "spec.json", self.spec)
             return
         self.model.load_state_dict(state["model"])
@@ -163,16 +163,16 @@ class TrunkTraining:
         """
         number = self.trained_epochs + 1
         # Dropout's draws, those of each worker its own.
-        torch.manual_seed(self.spec.seed * 1_000_003 + number + 10_007 * self.peers.rank)
-        tally = EpochProgress(self.device, self.peers)
+        torch.manual_seed(self.spec.seed * 1_000_003 + number + 10_007 * self.group.rank)
+        tally = EpochProgress(self.device, self.group)
         if self._progress is not None:
             tally.restore(self._progress)
         self._train(number, tally)
         loss, hits = tally.totals()
         mean_loss = loss / tally.seen
-        self.peers.broadcast(self.model.buffers())
-        self.peers.broadcast(self.evaluated_model.buffers())
-        (diverged,) = self.peers.any(not (math.isfinite(mean_loss) and self._is_finite()))
+        self.group.broadcast(self.model.buffers())
+        self.group.broadcast(self.evaluated_model.buffers())
+        (diverged,) = self.group.any_true(not (math.isfinite(mean_loss) and self._is_finite()))
         scored = number in self.rungs and not diverged
         report = EpochReport(
             epoch=number,
@@ -199,8 +199,8 @@ class TrunkTraining:
 
         for batch in self._batches(number, tally.batches):
             step = (number - 1) * self._steps_an_epoch + tally.batches
-            for group in self.optimizer.param_groups:
-                group["lr"] = self._lr(step)
+            for parameters in self.optimizer.param_groups:
+                parameters["lr"] = self._lr(step)
             taken, (ends, late) = self.stepper.step(batch, self._images_a_batch, ask)
             if self.ema:
                 self.ema.update(self.model, step=step)
@@ -223,8 +223,8 @@ class TrunkTraining:
             seed=(self.spec.seed, number),
             threads=self.place.threads,
             start=start,
-            rank=self.peers.rank,
-            world=self.peers.world,
+            rank=self.group.rank,
+            world=self.group.world_size,
         )
 
     def score_untrained(self) -> EpochReport:
@@ -274,7 +274,7 @@ class TrunkTraining:
                 self.preprocessing,
                 batch_size=self.spec.recipe.batch_size,
                 device=self.device,
-                peers=self.peers,
+                group=self.group,
                 should_stop=self._should_stop,
             )
             if logits is None:
@@ -287,7 +287,7 @@ class TrunkTraining:
     def _report(self, report: EpochReport) -> None:
         """Put an epoch that is over into the store."""
         self.reports.append(report)
-        if self.peers.rank == 0:
+        if self.group.rank == 0:
             self._note(report)
         self._steps = 0
         self._save(None)
@@ -303,9 +303,9 @@ class TrunkTraining:
         All workers wait for it: one that ends may end the others.
         """
         self._progress = tally.state() if tally else None
-        if self.peers.rank == 0:
+        if self.group.rank == 0:
             self._write()
-        self.peers.barrier()
+        self.group.barrier()
 
     def _write(self) -> None:
         state: dict[str, Any] = {

@@ -21,7 +21,7 @@ def shared_logits(
     *,
     batch_size: int,
     device: torch.device,
-    peers: WorkerGroup,
+    group: WorkerGroup,
     should_stop: Callable[[], bool],
 ) -> torch.Tensor | None:
     """(N, R, R, 3) uint8 -> (N, C) float32 logits on the CPU, the model in eval mode.
@@ -39,9 +39,9 @@ def shared_logits(
         SweepError: not even a single image fits into memory.
     """
     parts = _BatchedLogits(model, preprocessing, batch_size, device)
-    share = parts.of(view[peers.rank :: peers.world], should_stop)
-    (ends,) = peers.any(share is None)
-    return None if share is None or ends else peers.gather_rows(share, len(view))
+    share = parts.of(view[group.rank :: group.world_size], should_stop)
+    (ends,) = group.any_true(share is None)
+    return None if share is None or ends else group.gather_rows(share, len(view))
 
 
 class _BatchedLogits:

@@ -56,7 +56,7 @@ def stepper_of(model, micro_batch=None, lr=0.1):
         UNIT,
         label_smoothing=SMOOTHING,
         device=CPU,
-        peers=WorkerGroup(),
+        group=WorkerGroup(),
     )
     stepper.micro_batch = micro_batch
     return stepper
@@ -202,7 +202,7 @@ def scored_in(net, view, batch_size, should_stop=lambda: False):
         UNIT,
         batch_size=batch_size,
         device=CPU,
-        peers=WorkerGroup(),
+        group=WorkerGroup(),
         should_stop=should_stop,
     )
 
