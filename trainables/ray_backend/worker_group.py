@@ -140,7 +140,7 @@ def _train(told: dict[str, Any]) -> None:
     """One worker, from its start to its end.
 
     Raises:
-        Interrupted: a worker, or the trial, is to end.
+        PreemptedError: a worker, or the trial, is to end.
     """
     work: WorkerConfig = told["work"]
     mailbox = told["mailbox"]

@@ -30,7 +30,7 @@ from trainables.storage.hashing import to_jsonable
 from trainables.training.distributed import WorkerGroup
 from trainables.training.epoch_progress import EpochProgress
 from trainables.training.optim import lr_factor, make_optimizer
-from trainables.training.preemption import Preempted
+from trainables.training.preemption import PreemptedError
 from trainables.training.train_step import MIN_MICRO_BATCH, TrainStep
 from trainables.training.trunk import (
     EpochReport,
@@ -158,7 +158,7 @@ class TrunkTraining:
         One that was interrupted is gone on with, to the same result.
 
         Raises:
-            Interrupted: this process is to end. What was done of the epoch is in the store.
+            PreemptedError: this process is to end. What was done of the epoch is in the store.
             SweepError: memory does not take even the smallest part of a batch.
         """
         number = self.trained_epochs + 1
@@ -210,7 +210,7 @@ class TrunkTraining:
                 self._save(tally)
                 saved = time.monotonic()
             if ends:
-                raise Preempted
+                raise PreemptedError
 
     def _batches(self, number: int, start: int) -> Iterator[TrainBatch]:
         recipe = self.spec.recipe
@@ -280,7 +280,7 @@ class TrunkTraining:
             if logits is None:
                 if tally is not None:
                     self._save(tally)
-                raise Preempted
+                raise PreemptedError
             scores[transform.test_res] = score(logits, labels, "val")
         return scores
 

@@ -19,7 +19,7 @@ from trainables.models.weights import find_weights
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_lines, read_state
 from trainables.training.distributed import WorkerGroup
-from trainables.training.preemption import Preempted
+from trainables.training.preemption import PreemptedError
 from trainables.training.recipe import Hyper, Recipe
 from trainables.training.train_step import TrainStep
 from trainables.training.trainer import TrunkTraining
@@ -111,7 +111,7 @@ def trained(work, name, group, stops=()):
     while training.trained_epochs < EPOCHS:
         try:
             training.epoch()
-        except Preempted:
+        except PreemptedError:
             torch.manual_seed(99)  # another process has another generator
             training = training_of(work, name, group, should_stop)
     return {"reports": training.reports, "buffers": dict(training.model.named_buffers())}

@@ -19,7 +19,7 @@ from trainables.storage.files import read_lines
 from trainables.storage.hashing import to_jsonable
 from trainables.training import trainer, trunk, validation
 from trainables.training.optim import lr_factor
-from trainables.training.preemption import Preempted
+from trainables.training.preemption import PreemptedError
 from trainables.training.recipe import Hyper, Recipe
 from trainables.training.trainer import TrunkTraining
 from trainables.training.trunk import (
@@ -150,7 +150,7 @@ def test_a_training_interrupted_anywhere_ends_as_the_undisturbed_one_bit_for_bit
         before = list(training.reports)
         try:
             training.epoch()
-        except Preempted:
+        except PreemptedError:
             assert recorded_reports(training.store, training.spec.key) == before
             torch.manual_seed(99)  # another process has another generator
             training, processes = make("parts", should_stop=should_stop, **shape), processes + 1
@@ -168,7 +168,7 @@ def test_the_seconds_of_an_epoch_are_those_of_all_its_parts(make, monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
     whole = make("whole").epoch().seconds
     training = make("parts", should_stop=lambda: True)
-    with pytest.raises(Preempted):
+    with pytest.raises(PreemptedError):
         training.epoch()
     first = state_of(training)["progress"]["seconds"]
     assert 0 < first < whole
@@ -205,7 +205,7 @@ def test_a_long_epoch_is_saved_within_and_a_kill_costs_what_came_after(make, mon
 
 def test_a_pretrained_trunk_that_is_interrupted_is_scored_again(make):
     taken = {"epochs": 0, "rungs": (0,)}
-    with pytest.raises(Preempted):
+    with pytest.raises(PreemptedError):
         make(should_stop=lambda: True, **taken).score_untrained()
     training = make(**taken)
     assert training.reports == []
