@@ -133,8 +133,8 @@ class TrunkTraining:
             label_smoothing=self.spec.hyper.label_smoothing,
             device=self.device,
             group=self.group,
+            micro_batch=position.micro_batch,
         )
-        self._train_step.micro_batch = position.micro_batch
 
     @property
     def trained_epochs(self) -> int:

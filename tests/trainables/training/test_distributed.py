@@ -11,10 +11,10 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
+from tests.trainables.training.small_nets import CPU, UNIT, draw
 from trainables.data.loader import TrainBatch
 from trainables.errors import UserError
 from trainables.models import backbone, variants
-from trainables.models.variants import Preprocessing
 from trainables.models.weights import find_weights
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_lines, read_state
@@ -27,15 +27,7 @@ from trainables.training.trunk import TrunkSpec, recorded_reports
 from trainables.transforms.eval_transform import EvalTransform
 
 WORLD, EPOCHS, STEPS = 2, 2, 4  # steps an epoch, of 22 images in batches of 5
-CPU = torch.device("cpu")
-UNIT = Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic", crop_pct=1.0)
 SCORED = (EvalTransform(test_res=32, crop_pct=1.0, interpolation="bicubic"),)
-
-
-def draw(images, seed=0):
-    rng = np.random.default_rng(seed)
-    pixels = rng.integers(0, 256, (images, 32, 32, 3), dtype=np.uint8)
-    return TrainBatch(pixels, rng.integers(0, 3, images), rng.random(images) < 0.5)
 
 
 def share_of(batch, group):
@@ -57,17 +49,19 @@ def step(net, batches, group, room=None):
 
     hook = net.classifier.register_forward_hook(run_out)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
-    stepper = TrainStep(net, optimizer, UNIT, label_smoothing=0.1, device=CPU, group=group)
-    answers = [
-        stepper.step(share_of(batch, group), len(batch.labels), lambda: (group.rank == 1, False))[1]
+    train_step = TrainStep(net, optimizer, UNIT, label_smoothing=0.1, device=CPU, group=group)
+    flags = [
+        train_step.step(
+            share_of(batch, group), len(batch.labels), lambda: (group.rank == 1, False)
+        )[1]
         for batch in batches
     ]
     hook.remove()
     return {
         "weights": copy.deepcopy(dict(net.named_parameters())),
         "gradients": {name: p.grad.clone() for name, p in net.named_parameters()},
-        "micro_batch": stepper.micro_batch,
-        "answers": answers,
+        "micro_batch": train_step.micro_batch,
+        "flags": flags,
     }
 
 
@@ -121,7 +115,7 @@ def main(rank, work):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{work.root}/meet", rank=rank, world_size=WORLD)
     group = WorkerGroup(rank=rank, world_size=WORLD)
-    batches = [draw(9), draw(8, seed=1)]
+    batches = [draw(9, res=32), draw(8, res=32, seed=1)]
     found = {
         "exchanged": exchanged(group),
         "first": step(still_net(), batches[:1], group),
@@ -200,7 +194,7 @@ def test_rows_come_back_in_order_from_any_number_of_workers(count):
 
 
 def test_a_step_of_two_workers_has_the_gradients_of_the_whole_batch(workers):
-    wanted = step(still_net(), [draw(9)], WorkerGroup())["gradients"]
+    wanted = step(still_net(), [draw(9, res=32)], WorkerGroup())["gradients"]
     for found in (found["first"]["gradients"] for found in workers):
         for name, gradient in wanted.items():
             torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
@@ -210,7 +204,7 @@ def test_a_step_of_two_workers_has_the_gradients_of_the_whole_batch(workers):
 def test_all_workers_have_the_same_weights_and_those_of_one_alone(workers, scene):
     one, other = (found[scene]["weights"] for found in workers)
     assert equal(one, other)
-    alone = step(still_net(), [draw(9), draw(8, seed=1)], WorkerGroup())["weights"]
+    alone = step(still_net(), [draw(9, res=32), draw(8, res=32, seed=1)], WorkerGroup())["weights"]
     for name, weight in alone.items():
         torch.testing.assert_close(one[name], weight, rtol=1e-3, atol=1e-5, msg=name)
 
@@ -220,9 +214,9 @@ def test_memory_that_runs_out_in_one_worker_halves_the_micro_batch_of_all(worker
     assert [found["cramped"]["micro_batch"] for found in workers] == [3, 3]  # 4 images: 2, 2
 
 
-def test_what_one_worker_answers_is_heard_by_all(workers):
+def test_a_flag_of_one_worker_is_known_to_all(workers):
     for found in workers:
-        assert found["cramped"]["answers"] == [(True, False)] * 2
+        assert found["cramped"]["flags"] == [(True, False)] * 2
 
 
 def test_workers_agree_on_every_report_and_on_the_first_ones_statistics(workers):
