@@ -13,7 +13,13 @@ from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_lines, read_state
 from trainables.training.distributed import WorkerGroup
 from trainables.training.recipe import Hyper, Recipe
-from trainables.training.trunk import EpochReport, TrunkSpec, finalize_trunk, trunk_spec_from_json
+from trainables.training.trunk import (
+    EpochReport,
+    TrunkSpec,
+    TrunkStatus,
+    finalize_trunk,
+    trunk_spec_from_json,
+)
 from trainables.training.trunk_checkpoint import TrainingPosition, TrunkCheckpoint
 
 ALONE = WorkerGroup()
@@ -128,7 +134,7 @@ def test_a_finished_trunk_is_not_resumed(store):
     training = Training(store)
     training.checkpoint.resume()
     training.checkpoint.save(TrainingPosition(reports=(report(1),)))
-    finalize_trunk(store, SPEC.key, "finished")
+    finalize_trunk(store, SPEC.key, TrunkStatus.FINISHED)
     with pytest.raises(ValueError, match=f"trunk {SPEC.key} is finished"):
         training.checkpoint.resume()
 
