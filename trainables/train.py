@@ -18,7 +18,7 @@ from trainables.storage.object_store import place_of
 from trainables.training.preemption import PreemptionGuard
 from trainables.training.recipe import Hyper, Recipe
 from trainables.training.trainer import TrunkTraining
-from trainables.training.trunk import TrunkSpec, finalize_trunk, recorded_reports
+from trainables.training.trunk import TrunkSpec, TrunkStatus, finalize_trunk, recorded_reports
 from trainables.transforms.eval_transform import EvalTransform
 from trainables.transforms.resolution import TEST_CROP_PCT
 
@@ -109,7 +109,7 @@ def _train(options: argparse.Namespace) -> None:
             with notice.deferred():
                 report = training.epoch()
             print(f"epoch {report.epoch}: loss {report.loss}, {report.seconds} s")
-        finalize_trunk(store, spec.key, "finished")
+        finalize_trunk(store, spec.key, TrunkStatus.FINISHED)
     for res, score in recorded_reports(store, spec.key)[-1].val.items():
         print(f"val top-1 at {res} px: {100 * score.top1:.1f} % (n={score.n})")
     print(f"trunk: {store.trunk(spec.key)}")

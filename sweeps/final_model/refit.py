@@ -30,6 +30,7 @@ from trainables.storage.artifact_store import Store
 from trainables.storage.files import Place, write_text
 from trainables.training.trunk import (
     TrunkSpec,
+    TrunkStatus,
     epoch_report_from_json,
     finalize_trunk,
     read_trunk_spec,
@@ -145,4 +146,4 @@ def _train(
             f"The refit of {trials.place} px diverged, though the same settings did not on train "
             "alone: run the sweep without --refit, in another --out."
         )
-    finalize_trunk(store, trunk.key, "finished")
+    finalize_trunk(store, trunk.key, TrunkStatus.FINISHED)

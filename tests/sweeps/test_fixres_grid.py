@@ -217,3 +217,21 @@ def test_as_a_script_from_any_folder(tmp_path: Path) -> None:
     (line,) = [text for text in done.stderr.splitlines() if text]
     assert line.startswith("error: --variants b99 ") and is_one_sentence(line)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_names_of_arms_are_checked_before_anything_heavy_is_imported() -> None:
+    lines = [
+        "import sys",
+        "from sweeps import fixres_grid",
+        "assert 'trainables.fixres.arms' in sys.modules",
+        "heavy = {'torch', 'timm', 'torchvision', 'ray', 'mlflow'} & set(sys.modules)",
+        "assert not heavy, heavy",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
