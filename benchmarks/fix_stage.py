@@ -109,7 +109,7 @@ class Bench:
         return prepare(builtin_digits.make(folder / "digits"), folder / "cache", ReadOptions())
 
     def _pass(self, view: np.ndarray) -> features.Maps:
-        return features.pass_over(
+        return features.body_pass(
             self.model,
             view,
             self.preprocessing,

@@ -22,8 +22,9 @@ from pathlib import Path
 from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 
+from sweeps.tracking.connection import is_transient
 from sweeps.tracking.outbox import Outbox
-from sweeps.tracking.runs import RunStore, is_transient
+from sweeps.tracking.runs import RunStore
 
 TRUNKS, EPOCHS = 16, 20
 NAMES = ("lr", "seconds", "train/top1", "train/loss", "val/top1", "val/top1_at_96")
@@ -72,11 +73,16 @@ def one_by_one(client: MlflowClient, ids: list[str]) -> float:
 
 
 def through_the_outbox(runs: RunStore, keys: list[str]) -> tuple[float, float]:
-    box = Outbox(passing=is_transient, recover=runs.reload, idle=runs.write_all, tell=print)
+    box = Outbox(
+        is_transient=is_transient,
+        recover=runs.reload,
+        on_idle=runs.log_deferred,
+        notify=print,
+    )
     began = time.perf_counter()
     for epoch in range(1, EPOCHS + 1):
         for key in keys:
-            box.put(lambda key=key, epoch=epoch: runs.put_by(key, points(epoch)))  # type: ignore[misc]
+            box.put(lambda key=key, epoch=epoch: runs.defer_metrics(key, points(epoch)))  # type: ignore[misc]
     told = time.perf_counter() - began
     box.flush(60)
     return told, time.perf_counter() - began
@@ -90,8 +96,8 @@ def main() -> None:
         runs = RunStore(client, experiment, "s")
         keys = ["sweep", *(f"trunk {i}" for i in range(TRUNKS))]
         for key in keys:
-            runs.ensure(key, key, {}, {}, at=0)
-        apart = one_by_one(client, [runs.id(key) for key in keys[1:]])
+            runs.ensure(key, key, {}, {}, start_ms=0)
+        apart = one_by_one(client, [runs.run_id(key) for key in keys[1:]])
         told, together = through_the_outbox(runs, keys[1:])
     print(f"{count} values of {TRUNKS} runs")
     print(f"a call each     {apart:6.1f} s, {count / apart:8.0f} values/s; the sweep waits as long")

@@ -22,7 +22,7 @@ set_environment()
 import tyro  # noqa: E402
 
 from sweeps.planning.recipes import RECIPES, builtin_digits  # noqa: E402
-from sweeps.planning.spec import SweepSpec  # noqa: E402
+from sweeps.planning.spec import SweepSpec, with_options  # noqa: E402
 from sweeps.planning.validation import check_spec  # noqa: E402
 from trainables.errors import SweepError, UserError  # noqa: E402
 
@@ -75,10 +75,10 @@ def main(argv: list[str]) -> int:
         with Terminal() as terminal:
             run(spec, terminal)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {with_options(str(error))}", file=sys.stderr)
         return 2
     except SweepError as error:
-        print(f"failed: {error}", file=sys.stderr)
+        print(f"failed: {with_options(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr)

@@ -19,7 +19,7 @@ if not __package__:  # run as a script: its own folder is first on the path, not
 
 import tyro
 
-from sweeps.planning.spec import ServingOptions
+from sweeps.planning.spec import ServingOptions, with_options
 from sweeps.planning.validation import check_serving
 from trainables.errors import SweepError, UserError
 
@@ -51,10 +51,10 @@ def main(argv: list[str]) -> int:
         check_serving(asked.serving)
         _tell(asked)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {with_options(str(error))}", file=sys.stderr)
         return 2
     except SweepError as error:
-        print(f"failed: {error}", file=sys.stderr)
+        print(f"failed: {with_options(str(error))}", file=sys.stderr)
         return 1
     return 0
 

@@ -41,8 +41,8 @@ from sweeps.selection.row_latency import with_latencies
 from sweeps.terminal.console import Terminal
 from sweeps.terminal.plan_tables import plan_view
 from sweeps.terminal.result_tables import summary
-from sweeps.tracking.model_registry import register
-from sweeps.tracking.tracker import MlflowTracker, default_uri
+from sweeps.tracking.connection import default_uri
+from sweeps.tracking.tracker import MlflowTracker
 from trainables.data.image_set import ImageSet
 from trainables.errors import SweepError, UserError
 from trainables.fixres.cell import recorded_hits
@@ -64,13 +64,13 @@ def run(spec: SweepSpec, terminal: Terminal) -> None:
     """
     out = folder.find_folder(spec)
     storage = location_of(out, spec.output.storage)
-    make_writable(spec.cache, "--cache-dir")
+    make_writable(spec.cache, "cache_dir")
     if spec.run.dry_run:
         images, _ = open_images(spec, terminal)
         terminal.console.print(plan_view(planning.build_plan(spec, images, ())))
         return
     made_anew = not out.exists()
-    make_writable(out, "--out")
+    make_writable(out, "out")
     with folder.locked(out), storage.opened(terminal.say):
         bare = not (out / SPEC).exists()
         try:
@@ -216,18 +216,13 @@ class _Sweep:
 
     def _register(self, outcome: Outcome, pictures: list[Path]) -> None:
         tracking, row = self.tracking, outcome.choice.row
-        tracking.finish(outcome.choice, outcome.rows)
+        tracking.write_results(outcome.choice, outcome.rows)
         files = (BOARD, "report.html")
         tracking.attach([self.out / name for name in files])
         tracking.attach(pictures, "figures")
         shown = ("variant", "train_res", "test_res", "arm")
         tags = {name: str(getattr(row, name)) for name in shown}
-        name = self.plan.spec.tracking.register_as
-        tracking.put(lambda: _done(register(tracking, self.out / "model", name, tags)))
-
-
-def _done(_: object) -> None:
-    """A job gives nothing back."""
+        tracking.register_model(self.out / "model", self.plan.spec.tracking.register_as, tags)
 
 
 def _prune(

@@ -1,4 +1,13 @@
-"""Errors that are told in one sentence, without a traceback."""
+"""Errors whose message is for people, and how a command line words the settings they name.
+
+A message names a setting in backquotes by its field, as in "choose a smaller `cache_side`": only a
+command line knows what its user calls it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
 
 
 class UserError(Exception):
@@ -10,3 +19,14 @@ class UserError(Exception):
 
 class SweepError(Exception):
     """The sweep cannot come to a result, though its input is good. Exit code 1."""
+
+
+def with_option_names(message: str, names: Mapping[str, str]) -> str:
+    """Replace each setting that ``message`` names in backquotes by what its user calls it.
+
+    Args:
+        message: of an error, or a trace that ends with one.
+        names: field name -> option, or plain words where there is no option. What is in backquotes
+            and not among them stays as it is.
+    """
+    return re.sub(r"`(\w+)`", lambda match: names.get(match[1], match[0]), message)

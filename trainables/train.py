@@ -10,7 +10,7 @@ import torch
 
 from trainables.data.decode import prepare
 from trainables.data.options import ReadOptions
-from trainables.errors import UserError
+from trainables.errors import SweepError, UserError, with_option_names
 from trainables.models import variants
 from trainables.models.weights import find_weights
 from trainables.storage.artifact_store import Store
@@ -18,18 +18,40 @@ from trainables.storage.object_store import place_of
 from trainables.training.preemption import PreemptionGuard
 from trainables.training.recipe import Hyper, Recipe
 from trainables.training.trainer import TrunkTraining
-from trainables.training.trunk import TrunkSpec, finalize_trunk, recorded_reports
+from trainables.training.trunk import TrunkSpec, TrunkStatus, finalize_trunk, recorded_reports
 from trainables.transforms.eval_transform import EvalTransform
 from trainables.transforms.resolution import TEST_CROP_PCT
 
-
-def _whole(test_res: int, variant: variants.Variant) -> EvalTransform:
-    interpolation = variants.preprocessing(variant).interpolation
-    return EvalTransform(test_res=test_res, crop_pct=TEST_CROP_PCT, interpolation=interpolation)
+# What errors name: options, and plain words for what has no option here.
+SETTING_NAMES = {
+    "batch_size": "--batch-size",
+    "cache_dir": "--cache",
+    "data": "--data",
+    "test_res": "--test-res",
+    "train_res": "--train-res",
+    "variant": "--variant",
+    "weights": "--weights",
+    "cache_gb": "limit on the cache in GB",
+    "cache_side": "size of stored images",
+    "max_corrupt": "the tolerated share",
+    "test_share": "share of test images",
+    "val_share": "share of val images",
+    "workers_per_trial": "number of workers",
+}
 
 
 def main() -> None:
-    """Train one trunk by itself, without Ray or MLflow."""
+    """Parse the command line, train, and end with code 2 for bad input, 1 for other failures."""
+    parser = _parser()
+    try:
+        _train(parser.parse_args())
+    except UserError as error:
+        parser.exit(2, f"error: {with_option_names(str(error), SETTING_NAMES)}\n")
+    except SweepError as error:
+        parser.exit(1, f"failed: {with_option_names(str(error), SETTING_NAMES)}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m trainables.train",
         description="Fine-tune one EfficientNet at one train resolution; score it at others.",
@@ -47,23 +69,29 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
     parser.add_argument("--seed", type=int, default=0, help="of splits, order and start")
-    try:
-        asked = parser.parse_args()
-        images = prepare(asked.data, asked.cache, ReadOptions(seed=asked.seed))
-        store = Store(asked.store)
-        variant = variants.get(asked.variant)
-        spec = TrunkSpec(
-            variant=variant.name,
-            train_res=asked.train_res,
-            weights=find_weights(variant, asked.weights, store),
-            images=images.digest,
-            recipe=Recipe(epochs=asked.epochs, batch_size=asked.batch_size),
-            hyper=Hyper(lr=asked.lr, weight_decay=1e-2, label_smoothing=0.1),
-            seed=asked.seed,
-        )
-    except UserError as error:
-        parser.exit(2, f"error: {error}\n")
-    torch.set_num_threads(asked.threads)
+    return parser
+
+
+def _train(options: argparse.Namespace) -> None:
+    """Train the trunk unless the store holds it finished, and print its scores on val.
+
+    Raises:
+        UserError: the variant, its weights, the images or the cache are not usable.
+        SweepError: memory does not suffice, or the store did not answer for long.
+    """
+    variant = variants.get(options.variant)
+    images = prepare(options.data, options.cache, ReadOptions(seed=options.seed))
+    store = Store(options.store)
+    spec = TrunkSpec(
+        variant=variant.name,
+        train_res=options.train_res,
+        weights=find_weights(variant, options.weights, store),
+        images=images.digest,
+        recipe=Recipe(epochs=options.epochs, batch_size=options.batch_size),
+        hyper=Hyper(lr=options.lr, weight_decay=1e-2, label_smoothing=0.1),
+        seed=options.seed,
+    )
+    torch.set_num_threads(options.threads)
     if not (store.trunk(spec.key) / "result.json").exists():
         notice = PreemptionGuard()
         notice.install()
@@ -71,20 +99,26 @@ def main() -> None:
             spec,
             images,
             store,
-            cache=asked.cache,
-            threads=asked.threads,
-            val_transforms=tuple(_whole(res, variant) for res in asked.test_res),
-            rungs=(asked.epochs,),
+            cache=options.cache,
+            threads=options.threads,
+            val_transforms=tuple(_full_image_transform(res, variant) for res in options.test_res),
+            rungs=(options.epochs,),
             should_stop=lambda: notice.requested,
         )
-        while training.trained_epochs < asked.epochs:
+        while training.trained_epochs < options.epochs:
             with notice.deferred():
                 report = training.epoch()
             print(f"epoch {report.epoch}: loss {report.loss}, {report.seconds} s")
-        finalize_trunk(store, spec.key, "finished")
-    for res, scored in recorded_reports(store, spec.key)[-1].val.items():
-        print(f"val top-1 at {res} px: {100 * scored.top1:.1f} % (n={scored.n})")
+        finalize_trunk(store, spec.key, TrunkStatus.FINISHED)
+    for res, score in recorded_reports(store, spec.key)[-1].val.items():
+        print(f"val top-1 at {res} px: {100 * score.top1:.1f} % (n={score.n})")
     print(f"trunk: {store.trunk(spec.key)}")
+
+
+def _full_image_transform(test_res: int, variant: variants.Variant) -> EvalTransform:
+    """The test transform of the whole short side, in the interpolation of the weights."""
+    interpolation = variants.preprocessing(variant).interpolation
+    return EvalTransform(test_res=test_res, crop_pct=TEST_CROP_PCT, interpolation=interpolation)
 
 
 if __name__ == "__main__":

@@ -63,8 +63,9 @@ def _trunk_gb(plan: Plan, point: Point, workers: int) -> float:
 
 def _cell_gb(plan: Plan, variant: str, train_res: int, test_res: int) -> float:
     fix, batch, classes = plan.spec.fix, plan.spec.trunks.batch_size, len(plan.classes)
-    fitted = [a for a in fix.arms if {*CLASSIFIER, *STATISTICS} <= set(ARMS[a].changes)]
-    views = max((fix.views if arm == "fix_aug" else 1 for arm in fitted), default=0)
+    arms = [ARMS[name] for name in fix.arms]
+    fitted = [arm for arm in arms if {*CLASSIFIER, *STATISTICS} <= set(arm.changes)]
+    views = max((fix.views if arm.needs_mild_views else 1 for arm in fitted), default=0)
     most = cell_bytes(
         variant,
         test_res,
@@ -74,7 +75,7 @@ def _cell_gb(plan: Plan, variant: str, train_res: int, test_res: int) -> float:
         features=views * plan.counts["train"] + plan.counts["val"],
         settings=len(plan.head_grid.settings) if fitted else 0,
     )
-    if "frechet" in fix.arms:  # which looks at the train resolution too
+    if any(arm.needs_train_res for arm in arms):
         most = max(most, _forward(variant, train_res, batch, classes))
     return needed_gb(most)
 

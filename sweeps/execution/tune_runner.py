@@ -22,6 +22,7 @@ MAX_FAILURES_WITHOUT_PROGRESS = (
     5  # of a trial, with no epoch done between; it goes on from what it saved
 )
 Config = dict[str, Any]
+Trainable = tune.Trainable
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,8 @@ from sweeps.final_model.outcome import ServedModel
 from sweeps.planning.plan import Plan
 from trainables.export.portable_formats import check, write_onnx, write_program
 from trainables.export.timm_format import write_timm
-from trainables.fixres.cell import adapted_state, load_model, serving_transform
+from trainables.fixres.adapted_net import adapted_state, serving_transform
+from trainables.fixres.cell import load_model
 from trainables.models import variants
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import replacing_folder, write_text

@@ -12,12 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ray import tune
-
 from sweeps.execution import gpu_memory
 from sweeps.execution.ray_cluster import RayCluster
 from sweeps.execution.resources import MemoryNeed, PhaseResources
-from sweeps.execution.tune_runner import Config, Phase, run_trials
+from sweeps.execution.tune_runner import Config, Phase, Trainable, run_trials
 from sweeps.final_model.outcome import ServedModel
 from sweeps.planning.cell import Cell
 from sweeps.planning.grid import point_of
@@ -32,6 +30,7 @@ from trainables.storage.artifact_store import Store
 from trainables.storage.files import Place, write_text
 from trainables.training.trunk import (
     TrunkSpec,
+    TrunkStatus,
     epoch_report_from_json,
     finalize_trunk,
     read_trunk_spec,
@@ -92,7 +91,7 @@ class _Trials:
 
     def run(
         self,
-        trainable: type[tune.Trainable],
+        trainable: type[Trainable],
         config: Config,
         need: MemoryNeed,
         goes_on: Callable[[dict[str, Any]], bool],
@@ -147,4 +146,4 @@ def _train(
             f"The refit of {trials.place} px diverged, though the same settings did not on train "
             "alone: run the sweep without --refit, in another --out."
         )
-    finalize_trunk(store, trunk.key, "finished")
+    finalize_trunk(store, trunk.key, TrunkStatus.FINISHED)

@@ -11,7 +11,7 @@ from sweeps.selection.leaderboard import Row
 from trainables.errors import UserError
 from trainables.fixres.cell import delta_path
 from trainables.storage.artifact_store import Store
-from trainables.storage.files import Place, children, size
+from trainables.storage.files import Place, children, file_size
 
 FEATURES = ("train.arrow", "val.arrow")
 
@@ -73,7 +73,7 @@ def prune(store: Store, retained: RetainedKeys) -> int:
     """
     freed = 0
     for path in deletable_files(store, retained):
-        freed += size(path)
+        freed += file_size(path)
         path.unlink()
     return freed
 

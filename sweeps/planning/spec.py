@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trainables.data.options import ReadOptions
+from trainables.errors import with_option_names
 from trainables.fixres.head_settings import HeadGrid, HeadOptimizer
 from trainables.storage.hashing import to_jsonable
 from trainables.training.recipe import Optimizer, Recipe, Schedule
@@ -322,6 +323,14 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 def option(name: str) -> str:
     """Write a field's name as it is on the command line: "--train-res"."""
     return "the images" if name == "images" else f"--{name.replace('_', '-')}"
+
+
+def with_options(message: str) -> str:
+    """Write the settings that an error's message names as options of the command line."""
+    spec = SweepSpec()
+    names = [f.name for group in fields(spec) for f in fields(getattr(spec, group.name))]
+    options = {name: option(name) for name in names} | {"variant": option("variants")}
+    return with_option_names(message, options)
 
 
 def value_in_words(value: Any) -> str:

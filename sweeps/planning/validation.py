@@ -16,7 +16,7 @@ from trainables.fixres.arms import ARMS
 from trainables.models import variants
 from trainables.sources.splits import SPLITS
 from trainables.storage.object_store import place_of
-from trainables.transforms.resolution import SMALLEST
+from trainables.transforms.resolution import MIN_RES
 
 INF = math.inf
 
@@ -48,10 +48,10 @@ RANGE_OF_OPTION = {
     "val_share": Range(0, 0.5, open_low=True, open_high=True),
     "test_share": Range(0, 0.5, open_low=True, open_high=True),
     "max_corrupt": Range(0, 1),
-    "cache_side": Range(SMALLEST),
+    "cache_side": Range(MIN_RES),
     "cache_gb": Range(0, open_low=True),
-    "train_res": Range(SMALLEST),  # Below it, the last feature map has one position.
-    "test_res": Range(SMALLEST),
+    "train_res": Range(MIN_RES),  # Below it, the last feature map has one position.
+    "test_res": Range(MIN_RES),
     "epochs": Range(0),
     "samples": Range(1),
     "batch_size": Range(2),  # Batch norm in training mode needs two images for a variance.

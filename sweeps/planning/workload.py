@@ -53,11 +53,12 @@ def cell_gmacs(plan: Plan, variant: str, test_res: int) -> float:
 
 def cell_images(plan: Plan, variant: str) -> int:
     """Count the images through the net in one cell."""
-    arms, fix = plan.spec.fix.arms, plan.spec.fix
+    fix, arms = plan.spec.fix, [ARMS[name] for name in plan.spec.fix.arms]
     native = variants.preprocessing(variants.get(variant)).crop_pct
-    train = int(any(ARMS[arm].needs_train for arm in arms))
-    train += fix.views if "fix_aug" in arms else 0
-    val = int(set(arms) != {"none"}) + int("none" in arms and native != fix.test_crop_pct)
+    train = int(any(arm.needs_train for arm in arms))
+    train += fix.views * any(arm.needs_mild_views for arm in arms)
+    val = int(not all(arm.native_crop for arm in arms))
+    val += native != fix.test_crop_pct and any(arm.native_crop for arm in arms)
     return train * plan.counts["train"] + max(1, val) * plan.counts["val"]
 
 

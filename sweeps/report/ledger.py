@@ -12,8 +12,8 @@ from sweeps.planning.grid import point_of
 from sweeps.planning.plan import Plan
 from sweeps.planning.workload import cell_images, image_passes
 from sweeps.selection.leaderboard import Row
+from trainables.fixres.adapted_net import serving_transform
 from trainables.fixres.arms import ARMS, rank
-from trainables.fixres.cell import serving_transform
 from trainables.training.trunk import trained_epochs
 
 _HEADS = ("fix", "fix_aug")  # arms whose classifier is fitted on features of the frozen net

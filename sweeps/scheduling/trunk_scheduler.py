@@ -17,7 +17,13 @@ from sweeps.scheduling.tpe import Trial, propose
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import append_line, read_lines, write_text
 from trainables.training.recipe import Hyper
-from trainables.training.trunk import EpochReport, TrunkSpec, finalize_trunk, recorded_reports
+from trainables.training.trunk import (
+    EpochReport,
+    TrunkSpec,
+    TrunkStatus,
+    finalize_trunk,
+    recorded_reports,
+)
 from trainables.transforms.eval_transform import EvalTransform
 
 
@@ -51,7 +57,7 @@ class TrunkScheduler:
                 self._ended[line["trunk"]] = line["why"]
         for key, why in self._ended.items():
             if why != "failed":
-                finalize_trunk(self._store, key, why)
+                finalize_trunk(self._store, key, TrunkStatus(why))
             self._reports[key] = {r.epoch: r for r in recorded_reports(self._store, key)}
             self._tell_ended(key)
 
@@ -155,7 +161,7 @@ class TrunkScheduler:
         self._ended[key] = why
         self._note(event="end", trunk=key, why=why)
         if why != "failed":
-            finalize_trunk(self._store, key, why)
+            finalize_trunk(self._store, key, TrunkStatus(why))
         self._tell_ended(key)
 
     def _tell_ended(self, key: str) -> None:

@@ -23,6 +23,7 @@ from sweeps.events.event_types import (
 )
 from sweeps.events.progress import Progress
 from sweeps.planning.cell import Cell
+from sweeps.planning.spec import with_options
 from sweeps.planning.units import duration
 from trainables.evaluation.metrics import Score
 from trainables.training.trunk import TrunkSpec, trained_epochs
@@ -183,7 +184,8 @@ def _cell_words(cell: Cell) -> str:
 
 
 def _last_line(trace: str) -> str:
-    return next((line.strip() for line in reversed(trace.splitlines()) if line.strip()), "")
+    lines = (line.strip() for line in reversed(trace.splitlines()))
+    return with_options(next((line for line in lines if line), ""))
 
 
 def _best_val(val: dict[int, Score]) -> str:

@@ -1,4 +1,4 @@
-"""Bring what a choice needs out of MLflow, of a finished or a running sweep."""
+"""Download from MLflow what a choice among a sweep's cells needs, into a sweep's folder."""
 
 from __future__ import annotations
 
@@ -11,16 +11,24 @@ from mlflow.tracking import MlflowClient
 
 from sweeps.selection import leaderboard
 from sweeps.selection.leaderboard import Row
-from sweeps.tracking.payloads import ROWS
-from sweeps.tracking.runs import quiet_client
-from sweeps.tracking.ui_links import without_secret
+from sweeps.tracking.connection import quiet_client
+from sweeps.tracking.payloads import ROWS_FILE
+from sweeps.tracking.ui_links import without_credentials
 from trainables.errors import UserError
 from trainables.fixres.cell import PREDICTIONS
 from trainables.storage.artifact_store import Store
 
 
 def download_sweep(run_id: str, tracking_uri: str | None, folder: Path) -> None:
-    """Lay the cells of the parent run ``run_id`` out as a sweep's folder.
+    """Download spec, leaderboard and predictions of a sweep that has finished or still runs.
+
+    They are laid out as the sweep itself lays out its folder. Only cells that have finished are
+    there; without any, no leaderboard is written.
+
+    Args:
+        run_id: MLflow's id of the sweep's parent run.
+        tracking_uri: None: the one that MLflow itself would use.
+        folder: an empty one.
 
     Raises:
         UserError: MLflow does not answer, or has no such run.
@@ -37,9 +45,9 @@ def download_sweep(run_id: str, tracking_uri: str | None, folder: Path) -> None:
         client.download_artifacts(run_id, "spec.json", str(folder))
         rows: list[Row] = []
         for run in cells:
-            rows += _bring_cell(client, run.info.run_id, folder)
+            rows += _download_cell(client, run.info.run_id, folder)
     except (MlflowException, OSError) as error:
-        where = without_secret(client.tracking_uri)
+        where = without_credentials(client.tracking_uri)
         raise UserError(
             f"--sweep runs:/{run_id} cannot be read from MLflow at {where} "
             f"({str(error).splitlines()[0][:200]}): check the run's id and --tracking-uri."
@@ -48,11 +56,12 @@ def download_sweep(run_id: str, tracking_uri: str | None, folder: Path) -> None:
         leaderboard.write(folder / "leaderboard.parquet", rows)
 
 
-def _bring_cell(client: MlflowClient, run_id: str, folder: Path) -> list[Row]:
-    with tempfile.TemporaryDirectory() as name:
-        rows = leaderboard.read(Path(client.download_artifacts(run_id, ROWS, name)))
-        predictions = Path(client.download_artifacts(run_id, PREDICTIONS, name))
-        place = Store(folder / "store").cell(rows[0].cell) / PREDICTIONS
-        place.parent.mkdir(parents=True)
-        shutil.move(predictions, place)
+def _download_cell(client: MlflowClient, run_id: str, folder: Path) -> list[Row]:
+    """Return a cell's rows, and put its predictions into the folder's store."""
+    with tempfile.TemporaryDirectory() as temporary:
+        rows = leaderboard.read(Path(client.download_artifacts(run_id, ROWS_FILE, temporary)))
+        predictions = Path(client.download_artifacts(run_id, PREDICTIONS, temporary))
+        target = Store(folder / "store").cell(rows[0].cell) / PREDICTIONS
+        target.parent.mkdir(parents=True)
+        shutil.move(predictions, target)
     return rows

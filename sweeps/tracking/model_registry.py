@@ -1,105 +1,104 @@
-"""The finished model in MLflow: logged, registered, and called the champion.
+"""Log a sweep's finished model, register it as a new version, and make that the champion.
 
-Every step finds what an earlier process did of it and does the rest: a sweep that is cut off
-anywhere in here ends with one logged model and one version all the same.
+Every step first looks for what an earlier process did: a sweep that is killed anywhere in between
+and continued still ends with one logged model and one version.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
-from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Metric
+from mlflow.entities import LoggedModel, LoggedModelStatus, Metric
 from mlflow.exceptions import MlflowException
 
-from sweeps.tracking.tracker import MlflowTracker
+from sweeps.tracking.logged_models import create_model, find_model, log_output
+from sweeps.tracking.runs import SWEEP_KEY, RunStore
 
-ALIAS, FORMER = "champion", "previous"
-VERSIONS = "mlflow.modelVersions"  # of a logged model: what the UI links it to
-KEY = "sweep"  # tells the parent run's model from those of trunks and cells
-
-
-def register(tracking: MlflowTracker, folder: Path, name: str, tags: dict[str, str]) -> str:
-    """Log ``folder`` as the parent run's model, register it once a sweep; the version's URI.
-
-    It becomes the champion, and the one that was it before the previous one. Scores that the parent
-    run has by now become the model's too.
-
-    Args:
-        folder: an MLflow model, with its card in README.md.
-        tags: what tells it from others: of the version, and parameters of the logged model.
-    """
-    model = _logged(tracking, folder, tags)
-    number = _version(tracking, model, name, tags, _title(folder))
-    if VERSIONS not in model.tags:  # a server notes it, a database does not
-        noted = json.dumps([{"name": name, "version": number}])
-        tracking.client.set_logged_model_tags(model.model_id, {VERSIONS: noted})
-    _name_champion(tracking, name, number)
-    return f"models:/{name}/{number}"
+CHAMPION, PREVIOUS = "champion", "previous"  # aliases of versions
+VERSIONS_TAG = "mlflow.modelVersions"  # tag of a logged model that links it to versions in the UI
 
 
-def _logged(tracking: MlflowTracker, folder: Path, tags: dict[str, str]) -> LoggedModel:
-    client, run = tracking.client, tracking.client.get_run(tracking.parent_id)
-    found = client.search_logged_models(
-        [tracking.experiment_id],
-        filter_string=f"tags.sweep = '{tracking.sweep_id}' AND tags.key = '{KEY}'",
-    )
-    if found and found[0].status == LoggedModelStatus.READY:
-        return found[0]
-    model = found[0] if found else client.create_logged_model(
-        tracking.experiment_id,
-        name="model",
-        source_run_id=tracking.parent_id,
-        tags={"sweep": tracking.sweep_id, "key": KEY},
-        params=tags,
-        model_type="model",
-    )  # fmt: skip
-    client.log_model_artifacts(model.model_id, str(folder))
-    made = {output.model_id for output in run.outputs.model_outputs} if run.outputs else set()
-    if model.model_id not in made:  # told twice, MLflow refuses it
-        client.log_outputs(tracking.parent_id, [LoggedModelOutput(model.model_id, step=0)])
-    scores = [
-        Metric(key, value, run.info.start_time, 0, model_id=model.model_id)
-        for key, value in run.data.metrics.items()
-        if "/top" in key
-    ]
-    client.log_batch(tracking.parent_id, metrics=scores)
-    return client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+class ModelRegistry:
+    """Registers the model of one sweep; the parent run must exist."""
 
+    def __init__(self, runs: RunStore):
+        self._runs, self._client = runs, runs.client
 
-def _version(
-    tracking: MlflowTracker, model: LoggedModel, name: str, tags: dict[str, str], description: str
-) -> str:
-    client = tracking.client
-    try:
-        client.get_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        client.create_registered_model(name)
-    for version in client.search_model_versions(f"name = '{name}'"):
-        if version.tags.get("sweep") == tracking.sweep_id:
-            return str(version.version)
-    created = client.create_model_version(
-        name,
-        source=model.artifact_location,  # MLflow would look for models:/ID in its global store
-        run_id=tracking.parent_id,
-        model_id=model.model_id,
-        description=description,
-        tags={"sweep": tracking.sweep_id, **tags},
-    )
-    return str(created.version)
+    def register(self, folder: Path, name: str, tags: Mapping[str, str]) -> str:
+        """Log ``folder`` as the parent run's model and register it, once; return the version's URI.
+
+        The version becomes the champion, and the one that was the champion becomes the previous
+        one. The model gets the accuracies that the parent run has by now.
+
+        Args:
+            folder: an MLflow model, with its model card in README.md.
+            name: of the registered model, which is created if it does not exist.
+            tags: tell the model from others: tags of the version, parameters of the logged model.
+
+        Raises:
+            MlflowException: MLflow does not answer, or refuses the name.
+        """
+        model = self._logged_model(folder, tags)
+        number = self._version(model, name, tags, _title(folder))
+        if VERSIONS_TAG not in model.tags:
+            # A server sets this tag itself, a database without a server does not.
+            versions = json.dumps([{"name": name, "version": number}])
+            self._client.set_logged_model_tags(model.model_id, {VERSIONS_TAG: versions})
+        self._make_champion(name, number)
+        return f"models:/{name}/{number}"
+
+    def _logged_model(self, folder: Path, tags: Mapping[str, str]) -> LoggedModel:
+        run = self._client.get_run(self._runs.run_id(SWEEP_KEY))
+        model = find_model(self._runs, SWEEP_KEY)
+        if model is not None and model.status == LoggedModelStatus.READY:
+            return model
+        model = model or create_model(
+            self._runs, SWEEP_KEY, name="model", params=tags, model_type="model"
+        )
+        self._client.log_model_artifacts(model.model_id, str(folder))
+        log_output(self._client, run, model.model_id, step=0)
+        accuracies = [
+            Metric(key, value, run.info.start_time, 0, model_id=model.model_id)
+            for key, value in run.data.metrics.items()
+            if "/top" in key
+        ]
+        self._client.log_batch(run.info.run_id, metrics=accuracies)
+        return self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+
+    def _version(
+        self, model: LoggedModel, name: str, tags: Mapping[str, str], description: str
+    ) -> str:
+        """Return the number of this sweep's version, which is created if it does not exist."""
+        try:
+            self._client.get_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            self._client.create_registered_model(name)
+        for version in self._client.search_model_versions(f"name = '{name}'"):
+            if version.tags.get("sweep") == self._runs.sweep_id:
+                return str(version.version)
+        created = self._client.create_model_version(
+            name,
+            # MLflow would look for models:/ID in its global tracking store.
+            source=model.artifact_location,
+            run_id=self._runs.run_id(SWEEP_KEY),
+            model_id=model.model_id,
+            description=description,
+            tags={"sweep": self._runs.sweep_id, **tags},
+        )
+        return str(created.version)
+
+    def _make_champion(self, name: str, number: str) -> None:
+        champion = self._client.get_registered_model(name).aliases.get(CHAMPION)
+        if champion is not None and str(champion) != number:
+            self._client.set_registered_model_alias(name, PREVIOUS, str(champion))
+        self._client.set_registered_model_alias(name, CHAMPION, number)
 
 
 def _title(folder: Path) -> str:
-    """The heading of the model card."""
+    """Return the heading of the model card."""
     lines = (folder / "README.md").read_text(encoding="utf-8").splitlines()
     return next(line for line in lines if line.startswith("# ")).removeprefix("# ")
-
-
-def _name_champion(tracking: MlflowTracker, name: str, number: str) -> None:
-    aliases = tracking.client.get_registered_model(name).aliases
-    before = aliases.get(ALIAS)
-    if before is not None and str(before) != number:
-        tracking.client.set_registered_model_alias(name, FORMER, str(before))
-    tracking.client.set_registered_model_alias(name, ALIAS, number)

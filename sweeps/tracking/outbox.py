@@ -1,7 +1,7 @@
-"""Work for somebody who may be away: done in order, in a thread of its own, until it is done.
+"""Do jobs in order, in one thread, for another side that may be away: until each is done.
 
-Knows nothing of the work. Whoever puts a job in never waits for it; a job that fails because the
-other side does not answer is tried again, and so must change nothing when it is done twice.
+Knows nothing of the jobs. Whoever puts a job in never waits for it. A job that fails because the
+other side does not answer is tried again, so that a job must change nothing when it is done twice.
 """
 
 from __future__ import annotations
@@ -13,28 +13,31 @@ from collections.abc import Callable
 
 Job = Callable[[], None]
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0  # between tries; doubled after each
 
 
 class Outbox:
-    """One thread, one queue."""
+    """Keeps a queue of jobs, and a thread that does them.
+
+    Args:
+        is_transient: whether another try may help after this error of a job.
+        recover: called before a job is tried again, since the lost answer may have been to a
+            request that did change something.
+        on_idle: done like a job whenever the queue has become empty, for what jobs have deferred
+            to be done together.
+        notify: called with half a sentence when the other side is away, and when it is back.
+    """
 
     def __init__(
         self,
         *,
-        passing: Callable[[Exception], bool],
+        is_transient: Callable[[Exception], bool],
         recover: Job,
-        idle: Job,
-        tell: Callable[[str], None],
+        on_idle: Job,
+        notify: Callable[[str], None],
     ):
-        """
-        Args:
-            passing: whether an error may pass if the job is tried again.
-            recover: done before a job is tried again: what an answer that was lost has changed.
-            idle: done whenever nothing is left to do: what jobs have put by to be done together.
-            tell: told in a sentence when the other side is away, and when it is back.
-        """
-        self._passing, self._recover, self._idle, self._tell = passing, recover, idle, tell
+        self._is_transient, self._recover = is_transient, recover
+        self._on_idle, self._notify = on_idle, notify
         self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
         self._busy = self._stopped = False
@@ -44,18 +47,19 @@ class Outbox:
         self._thread.start()
 
     def put(self, job: Job) -> None:
-        """Have ``job`` done after all that was put in before it."""
+        """Have ``job`` done after all jobs that were put in before it."""
         with self._changed:
             self._jobs.append(job)
             self._busy = True
             self._changed.notify_all()
 
     def flush(self, patience_s: float) -> None:
-        """Wait until all is done.
+        """Wait until the queue is empty and nothing is left to do.
 
         Raises:
             TimeoutError: the other side has been away for ``patience_s`` of this wait.
-            Exception: what a job raised that would not have passed; the jobs after it are done.
+            Exception: the first that a job raised and that is not transient, once; the jobs after
+                it are done all the same.
         """
         began = time.monotonic()
         with self._changed:
@@ -69,7 +73,7 @@ class Outbox:
                 raise error
 
     def stop(self) -> None:
-        """Do no more; what is left undone is dropped."""
+        """Start no more jobs and end the thread; jobs that are left are dropped."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
@@ -82,31 +86,31 @@ class Outbox:
                 if self._stopped:
                     return
                 job = self._jobs.popleft()
-            self._insist(job)
+            self._do(job)
             with self._changed:
-                drained = not self._jobs
-            if drained:
-                self._insist(self._idle)
+                is_drained = not self._jobs
+            if is_drained:
+                self._do(self._on_idle)
                 with self._changed:
                     self._busy = bool(self._jobs)
                     self._changed.notify_all()
 
-    def _insist(self, job: Job) -> None:
-        """Do the job, however often it takes."""
-        pause, again = FIRST_PAUSE_S, False
+    def _do(self, job: Job) -> None:
+        """Do the job, with as many tries as it takes, or note the error that ends it."""
+        pause_s, is_retry = FIRST_PAUSE_S, False
         while not self._stopped:
             try:
-                if again:
+                if is_retry:
                     self._recover()
                 job()
             except Exception as error:
-                if not self._passing(error):
+                if not self._is_transient(error):
                     self._error = self._error or error
                     return
                 self._note_away(error)
                 with self._changed:
-                    self._changed.wait_for(lambda: self._stopped, timeout=pause)
-                pause, again = min(2 * pause, LONGEST_PAUSE_S), True
+                    self._changed.wait_for(lambda: self._stopped, timeout=pause_s)
+                pause_s, is_retry = min(2 * pause_s, LONGEST_PAUSE_S), True
             else:
                 self._note_back()
                 return
@@ -114,10 +118,10 @@ class Outbox:
     def _note_away(self, error: Exception) -> None:
         if self._away_since is None:
             self._away_since = time.monotonic()
-            self._tell(f"does not answer ({type(error).__name__}); what is for it waits")
+            self._notify(f"does not answer ({type(error).__name__}); what is for it waits")
 
     def _note_back(self) -> None:
         if self._away_since is not None:
             seconds = time.monotonic() - self._away_since
             self._away_since = None
-            self._tell(f"is back after {seconds:.0f} s; what waited is written")
+            self._notify(f"is back after {seconds:.0f} s; what waited is written")

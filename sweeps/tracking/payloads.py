@@ -1,19 +1,23 @@
-"""What MLflow is told, as metrics, tags and words. Writes nothing."""
+"""Turn plans, reports, rows and choices into what runs hold: names, params, tags and metrics.
+
+All results are plain values; nothing here depends on MLflow.
+
+Parameters are what a person compares: MLflow's UI lists them in alphabetical order and shows the
+first three at once. A run's parameters are therefore few, and everything else is a tag.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
-from mlflow.entities import Metric
-
+from sweeps.planning.cell import Cell
 from sweeps.planning.plan import Plan
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row
-from trainables.training.trunk import EpochReport
+from trainables.training.trunk import EpochReport, TrunkSpec
 
-ROWS = "rows.parquet"  # of a cell's run: its rows of the leaderboard
+ROWS_FILE = "rows.parquet"  # artifact of a cell's run: its rows of the leaderboard
 EXPERIMENT_NOTE = (
     "FixRes sweeps: which EfficientNet, train resolution and test resolution serve best. A run for "
     "each sweep, and below it one for each trunk (trained once) and each cell (a trunk adapted to "
@@ -21,39 +25,52 @@ EXPERIMENT_NOTE = (
 )
 
 
-def epoch_metrics(report: EpochReport) -> list[Metric]:
-    values = {"lr": report.lr, "seconds": report.seconds}
-    if report.train_top1 is not None:
-        values["train/top1"] = report.train_top1
-    if report.loss is not None:
-        values["train/loss"] = report.loss
-    if report.best_val is not None:
-        values["val/top1"] = report.best_val.top1
-        values |= {f"val/top1_at_{res}": s.top1 for res, s in report.val.items()}
-    return [Metric(k, v, report.at, report.epoch) for k, v in values.items()]
+# --- the parent run -----------------------------------------------------------------------------
 
 
-def trunk_tags(why: str, reports: Sequence[EpochReport]) -> dict[str, Any]:
-    """How a trunk ended; with the images that went through the net at once where memory did not
-    take whole batches."""
-    tags: dict[str, Any] = {"ended": why, "epochs_trained": len(reports)}
-    if reports and reports[-1].micro_batch is not None:
-        tags["micro_batch"] = reports[-1].micro_batch
-    return tags
+def sweep_params(plan: Plan) -> dict[str, str]:
+    """Name the axes of the grid."""
+    return {
+        "variants": " ".join(plan.spec.grid.variants),
+        "train_res": " ".join(map(str, plan.grid.train_res)),
+        "test_res": " ".join(map(str, plan.grid.test_res)),
+    }
 
 
-def _metric_name(split: str) -> str:
-    """A set's name in the letters that MLflow allows."""
-    return re.sub(r"[^\w .-]", "_", split)
+def sweep_tags(plan: Plan) -> dict[str, object]:
+    """Name the images, the number of images in each split, and the seed; describe the plan."""
+    return {
+        "role": "sweep",
+        "images": plan.images_digest,
+        "seed": plan.spec.run.seed,
+        "mlflow.note.content": sweep_note(plan),
+    } | {f"n_{split}": n for split, n in plan.counts.items()}
 
 
-def head_tags(rows: Sequence[Row]) -> dict[str, Any]:
-    """How each arm's classifier was fitted."""
-    return {f"head_{r.arm}": r.head_in_words for r in rows if r.head_tried}
+def sweep_note(plan: Plan) -> str:
+    """Describe the plan in sentences."""
+    grid = plan.grid
+    return (
+        f"FixRes sweep over {', '.join(plan.spec.grid.variants)}: trained at "
+        f"{', '.join(map(str, grid.train_res))} px, tested at "
+        f"{', '.join(map(str, grid.test_res))} px. {plan.trunks} trunks, {plan.cells} cells; "
+        f"{', '.join(f'{n} {split}' for split, n in plan.counts.items())} images of "
+        f"{len(plan.classes)} classes. Accuracies of cells are on val (n = {plan.counts['val']})."
+    )
 
 
-def parent_values(choice: Choice, rows: Sequence[Row]) -> dict[str, float]:
-    """What the parent says of the chosen row, on every set."""
+def result_tags(choice: Choice) -> dict[str, str]:
+    """Say which row was chosen, and why."""
+    return {"chosen": f"{choice.row.label} px, arm {choice.row.arm}", "reason": choice.reason}
+
+
+def result_metrics(choice: Choice, rows: Sequence[Row]) -> dict[str, float]:
+    """Collect the chosen row's accuracy on every set, and its cost.
+
+    Args:
+        rows: the whole leaderboard. A row of a split other than val is either of the chosen arm
+            or of the arm that it is compared with, whose metrics end in "_untuned".
+    """
     row = choice.row
     values = {
         "val/top1": row.top1,
@@ -65,29 +82,111 @@ def parent_values(choice: Choice, rows: Sequence[Row]) -> dict[str, float]:
     }
     if row.latency_ms is not None:
         values["work/latency_ms"] = row.latency_ms
-    for unseen in rows:
-        if unseen.split != "val":
-            name = _metric_name(unseen.split)
-            role = "" if unseen.arm == row.arm else "_untuned"
-            values |= {f"{name}/top1{role}": unseen.top1, f"{name}/top5{role}": unseen.top5}
+    for other in rows:
+        if other.split != "val":
+            name = _allowed_name(other.split)
+            suffix = "" if other.arm == row.arm else "_untuned"
+            values |= {f"{name}/top1{suffix}": other.top1, f"{name}/top5{suffix}": other.top5}
     return values
 
 
-def cell_metrics(rows: Sequence[Row], at: int) -> list[Metric]:
-    best = max(rows, key=lambda r: r.hits1)
+def _allowed_name(split: str) -> str:
+    """Replace the characters that MLflow does not allow in the name of a metric."""
+    return re.sub(r"[^\w .-]", "_", split)
+
+
+# --- the run of a trunk -------------------------------------------------------------------------
+
+
+def trunk_run_name(trunk: TrunkSpec) -> str:
+    """Name a trunk's run by its point and the beginning of its key."""
+    return f"{trunk.variant}-tr{trunk.train_res}-{trunk.key[:6]}"
+
+
+def trunk_params(trunk: TrunkSpec) -> dict[str, object]:
+    """Name a trunk's point and the hyperparameters that the search proposed.
+
+    "with_" puts the hyperparameters behind the axes in alphabetical order.
+    """
+    return {
+        "variant": trunk.variant,
+        "train_res": trunk.train_res,
+        "with_lr": trunk.hyper.lr,
+        "with_weight_decay": trunk.hyper.weight_decay,
+        "with_label_smoothing": trunk.hyper.label_smoothing,
+    }
+
+
+def trunk_tags(trunk: TrunkSpec) -> dict[str, object]:
+    """Say which weights a trunk starts from, and for how many epochs it may train."""
+    return {"role": "trunk", "weights": trunk.weights.source, "epochs": trunk.recipe.epochs}
+
+
+def trunk_end_tags(why: str, reports: Sequence[EpochReport]) -> dict[str, object]:
+    """Say how a trunk ended, and after how many epochs.
+
+    Where memory did not take whole batches, the tag micro_batch gives the number of images that
+    went through the net at once in the last epoch.
+    """
+    tags: dict[str, object] = {"ended": why, "epochs_trained": len(reports)}
+    if reports and reports[-1].micro_batch is not None:
+        tags["micro_batch"] = reports[-1].micro_batch
+    return tags
+
+
+def epoch_metrics(report: EpochReport) -> dict[str, float]:
+    """Collect one epoch's values; a loss that is not finite is left out."""
+    values = {"lr": report.lr, "seconds": report.seconds}
+    if report.train_top1 is not None:
+        values["train/top1"] = report.train_top1
+    if report.loss is not None:
+        values["train/loss"] = report.loss
+    if report.best_val is not None:
+        values["val/top1"] = report.best_val.top1
+        values |= {f"val/top1_at_{res}": score.top1 for res, score in report.val.items()}
+    return values
+
+
+# --- the run of a cell --------------------------------------------------------------------------
+
+
+def cell_run_name(cell: Cell) -> str:
+    """Name a cell's run by its variant, train resolution and test resolution."""
+    return f"{cell.variant}-tr{cell.trunk.train_res}-te{cell.test_res}"
+
+
+def cell_params(cell: Cell) -> dict[str, object]:
+    """Name the three axes of the grid."""
+    axes = {"variant": cell.variant, "train_res": cell.trunk.train_res}
+    return {**axes, "test_res": cell.test_res}
+
+
+def cell_end_tags(rows: Sequence[Row]) -> dict[str, object]:
+    """Name a cell's best arm, and say how each arm's classifier was fitted.
+
+    Args:
+        rows: of the cell's arms on val, at least one.
+    """
+    best = _best(rows)
+    return {"n_val": best.n, "best_arm": best.arm} | {
+        f"head_{r.arm}": r.head_in_words for r in rows if r.head_tried
+    }
+
+
+def cell_metrics(rows: Sequence[Row]) -> dict[str, float]:
+    """Collect the accuracies of a cell's best arm and of every arm, and the cost.
+
+    Args:
+        rows: of the cell's arms on val, at least one.
+    """
+    best = _best(rows)
     values = {"val/top1": best.top1, "val/top5": best.top5}
     values |= {f"val/top1_{r.arm}": r.top1 for r in rows}
     values |= {"work/gmacs": best.gmacs, "work/params_m": best.params_m}
     values["work/seconds"] = sum(r.seconds for r in rows)
-    return [Metric(k, v, at, 0) for k, v in values.items()]
+    return values
 
 
-def sweep_note(plan: Plan) -> str:
-    grid = plan.grid
-    return (
-        f"FixRes sweep over {', '.join(plan.spec.grid.variants)}: trained at "
-        f"{', '.join(map(str, grid.train_res))} px, tested at "
-        f"{', '.join(map(str, grid.test_res))} px. {plan.trunks} trunks, {plan.cells} cells; "
-        f"{', '.join(f'{n} {split}' for split, n in plan.counts.items())} images of "
-        f"{len(plan.classes)} classes. Accuracies of cells are on val (n = {plan.counts['val']})."
-    )
+def _best(rows: Sequence[Row]) -> Row:
+    """Return the row with the most hits, the first of those that are equal."""
+    return max(rows, key=lambda r: r.hits1)

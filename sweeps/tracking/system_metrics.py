@@ -1,6 +1,7 @@
-"""What the driver's machine is doing, sampled while a sweep runs, under MLflow's own names.
+"""Sample the driver machine's load while a sweep runs, under MLflow's own metric names.
 
-MLflow's monitor gives up at the first request that fails, so that only its gauges are used.
+MLflow's own monitor thread ends at the first request that fails. Only its gauges are used here,
+and whoever takes the samples sends them.
 """
 
 from __future__ import annotations
@@ -17,28 +18,36 @@ from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
 from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
 from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 
-INTERVAL_S = 10.0
+INTERVAL_S = 10.0  # unless MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL is set
 
-Take = Callable[[Mapping[str, float], int], None]  # values by metric, and the Unix time in ms
+OnSample = Callable[[Mapping[str, float], int], None]  # values by metric, and the Unix time in ms
 
 
 class SystemMetricsSampler:
-    """Cores, memory, disk, network, and GPUs where NVML sees some."""
+    """Samples cores, memory, disk, network, and GPUs where NVML sees some, in a thread.
 
-    def __init__(self, take: Take):
-        self._take = take
-        self._interval = float(MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL.get() or INTERVAL_S)
-        self._over = threading.Event()
+    Args:
+        on_sample: called from the thread with each sample; must not block for long.
+
+    Raises:
+        ValueError: MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL is not a number.
+    """
+
+    def __init__(self, on_sample: OnSample):
+        self._on_sample = on_sample
+        self._interval_s = float(MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL.get() or INTERVAL_S)
+        self._stopped = threading.Event()
         self._gauges = _gauges()
-        self._read()  # the first reading of a rate is nothing
-        threading.Thread(target=self._watch, name="machine", daemon=True).start()
+        self._read()  # The first reading of a gauge that measures a rate says nothing.
+        threading.Thread(target=self._sample, name="system-metrics", daemon=True).start()
 
     def stop(self) -> None:
-        self._over.set()
+        """Take no more samples."""
+        self._stopped.set()
 
-    def _watch(self) -> None:
-        while not self._over.wait(self._interval):
-            self._take(self._read(), int(time.time() * 1000))
+    def _sample(self) -> None:
+        while not self._stopped.wait(self._interval_s):
+            self._on_sample(self._read(), int(time.time() * 1000))
 
     def _read(self) -> dict[str, float]:
         values: dict[str, float] = {}
@@ -51,6 +60,6 @@ class SystemMetricsSampler:
 
 def _gauges() -> list[BaseMetricsMonitor]:
     gauges = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
-    with suppress(ImportError, RuntimeError):  # no NVML, or no GPU
+    with suppress(ImportError, RuntimeError):  # There is no NVML, or no GPU.
         gauges.append(GPUMonitor())
     return gauges

@@ -1,4 +1,7 @@
-"""Links into MLflow's UI, and a view of the runs prepared for it. Speaks to no server."""
+"""Build links into MLflow's UI, and a saved view of a sweep's cells that one of them opens.
+
+Sends no request.
+"""
 
 from __future__ import annotations
 
@@ -14,28 +17,42 @@ def _view_key(sweep_id: str) -> str:
 
 
 def ui_command(uri: str, experiment_id: str, sweep_id: str) -> str:
-    """What opens the UI at the cells of a sweep, best first, or where they are."""
-    # The UI's other half knows no runs. Any more in the query, and it drops the view's columns.
+    """Return how to open the UI at a sweep's cells, best first.
+
+    For a tracking server it is a URL; else the command that starts the UI, and the URL to open
+    then.
+
+    Args:
+        uri: of the tracking store; its credentials are left out.
+    """
+    # The UI's other workflow type shows no runs, and with more in the query it drops the columns
+    # of the view.
     query = {"workflowType": "machine_learning", "viewStateShareKey": _view_key(sweep_id)}
     path = f"/#/experiments/{experiment_id}/runs?{urlencode(query)}"
     if uri.startswith("http"):
-        return f"{without_secret(uri).rstrip('/')}{path}"
+        return f"{without_credentials(uri).rstrip('/')}{path}"
     return (
-        f"mlflow ui --backend-store-uri {without_secret(uri)} --host 127.0.0.1 "
+        f"mlflow ui --backend-store-uri {without_credentials(uri)} --host 127.0.0.1 "
         f"--port 5000\n  then http://127.0.0.1:5000{path}"
     )
 
 
 def compare_link(run_ids: Sequence[str], experiment_id: str) -> str:
-    """Markdown: the UI's compare view of these runs, whatever the UI's address."""
+    """Return a Markdown link to the UI's comparison of the cells' runs, at any UI address."""
     lists = {"runs": run_ids, "experiments": [experiment_id]}
     query = {name: json.dumps(ids, separators=(",", ":")) for name, ids in lists.items()}
     return f"[Compare the {len(run_ids)} cells](#/compare-runs?{urlencode(query)})"
 
 
 def sweep_view(sweep_id: str, name: str) -> tuple[str, str]:
-    """A sweep's cells, best first, with the columns that tell them apart: key and value of a tag of
-    the experiment, in which the UI keeps the views that a person has saved."""
+    """Build a view of a sweep's cells, best first, with the columns that tell them apart.
+
+    Args:
+        name: of the sweep, for a person.
+
+    Returns:
+        Key and value of a tag of the experiment: there the UI keeps the views that users save.
+    """
     columns = [
         "attributes.`Duration`",
         *(f"params.`{column}`" for column in ("variant", "train_res", "test_res")),
@@ -45,7 +62,7 @@ def sweep_view(sweep_id: str, name: str) -> tuple[str, str]:
     ]
     state = {
         "searchFilter": f"tags.sweep = '{sweep_id}' and tags.role = 'cell'",
-        "orderByKey": "metrics.`val/top1`",  # sorted by a metric, the UI shows a flat list
+        "orderByKey": "metrics.`val/top1`",  # The UI shows runs sorted by a metric as a flat list.
         "orderByAsc": False,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
@@ -60,8 +77,8 @@ def sweep_view(sweep_id: str, name: str) -> tuple[str, str]:
     return key, json.dumps(view | {"state": f"deflate;{packed}"})
 
 
-def without_secret(uri: str) -> str:
-    """A URI without user, password and query."""
+def without_credentials(uri: str) -> str:
+    """Return a URI without user, password and query."""
     scheme, separator, rest = uri.partition("://")
-    place, slash, path = rest.partition("/")
-    return f"{scheme}{separator}{place.rpartition('@')[2]}{slash}{path.partition('?')[0]}"
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path.partition('?')[0]}"

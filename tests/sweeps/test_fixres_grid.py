@@ -18,7 +18,9 @@ import pytest
 from sweeps.planning.recipes import RECIPES, builtin_digits
 from sweeps.planning.spec import SweepSpec
 from tests.factories import is_one_sentence, spec_with
+from trainables.data.cache import make_room, set_limit
 from trainables.errors import SweepError, UserError
+from trainables.models.variants import VARIANTS
 from trainables.storage.hashing import to_jsonable
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -146,6 +148,7 @@ def test_bad_input_ends_with_2_and_one_sentence(
         (KeyboardInterrupt(), 130, "the same command continues"),
         (SweepError("No trunk could be trained."), 1, "failed: No trunk could be trained."),
         (UserError("--out o is a file: name a folder."), 2, "error: --out o is a file"),
+        (SweepError("Train at a lower `train_res`."), 1, "failed: Train at a lower --train-res."),
     ],
 )
 def test_an_end_before_the_end_is_told_in_a_line(
@@ -164,6 +167,33 @@ def test_an_end_before_the_end_is_told_in_a_line(
     assert main() == code
     (line,) = capsys.readouterr().err.splitlines()
     assert words in line
+
+
+def test_an_unknown_variant_is_named_by_its_option(
+    main: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main("--variants", "nonsense") == 2
+    known = ", ".join(VARIANTS)
+    assert capsys.readouterr().err == (
+        "error: --variants nonsense is not an EfficientNet this sweep knows: choose from "
+        f"{known}.\n"
+    )
+
+
+def test_errors_of_the_core_name_options(
+    main: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(spec: SweepSpec, _: object) -> None:
+        set_limit(tmp_path, spec.images.cache_gb)
+        make_room(tmp_path, 6_000_000, spec.read.space_request(60))
+
+    monkeypatch.setattr("sweeps.sweep.run", run)
+    assert main("--cache-gb", "0.005") == 2
+    assert capsys.readouterr().err == (
+        f"error: The cache folder {tmp_path} has 5.0 MB left of --cache-gb 0.005 and of its disk, "
+        "and 60 images at up to 1024 px need about 6.0 MB: choose a smaller --cache-side, or a "
+        "larger --cache-gb or disk.\n"
+    )
 
 
 def test_a_sweep_that_ran_ends_with_0(
@@ -187,3 +217,21 @@ def test_as_a_script_from_any_folder(tmp_path: Path) -> None:
     (line,) = [text for text in done.stderr.splitlines() if text]
     assert line.startswith("error: --variants b99 ") and is_one_sentence(line)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_names_of_arms_are_checked_before_anything_heavy_is_imported() -> None:
+    lines = [
+        "import sys",
+        "from sweeps import fixres_grid",
+        "assert 'trainables.fixres.arms' in sys.modules",
+        "heavy = {'torch', 'timm', 'torchvision', 'ray', 'mlflow'} & set(sys.modules)",
+        "assert not heavy, heavy",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr

@@ -15,6 +15,7 @@ from sweeps.selection import leaderboard
 from sweeps.selection.leaderboard import Row
 from tests.factories import a_record, a_row
 from tests.storing import S3Server
+from trainables.errors import SweepError, UserError
 from trainables.fixres.cell import PREDICTIONS, recorded_hits, write_predictions
 from trainables.storage.artifact_store import Store
 from trainables.storage.object_store import remote_path
@@ -103,6 +104,29 @@ def test_a_folder_without_a_leaderboard_is_refused(
 ) -> None:
     assert main(["--sweep", str(tmp_path)]) == 2
     assert "holds no leaderboard yet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "shown"),
+    [
+        (UserError("`variant` b9: give a smaller `cache_side`."), 2, "error: --variants b9: "),
+        (SweepError("test at a lower `test_res`."), 1, "failed: test at a lower --test-res."),
+    ],
+)
+def test_errors_of_the_core_name_options(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    raised: Exception,
+    code: int,
+    shown: str,
+) -> None:
+    def load_sweep(*_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("sweeps.reselect.load_sweep", load_sweep)
+    assert main(["--sweep", "out"]) == code
+    said = capsys.readouterr().err
+    assert said.startswith(shown) and "`" not in said
 
 
 def test_a_copy_in_an_object_store_does_as_well(

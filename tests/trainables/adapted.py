@@ -18,7 +18,7 @@ from trainables.models.weights import find_weights
 from trainables.storage.artifact_store import Store
 from trainables.training.recipe import Hyper, Recipe
 from trainables.training.trainer import TrunkTraining
-from trainables.training.trunk import TrunkSpec, finalize_trunk, read_trunk_weights
+from trainables.training.trunk import TrunkSpec, TrunkStatus, finalize_trunk, read_trunk_weights
 from trainables.transforms.augmentation import Augmentation
 from trainables.transforms.eval_transform import EvalTransform
 
@@ -52,7 +52,7 @@ def make(tiny_images, lite0_weights, root):
         spec, tiny_images, store, cache=root, threads=2, val_transforms=(), rungs=()
     )
     training.epoch()
-    finalize_trunk(store, spec.key, "finished")
+    finalize_trunk(store, spec.key, TrunkStatus.FINISHED)
     cell = CellSpec(
         trunk=spec.key,
         transform=WHOLE,

@@ -1,13 +1,13 @@
-"""The small image set that is made on first use: handwritten digits on photographs.
+"""Make the built-in image set: handwritten digits on photographs.
 
-It is made from what scikit-learn brings along: 1,797 scans of handwritten digits (8x8 samples) and
-two photographs (427x640 px); `SOURCES` names the makers. Each scan becomes one JPEG: a digit in a
-colour, size, place and slant of its own, on a piece of a photograph.
+It is made of data in the scikit-learn package: 1,797 scans of handwritten digits (8x8 samples) and
+two photographs (427x640 px), credited in ``SOURCES``. Each scan becomes one JPEG: a digit in a
+colour, size, position and slant of its own, on a piece of a photograph.
 
-Resolution decides how well the digit is read. It lies wholly inside the central square, so the test
-transform (short side resized, centre crop) never cuts it. Nothing but the stroke depends on the
-class. No scan is in two splits; a writer may be, as scikit-learn does not say who wrote a scan.
-Digits have a left and a right: train without horizontal flips.
+Resolution decides how well the digit can be recognised. It lies wholly inside the central square,
+so the test transform (short side resized, centre crop) never cuts it. Nothing but the stroke
+depends on the class. No scan is in two splits; a writer may be, as scikit-learn does not say who
+wrote a scan. Digits have a left and a right: train without horizontal flips.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ from PIL import Image, ImageFilter, ImageOps
 
 from trainables.errors import UserError
 
-VERSION = 1  # of the drawing; raise it whenever the bytes made from the same spec change
-MARKER = ".embedded.json"  # lies in a finished folder, says what it was made from
+VERSION = 1  # raise it whenever the bytes made from the same spec change
+MARKER = ".embedded.json"  # in a finished folder: version and spec that it was made from
 SCANS = 1797
 CLASSES = 10
+MAX_THREADS = 8
 SPLITS = ("train", "val", "test")
 SOURCES = (
     "digits: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998",
@@ -41,23 +42,23 @@ SOURCES = (
     "flower.jpg: flickr.com/photos/vultilion/6056698931, CC BY 2.0",
 )
 
-SHORT_SIDE_PX = (280, 341)  # picture's short side, upper end excluded
+SHORT_SIDE_PX = (280, 341)  # of the picture, upper end excluded
 ASPECT = (1.2, 1.45)  # long side / short side
-PHOTO_PART = (0.4, 1.0)  # piece of a photograph, of the largest piece of that shape
+PHOTO_PART = (0.4, 1.0)  # piece of a photograph / largest piece of that shape
 DIGIT_PART = (0.33, 0.46)  # digit's longer side / picture's short side
-MARGIN_PART = 0.15  # kept free inside the central square, of its side
-ROTATION_DEG = 8.0  # at most, either way
-SLANT = 0.12  # at most, either way; sideways px per px of height
+MARGIN_PART = 0.15  # margin kept free inside the central square / its side
+MAX_ROTATION_DEG = 8.0  # either way
+MAX_SLANT = 0.12  # either way; sideways px per px of height
 STROKE_LEVEL = (0.34, 0.46)  # ink share at a stroke's edge: lower is bolder
-CONTRAST = (110.0, 190.0)  # luma of the stroke against what it covers, of 255
-TINT = 45.0  # at most, of 255, either way in each colour channel
+CONTRAST = (110.0, 190.0)  # luma of the stroke against the pixels under it, out of 255
+MAX_TINT = 45.0  # out of 255, either way in each colour channel
 OPACITY = (0.85, 1.0)
-BLUR_PX = (0.3, 1.1)  # of the stroke's edge, in the finished picture
+BLUR_PX = (0.3, 1.1)  # at the stroke's edge, in the finished picture
 JPEG_QUALITY = (75, 92)  # upper end excluded
 
-_CELL_PX = 14  # working px for one sample of a scan: finer than any finished digit needs
+_SAMPLE_PX = 14  # working px for one sample of a scan: finer than any finished digit needs
 _RIM_PX = 2  # around the stroke, so that its blurred edge stays inside the mask
-_LUMA = np.array([0.299, 0.587, 0.114])
+_LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114])
 
 Floats = NDArray[np.float64]
 
@@ -74,7 +75,7 @@ class EmbeddedSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """One finished picture; `box_px` is the digit's (left, top, right, bottom) in it."""
+    """One finished picture; ``box_px`` is the digit's (left, top, right, bottom) in it."""
 
     image: Image.Image
     box_px: tuple[int, int, int, int]
@@ -95,10 +96,19 @@ def make(
     spec: EmbeddedSpec = EmbeddedSpec(),
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Make `folder/{train,val,test}/<digit>/<scan number>.jpg` unless it is there; return `folder`.
+    """Make ``folder/{train,val,test}/<digit>/<scan number>.jpg``, unless they are there.
 
-    The folder appears whole or not at all. `progress` is called with (pictures done, of how many).
-    The same seed, split sizes and package versions give the same bytes.
+    The folder appears whole or not at all. The same seed, split sizes and package versions give the
+    same bytes.
+
+    Args:
+        progress: called with pictures done and pictures in all.
+
+    Returns:
+        ``folder``.
+
+    Raises:
+        UserError: the spec cannot be made, or the folder holds something else.
     """
     _check(spec)
     if _is_made(folder, spec):
@@ -118,19 +128,19 @@ def make(
 
 
 def split(digits: NDArray[np.int64], spec: EmbeddedSpec) -> dict[str, list[int]]:
-    """Scan numbers of each split: no scan twice, classes as even as the scans left allow."""
-    rng = np.random.default_rng((spec.seed, SCANS))  # no picture's: their numbers end below
+    """Choose the scan numbers of each split: none twice, classes as even as their scans allow."""
+    rng = np.random.default_rng((spec.seed, SCANS))  # pictures draw with numbers below SCANS
     left = [rng.permutation(np.flatnonzero(digits == k)).tolist() for k in range(CLASSES)]
-    found: dict[str, list[int]] = {}
+    numbers: dict[str, list[int]] = {}
     for name in SPLITS:
-        taken = [0] * CLASSES
-        found[name] = []
+        counts = [0] * CLASSES
+        numbers[name] = []
         for _ in range(getattr(spec, name)):
             open_classes = [k for k in range(CLASSES) if left[k]]
-            k = min(open_classes, key=lambda c: (taken[c], -len(left[c]), c))
-            found[name].append(left[k].pop())
-            taken[k] += 1
-    return found
+            k = min(open_classes, key=lambda c: (counts[c], -len(left[c]), c))
+            numbers[name].append(left[k].pop())
+            counts[k] += 1
+    return numbers
 
 
 def draw(scan: Floats, photos: tuple[Image.Image, ...], rng: np.random.Generator) -> Drawing:
@@ -157,9 +167,9 @@ def draw(scan: Floats, photos: tuple[Image.Image, ...], rng: np.random.Generator
 
 
 def background(photos: tuple[Image.Image, ...], rng: np.random.Generator) -> Image.Image:
-    """Return a piece of a photograph, perhaps mirrored, its light changed, at the picture's size.
+    """Cut a piece of a photograph, perhaps mirrored, its light changed, at the picture's size.
 
-    It is drawn before anything about the digit, so the class cannot show in it.
+    It is drawn before anything about the digit, so that it does not depend on the class.
     """
     photo = photos[int(rng.integers(len(photos)))]
     short = int(rng.integers(*SHORT_SIDE_PX))
@@ -183,25 +193,26 @@ def background(photos: tuple[Image.Image, ...], rng: np.random.Generator) -> Ima
 
 
 def stroke_mask(scan: Floats, side_px: int, rng: np.random.Generator) -> Floats:
-    """Return how much of each pixel the digit covers (0..1); the longer side is `side_px`.
+    """Compute how much of each pixel the digit covers (0..1); the longer side is ``side_px``.
 
     A scan holds the ink share of 4x4 px blocks of a binary scan. Enlarged smoothly and cut at a
     level, it gives back a pen stroke with a clean outline instead of a blurred chequerboard.
     """
     ink = np.pad(scan * (255 / 16), 2).astype(np.uint8)  # room to turn and slant
-    side = ink.shape[0] * _CELL_PX
+    side = ink.shape[0] * _SAMPLE_PX
     large = Image.fromarray(ink).resize((side, side), Image.Resampling.BICUBIC)
-    # Against the ink around it: thin strokes stay whole and the loops of bold ones open.
-    large = large.filter(ImageFilter.GaussianBlur(_CELL_PX * 0.3))
-    large = large.filter(ImageFilter.UnsharpMask(_CELL_PX * 1.2, percent=120, threshold=0))
-    turn, slant = np.radians(rng.uniform(-ROTATION_DEG, ROTATION_DEG)), rng.uniform(-SLANT, SLANT)
+    # Sharpened against the ink around it, thin strokes stay whole and loops of bold ones open.
+    large = large.filter(ImageFilter.GaussianBlur(_SAMPLE_PX * 0.3))
+    large = large.filter(ImageFilter.UnsharpMask(_SAMPLE_PX * 1.2, percent=120, threshold=0))
+    turn = np.radians(rng.uniform(-MAX_ROTATION_DEG, MAX_ROTATION_DEG))
+    slant = rng.uniform(-MAX_SLANT, MAX_SLANT)
     rotation = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
     matrix = np.array([[1, slant], [0, 1]]) @ rotation
     shift = (np.eye(2) - matrix) @ [side / 2, side / 2]  # the middle stays where it is
     affine = (*matrix[0], shift[0], *matrix[1], shift[1])
     large = large.transform(large.size, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
     level = 255 * rng.uniform(*STROKE_LEVEL)
-    edge = 12.0  # half the width of the outline's ramp, of 255: sharp, yet anti-aliased
+    edge = 12.0  # half the width of the outline's ramp, out of 255: sharp, yet anti-aliased
     cover = np.clip((np.asarray(large, dtype=np.float64) - level + edge) / (2 * edge), 0, 1)
     stroke = Image.fromarray(np.rint(cover * 255).astype(np.uint8))
     stroke = stroke.crop(stroke.getbbox())
@@ -214,22 +225,22 @@ def stroke_mask(scan: Floats, side_px: int, rng: np.random.Generator) -> Floats:
 
 def _stroke_colour(under: Floats, mask: Floats, rng: np.random.Generator) -> Floats:
     """Pick an RGB colour (0..255) that stands out from the pixels (h, w, 3) under the stroke."""
-    luma = under @ _LUMA
+    luma = under @ _LUMA_WEIGHTS
     mean = float(np.average(luma, weights=mask))
     spread = float(np.sqrt(np.average((luma - mean) ** 2, weights=mask)))
     # A busy background hides a stroke as a similar brightness does, so it needs more contrast.
     step = rng.uniform(*CONTRAST) + spread
-    up = rng.random() < 0.5
-    if step > (255 - mean if up else mean):
-        up = mean < 127.5  # where there is more room
-    grey = np.clip(mean + (step if up else -step), 0, 255)
-    tint = rng.uniform(-TINT, TINT, size=3)
-    return np.asarray(np.clip(grey + tint - tint @ _LUMA, 0, 255), dtype=np.float64)
+    brighter = rng.random() < 0.5
+    if step > (255 - mean if brighter else mean):
+        brighter = mean < 127.5  # the side with more room
+    grey = np.clip(mean + (step if brighter else -step), 0, 255)
+    tint = rng.uniform(-MAX_TINT, MAX_TINT, size=3)
+    return np.asarray(np.clip(grey + tint - tint @ _LUMA_WEIGHTS, 0, 255), dtype=np.float64)
 
 
 @lru_cache(maxsize=1)
 def _material() -> Material:
-    # Imported late: it takes a second, which a run on a finished folder need not wait for.
+    # Imported late: it takes a second, which a call on a finished folder does not need.
     from sklearn.datasets import load_digits, load_sample_image
 
     scans = load_digits()
@@ -242,6 +253,7 @@ def _material() -> Material:
 
 
 def _check(spec: EmbeddedSpec) -> None:
+    """Raise a UserError where the spec cannot be made."""
     sizes = [getattr(spec, name) for name in SPLITS]
     given = "train {}, val {}, test {}".format(*sizes)
     if sum(sizes) > SCANS:
@@ -252,27 +264,33 @@ def _check(spec: EmbeddedSpec) -> None:
         raise UserError(f"seed {spec.seed}: it must be 0 or more")
 
 
-def _label(spec: EmbeddedSpec) -> dict[str, Any]:
+def _description(spec: EmbeddedSpec) -> dict[str, Any]:
     return {"made_by": "sweeps.embedded", "version": VERSION, "spec": asdict(spec)}
 
 
 def _is_made(folder: Path, spec: EmbeddedSpec) -> bool:
-    """Tell a finished folder of this spec from a missing or empty one; refuse any other."""
+    """Whether the folder is finished, and not missing or empty.
+
+    Raises:
+        UserError: it holds something else.
+    """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
-    wanted = _label(spec)
+    expected = _description(spec)
     try:
-        label = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-        found = {key: label[key] for key in wanted}
+        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        actual = {key: marker[key] for key in expected}
     except (OSError, ValueError, TypeError, KeyError):
         raise UserError(f"{folder} is no embedded image set: name another folder") from None
     advice = "name another folder or delete this one"
-    if found != wanted:
+    if actual != expected:
         raise UserError(f"{folder} is an embedded image set of other settings: {advice}")
     for name in SPLITS:
-        count, size = len(list((folder / name).glob("*/*.jpg"))), getattr(spec, name)
-        if count != size:
-            raise UserError(f"{folder / name} holds {count} images instead of {size}: {advice}")
+        count, expected_count = len(list((folder / name).glob("*/*.jpg"))), getattr(spec, name)
+        if count != expected_count:
+            raise UserError(
+                f"{folder / name} holds {count} images instead of {expected_count}: {advice}"
+            )
     return True
 
 
@@ -291,9 +309,9 @@ def _write(folder: Path, spec: EmbeddedSpec, progress: Callable[[int, int], None
         drawing = draw(material.scans[number], material.photos, rng)
         drawing.image.save(path, quality=drawing.jpeg_quality)
 
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max_workers=min(MAX_THREADS, os.cpu_count() or 1)) as pool:
         for done, _ in enumerate(pool.map(save, jobs), start=1):
             if progress is not None:
                 progress(done, len(jobs))
-    label = json.dumps({**_label(spec), "sources": SOURCES}, indent=2)
-    (folder / MARKER).write_text(label + "\n", encoding="utf-8")
+    marker = json.dumps({**_description(spec), "sources": SOURCES}, indent=2)
+    (folder / MARKER).write_text(marker + "\n", encoding="utf-8")

@@ -1,16 +1,14 @@
-"""The cache folder of a node: kept within its bound by dropping what was not used for longest.
+"""Keep a node's cache folder within its bound by dropping what was not used for longest.
 
 Two kinds of entries: folders named by a digest, with the decoded images of a set, and files in
 views/, with images as a net is shown them. Whoever uses one holds a shared lock (flock) on it,
-which dies with the process, and only what nobody holds is dropped. The bound belongs to the
+which ends with the process, and only what nobody holds is dropped. The bound belongs to the
 folder: all processes of the node that write to it keep to it, whoever started them.
 
     CACHE/<digest>/.used     its lock; its time is that of the last use
     CACHE/views/*.npy        their own lock and time
     CACHE/.limit             the bound in bytes, where there is one
-    CACHE/tmp-*              being written or being deleted; of a killed process, if unlocked
-
-Knows neither images nor what a view is of.
+    CACHE/tmp-*              being written or being deleted; left by a killed process, if unlocked
 """
 
 from __future__ import annotations
@@ -36,28 +34,30 @@ from trainables.errors import UserError
 
 VIEWS = "views"
 USED = ".used"
-ABANDONED_AFTER_S = 600.0  # a half-written view that is this old and that nobody holds is nobody's
+ABANDONED_AFTER_S = 600.0  # a half-written view of this age that nobody holds may be dropped
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpaceRequest:
-    """What room is asked for, in the words of the error if there is none."""
+    """Words for the error if there is no room."""
 
-    what: str  # "60 images at up to 1024 px"
-    smaller: str  # what would need less: "a smaller --cache-side"
+    what: str  # needs the room: "60 images at up to 1024 px"
+    smaller: str  # would need less: "a smaller `cache_side`"
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
+    """A decoded set or a view."""
+
     path: Path
     lock: Path
     size: int  # bytes
-    used: float  # when last, seconds
+    last_use: float  # Unix time, s
 
 
 @contextmanager
 def locked(cache: Path) -> Iterator[None]:
-    """Hold the cache against others that decode, and clear what a killed one left behind.
+    """Lock the cache against others that decode, and delete what killed ones left behind.
 
     Raises:
         UserError: the folder cannot be written to.
@@ -68,11 +68,11 @@ def locked(cache: Path) -> Iterator[None]:
         lock.acquire()
     except (OSError, NotImplementedError) as error:
         raise UserError(
-            f"The cache folder {cache} cannot be written to ({error}): choose another --cache-dir."
+            f"The cache folder {cache} cannot be written to ({error}): choose another `cache_dir`."
         ) from error
     try:
-        for stale in cache.glob("tmp-*"):  # under the lock, nobody is writing one
-            shutil.rmtree(stale, ignore_errors=True)
+        for leftover in cache.glob("tmp-*"):  # under the lock, nobody is writing one
+            shutil.rmtree(leftover, ignore_errors=True)
         yield
     finally:
         lock.release()
@@ -80,20 +80,20 @@ def locked(cache: Path) -> Iterator[None]:
 
 def set_limit(cache: Path, gigabytes: float | None) -> None:
     """Bound what the cache may hold, from its next writing on; None: by the disk alone."""
-    told, limit = cache / ".limit", None if gigabytes is None else int(gigabytes * 1e9)
+    path, limit = cache / ".limit", None if gigabytes is None else int(gigabytes * 1e9)
     if limit == _limit(cache):
         return
     if limit is None:
-        told.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         return
     cache.mkdir(parents=True, exist_ok=True)
     fresh = cache / f".limit.{uuid.uuid4().hex}"
     fresh.write_text(str(limit))
-    fresh.replace(told)
+    fresh.replace(path)
 
 
-def make_room(cache: Path, needed: int, need: SpaceRequest) -> bool:
-    """Drop what was not used for longest, as far as ``needed`` bytes ask for it.
+def make_room(cache: Path, needed: int, request: SpaceRequest) -> bool:
+    """Drop what was not used for longest, as far as room for ``needed`` bytes takes it.
 
     Returns:
         Whether anything was dropped.
@@ -104,59 +104,67 @@ def make_room(cache: Path, needed: int, need: SpaceRequest) -> bool:
     with filelock.FileLock(cache / ".room"):
         entries = _entries(cache)
         free, limit = shutil.disk_usage(cache).free, _limit(cache)
-        short = needed - free
+        missing = needed - free
         if limit is not None:
-            short = max(short, needed + _drafts(cache) + sum(e.size for e in entries) - limit)
-        if short <= 0:
+            used = _drafts_size(cache) + sum(entry.size for entry in entries)
+            missing = max(missing, needed + used - limit)
+        if missing <= 0:
             return False
-        idle = [entry for entry in entries if _drop(entry, cache, really=False)]
-        if sum(entry.size for entry in idle) < short:
-            raise _no_room(cache, needed - short, needed, need, limit)
-        for entry in sorted(idle, key=lambda entry: entry.used):
-            if short <= 0:
+        idle = [entry for entry in entries if _drop(entry, cache, dry_run=True)]
+        if sum(entry.size for entry in idle) < missing:
+            raise _no_room(cache, needed - missing, needed, request, limit)
+        for entry in sorted(idle, key=lambda entry: entry.last_use):
+            if missing <= 0:
                 break
             if _drop(entry, cache):
-                short -= entry.size
+                missing -= entry.size
         return True
 
 
 def _no_room(
-    cache: Path, free: int, needed: int, need: SpaceRequest, limit: int | None
+    cache: Path, free: int, needed: int, request: SpaceRequest, limit: int | None
 ) -> UserError:
-    asked = f"and {need.what} need about {size_in_words(needed)}: choose {need.smaller}"
+    demand = f"and {request.what} need about {size_in_words(needed)}: choose {request.smaller}"
     if limit is None:
         return UserError(
-            f"The cache folder {cache} has {size_in_words(free)} free, {asked}, or a --cache-dir on"
-            " a larger disk."
+            f"The cache folder {cache} has {size_in_words(free)} free, {demand}, or a `cache_dir`"
+            " on a larger disk."
         )
     return UserError(
-        f"The cache folder {cache} has {size_in_words(max(0, free))} left of --cache-gb"
-        f" {limit / 1e9:g} and of its disk, {asked}, or a larger --cache-gb or disk."
+        f"The cache folder {cache} has {size_in_words(max(0, free))} left of `cache_gb`"
+        f" {limit / 1e9:g} and of its disk, {demand}, or a larger `cache_gb` or disk."
     )
 
 
-def size_in_words(count: int) -> str:
-    """Bytes in words."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+def size_in_words(size: int) -> str:
+    """Write a number of bytes in MB or GB."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
 @contextmanager
 def write_errors(cache: Path, smaller: str) -> Iterator[None]:
-    """Tell a full or broken disk in one sentence; ``smaller``: what would need less."""
+    """Turn errors of a full or broken disk into one sentence.
+
+    Args:
+        smaller: what would need less room, in words.
+
+    Raises:
+        UserError: the block could not write.
+    """
     try:
         yield
     except OSError as error:
         what = "is full" if error.errno == errno.ENOSPC else f"cannot be written to ({error})"
         raise UserError(
-            f"The cache folder {cache} {what}: choose another --cache-dir, or {smaller}."
+            f"The cache folder {cache} {what}: choose another `cache_dir`, or {smaller}."
         ) from error
 
 
 @contextmanager
 def draft_folder(draft: Path) -> Iterator[None]:
-    """Make a folder for a set that is being written; what is left of it in the end is deleted.
+    """Make a folder for a set that is being written, and delete what is left of it in the end.
 
-    It is held under the name that it is given meanwhile, too.
+    Where the block renames the folder, the set is held under its new name until the block ends.
     """
     draft.mkdir()
     try:
@@ -171,42 +179,46 @@ def draft_folder(draft: Path) -> Iterator[None]:
 
 
 class GrowingFile:
-    """A file that grows in the cache; where the disk fills up, what nobody uses goes."""
+    """A file that grows in the cache; where the disk fills up, what nobody uses is dropped.
 
-    def __init__(self, file: FileIO, cache: Path, expected: int, need: SpaceRequest) -> None:
-        """
-        Args:
-            file: unbuffered, so that it is known how far a failed write came.
-            expected: bytes that room was made for.
-        """
+    Args:
+        file: unbuffered, so that it is known how far a failed write came.
+        expected: bytes that room was made for.
+        request: for the error if there is no room for more.
+    """
+
+    def __init__(self, file: FileIO, cache: Path, expected: int, request: SpaceRequest) -> None:
         self.size = 0
-        self._file, self._cache, self._need = file, cache, need
+        self._file, self._cache, self._request = file, cache, request
         self._room, self._step = expected, expected // 16 + 1
 
     def append(self, data: memoryview) -> None:
-        """Raises:
-        UserError: there is no room left.
+        """Write all of the data.
+
+        Raises:
+            UserError: there is no room left.
+            OSError: the disk fails.
         """
         left = data.cast("B")
         if self.size + len(left) > self._room:  # more than was expected
             more = max(self._step, len(left))
-            make_room(self._cache, more, self._need)
+            make_room(self._cache, more, self._request)
             self._room += more
         while left:
             try:
                 written = self._file.write(left)
             except OSError as error:
-                full = error.errno == errno.ENOSPC
-                if not full or not make_room(self._cache, len(left), self._need):
+                is_full = error.errno == errno.ENOSPC
+                if not is_full or not make_room(self._cache, len(left), self._request):
                     raise
                 continue
             self.size += written
             left = left[written:]
 
 
-# --- holding ----------------------------------------------------------------------------------
+# --- holding what is in use -------------------------------------------------------------------
 
-_held: dict[Path, tuple[int, int]] = {}  # of this process: descriptor, and how often it is held
+_held: dict[Path, tuple[int, int]] = {}  # this process's sets: descriptor, and how often held
 
 
 def hold(root: Path) -> bool:
@@ -221,10 +233,11 @@ def hold(root: Path) -> bool:
         os.close(descriptor)
         times = 0
     if not times:
-        found = _shared(lock, os.O_RDWR | os.O_CREAT)
-        if found is None:
-            return root.is_dir() and not os.access(root, os.W_OK)  # a stranger's: not dropped here
-        descriptor = found
+        opened = _open_shared(lock, os.O_RDWR | os.O_CREAT)
+        if opened is None:
+            # Another user's set cannot be locked, nor can this process drop it.
+            return root.is_dir() and not os.access(root, os.W_OK)
+        descriptor = opened
     with suppress(PermissionError):
         os.utime(lock)
     _held[root] = descriptor, times + 1
@@ -246,30 +259,30 @@ def held_file(path: Path) -> np.ndarray | None:
     Returns:
         None where there is none, or it is just being dropped.
     """
-    descriptor = _shared(path, os.O_RDONLY)
+    descriptor = _open_shared(path, os.O_RDONLY)
     if descriptor is None:
         return None
     try:
         with suppress(PermissionError):
             os.utime(path)
-        found: np.ndarray = np.load(path, mmap_mode="r")
+        mapped: np.ndarray = np.load(path, mmap_mode="r")
     except BaseException:
         os.close(descriptor)
         raise
-    weakref.finalize(found, os.close, descriptor)
-    return found
+    weakref.finalize(mapped, os.close, descriptor)
+    return mapped
 
 
 @contextmanager
 def reserved(path: Path) -> Iterator[None]:
-    """Give a mapped file its blocks, and keep it from being dropped while it is filled.
+    """Allocate the blocks of a mapped file, and keep it from being dropped while it is filled.
 
-    Writing to a map for which the disk has no block kills the process.
+    Writing to a map for which the disk has no block left would kill the process.
 
     Raises:
         OSError: there is no room for it.
     """
-    descriptor = _shared(path, os.O_RDWR)
+    descriptor = _open_shared(path, os.O_RDWR)
     if descriptor is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     try:
@@ -280,13 +293,13 @@ def reserved(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _shared(path: Path, flags: int) -> int | None:
-    """A descriptor of the file with a shared lock; None where it is not, or no longer, there."""
+def _open_shared(path: Path, flags: int) -> int | None:
+    """Open a file and lock it shared: its descriptor, or None where it is not there (any more)."""
     try:
         descriptor = os.open(path, flags, 0o666)
     except OSError:
         return None
-    fcntl.flock(descriptor, fcntl.LOCK_SH)  # who drops it has it for a moment only
+    fcntl.flock(descriptor, fcntl.LOCK_SH)  # whoever drops it holds the lock for a moment only
     if _is_at(descriptor, path):
         return descriptor
     os.close(descriptor)
@@ -294,6 +307,7 @@ def _shared(path: Path, flags: int) -> int | None:
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether the open file is still the one at ``path``."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except OSError:
@@ -304,61 +318,70 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def _entries(cache: Path) -> list[_Entry]:
-    found = [_set(path) for path in cache.glob("[0-9a-f]*") if re.fullmatch(r"\w{64}", path.name)]
-    old = time.time() - ABANDONED_AFTER_S
-    for path in _inside(cache / VIEWS):
+    """List decoded sets, views, and views that their writers abandoned."""
+    roots = (path for path in cache.glob("[0-9a-f]*") if re.fullmatch(r"\w{64}", path.name))
+    entries = [_set_entry(root) for root in roots]
+    for path in _contents(cache / VIEWS):
         with suppress(FileNotFoundError):  # another process may have dropped it
-            facts = path.stat()
-            if path.suffix == ".npy" or (path.suffix == ".tmp" and facts.st_mtime < old):
-                found.append(_Entry(path=path, lock=path, size=facts.st_size, used=facts.st_mtime))
-    return found
+            status = path.stat()
+            if path.suffix == ".npy" or (path.suffix == ".tmp" and _is_abandoned(status)):
+                entries.append(
+                    _Entry(path=path, lock=path, size=status.st_size, last_use=status.st_mtime)
+                )
+    return entries
 
 
-def _set(path: Path) -> _Entry:
-    """The folder of a decoded set; one that nobody marked as used, by its own age."""
-    lock = path / USED
-    used = next((p.stat().st_mtime for p in (lock, path) if p.exists()), 0.0)
-    return _Entry(path=path, lock=lock, size=_size(path), used=used)
+def _set_entry(root: Path) -> _Entry:
+    """The entry of a decoded set; its own age counts where it was never marked as used."""
+    lock = root / USED
+    last_use = next((p.stat().st_mtime for p in (lock, root) if p.exists()), 0.0)
+    return _Entry(path=root, lock=lock, size=_size_below(root), last_use=last_use)
 
 
-def _drafts(cache: Path) -> int:
+def _drafts_size(cache: Path) -> int:
     """Bytes of what is being written."""
-    views = [p for p in _inside(cache / VIEWS) if p.suffix == ".tmp"]
-    young = [
-        p for p in views if p.exists() and p.stat().st_mtime >= time.time() - ABANDONED_AFTER_S
-    ]
-    return sum(_size(path) for path in [*cache.glob("tmp-*"), *young])
-
-
-def _size(path: Path) -> int:
-    total = 0
-    for file in [path, *path.rglob("*")]:
+    total = sum(_size_below(path) for path in cache.glob("tmp-*"))
+    for path in _contents(cache / VIEWS):
         with suppress(FileNotFoundError):
-            total += 0 if file.is_dir() else file.stat().st_size
+            status = path.stat()
+            if path.suffix == ".tmp" and not _is_abandoned(status):
+                total += status.st_size
     return total
 
 
-def _inside(folder: Path) -> list[Path]:
+def _is_abandoned(status: os.stat_result) -> bool:
+    return status.st_mtime < time.time() - ABANDONED_AFTER_S
+
+
+def _size_below(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            total += 0 if path.is_dir() else path.stat().st_size
+    return total
+
+
+def _contents(folder: Path) -> list[Path]:
     return list(folder.iterdir()) if folder.exists() else []
 
 
-def _drop(entry: _Entry, cache: Path, *, really: bool = True) -> bool:
-    """Drop an entry unless somebody holds it; or see only whether it could be dropped."""
-    create = 0 if entry.lock == entry.path else os.O_CREAT
+def _drop(entry: _Entry, cache: Path, *, dry_run: bool = False) -> bool:
+    """Drop an entry unless somebody holds it; with ``dry_run``, tell only whether it could be."""
+    is_file = entry.lock == entry.path
     try:
-        descriptor = os.open(entry.lock, os.O_RDWR | create, 0o666)
-    except OSError:  # it went meanwhile, or is a stranger's
+        descriptor = os.open(entry.lock, os.O_RDWR | (0 if is_file else os.O_CREAT), 0o666)
+    except OSError:  # another process dropped it, or it is another user's
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not _is_at(descriptor, entry.lock):
             return False
-        if really and entry.lock == entry.path:
+        if is_file and not dry_run:
             entry.path.unlink()
-        elif really:
-            gone = cache / f"tmp-{uuid.uuid4().hex}"  # out of sight in one step
-            entry.path.rename(gone)
-            shutil.rmtree(gone, ignore_errors=True)
+        elif not dry_run:
+            doomed = cache / f"tmp-{uuid.uuid4().hex}"  # out of sight in one step
+            entry.path.rename(doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
     except OSError:
         return False
     finally:
@@ -367,6 +390,7 @@ def _drop(entry: _Entry, cache: Path, *, really: bool = True) -> bool:
 
 
 def _limit(cache: Path) -> int | None:
+    """The bound in bytes, where there is one."""
     with suppress(FileNotFoundError, ValueError):
         return int((cache / ".limit").read_text())
     return None

@@ -1,14 +1,16 @@
-"""Decodes labelled images once per node into a memory-mapped uint8 cache.
+"""Decode labelled images once per node into a memory-mapped uint8 cache.
 
-Training then reads pixels without decoding, and all processes of a node share the same pages.
-Knows no transforms and no tensors. The cache (:mod:`trainables.data.cache`) is local to a node: all
-who write it must see each other's locks.
+Training then reads pixels without decoding, and all processes of a node share the same pages. The
+cache (:mod:`trainables.data.cache`) is local to a node: all processes that write it must see each
+other's locks.
 
     CACHE/<digest>/pixels.bin    H x W x 3 uint8 RGB of each image, one after another
     CACHE/<digest>/index.arrow   one row for each image: where, how large, label, split, hash
     CACHE/<digest>/images.json   classes, and how long pixels.bin must be
-    CACHE/listings/<key>.json    which digest a listing led to, what was rejected, notes
+    CACHE/listings/<key>.json    the digest that a listing led to, rejected files, notes
 """
+
+from __future__ import annotations
 
 import hashlib
 import json
@@ -43,13 +45,16 @@ from trainables.sources.source import Source
 from trainables.sources.splits import assign_splits, duplicate_notes
 from trainables.storage.object_store import RemotePath
 
-INDEX_BYTES = 128  # about, of an image's row
-FORMAT = 1  # counts up when the same images would be stored differently
+INDEX_ROW_BYTES = 128  # about
+FORMAT = 1  # raise it when the same images would be stored differently
+MAX_REJECTED_NAMED = 3  # in an error
 
 Progress = Callable[[int, int], None]
 
 
 class _Stored(NamedTuple):
+    """An image's row in the index."""
+
     path: str
     label: int
     split: str
@@ -80,13 +85,13 @@ def prepare(
     *,
     patient: bool = False,
 ) -> ImageSet:
-    """Find, check, split and decode labelled images; what the cache holds is not read again.
+    """Find, check, split and decode labelled images; those that the cache holds are not read again.
 
     Args:
         data: a folder with class folders, or with train/, val/ and test/ above them; or a Parquet
             or Arrow file, or a folder of such files; here or in an object store.
         cache: the folder that decoded images go to; on this node.
-        options: what decides which pixels land in which split.
+        options: how images are split and stored.
         progress: called with images done and images in all, while they are decoded.
         patient: whether to wait for a store that does not answer, already for its listing.
 
@@ -95,18 +100,18 @@ def prepare(
         SweepError: a store did not answer for long.
     """
     shares = (options.val_share, options.test_share, options.seed)
-    return decode_once(data, cache, options, shares, _source, progress, patient=patient)
+    return decode_once(data, cache, options, shares, _read_source, progress, patient=patient)
 
 
-def _source(listing: Listing, scratch: Path) -> Source:
+def _read_source(listing: Listing, scratch: Path) -> Source:
     is_table = tables.holds_tables(listing)
     return tables.table_source(listing, scratch) if is_table else folders.folder_source(listing)
 
 
 def known_set(cache: Path, digest: str, options: ReadOptions) -> ImageSet | None:
-    """The set of that digest if the cache has it, whatever it was decoded from.
+    """Open the set of that digest if the cache has it, whatever it was decoded from.
 
-    Nothing is listed; so it tells neither what was rejected nor the notes.
+    The data is not listed, so the set comes without rejected files and notes.
     """
     cache = cache.absolute()
     set_limit(cache, options.cache_gb)
@@ -127,45 +132,46 @@ def decode_once(
     *,
     patient: bool = False,
 ) -> ImageSet:
-    """What the cache holds of the data; decoded first where it holds nothing.
+    """Open the set that the cache holds of the data; decode it first where there is none.
 
-    The set is held (`cache.hold`) until this process ends.
+    The set is held (:func:`trainables.data.cache.hold`) until this process ends.
 
     Args:
-        data, cache, options, progress, patient: as of `prepare`.
-        settings: what decides, beside the files and the stored size, what the images become.
-        source_of: finds the labelled images of a listing, and is told of a folder for what it has
-            to download; not called where the cache has them.
+        data, cache, options, progress, patient: as in :func:`prepare`.
+        settings: what the set depends on beside the files and the stored size.
+        source_of: finds the labelled images of a listing; its second argument is the folder for
+            what it has to download. It is not called where the cache has the set.
 
     Raises:
         UserError: the images or the cache folder are not usable; the message says why.
         SweepError: a store did not answer for long.
     """
-    cache = cache.absolute()  # what is opened from it may be reopened in another folder
+    cache = cache.absolute()  # other processes, in other folders, reopen what is opened here
     listing = _scan(data, cache, patient)
     with write_errors(cache, "another disk"):
         set_limit(cache, options.cache_gb)
     key = listing.digest(FORMAT, *settings, options.cache_side)
-    found = _look_up(cache, key, data, options)
-    if found is not None:
-        return found
+    image_set = _look_up(cache, key, data, options)
+    if image_set is not None:
+        return image_set
     with locked(cache):
-        found = _look_up(cache, key, data, options)  # another process may have been faster
-        if found is not None:
-            return found
+        image_set = _look_up(cache, key, data, options)  # another process may have been faster
+        if image_set is not None:
+            return image_set
         draft = cache / f"tmp-{uuid.uuid4().hex}"
         source = source_of(listing, draft / "files")
         needed = estimate_bytes(source, options.cache_side)
-        beside = INDEX_BYTES * source.total + source.scratch_bytes
-        make_room(cache, needed + beside, options.need(source.total))
-        with write_errors(cache, "a smaller --cache-side"), draft_folder(draft):
+        extra = INDEX_ROW_BYTES * source.total + source.scratch_bytes
+        request = options.space_request(source.total)
+        make_room(cache, needed + extra, request)
+        with write_errors(cache, request.smaller), draft_folder(draft):
             with (draft / "pixels.bin").open("wb", buffering=0) as file:
-                pixels = GrowingFile(file, cache, needed, options.need(source.total))
-                told = _fill(data, source, draft, pixels, options, progress)
-            _publish(draft, cache, key, told)
-            found = _look_up(cache, key, data, options)
-    assert found is not None, "what was just written must be found"
-    return found
+                pixels = GrowingFile(file, cache, needed, request)
+                record = _decode_into(draft, pixels, data, source, options, progress)
+            _publish(draft, cache, key, record)
+            image_set = _look_up(cache, key, data, options)
+    assert image_set is not None, "what was just written must be there"
+    return image_set
 
 
 def _scan(data: Path | RemotePath, cache: Path, patient: bool) -> Listing:
@@ -174,54 +180,61 @@ def _scan(data: Path | RemotePath, cache: Path, patient: bool) -> Listing:
     listing = folders.scan(data)
     root = data.resolve()
     if root.is_dir() and cache.resolve().is_relative_to(root):
-        raise UserError(f"The cache folder {cache} lies in {data}: choose another --cache-dir.")
+        raise UserError(f"The cache folder {cache} lies in {data}: choose another `cache_dir`.")
     return listing
 
 
 def _look_up(
     cache: Path, key: str, data: Path | RemotePath, options: ReadOptions
 ) -> ImageSet | None:
+    """Open the set that a listing led to before, and hold it; None where there is none.
+
+    Raises:
+        UserError: more files were rejected than the options tolerate.
+    """
     try:
-        told = json.loads((cache / "listings" / f"{key}.json").read_text())
-        root = cache / told["digest"]
+        record = json.loads((cache / "listings" / f"{key}.json").read_text())
+        root = cache / record["digest"]
         classes = _sound_classes(root) if hold(root) else None
     except (OSError, ValueError, KeyError):
         return None
     if classes is None:
         return None
-    rejected = tuple(Rejected(**one) for one in told["rejected"])
-    _check_rejected(rejected, told["total"], data, options)
+    rejected = tuple(Rejected(**one) for one in record["rejected"])
+    _check_rejected(rejected, record["total"], data, options)
     return ImageSet(
         root=root,
-        digest=told["digest"],
+        digest=record["digest"],
         classes=classes,
         rejected=rejected,
-        notes=tuple(told["notes"]),
+        notes=tuple(record["notes"]),
     )
 
 
 def _sound_classes(root: Path) -> tuple[str, ...] | None:
-    """The classes of a finished cache entry; None where it is missing or was cut short."""
+    """Read the classes of a decoded set; None where it is missing or was cut short."""
     try:
-        told = json.loads((root / "images.json").read_text())
-        whole = (root / "pixels.bin").stat().st_size == told["bytes"]
-        return tuple(told["classes"]) if whole and (root / "index.arrow").exists() else None
+        description = json.loads((root / "images.json").read_text())
+        is_whole = (root / "pixels.bin").stat().st_size == description["bytes"]
+        if is_whole and (root / "index.arrow").exists():
+            return tuple(description["classes"])
+        return None
     except (OSError, ValueError, KeyError):
         return None
 
 
-def _fill(
-    data: Path | RemotePath,
-    source: Source,
+def _decode_into(
     draft: Path,
     pixels: GrowingFile,
+    data: Path | RemotePath,
+    source: Source,
     options: ReadOptions,
     progress: Progress | None,
 ) -> dict[str, Any]:
-    """Decode into the draft folder, the pixels into their file there.
+    """Decode a source into the draft folder, the pixels into their file there.
 
     Returns:
-        What is to be told of this listing.
+        The record for CACHE/listings.
 
     Raises:
         UserError: too many images are unreadable, or too few are left of a class or a split.
@@ -230,25 +243,22 @@ def _fill(
     stored: list[_Stored] = []
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")  # odd metadata, reported a line a file
-        for count, one in enumerate(decode_all(source, options.cache_side), 1):
-            if one.pixels is None:
-                rejected.append(Rejected(path=one.item.path, reason=one.reason))
+        for count, decoded in enumerate(decode_all(source, options.cache_side), 1):
+            item, rgb = decoded.item, decoded.pixels
+            if rgb is None:
+                rejected.append(Rejected(path=item.path, reason=decoded.reason))
             else:
-                item, (height, width, _) = one.item, one.pixels.shape
-                stored.append(
-                    _Stored(
-                        item.path, item.label, item.split, one.sha256, pixels.size, height, width
-                    )
-                )
-                pixels.append(one.pixels.data)
+                location = (pixels.size, *rgb.shape[:2])
+                stored.append(_Stored(item.path, item.label, item.split, decoded.sha256, *location))
+                pixels.append(rgb.data)
             if progress is not None:
                 progress(count, source.total)
     _check_rejected(rejected, source.total, data, options)
     stored, notes = _split(data, source, stored, options)
     digest = _digest(stored, source.classes, options)
     _write_index(draft / "index.arrow", stored)
-    told = {"digest": digest, "classes": source.classes, "bytes": pixels.size}
-    (draft / "images.json").write_text(json.dumps(told))
+    description = {"digest": digest, "classes": source.classes, "bytes": pixels.size}
+    (draft / "images.json").write_text(json.dumps(description))
     return {
         "digest": digest,
         "total": source.total,
@@ -257,29 +267,30 @@ def _fill(
     }
 
 
-def _publish(draft: Path, cache: Path, key: str, told: dict[str, Any]) -> None:
-    """Give the draft its final name, then note what the listing led to: each in one step."""
-    root = cache / told["digest"]
+def _publish(draft: Path, cache: Path, key: str, record: dict[str, Any]) -> None:
+    """Give the draft its final name, then record what the listing led to: each in one step."""
+    root = cache / record["digest"]
     if _sound_classes(root) is None:
         shutil.rmtree(root, ignore_errors=True)
         draft.rename(root)
     listings = cache / "listings"
     listings.mkdir(exist_ok=True)
-    note = listings / f"{key}.tmp"
-    note.write_text(json.dumps(told))
-    note.replace(listings / f"{key}.json")
+    temporary = listings / f"{key}.tmp"
+    temporary.write_text(json.dumps(record))
+    temporary.replace(listings / f"{key}.json")
 
 
 def _check_rejected(
     rejected: Sequence[Rejected], total: int, data: Path | RemotePath, options: ReadOptions
 ) -> None:
+    """Raise a UserError where more files were rejected than the options tolerate."""
     if len(rejected) <= options.max_corrupt * total:
         return
-    examples = "; ".join(f"{one.path} ({one.reason})" for one in rejected[:3])
+    examples = "; ".join(f"{one.path} ({one.reason})" for one in rejected[:MAX_REJECTED_NAMED])
     raise UserError(
         f"{data} has {len(rejected)} unreadable of {total} files ({len(rejected) / total:.2%},"
         f" allowed {options.max_corrupt:.2%}), as {examples}: mend or remove them, or raise"
-        " --max-corrupt."
+        " `max_corrupt`."
     )
 
 
@@ -289,22 +300,29 @@ def _split(
     stored: list[_Stored],
     options: ReadOptions,
 ) -> tuple[list[_Stored], list[str]]:
-    """Carve the missing splits; order the images by their bytes, which mixes the classes."""
-    shares = {"val": options.val_share, "test": options.test_share}
-    missing = set(source.splits) - set(source.given)
-    wanted = {split: share for split, share in shares.items() if split in missing}
+    """Assign the splits that the data lacks, and order the images by hash, mixing the classes.
+
+    Returns:
+        The images, and sentences for the user.
+
+    Raises:
+        UserError: a class has too few images, or a split none.
+    """
+    missing = set(source.required_splits) - set(source.given_splits)
+    all_shares = {"val": options.val_share, "test": options.test_share}
+    shares = {split: share for split, share in all_shares.items() if split in missing}
     labels = [one.label for one in stored]
     hashes = [one.sha256 for one in stored]
     splits = [one.split for one in stored]
-    if "train" in source.splits:
-        splits = assign_splits(labels, hashes, splits, source.classes, wanted, options.seed)
+    if "train" in source.required_splits:
+        splits = assign_splits(labels, hashes, splits, source.classes, shares, options.seed)
     notes = duplicate_notes(labels, hashes, splits)
-    for split in source.splits:
+    for split in source.required_splits:
         count = splits.count(split)
         if count == 0:
-            where = f"The {split} split of {data}" if len(source.splits) > 1 else data
+            where = f"The {split} split of {data}" if len(source.required_splits) > 1 else data
             raise UserError(f"{where} has no readable image: add some.")
-        if split in wanted:
+        if split in shares:
             notes.append(
                 f"The data has no {split} split: {count} images of train became it, by a hash of"
                 f" their bytes (seed {options.seed})."
@@ -314,16 +332,16 @@ def _split(
 
 
 def _digest(stored: Sequence[_Stored], classes: Sequence[str], options: ReadOptions) -> str:
-    """Names what training sees; expects the images in their final order."""
-    told = hashlib.sha256(json.dumps([FORMAT, options.cache_side, classes]).encode())
+    """Hash what training sees; the images must be in their final order."""
+    sha = hashlib.sha256(json.dumps([FORMAT, options.cache_side, classes]).encode())
     for one in stored:
-        told.update(f"{one.sha256.hex()} {one.label} {one.split}\n".encode())
-    return told.hexdigest()
+        sha.update(f"{one.sha256.hex()} {one.label} {one.split}\n".encode())
+    return sha.hexdigest()
 
 
 def _write_index(path: Path, stored: Sequence[_Stored]) -> None:
     columns = {name: [getattr(one, name) for one in stored] for name in _SCHEMA.names}
-    # File names may be no Unicode; here they only serve to find an image again.
+    # File names need not be valid Unicode; here they only help people find an image.
     columns["path"] = [os.fsencode(one.path).decode(errors="replace") for one in stored]
     table = pa.table(columns, schema=_SCHEMA)
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, _SCHEMA) as writer:

@@ -1,6 +1,6 @@
-"""Decodes the images of a source on all cores, in order, a few at a time in memory.
+"""Decode the images of a source on all cores, in order, a few at a time in memory.
 
-Threads suffice: Pillow and hashlib let others run while they work. Knows no cache.
+Threads suffice: Pillow and hashlib release the interpreter's lock while they work.
 """
 
 import hashlib
@@ -18,6 +18,8 @@ from trainables.sources.downloads import with_contents
 from trainables.sources.listing import MAX_FILE_BYTES
 from trainables.sources.source import Item, Source
 
+MAX_PENDING_PER_CORE = 4  # images that are decoded, or about to be, before they are taken
+
 
 class Decoded(NamedTuple):
     """An item's pixels, or the reason why there are none."""
@@ -29,23 +31,27 @@ class Decoded(NamedTuple):
 
 
 def decode_all(source: Source, side: int) -> Iterator[Decoded]:
-    """Decode every item, in the order of the source; `side` as in `pixels.to_rgb`, in px."""
-    workers = _cores()
-    waiting: deque[Future[Decoded]] = deque()
-    with ThreadPoolExecutor(workers) as threads:
+    """Decode every item, in the order of the source.
+
+    Args:
+        side: px; larger images are reduced as in :func:`pixels.to_rgb`.
+    """
+    cores = _available_cores()
+    pending: deque[Future[Decoded]] = deque()
+    with ThreadPoolExecutor(cores) as pool:
         try:
             for item in with_contents(source.items()):
-                waiting.append(threads.submit(_decode, item, side))
-                if len(waiting) > 4 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                pending.append(pool.submit(_decode, item, side))
+                if len(pending) > MAX_PENDING_PER_CORE * cores:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
-            threads.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def estimate_bytes(source: Source, side: int) -> int:
-    """About how many bytes the decoded images take, from the headers of some of them."""
+    """Estimate the bytes that all decoded images take, from the headers of some of them."""
     sizes = []
     for item in with_contents(source.sample()):
         try:
@@ -55,7 +61,7 @@ def estimate_bytes(source: Source, side: int) -> int:
     return sum(sizes) * source.total // max(1, len(sizes))
 
 
-def _cores() -> int:
+def _available_cores() -> int:
     """The cores that this process may use, which in a container are fewer than there are."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -72,7 +78,7 @@ def _decode(item: Item, side: int) -> Decoded:
 
 
 def _read(item: Item) -> bytes:
-    """The bytes of an item's file.
+    """Read the bytes of an item's file.
 
     Raises:
         BadImageError: there are none, or they cannot be read.
@@ -81,7 +87,7 @@ def _read(item: Item) -> bytes:
         raise pixels.BadImageError(item.reason)
     if isinstance(item.content, bytes):
         return item.content
-    assert isinstance(item.content, Path), "what is in a store is brought before"
+    assert isinstance(item.content, Path), "files in a store are downloaded before"
     try:
         if item.content.stat().st_size > MAX_FILE_BYTES:
             raise pixels.BadImageError("larger than 1 GiB")

@@ -1,7 +1,7 @@
-"""Further sets of labelled images that a finished model is scored on, and nothing is chosen on.
+"""Open extra test sets: labelled images that a finished model is scored on, not chosen on.
 
 What a fix gains at its resolution it may lose on shifted images, such as ImageNet-v2, -R or
--Sketch. They are decoded into the cache of :mod:`trainables.data.decode`, once a node.
+-Sketch. They are decoded into the cache as the sweep's own images are, once per node.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class ExtraTestSet:
 
     name: str
     images: SplitImages
-    """Its labels are positions in the trained classes."""
+    """Labels are positions in the trained classes."""
     digest: str
     """Names the trained classes, images, labels and stored size, whatever the files are called."""
     present: tuple[int, ...]
@@ -50,7 +50,7 @@ def open_extra_test_set(
     options: ReadOptions,
     progress: Progress | None = None,
 ) -> ExtraTestSet:
-    """Find, check and decode a further set; what the cache holds is not read again.
+    """Find, check and decode an extra test set; images that the cache holds are not read again.
 
     Args:
         name: what the set is called in results.
@@ -74,14 +74,15 @@ def open_extra_test_set(
             return tables.extra_table_source(listing, classes, scratch)
         return extra_folder_source(listing, classes)
 
-    found = decode_once(data, cache, options, ("further", tuple(classes)), source_of, progress)
-    images = found.split("test")
-    weakref.finalize(images, let_go, found.root)  # its pixels are mapped: no longer is it needed
+    # "further" names such sets in the cache.
+    decoded = decode_once(data, cache, options, ("further", tuple(classes)), source_of, progress)
+    images = decoded.split("test")
+    weakref.finalize(images, let_go, decoded.root)  # the cache may drop it once nothing maps it
     return ExtraTestSet(
         name=name,
         images=images,
-        digest=found.digest,
+        digest=decoded.digest,
         present=tuple(np.unique(images.labels).tolist()),
-        rejected=found.rejected,
-        notes=found.notes,
+        rejected=decoded.rejected,
+        notes=decoded.notes,
     )

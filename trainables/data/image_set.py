@@ -1,4 +1,6 @@
-"""Decoded images in splits, as `decode` left them in its cache. Knows no transforms, no tensors."""
+"""Open decoded images in splits, as :mod:`trainables.data.decode` stored them in the cache."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +15,7 @@ from trainables.sources.splits import SPLITS
 
 @dataclass(frozen=True, kw_only=True)
 class Rejected:
-    """A file, or a row of a table, that is not among the images, and why."""
+    """A file, or a row of a table, that is not among the images, and the reason."""
 
     path: str
     reason: str
@@ -34,15 +36,15 @@ class ImageSet:
     val_in_train: bool = False
     """Whether train holds the images of val too: then there is no val."""
 
-    def merged(self) -> "ImageSet":
-        """The same images with those of val in train: to train on once all is chosen.
+    def merged(self) -> ImageSet:
+        """Put the images of val into train, to train on both once all is chosen.
 
-        It has no val, so that nothing can be judged on images that were trained on; its digest is
-        its own, so that nothing made from it is taken for what the plain set gave.
+        The merged set has no val, so that nothing is scored on images that were trained on, and a
+        digest of its own, so that results from it are not taken for the plain set's.
         """
         return replace(self, digest=f"{self.digest}-trainval", val_in_train=True)
 
-    def split(self, name: str) -> "SplitImages":
+    def split(self, name: str) -> SplitImages:
         """Open "train", "val" or "test"; the order of the images is the same everywhere.
 
         Raises:
@@ -61,8 +63,12 @@ class SplitImages:
 
     Pickles as its path, to be reopened by another process of the same node.
 
+    Args:
+        root: the folder in the cache.
+        stored: the splits there that are put together; their order plays no part.
+
     Attributes:
-        labels: (N,) int64, positions in `ImageSet.classes`.
+        labels: (N,) int64, positions in :attr:`ImageSet.classes`.
         sizes: (N, 2) int32, height and width in px, of the stored images.
     """
 
@@ -70,11 +76,6 @@ class SplitImages:
     sizes: np.ndarray
 
     def __init__(self, root: Path, stored: Sequence[str]) -> None:
-        """
-        Args:
-            root: the folder in the cache.
-            stored: the splits there that are put together; their order plays no part.
-        """
         with pa.memory_map(str(root / "index.arrow")) as mapped:
             table = pa.ipc.open_file(mapped).read_all()
             chosen = table.filter(pc.is_in(table["split"], pa.array(stored)))
@@ -89,7 +90,7 @@ class SplitImages:
         self._pixels = np.asarray(np.memmap(root / "pixels.bin", dtype=np.uint8, mode="r"))
         self._opened = (root, tuple(stored))
 
-    def __reduce__(self) -> tuple[type["SplitImages"], tuple[Path, tuple[str, ...]]]:
+    def __reduce__(self) -> tuple[type[SplitImages], tuple[Path, tuple[str, ...]]]:
         return SplitImages, self._opened
 
     def __len__(self) -> int:

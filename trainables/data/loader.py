@@ -1,4 +1,4 @@
-"""Batches of training images: cropped by threads ahead of use, normalised on the device."""
+"""Load batches of training images: crop them by threads ahead of use, normalise on the device."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ from trainables.models.variants import Preprocessing
 from trainables.transforms.augmentation import Augmentation, random_resized_crops
 from trainables.transforms.eval_transform import RESAMPLING
 
+BATCHES_AHEAD_PER_THREAD = 2
+
 
 @dataclass(frozen=True)
 class TrainBatch:
+    """A batch of cropped images."""
+
     pixels: np.ndarray  # (B, R, R, 3) uint8
     labels: np.ndarray  # (B,) int64
-    flip: np.ndarray  # (B,) bool: to be mirrored, on the device
+    flip: np.ndarray  # (B,) bool: images to mirror on the device
 
 
 def train_batches(
@@ -38,37 +42,45 @@ def train_batches(
     rank: int = 0,
     world: int = 1,
 ) -> Iterator[TrainBatch]:
-    """One epoch in a random order, cropped by threads a few batches ahead.
+    """Give the batches of one epoch in a random order, cropped a few batches ahead.
 
-    All that is random is drawn beforehand from ``seed``: the batches do not depend on ``threads``.
-    Those before the one to ``start`` with are not cropped, nor what is not of share ``rank`` of
-    ``world``, which takes every ``world``-th image of a batch.
-    The last batch is dropped where it is not full (batch norm needs company), never the only one.
+    The last batch is dropped where it is not full (batch norm works badly on few images), unless it
+    is the only one.
+
+    Args:
+        train_res: px.
+        interpolation: a key of RESAMPLING.
+        seed: all random choices are drawn from it beforehand and do not depend on ``threads``.
+        threads: that crop images.
+        start: the first batch to give; those before are not cropped.
+        rank, world: this worker's number and the number of workers; it is given every
+            ``world``-th image of a batch.
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(images))
     boxes = random_resized_crops(images.sizes, augmentation, rng)
     flips = rng.random(len(images)) < augmentation.hflip
     resampling = RESAMPLING[interpolation]
-    count = max(1, len(images) // batch_size)
+    batches = max(1, len(images) // batch_size)
 
     def crop(i: int) -> np.ndarray:
         top, left, height, width = boxes[i]
         region = Image.fromarray(images[i][top : top + height, left : left + width])
         return np.asarray(region.resize((train_res, train_res), resampling))
 
-    def batch(b: int) -> TrainBatch:
+    def make_batch(b: int) -> TrainBatch:
         chosen = order[b * batch_size : (b + 1) * batch_size][rank::world]
         pixels = np.stack([crop(i) for i in chosen])
         return TrainBatch(pixels, images.labels[chosen], flips[chosen])
 
-    pool, to_come = ThreadPoolExecutor(threads), iter(range(start, count))
+    pool, numbers = ThreadPoolExecutor(threads), iter(range(start, batches))
     try:
-        ahead = deque(pool.submit(batch, b) for b in islice(to_come, 2 * threads))
-        while ahead:
-            ready = ahead.popleft().result()
-            ahead.extend(pool.submit(batch, b) for b in islice(to_come, 1))
-            yield ready
+        first = islice(numbers, BATCHES_AHEAD_PER_THREAD * threads)
+        pending = deque(pool.submit(make_batch, b) for b in first)
+        while pending:
+            batch = pending.popleft().result()
+            pending.extend(pool.submit(make_batch, b) for b in islice(numbers, 1))
+            yield batch
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -76,7 +88,7 @@ def train_batches(
 def normalize_on_device(
     pixels: np.ndarray, preprocessing: Preprocessing, device: torch.device
 ) -> torch.Tensor:
-    """(B, R, R, 3) uint8 -> (B, 3, R, R) float32, normalised on the device, channels last."""
+    """Move (B, R, R, 3) uint8 to the device and normalise: (B, 3, R, R) float32, channels last."""
     x = torch.from_numpy(pixels).to(device, non_blocking=True).permute(0, 3, 1, 2).float()
     mean = torch.tensor(preprocessing.mean, device=device).view(1, 3, 1, 1) * 255
     std = torch.tensor(preprocessing.std, device=device).view(1, 3, 1, 1) * 255

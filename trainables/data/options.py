@@ -1,18 +1,16 @@
-"""What decides which pixels land in which split."""
+"""Options of reading images: what is stored of them, and in which split."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trainables.data.cache import (
-    SpaceRequest,
-)
+from trainables.data.cache import SpaceRequest
 from trainables.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """What decides which pixels land in which split, and what may be taken for it."""
+    """How images are split and stored, and how much room they may take."""
 
     val_share: float = 0.15
     """Share of train that becomes val, where the data has no val split."""
@@ -25,26 +23,26 @@ class ReadOptions:
     cache_side: int = 1024
     """px; images whose short side is larger are stored reduced to it."""
     cache_gb: float | None = None
-    """What the cache folder may hold on a node; None: what the disk has."""
+    """GB that the cache folder may hold on a node; None: what the disk has."""
 
     def __post_init__(self) -> None:
-        for name, share in (("--val-share", self.val_share), ("--test-share", self.test_share)):
+        for name, share in (("val_share", self.val_share), ("test_share", self.test_share)):
             if not 0 < share < 1:
-                raise UserError(f"{name} is {share}: give a share between 0 and 1.")
+                raise UserError(f"`{name}` is {share}: give a share between 0 and 1.")
         if self.val_share + self.test_share >= 1:
             raise UserError(
-                f"--val-share {self.val_share} and --test-share {self.test_share} leave nothing to"
+                f"`val_share` {self.val_share} and `test_share` {self.test_share} leave nothing to"
                 " train on: give shares that sum to less than 1."
             )
         if not 0 <= self.max_corrupt <= 1:
-            raise UserError(f"--max-corrupt is {self.max_corrupt}: give a share from 0 to 1.")
+            raise UserError(f"`max_corrupt` is {self.max_corrupt}: give a share from 0 to 1.")
         if self.cache_side < 1:
-            raise UserError(f"--cache-side is {self.cache_side}: give at least 1 px.")
+            raise UserError(f"`cache_side` is {self.cache_side}: give at least 1 px.")
         if self.cache_gb is not None and self.cache_gb <= 0:
-            raise UserError(f"--cache-gb is {self.cache_gb}: give more than 0.")
+            raise UserError(f"`cache_gb` is {self.cache_gb}: give more than 0.")
 
-    def need(self, total: int) -> SpaceRequest:
-        """Room for that many images, in words."""
+    def space_request(self, total: int) -> SpaceRequest:
+        """Word the request for room for that many images."""
         return SpaceRequest(
-            what=f"{total} images at up to {self.cache_side} px", smaller="a smaller --cache-side"
+            what=f"{total} images at up to {self.cache_side} px", smaller="a smaller `cache_side`"
         )

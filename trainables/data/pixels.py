@@ -1,6 +1,7 @@
-"""Turns the bytes of one image file into RGB pixels; knows nothing of labels, splits or caches.
+"""Decode the bytes of one image file into RGB pixels.
 
-Pixels come out upright (EXIF), in eight bits, on white where they are transparent.
+Pixels come out upright (EXIF), in eight bits, on white where they are transparent. A finished
+model brings this module along: it imports numpy and Pillow alone.
 """
 
 import io
@@ -8,10 +9,10 @@ import io
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-# Not every plug-in: EPS starts Ghostscript, others take any bytes for an image.
-_WANTED = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+# Not all of Pillow's plug-ins: EPS starts Ghostscript, others take any bytes for an image.
+_ALLOWED = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 Image.init()
-_FORMATS = tuple(name for name in _WANTED if name in Image.OPEN)
+_FORMATS = tuple(name for name in _ALLOWED if name in Image.OPEN)
 
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
@@ -26,7 +27,7 @@ _UPRIGHT = {
 
 
 class BadImageError(Exception):
-    """The bytes are no readable image; the message is the reason, in a few words."""
+    """Bytes that are no readable image; the message is the reason, in a few words."""
 
 
 def to_rgb(data: bytes, side: int) -> np.ndarray:
@@ -46,7 +47,7 @@ def to_rgb(data: bytes, side: int) -> np.ndarray:
         raise BadImageError("empty file")
     try:
         with _open(data) as image:
-            # JPEG decodes at 1/2, 1/4 or 1/8 for less; from twice the target on, it cannot be seen.
+            # JPEG decodes faster at 1/2, 1/4 or 1/8; at twice the target or more, that is not seen.
             image.draft(None, _reduced(image.size, 2 * side))
             image.load()
             turn = _UPRIGHT.get(_orientation(image))
@@ -65,7 +66,7 @@ def to_rgb(data: bytes, side: int) -> np.ndarray:
 
 
 def stored_bytes(data: bytes, side: int) -> int:
-    """Bytes that `to_rgb` would return, from the header alone; 0 where there is no readable one."""
+    """Count the bytes that :func:`to_rgb` would return, by the header; 0 where it is unreadable."""
     try:
         with _open(data) as image:
             width, height = _reduced(image.size, side)

@@ -1,4 +1,4 @@
-"""Where trunks and cells are worked on: a node's images, its cache, its threads."""
+"""Render images as a net is shown them, once per node, into memory-mapped files of the cache."""
 
 from __future__ import annotations
 
@@ -12,17 +12,26 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from trainables.data.cache import SpaceRequest, held_file, make_room, reserved, write_errors
+from trainables.data.cache import (
+    VIEWS,
+    SpaceRequest,
+    held_file,
+    make_room,
+    reserved,
+    write_errors,
+)
 from trainables.data.image_set import ImageSet, SplitImages
 from trainables.storage.files import replacing
 from trainables.storage.hashing import content_hash
 from trainables.transforms.eval_transform import EvalTransform
-from trainables.transforms.finetune_augmentation import draws, mild_transform
+from trainables.transforms.finetune_augmentation import draw_mild, mild_transform
+
+Render = Callable[[int, np.ndarray], np.ndarray]  # position and image -> (R, R, 3) uint8
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViewCache:
-    """One node's share of what every trial needs."""
+    """The views of an image set on this node: a split in the test transform or augmented mildly."""
 
     images: ImageSet
     cache: Path  # node-local
@@ -30,11 +39,15 @@ class ViewCache:
 
     @property
     def scratch(self) -> Path:
-        """Where the maps of a pass lie while they are worked on."""
+        """The folder for files that a pass over a view needs while it runs."""
         return self.cache / "scratch"
 
     def view(self, split: str, transform: EvalTransform, *, most: int | None = None) -> np.ndarray:
-        """A split (its first ``most`` images) in the test transform: (N, R, R, 3) uint8."""
+        """Render a split, or its first ``most`` images, in a test transform.
+
+        Returns:
+            (N, R, R, 3) uint8, read-only.
+        """
         images = self.images.split(split)
         return self.view_of(images, f"{self.images.digest} {split}", transform, most=most)
 
@@ -46,72 +59,82 @@ class ViewCache:
         *,
         most: int | None = None,
     ) -> np.ndarray:
-        """The same of images that are no split of this sweep's."""
+        """Render images that need not be a split of the set; see :meth:`view`.
+
+        Args:
+            images_digest: names the images.
+        """
         count = min(len(images), most or len(images))
-        named = ("view 2", images_digest, transform, count)
-        return self._kept(images, transform, lambda _, image: transform(image), count, named)
+        key = ("view 2", images_digest, transform, count)
+        return self._render(images, transform, lambda _, image: transform(image), count, key)
 
     def mild_view(
         self, split: str, transform: EvalTransform, *, number: int, hflip: float, seed: int
     ) -> np.ndarray:
-        """View ``number`` of a split in the mild augmentation: (N, R, R, 3) uint8."""
+        """Render view ``number`` of a split in the mild augmentation.
+
+        Returns:
+            (N, R, R, 3) uint8, read-only.
+        """
         images = self.images.split(split)
-        drawn = draws(images.sizes, transform, hflip, np.random.default_rng((seed, number)))
+        draws = draw_mild(images.sizes, transform, hflip, np.random.default_rng((seed, number)))
 
         def render(i: int, image: np.ndarray) -> np.ndarray:
-            return mild_transform(image, transform, drawn[i])
+            return mild_transform(image, transform, draws[i])
 
-        named = ("mild 1", self.images.digest, split, transform, number, hflip, seed)
-        return self._kept(images, transform, render, len(images), named)
+        key = ("mild 1", self.images.digest, split, transform, number, hflip, seed)
+        return self._render(images, transform, render, len(images), key)
 
-    def _kept(
+    def _render(
         self,
         images: SplitImages,
         transform: EvalTransform,
         render: Render,
         count: int,
-        named: tuple[Any, ...],
+        key: tuple[Any, ...],
     ) -> np.ndarray:
-        path = self.cache / "views" / f"{transform.test_res}-{content_hash(*named)}.npy"
+        path = self.cache / VIEWS / f"{transform.test_res}-{content_hash(*key)}.npy"
         return render_once(
             images, path, transform.test_res, render, count=count, threads=self.threads
         )
 
 
-Render = Callable[[int, np.ndarray], np.ndarray]  # position and image -> (R, R, 3) uint8
-
-
 def render_once(
     images: SplitImages, path: Path, test_res: int, render: Render, *, count: int, threads: int
 ) -> np.ndarray:
-    """The first ``count`` images, rendered: (count, R, R, 3) uint8, memory-mapped, read-only.
+    """Render the first ``count`` images, unless a process of this node has done so already.
 
-    Made once a node, whatever the number of trunks that look at it: ``path`` names all that it
-    depends on, in the views of a cache. It is not dropped there for as long as it is mapped.
+    Args:
+        path: the file among the cache's views; its name stands for all that the pixels depend on.
+        render: makes one image of ``test_res`` px; called from ``threads`` threads.
+
+    Returns:
+        (count, R, R, 3) uint8, memory-mapped, read-only. The file stays for as long as it is
+        mapped.
 
     Raises:
         UserError: the cache has no room for it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     cache, shape = path.parents[1], (count, test_res, test_res, 3)
-    need = SpaceRequest(what=f"{count} images at {test_res} px", smaller="smaller resolutions")
-    while (found := held_file(path)) is None:
+    request = SpaceRequest(what=f"{count} images at {test_res} px", smaller="smaller resolutions")
+    while (view := held_file(path)) is None:
         with FileLock(f"{path}.lock"):
-            if (found := held_file(path)) is not None:
+            if (view := held_file(path)) is not None:
                 break
-            make_room(cache, math.prod(shape), need)
-            with write_errors(cache, need.smaller), replacing(path) as temporary:
-                out = np.lib.format.open_memmap(temporary, "w+", dtype=np.uint8, shape=shape)
+            make_room(cache, math.prod(shape), request)
+            with write_errors(cache, request.smaller), replacing(path) as temporary:
+                pixels = np.lib.format.open_memmap(temporary, "w+", dtype=np.uint8, shape=shape)
                 with reserved(temporary):
-                    _fill(out, images, render, threads)
-    return found
+                    _render_all(pixels, images, render, threads)
+    return view
 
 
-def _fill(out: np.memmap, images: SplitImages, render: Render, threads: int) -> None:
-    def fill(i: int) -> None:
-        out[i] = render(i, images[i])
+def _render_all(pixels: np.memmap, images: SplitImages, render: Render, threads: int) -> None:
+    def render_into(i: int) -> None:
+        pixels[i] = render(i, images[i])
 
     with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(fill, range(len(out))):
+        for _ in pool.map(render_into, range(len(pixels))):
             pass
-    out.flush()
+    pixels.flush()

@@ -1,46 +1,161 @@
-"""The arms: ways to fit a trunk to a test resolution, cheapest first. A table."""
+"""The arms: ways of adapting a trunk to a test resolution, cheapest first.
+
+A new arm is one function and one entry of :data:`ARMS`. The function asks :class:`.CellPasses` for
+features, statistics and fitted classifiers, which arms share, and says what it changes.
+
+Imports no torch: the command line checks the names of arms before anything heavy is imported.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
+from trainables.fixres.head_settings import HeadSetting
 from trainables.models.tensor_names import AFFINE, CLASSIFIER, STATISTICS
+
+if TYPE_CHECKING:
+    import torch
+
+    from trainables.fixres.cell_passes import CellPasses
+    from trainables.fixres.heads import FittedHead
+    from trainables.models.backbone import State
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptedNet:
+    """A trunk as an arm leaves it."""
+
+    val_logits: Callable[[], torch.Tensor]  # (N, C) float32 on the CPU; a refit never calls it
+    changed: State  # the tensors that differ from the trunk's, by their names
+    head: HeadSetting | None = None  # how the classifier was trained, where it was
+    head_tried: int = 0  # (setting, epoch) pairs that the classifier was picked from, on val
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One way, and all that it changes of a trunk."""
+    """One way of adapting, and all that it changes of a trunk."""
 
     name: str
     words: str  # for a reader who knows the net, not the method
+    adapt: Callable[[CellPasses], AdaptedNet]
     changes: tuple[str, ...] = ()  # names of tensors
     plain: bool = True  # the result is a net that timm builds; else a row to compare with
     needs_train: bool = False  # a pass over the train images at the test resolution
+    needs_mild_views: bool = False  # a pass over each mildly augmented view of the train images
+    needs_train_res: bool = False  # a pass over some train images at the train resolution
+    native_crop: bool = False  # tested at the crop ratio of the trunk's weights, not the cell's
 
 
-_ALL = (
-    Arm(name="none", words="as trained, tested at its weights' own crop ratio"),
-    Arm(name="crop1", words="as trained, tested on the larger, full crop"),
+def adapt_none(passes: CellPasses) -> AdaptedNet:
+    """Leave the trunk as it is, and test it at its weights' own crop ratio."""
+    return AdaptedNet(val_logits=passes.native_crop_logits, changed={})
+
+
+def adapt_crop1(passes: CellPasses) -> AdaptedNet:
+    """Leave the trunk as it is, and test it in the cell's transform."""
+    return AdaptedNet(val_logits=passes.trained_logits, changed={})
+
+
+def adapt_pool(passes: CellPasses) -> AdaptedNet:
+    """Leave the weights as they are, and slide the train-time pooling window over the map."""
+    return AdaptedNet(val_logits=passes.sliding_window_logits, changed={})
+
+
+def adapt_bn(passes: CellPasses) -> AdaptedNet:
+    """Re-estimate the last batch norm's statistics on the train images."""
+    weight, bias = passes.trained_classifier
+    return AdaptedNet(
+        val_logits=lambda: passes.logits(passes.val_features, weight, bias),
+        changed=passes.statistics_state(),
+    )
+
+
+def adapt_frechet(passes: CellPasses) -> AdaptedNet:
+    """Map pooled activations back to their law at the train resolution: no training."""
+    weight, bias = passes.frechet_classifier()
+    return AdaptedNet(
+        val_logits=lambda: passes.logits(passes.val_features_as_trained, weight, bias),
+        changed=_classifier_state(weight, bias),
+    )
+
+
+def adapt_fix(passes: CellPasses) -> AdaptedNet:
+    """Re-estimate the statistics, then train the classifier in the cell's transform."""
+    return _with_head(passes, passes.fix_head)
+
+
+def adapt_fix_aug(passes: CellPasses) -> AdaptedNet:
+    """Do as ``fix`` with label smoothing, on mildly augmented views of the train images."""
+    smoothed = tuple(s for s in passes.cell.heads.label_smoothing if s > 0)
+    grid = replace(passes.cell.heads, label_smoothing=smoothed)
+    return _with_head(passes, passes.fit_head(passes.mild_features(), grid))
+
+
+def adapt_fix_affine(passes: CellPasses) -> AdaptedNet:
+    """Do as ``fix``, and train the last batch norm's scale and shift along with the classifier."""
+    fitted = passes.fit_affine()
+    state = fitted.model.state_dict()
+    return AdaptedNet(
+        val_logits=lambda: passes.logits_of_head(fitted.model),
+        changed={name: state[name] for name in (*CLASSIFIER, *STATISTICS, *AFFINE)},
+        head=fitted.setting,
+        head_tried=fitted.tried,
+    )
+
+
+def _with_head(passes: CellPasses, head: FittedHead) -> AdaptedNet:
+    """A classifier that was trained on features under the re-estimated statistics, and these."""
+    return AdaptedNet(
+        val_logits=lambda: passes.logits(passes.val_features, head.weight, head.bias),
+        changed={**_classifier_state(head.weight, head.bias), **passes.statistics_state()},
+        head=head.setting,
+        head_tried=head.tried,
+    )
+
+
+def _classifier_state(weight: torch.Tensor, bias: torch.Tensor) -> State:
+    return dict(zip(CLASSIFIER, (weight, bias), strict=True))
+
+
+_TABLE = (
+    Arm(
+        name="none",
+        words="as trained, tested at its weights' own crop ratio",
+        adapt=adapt_none,
+        native_crop=True,
+    ),
+    Arm(
+        name="crop1",
+        words="as trained, tested on the larger, full crop",
+        adapt=adapt_crop1,
+    ),
     Arm(
         name="pool",
         words="as trained, the train-time pooling window slid over the larger map",
+        adapt=adapt_pool,
         plain=False,
     ),
     Arm(
         name="bn",
         words="last batch norm's statistics re-estimated at the test resolution",
+        adapt=adapt_bn,
         changes=STATISTICS,
         needs_train=True,
     ),
     Arm(
         name="frechet",
         words="pooled activations mapped back to their distribution at the train resolution",
+        adapt=adapt_frechet,
         changes=CLASSIFIER,
         needs_train=True,
+        needs_train_res=True,
     ),
     Arm(
         name="fix",
         words="classifier trained and last batch norm re-estimated at the test resolution (FixRes)",
+        adapt=adapt_fix,
         changes=(*CLASSIFIER, *STATISTICS),
         needs_train=True,
     ),
@@ -48,20 +163,27 @@ _ALL = (
         name="fix_aug",
         words="as fix, the classifier trained with label smoothing on mildly augmented views "
         "(FixEfficientNet)",
+        adapt=adapt_fix_aug,
         changes=(*CLASSIFIER, *STATISTICS),
         needs_train=True,
+        needs_mild_views=True,
     ),
     Arm(
         name="fix_affine",
         words="as fix, the last batch norm's scale and shift trained too",
+        adapt=adapt_fix_affine,
         changes=(*CLASSIFIER, *STATISTICS, *AFFINE),
         needs_train=True,
     ),
 )
-ARMS = {arm.name: arm for arm in _ALL}
+ARMS = {arm.name: arm for arm in _TABLE}
 UNTUNED = "crop1"  # what a tuned arm is compared with: the same pixels, the trunk as it was
 
 
 def rank(name: str) -> int:
-    """Position in the order of cost."""
+    """Give an arm's position in the table, from 0: the order of cost.
+
+    Raises:
+        ValueError: there is no such arm.
+    """
     return list(ARMS).index(name)

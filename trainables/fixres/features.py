@@ -47,7 +47,7 @@ class Maps:
 
 
 @torch.inference_mode()
-def pass_over(
+def body_pass(
     model: Net,
     view: np.ndarray,
     preprocessing: Preprocessing,

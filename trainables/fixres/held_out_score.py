@@ -13,18 +13,17 @@ from trainables.data.image_set import SplitImages
 from trainables.data.view_cache import ViewCache
 from trainables.evaluation.inference import logits_of
 from trainables.evaluation.metrics import score
+from trainables.fixres.adapted_net import adapted_state, serving_transform
 from trainables.fixres.arms import ARMS
 from trainables.fixres.cell import (
     ArmResult,
     CellSpec,
-    adapted_state,
     arm_result_from_json,
     load_model,
     read_hits,
-    serving_transform,
     write_predictions,
 )
-from trainables.fixres.features import pass_over, pool_logits
+from trainables.fixres.features import body_pass, pool_logits
 from trainables.models import variants
 from trainables.models.device import pick_device
 from trainables.storage.artifact_store import Store
@@ -104,5 +103,5 @@ def _logits(
     size: dict[str, Any] = {"batch_size": cell.batch_size, "device": pick_device()}
     if ARMS[arm].plain:
         return logits_of(model, view, preprocessing, **size)
-    with pass_over(model, view, preprocessing, scratch=place.scratch, **size) as maps:
+    with body_pass(model, view, preprocessing, scratch=place.scratch, **size) as maps:
         return pool_logits(model, maps.tensor, feature_side(trunk.train_res), **size)

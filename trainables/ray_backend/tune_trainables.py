@@ -56,7 +56,7 @@ class TrialContext:
             found = prepare(self.data, self.cache, self.read, patient=True)
         if found.digest != self.images_digest:
             raise UserError(
-                f"--data {self.data} holds other images on this node ({found.digest}) than on the "
+                f"`data` {self.data} holds other images on this node ({found.digest}) than on the "
                 f"head ({self.images_digest}): make one folder visible to all nodes, "
                 "and leave it as it is while the sweep runs."
             )

@@ -140,14 +140,14 @@ def _train(told: dict[str, Any]) -> None:
     """One worker, from its start to its end.
 
     Raises:
-        Interrupted: a worker, or the trial, is to end.
+        PreemptedError: a worker, or the trial, is to end.
     """
     work: WorkerConfig = told["work"]
     mailbox = told["mailbox"]
     torch.set_num_threads(told["threads"])
     warned = mailbox.warned.remote()
     context = train.get_context()
-    peers = WorkerGroup(rank=context.get_world_rank(), world=context.get_world_size())
+    group = WorkerGroup(rank=context.get_world_rank(), world_size=context.get_world_size())
     training = TrunkTraining(
         work.spec,
         work.open_images(),
@@ -157,14 +157,14 @@ def _train(told: dict[str, Any]) -> None:
         val_transforms=work.val_transforms,
         rungs=work.rungs,
         should_stop=lambda: _notice.requested or bool(ray.wait([warned], timeout=0)[0]),
-        peers=peers,
+        group=group,
         device=get_device(),
     )
     epoch = 1
     while ray.get(mailbox.asked.remote(epoch)):
         with _notice.deferred():
             report = training.epoch() if work.spec.recipe.epochs else training.score_untrained()
-        if peers.rank == 0:
+        if group.rank == 0:
             ray.get(mailbox.report.remote(epoch, json.dumps(to_jsonable(report))))
         epoch += 1
 

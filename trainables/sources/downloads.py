@@ -1,7 +1,6 @@
-"""Images and tables in an object store: listed, and downloaded a few ahead of who reads them.
+"""List images and tables in an object store, and download them a few ahead of their reader.
 
-An image never lies on the disk, a table for as long as its rows are read. Knows neither classes
-nor the cache.
+An image never lies on the disk, a table for as long as its rows are read.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ from trainables.sources.source import Item
 from trainables.storage.object_store import MAX_REQUESTS_AT_ONCE, RemotePath
 from trainables.storage.retry import first_line, with_retries
 
-IMAGES_AHEAD = 128
-IMAGE_BYTES_AHEAD = 256 * 2**20  # in memory
-TABLES_AHEAD = 4
-TABLE_BYTES_AHEAD = 2 * 2**30  # on disk
+MAX_IMAGES_AHEAD = 128
+MAX_IMAGE_BYTES_AHEAD = 256 * 2**20  # in memory
+MAX_TABLES_AHEAD = 4
+MAX_TABLE_BYTES_AHEAD = 2 * 2**30  # on the disk
 
 T = TypeVar("T")
 
@@ -42,18 +41,18 @@ def scan_store(data: RemotePath, *, patient: bool) -> Listing:
         UserError: there is nothing, it cannot be read, or it is a single object that is no table.
     """
 
-    def find() -> tuple[str, list[fs.FileInfo], fs.FileInfo]:
+    def look_up() -> tuple[str, list[fs.FileInfo], fs.FileInfo]:
         filesystem, path = data.filesystem, data.path
-        below = fs.FileSelector(path, recursive=True, allow_not_found=True)
-        found = filesystem.get_file_info(below)
-        return path, found, None if found else filesystem.get_file_info(path)
+        selector = fs.FileSelector(path, recursive=True, allow_not_found=True)
+        below = filesystem.get_file_info(selector)
+        return path, below, None if below else filesystem.get_file_info(path)
 
     try:
-        path, found, itself = with_retries(find, str(data)) if patient else find()
+        path, below, itself = with_retries(look_up, str(data)) if patient else look_up()
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(data, error) from error
-    if found:
-        return _listing(data, path, found)
+    if below:
+        return _listing(data, path, below)
     if itself.type == fs.FileType.NotFound:
         raise UserError(f"{data} does not exist: check the bucket, the prefix and the region.")
     if itself.type == fs.FileType.Directory:
@@ -61,52 +60,55 @@ def scan_store(data: RemotePath, *, patient: bool) -> Listing:
     return single_file(data, itself.size, itself.mtime_ns or -1)
 
 
-def _listing(data: RemotePath, path: str, found: Iterable[fs.FileInfo]) -> Listing:
-    """Hidden names are left out, as `images.scan` does; folders are what files lie in, too."""
+def _listing(data: RemotePath, path: str, infos: Iterable[fs.FileInfo]) -> Listing:
+    """Turn pyarrow's list into a listing, hidden names left out.
+
+    A store need not list folders: what files lie in counts as one.
+    """
     files: list[FileEntry] = []
     folders: set[str] = set()
-    for info in found:
+    for info in infos:
         name = info.path.removeprefix(f"{path}/")
         parts = name.split("/")
         if any(part.startswith(".") for part in parts):
             continue
         if info.type == fs.FileType.Directory:
             folders.add(name)
-        elif "" in parts:  # "a//b", which pyarrow does not open
+        elif "" in parts:  # pyarrow does not open "a//b"
             files.append(FileEntry(name, -1, -1))
         else:
             files.append(FileEntry(name, info.size, info.mtime_ns or -1))
         folders.update("/".join(parts[:depth]) for depth in range(1, len(parts)))
-    whole = sorted(folder for folder in folders if "" not in folder.split("/"))
-    return Listing(root=data, files=tuple(sorted(files)), folders=tuple(whole))
+    named = sorted(folder for folder in folders if "" not in folder.split("/"))
+    return Listing(root=data, files=tuple(sorted(files)), folders=tuple(named))
 
 
 def with_contents(items: Iterable[Item]) -> Iterator[Item]:
-    """The same items in the same order, those in a store with the bytes of their files.
+    """Replace files in a store by their bytes; the items stay the same, in the same order.
 
     Raises:
         UserError: a file is not what it was when it was listed, or cannot be read.
     """
-    jobs = ((_bytes_of(item), partial(_filled, item)) for item in items)
-    return _ahead(jobs, MAX_REQUESTS_AT_ONCE, IMAGES_AHEAD, IMAGE_BYTES_AHEAD)
+    jobs = ((_download_bytes(item), partial(_with_content, item)) for item in items)
+    return _run_ahead(jobs, MAX_REQUESTS_AT_ONCE, MAX_IMAGES_AHEAD, MAX_IMAGE_BYTES_AHEAD)
 
 
-def _bytes_of(item: Item) -> int:
+def _download_bytes(item: Item) -> int:
     return item.content.size if isinstance(item.content, StoredFile) else 0
 
 
-def _filled(item: Item) -> Item:
+def _with_content(item: Item) -> Item:
     if not isinstance(item.content, StoredFile):
         return item
     if item.content.size > MAX_FILE_BYTES:
         return replace(item, content=None, reason="larger than 1 GiB")
-    content = _brought(item.content, item.content.place.read_bytes)
+    content = _fetch(item.content, item.content.path.read_bytes)
     _check_size(item.content, len(content))
     return replace(item, content=content)
 
 
 def local_files(files: Iterable[StoredFile], folder: Path) -> Iterator[Path]:
-    """Each file below ``folder``, in order, for as long as the next is not asked for.
+    """Download the files to below ``folder``, in order; each is deleted when the next is taken.
 
     Raises:
         UserError: a file is not what it was when it was listed, or cannot be read.
@@ -114,120 +116,127 @@ def local_files(files: Iterable[StoredFile], folder: Path) -> Iterator[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     jobs = (
-        (file.size, partial(_copied, file, folder / f"{number}{Path(file.place.name).suffix}"))
+        (file.size, partial(_download, file, folder / f"{number}{Path(file.path.name).suffix}"))
         for number, file in enumerate(files)
     )
-    for path in _ahead(jobs, TABLES_AHEAD, TABLES_AHEAD, TABLE_BYTES_AHEAD):
+    for path in _run_ahead(jobs, MAX_TABLES_AHEAD, MAX_TABLES_AHEAD, MAX_TABLE_BYTES_AHEAD):
         yield path
         path.unlink()
     folder.rmdir()
 
 
-def most_on_disk(sizes: Iterable[int]) -> int:
-    """Bytes that :func:`local_files` ever has below its folder, for files of these sizes."""
-    largest = sorted(sizes)[-TABLES_AHEAD:]
-    return max(*largest[-1:], min(sum(largest), TABLE_BYTES_AHEAD), 0)
+def max_bytes_on_disk(sizes: Iterable[int]) -> int:
+    """Bound the bytes that :func:`local_files` has below its folder, for files of these sizes."""
+    largest = sorted(sizes)[-MAX_TABLES_AHEAD:]
+    return max(*largest[-1:], min(sum(largest), MAX_TABLE_BYTES_AHEAD), 0)
 
 
-def _copied(file: StoredFile, path: Path) -> Path:
-    _brought(file, lambda: file.place.download(path))
+def _download(file: StoredFile, path: Path) -> Path:
+    _fetch(file, lambda: file.path.download(path))
     _check_size(file, path.stat().st_size)
     return path
 
 
-def _brought(file: StoredFile, bring: Callable[[], T]) -> T:
+def _fetch(file: StoredFile, fetch: Callable[[], T]) -> T:
+    """Call ``fetch``, which reads the file; errors of its store become the user's."""
     try:
-        return bring()
+        return fetch()
     except FileNotFoundError:
-        raise _changed(file.place) from None
+        raise _changed(file.path) from None
     except (OSError, pa.ArrowException) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # our own disk's
+        if isinstance(error, OSError) and error.errno is not None:  # the local disk's
             raise
-        raise _unreadable(file.place, error) from error
+        raise _unreadable(file.path, error) from error
 
 
 def _check_size(file: StoredFile, size: int) -> None:
     if size != file.size:
-        raise _changed(file.place)
+        raise _changed(file.path)
 
 
-def _changed(place: RemotePath) -> UserError:
+def _changed(path: RemotePath) -> UserError:
     return UserError(
-        f"{place} was changed while the images were read: give the same command again once all of"
+        f"{path} was changed while the images were read: give the same command again once all of"
         " them are in place."
     )
 
 
-def _unreadable(place: RemotePath, error: Exception) -> UserError:
+def _unreadable(path: RemotePath, error: Exception) -> UserError:
     return UserError(
-        f"{place} cannot be read ({first_line(error)}): check the address, your credentials and"
+        f"{path} cannot be read ({first_line(error)}): check the address, your credentials and"
         " the network."
     )
 
 
-def _ahead(
-    jobs: Iterable[tuple[int, Callable[[], T]]], threads: int, most: int, most_bytes: int
+def _run_ahead(
+    jobs: Iterable[tuple[int, Callable[[], T]]], threads: int, max_jobs: int, max_bytes: int
 ) -> Iterator[T]:
-    """What the jobs give, in order; some are begun before their turn.
+    """Give the results of the jobs in order; some jobs are begun before their turn.
 
     Args:
-        jobs: bytes that the result takes, and what makes it.
-        most, most_bytes: jobs at a time whose results are there or in the making, the one that was
-            given last among them, and bytes that they take together; one may take more.
+        jobs: pairs of the bytes that a result takes and the function that makes it.
+        max_jobs, max_bytes: bounds on results that are there or in the making, the last that was
+            given among them, and on their bytes together; a single one may take more.
     """
-    waiting: deque[tuple[int, Future[T]]] = deque()
-    taken = 0
+    pending: deque[tuple[int, Future[T]]] = deque()
+    pending_bytes = 0
     with ThreadPoolExecutor(threads) as pool:
         try:
             for size, job in jobs:
-                while waiting and (len(waiting) >= most or taken + size > most_bytes):
-                    taken -= waiting[0][0]
-                    yield waiting.popleft()[1].result()
-                waiting.append((size, pool.submit(job)))
-                taken += size
-            while waiting:
-                yield waiting.popleft()[1].result()
+                while pending and (len(pending) >= max_jobs or pending_bytes + size > max_bytes):
+                    pending_bytes -= pending[0][0]
+                    yield pending.popleft()[1].result()
+                pending.append((size, pool.submit(job)))
+                pending_bytes += size
+            while pending:
+                yield pending.popleft()[1].result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
 class RangeReader(io.RawIOBase):
-    """A file in a store, of which only what is asked for is read, for as long as it takes.
+    """A binary file over one in a store: each read downloads its range of bytes and no more.
 
     Raises:
-        UserError: from any reading, the file cannot be read.
+        UserError: from :meth:`read`, the file cannot be read.
     """
 
     def __init__(self, file: StoredFile) -> None:
         super().__init__()
-        self._file, self._at = file, 0
+        self._file, self._position = file, 0
 
     def readable(self) -> bool:
+        """True: the file can be read."""
         return True
 
     def seekable(self) -> bool:
+        """True: the file can be read in any order."""
         return True
 
     def tell(self) -> int:
-        return self._at
+        """The position, in bytes from the start."""
+        return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._file.size}[whence]
-        self._at = base + offset
-        return self._at
+        """Move the position; give the new one, in bytes from the start."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._file.size}[whence]
+        self._position = base + offset
+        return self._position
 
     def read(self, size: int = -1) -> bytes:
-        left = max(0, self._file.size - self._at)
-        wanted = left if size is None or size < 0 else min(size, left)
-        found = _brought(self._file, lambda: self._range(wanted)) if wanted else b""
-        self._at += len(found)
-        return found
+        """Read up to ``size`` bytes, or all that are left where it is negative."""
+        left = max(0, self._file.size - self._position)
+        count = left if size is None or size < 0 else min(size, left)
+        content = _fetch(self._file, lambda: self._read_range(count)) if count else b""
+        self._position += len(content)
+        return content
 
-    def _range(self, wanted: int) -> bytes:
+    def _read_range(self, count: int) -> bytes:
+        path = self._file.path
+
         def read() -> bytes:
-            place = self._file.place
-            with place.filesystem.open_input_file(place.path) as file:
-                found: bytes = file.read_at(wanted, self._at)
-            return found
+            with path.filesystem.open_input_file(path.path) as file:
+                content: bytes = file.read_at(count, self._position)
+            return content
 
-        return with_retries(read, str(self._file.place))
+        return with_retries(read, str(path))

@@ -1,7 +1,6 @@
-"""Finds labelled images in folders, checks the layout and decides the splits.
+"""Find labelled images in class folders, and read classes and splits off the layout.
 
-Knows no pixels and no cache: `downloads` lists what lies in an object store, `tables` reads Parquet
-and Arrow, `decode` reads the images.
+A listing of an object store is read in the same way as one of the disk.
 """
 
 import os
@@ -11,10 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from trainables.errors import UserError
-from trainables.sources.listing import FileEntry, Listing, located, single_file
+from trainables.sources.listing import FileEntry, Listing, single_file
 from trainables.sources.source import Item, Source
 from trainables.sources.splits import SPLIT_WORDS, SPLITS
 from trainables.storage.object_store import RemotePath
+
+MAX_SAMPLE_ITEMS = 256  # about: every n-th image
+MAX_CLASSES_NAMED = 5  # in a note
+
+FilesByClass = dict[str, list[FileEntry]]
 
 
 def scan(data: Path) -> Listing:
@@ -26,8 +30,8 @@ def scan(data: Path) -> Listing:
     try:
         root = data.resolve(strict=True)
         if root.is_file():
-            facts = root.stat()
-            return single_file(root, facts.st_size, facts.st_mtime_ns)
+            status = root.stat()
+            return single_file(root, status.st_size, status.st_mtime_ns)
         files, folders = _walk(root)
     except FileNotFoundError as error:
         raise UserError(f"{data} does not exist: check the path to the images.") from error
@@ -39,6 +43,7 @@ def scan(data: Path) -> Listing:
 
 
 def _walk(root: Path) -> tuple[list[FileEntry], list[str]]:
+    """List files and folders below ``root``, hidden ones left out."""
     files: list[FileEntry] = []
     folders: list[str] = []
     waiting: list[tuple[str, frozenset[str]]] = [("", frozenset({str(root)}))]
@@ -50,14 +55,14 @@ def _walk(root: Path) -> tuple[list[FileEntry], list[str]]:
                     continue
                 path = prefix + entry.name
                 if entry.is_dir():
-                    # Linked folders count, but a link to a folder above itself would never end.
+                    # Links to folders are followed, but not to a folder above: it would not end.
                     real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
                     if real not in above:
                         folders.append(path)
                         waiting.append((path + "/", above | {real}))
                 elif entry.is_file():
-                    facts = entry.stat()
-                    files.append(FileEntry(path, facts.st_size, facts.st_mtime_ns))
+                    status = entry.stat()
+                    files.append(FileEntry(path, status.st_size, status.st_mtime_ns))
                 else:
                     files.append(FileEntry(path, -1, -1))
     return files, folders
@@ -67,16 +72,14 @@ def folder_source(listing: Listing) -> Source:
     """Read a listing as class folders, directly below the root or below split folders.
 
     Raises:
-        UserError: no class folders, one class only, an empty class folder, a class that train
-            lacks, or split folders that cannot be told from class folders.
+        UserError: there are no class folders, one class only, an empty class folder, a class that
+            train lacks, or split folders that cannot be distinguished from class folders.
     """
     split_folders = _split_folders(listing)
     if "train" not in split_folders:
         given = next(iter(split_folders.values()))
         raise UserError(f"{listing.root} holds {given}/ but no train/ folder: add one.")
-    in_splits: dict[str, dict[str, list[FileEntry]]] = {}
-    for split, folder in split_folders.items():
-        in_splits[split] = _class_files(listing, folder)
+    in_splits = {split: _class_files(listing, path) for split, path in split_folders.items()}
     classes = tuple(sorted(in_splits["train"]))
     if len(classes) < 2:
         raise UserError(
@@ -91,12 +94,12 @@ def folder_source(listing: Listing) -> Source:
 def extra_folder_source(listing: Listing, trained: Sequence[str]) -> Source:
     """Read a listing as one set of images of classes that a model was trained on.
 
-    Split folders, where there are some, are put together. Labels are positions in `trained`.
+    Split folders, where there are some, are put together. Labels are positions in ``trained``.
 
     Raises:
-        UserError: no class folders, an empty one, or one that is called as no trained class is.
+        UserError: there are no class folders, an empty one, or one without a trained class's name.
     """
-    by_class: dict[str, list[FileEntry]] = defaultdict(list)
+    by_class: FilesByClass = defaultdict(list)
     for folder in _split_folders(listing).values():
         for name, entries in _class_files(listing, folder).items():
             by_class[name] += entries
@@ -107,14 +110,14 @@ def extra_folder_source(listing: Listing, trained: Sequence[str]) -> Source:
         )
     check_trained(listing.root, by_class, trained)
     source = _source(listing, {"test": by_class}, tuple(trained), [])
-    return replace(source, splits=("test",))
+    return replace(source, required_splits=("test",))
 
 
 def check_trained(data: Path | RemotePath, names: Iterable[str], trained: Sequence[str]) -> None:
     """Refuse classes that a model was not trained on.
 
     Raises:
-        UserError: there are some.
+        UserError: ``names`` holds such classes.
     """
     unknown = sorted(set(names) - set(trained))
     if unknown:
@@ -125,47 +128,44 @@ def check_trained(data: Path | RemotePath, names: Iterable[str], trained: Sequen
 
 
 def _source(
-    listing: Listing,
-    in_splits: dict[str, dict[str, list[FileEntry]]],
-    classes: tuple[str, ...],
-    notes: list[str],
+    listing: Listing, in_splits: dict[str, FilesByClass], classes: tuple[str, ...], notes: list[str]
 ) -> Source:
     labels = {name: label for label, name in enumerate(classes)}
     in_store = isinstance(listing.root, RemotePath)
     unreadable = "// in its name" if in_store else "not a regular file, or a broken link"
-    found = [
+    items = [
         Item(
             path=entry.path,
             label=labels[name],
             split=split,
-            content=located(listing, entry) if entry.size >= 0 else None,
+            content=listing.locate(entry) if entry.size >= 0 else None,
             reason="" if entry.size >= 0 else unreadable,
         )
         for split, by_class in in_splits.items()
         for name, entries in by_class.items()
         for entry in entries
     ]
-    outside = len(listing.files) - len(found)
+    outside = len(listing.files) - len(items)
     if outside:
         notes.append(f"{outside} file(s) outside of the class folders are left out.")
-    stride = max(1, len(found) // 256)
+    stride = max(1, len(items) // MAX_SAMPLE_ITEMS)
     return Source(
         classes=classes,
-        total=len(found),
-        given=tuple(in_splits),
+        total=len(items),
+        given_splits=tuple(in_splits),
         notes=tuple(notes),
-        items=lambda: iter(found),
-        sample=lambda: iter(found[::stride]),
+        items=lambda: iter(items),
+        sample=lambda: iter(items[::stride]),
     )
 
 
 def _split_folders(listing: Listing) -> dict[str, str]:
-    """Split name -> folder with the class folders; "train" for the root where there are none."""
+    """Map each split to the folder of its class folders: the root for train where there is none."""
     top = [folder for folder in listing.folders if "/" not in folder]
-    named = [folder for folder in top if folder.lower() in SPLIT_WORDS]
-    others = [folder for folder in top if folder not in named]
+    split_named = [folder for folder in top if folder.lower() in SPLIT_WORDS]
+    others = [folder for folder in top if folder not in split_named]
     splits: dict[str, str] = {}
-    for folder in named:
+    for folder in split_named:
         split = SPLIT_WORDS[folder.lower()]
         if split in splits:
             raise UserError(
@@ -174,12 +174,12 @@ def _split_folders(listing: Listing) -> dict[str, str]:
         splits[split] = folder
     if not splits:
         return {"train": ""}
-    if others and len(splits) == 1 and not _has_subfolders(listing, named[0]):
-        return {"train": ""}  # a class that is called "train", among classes
+    if others and len(splits) == 1 and not _has_subfolders(listing, split_named[0]):
+        return {"train": ""}  # "train" is a class here, among others
     if others:
         raise UserError(
-            f"{listing.root} holds {others[0]}/ beside {named[0]}/: keep either split folders or"
-            " class folders there."
+            f"{listing.root} holds {others[0]}/ beside {split_named[0]}/: keep either split folders"
+            " or class folders there."
         )
     return {split: splits[split] for split in SPLITS if split in splits}
 
@@ -188,14 +188,14 @@ def _has_subfolders(listing: Listing, folder: str) -> bool:
     return any(other.startswith(folder + "/") for other in listing.folders)
 
 
-def _class_files(listing: Listing, folder: str) -> dict[str, list[FileEntry]]:
-    """Class name -> the files at any depth below its folder.
+def _class_files(listing: Listing, folder: str) -> FilesByClass:
+    """Map each class to the files at any depth below its folder.
 
     Raises:
-        UserError: a class folder without files.
+        UserError: a class folder holds no files.
     """
     prefix = folder + "/" if folder else ""
-    by_class: dict[str, list[FileEntry]] = {
+    by_class: FilesByClass = {
         path.removeprefix(prefix): []
         for path in listing.folders
         if path.startswith(prefix) and "/" not in path.removeprefix(prefix)
@@ -215,10 +215,13 @@ def _class_files(listing: Listing, folder: str) -> dict[str, list[FileEntry]]:
 
 
 def _missing_classes(
-    root: Path | RemotePath,
-    in_splits: dict[str, dict[str, list[FileEntry]]],
-    classes: Sequence[str],
+    root: Path | RemotePath, in_splits: dict[str, FilesByClass], classes: Sequence[str]
 ) -> list[str]:
+    """Write a sentence on each split that lacks classes of train.
+
+    Raises:
+        UserError: a split has a class that train lacks.
+    """
     notes = []
     for split, by_class in in_splits.items():
         unknown = sorted(set(by_class) - set(classes))
@@ -229,6 +232,7 @@ def _missing_classes(
             )
         missing = sorted(set(classes) - set(by_class))
         if missing:
-            shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+            more = ", ..." if len(missing) > MAX_CLASSES_NAMED else ""
+            shown = ", ".join(missing[:MAX_CLASSES_NAMED]) + more
             notes.append(f"The {split} split lacks {len(missing)} class(es) of train: {shown}.")
     return notes

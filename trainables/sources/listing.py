@@ -1,4 +1,4 @@
-"""What a data folder holds, by name only: here, or below a prefix in an object store."""
+"""List what a data folder or a prefix in an object store holds, by names and sizes only."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ TABLE_SUFFIXES = (".parquet", ".arrow")
 
 
 class FileEntry(NamedTuple):
-    """A file below the data folder; size and mtime are -1 for what is no readable file."""
+    """A file below the data folder; size and mtime are -1 where it is no readable file."""
 
     path: str  # relative, with "/"
     size: int  # bytes
@@ -24,13 +24,13 @@ class FileEntry(NamedTuple):
 class StoredFile(NamedTuple):
     """A file in an object store."""
 
-    place: RemotePath
+    path: RemotePath
     size: int  # bytes, when it was listed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """What a data folder (or one table file) holds, by name only, hidden entries left out."""
+    """The files and folders below a data folder, or one table file, hidden entries left out."""
 
     root: Path | RemotePath
     files: tuple[FileEntry, ...]
@@ -42,10 +42,16 @@ class Listing:
         The root is part of it: copies may agree in names, sizes and times and differ in content.
         """
         root = self.root.uri if isinstance(self.root, RemotePath) else str(self.root)
-        told = hashlib.sha256(json.dumps([root, self.folders, settings]).encode())
+        sha = hashlib.sha256(json.dumps([root, self.folders, settings]).encode())
         for entry in self.files:
-            told.update(f"{entry.path!r} {entry.size} {entry.mtime_ns}\n".encode())
-        return told.hexdigest()
+            sha.update(f"{entry.path!r} {entry.size} {entry.mtime_ns}\n".encode())
+        return sha.hexdigest()
+
+    def locate(self, entry: FileEntry) -> Path | StoredFile:
+        """Say where a file of the listing is to be read."""
+        if isinstance(self.root, RemotePath):
+            return StoredFile(self.root / entry.path, entry.size)
+        return self.root / entry.path
 
 
 def single_file(data: Path | RemotePath, size: int, mtime_ns: int) -> Listing:
@@ -60,11 +66,3 @@ def single_file(data: Path | RemotePath, size: int, mtime_ns: int) -> Listing:
         )
     only = FileEntry(data.name, size, mtime_ns)
     return Listing(root=data.parent, files=(only,), folders=())
-
-
-def located(listing: Listing, entry: FileEntry) -> Path | StoredFile:
-    """Where a file of the listing is."""
-    root = listing.root
-    if isinstance(root, RemotePath):
-        return StoredFile(root / entry.path, entry.size)
-    return root / entry.path

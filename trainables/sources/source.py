@@ -1,4 +1,4 @@
-"""What a data source offers: labelled images that are not read yet."""
+"""Describe a data source: labelled images that are not read yet."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from trainables.sources.splits import SPLITS
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """One labelled image, not read yet."""
+    """One labelled image, not decoded yet."""
 
     path: str  # for messages: relative path, with "#row" in a table
     label: int
     split: str
-    content: bytes | Path | StoredFile | None  # None: nothing to read, for this reason
+    content: bytes | Path | StoredFile | None  # None: it cannot be read, for this reason
     reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Labelled images, in an order that means nothing."""
+    """Labelled images, in no particular order."""
 
     classes: tuple[str, ...]
     total: int  # images, readable or not
-    given: tuple[str, ...]  # the splits that the data comes with
-    notes: tuple[str, ...]
+    given_splits: tuple[str, ...]  # that the data comes with
+    notes: tuple[str, ...]  # sentences for the user
     items: Callable[[], Iterator[Item]]
-    sample: Callable[[], Iterator[Item]]  # up to a few hundred of them, to estimate sizes
-    splits: tuple[str, ...] = SPLITS  # that there must be in the end
+    sample: Callable[[], Iterator[Item]]  # up to a few hundred items, to estimate sizes
+    required_splits: tuple[str, ...] = SPLITS
     scratch_bytes: int = 0  # that lie on the disk beside the decoded images while it is read

@@ -1,4 +1,4 @@
-"""Which columns of a table hold images and labels; knows its schema only."""
+"""Find the columns of a table that hold images and labels, by its schema alone."""
 
 import json
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ LABEL_NAMES = ("label", "labels", "class", "fine_label", "target", "category")
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Which columns hold what; names are the label's class names, where the file knows them."""
+    """The columns that hold images and labels, by their names."""
 
     image: str
     label: str
-    names: tuple[str, ...] | None
+    names: tuple[str, ...] | None  # class names by label, where the file has them
 
 
 def find_columns(schema: pa.Schema, table: str) -> Columns:
     """Find the columns of a table, by what they hold, what the metadata says and their names.
 
     Raises:
-        UserError: there is none for images or labels, or there are several; it names ``table``.
+        UserError: no column, or several, may hold the images or the labels of ``table``.
     """
     features = _features(schema)
     images = {field.name for field in schema if _is_image(field.type)}
@@ -37,18 +37,21 @@ def find_columns(schema: pa.Schema, table: str) -> Columns:
     )
     class_labels = {name for name in labels if _feature_type(features, name) == "ClassLabel"}
     label = _only(labels & set(LABEL_NAMES)) or _only(class_labels)
-    for found, kind, known in ((image, "image", IMAGE_NAMES), (label, "label", LABEL_NAMES)):
-        if found is None:
-            shown = ", ".join(f"{field.name} ({_short(field.type)})" for field in schema)
-            raise UserError(
-                f"{table} has no column, or several, that may hold the {kind}s; its columns are"
-                f" {shown or 'none'}: name exactly one of them {' or '.join(known[:3])}."
-            )
-    assert image is not None
-    assert label is not None
-    told = features.get(label, {}).get("names") if label in class_labels else None
-    names = tuple(map(str, told)) if isinstance(told, list) and told else None
+    if image is None:
+        raise _unclear(schema, table, "images", IMAGE_NAMES)
+    if label is None:
+        raise _unclear(schema, table, "labels", LABEL_NAMES)
+    declared = features.get(label, {}).get("names") if label in class_labels else None
+    names = tuple(map(str, declared)) if isinstance(declared, list) and declared else None
     return Columns(image=image, label=label, names=names)
+
+
+def _unclear(schema: pa.Schema, table: str, what: str, known_names: tuple[str, ...]) -> UserError:
+    columns = ", ".join(f"{field.name} ({_short(field.type)})" for field in schema)
+    return UserError(
+        f"{table} has no column, or several, that may hold the {what}; its columns are"
+        f" {columns or 'none'}: name exactly one of them {' or '.join(known_names[:3])}."
+    )
 
 
 def _only(names: set[str]) -> str | None:
@@ -56,10 +59,10 @@ def _only(names: set[str]) -> str | None:
 
 
 def _features(schema: pa.Schema) -> dict[str, Any]:
-    """What the Hugging Face metadata says of each column; empty where there is none."""
+    """Read the Hugging Face metadata on each column; empty where there is none."""
     try:
         features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
-        return {name: told for name, told in features.items() if isinstance(told, dict)}
+        return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
     except (TypeError, KeyError, ValueError, AttributeError):
         return {}
 
@@ -68,28 +71,30 @@ def _feature_type(features: dict[str, Any], name: str) -> Any:
     return features.get(name, {}).get("_type")
 
 
-def _short(kind: pa.DataType) -> str:
-    return "struct" if pa.types.is_struct(kind) else str(kind)
+def _short(data_type: pa.DataType) -> str:
+    return "struct" if pa.types.is_struct(data_type) else str(data_type)
 
 
-def _is_bytes(kind: pa.DataType) -> bool:
+def _is_bytes(data_type: pa.DataType) -> bool:
     return bool(
-        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+        pa.types.is_binary(data_type)
+        or pa.types.is_large_binary(data_type)
+        or pa.types.is_binary_view(data_type)
     )
 
 
-def _is_image(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        return any(field.name == "bytes" and _is_bytes(field.type) for field in kind.fields)
-    return _is_bytes(kind)
+def _is_image(data_type: pa.DataType) -> bool:
+    if pa.types.is_struct(data_type):
+        return any(field.name == "bytes" and _is_bytes(field.type) for field in data_type.fields)
+    return _is_bytes(data_type)
 
 
-def _is_label(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
+def _is_label(data_type: pa.DataType) -> bool:
+    if pa.types.is_dictionary(data_type):
+        data_type = data_type.value_type
     return bool(
-        pa.types.is_integer(kind)
-        or pa.types.is_string(kind)
-        or pa.types.is_large_string(kind)
-        or pa.types.is_string_view(kind)
+        pa.types.is_integer(data_type)
+        or pa.types.is_string(data_type)
+        or pa.types.is_large_string(data_type)
+        or pa.types.is_string_view(data_type)
     )

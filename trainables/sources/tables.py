@@ -1,8 +1,7 @@
-"""Reads labelled images from Parquet and Arrow files, as the Hugging Face hub lays them out.
+"""Read labelled images from Parquet and Arrow files, as the Hugging Face hub lays them out.
 
-Knows the class names and the split of each file; reads batch by batch, so that a table need not fit
-into memory. Of a table in an object store, schema and labels are read in place; for its images it
-is downloaded. Knows nothing of decoding and caching.
+Tables are read batch by batch and need not fit into memory. In an object store, schema and labels
+are read in place; a table is downloaded for its images.
 """
 
 import re
@@ -19,23 +18,26 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from trainables.errors import UserError
-from trainables.sources.downloads import RangeReader, local_files, most_on_disk
+from trainables.sources.downloads import RangeReader, local_files, max_bytes_on_disk
 from trainables.sources.folders import check_trained
-from trainables.sources.listing import TABLE_SUFFIXES, Listing, StoredFile, located
+from trainables.sources.listing import TABLE_SUFFIXES, Listing, StoredFile
 from trainables.sources.source import Item, Source
 from trainables.sources.splits import SPLIT_WORDS, SPLITS
 from trainables.sources.table_schema import Columns, find_columns
 from trainables.storage.object_store import MAX_REQUESTS_AT_ONCE, RemotePath
 
-_ROWS = 64  # a batch is held in memory with the bytes of its images
-_PAGES = 2**20  # bytes of a column read at a time in a store: a row group may be the whole file
-_BROKEN = (pa.ArrowException, OSError)
+MAX_BATCH_ROWS = 64  # a batch is held in memory with the bytes of its images
+STORE_BUFFER_BYTES = 2**20  # of a column at a time: a row group may be the whole file
+MAX_SAMPLE_TABLES = 4  # about: every n-th table
+
+READ_ERRORS = (pa.ArrowException, OSError)
 
 Table = Path | StoredFile
+Label = int | str | None
 
 
 def is_table(path: str) -> bool:
-    """Whether a file is read as a table; cache-*.arrow is what `datasets` leaves behind."""
+    """Whether a file is read as a table; cache-*.arrow files are the `datasets` library's own."""
     name = path.rpartition("/")[2]
     if name.startswith("cache-"):
         return False
@@ -43,7 +45,7 @@ def is_table(path: str) -> bool:
 
 
 def holds_tables(listing: Listing) -> bool:
-    """Whether a listing is to be read as tables."""
+    """Whether a listing is to be read as tables, not as class folders."""
     return any(is_table(entry.path) for entry in listing.files)
 
 
@@ -51,37 +53,34 @@ def table_source(listing: Listing, scratch: Path | None = None) -> Source:
     """Read a listing's Parquet and Arrow files as labelled images.
 
     Args:
-        scratch: the folder for what is downloaded of a store's listing.
+        scratch: the folder that tables of an object store are downloaded to.
 
     Raises:
         UserError: a file is damaged, its columns or its split are ambiguous, train has no labels,
             or there is one class only.
     """
-    files = _files(listing)
-    split_of = _split_of_each(listing.root, list(files))
-    first = next(path for path in files if split_of[path] == "train")
-    columns = find_columns(_schema(files[first]), _name_of(files[first]))
-    labels = _read_all_labels(files, columns, split_of)
+    tables = _locate_tables(listing)
+    split_of = _split_of_each(listing.root, list(tables))
+    first = tables[next(path for path in tables if split_of[path] == "train")]
+    columns = find_columns(_read_schema(first), _display_name(first))
+    label_column = f"Column {columns.label} of {_display_name(first)}"
+    labels = _read_all_labels(tables, columns, split_of)
 
     notes = []
     for split in SPLITS:
-        of_split = [path for path in labels if split_of[path] == split]
-        if of_split and all(_known(label) is None for path in of_split for label in labels[path]):
-            rows = sum(len(labels.pop(path)) for path in of_split)
+        paths = [path for path in labels if split_of[path] == split]
+        if paths and all(_known(label) is None for path in paths for label in labels[path]):
+            rows = sum(len(labels.pop(path)) for path in paths)
             if split == "train":
-                raise UserError(
-                    f"Column {columns.label} of {_name_of(files[first])} holds no labels: give"
-                    " labelled images."
-                )
+                raise UserError(f"{label_column} holds no labels: give labelled images.")
             notes.append(f"The {split} split ({rows} rows) has no labels and is left out.")
     classes = _class_names(labels, columns)
     if len(classes) < 2:
         raise UserError(
-            f"Column {columns.label} of {_name_of(files[first])} holds {len(classes)} class(es):"
-            " give images of at least two."
+            f"{label_column} holds {len(classes)} class(es): give images of at least two."
         )
-    kept = [_part(files[path], path, split_of[path]) for path in labels]
-    return _source(kept, columns, labels, classes, notes, scratch)
+    parts = [_part(tables[path], path, split_of[path]) for path in labels]
+    return _source(parts, columns, labels, classes, notes, scratch)
 
 
 def extra_table_source(
@@ -89,102 +88,117 @@ def extra_table_source(
 ) -> Source:
     """Read a listing's tables as one set of images of classes that a model was trained on.
 
-    Labels are positions in `trained`; `scratch` is as of `table_source`.
+    Args:
+        trained: the classes; labels are positions in them.
+        scratch: as in :func:`table_source`.
 
     Raises:
         UserError: a file is damaged, its columns are ambiguous, or a label names no trained class.
     """
-    files = _files(listing)
-    first = next(iter(files.values()))
-    columns = find_columns(_schema(first), _name_of(first))
-    labels = _read_all_labels(files, columns, dict.fromkeys(files, "train"))
+    tables = _locate_tables(listing)
+    first = next(iter(tables.values()))
+    columns = find_columns(_read_schema(first), _display_name(first))
+    labels = _read_all_labels(tables, columns, dict.fromkeys(tables, "train"))
     check_trained(listing.root, _class_names(labels, columns), trained)
-    kept = [_part(file, path, "test") for path, file in files.items()]
-    source = _source(kept, columns, labels, tuple(trained), [], scratch)
-    return replace(source, splits=("test",))
+    parts = [_part(table, path, "test") for path, table in tables.items()]
+    source = _source(parts, columns, labels, tuple(trained), [], scratch)
+    return replace(source, required_splits=("test",))
 
 
-def _files(listing: Listing) -> dict[str, Table]:
-    """Raises:
-    UserError: one of them has a name that cannot be opened.
+def _locate_tables(listing: Listing) -> dict[str, Table]:
+    """Map the relative path of each table of the listing to its file.
+
+    Raises:
+        UserError: one of them has a name that cannot be opened.
     """
     entries = [entry for entry in listing.files if is_table(entry.path)]
     for entry in entries:
         if entry.size < 0:
             raise UserError(f"{listing.root}/{entry.path} is no file to open: mend or remove it.")
-    return {entry.path: located(listing, entry) for entry in entries}
+    return {entry.path: listing.locate(entry) for entry in entries}
 
 
 class _Part(NamedTuple):
-    """One table."""
+    """One of the tables that a source is read from."""
 
-    file: Table
-    told: str  # where the user has it
+    table: Table
+    display_name: str  # the user's own file, though ``table`` may be a copy of it
     path: str  # below the data folder
     split: str
 
 
-def _part(file: Table, path: str, split: str) -> _Part:
-    return _Part(file, _name_of(file), path, split)
+def _part(table: Table, path: str, split: str) -> _Part:
+    return _Part(table, _display_name(table), path, split)
 
 
 def _source(
-    kept: Sequence[_Part],
+    parts: Sequence[_Part],
     columns: Columns,
-    labels: dict[str, list[int | str | None]],
+    labels: dict[str, list[Label]],
     classes: tuple[str, ...],
     notes: list[str],
     scratch: Path | None,
 ) -> Source:
-    """What the tables hold."""
-    numbers = {name: number for number, name in enumerate(classes)}
+    class_numbers = {name: number for number, name in enumerate(classes)}
     # A few rows of a few files: a table's first rows are as good as any for an estimate.
-    some = kept[:: max(1, len(kept) // 4)]
+    sampled = parts[:: max(1, len(parts) // MAX_SAMPLE_TABLES)]
+
+    def items() -> Iterator[Item]:
+        for part in _local_parts(parts, scratch):
+            yield from _items(part, columns, class_numbers)
+
+    def sample() -> Iterator[Item]:
+        for part in sampled:
+            yield from islice(_items(part, columns, class_numbers), MAX_BATCH_ROWS)
+
     return Source(
         classes=classes,
-        total=sum(len(found) for found in labels.values()),
-        given=tuple(split for split in SPLITS if split in {part.split for part in kept}),
+        total=sum(len(part_labels) for part_labels in labels.values()),
+        given_splits=tuple(split for split in SPLITS if split in {part.split for part in parts}),
         notes=tuple(notes),
-        items=lambda: (
-            item for part in _local(kept, scratch) for item in _items(part, columns, numbers)
+        items=items,
+        sample=sample,
+        scratch_bytes=max_bytes_on_disk(
+            part.table.size for part in parts if isinstance(part.table, StoredFile)
         ),
-        sample=lambda: (
-            item for part in some for item in islice(_items(part, columns, numbers), _ROWS)
-        ),
-        scratch_bytes=most_on_disk(p.file.size for p in kept if isinstance(p.file, StoredFile)),
     )
 
 
-def _local(kept: Sequence[_Part], scratch: Path | None) -> Iterator[_Part]:
-    """The same tables, those in a store as local copies, each there until the next is given."""
-    stored = [part.file for part in kept if isinstance(part.file, StoredFile)]
+def _local_parts(parts: Sequence[_Part], scratch: Path | None) -> Iterator[_Part]:
+    """Give the parts in order; a copy of one in a store is deleted when the next is taken."""
+    stored = [part.table for part in parts if isinstance(part.table, StoredFile)]
     if not stored:
-        yield from kept
+        yield from parts
         return
-    assert scratch is not None, "a store's tables need a folder to lie in"
-    for part, copy in zip(kept, local_files(stored, scratch), strict=True):
-        yield part._replace(file=copy)
+    assert scratch is not None, "a store's tables need a folder to be downloaded to"
+    for part, copy in zip(parts, local_files(stored, scratch), strict=True):
+        yield part._replace(table=copy)
 
 
 def _split_of_each(root: Path | RemotePath, paths: Sequence[str]) -> dict[str, str]:
-    named = {path: _named_split(root, path) for path in paths}
-    if len(paths) == 1 or not any(named.values()):
+    """Map each table's path to the split that it names; to train where none does, or it is alone.
+
+    Raises:
+        UserError: some name a split and others do not, one names several, or none names train.
+    """
+    named_splits = {path: _named_split(root, path) for path in paths}
+    if len(paths) == 1 or not any(named_splits.values()):
         return dict.fromkeys(paths, "train")
-    found = {}
-    for path, split in named.items():
+    split_of = {}
+    for path, split in named_splits.items():
         if split is None:
             raise UserError(
                 f"{root / path} names no split, other files beside it do: put train, val or test"
                 " into its name, or move it elsewhere."
             )
-        found[path] = split
-    if "train" not in found.values():
+        split_of[path] = split
+    if "train" not in split_of.values():
         raise UserError(f"{root} holds no train file: add one, named train-*.parquet or like it.")
-    return found
+    return split_of
 
 
 def _named_split(root: Path | RemotePath, path: str) -> str | None:
-    """The split that the file's name gives, or else the nearest folder's."""
+    """The split that the file's name gives, or else the nearest folder's; None: neither does."""
     for part in reversed(path.split("/")):
         words = re.split(r"[^a-z0-9]+", part.lower())
         splits = {SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS}
@@ -195,106 +209,114 @@ def _named_split(root: Path | RemotePath, path: str) -> str | None:
     return None
 
 
-def _name_of(file: Table) -> str:
-    return str(file.place if isinstance(file, StoredFile) else file)
+def _display_name(table: Table) -> str:
+    return str(table.path if isinstance(table, StoredFile) else table)
+
+
+def _is_parquet(table: Table) -> bool:
+    return _display_name(table).lower().endswith(".parquet")
 
 
 @contextmanager
-def _opened(file: Table) -> Iterator[pa.NativeFile]:
-    if isinstance(file, StoredFile):
-        with RangeReader(file) as reader, pa.PythonFile(reader, mode="r") as opened:
-            yield opened
+def _open_table(table: Table) -> Iterator[pa.NativeFile]:
+    if isinstance(table, StoredFile):
+        with RangeReader(table) as reader, pa.PythonFile(reader, mode="r") as file:
+            yield file
     else:
-        with pa.memory_map(str(file)) as opened:
-            yield opened
+        with pa.memory_map(str(table)) as file:
+            yield file
 
 
-def _schema(file: Table) -> pa.Schema:
+def _open_ipc(file: pa.NativeFile) -> Any:
     try:
-        with _opened(file) as opened:
-            if _name_of(file).lower().endswith(".parquet"):
-                return pq.read_schema(opened)
-            with _open_ipc(opened) as reader:
-                return reader.schema
-    except _BROKEN as error:
-        raise _damaged(_name_of(file), error) from error
-
-
-def _open_ipc(opened: pa.NativeFile) -> Any:
-    try:
-        return pa.ipc.open_file(opened)
+        return pa.ipc.open_file(file)
     except pa.ArrowInvalid:  # the streaming format, which `datasets` writes
-        opened.seek(0)
-        return pa.ipc.open_stream(opened)
+        file.seek(0)
+        return pa.ipc.open_stream(file)
 
 
-def _batches(file: Table, names: list[str], told: str) -> Iterator[pa.RecordBatch]:
-    """The named columns, in batches of at most `_ROWS` rows; errors name the file as `told`."""
+def _read_schema(table: Table) -> pa.Schema:
     try:
-        with _opened(file) as opened:
-            if _name_of(file).lower().endswith(".parquet"):
-                pages = _PAGES if isinstance(file, StoredFile) else 0
-                with pq.ParquetFile(opened, buffer_size=pages) as parquet:
-                    yield from parquet.iter_batches(batch_size=_ROWS, columns=names)
+        with _open_table(table) as file:
+            if _is_parquet(table):
+                return pq.read_schema(file)
+            with _open_ipc(file) as reader:
+                return reader.schema
+    except READ_ERRORS as error:
+        raise _damaged(_display_name(table), error) from error
+
+
+def _read_batches(table: Table, names: list[str], display_name: str) -> Iterator[pa.RecordBatch]:
+    """Read the named columns, in batches of at most ``MAX_BATCH_ROWS`` rows."""
+    try:
+        with _open_table(table) as file:
+            if _is_parquet(table):
+                buffer_size = STORE_BUFFER_BYTES if isinstance(table, StoredFile) else 0
+                with pq.ParquetFile(file, buffer_size=buffer_size) as parquet:
+                    yield from parquet.iter_batches(batch_size=MAX_BATCH_ROWS, columns=names)
                 return
-            yield from _ipc_batches(opened, names)
-    except (*_BROKEN, KeyError) as error:
-        raise _damaged(told, error) from error
+            yield from _read_ipc_batches(file, names)
+    except (*READ_ERRORS, KeyError) as error:
+        raise _damaged(display_name, error) from error
 
 
-def _ipc_batches(opened: pa.NativeFile, names: list[str]) -> Iterator[pa.RecordBatch]:
-    with _open_ipc(opened) as reader:
-        stream = isinstance(reader, pa.RecordBatchStreamReader)
-        batches = reader if stream else map(reader.get_batch, range(reader.num_record_batches))
+def _read_ipc_batches(file: pa.NativeFile, names: list[str]) -> Iterator[pa.RecordBatch]:
+    with _open_ipc(file) as reader:
+        is_stream = isinstance(reader, pa.RecordBatchStreamReader)
+        batches = reader if is_stream else map(reader.get_batch, range(reader.num_record_batches))
         for batch in batches:
             chosen = batch.select(names)
-            for start in range(0, chosen.num_rows, _ROWS):
-                yield chosen.slice(start, _ROWS)
+            for start in range(0, chosen.num_rows, MAX_BATCH_ROWS):
+                yield chosen.slice(start, MAX_BATCH_ROWS)
 
 
-def _damaged(file: str, error: Exception) -> UserError:
-    return UserError(f"{file} cannot be read ({error}): check it, or download it again.")
+def _damaged(display_name: str, error: Exception) -> UserError:
+    return UserError(f"{display_name} cannot be read ({error}): check it, or download it again.")
 
 
 def _read_all_labels(
-    files: Mapping[str, Table], columns: Columns, split_of: Mapping[str, str]
-) -> dict[str, list[int | str | None]]:
-    """The labels of each file, which in a store are far apart: many are read at a time."""
+    tables: Mapping[str, Table], columns: Columns, split_of: Mapping[str, str]
+) -> dict[str, list[Label]]:
+    """Read the labels of all tables, many at a time: a store takes long to answer."""
     with ThreadPoolExecutor(MAX_REQUESTS_AT_ONCE) as pool:
-        found = pool.map(lambda path: _read_labels(files[path], columns, split_of[path]), files)
-        return dict(zip(files, found, strict=True))
+        labels = pool.map(lambda path: _read_labels(tables[path], columns, split_of[path]), tables)
+        return dict(zip(tables, labels, strict=True))
 
 
-def _read_labels(file: Table, columns: Columns, split: str) -> list[int | str | None]:
-    """The label of each row; all None where a val or test file has no such column."""
-    names = _schema(file).names
-    if columns.image not in names or (columns.label not in names and split == "train"):
-        raise UserError(
-            f"{_name_of(file)} lacks the column {columns.image} or {columns.label} of the other"
-            " files: give all files the same columns."
-        )
+def _read_labels(table: Table, columns: Columns, split: str) -> list[Label]:
+    """Read the label of each row; all None where a val or test table has no such column.
+
+    Raises:
+        UserError: the table lacks a column that the others have, or is damaged.
+    """
+    names = _read_schema(table).names
     has_labels = columns.label in names
-    wanted = columns.label if has_labels else columns.image
-    labels: list[int | str | None] = []
-    for batch in _batches(file, [wanted], _name_of(file)):
+    if columns.image not in names or (not has_labels and split == "train"):
+        raise UserError(
+            f"{_display_name(table)} lacks the column {columns.image} or {columns.label} of the"
+            " other files: give all files the same columns."
+        )
+    column = columns.label if has_labels else columns.image
+    labels: list[Label] = []
+    for batch in _read_batches(table, [column], _display_name(table)):
         labels.extend(batch.column(0).to_pylist() if has_labels else [None] * batch.num_rows)
     return labels
 
 
-def _known(label: int | str | None) -> int | str | None:
+def _known(label: Label) -> Label:
     """The label, or None where it says that there is none: null, or -1 as on the hub."""
     return None if label is None or (isinstance(label, int) and label < 0) else label
 
 
-def _class_names(labels: dict[str, list[int | str | None]], columns: Columns) -> tuple[str, ...]:
-    """The classes that occur, in the file's own order, else by number, else by name."""
-    found = {_known(label) for of_file in labels.values() for label in of_file} - {None}
-    ordered = sorted(found, key=lambda label: (isinstance(label, str), label))
-    names = (_name(label, columns) for label in ordered)
+def _class_names(labels: dict[str, list[Label]], columns: Columns) -> tuple[str, ...]:
+    """List the classes that occur, in the file's own order, else by number, else by name."""
+    known = {_known(label) for table_labels in labels.values() for label in table_labels} - {None}
+    ordered = sorted(known, key=lambda label: (isinstance(label, str), label))
+    names = (_class_name(label, columns) for label in ordered)
     return tuple(dict.fromkeys(name for name in names if name is not None))
 
 
-def _name(label: int | str | None, columns: Columns) -> str | None:
+def _class_name(label: Label, columns: Columns) -> str | None:
     """The class name of a label; None for no label, and for a number without a name."""
     known = _known(label)
     if known is None:
@@ -304,22 +326,23 @@ def _name(label: int | str | None, columns: Columns) -> str | None:
     return columns.names[known] if known < len(columns.names) else None
 
 
-def _items(part: _Part, columns: Columns, numbers: dict[str, int]) -> Iterator[Item]:
+def _items(part: _Part, columns: Columns, class_numbers: dict[str, int]) -> Iterator[Item]:
+    """Read the rows of a table as items."""
     row = 0
     names = list(dict.fromkeys([columns.image, columns.label]))
-    for batch in _batches(part.file, names, part.told):
+    for batch in _read_batches(part.table, names, part.display_name):
         images = batch.column(columns.image)
         if pa.types.is_struct(images.type):
             images = pc.struct_field(images, "bytes")
         labels = batch.column(columns.label).to_pylist()
         for content, label in zip(images.to_pylist(), labels, strict=True):
-            name = _name(label, columns)
+            name = _class_name(label, columns)
             reason = "no image bytes (null)" if content is None else ""
             if name is None:
                 reason = f"no class for label {label}"
             yield Item(
                 path=f"{part.path}#{row}",
-                label=-1 if name is None else numbers[name],
+                label=-1 if name is None else class_numbers[name],
                 split=part.split,
                 content=None if reason else content,
                 reason=reason,

@@ -1,4 +1,16 @@
-"""The layout of a sweep's store: where trunks, cells and readings lie."""
+"""Lay out a sweep's store: where each kind of result lies, by its key.
+
+    weights/<variant>-<digest>.safetensors      pretrained weights as the sweep loaded them
+    trunks/<key>/{spec,result}.json, state.pt, trunk.safetensors, work.jsonl
+    activations/<key>.json                      quantiles of a trunk's pooled activations
+    cells/<key>/{spec,rows}.json, delta-<arm>.safetensors, {train,val,predictions}.arrow
+    latency/<key>.json                          a net's latency on a device
+    readings/<key>.json                         one reading of the test split or an extra test set
+    readings.jsonl                              every reading, in order
+    journal.jsonl                               what the driver decided, in order
+
+A key is a digest of all that the result depends on: where it is there, it need not be made again.
+"""
 
 from __future__ import annotations
 
@@ -14,22 +26,24 @@ P = TypeVar("P", bound=Place, covariant=True, default=Place)
 
 @dataclasses.dataclass(frozen=True)
 class Store(Generic[P]):
-    """Where things are kept: seen by the driver and by every worker."""
+    """A sweep's store, in a folder or an object store that the driver and every worker reach."""
 
     root: P
 
     def _at(self, *names: str) -> P:
-        place: Place = self.root
+        path: Place = self.root
         for name in names:
-            place = place / name
-        return cast(P, place)
+            path = path / name
+        return cast(P, path)
 
     @property
     def journal(self) -> P:
+        """The file of the driver's decisions."""
         return self._at("journal.jsonl")
 
     @property
     def readings(self) -> P:
+        """The file that lists every reading of a held-out set."""
         return self._at("readings.jsonl")
 
     @property
@@ -43,19 +57,25 @@ class Store(Generic[P]):
         return self._at("cells")
 
     def weights(self, name: str) -> P:
+        """The file of pretrained weights."""
         return self._at("weights", f"{name}.safetensors")
 
     def trunk(self, key: str) -> P:
+        """The folder of one trunk."""
         return self._at("trunks", key)
 
     def cell(self, key: str) -> P:
+        """The folder of one cell."""
         return self._at("cells", key)
 
     def activations(self, key: str) -> P:
+        """The file of quantiles of a trunk's pooled activations."""
         return self._at("activations", f"{key}.json")
 
     def latency(self, key: str) -> P:
+        """The file of one measured latency."""
         return self._at("latency", f"{key}.json")
 
     def reading(self, key: str) -> P:
+        """The file of one reading of a held-out set."""
         return self._at("readings", f"{key}.json")

@@ -1,18 +1,7 @@
-"""The store: content-addressed results, each written whole or not at all, in a folder or in an
-object store.
+"""Write files whole or not at all, and read them, in a folder or in an object store.
 
-    weights/<variant>-<digest>.safetensors      pretrained weights as the sweep found them
-    trunks/<key>/{spec,result}.json, state.pt, trunk.safetensors, work.jsonl
-    activations/<key>.json                      quantiles of a trunk's pooled activations
-    cells/<key>/{spec,rows}.json, delta-<arm>.safetensors, {train,val,predictions}.arrow
-    latency/<key>.json                          of a net on a device
-    readings/<key>.json                         one reading of the test split, or of a further set
-    readings.jsonl                              every look at them, in order
-    journal.jsonl                               what the driver decided, in order
-
-Waits for a file system or object store that does not answer for a while, reading and writing.
-Knows nothing of what is kept in it. A key is a digest of all that the result depends on, so that
-finding it there is the same as having made it.
+All functions that take a ``Place`` wait for a file system or object store that does not answer for
+a while. Nothing here knows what the files are for.
 """
 
 from __future__ import annotations
@@ -41,7 +30,7 @@ Place = Path | RemotePath
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path``, renamed onto it when the block ends well."""
+    """Give a temporary path beside ``path``, and rename it onto that when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     os.close(handle)
@@ -56,18 +45,18 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """An empty folder beside ``path``, put whole in its place when the block ends well.
+    """Give an empty folder beside ``path``, and rename it to that when the block ends well.
 
-    Whatever was at ``path`` goes, or stays as it was where the block fails. The files become
-    readable by everyone: the folder is to be handed over.
+    What was at ``path`` is deleted then, or stays as it was where the block fails. The files become
+    readable by every user: the folder is to be handed over.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     former = fresh.with_name(f"{fresh.name}.old")
     try:
         yield fresh
-        for inner in [fresh, *fresh.rglob("*")]:
-            inner.chmod(0o755 if inner.is_dir() else 0o644)
+        for entry in [fresh, *fresh.rglob("*")]:
+            entry.chmod(0o755 if entry.is_dir() else 0o644)
         if path.exists():
             path.rename(former)
         fresh.rename(path)
@@ -79,8 +68,12 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def write_file(path: Place, fill: Callable[[Path], None]) -> None:
-    """Write a file whole: ``fill`` is given a temporary path, more than once if the store is out
-    for a while."""
+    """Write a file whole or not at all.
+
+    Args:
+        fill: writes the content to the temporary path that it is given; called again where the
+            store did not answer.
+    """
     if isinstance(path, RemotePath):
         with tempfile.TemporaryDirectory(prefix="fixres-send-") as folder:
             temporary = Path(folder) / path.name
@@ -97,7 +90,7 @@ def write_file(path: Place, fill: Callable[[Path], None]) -> None:
 
 @contextmanager
 def local_copy(path: Place) -> Iterator[Path]:
-    """The file itself, or a copy of it for as long as the block runs, under its own name."""
+    """Give the file itself, or a copy under its own name that is deleted when the block ends."""
     if isinstance(path, Path):
         yield path
         return
@@ -108,36 +101,38 @@ def local_copy(path: Place) -> Iterator[Path]:
 
 
 def files_below(folder: Path) -> list[str]:
-    """The files below a folder of this machine, by their names relative to it, sorted."""
+    """List the files below a folder of this machine, by their names relative to it, sorted."""
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
 def children(path: Place) -> list[Place]:
-    """What lies directly below, sorted; nothing where there is no such folder."""
+    """List what lies directly below, sorted; nothing where there is no such folder."""
     if isinstance(path, RemotePath):
         return list(path.children())
     return [*sorted(path.iterdir())] if path.exists() else []
 
 
-def size(path: Place) -> int:
-    """Bytes."""
+def file_size(path: Place) -> int:
+    """The size of a file, bytes."""
     return path.size() if isinstance(path, RemotePath) else path.stat().st_size
 
 
 def write_text(path: Place, text: str) -> None:
-    write_file(path, lambda temporary: _write_text(temporary, text))
+    """Write a text file, in UTF-8."""
 
+    def fill(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
 
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    write_file(path, fill)
 
 
 def write_json(path: Place, value: Any) -> None:
+    """Write a value as indented JSON; dataclasses, tuples and paths are turned into what it has."""
     write_text(path, json.dumps(to_jsonable(value), indent=2) + "\n")
 
 
 def read_json(path: Place) -> Any | None:
-    """The value at ``path``, or None where there is none."""
+    """Read the value at ``path``; None where there is no such file."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -145,25 +140,31 @@ def read_json(path: Place) -> Any | None:
 
 
 def write_tensors(path: Place, tensors: Mapping[str, torch.Tensor]) -> None:
-    whole = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    write_file(path, lambda temporary: save_file(whole, temporary))
+    """Write tensors of any device and memory layout as safetensors."""
+    contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    write_file(path, lambda temporary: save_file(contiguous, temporary))
 
 
 def read_tensors(path: Place) -> dict[str, torch.Tensor]:
+    """Read safetensors onto the CPU.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
     if isinstance(path, RemotePath):
         return load(path.read_bytes())
     return load_file(path, device="cpu")
 
 
 def write_state(path: Place, state: Mapping[str, Any]) -> None:
-    """Tensors and plain values, nested as they are."""
+    """Write a nested mapping of tensors and plain values, as :func:`read_state` reads it."""
     write_file(path, lambda temporary: torch.save(dict(state), temporary))
 
 
 def read_state(path: Place) -> dict[str, Any] | None:
-    """The state at ``path``, on the CPU, or None where there is none.
+    """Read the state at ``path`` onto the CPU; None where there is no such file.
 
-    The store is ours, yet it is read as data only (``weights_only``).
+    It is read as data only (``weights_only``): nothing in a store is executed.
     """
     try:
         source = io.BytesIO(path.read_bytes()) if isinstance(path, RemotePath) else path
@@ -174,7 +175,7 @@ def read_state(path: Place) -> dict[str, Any] | None:
 
 
 def write_batch(path: Place, batch: pa.RecordBatch) -> None:
-    """An Arrow IPC file of one record batch, which can be read by mapping it."""
+    """Write an Arrow IPC file of one record batch, which can be read by mapping it."""
 
     def fill(temporary: Path) -> None:
         with (
@@ -187,14 +188,14 @@ def write_batch(path: Place, batch: pa.RecordBatch) -> None:
 
 
 def read_batch(path: Place) -> pa.RecordBatch:
-    """The one record batch of an Arrow IPC file, mapped where it lies on this machine."""
+    """Read the one record batch of an Arrow IPC file; it is mapped where it is a local file."""
     if isinstance(path, RemotePath):
         return pa.ipc.open_file(pa.BufferReader(path.read_bytes())).get_batch(0)
     return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
 
 
 def append_line(path: Place, value: Any) -> None:
-    """Append one JSON line and see it onto the disk: what is written is there after a crash.
+    """Append one JSON line, synced to the disk: it is there after a crash.
 
     A file has one writer at a time. Objects cannot be appended to: they are written anew.
     """
@@ -225,7 +226,7 @@ def _read_whole(path: Place) -> bytes:
 
 
 def read_lines(path: Place) -> list[Any]:
-    """Every whole JSON line; a line cut short by a crash is passed over."""
+    """Read every whole JSON line; one that a crash cut short is skipped."""
     values = []
     for line in _read_whole(path).decode("utf-8", errors="replace").splitlines():
         try:
@@ -235,8 +236,11 @@ def read_lines(path: Place) -> list[Any]:
     return values
 
 
-def make_writable(folder: Path, option: str) -> None:
-    """Create ``folder`` and prove that it takes a file.
+def make_writable(folder: Path, setting: str) -> None:
+    """Create ``folder`` and check that files can be written there.
+
+    Args:
+        setting: by which the user names the folder, for the message.
 
     Raises:
         UserError: it cannot be made or written to.
@@ -247,6 +251,6 @@ def make_writable(folder: Path, option: str) -> None:
             pass
     except OSError as error:
         raise UserError(
-            f"{option} {folder} cannot be written to ({error.strerror or error}): "
+            f"`{setting}` {folder} cannot be written to ({error.strerror or error}): "
             "name a folder that you may write."
         ) from None

@@ -1,14 +1,13 @@
-"""Files in an object store, addressed like paths: whatever URI pyarrow knows (s3://, gs://, ...).
+"""Read and write files in an object store, addressed like paths by any URI that pyarrow knows.
 
-The one module that speaks to object stores through pyarrow. Credentials come from the standard
-chain of each cloud (environment, profile, instance role), never from a URI.
+Credentials come from the standard chain of each cloud (environment, profile, instance role), never
+from a URI.
 """
 
 from __future__ import annotations
 
 import secrets
 import shutil
-from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -22,29 +21,27 @@ from pyarrow import fs
 from trainables.errors import UserError
 from trainables.storage.retry import T, first_line, with_retries
 
-MAX_REQUESTS_AT_ONCE = 16  # at a time: they wait for a store, not for a core
-CHUNK_BYTES = 1 << 20  # of a download
-SINGLE_REQUEST_MB = 8  # up to here a file is sent in one request
-
-
-# Stores where an object appears whole or not at all; elsewhere it is written aside and moved.
+MAX_REQUESTS_AT_ONCE = 16  # threads that wait for a store, whatever the number of cores
+DOWNLOAD_CHUNK_BYTES = 1 << 20
+MAX_SINGLE_REQUEST_BYTES = 8_000_000  # larger files are sent in parts
+# In these stores an object appears whole or not at all; elsewhere it is written aside and moved.
 ATOMIC_SCHEMES = ("s3", "gcs", "abfs")
 
 
 def is_uri(text: str | Path) -> bool:
-    """Whether it names something in a store, not on this machine."""
+    """Whether the text names something in a store, not on this machine."""
     return "://" in str(text)
 
 
 @dataclass(frozen=True)
 class RemotePath:
-    """An object, or a prefix of objects, with the ways of a :class:`pathlib.Path`.
+    """An object, or a prefix of objects, with methods of a :class:`pathlib.Path`.
 
-    Reads and writes wait for a store that does not answer, up to ``PATIENCE_S`` each.
+    Reads and writes wait for a store that does not answer, up to ``MAX_OUTAGE_S`` each.
     """
 
     root: str  # scheme, bucket and settings: s3://bucket?region=eu-central-1
-    key: str  # within it, without a slash at either end
+    key: str  # within the bucket, without a slash at either end
 
     def __truediv__(self, name: str) -> RemotePath:
         return replace(self, key=f"{self.key}/{name}".strip("/"))
@@ -54,76 +51,88 @@ class RemotePath:
 
     @property
     def uri(self) -> str:
-        """Whole, settings included."""
+        """The whole URI, settings included."""
         bucket, mark, settings = self.root.partition("?")
         return f"{bucket.removesuffix('/')}/{self.key}{mark}{settings}"
 
     @property
     def scheme(self) -> str:
+        """The kind of store, as "s3"."""
         return urlsplit(self.root).scheme
 
     @property
     def bucket(self) -> str:
+        """The name of the bucket."""
         return urlsplit(self.root).netloc
 
     @property
     def settings(self) -> dict[str, str]:
-        """What the URI says after its question mark."""
+        """The settings that follow the question mark of the URI."""
         return {name: values[-1] for name, values in parse_qs(urlsplit(self.root).query).items()}
 
     @property
     def name(self) -> str:
+        """The last part of the key."""
         return self.key.rpartition("/")[2]
 
     @property
     def parent(self) -> RemotePath:
+        """The prefix that the last part of the key lies below."""
         return replace(self, key=self.key.rpartition("/")[0])
 
     def with_suffix(self, suffix: str) -> RemotePath:
+        """Replace the suffix of the name, or add one."""
         stem = self.name.rpartition(".")[0] or self.name
         return self.parent / f"{stem}{suffix}"
 
     def exists(self) -> bool:
         """Whether there is such an object; prefixes do not count."""
-        return self._info().type == fs.FileType.File
+        return bool(self._info().type == fs.FileType.File)
 
     def size(self) -> int:
-        """Bytes."""
+        """The size of the object, bytes."""
         return int(self._info().size)
 
     def read_bytes(self) -> bytes:
-        """Raises:
-        FileNotFoundError: there is no such object.
+        """Read the whole object.
+
+        Raises:
+            FileNotFoundError: there is no such object.
         """
 
         def read() -> bytes:
             with self.filesystem.open_input_stream(self.path) as stream:
-                whole: bytes = stream.read()
-            return whole
+                content: bytes = stream.read()
+            return content
 
-        return self._patiently(read)
+        return self._with_retries(read)
 
     def read_text(self, encoding: str = "utf-8") -> str:
+        """Read the whole object as text.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+        """
         return self.read_bytes().decode(encoding)
 
     def write_bytes(self, data: bytes) -> None:
-        """Put the object there whole, in place of a former one."""
+        """Write the object whole, in place of a former one."""
 
         def write(path: str) -> None:
             with self.filesystem.open_output_stream(path) as stream:
                 stream.write(data)
 
-        self._patiently(lambda: self._replace(write))
+        self._with_retries(lambda: self._replace(write))
 
     def upload(self, local: Path) -> None:
-        """Put a file there whole, in place of a former one."""
-        if local.stat().st_size <= SINGLE_REQUEST_MB * 1_000_000:
+        """Write a local file's bytes as the object, whole, in place of a former one."""
+        if local.stat().st_size <= MAX_SINGLE_REQUEST_BYTES:
             self.write_bytes(local.read_bytes())
             return
 
         def copy(path: str) -> None:
-            # In parts. pyarrow gives up an upload that fails, where closing a stream of our own
-            # would pass its first parts off as the whole.
+            # pyarrow sends parts and gives up an upload that fails, where closing a stream of our
+            # own would leave the first parts as if they were the whole.
             fs.copy_files(
                 str(local),
                 path,
@@ -131,27 +140,27 @@ class RemotePath:
                 destination_filesystem=self.filesystem,
             )
 
-        self._patiently(lambda: self._replace(copy))
+        self._with_retries(lambda: self._replace(copy))
 
     def check_reachable(self) -> None:
-        """Ask for the path, without waiting for a store that does not answer.
+        """Look the path up once, without waiting for a store that does not answer.
 
         Raises:
-            OSError: there is no answer, or a refusal.
+            OSError: there is no answer, or access is refused.
         """
         self.filesystem.get_file_info(self.path)
 
     def upload_files(self, folder: Path, names: Iterable[str]) -> None:
-        """Put files of a folder there, by their names below it, many at a time."""
+        """Upload files of a folder to below this prefix, under the same names, many at a time."""
         with ThreadPoolExecutor(MAX_REQUESTS_AT_ONCE) as pool:
-            sent = pool.map(lambda name: (self / name).upload(folder / name), names)
-            deque(sent, maxlen=0)  # which raises what one of them raised
+            for _ in pool.map(lambda name: (self / name).upload(folder / name), names):
+                pass  # raises what one of them raised
 
     def check_writable(self) -> None:
-        """Write an object below and delete it, without waiting for a store that does not answer.
+        """Write and delete an object below, without waiting for a store that does not answer.
 
         Raises:
-            OSError: that cannot be done.
+            OSError: one of the two fails.
         """
         probe = self / f".check_writable-{secrets.token_hex(8)}"
 
@@ -163,7 +172,10 @@ class RemotePath:
         self.filesystem.delete_file(probe.path)
 
     def _replace(self, write: Callable[[str], None]) -> None:
-        """Have the object written, by a name aside first where that takes a moment to be whole."""
+        """Call ``write`` with the path, or with a temporary one that is then moved there.
+
+        A temporary path is taken in stores where others would see an object half written.
+        """
         if self.filesystem.type_name in ATOMIC_SCHEMES:
             write(self.path)
             return
@@ -173,7 +185,7 @@ class RemotePath:
         self.filesystem.move(aside, self.path)
 
     def download(self, local: Path) -> None:
-        """Write the object to a local file.
+        """Copy the object to a local file.
 
         Raises:
             FileNotFoundError: there is no such object.
@@ -181,11 +193,17 @@ class RemotePath:
 
         def copy() -> None:
             with self.filesystem.open_input_stream(self.path) as stream, local.open("wb") as file:
-                shutil.copyfileobj(stream, file, CHUNK_BYTES)
+                shutil.copyfileobj(stream, file, DOWNLOAD_CHUNK_BYTES)
 
-        self._patiently(copy)
+        self._with_retries(copy)
 
     def unlink(self, missing_ok: bool = False) -> None:
+        """Delete the object.
+
+        Raises:
+            FileNotFoundError: there is no such object, and ``missing_ok`` is False.
+        """
+
         def delete() -> None:
             try:
                 self.filesystem.delete_file(self.path)
@@ -193,51 +211,52 @@ class RemotePath:
                 if not missing_ok:
                     raise
 
-        self._patiently(delete)
+        self._with_retries(delete)
 
     def children(self) -> list[RemotePath]:
-        """What lies directly below, sorted."""
+        """List what lies directly below, sorted."""
         return [self / name for name in sorted(self._names(recursive=False))]
 
     def walk(self) -> list[str]:
-        """The keys of all objects below, relative, sorted."""
+        """List the keys of all objects below, relative to this one, sorted."""
         return sorted(self._names(recursive=True))
 
     def _names(self, recursive: bool) -> list[str]:
         base = f"{self.path}/"
 
-        def find() -> list[str]:
+        def list_names() -> list[str]:
             selector = fs.FileSelector(self.path, recursive=recursive, allow_not_found=True)
-            found = self.filesystem.get_file_info(selector)
             return [
                 info.path.removeprefix(base)
-                for info in found
-                if not (recursive and info.type != fs.FileType.File)
+                for info in self.filesystem.get_file_info(selector)
+                if info.type == fs.FileType.File or not recursive
             ]
 
-        return self._patiently(find)
+        return self._with_retries(list_names)
 
     def _info(self) -> fs.FileInfo:
-        return self._patiently(lambda: self.filesystem.get_file_info(self.path))
+        return self._with_retries(lambda: self.filesystem.get_file_info(self.path))
 
-    def _patiently(self, act: Callable[[], T]) -> T:
-        return with_retries(act, str(self))
+    def _with_retries(self, action: Callable[[], T]) -> T:
+        return with_retries(action, str(self))
 
     @property
     def filesystem(self) -> fs.FileSystem:
-        """Pyarrow's, in which it lies at ``path``."""
+        """The file system of pyarrow, in which the object lies at ``path``."""
         return _filesystem(self.root)[0]
 
     @property
     def path(self) -> str:
-        """As pyarrow's file system has it: bucket and key."""
+        """The path in pyarrow's file system: bucket and key."""
         base = _filesystem(self.root)[1].rstrip("/")
         return f"{base}/{self.key}".rstrip("/")
 
 
 def remote_path(uri: str) -> RemotePath:
-    """Raises:
-    UserError: it is no URI of a store, or holds credentials.
+    """Parse a URI of an object or a prefix.
+
+    Raises:
+        UserError: it is no URI of a store that is known here, or holds credentials.
     """
     parts = urlsplit(uri)
     if not parts.netloc and parts.scheme != "file":
@@ -248,7 +267,7 @@ def remote_path(uri: str) -> RemotePath:
             f"{shown} holds credentials: leave them out, they are taken from the environment, a "
             "profile or the machine's role."
         )
-    bucket = parts.netloc or "/"  # of file:// there is none, but there is a root
+    bucket = parts.netloc or "/"  # file:// has no bucket, but a root
     root = f"{parts.scheme}://{bucket}" + (f"?{parts.query}" if parts.query else "")
     path = RemotePath(root=root, key=unquote(parts.path).strip("/"))
     try:
@@ -266,7 +285,7 @@ def remote_path(uri: str) -> RemotePath:
 
 
 def place_of(data: str | Path) -> Path | RemotePath:
-    """The folder or file on this machine, or in a store, that a user names.
+    """Locate the folder or file, on this machine or in a store, that a user names.
 
     Raises:
         UserError: it is a URI of no store that is known here.
@@ -279,7 +298,11 @@ def place_of(data: str | Path) -> Path | RemotePath:
 
 @cache
 def _filesystem(root: str) -> tuple[fs.FileSystem, str]:
-    """Once a process: it holds the connections."""
+    """Open pyarrow's file system of a store, which holds its connections.
+
+    Returns:
+        The file system, and the path of ``root`` in it.
+    """
     if root.startswith("s3://") and "allow_delayed_open" not in root:
         # Small objects go in one request instead of three.
         root += ("&" if "?" in root else "?") + "allow_delayed_open=true"

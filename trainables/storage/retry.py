@@ -1,4 +1,4 @@
-"""Wait for a file system or an object store that does not answer, and say so."""
+"""Try again where a file system or an object store does not answer for a while, and warn once."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from typing import TypeVar
 
 from trainables.errors import SweepError
 
-MAX_OUTAGE_S = 300.0  # with a store that does not answer: long enough for a restart of it
+MAX_OUTAGE_S = 300.0  # without an answer: long enough for a restart of the store
+FIRST_PAUSE_S = 0.5  # doubled after each try
 MAX_PAUSE_S = 10.0
-# What waiting does not cure, as pyarrow words it for S3, and as other stores do.
+MAX_LINE_LENGTH = 200  # characters of an error that a message quotes
+# Parts of messages of errors that no waiting cures, as pyarrow words them for S3, and others.
 PERMANENT_ERRORS = (
     *("ACCESS_DENIED", "NO_SUCH_BUCKET", "NO_SUCH_KEY", "INVALID_ACCESS_KEY_ID"),
     *("SIGNATURE_DOES_NOT_MATCH", "INVALID_SIGNATURE", "MISSING_AUTHENTICATION_TOKEN"),
     *("INVALID_CLIENT_TOKEN_ID", "EXPIRED_TOKEN", "UNRECOGNIZED_CLIENT", "VALIDATION"),
     *("HTTP status 301", "HTTP status 401", "HTTP status 403", "PERMISSION_DENIED"),
 )
-# Of a local or a network file system.
+# Local and network file systems give these for states that may end.
 TRANSIENT_ERRNOS = frozenset(
     getattr(errno, name)
     for name in ("EAGAIN", "EBUSY", "EDQUOT", "EIO", "ENOSPC", "EROFS", "ESTALE", "ETIMEDOUT")
@@ -28,39 +30,45 @@ log = logging.getLogger("fixres")
 T = TypeVar("T")
 
 
-def with_retries(act: Callable[[], T], what: str) -> T:
-    """Do something with a file, again and again while its store does not answer.
+def with_retries(action: Callable[[], T], path: str) -> T:
+    """Read or write a file, again and again while its store does not answer.
+
+    Args:
+        action: what to do; it may be called many times.
+        path: the file, for messages.
 
     Raises:
-        SweepError: it did not for ``PATIENCE_S``.
+        SweepError: there was no answer for ``MAX_OUTAGE_S``.
+        OSError: an error that waiting does not cure.
     """
-    began, wait, told = time.monotonic(), 0.5, False
+    began, pause, warned = time.monotonic(), FIRST_PAUSE_S, False
     while True:
         try:
-            return act()
+            return action()
         except OSError as error:
             if not is_transient(error):
                 raise
             if time.monotonic() - began > MAX_OUTAGE_S:
                 raise SweepError(
-                    f"{what} could not be read or written for {MAX_OUTAGE_S:.0f} s "
+                    f"{path} could not be read or written for {MAX_OUTAGE_S:.0f} s "
                     f"({first_line(error)}): the same command goes on once it can."
                 ) from error
-            if not told:
-                log.warning("%s: %s; trying again", what, first_line(error))
-                told = True
-            time.sleep(wait)
-            wait = min(2 * wait, MAX_PAUSE_S)
+            if not warned:
+                log.warning("%s: %s; trying again", path, first_line(error))
+                warned = True
+            time.sleep(pause)
+            pause = min(2 * pause, MAX_PAUSE_S)
 
 
 def is_transient(error: OSError) -> bool:
-    """Whether the same may work a little later."""
+    """Whether the same action may succeed a little later."""
     if error.errno is not None:
         return error.errno in TRANSIENT_ERRNOS
     if type(error) is not OSError:  # pyarrow's are plain; io.UnsupportedOperation will not pass
         return False
-    return not any(word in str(error) for word in PERMANENT_ERRORS)
+    return not any(text in str(error) for text in PERMANENT_ERRORS)
 
 
 def first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    """Quote an error in a message: its first line, cut short, or its type where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:MAX_LINE_LENGTH]

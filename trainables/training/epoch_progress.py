@@ -1,4 +1,4 @@
-"""What an epoch in training has come to so far, for its report and for going on within it."""
+"""How far an epoch in training has come: sums for its report, and what it can be resumed from."""
 
 from __future__ import annotations
 
@@ -13,52 +13,73 @@ from trainables.training.train_step import StepResult, rng_state, set_rng_state
 
 
 class EpochProgress:
-    """Sums over the batches done, of loss and hits this worker's part; the seconds go on from when
-    it is made."""
+    """Sums over the batches done: of loss and hits this worker's part, of images all workers'.
 
-    def __init__(self, device: torch.device, peers: WorkerGroup):
-        self._device, self._peers = device, peers
+    Its clock runs from when it is made.
+
+    Attributes:
+        batches: optimiser steps done.
+        images: trained on, by all workers.
+    """
+
+    def __init__(self, device: torch.device, group: WorkerGroup):
+        """Begin an epoch."""
+        self._device, self._group = device, group
         self.batches = 0
-        self.seen = 0  # images, by all workers
+        self.images = 0
         self._loss = torch.zeros((), device=device, dtype=torch.float64)
         self._hits = torch.zeros((), device=device, dtype=torch.int64)
-        self._earlier, self._began = 0.0, time.monotonic()
+        self._earlier_s, self._began = 0.0, time.monotonic()
 
     @property
     def seconds(self) -> float:
-        """At work on the epoch, those before an interruption included."""
-        return self._earlier + time.monotonic() - self._began
+        """Seconds of work on the epoch, those before an interruption included."""
+        return self._earlier_s + time.monotonic() - self._began
 
-    def add(self, taken: StepResult, images: int) -> None:
+    def add(self, result: StepResult, images: int) -> None:
+        """Count a step.
+
+        Args:
+            result: this worker's.
+            images: of the whole batch.
+        """
         self.batches += 1
-        self.seen += images
-        self._loss += taken.loss
-        self._hits += taken.hits
+        self.images += images
+        self._loss += result.loss
+        self._hits += result.hits
 
     def totals(self) -> tuple[float, int]:
-        """Loss and hits, summed over all images of all workers."""
+        """Sum loss and hits over all images of all workers; every worker calls it."""
         parts = torch.tensor([float(self._loss), int(self._hits)], dtype=torch.float64)
-        loss, hits = self._peers.sum(parts).tolist()
+        loss, hits = self._group.all_reduce_sum(parts).tolist()
         return loss, int(hits)
 
     def state(self) -> dict[str, Any]:
-        """As it is kept, with the places of every worker's generators: "rng", (world, S) uint8."""
+        """Collect what the epoch can be resumed from; every worker calls it, and all get the same.
+
+        Returns:
+            Plain numbers, and under "rng" the states of every worker's random generators:
+            (world_size, S) uint8.
+        """
         loss, hits = self.totals()
         return {
             "batches": self.batches,
-            "seen": self.seen,
+            "seen": self.images,
             "loss": loss,
             "hits": hits,
             "seconds": self.seconds,
-            "rng": self._peers.all_gather(rng_state(self._device)),
+            "rng": self._group.all_gather(rng_state(self._device)),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what :meth:`state` gave; draws included, but for workers that are more."""
-        self.batches, self.seen = state["batches"], state["seen"]
-        if self._peers.rank == 0:
+        """Resume from what :meth:`state` gave.
+
+        Random generators too, but for workers beyond those that there were.
+        """
+        self.batches, self.images = state["batches"], state["seen"]
+        if self._group.rank == 0:
             self._loss += state["loss"]
             self._hits += state["hits"]
-        self._earlier = state["seconds"]
-        if self._peers.rank < len(state["rng"]):
-            set_rng_state(state["rng"][self._peers.rank], self._device)
+        self._earlier_s = state["seconds"]
+        if self._group.rank < len(state["rng"]):
+            set_rng_state(state["rng"][self._group.rank], self._device)

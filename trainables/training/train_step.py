@@ -7,37 +7,46 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from trainables.data.loader import TrainBatch, normalize_on_device
-from trainables.errors import SweepError
 from trainables.models.device import autocast
 from trainables.models.variants import Preprocessing
 from trainables.training.distributed import WorkerGroup
+from trainables.training.memory_fit import MemoryFit
 
-MIN_MICRO_BATCH = 2  # images of a micro-batch: batch norm needs company
+MIN_MICRO_BATCH = 2  # images: batch norm estimates a variance from them
+
+_TOO_LARGE = (
+    f"Memory runs out even with micro-batches of {MIN_MICRO_BATCH} images, the fewest "
+    "that batch norm can do with: train at a lower `train_res`, leave out the largest "
+    "variants, or give trials GPUs with more memory."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What the net made of some images, before the step; sums over them, on the device."""
+    """Loss and hits of a share of a batch, before the step; sums over its images, on the device."""
 
     loss: torch.Tensor  # () float32
     hits: torch.Tensor  # () int64
 
 
 class TrainStep:
-    """Takes optimiser steps, each on one whole batch, whatever of it fits into memory at once.
+    """Takes optimiser steps, each on one whole batch, as much of it at once as fits into memory.
 
-    Where memory runs out, the step is tried again in micro-batches of half the size, and further
+    Where memory runs out, the step is tried again in micro-batches of half the size, and all later
     steps are taken so: their gradients are summed, each weighted by its share of the images, so
-    that the effective batch stays what it is. Batch norm alone sees the micro-batches: its
-    statistics are theirs, and its running ones follow each of them.
+    that the effective batch stays what it is. Batch norm alone sees the micro-batches: it
+    normalises by their statistics, and its running ones follow each of them.
 
     Several workers each do their share of a batch. Their gradients are summed in one piece, after
-    all have theirs: where memory runs out in one worker, none is left waiting for it within a
-    backward pass (as with DistributedDataParallel), and all try again together.
+    all workers have theirs (DistributedDataParallel sums them within the backward pass): where
+    memory runs out in one worker, no other waits for it there, and all try again together.
+
+    The forward runs under autocast: in bf16 on a GPU, in float32 on a CPU. Loss, gradients and
+    weights are float32.
     """
 
     def __init__(
@@ -48,75 +57,89 @@ class TrainStep:
         *,
         label_smoothing: float,
         device: torch.device,
-        peers: WorkerGroup,
+        group: WorkerGroup,
+        micro_batch: int | None = None,
     ):
-        self._peers = peers
+        """Prepare steps of a model that is on the device, in training mode.
+
+        Args:
+            micro_batch: images at once, at most, as an earlier training found; None: whole shares.
+        """
+        self._group = group
         self._model, self._optimizer, self._preprocessing = model, optimizer, preprocessing
         self._label_smoothing, self._device = label_smoothing, device
-        self.micro_batch: int | None = None  # images at once, at most; None: whole shares
-        # Where the gradients meet; made beforehand, so that there is room for it when they do.
-        count = sum(p.numel() for p in model.parameters()) if peers.world > 1 else 0
-        self._bucket = torch.empty(count, device=device)
+        self._memory_fit = MemoryFit(
+            device, minimum=MIN_MICRO_BATCH, error=_TOO_LARGE, batch_size=micro_batch
+        )
+        # All gradients in one piece, for their sum. Made beforehand: then there is room for it.
+        count = sum(p.numel() for p in model.parameters()) if group.world_size > 1 else 0
+        self._gradient_buffer = torch.empty(count, device=device)
+
+    @property
+    def micro_batch(self) -> int | None:
+        """Images at once, at most; None: whole shares."""
+        return self._memory_fit.batch_size
 
     def step(
-        self, batch: TrainBatch, images: int, ask: Callable[[], tuple[bool, ...]] = tuple
+        self,
+        batch: TrainBatch,
+        images: int,
+        local_flags: Callable[[], tuple[bool, ...]] = tuple,
     ) -> tuple[StepResult, tuple[bool, ...]]:
-        """One step of the optimiser, the same for all workers.
+        """Take one step of the optimiser, the same in all workers.
 
         Args:
             batch: this worker's share.
             images: of all shares together.
-            ask: called once the gradients are there.
+            local_flags: called once the gradients are there; this worker's values of flags that
+                the workers are to agree on.
 
         Returns:
-            What the net made of this worker's share; and for each answer of ``ask``, whether any
-            worker gave it.
+            Loss and hits of this worker's share; and for each flag, whether any worker has it.
 
         Raises:
             SweepError: not even the smallest micro-batch fits into memory.
         """
         before = _StateBeforeStep(self._model, self._device)
         while True:
-            taken = self._attempt(batch, images)
-            failed, *answers = self._peers.any(taken is None, *ask())
-            if taken is not None and not failed:
+            result = self._attempt(batch, images)
+            failed, *flags = self._group.any_true(result is None, *local_flags())
+            if result is not None and not failed:
                 break
             self._optimizer.zero_grad(set_to_none=True)
-            if self._device.type == "cuda":
-                torch.cuda.empty_cache()
-            self.micro_batch = halved(-(-images // self._peers.world), self.micro_batch)
+            self._memory_fit.halve(-(-images // self._group.world_size))
             before.restore()
         self._sum_gradients()
         self._optimizer.step()
-        return taken, tuple(answers)
+        return result, tuple(flags)
 
     def _sum_gradients(self) -> None:
-        """Over all workers. Each has weighted its own by its images."""
-        if self._peers.world == 1:
+        """Sum gradients over all workers; each has weighted its own by its images."""
+        if self._group.world_size == 1:
             return
         gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
-        places = self._bucket.split([g.numel() for g in gradients])
-        for place, gradient in zip(places, gradients, strict=True):
-            place.view(gradient.shape).copy_(gradient)
-        self._peers.sum(self._bucket)
-        for place, gradient in zip(places, gradients, strict=True):
-            gradient.copy_(place.view(gradient.shape))
+        parts = torch.split(self._gradient_buffer, [g.numel() for g in gradients])
+        for part, gradient in zip(parts, gradients, strict=True):
+            part.view(gradient.shape).copy_(gradient)
+        self._group.all_reduce_sum(self._gradient_buffer)
+        for part, gradient in zip(parts, gradients, strict=True):
+            gradient.copy_(part.view(gradient.shape))
 
     def _attempt(self, batch: TrainBatch, images: int) -> StepResult | None:
-        """Leave the share's gradients; None: memory ran out."""
+        """Leave the share's gradients in the model; None: memory ran out."""
         self._optimizer.zero_grad(set_to_none=True)
         losses = torch.zeros((), device=self._device)
         hits = torch.zeros((), device=self._device, dtype=torch.int64)
         try:
-            for part in parts(len(batch.labels), self.micro_batch):
+            for part in micro_batches(len(batch.labels), self.micro_batch):
                 y = torch.from_numpy(batch.labels[part]).to(self._device)
                 with autocast(self._device):
                     logits = self._model(self._pixels(batch, part))
-                loss = F.cross_entropy(logits.float(), y, label_smoothing=self._label_smoothing)
-                (loss * (len(y) / images)).backward()
+                loss = cross_entropy(logits.float(), y, label_smoothing=self._label_smoothing)
+                torch.autograd.backward(loss * (len(y) / images))
                 losses += loss.detach() * len(y)
                 hits += (logits.detach().argmax(1) == y).sum()
-        except torch.OutOfMemoryError:  # unnamed: its trace would hold on to the memory
+        except torch.OutOfMemoryError:  # not bound to a name: its trace would keep the memory
             return None
         return StepResult(loss=losses, hits=hits)
 
@@ -127,7 +150,7 @@ class TrainStep:
 
 
 class _StateBeforeStep:
-    """What a failed attempt changes for good: running statistics, and the generators' places."""
+    """What a failed attempt changes for good: running statistics, and random generators' states."""
 
     def __init__(self, model: nn.Module, device: torch.device):
         self._buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
@@ -140,36 +163,20 @@ class _StateBeforeStep:
         set_rng_state(self._rng, self._device)
 
 
-def parts(images: int, most: int | None) -> list[slice]:
-    """A batch in micro-batches of about ``most`` images, equal but for one image.
+def micro_batches(images: int, most: int | None) -> list[slice]:
+    """Split a batch into micro-batches of about ``most`` images, equal but for one image.
 
-    None has fewer than LEAST, but that of a batch that has fewer itself: an odd batch in
-    micro-batches of 2 has one of 3.
+    None has fewer than ``MIN_MICRO_BATCH``, unless the whole batch has: an odd batch in
+    micro-batches of 2 has one of 3. Without ``most`` the batch stays whole.
     """
     count = max(1, min(-(-images // most), images // MIN_MICRO_BATCH)) if most else 1
-    small, more = divmod(images, count)
-    ends = itertools.accumulate((small + (i < more) for i in range(count)), initial=0)
+    smaller, larger_ones = divmod(images, count)
+    ends = itertools.accumulate((smaller + (i < larger_ones) for i in range(count)), initial=0)
     return [slice(start, end) for start, end in itertools.pairwise(ends)]
 
 
-def halved(images: int, most: int | None) -> int:
-    """The micro-batch to try after ``most`` (None: all ``images`` at once) was too much.
-
-    Raises:
-        SweepError: there is none.
-    """
-    tried = min(most or images, images)
-    if tried <= MIN_MICRO_BATCH:
-        raise SweepError(
-            f"Memory runs out even with micro-batches of {MIN_MICRO_BATCH} images, the fewest "
-            "that batch norm can do with: train at a lower --train-res, leave out the largest "
-            "variants, or give trials GPUs with more memory."
-        )
-    return max(MIN_MICRO_BATCH, -(-tried // 2))
-
-
 def rng_state(device: torch.device) -> torch.Tensor:
-    """Where the CPU's generator stands, and a GPU's where there is one: (S,) uint8 on the CPU."""
+    """Read the state of the CPU's random generator, and of a GPU's: (S,) uint8 on the CPU."""
     states = [torch.get_rng_state()]
     if device.type == "cuda":
         states.append(torch.cuda.get_rng_state(device))
@@ -177,8 +184,12 @@ def rng_state(device: torch.device) -> torch.Tensor:
 
 
 def set_rng_state(state: torch.Tensor, device: torch.device) -> None:
-    """Set both to what :func:`rng_state` gave, as far as it holds them."""
+    """Set the generators to what :func:`rng_state` gave.
+
+    A state from a machine without a GPU leaves a GPU's generator alone, and the reverse.
+    """
     length = len(torch.get_rng_state())
-    torch.set_rng_state(state[:length].clone())  # torch looks at the start of what a view views
+    # Cloned, as torch reads the storage that a view starts in from its beginning.
+    torch.set_rng_state(state[:length].clone())
     if device.type == "cuda" and len(state) > length:
         torch.cuda.set_rng_state(state[length:].clone(), device)

@@ -1,8 +1,8 @@
 """Train one trunk: a variant, fine-tuned whole at its train resolution, epoch by epoch.
 
 Knows neither scheduler nor tracker: call :meth:`TrunkTraining.epoch` as often as you like, then
-:func:`.trunk.finalize_trunk`. Each epoch ends in the store, so that training goes on from the last
-one, in whatever process; a long one, or one that is interrupted, gets there within.
+:func:`.trunk.finalize_trunk`. Each epoch ends in the store, so that any process can resume the
+training from there; an epoch that is long, or interrupted, is saved within.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from timm.utils import ModelEmaV3
@@ -25,18 +24,13 @@ from trainables.models import backbone, variants
 from trainables.models.device import pick_device
 from trainables.models.weights import stored_state
 from trainables.storage.artifact_store import Store
-from trainables.storage.files import append_line, read_state, write_json, write_state
-from trainables.storage.hashing import to_jsonable
 from trainables.training.distributed import WorkerGroup
 from trainables.training.epoch_progress import EpochProgress
 from trainables.training.optim import lr_factor, make_optimizer
-from trainables.training.preemption import Preempted
+from trainables.training.preemption import PreemptedError
 from trainables.training.train_step import MIN_MICRO_BATCH, TrainStep
-from trainables.training.trunk import (
-    EpochReport,
-    TrunkSpec,
-    epoch_report_from_json,
-)
+from trainables.training.trunk import EpochReport, TrunkSpec
+from trainables.training.trunk_checkpoint import TrainingPosition, TrunkCheckpoint
 from trainables.training.validation import shared_logits
 from trainables.transforms.eval_transform import EvalTransform
 
@@ -50,8 +44,10 @@ class TrunkTraining:
     Several workers may train it together, each a process with a TrunkTraining of the same
     arguments. Every batch is shared among them and is one step of the optimiser, so that the result
     is that of one worker, but for batch norm: it sees each worker's share, and its running
-    statistics are the first worker's. The first one alone writes to the store. All of them go on
+    statistics are the first worker's. The first one alone writes to the store. All of them resume
     from there, not necessarily as many.
+
+    Forward passes run under autocast: in bf16 on a GPU, in float32 on a CPU.
     """
 
     def __init__(
@@ -65,48 +61,47 @@ class TrunkTraining:
         val_transforms: tuple[EvalTransform, ...],
         rungs: tuple[int, ...],
         should_stop: Callable[[], bool] = lambda: False,
-        peers: WorkerGroup = ALONE,
+        group: WorkerGroup = ALONE,
         device: torch.device | None = None,
     ):
-        """
+        """Build the model, or resume its training.
+
         Args:
             cache: node-local folder for test views.
             threads: CPU threads for cropping and, on a CPU, for the net.
             val_transforms: what val is scored through, each with a test resolution of its own.
-            rungs: the epochs after which it is scored.
+            rungs: the epochs after which val is scored.
             should_stop: asked after each step whether this process is to end; one worker of
                 whom that is true ends all.
-            peers: this worker among those that train the trunk.
+            group: this worker among those that train the trunk.
             device: of this worker; None: the GPU if there is one.
 
         Raises:
             UserError: there are too many workers for a batch.
+            ValueError: the trunk is finished.
         """
         self.spec, self.images, self.store = spec, images, store
-        self.place = ViewCache(images=images, cache=cache, threads=threads)
+        self.views = ViewCache(images=images, cache=cache, threads=threads)
         self.val_transforms, self.rungs, self._should_stop = val_transforms, rungs, should_stop
         self._train_images = images.split("train")
-        self._images_a_batch = min(spec.recipe.batch_size, len(self._train_images))
-        self._steps_an_epoch = len(self._train_images) // self._images_a_batch
-        self.peers, self.device = peers, device or pick_device()
-        if peers.world > 1 and self._images_a_batch < MIN_MICRO_BATCH * peers.world:
+        self._images_per_batch = min(spec.recipe.batch_size, len(self._train_images))
+        self._steps_per_epoch = len(self._train_images) // self._images_per_batch
+        self.group, self.device = group, device or pick_device()
+        if group.world_size > 1 and self._images_per_batch < MIN_MICRO_BATCH * group.world_size:
             raise UserError(
-                f"--workers-per-trial {peers.world} leaves less than {MIN_MICRO_BATCH} images of a "
-                "batch for each, too few for batch norm: give fewer workers or a larger "
-                "--batch-size."
+                f"`workers_per_trial` {group.world_size} leaves less than {MIN_MICRO_BATCH} images "
+                "of a batch for each, too few for batch norm: give fewer workers or a larger "
+                "`batch_size`."
             )
         self.variant = variants.get(spec.variant)
         self.preprocessing = variants.preprocessing(self.variant)
         self.folder = store.trunk(spec.key)
-        self.reports: list[EpochReport] = []
-        self._progress: dict[str, Any] | None = None  # within the next epoch
-        self._steps = 0  # optimiser steps made, those redone included, since the last report
         self._build()
         self._resume()
 
     def _build(self) -> None:
         recipe, hyper = self.spec.recipe, self.spec.hyper
-        torch.manual_seed(self.spec.seed)  # for the classifier's start
+        torch.manual_seed(self.spec.seed)  # The classifier may start from random weights.
         drop_rate = self.variant.dropout if recipe.dropout else 0.0
         model = backbone.build(self.variant, len(self.images.classes), drop_rate=drop_rate)
         state = stored_state(self.spec.weights, self.store)
@@ -117,34 +112,33 @@ class TrunkTraining:
             self.model, recipe.optimizer, lr=hyper.lr, weight_decay=hyper.weight_decay
         )
         self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay) if recipe.ema_decay else None
-        self.stepper = TrainStep(
-            self.model,
-            self.optimizer,
-            self.preprocessing,
-            label_smoothing=hyper.label_smoothing,
-            device=self.device,
-            peers=self.peers,
-        )
 
     def _resume(self) -> None:
         """Take up what the store holds: whole epochs, and what was done of the next."""
-        if (self.folder / "result.json").exists():
-            raise ValueError(f"trunk {self.spec.key} is finished")
-        state = read_state(self.folder / "state.pt")
-        if state is None:
-            if self.peers.rank == 0 and not (self.folder / "spec.json").exists():
-                write_json(self.folder / "spec.json", self.spec)
-            return
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.ema:
-            self.ema.module.load_state_dict(state["ema"])
-        self.stepper.micro_batch = state.get("micro_batch")
-        self.reports = [epoch_report_from_json(r) for r in state["reports"]]
-        self._progress, self._steps = state.get("progress"), state.get("steps", 0)
+        self._checkpoint = TrunkCheckpoint(
+            self.store,
+            self.spec,
+            model=self.model,
+            optimizer=self.optimizer,
+            ema=self.ema,
+            group=self.group,
+        )
+        position = self._checkpoint.resume()
+        self.reports = list(position.reports)
+        self._epoch_progress, self._steps = position.epoch_progress, position.steps
+        self._train_step = TrainStep(
+            self.model,
+            self.optimizer,
+            self.preprocessing,
+            label_smoothing=self.spec.hyper.label_smoothing,
+            device=self.device,
+            group=self.group,
+            micro_batch=position.micro_batch,
+        )
 
     @property
     def trained_epochs(self) -> int:
+        """How many epochs are over, scoring as epoch 0 included."""
         return len(self.reports)
 
     @property
@@ -155,82 +149,48 @@ class TrunkTraining:
     def epoch(self) -> EpochReport:
         """Train one more epoch, score it if it is a rung, and put it into the store.
 
-        One that was interrupted is gone on with, to the same result.
+        One that was interrupted is resumed, to the same result.
 
         Raises:
-            Interrupted: this process is to end. What was done of the epoch is in the store.
-            SweepError: memory does not take even the smallest part of a batch.
+            PreemptedError: this process is to end. What was done of the epoch is in the store.
+            SweepError: not even the smallest part of a batch fits into memory.
         """
         number = self.trained_epochs + 1
-        # Dropout's draws, those of each worker its own.
-        torch.manual_seed(self.spec.seed * 1_000_003 + number + 10_007 * self.peers.rank)
-        tally = EpochProgress(self.device, self.peers)
-        if self._progress is not None:
-            tally.restore(self._progress)
-        self._train(number, tally)
-        loss, hits = tally.totals()
-        mean_loss = loss / tally.seen
-        self.peers.broadcast(self.model.buffers())
-        self.peers.broadcast(self.evaluated_model.buffers())
-        (diverged,) = self.peers.any(not (math.isfinite(mean_loss) and self._is_finite()))
-        scored = number in self.rungs and not diverged
+        # Dropout draws from this generator, in each worker its own.
+        torch.manual_seed(self.spec.seed * 1_000_003 + number + 10_007 * self.group.rank)
+        progress = EpochProgress(self.device, self.group)
+        if self._epoch_progress is not None:
+            progress.restore(self._epoch_progress)
+        self._train(number, progress)
+        loss, hits = progress.totals()
+        mean_loss = loss / progress.images
+        self.group.broadcast(self.model.buffers())
+        self.group.broadcast(self.evaluated_model.buffers())
+        is_finite = math.isfinite(mean_loss) and self._weights_are_finite()
+        (diverged,) = self.group.any_true(not is_finite)
         report = EpochReport(
             epoch=number,
             loss=mean_loss if math.isfinite(mean_loss) else None,
-            train_top1=hits / tally.seen,
-            images=tally.seen,
-            lr=self._lr(number * self._steps_an_epoch - 1),
-            val=self._validate(tally) if scored else {},
-            seconds=round(tally.seconds, 3),
+            train_top1=hits / progress.images,
+            images=progress.images,
+            lr=self._lr(number * self._steps_per_epoch - 1),
+            val=self._validate(progress) if number in self.rungs and not diverged else {},
+            seconds=round(progress.seconds, 3),
             at=int(time.time() * 1000),
             diverged=diverged,
-            micro_batch=self.stepper.micro_batch,
+            micro_batch=self._train_step.micro_batch,
         )
-        self._report(report)
+        self._end_epoch(report)
         return report
-
-    def _train(self, number: int, tally: EpochProgress) -> None:
-        """What is left of an epoch."""
-        self.model.train()
-        saved = time.monotonic()
-
-        def ask() -> tuple[bool, bool]:
-            return self._should_stop(), time.monotonic() - saved > SAVE_EVERY_S
-
-        for batch in self._batches(number, tally.batches):
-            step = (number - 1) * self._steps_an_epoch + tally.batches
-            for group in self.optimizer.param_groups:
-                group["lr"] = self._lr(step)
-            taken, (ends, late) = self.stepper.step(batch, self._images_a_batch, ask)
-            if self.ema:
-                self.ema.update(self.model, step=step)
-            tally.add(taken, self._images_a_batch)
-            self._steps += 1
-            if ends or late:
-                self._save(tally)
-                saved = time.monotonic()
-            if ends:
-                raise Preempted
-
-    def _batches(self, number: int, start: int) -> Iterator[TrainBatch]:
-        recipe = self.spec.recipe
-        return train_batches(
-            self._train_images,
-            self.spec.train_res,
-            batch_size=recipe.batch_size,
-            augmentation=recipe.augmentation,
-            interpolation=self.preprocessing.interpolation,
-            seed=(self.spec.seed, number),
-            threads=self.place.threads,
-            start=start,
-            rank=self.peers.rank,
-            world=self.peers.world,
-        )
 
     def score_untrained(self) -> EpochReport:
         """Score the trunk untrained, as epoch 0, and put it into the store.
 
         Its weights are then the pretrained ones, their classifier included.
+
+        Raises:
+            PreemptedError: this process is to end; nothing is kept of the scoring.
+            SweepError: not even a single image fits into memory.
         """
         began = time.monotonic()
         report = EpochReport(
@@ -243,25 +203,64 @@ class TrunkTraining:
             seconds=round(time.monotonic() - began, 3),
             at=int(time.time() * 1000),
         )
-        self._report(report)
+        self._end_epoch(report)
         return report
 
-    def _is_finite(self) -> bool:
-        """Whether the last step left numbers: its own loss is from before it."""
-        state = self.evaluated_model.state_dict()
-        return bool(torch.stack([tensor.isfinite().all() for tensor in state.values()]).all())
+    def _train(self, number: int, progress: EpochProgress) -> None:
+        """Train what is left of epoch ``number``."""
+        self.model.train()
+        saved = time.monotonic()
+
+        def local_flags() -> tuple[bool, bool]:
+            return self._should_stop(), time.monotonic() - saved > SAVE_EVERY_S
+
+        for batch in self._batches(number, progress.batches):
+            step = (number - 1) * self._steps_per_epoch + progress.batches
+            for parameters in self.optimizer.param_groups:
+                parameters["lr"] = self._lr(step)
+            result, (stop, save) = self._train_step.step(batch, self._images_per_batch, local_flags)
+            if self.ema:
+                self.ema.update(self.model, step=step)
+            progress.add(result, self._images_per_batch)
+            self._steps += 1
+            if stop or save:
+                self._save(progress)
+                saved = time.monotonic()
+            if stop:
+                raise PreemptedError
+
+    def _batches(self, number: int, start: int) -> Iterator[TrainBatch]:
+        """This worker's shares of the batches of epoch ``number``, from batch ``start`` on."""
+        recipe = self.spec.recipe
+        return train_batches(
+            self._train_images,
+            self.spec.train_res,
+            batch_size=recipe.batch_size,
+            augmentation=recipe.augmentation,
+            interpolation=self.preprocessing.interpolation,
+            seed=(self.spec.seed, number),
+            threads=self.views.threads,
+            start=start,
+            rank=self.group.rank,
+            world=self.group.world_size,
+        )
 
     def _lr(self, step: int) -> float:
         recipe = self.spec.recipe
         return self.spec.hyper.lr * lr_factor(
             step,
-            steps=recipe.epochs * self._steps_an_epoch,
-            warmup=round(recipe.warmup_epochs * self._steps_an_epoch),
+            steps=recipe.epochs * self._steps_per_epoch,
+            warmup=round(recipe.warmup_epochs * self._steps_per_epoch),
             schedule=recipe.schedule,
         )
 
-    def _validate(self, tally: EpochProgress | None) -> dict[int, Score]:
-        """Val in the test transform at each test resolution, in shares.
+    def _weights_are_finite(self) -> bool:
+        """Check the weights: the last step's loss is from before it."""
+        state = self.evaluated_model.state_dict()
+        return bool(torch.stack([tensor.isfinite().all() for tensor in state.values()]).all())
+
+    def _validate(self, progress: EpochProgress | None) -> dict[int, Score]:
+        """Score val in the test transform at each test resolution, in shares.
 
         Interrupted, it saves the epoch's training, if there was any, and nothing of its own.
         """
@@ -270,52 +269,35 @@ class TrunkTraining:
         for transform in self.val_transforms:
             logits = shared_logits(
                 self.evaluated_model,
-                self.place.view("val", transform),
+                self.views.view("val", transform),
                 self.preprocessing,
                 batch_size=self.spec.recipe.batch_size,
                 device=self.device,
-                peers=self.peers,
+                group=self.group,
                 should_stop=self._should_stop,
             )
             if logits is None:
-                if tally is not None:
-                    self._save(tally)
-                raise Preempted
+                if progress is not None:
+                    self._save(progress)
+                raise PreemptedError
             scores[transform.test_res] = score(logits, labels, "val")
         return scores
 
-    def _report(self, report: EpochReport) -> None:
+    def _end_epoch(self, report: EpochReport) -> None:
         """Put an epoch that is over into the store."""
         self.reports.append(report)
-        if self.peers.rank == 0:
-            self._note(report)
+        self._checkpoint.log_epoch(report, self._steps)
         self._steps = 0
         self._save(None)
 
-    def _note(self, report: EpochReport) -> None:
-        # What was really trained, for good and all: an epoch that is redone stands here twice.
-        line = {"epoch": report.epoch, "seconds": report.seconds, "at": report.at}
-        append_line(self.folder / "work.jsonl", {**line, "steps": self._steps})
-
-    def _save(self, tally: EpochProgress | None) -> None:
-        """Put the state into the store, between two epochs or within one.
-
-        All workers wait for it: one that ends may end the others.
-        """
-        self._progress = tally.state() if tally else None
-        if self.peers.rank == 0:
-            self._write()
-        self.peers.barrier()
-
-    def _write(self) -> None:
-        state: dict[str, Any] = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "reports": to_jsonable(self.reports),
-            "micro_batch": self.stepper.micro_batch,
-            "progress": self._progress,
-            "steps": self._steps,
-        }
-        if self.ema:
-            state["ema"] = self.ema.module.state_dict()
-        write_state(self.folder / "state.pt", state)
+    def _save(self, progress: EpochProgress | None) -> None:
+        """Put the state into the store, between two epochs or within one."""
+        self._epoch_progress = progress.state() if progress else None
+        self._checkpoint.save(
+            TrainingPosition(
+                reports=tuple(self.reports),
+                epoch_progress=self._epoch_progress,
+                steps=self._steps,
+                micro_batch=self._train_step.micro_batch,
+            )
+        )

@@ -1,9 +1,16 @@
-"""What a trunk is: its spec, its epochs' reports, and what the store holds of it."""
+"""A trunk: its spec, its epochs' reports, and the files that the store holds of it.
+
+trunks/<key>/spec.json          the spec; written when its training begins
+trunks/<key>/state.pt           its state in training: see :mod:`.trunk_checkpoint`
+trunks/<key>/trunk.safetensors  the weights of a finished one, by timm's names
+trunks/<key>/result.json        how it ended, and its reports; written last
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 import torch
@@ -17,6 +24,15 @@ from trainables.training.recipe import Hyper, Recipe
 from trainables.transforms.augmentation import Augmentation
 
 STAGE = "trunk 1"  # raise it when the same spec would give other weights
+
+
+class TrunkStatus(StrEnum):
+    """How the training of a trunk ended; its value is what the store and the journal hold."""
+
+    FINISHED = "finished"  # all epochs of its recipe
+    CUT = "cut"  # by the scheduler, at a rung
+    DIVERGED = "diverged"  # loss or weights are not finite
+    FAILED = "failed"  # its process did, as often as is tried; nothing is finished of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,18 +49,19 @@ class TrunkSpec:
 
     @property
     def key(self) -> str:
+        """The name of the trunk in the store."""
         return content_hash(STAGE, self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochReport:
-    """One epoch, or what is known of it from the store."""
+    """What came of one epoch; epoch 0 is the scoring of a trunk that is not trained."""
 
     epoch: int
-    loss: float | None  # None: not finite, or nothing was trained
-    train_top1: float | None  # over the augmented images as they were seen; None: none was
-    images: int
-    lr: float
+    loss: float | None  # mean over its images; None: not finite, or nothing was trained
+    train_top1: float | None  # on the augmented images, before each step; None: nothing was trained
+    images: int  # trained on
+    lr: float  # of its last step
     seconds: float
     at: int  # Unix time, ms
     val: dict[int, Score] = field(default_factory=dict)  # by test resolution; at rungs only
@@ -53,17 +70,18 @@ class EpochReport:
 
     @property
     def best_val(self) -> Score | None:
+        """The score with the most hits over the test resolutions; None: val was not scored."""
         return max(self.val.values(), key=lambda s: s.hits1) if self.val else None
 
 
 def trunk_spec_from_json(value: Mapping[str, Any]) -> TrunkSpec:
-    """A spec from its JSON."""
+    """Read a spec from its JSON."""
     recipe = dict(value["recipe"])
-    drawn = recipe["augmentation"]
+    augmentation = recipe["augmentation"]
     recipe["augmentation"] = Augmentation(
-        crop_scale=tuple(drawn["crop_scale"]),
-        crop_ratio=tuple(drawn["crop_ratio"]),
-        hflip=drawn["hflip"],
+        crop_scale=tuple(augmentation["crop_scale"]),
+        crop_ratio=tuple(augmentation["crop_ratio"]),
+        hflip=augmentation["hflip"],
     )
     nested = {
         "weights": Weights(**value["weights"]),
@@ -74,29 +92,36 @@ def trunk_spec_from_json(value: Mapping[str, Any]) -> TrunkSpec:
 
 
 def epoch_report_from_json(value: Mapping[str, Any]) -> EpochReport:
-    """A report from its JSON."""
+    """Read a report from its JSON."""
     val = {int(res): Score(**s) for res, s in value["val"].items()}
     return EpochReport(**{**value, "val": val})
 
 
 def recorded_reports(store: Store, key: str) -> list[EpochReport]:
-    """The reports of all epochs of a trunk that the store can vouch for."""
+    """Read the reports of all epochs of a trunk, finished or in training, that are in the store."""
     folder = store.trunk(key)
-    done = read_json(folder / "result.json")
-    if done is None:
-        done = read_state(folder / "state.pt")
-    if done is None:
+    record = read_json(folder / "result.json")
+    if record is None:
+        record = read_state(folder / "state.pt")
+    if record is None:
         return []
-    return [epoch_report_from_json(r) for r in done["reports"]]
+    return [epoch_report_from_json(r) for r in record["reports"]]
 
 
 def trained_epochs(reports: Sequence[EpochReport]) -> int:
-    """How many epochs lie behind a trunk."""
+    """Count the epochs that a trunk was trained for."""
     return max((r.epoch for r in reports), default=0)
 
 
-def finalize_trunk(store: Store, key: str, why: str) -> None:
-    """Turn a trunk's training state, where it stands, into the finished trunk. Idempotent."""
+def finalize_trunk(store: Store, key: str, status: TrunkStatus) -> None:
+    """Turn a trunk's training state, where it stands, into the finished trunk.
+
+    Its weights are the moving average's where there is one. Calling it again changes nothing;
+    after a call that was cut short it does the rest.
+
+    Args:
+        status: how the training ended.
+    """
     folder = store.trunk(key)
     if (folder / "result.json").exists():
         (folder / "state.pt").unlink(missing_ok=True)
@@ -105,7 +130,7 @@ def finalize_trunk(store: Store, key: str, why: str) -> None:
     assert state is not None, f"no trunk {key} in training"
     assert state.get("progress") is None, f"trunk {key} is within an epoch"
     write_tensors(folder / "trunk.safetensors", state.get("ema", state["model"]))
-    write_json(folder / "result.json", {"why": why, "reports": state["reports"]})
+    write_json(folder / "result.json", {"why": status, "reports": state["reports"]})
     (folder / "state.pt").unlink()
 
 

@@ -1,4 +1,4 @@
-"""Logits of a test view: by all workers, in as many batches as a device's memory asks for."""
+"""Logits of a view by all workers together, in batches that fit into the device's memory."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from trainables.errors import SweepError
 from trainables.evaluation.inference import logits_of
 from trainables.models.variants import Preprocessing
 from trainables.training.distributed import WorkerGroup
+from trainables.training.memory_fit import MemoryFit
 
 
 def shared_logits(
@@ -21,72 +21,47 @@ def shared_logits(
     *,
     batch_size: int,
     device: torch.device,
-    peers: WorkerGroup,
+    group: WorkerGroup,
     should_stop: Callable[[], bool],
 ) -> torch.Tensor | None:
-    """(N, R, R, 3) uint8 -> (N, C) float32 logits on the CPU, the model in eval mode.
+    """Run the model over a view: (N, R, R, 3) uint8 -> (N, C) float32 logits on the CPU, in order.
 
-    Each worker takes every ``world``-th image; all get all logits, in order. Where memory runs out,
-    a worker halves its batch.
+    Each worker takes every ``world_size``-th image; all get all logits. Where memory runs out, a
+    worker halves its batch. The model is put into evaluation mode, and runs under autocast: in
+    bf16 on a GPU.
 
     Args:
         should_stop: asked before each batch.
 
     Returns:
-        None where any worker was interrupted.
+        None where any worker was to stop.
 
     Raises:
         SweepError: not even a single image fits into memory.
     """
-    parts = _BatchedLogits(model, preprocessing, batch_size, device)
-    share = parts.of(view[peers.rank :: peers.world], should_stop)
-    (ends,) = peers.any(share is None)
-    return None if share is None or ends else peers.gather_rows(share, len(view))
+    error = (
+        f"Memory runs out with a single image of {view.shape[1]} px: test at a lower `test_res`, "
+        "leave out the largest variants, or give trials GPUs with more memory."
+    )
+    fit = MemoryFit(device, minimum=1, error=error)
+    share, logits, start = view[group.rank :: group.world_size], [], 0
+    while start < len(share) and not should_stop():
+        batch = share[start : start + (fit.batch_size or batch_size)]
+        found = _logits_if_they_fit(model, batch, preprocessing, device)
+        if found is None:
+            fit.halve(batch_size)
+        else:
+            logits.append(found)
+            start += len(batch)
+    (stopped,) = group.any_true(start < len(share))
+    return None if stopped else group.gather_rows(torch.cat(logits), len(view))
 
 
-class _BatchedLogits:
-    """Batches, smaller once memory has run out."""
-
-    def __init__(
-        self, model: nn.Module, preprocessing: Preprocessing, size: int, device: torch.device
-    ):
-        self._model, self._preprocessing = model, preprocessing
-        self._size, self._device = size, device
-
-    def of(self, view: np.ndarray, should_stop: Callable[[], bool]) -> torch.Tensor | None:
-        """(n, R, R, 3) uint8 -> (n, C) float32 on the CPU; None: interrupted."""
-        found: list[torch.Tensor] = []
-        start = 0
-        while start < len(view):
-            if should_stop():
-                return None
-            logits = self._attempt(view[start : start + self._size])
-            if logits is None:
-                self._halve(view.shape[1])
-            else:
-                found.append(logits)
-                start += len(logits)
-        return torch.cat(found)
-
-    def _attempt(self, batch: np.ndarray) -> torch.Tensor | None:
-        """None: memory ran out."""
-        try:
-            return logits_of(
-                self._model,
-                batch,
-                self._preprocessing,
-                batch_size=len(batch),
-                device=self._device,
-            )
-        except torch.OutOfMemoryError:  # unnamed: its trace would hold on to the memory
-            return None
-
-    def _halve(self, res: int) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-        if self._size == 1:
-            raise SweepError(
-                f"Memory runs out with a single image of {res} px: test at a lower --test-res, "
-                "leave out the largest variants, or give trials GPUs with more memory."
-            )
-        self._size = -(-self._size // 2)
+def _logits_if_they_fit(
+    model: nn.Module, batch: np.ndarray, preprocessing: Preprocessing, device: torch.device
+) -> torch.Tensor | None:
+    """Logits of one batch; None: memory ran out."""
+    try:
+        return logits_of(model, batch, preprocessing, batch_size=len(batch), device=device)
+    except torch.OutOfMemoryError:  # not bound to a name: its trace would keep the memory
+        return None

@@ -1,7 +1,4 @@
-"""Pixels in: the test transform, made once and kept; the train transform, drawn anew each epoch.
-
-Everything stays uint8 until it is on the device (:func:`to_device`).
-"""
+"""Resize and crop images as in testing: timm's evaluation transform, in uint8."""
 
 from __future__ import annotations
 
@@ -21,28 +18,28 @@ class EvalTransform:
 
     test_res: int  # px
     crop_pct: float  # side of the centre crop over the resized short side
-    interpolation: str
+    interpolation: str  # a key of RESAMPLING
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 -> (test_res, test_res, 3) uint8."""
         return self.cropped(self.resized(image))
 
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
-        """Width and height, px, before the crop."""
-        side = resize_side(self.test_res, self.crop_pct)
-        other = int(side * max(height, width) / min(height, width))
-        return (side, other) if width <= height else (other, side)
+        """Width and height, px, that an image of this height and width is resized to."""
+        short = resize_side(self.test_res, self.crop_pct)
+        long = int(short * max(height, width) / min(height, width))
+        return (short, long) if width <= height else (long, short)
 
     def resized(self, image: np.ndarray) -> Image.Image:
-        """The picture before the crop."""
-        size = self.resized_size(*image.shape[:2])
+        """Resize (H, W, 3) uint8 to :meth:`resized_size`, before the crop."""
+        target_size = self.resized_size(*image.shape[:2])
         picture = Image.fromarray(image)
-        if picture.size == size:
+        if picture.size == target_size:
             return picture
-        return picture.resize(size, RESAMPLING[self.interpolation])
+        return picture.resize(target_size, RESAMPLING[self.interpolation])
 
     def cropped(self, picture: Image.Image, shift: int = 0) -> np.ndarray:
-        """The square at the centre, or ``shift`` px to the right: (test_res, test_res, 3) uint8."""
+        """Crop the centre, or ``shift`` px to the right of it: (test_res, test_res, 3) uint8."""
         res = self.test_res
         left = round((picture.width - res) / 2) + shift
         top = round((picture.height - res) / 2)

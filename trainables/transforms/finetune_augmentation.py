@@ -1,4 +1,4 @@
-"""The mild augmentation of the fix: the test transform, slightly varied.
+"""Augment images mildly for the fix: the test transform, slightly varied.
 
 FixRes (Touvron et al., arXiv:1906.06423) has best results where the last layers are trained on
 images that are prepared as in testing but for a mirroring, a little colour jitter and a shift of
@@ -15,23 +15,23 @@ from PIL import Image, ImageEnhance
 
 from trainables.transforms.eval_transform import EvalTransform
 
-JITTER = 0.05  # factors are within 1 - JITTER and 1 + JITTER
+MAX_JITTER = 0.05  # factors lie between 1 - MAX_JITTER and 1 + MAX_JITTER
 _ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MildDraw:
-    """What is random about one image."""
+    """The random choices for one image."""
 
     flip: bool
-    factors: tuple[float, float, float]  # of brightness, contrast, saturation
+    factors: tuple[float, float, float]  # brightness, contrast, saturation
     order: tuple[int, int, int]  # in which the factors are applied: indices into them
-    shift: int  # px, of the crop to the right
+    shift: int  # px that the crop lies to the right of the centre
 
 
 @dataclass(frozen=True, kw_only=True)
 class MildDraws:
-    """The draws of N images; ``draws[i]`` is image i's."""
+    """The random choices for N images; ``mild_draws[i]`` is image i's."""
 
     flip: np.ndarray  # (N,) bool
     factors: np.ndarray  # (N, 3) float64
@@ -50,17 +50,17 @@ class MildDraws:
         )
 
 
-def draws(
+def draw_mild(
     sizes: np.ndarray, transform: EvalTransform, hflip: float, rng: np.random.Generator
 ) -> MildDraws:
-    """Draw all that is random about the images, so that no thread has to.
+    """Draw all random choices beforehand, so that the images can be rendered by any threads.
 
     The classifier learns from several views of each image: view v of a split is that of the
     generator ``default_rng((seed, v))``.
 
     Args:
-        sizes: (N, 2) height and width of the images as they come.
-        transform: of the test; with ``sizes`` it says how far a crop can move.
+        sizes: (N, 2) height and width of the stored images, px.
+        transform: the test transform; with ``sizes`` it says how far a crop can move.
         hflip: probability of a mirroring.
     """
     count = len(sizes)
@@ -68,7 +68,7 @@ def draws(
     slack = np.maximum(0, widths - transform.test_res) // 2
     return MildDraws(
         flip=rng.random(count) < hflip,
-        factors=rng.uniform(1 - JITTER, 1 + JITTER, (count, 3)),
+        factors=rng.uniform(1 - MAX_JITTER, 1 + MAX_JITTER, (count, 3)),
         order=rng.permuted(np.tile(np.arange(3), (count, 1)), axis=1),
         shift=rng.choice([-1, 1], count) * rng.integers(0, slack + 1),
     )

@@ -1,4 +1,4 @@
-"""What a resolution means: resize sides, map sides, apparent sizes. Pure arithmetic, px throughout.
+"""Relate resolutions to resize sides, map sides and apparent sizes: pure arithmetic, in px.
 
 FixRes (Touvron et al., arXiv:1906.06423, section 3): a training crop of area share sigma^2 that is
 resized to K_train shows an object at K_train/sigma times its share of the image, a test image
@@ -11,19 +11,21 @@ import math
 
 import numpy as np
 
-STRIDE = 32  # of every EfficientNet
-SMALLEST = 32  # one feature-map position
+from trainables.transforms.augmentation import CROP_TRIES
+
+STRIDE = 32  # image px for each position of an EfficientNet's last feature map
+MIN_RES = 32  # the last feature map is down to one position
 TEST_CROP_PCT = 1.0  # FixEfficientNet's protocol: the whole short side
 
-_TRIES = 10  # of torchvision's RandomResizedCrop
-_RUNGS = 4
-_EQUALISING_RUNG = 2
-_LEAST_STEP = 1.1  # closer rungs tell little apart
-_MULTIPLE = 4  # of the published best resolutions; many (420, 472, 680) are none of STRIDE
+LADDER_LENGTH = 4
+EQUALISING_STEP = 2  # steps from the train resolution to the equalising one
+MIN_STEP_FACTOR = 1.1  # results at closer resolutions differ little
+# The published best resolutions are multiples of 4; many (420, 472, 680) are none of STRIDE.
+LADDER_MULTIPLE = 4
 
 
 def feature_side(res: int) -> int:
-    """Side of the last feature map; "same" padding rounds up."""
+    """Side of the last feature map, in positions; "same" padding rounds up."""
     return math.ceil(res / STRIDE)
 
 
@@ -35,12 +37,12 @@ def resize_side(test_res: int, crop_pct: float) -> int:
 def expected_side_share(
     scale: tuple[float, float], ratio: tuple[float, float], aspect: float
 ) -> float:
-    """E[sigma], the square root of the share of the area that RandomResizedCrop keeps.
+    """Compute E[sigma], the expected share of the image's side that RandomResizedCrop keeps.
 
-    torchvision draws an area share s, uniform, and a ratio r, log-uniform, and takes the box if it
-    fits: s <= min(aspect/r, r/aspect). After ten failures it takes the largest centred box within
-    the ratios. Exact but for the rounding of boxes to whole pixels: in closed form over s, by
-    quadrature over log r.
+    sigma is the square root of the share of the area. torchvision draws an area share s, uniform,
+    and a ratio r, log-uniform, and takes the box if it fits: s <= min(aspect/r, r/aspect). After
+    ten failures it takes the largest centred box within the ratios. Exact but for the rounding of
+    boxes to whole pixels: in closed form over s, by quadrature over log r.
 
     Args:
         scale: range of the area share, within (0, 1].
@@ -59,9 +61,9 @@ def expected_side_share(
         accepted = (top - low) / (high - low)
         kept = (top**1.5 - low**1.5) / (1.5 * (high - low))
     fails = 1 - float(weight @ accepted)
-    tries = sum(fails**i for i in range(_TRIES))  # expected number of tries made
+    tries = sum(fails**i for i in range(CROP_TRIES))  # expected number of boxes drawn
     fallback = min(1.0, aspect / ratio[0], ratio[1] / aspect)
-    return float(weight @ kept) * tries + fails**_TRIES * math.sqrt(fallback)
+    return float(weight @ kept) * tries + fails**CROP_TRIES * math.sqrt(fallback)
 
 
 def _quadrature(
@@ -69,8 +71,8 @@ def _quadrature(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Gauss-Legendre nodes over log r and weights of sum 1.
 
-    One piece between any two ratios at which the largest fitting share has a kink or enters or
-    leaves ``scale``: within a piece the integrands are smooth.
+    The range is cut where the largest fitting share has a kink or enters or leaves ``scale``:
+    within each piece the integrands are smooth.
     """
     low, high = math.log(ratio[0]), math.log(ratio[1])
     if low == high:
@@ -93,15 +95,15 @@ def object_size_ratio(
     crop_pct: float,
     aspect: float,
 ) -> float:
-    """Expected apparent size of objects in testing over that in training.
+    """Compute the expected apparent size of objects in testing, over that in training.
 
     In testing the short side is resized to test_res/crop_pct, which enlarges an oblong image by
     sqrt(long/short) over a square one of its area.
 
     Args:
         train_res, test_res: px.
-        scale, ratio: of RandomResizedCrop.
-        crop_pct: side of the test's centre crop over the resized short side.
+        scale, ratio: RandomResizedCrop's, as in :func:`expected_side_share`.
+        crop_pct: side of the centre crop in testing over the resized short side.
         aspect: the images' width over height.
     """
     sigma = expected_side_share(scale, ratio, aspect)
@@ -116,7 +118,7 @@ def equalising_test_res(
     crop_pct: float,
     aspect: float,
 ) -> float:
-    """The test resolution, px, not rounded, at which objects look as large as in training."""
+    """Find the test resolution, px, not rounded, at which objects look as large as in training."""
     at_train_res = object_size_ratio(
         train_res, train_res, scale=scale, ratio=ratio, crop_pct=crop_pct, aspect=aspect
     )
@@ -130,13 +132,17 @@ def ladder(
     crop_pct: float,
     aspect: float,
 ) -> tuple[int, ...]:
-    """Test resolutions to try, px, ascending: a geometric ladder from ``train_res``.
+    """Propose test resolutions to try, px, ascending: a geometric ladder from ``train_res``.
 
-    The third of four is the equalising one, or steps are of a tenth where that is close or below.
-    A prior and not the answer: the published best ones of small EfficientNets lie near it or above,
-    those of large ones, trained near the images' own size, below. The sweep measures.
+    The third of four is the equalising one, or each is a tenth above the last where the equalising
+    one is close to ``train_res`` or below. It is a prior and not the answer: the published best
+    test resolutions of small EfficientNets lie near the equalising one or above, those of large
+    ones, trained near the images' own size, below.
     """
     equal = equalising_test_res(train_res, scale, ratio, crop_pct, aspect)
-    step = max((equal / train_res) ** (1 / _EQUALISING_RUNG), _LEAST_STEP)
-    above = (_MULTIPLE * round(train_res * step**i / _MULTIPLE) for i in range(1, _RUNGS))
-    return tuple(sorted({max(SMALLEST, res) for res in (train_res, *above)}))
+    step = max((equal / train_res) ** (1 / EQUALISING_STEP), MIN_STEP_FACTOR)
+    above = (
+        LADDER_MULTIPLE * round(train_res * step**i / LADDER_MULTIPLE)
+        for i in range(1, LADDER_LENGTH)
+    )
+    return tuple(sorted({max(MIN_RES, res) for res in (train_res, *above)}))

@@ -11,10 +11,19 @@ import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from sweeps.planning.recipes import builtin_digits
-from sweeps.planning.spec import ArmName, SweepSpec, differences, identity, option, spec_from_json
+from sweeps.planning.spec import (
+    ArmName,
+    SweepSpec,
+    differences,
+    identity,
+    option,
+    spec_from_json,
+    with_options,
+)
 from tests.factories import spec_with
 from trainables.fixres.arms import ARMS
 from trainables.storage.hashing import to_jsonable
+from trainables.train import SETTING_NAMES
 
 
 def option_names() -> list[str]:
@@ -185,6 +194,12 @@ def test_a_spec_of_the_first_release_is_read_whose_options_were_grouped_otherwis
 def test_no_two_options_share_a_name() -> None:
     names = [option(name) for name in option_names()]
     assert len(names) == len(set(names))
+
+
+def test_errors_name_settings_as_options() -> None:
+    assert with_options("`variant` b9: a `cache_dir`.") == "--variants b9: a --cache-dir."
+    for name in SETTING_NAMES:  # all that the core names
+        assert "`" not in with_options(f"`{name}`")
 
 
 def test_a_spec_is_read_as_it_was_written() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sweeps.planning.spec import ServingOptions
+from sweeps.planning.spec import ServingOptions, with_options
 from sweeps.planning.validation import Range, check_serving, check_spec
 from tests.factories import is_one_sentence, spec_with
 from trainables.errors import UserError
@@ -144,7 +144,7 @@ def test_refuses_in_one_sentence_that_names_the_option(
 ) -> None:
     with pytest.raises(UserError) as refusal:
         check_spec(spec_with(**options))
-    message = str(refusal.value)
+    message = with_options(str(refusal.value))
     assert named in message and words in message
     assert is_one_sentence(message)
 

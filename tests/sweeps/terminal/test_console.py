@@ -92,6 +92,16 @@ def test_a_trial_that_is_tried_again_is_told_in_a_line(events: list[Event]) -> N
         assert line.endswith(": tried again, as a trial failed: The actor is dead because it died")
 
 
+def test_the_error_of_a_trial_names_options(events: list[Event]) -> None:
+    ended = next(e for e in events if isinstance(e, CellEnded))
+    trace = "Trace\ntrainables.errors.UserError: `data` /d holds other images.\n"
+    failed = CellEnded(cell=ended.cell, rows=(), error=trace)
+    retried = TrialRetried(trunk=ended.cell.trunk, cell=ended.cell, error=trace)
+    _, of_failed, of_retried = lines_of([failed, retried])
+    for line in (of_failed, of_retried):
+        assert "UserError: --data /d holds other images" in line
+
+
 def test_brackets_and_colons_in_a_line_are_no_markup() -> None:
     console = file_console()
     Terminal(console).say("folder [red]/data[/red] :smile:")

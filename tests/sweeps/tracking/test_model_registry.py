@@ -14,20 +14,21 @@ import mlflow.pyfunc
 import onnx
 import pytest
 import timm
-from mlflow.entities import LoggedModelStatus, Metric
+from mlflow.entities import LoggedModel, LoggedModelStatus
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from onnx import TensorProto, helper
 from PIL import Image
 
-from sweeps.events.event_types import SweepBegan
 from sweeps.final_model.mlflow_flavor import write_mlflow_model
-from sweeps.tracking.model_registry import ALIAS, FORMER, KEY, register
-from sweeps.tracking.tracker import MlflowTracker
-from tests.factories import plan_of, spec_with
+from sweeps.tracking.connection import open_experiment
+from sweeps.tracking.model_registry import CHAMPION, PREVIOUS, ModelRegistry
+from sweeps.tracking.runs import SWEEP_KEY, RunStore, points
+from tests.sweeps.tracking.recorded_sweep import EXPERIMENT
 from trainables.export.timm_format import write_timm
-from trainables.storage.artifact_store import Store
 from trainables.transforms.eval_transform import EvalTransform
 
+START_MS = 1_700_000_000_000
 CLASSES = ("red", "green", "blue")
 TAGS = {"variant": "lite0", "train_res": "32", "test_res": "64", "arm": "fix"}
 STEPS = (
@@ -44,24 +45,17 @@ STEPS = (
 
 
 @pytest.fixture(scope="module", autouse=True)
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """MLflow's defaults, in a folder where nothing else should turn up."""
-    before, uri, here = dict(os.environ), mlflow.get_tracking_uri(), Path.cwd()
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
-    os.environ.pop("MLFLOW_TRACKING_URI", None)
-    os.chdir(elsewhere)
+def working_directory(
+    environment: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """A folder in which MLflow should write nothing."""
+    uri, before = mlflow.get_tracking_uri(), Path.cwd()
+    folder = tmp_path_factory.mktemp("elsewhere")
+    os.chdir(folder)
     yield
     mlflow.set_tracking_uri(uri)
-    os.environ.clear()
-    os.environ.update(before)
-    os.chdir(here)
-    assert not list(elsewhere.iterdir())
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One database for all: a fresh one takes seconds."""
-    return tmp_path_factory.mktemp("registry")
+    os.chdir(before)
+    assert not list(folder.iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -90,12 +84,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def tracking_of(folder: Path, sweep_id: str) -> MlflowTracker:
-    uri = f"sqlite:///{folder}/mlflow.db"
-    tracking = MlflowTracker(uri, "e", sweep_id, "n", Store(folder / "store"))
-    tracking.on(SweepBegan(plan=plan_of(spec_with())))
-    tracking.flush()
-    return tracking
+def runs_of(database: Path, sweep_id: str) -> RunStore:
+    """The runs of a sweep as a new process finds them; its parent is there."""
+    uri = f"sqlite:///{database}/mlflow.db"
+    client = MlflowClient(tracking_uri=uri)
+    runs = RunStore(client, open_experiment(client, uri, EXPERIMENT), sweep_id)
+    runs.ensure(SWEEP_KEY, "a sweep", {}, {"role": "sweep"}, START_MS)
+    return runs
 
 
 def versions(client: MlflowClient, name: str) -> list[str]:
@@ -106,47 +101,47 @@ def aliases(client: MlflowClient, name: str) -> dict[str, str]:
     return {k: str(v) for k, v in client.get_registered_model(name).aliases.items()}
 
 
-def logged(tracking: MlflowTracker) -> list[Any]:
+def logged(runs: RunStore) -> list[LoggedModel]:
     return list(
-        tracking.client.search_logged_models(
-            [tracking.experiment_id],
-            filter_string=f"tags.sweep = '{tracking.sweep_id}' AND tags.key = '{KEY}'",
+        runs.client.search_logged_models(
+            [runs.experiment_id],
+            filter_string=f"tags.sweep = '{runs.sweep_id}' AND tags.key = '{SWEEP_KEY}'",
         )
     )
 
 
-def outputs(tracking: MlflowTracker) -> list[str]:
-    found = tracking.client.get_run(tracking.parent_id).outputs
-    return [output.model_id for output in found.model_outputs] if found else []
+def outputs(runs: RunStore) -> list[str]:
+    outputs = runs.client.get_run(runs.run_id(SWEEP_KEY)).outputs
+    return [output.model_id for output in outputs.model_outputs] if outputs else []
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_what_is_registered_is_the_folder(folder: Path, model: Path, tmp_path: Path) -> None:
-    tracking = tracking_of(folder, "s1")
-    client, at = tracking.client, tracking.client.get_run(tracking.parent_id).info.start_time
-    scores = {"val/top1": 0.9, "test/top1": 0.8, "test/top1_untuned": 0.7, "work/gmacs": 0.1}
-    client.log_batch(tracking.parent_id, metrics=[Metric(k, v, at, 0) for k, v in scores.items()])
-    assert register(tracking, model, "net", TAGS) == "models:/net/1"
+def test_what_is_registered_is_the_folder(database: Path, model: Path, tmp_path: Path) -> None:
+    runs = runs_of(database, "s1")
+    client, parent_id = runs.client, runs.run_id(SWEEP_KEY)
+    values = {"val/top1": 0.9, "test/top1": 0.8, "test/top1_untuned": 0.7, "work/gmacs": 0.1}
+    runs.log_metrics(SWEEP_KEY, points(values, START_MS, 0))
+    assert ModelRegistry(runs).register(model, "net", TAGS) == "models:/net/1"
 
-    version = client.get_model_version_by_alias("net", ALIAS)
+    version = client.get_model_version_by_alias("net", CHAMPION)
     assert version.tags == {"sweep": "s1", **TAGS}
-    assert version.run_id == tracking.parent_id
+    assert version.run_id == parent_id
     assert version.description == "lite0, 32 -> 64 px"
-    (made,) = logged(tracking)
+    (made,) = logged(runs)
     assert made.status == LoggedModelStatus.READY and made.params == TAGS
     assert json.loads(made.tags["mlflow.modelVersions"]) == [{"name": "net", "version": "1"}]
-    assert {m.key: m.value for m in made.metrics} == {
-        key: value for key, value in scores.items() if "top1" in key
+    assert {m.key: m.value for m in made.metrics or ()} == {
+        key: value for key, value in values.items() if "top1" in key
     }
-    assert outputs(tracking) == [made.model_id]
-    for key in scores:
-        assert len(client.get_metric_history(tracking.parent_id, key)) == 1
+    assert outputs(runs) == [made.model_id]
+    for key in values:
+        assert len(client.get_metric_history(parent_id, key)) == 1
 
-    uri = f"models:/net@{ALIAS}"
-    mlflow.set_tracking_uri(tracking.uri)
+    uri = f"models:/net@{CHAMPION}"
+    mlflow.set_tracking_uri(client.tracking_uri)
     mlflow.artifacts.download_artifacts(uri, dst_path=str(tmp_path))
     downloaded = contents(tmp_path)
     del downloaded[Path("registered_model_meta")]  # MLflow's own
@@ -155,26 +150,28 @@ def test_what_is_registered_is_the_folder(folder: Path, model: Path, tmp_path: P
     assert opened.pretrained_cfg["label_names"] == list(CLASSES)
     loaded = mlflow.pyfunc.load_model(uri)
     assert loaded.predict(loaded.input_example)["label"].to_list() == ["green"]
-    tracking.close("FINISHED")
-    assert client.get_run(tracking.parent_id).info.status == "FINISHED"
 
 
 def test_the_champion_before_is_the_previous_one(
-    folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+    database: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
-    trackings = [tracking_of(folder, sweep_id) for sweep_id in ("a1", "a2", "a3")]
-    expected = [{ALIAS: "1"}, {ALIAS: "2", FORMER: "1"}, {ALIAS: "3", FORMER: "2"}]
-    for tracking, wanted in zip(trackings, expected, strict=True):
-        register(tracking, model, "three", TAGS)
-        assert aliases(client, "three") == wanted
+    sweeps = [runs_of(database, sweep_id) for sweep_id in ("a1", "a2", "a3")]
+    expected = [{CHAMPION: "1"}, {CHAMPION: "2", PREVIOUS: "1"}, {CHAMPION: "3", PREVIOUS: "2"}]
+    for runs, wanted in zip(sweeps, expected, strict=True):
+        registry = ModelRegistry(runs)
+        registry.register(model, "three", TAGS)
+        assert aliases(runs.client, "three") == wanted
         with monkeypatch.context() as patch:  # again: nothing is sent twice
-            patch.setattr(tracking.client, "log_model_artifacts", None)
-            register(tracking, model, "three", TAGS)
-        assert aliases(client, "three") == wanted  # nobody is their own predecessor
-    assert versions(client, "three") == ["1", "2", "3"]
-    for tracking in trackings:
-        tracking.close("FINISHED")
+            patch.setattr(runs.client, "log_model_artifacts", None)
+            registry.register(model, "three", TAGS)
+        assert aliases(runs.client, "three") == wanted  # no version is its own predecessor
+    assert versions(sweeps[0].client, "three") == ["1", "2", "3"]
+
+
+def test_a_name_that_mlflow_refuses_is_an_error(database: Path, model: Path) -> None:
+    runs = runs_of(database, "refused")
+    with pytest.raises(MlflowException, match="Invalid model name"):
+        ModelRegistry(runs).register(model, "not/allowed", TAGS)
 
 
 class Killed(BaseException):
@@ -182,44 +179,40 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("step", STEPS)
 def test_cut_off_anywhere_it_is_done_once(
-    folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch, after: bool
+    database: Path, model: Path, monkeypatch: pytest.MonkeyPatch, step: str, after: bool
 ) -> None:
     """Killed before or after each step, the next process ends with what one alone would have."""
-    for step in STEPS:
-        name = f"cut-{step}-{after}"
-        former = tracking_of(folder, f"former-{name}")
-        if step != "create_registered_model":
-            register(former, model, name, TAGS)
-        former.close("FINISHED")
-        tracking = tracking_of(folder, name)
-        whole = getattr(tracking.client, step)
+    name = f"cut-{step}-{after}"
+    is_first = step == "create_registered_model"
+    if not is_first:
+        ModelRegistry(runs_of(database, f"former-{name}")).register(model, name, TAGS)
+    runs = runs_of(database, name)
+    method = getattr(runs.client, step)
 
-        def cut(*args: Any, whole: Any = whole, **named: Any) -> None:
-            if after:
-                whole(*args, **named)
-            raise Killed
+    def cut(*args: Any, **kwargs: Any) -> None:
+        if after:
+            method(*args, **kwargs)
+        raise Killed
 
-        with monkeypatch.context() as patch:
-            patch.setattr(tracking.client, step, cut)
-            with pytest.raises(Killed):
-                register(tracking, model, name, TAGS)
-        tracking.close("KILLED")
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.client, step, cut)
+        with pytest.raises(Killed):
+            ModelRegistry(runs).register(model, name, TAGS)
 
-        again = tracking_of(folder, name)
-        uri = register(again, model, name, TAGS)
-        number = uri.rpartition("/")[2]
-        assert aliases(again.client, name)[ALIAS] == number
-        if step == "create_registered_model":
-            assert (number, versions(again.client, name)) == ("1", ["1"])
-        else:
-            assert aliases(again.client, name) == {ALIAS: "2", FORMER: "1"}
-            assert versions(again.client, name) == ["1", "2"]
-        (made,) = logged(again)
-        assert made.status == LoggedModelStatus.READY
-        stored = mlflow.artifacts.list_artifacts(
-            artifact_uri=made.artifact_location, tracking_uri=again.uri
-        )
-        assert {Path(f.path).name for f in stored} == {p.name for p in model.iterdir()}
-        assert outputs(again) == [made.model_id]
-        again.close("FINISHED")
+    again = runs_of(database, name)
+    number = ModelRegistry(again).register(model, name, TAGS).rpartition("/")[2]
+    if is_first:
+        assert (number, versions(again.client, name)) == ("1", ["1"])
+        assert aliases(again.client, name) == {CHAMPION: "1"}
+    else:
+        assert (number, versions(again.client, name)) == ("2", ["1", "2"])
+        assert aliases(again.client, name) == {CHAMPION: "2", PREVIOUS: "1"}
+    (made,) = logged(again)
+    assert made.status == LoggedModelStatus.READY
+    stored = mlflow.artifacts.list_artifacts(
+        artifact_uri=made.artifact_location, tracking_uri=again.client.tracking_uri
+    )
+    assert {Path(f.path).name for f in stored} == {p.name for p in model.iterdir()}
+    assert outputs(again) == [made.model_id]

@@ -1,19 +1,123 @@
+"""What runs hold, as plain values."""
+
+from __future__ import annotations
+
 from typing import Any
 
-from sweeps.tracking.payloads import trunk_tags
+import pytest
+
+from sweeps.selection.choice import Choice
+from sweeps.tracking.payloads import (
+    cell_end_tags,
+    cell_metrics,
+    epoch_metrics,
+    result_metrics,
+    result_tags,
+    sweep_params,
+    sweep_tags,
+    trunk_end_tags,
+)
+from tests.factories import a_row, plan_of, spec_with
+from trainables.evaluation.metrics import Score
 from trainables.training.trunk import EpochReport
 
 
-def report(epoch: int, micro_batch: int | None) -> EpochReport:
-    named: dict[str, Any] = {"train_top1": 0.5, "images": 8, "lr": 0.1, "seconds": 1.0, "at": 0}
-    return EpochReport(epoch=epoch, loss=1.0, micro_batch=micro_batch, **named)
+def report(epoch: int, micro_batch: int | None = None, **other: Any) -> EpochReport:
+    values: dict[str, Any] = {
+        "loss": 1.0, "train_top1": 0.5, "images": 8, "lr": 0.1, "seconds": 2.0, "at": 0
+    }  # fmt: skip
+    return EpochReport(epoch=epoch, micro_batch=micro_batch, **(values | other))
+
+
+def test_a_sweep_is_described_by_its_plan() -> None:
+    plan = plan_of(spec_with(variants=("b0", "b1"), train_res=(64,), test_res=(64, 96), seed=3))
+    assert sweep_params(plan) == {"variants": "b0 b1", "train_res": "64", "test_res": "64 96"}
+    tags = sweep_tags(plan)
+    assert (tags["role"], tags["seed"], tags["n_val"]) == ("sweep", 3, 50)
+    assert str(tags["mlflow.note.content"]).startswith(
+        "FixRes sweep over b0, b1: trained at 64 px, tested at 64, 96 px."
+    )
+
+
+def test_an_epoch_has_its_best_val_accuracy_and_that_at_each_test_res() -> None:
+    val = {res: Score(split="val", n=10, hits1=hits, hits5=10) for res, hits in ((64, 4), (96, 6))}
+    assert epoch_metrics(report(2, val=val)) == {
+        "lr": 0.1,
+        "seconds": 2.0,
+        "train/top1": 0.5,
+        "train/loss": 1.0,
+        "val/top1": 0.6,
+        "val/top1_at_64": 0.4,
+        "val/top1_at_96": 0.6,
+    }
+
+
+def test_an_epoch_without_loss_or_val_has_no_metric_of_them() -> None:
+    assert epoch_metrics(report(1, loss=None, train_top1=None)) == {"lr": 0.1, "seconds": 2.0}
 
 
 def test_a_trunk_is_tagged_with_the_micro_batch_that_it_came_down_to() -> None:
     reports = [report(1, None), report(2, 16), report(3, 8)]
-    assert trunk_tags("cut", reports) == {"ended": "cut", "epochs_trained": 3, "micro_batch": 8}
+    assert trunk_end_tags("cut", reports) == {"ended": "cut", "epochs_trained": 3, "micro_batch": 8}
 
 
 def test_a_trunk_that_fitted_into_memory_has_no_such_tag() -> None:
-    assert "micro_batch" not in trunk_tags("finished", [report(1, None)])
-    assert trunk_tags("failed", []) == {"ended": "failed", "epochs_trained": 0}
+    assert "micro_batch" not in trunk_end_tags("finished", [report(1, None)])
+    assert trunk_end_tags("failed", []) == {"ended": "failed", "epochs_trained": 0}
+
+
+def test_a_cell_has_the_metrics_of_its_best_arm_and_the_top1_of_every_arm() -> None:
+    rows = [a_row(20, arm="none"), a_row(30, arm="fix"), a_row(30, arm="fix_aug")]
+    assert cell_metrics(rows) == pytest.approx(
+        {
+            "val/top1": 0.6,
+            "val/top5": 0.7,
+            "val/top1_none": 0.4,
+            "val/top1_fix": 0.6,
+            "val/top1_fix_aug": 0.6,
+            "work/gmacs": 0.5,
+            "work/params_m": 4.0,
+            "work/seconds": 7.5,
+        }
+    )
+    assert cell_end_tags(rows[:2]) == {
+        "n_val": 50,
+        "best_arm": "fix",  # the first of those that are equal
+        "head_fix": "sgd, lr 0.03, smoothing 0.1, weight decay 0.0001, 5 epochs; of 30 tried",
+    }
+
+
+def test_the_results_are_the_chosen_rows_on_every_set() -> None:
+    row = a_row(30, latency_ms=7.0)
+    choice = Choice(row=row, reason="It is the best.", optimism=0.01)
+    held_out = [
+        a_row(hits, 40, split=split, arm=arm)
+        for split, arm, hits in (
+            ("test", "fix", 30), ("test", "crop1", 24), ("my set (v2)", "fix", 10)
+        )
+    ]  # fmt: skip
+    assert result_metrics(choice, [a_row(20, arm="none"), row, *held_out]) == pytest.approx(
+        {
+            "val/top1": 0.6,
+            "val/top5": 0.7,
+            "val/optimism": 0.01,
+            "work/params_m": 4.0,
+            "work/gmacs": 0.5,
+            "work/memory_mb": 32.0,
+            "work/latency_ms": 7.0,
+            "test/top1": 0.75,
+            "test/top5": 0.85,
+            "test/top1_untuned": 0.6,
+            "test/top5_untuned": 0.7,
+            "my set _v2_/top1": 0.25,
+            "my set _v2_/top5": 0.35,
+        }
+    )
+    assert result_tags(choice) == {
+        "chosen": "b0 64 -> 96 px, arm fix", "reason": "It is the best."
+    }  # fmt: skip
+
+
+def test_an_unknown_latency_is_left_out() -> None:
+    choice = Choice(row=a_row(30), reason="It is the best.", optimism=0.0)
+    assert "work/latency_ms" not in result_metrics(choice, [])

@@ -27,11 +27,9 @@ from trainables.data.cache import (
     reserved,
     set_limit,
 )
-from trainables.data.view_cache import ViewCache
 from trainables.errors import UserError
-from trainables.transforms.eval_transform import EvalTransform
 
-NEED = SpaceRequest(what="9 images at up to 64 px", smaller="a smaller --cache-side")
+NEED = SpaceRequest(what="9 images at up to 64 px", smaller="a smaller `cache_side`")
 MB = 1_000_000
 Usage = namedtuple("Usage", "total used free")
 
@@ -116,7 +114,7 @@ def test_any_cache_keeps_within_any_bound(cache, seed):
     while sum(sizes[path] for path in expected) + needed > limit and oldest:
         expected.remove(oldest.pop(0))
     if sum(sizes[path] for path in expected) + needed > limit:
-        with pytest.raises(UserError, match="--cache-gb"):
+        with pytest.raises(UserError, match="`cache_gb`"):
             make_room(cache, needed, NEED)
         expected = set(entries)
     else:
@@ -137,7 +135,7 @@ def test_a_full_disk_is_room_too(cache, monkeypatch):
         make_room(cache, 4 * MB, NEED)
     assert str(caught.value) == (
         f"The cache folder {cache} has 2.0 MB free, and 9 images at up to 64 px need about 4.0 MB:"
-        " choose a smaller --cache-side, or a --cache-dir on a larger disk."
+        " choose a smaller `cache_side`, or a `cache_dir` on a larger disk."
     )
     let_go(young)
 
@@ -149,9 +147,9 @@ def test_what_fits_not_at_all_is_refused_with_numbers_and_costs_nothing(cache):
     with pytest.raises(UserError) as caught:
         make_room(cache, 6 * MB, NEED)
     assert str(caught.value) == (
-        f"The cache folder {cache} has 3.0 MB left of --cache-gb 0.005 and of its disk, and 9"
-        " images at up to 64 px need about 6.0 MB: choose a smaller --cache-side, or a larger"
-        " --cache-gb or disk."
+        f"The cache folder {cache} has 3.0 MB left of `cache_gb` 0.005 and of its disk, and 9"
+        " images at up to 64 px need about 6.0 MB: choose a smaller `cache_side`, or a larger"
+        " `cache_gb` or disk."
     )
     assert idle.exists()
     make_room(cache, 4 * MB, NEED)
@@ -305,49 +303,8 @@ def test_a_growing_file_keeps_to_the_bound_beyond_what_was_expected(cache):
         assert idle.exists()
         growing.append(np.zeros((10, 10, 3), np.uint8).data)
         assert not idle.exists()
-        with pytest.raises(UserError, match=r"--cache-gb 0\.0012"):
+        with pytest.raises(UserError, match=r"`cache_gb` 0\.0012"):
             growing.append(np.zeros(MB, np.uint8).data)
-
-
-# --- views ------------------------------------------------------------------------------------
-
-WHOLE = EvalTransform(test_res=48, crop_pct=1.0, interpolation="bicubic")
-ONE_VIEW = 15 * 48 * 48 * 3  # of val
-
-
-def test_views_are_dropped_and_made_again_the_same(tiny_images, cache):
-    place = ViewCache(images=tiny_images, cache=cache, threads=1)
-    first = place.view("val", WHOLE)
-    content = np.array(first)
-    set_limit(cache, 1.5 * ONE_VIEW / 1e9)
-    other = EvalTransform(test_res=40, crop_pct=1.0, interpolation="bicubic")
-    with pytest.raises(UserError, match=r"15 images at 40 px need about 0\.1 MB"):
-        place.view("val", other)  # the first is in use
-    np.testing.assert_array_equal(place.view("val", WHOLE), content)
-    del first
-    place.view("val", other)
-    assert len(list((cache / "views").glob("*.npy"))) == 1
-    np.testing.assert_array_equal(place.view("val", WHOLE), content)
-    assert len(list((cache / "views").glob("*.npy"))) == 1
-
-
-def test_a_part_of_a_view_keeps_all_of_it(tiny_images, cache):
-    part = ViewCache(images=tiny_images, cache=cache, threads=1).view("val", WHOLE)[3:5][0]
-    set_limit(cache, ONE_VIEW / 1e9)
-    with pytest.raises(UserError):
-        make_room(cache, ONE_VIEW, NEED)
-    del part
-    make_room(cache, ONE_VIEW, NEED)
-
-
-def test_a_view_that_is_unlinked_can_still_be_read(tiny_images, cache):
-    place = ViewCache(images=tiny_images, cache=cache, threads=1)
-    mapped = place.view("val", WHOLE)
-    content = np.array(mapped)
-    for path in (cache / "views").glob("*.npy"):
-        path.unlink()
-    np.testing.assert_array_equal(mapped, content)
-    np.testing.assert_array_equal(place.view("val", WHOLE), content)
 
 
 def test_views_come_and_go_while_others_read_them(cache):
@@ -357,12 +314,12 @@ def test_views_come_and_go_while_others_read_them(cache):
 
     def read(number):
         path = cache / "views" / f"{number % 3}.npy"
-        while (found := held_file(path)) is None:
+        while (mapped := held_file(path)) is None:
             fresh = path.with_suffix(f".{number}")
             with fresh.open("wb") as file:
                 np.save(file, np.full(1000, number % 3, np.uint8))
             fresh.replace(path)
-        return int(found.min()), int(found.max()), len(found)
+        return int(mapped.min()), int(mapped.max()), len(mapped)
 
     def drop(_):
         try:
@@ -372,6 +329,6 @@ def test_views_come_and_go_while_others_read_them(cache):
 
     with ThreadPoolExecutor(4) as pool:
         dropped = pool.map(drop, range(100))
-        found = list(pool.map(read, range(300)))
-    assert found == [(n % 3, n % 3, 1000) for n in range(300)]
+        contents = list(pool.map(read, range(300)))
+    assert contents == [(n % 3, n % 3, 1000) for n in range(300)]
     assert set(dropped) <= {True, False}

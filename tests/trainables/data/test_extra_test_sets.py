@@ -1,3 +1,5 @@
+"""Extra test sets, with the labels of the trained classes."""
+
 import io
 import pickle
 
@@ -150,7 +152,7 @@ def test_a_set_that_was_read_makes_room_for_the_next(tmp_path, cache):
     size = sum(file.stat().st_size for file in first.images._opened[0].iterdir())
     bounded = ReadOptions(cache_gb=(size + 100) / 1e9)
     other = folder(tmp_path / "b", ("ant", "cat"))
-    with pytest.raises(UserError, match="--cache-gb"):
+    with pytest.raises(UserError, match="`cache_gb`"):
         open_extra_test_set("sketch", other, cache, TRAINED, bounded)
     del first
     second = open_extra_test_set("sketch", other, cache, TRAINED, bounded)

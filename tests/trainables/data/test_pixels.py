@@ -1,3 +1,5 @@
+"""Bytes of image files, decoded upright, in eight bits and RGB."""
+
 import io
 import struct
 import zlib

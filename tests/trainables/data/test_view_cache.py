@@ -1,4 +1,4 @@
-"""Views are made once a node, whole, and the same whoever makes them."""
+"""Views are made once per node, whole, and the same whichever process makes them."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 
 from trainables.data import view_cache
+from trainables.data.cache import SpaceRequest, make_room, set_limit
 from trainables.data.view_cache import ViewCache
+from trainables.errors import UserError
 from trainables.transforms.eval_transform import EvalTransform
-from trainables.transforms.finetune_augmentation import draws, mild_transform
+from trainables.transforms.finetune_augmentation import draw_mild, mild_transform
 
 WHOLE = EvalTransform(test_res=48, crop_pct=1.0, interpolation="bicubic")
+VAL_VIEW_BYTES = 15 * 48 * 48 * 3
+REQUEST = SpaceRequest(what="9 images at 48 px", smaller="smaller resolutions")
 
 
 def at(images, cache, threads=2):
@@ -28,35 +32,35 @@ def test_a_view_holds_every_image_in_the_test_transform(tiny_images, tmp_path):
 
 
 def test_a_part_of_a_view_is_its_beginning(tiny_images, tmp_path):
-    place = at(tiny_images, tmp_path)
-    part = place.view("val", WHOLE, most=4)
-    np.testing.assert_array_equal(part, place.view("val", WHOLE)[:4])
-    assert len(place.view("val", WHOLE, most=99)) == 15
+    cache = at(tiny_images, tmp_path)
+    part = cache.view("val", WHOLE, most=4)
+    np.testing.assert_array_equal(part, cache.view("val", WHOLE)[:4])
+    assert len(cache.view("val", WHOLE, most=99)) == 15
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_mild_view_is_the_draws_of_its_seed_and_number(tiny_images, tmp_path, threads):
     split = tiny_images.split("val")
     found = at(tiny_images, tmp_path, threads).mild_view("val", WHOLE, number=1, hflip=0.5, seed=3)
-    drawn = draws(split.sizes, WHOLE, 0.5, np.random.default_rng((3, 1)))
+    drawn = draw_mild(split.sizes, WHOLE, 0.5, np.random.default_rng((3, 1)))
     for i in range(len(split)):
         np.testing.assert_array_equal(found[i], mild_transform(split[i], WHOLE, drawn[i]))
 
 
 def test_a_view_is_made_once_and_every_other_one_is_another(tiny_images, tmp_path, monkeypatch):
-    place = at(tiny_images, tmp_path)
-    first = np.array(place.view("val", WHOLE))
-    mild = np.array(place.mild_view("val", WHOLE, number=0, hflip=0.5, seed=0))
+    cache = at(tiny_images, tmp_path)
+    first = np.array(cache.view("val", WHOLE))
+    mild = np.array(cache.mild_view("val", WHOLE, number=0, hflip=0.5, seed=0))
     monkeypatch.setattr(view_cache, "render_once", lambda images, path, *_, **__: path.exists())
-    assert place.view("val", WHOLE)
-    assert place.mild_view("val", WHOLE, number=0, hflip=0.5, seed=0)
+    assert cache.view("val", WHOLE)
+    assert cache.mild_view("val", WHOLE, number=0, hflip=0.5, seed=0)
     others = ({"test_res": 32}, {"crop_pct": 0.9}, {"interpolation": "bilinear"})
     for other in others:
-        assert not place.view("val", replace(WHOLE, **other))
-        assert not place.mild_view("val", replace(WHOLE, **other), number=0, hflip=0.5, seed=0)
-    assert not place.view("test", WHOLE) and not place.view("val", WHOLE, most=3)
+        assert not cache.view("val", replace(WHOLE, **other))
+        assert not cache.mild_view("val", replace(WHOLE, **other), number=0, hflip=0.5, seed=0)
+    assert not cache.view("test", WHOLE) and not cache.view("val", WHOLE, most=3)
     for number, hflip, seed in ((1, 0.5, 0), (0, 0.0, 0), (0, 0.5, 1)):
-        assert not place.mild_view("val", WHOLE, number=number, hflip=hflip, seed=seed)
+        assert not cache.mild_view("val", WHOLE, number=number, hflip=hflip, seed=seed)
     assert not np.array_equal(first, mild)
 
 
@@ -86,3 +90,38 @@ def test_views_asked_for_at_once_are_made_by_one(tiny_images, tmp_path, monkeypa
         found = list(pool.map(lambda _: at(tiny_images, tmp_path).view("val", WHOLE), range(4)))
     assert len(made) == len(tiny_images.split("val"))
     assert all(np.array_equal(one, found[0]) for one in found)
+
+
+def test_views_are_dropped_and_made_again_the_same(tiny_images, tmp_path):
+    cache = at(tiny_images, tmp_path)
+    first = cache.view("val", WHOLE)
+    content = np.array(first)
+    set_limit(tmp_path, 1.5 * VAL_VIEW_BYTES / 1e9)
+    other = EvalTransform(test_res=40, crop_pct=1.0, interpolation="bicubic")
+    with pytest.raises(UserError, match=r"15 images at 40 px need about 0\.1 MB"):
+        cache.view("val", other)  # the first is in use
+    np.testing.assert_array_equal(cache.view("val", WHOLE), content)
+    del first
+    cache.view("val", other)
+    assert len(list((tmp_path / "views").glob("*.npy"))) == 1
+    np.testing.assert_array_equal(cache.view("val", WHOLE), content)
+    assert len(list((tmp_path / "views").glob("*.npy"))) == 1
+
+
+def test_a_part_of_a_view_keeps_all_of_it(tiny_images, tmp_path):
+    part = at(tiny_images, tmp_path).view("val", WHOLE)[3:5][0]
+    set_limit(tmp_path, VAL_VIEW_BYTES / 1e9)
+    with pytest.raises(UserError):
+        make_room(tmp_path, VAL_VIEW_BYTES, REQUEST)
+    del part
+    make_room(tmp_path, VAL_VIEW_BYTES, REQUEST)
+
+
+def test_a_view_that_is_unlinked_can_still_be_read(tiny_images, tmp_path):
+    cache = at(tiny_images, tmp_path)
+    mapped = cache.view("val", WHOLE)
+    content = np.array(mapped)
+    for path in (tmp_path / "views").glob("*.npy"):
+        path.unlink()
+    np.testing.assert_array_equal(mapped, content)
+    np.testing.assert_array_equal(cache.view("val", WHOLE), content)

@@ -27,8 +27,9 @@ from tests.trainables.adapted import (
 from trainables.evaluation.metrics import score
 from trainables.fixres import frechet
 from trainables.fixres.adapt import adapt_cell
+from trainables.fixres.adapted_net import adapted_state
 from trainables.fixres.arms import ARMS
-from trainables.fixres.cell import adapted_state, load_model, recorded_results
+from trainables.fixres.cell import load_model, recorded_results
 from trainables.fixres.features import read_features
 from trainables.fixres.heads import epoch_order
 from trainables.models.tensor_names import AFFINE, CLASSIFIER, STATISTICS
@@ -272,7 +273,7 @@ def test_the_same_cell_again_is_the_same(made):
 
 def test_a_cell_cut_short_has_no_results(made, monkeypatch):
     cell = replace(made.cell, seed=7)
-    monkeypatch.setattr("trainables.fixres.adapt.fit", None)
+    monkeypatch.setattr("trainables.fixres.cell_passes.fit", None)
     with pytest.raises(TypeError):
         adapt_cell(cell, made.store, made.place)
     assert recorded_results(made.store, cell.key) is None

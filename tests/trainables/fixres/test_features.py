@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from trainables.fixres.features import (
     Maps,
     NormStatistics,
+    body_pass,
     features_of,
     norm_statistics,
-    pass_over,
     read_features,
     set_norm,
     write_features,
@@ -49,7 +49,7 @@ def x(view):
 
 
 def maps_of(net, view, tmp_path, batch_size=3):
-    return pass_over(net, view, PIXELS, batch_size=batch_size, device=CPU, scratch=tmp_path)
+    return body_pass(net, view, PIXELS, batch_size=batch_size, device=CPU, scratch=tmp_path)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 100])

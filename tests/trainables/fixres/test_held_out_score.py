@@ -7,8 +7,8 @@ import torch
 
 from tests.trainables.adapted import WHOLE, count_images, net_with, pixels_of
 from trainables.evaluation.metrics import score
+from trainables.fixres.adapted_net import adapted_state
 from trainables.fixres.arms import ARMS
-from trainables.fixres.cell import adapted_state
 from trainables.fixres.held_out_score import HeldOutSet, cells_read, score_held_out
 
 

@@ -14,13 +14,19 @@ from tests.trainables.adapted import HEADS
 from trainables.data.view_cache import ViewCache
 from trainables.errors import SweepError
 from trainables.fixres.adapt import adapt_cell
+from trainables.fixres.adapted_net import adapted_state
 from trainables.fixres.arms import ARMS
-from trainables.fixres.cell import RefitCell, adapted_state, recorded_results
+from trainables.fixres.cell import RefitCell, recorded_results
 from trainables.models.tensor_names import CLASSIFIER
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_tensors, write_tensors
 from trainables.training.trainer import TrunkTraining
-from trainables.training.trunk import finalize_trunk, read_trunk_spec, read_trunk_weights
+from trainables.training.trunk import (
+    TrunkStatus,
+    finalize_trunk,
+    read_trunk_spec,
+    read_trunk_weights,
+)
 
 
 def pictures(split):
@@ -163,7 +169,7 @@ def trained(made, images, root):
     told = {"cache": root / "cache", "threads": 2, "val_transforms": (), "rungs": ()}
     training = TrunkTraining(spec, images, store, **told)
     reports = [training.epoch(), training.epoch()]
-    finalize_trunk(store, spec.key, "finished")
+    finalize_trunk(store, spec.key, TrunkStatus.FINISHED)
     return spec, reports, read_trunk_weights(store, spec.key)
 
 

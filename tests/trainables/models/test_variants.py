@@ -1,3 +1,5 @@
+"""The table of variants, against timm's."""
+
 import pytest
 import timm
 
@@ -37,5 +39,5 @@ def test_pixels_are_normalised_as_the_weights_want_them(name):
 
 
 def test_an_unknown_variant_is_told_which_there_are():
-    with pytest.raises(UserError, match=r"--variants b9 is not .*b0, b1, .*l2, lite0"):
+    with pytest.raises(UserError, match=r"`variant` b9 is not .*b0, b1, .*l2, lite0"):
         variants.get("b9")

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from tests.storing import BUCKET
-from trainables.data.decode import INDEX_BYTES, known_set, prepare
+from trainables.data.decode import INDEX_ROW_BYTES, known_set, prepare
 from trainables.data.extra_test_sets import open_extra_test_set
 from trainables.data.options import ReadOptions
 from trainables.errors import UserError
@@ -27,7 +27,7 @@ from trainables.sources import downloads, folders
 from trainables.sources.downloads import (
     RangeReader,
     local_files,
-    most_on_disk,
+    max_bytes_on_disk,
     scan_store,
     with_contents,
 )
@@ -271,7 +271,7 @@ def test_a_table_that_is_replaced_after_its_labels_were_read_is_refused(
 ):
     data = bucket(prefix, {"one.parquet": table(pictures(), "parquet")})
     other = table(pictures(name="other {}.png"), "parquet")
-    monkeypatch.setattr(RemotePath, "bring", lambda _, local: local.write_bytes(other))
+    monkeypatch.setattr(RemotePath, "download", lambda _, local: local.write_bytes(other))
     with pytest.raises(UserError, match=r"one\.parquet was changed while the images were read"):
         prepare(data, cache, ReadOptions())
     assert not drafts(cache)
@@ -379,9 +379,9 @@ def test_a_killed_download_leaves_nothing_that_looks_finished(bucket, cache, pre
 def test_too_little_room_is_known_before_the_download(bucket, cache, prefix, monkeypatch):
     files = {f"{n}.parquet": table(pictures(), "parquet") for n in range(3)}
     encoded = sum(map(len, files.values()))
-    decoded = 3 * 24 * (6 * 8 * 3 + INDEX_BYTES)
+    decoded = 3 * 24 * (6 * 8 * 3 + INDEX_ROW_BYTES)
     data = bucket(prefix, files)
-    monkeypatch.setattr(RemotePath, "bring", refuse)
+    monkeypatch.setattr(RemotePath, "download", refuse)
     with pytest.raises(UserError, match=r"72 images at up to 1024 px need about 0\.1 MB"):
         prepare(data, cache, ReadOptions(cache_gb=(encoded + decoded - 1) / 1e9))
     with pytest.raises(AssertionError, match="an object was read"):
@@ -410,7 +410,7 @@ def test_jobs_run_ahead_in_order_and_within_bounds(seed):
         return number
 
     jobs = ((size, partial(job, n)) for n, size in enumerate(sizes))
-    for number in downloads._ahead(jobs, 4, most, most_bytes):
+    for number in downloads._run_ahead(jobs, 4, most, most_bytes):
         assert number == done + 1
         done = number
     assert done == 59 and not any(over)
@@ -418,7 +418,7 @@ def test_jobs_run_ahead_in_order_and_within_bounds(seed):
 
 def test_jobs_that_are_no_longer_wanted_are_not_begun():
     begun: list[int] = []
-    results = downloads._ahead(((1, partial(begun.append, n)) for n in range(100)), 2, 5, 100)
+    results = downloads._run_ahead(((1, partial(begun.append, n)) for n in range(100)), 2, 5, 100)
     next(results)
     del results
     assert len(begun) <= 6
@@ -427,39 +427,42 @@ def test_jobs_that_are_no_longer_wanted_are_not_begun():
 @pytest.mark.parametrize("seed", range(4))
 def test_tables_lie_on_the_disk_within_their_bound(tmp_path, monkeypatch, seed):
     rng = np.random.default_rng(seed)
-    monkeypatch.setattr(downloads, "TABLE_BYTES_AHEAD", 500)
+    monkeypatch.setattr(downloads, "MAX_TABLE_BYTES_AHEAD", 500)
     files = [
         StoredFile(RemotePath(root="s3://b", key=f"{n}.parquet"), int(rng.integers(1, 600)))
         for n in range(30)
     ]
-    sizes = {file.place: file.size for file in files}
+    sizes = {file.path: file.size for file in files}
 
     lying: dict[Path, int] = {}
     most = 0
 
-    def bring(place, local):
+    def download(path, local):
         nonlocal most
-        local.write_bytes(b"1" * sizes[place])
-        lying[local] = sizes[place]
-        most = max(most, sum(size for path, size in list(lying.items()) if path.exists()))
+        local.write_bytes(b"1" * sizes[path])
+        lying[local] = sizes[path]
+        most = max(most, sum(size for file, size in list(lying.items()) if file.exists()))
 
-    monkeypatch.setattr(RemotePath, "bring", bring)
+    monkeypatch.setattr(RemotePath, "download", download)
     for file, path in zip(files, local_files(files, tmp_path / "files"), strict=True):
         assert path.stat().st_size == file.size and path.suffix == ".parquet"
-    assert 0 < most <= most_on_disk(file.size for file in files) <= max(500, *sizes.values())
+    assert 0 < most <= max_bytes_on_disk(file.size for file in files) <= max(500, *sizes.values())
     assert not (tmp_path / "files").exists()
 
 
 def test_the_bound_on_the_disk_of_few_tables_is_their_sum():
-    assert most_on_disk([]) == 0
-    assert most_on_disk([3, 1, 2]) == 6
-    assert most_on_disk([downloads.TABLE_BYTES_AHEAD + 7, 5]) == downloads.TABLE_BYTES_AHEAD + 7
+    assert max_bytes_on_disk([]) == 0
+    assert max_bytes_on_disk([3, 1, 2]) == 6
+    assert (
+        max_bytes_on_disk([downloads.MAX_TABLE_BYTES_AHEAD + 7, 5])
+        == downloads.MAX_TABLE_BYTES_AHEAD + 7
+    )
 
 
 def test_large_files_are_not_downloaded(monkeypatch):
     monkeypatch.setattr(RemotePath, "read_bytes", refuse)
-    place = RemotePath(root="s3://b", key="film.mp4")
-    item = Item(path="film", label=0, split="train", content=StoredFile(place, 2**30 + 1))
+    path = RemotePath(root="s3://b", key="film.mp4")
+    item = Item(path="film", label=0, split="train", content=StoredFile(path, 2**30 + 1))
     (found,) = with_contents([item])
     assert (found.content, found.reason) == (None, "larger than 1 GiB")
 
@@ -478,23 +481,3 @@ def test_ranges_read_as_a_file(bucket, prefix, seed):
         assert reader.seek(offset, whence) == file.seek(offset, whence)
         assert reader.read(size) == file.read(size)
         assert reader.tell() == file.tell()
-
-
-@pytest.mark.parametrize(
-    ("uri", "place"),
-    [
-        ("file:///x%20y/z", Path("/x y/z")),
-        ("file://localhost/x", Path("/x")),
-        ("~/x", Path.home() / "x"),
-        ("a=b/c", Path("a=b/c")),
-    ],
-)
-def test_places_on_this_machine(uri, place):
-    assert place_of(uri) == place
-
-
-@pytest.mark.parametrize("uri", ["s3:///x", "nowhere://b/x", "file://host/x", "s3://k:s@b/x"])
-def test_places_that_are_none(uri):
-    with pytest.raises(UserError) as caught:
-        place_of(uri)
-    assert "k:s" not in str(caught.value)

@@ -1,26 +1,40 @@
+"""Files that are written whole or not at all, in a folder or in an object store."""
+
+from __future__ import annotations
+
 import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
+from tests.storing import S3Server
 from trainables.errors import UserError
-from trainables.storage.artifact_store import Store
 from trainables.storage.files import (
+    Place,
     append_line,
+    children,
+    file_size,
+    local_copy,
     make_writable,
+    read_batch,
     read_json,
     read_lines,
+    read_state,
     read_tensors,
     replacing,
     replacing_folder,
+    write_batch,
     write_json,
+    write_state,
     write_tensors,
     write_text,
 )
-from trainables.storage.hashing import content_hash
+from trainables.storage.object_store import remote_path
 
 
 def test_replacing_leaves_the_old_file_and_nothing_else_when_the_block_fails(tmp_path):
@@ -108,52 +122,17 @@ def test_a_folder_that_cannot_take_its_place_leaves_what_was_there(tmp_path, mon
 
 
 @dataclass(frozen=True)
-class Inner:
+class Named:
+    name: str
     sizes: tuple[int, ...]
     folder: Path
-
-
-@dataclass(frozen=True)
-class Outer:
-    name: str
-    inner: Inner
-
-
-def test_digest_sees_values_and_neither_their_order_nor_their_class():
-    value = Outer("b0", Inner((224, 320), Path("x/y")))
-    ordered = {"name": "b0", "inner": {"sizes": [224, 320], "folder": "x/y"}}
-    reversed_ = {"inner": {"folder": "x/y", "sizes": [224, 320]}, "name": "b0"}
-    assert content_hash(value) == content_hash(ordered) == content_hash(reversed_)
-    assert len(content_hash(value)) == 16
-    assert set(content_hash(value)) <= set("0123456789abcdef")
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ((1, 2), (2, 1)),
-        (("ab", "c"), ("a", "bc")),
-        (([1], [2]), ([1, 2],)),
-        ((0.1,), (0.1000000001,)),
-        ((None,), ("None",)),
-        (({"a": 1},), ({"a": 2},)),
-        (({"a": 1},), ({"b": 1},)),
-    ],
-)
-def test_digests_differ_where_values_do(one, other):
-    assert content_hash(*one) != content_hash(*other)
-
-
-def test_a_number_that_json_lacks_has_no_digest():
-    with pytest.raises(ValueError, match="JSON"):
-        content_hash(float("nan"))
 
 
 def test_json_comes_back(tmp_path):
     path = tmp_path / "deep" / "value.json"
     assert read_json(path) is None
-    write_json(path, Outer("ü", Inner((1,), Path("x"))))
-    assert read_json(path) == {"name": "ü", "inner": {"sizes": [1], "folder": "x"}}
+    write_json(path, Named("ü", (1,), Path("x")))
+    assert read_json(path) == {"name": "ü", "sizes": [1], "folder": "x"}
     assert json.loads(path.read_text(encoding="utf-8")) == read_json(path)
 
 
@@ -221,24 +200,71 @@ def test_tensors_that_cannot_be_written_leave_the_old_ones(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_every_kind_of_result_has_its_own_place(tmp_path):
-    store = Store(tmp_path)
-    places = [
-        store.journal,
-        store.weights("k"),
-        store.trunk("k"),
-        store.cell("k"),
-        store.activations("k"),
-        store.latency("k"),
-        store.reading("k"),
-    ]
-    assert len(set(places)) == len(places)
-    assert all(tmp_path in place.parents for place in places)
+# --- the same in a folder and in an object store ------------------------------------------------
+
+
+@pytest.fixture(params=["folder", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "folder":
+        return tmp_path / "store"
+    server: S3Server = request.getfixturevalue("s3")
+    return remote_path(server.uri(f"tests/{tmp_path.name}/store"))
+
+
+def test_what_is_written_is_read(root: Place) -> None:
+    write_json(root / "a" / "value.json", {"x": [1, 2.5, None]})
+    assert read_json(root / "a" / "value.json") == {"x": [1, 2.5, None]}
+    tensors = {"w": torch.randn(3, 4), "n": torch.arange(5)}
+    write_tensors(root / "t.safetensors", tensors)
+    assert all(torch.equal(read_tensors(root / "t.safetensors")[k], v) for k, v in tensors.items())
+    write_state(root / "state.pt", {"deep": {"w": tensors["w"]}, "epoch": 3})
+    state = read_state(root / "state.pt")
+    assert state is not None and state["epoch"] == 3
+    assert torch.equal(state["deep"]["w"], tensors["w"])
+    batch = pa.record_batch({"label": pa.array(np.arange(7))})
+    write_batch(root / "b.arrow", batch)
+    assert read_batch(root / "b.arrow").equals(batch)
+
+
+def test_what_is_not_there_is_none(root: Place) -> None:
+    assert read_json(root / "nope.json") is None
+    assert read_state(root / "nope.pt") is None
+    assert read_lines(root / "nope.jsonl") == []
+    assert children(root / "nope") == []
+    assert not (root / "nope.json").exists()
+    (root / "nope.json").unlink(missing_ok=True)
+    with pytest.raises(FileNotFoundError):
+        read_tensors(root / "nope.safetensors")
+
+
+def test_lines_are_appended_and_a_cut_one_is_passed_over(root: Place) -> None:
+    for i in range(3):
+        append_line(root / "log.jsonl", {"i": i})
+    assert read_lines(root / "log.jsonl") == [{"i": 0}, {"i": 1}, {"i": 2}]
+
+
+def test_children_are_files_and_folders_sorted(root: Place) -> None:
+    for name in ("b", "a"):
+        write_json(root / "trunks" / name / "spec.json", {})
+    write_json(root / "trunks" / "c.json", {})
+    assert [child.name for child in children(root / "trunks")] == ["a", "b", "c.json"]
+    assert file_size(root / "trunks" / "c.json") == 3
+    assert not (root / "trunks" / "a").exists() or isinstance(root, Path)
+    (root / "trunks" / "c.json").unlink()
+    assert [child.name for child in children(root / "trunks")] == ["a", "b"]
+
+
+def test_a_local_copy_bears_the_name_and_the_bytes(root: Place) -> None:
+    write_tensors(root / "trunk.safetensors", {"w": torch.ones(3)})
+    with local_copy(root / "trunk.safetensors") as copy:
+        assert copy.name == "trunk.safetensors"
+        assert torch.equal(read_tensors(copy)["w"], torch.ones(3))
+    assert copy.exists() == isinstance(root, Path)
 
 
 def test_make_writable_creates_the_folder_and_leaves_it_empty(tmp_path):
     folder = tmp_path / "a" / "b"
-    make_writable(folder, "--out")
+    make_writable(folder, "out")
     assert folder.is_dir()
     assert not list(folder.iterdir())
 
@@ -246,5 +272,5 @@ def test_make_writable_creates_the_folder_and_leaves_it_empty(tmp_path):
 def test_make_writable_says_which_option_and_what_to_do(tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(UserError, match=r"--out .*file.* cannot be written to \(.+\): name"):
-            make_writable(folder, "--out")
+        with pytest.raises(UserError, match=r"`out` .*file.* cannot be written to \(.+\): name"):
+            make_writable(folder, "out")

@@ -11,15 +11,15 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
+from tests.trainables.training.small_nets import CPU, UNIT, draw
 from trainables.data.loader import TrainBatch
 from trainables.errors import UserError
 from trainables.models import backbone, variants
-from trainables.models.variants import Preprocessing
 from trainables.models.weights import find_weights
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_lines, read_state
 from trainables.training.distributed import WorkerGroup
-from trainables.training.preemption import Preempted
+from trainables.training.preemption import PreemptedError
 from trainables.training.recipe import Hyper, Recipe
 from trainables.training.train_step import TrainStep
 from trainables.training.trainer import TrunkTraining
@@ -27,19 +27,11 @@ from trainables.training.trunk import TrunkSpec, recorded_reports
 from trainables.transforms.eval_transform import EvalTransform
 
 WORLD, EPOCHS, STEPS = 2, 2, 4  # steps an epoch, of 22 images in batches of 5
-CPU = torch.device("cpu")
-UNIT = Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic", crop_pct=1.0)
 SCORED = (EvalTransform(test_res=32, crop_pct=1.0, interpolation="bicubic"),)
 
 
-def draw(images, seed=0):
-    rng = np.random.default_rng(seed)
-    pixels = rng.integers(0, 256, (images, 32, 32, 3), dtype=np.uint8)
-    return TrainBatch(pixels, rng.integers(0, 3, images), rng.random(images) < 0.5)
-
-
-def share_of(batch, peers):
-    return TrainBatch(*(part[peers.rank :: peers.world] for part in vars(batch).values()))
+def share_of(batch, group):
+    return TrainBatch(*(part[group.rank :: group.world_size] for part in vars(batch).values()))
 
 
 def still_net():
@@ -48,7 +40,7 @@ def still_net():
     return backbone.build(variants.get("lite0"), 3).eval()
 
 
-def step(net, batches, peers, room=None):
+def step(net, batches, group, room=None):
     """A step for each batch; this worker has memory for ``room`` images at once."""
 
     def run_out(_module, inputs, _output):
@@ -57,34 +49,36 @@ def step(net, batches, peers, room=None):
 
     hook = net.classifier.register_forward_hook(run_out)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
-    stepper = TrainStep(net, optimizer, UNIT, label_smoothing=0.1, device=CPU, peers=peers)
-    answers = [
-        stepper.step(share_of(batch, peers), len(batch.labels), lambda: (peers.rank == 1, False))[1]
+    train_step = TrainStep(net, optimizer, UNIT, label_smoothing=0.1, device=CPU, group=group)
+    flags = [
+        train_step.step(
+            share_of(batch, group), len(batch.labels), lambda: (group.rank == 1, False)
+        )[1]
         for batch in batches
     ]
     hook.remove()
     return {
         "weights": copy.deepcopy(dict(net.named_parameters())),
         "gradients": {name: p.grad.clone() for name, p in net.named_parameters()},
-        "micro_batch": stepper.micro_batch,
-        "answers": answers,
+        "micro_batch": train_step.micro_batch,
+        "flags": flags,
     }
 
 
-def told_each_other(peers):
-    buffers = [torch.full((2,), float(peers.rank)), torch.tensor(10 + peers.rank)]
-    peers.broadcast(buffers)
-    rows = torch.arange(7.0)[:, None].expand(7, 2)[peers.rank :: peers.world]
+def exchanged(group):
+    buffers = [torch.full((2,), float(group.rank)), torch.tensor(10 + group.rank)]
+    group.broadcast(buffers)
+    rows = torch.arange(7.0)[:, None].expand(7, 2)[group.rank :: group.world_size]
     return {
-        "any": peers.any(peers.rank == 0, peers.rank == 1, False),
-        "sum": peers.sum(torch.tensor([1.0, peers.rank])),
-        "each": peers.all_gather(torch.tensor([peers.rank])),
-        "gather": peers.gather_rows(rows, 7),
-        "follow": buffers,
+        "any_true": group.any_true(group.rank == 0, group.rank == 1, False),
+        "sum": group.all_reduce_sum(torch.tensor([1.0, group.rank])),
+        "gathered": group.all_gather(torch.tensor([group.rank])),
+        "rows": group.gather_rows(rows, 7),
+        "broadcast": buffers,
     }
 
 
-def training_of(work, name, peers, should_stop=lambda: False):
+def training_of(work, name, group, should_stop=lambda: False):
     return TrunkTraining(
         work.spec,
         work.images,
@@ -94,42 +88,42 @@ def training_of(work, name, peers, should_stop=lambda: False):
         val_transforms=SCORED,
         rungs=(EPOCHS,),
         should_stop=should_stop,
-        peers=peers,
+        group=group,
         device=CPU,
     )
 
 
-def trained(work, name, peers, stops=()):
+def trained(work, name, group, stops=()):
     """Train the trunk. Where ``stops`` says so, the last worker is interrupted."""
     asked: list[int] = []
 
     def should_stop():
         asked.append(1)
-        return peers.rank == peers.world - 1 and len(asked) in stops
+        return group.rank == group.world_size - 1 and len(asked) in stops
 
-    training = training_of(work, name, peers, should_stop)
+    training = training_of(work, name, group, should_stop)
     while training.trained_epochs < EPOCHS:
         try:
             training.epoch()
-        except Preempted:
+        except PreemptedError:
             torch.manual_seed(99)  # another process has another generator
-            training = training_of(work, name, peers, should_stop)
+            training = training_of(work, name, group, should_stop)
     return {"reports": training.reports, "buffers": dict(training.model.named_buffers())}
 
 
 def main(rank, work):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{work.root}/meet", rank=rank, world_size=WORLD)
-    peers = WorkerGroup(rank=rank, world=WORLD)
-    batches = [draw(9), draw(8, seed=1)]
+    group = WorkerGroup(rank=rank, world_size=WORLD)
+    batches = [draw(9, res=32), draw(8, res=32, seed=1)]
     found = {
-        "told": told_each_other(peers),
-        "first": step(still_net(), batches[:1], peers),
-        "steps": step(still_net(), batches, peers),
-        "cramped": step(still_net(), batches, peers, room=2 if rank == 1 else None),
-        "whole": trained(work, "whole", peers),
+        "exchanged": exchanged(group),
+        "first": step(still_net(), batches[:1], group),
+        "steps": step(still_net(), batches, group),
+        "cramped": step(still_net(), batches, group, room=2 if rank == 1 else None),
+        "whole": trained(work, "whole", group),
         # After two steps of the second epoch, and between the batches of val.
-        "parts": trained(work, "parts", peers, stops=(STEPS + 2, 2 * STEPS + 2)),
+        "parts": trained(work, "parts", group, stops=(STEPS + 2, 2 * STEPS + 2)),
     }
     torch.save(found, work.root / f"{rank}.pt")
     dist.destroy_process_group()
@@ -163,13 +157,23 @@ def equal(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
 
-def test_what_is_told_is_known_to_all(workers):
-    for told in (found["told"] for found in workers):
-        assert told["any"] == (True, True, False)
-        assert told["sum"].tolist() == [2, 1]
-        assert told["each"].tolist() == [[0], [1]]
-        assert told["gather"].tolist() == [[i, i] for i in range(7)]
-        assert [b.tolist() for b in told["follow"]] == [[0, 0], 10]
+def test_collective_operations_give_every_worker_the_same(workers):
+    for found in (found["exchanged"] for found in workers):
+        assert found["any_true"] == (True, True, False)
+        assert found["sum"].tolist() == [2, 1]
+        assert found["gathered"].tolist() == [[0], [1]]
+        assert found["rows"].tolist() == [[i, i] for i in range(7)]
+        assert [b.tolist() for b in found["broadcast"]] == [[0, 0], 10]
+
+
+def test_a_worker_alone_exchanges_nothing():
+    group, tensor = WorkerGroup(), torch.tensor([1.0, 2.0])
+    assert group.any_true(True, False) == (True, False)
+    group.barrier()
+    group.broadcast([tensor])
+    assert torch.equal(group.all_reduce_sum(tensor), torch.tensor([1.0, 2.0]))
+    assert torch.equal(group.all_gather(tensor), tensor[None])
+    assert torch.equal(group.gather_rows(torch.eye(3), 3), torch.eye(3))
 
 
 @pytest.mark.parametrize("count", range(1, 9))
@@ -185,12 +189,12 @@ def test_rows_come_back_in_order_from_any_number_of_workers(count):
             )
 
     for rank in range(3):
-        found = Three(rank=rank, world=3).gather_rows(rows[rank::3], count)
+        found = Three(rank=rank, world_size=3).gather_rows(rows[rank::3], count)
         assert torch.equal(found, rows)
 
 
 def test_a_step_of_two_workers_has_the_gradients_of_the_whole_batch(workers):
-    wanted = step(still_net(), [draw(9)], WorkerGroup())["gradients"]
+    wanted = step(still_net(), [draw(9, res=32)], WorkerGroup())["gradients"]
     for found in (found["first"]["gradients"] for found in workers):
         for name, gradient in wanted.items():
             torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
@@ -200,7 +204,7 @@ def test_a_step_of_two_workers_has_the_gradients_of_the_whole_batch(workers):
 def test_all_workers_have_the_same_weights_and_those_of_one_alone(workers, scene):
     one, other = (found[scene]["weights"] for found in workers)
     assert equal(one, other)
-    alone = step(still_net(), [draw(9), draw(8, seed=1)], WorkerGroup())["weights"]
+    alone = step(still_net(), [draw(9, res=32), draw(8, res=32, seed=1)], WorkerGroup())["weights"]
     for name, weight in alone.items():
         torch.testing.assert_close(one[name], weight, rtol=1e-3, atol=1e-5, msg=name)
 
@@ -210,9 +214,9 @@ def test_memory_that_runs_out_in_one_worker_halves_the_micro_batch_of_all(worker
     assert [found["cramped"]["micro_batch"] for found in workers] == [3, 3]  # 4 images: 2, 2
 
 
-def test_what_one_worker_answers_is_heard_by_all(workers):
+def test_a_flag_of_one_worker_is_known_to_all(workers):
     for found in workers:
-        assert found["cramped"]["answers"] == [(True, False)] * 2
+        assert found["cramped"]["flags"] == [(True, False)] * 2
 
 
 def test_workers_agree_on_every_report_and_on_the_first_ones_statistics(workers):
@@ -254,8 +258,8 @@ def test_one_worker_goes_on_with_what_two_have_begun(workers, work):
 
 
 def test_too_many_workers_for_a_batch_are_refused(work):
-    with pytest.raises(UserError, match="--workers-per-trial 3"):
-        training_of(work, "alone", WorkerGroup(rank=0, world=3))
+    with pytest.raises(UserError, match="`workers_per_trial` 3"):
+        training_of(work, "alone", WorkerGroup(rank=0, world_size=3))
 
 
 def test_shares_make_up_the_batch(tiny_images):

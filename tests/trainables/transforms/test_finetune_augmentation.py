@@ -1,3 +1,5 @@
+"""The mild augmentation: its random choices, and the pixels that they lead to."""
+
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
@@ -12,7 +14,7 @@ from scipy.stats import chisquare, kstest, pearsonr
 from torchvision.transforms import InterpolationMode
 
 from trainables.transforms.eval_transform import EvalTransform
-from trainables.transforms.finetune_augmentation import MildDraw, draws, mild_transform
+from trainables.transforms.finetune_augmentation import MildDraw, draw_mild, mild_transform
 
 PLAIN = MildDraw(flip=False, factors=(1.0, 1.0, 1.0), order=(0, 1, 2), shift=0)
 SHAPES = [(90, 140), (140, 90), (100, 100), (61, 37), (7, 5), (9, 90)]
@@ -85,7 +87,7 @@ def places(height, width, res, crop_pct=1.0, count=6000):
     image = np.zeros((height, width, 3), np.uint8)
     image[..., 0], image[..., 1] = np.arange(height)[:, None], np.arange(width)
     sizes = np.tile([[height, width]], (count, 1))
-    drawn = draws(sizes, transform(res, crop_pct), 0.5, np.random.default_rng(1))
+    drawn = draw_mild(sizes, transform(res, crop_pct), 0.5, np.random.default_rng(1))
     corners = []
     for i in range(count):
         draw = replace(drawn[i], flip=False, factors=PLAIN.factors)
@@ -127,14 +129,16 @@ def test_without_slack_nothing_moves(height, width, top):
 def test_crops_never_reach_outside_whatever_the_sizes():
     sizes = np.random.default_rng(0).integers(5, 60, (1000, 2))
     at = transform(16, 0.9)
-    drawn = draws(sizes, at, 0.5, np.random.default_rng(1))
+    drawn = draw_mild(sizes, at, 0.5, np.random.default_rng(1))
     for i, (height, width) in enumerate(sizes):
         white = np.full((height, width, 3), 255, np.uint8)
         assert mild_transform(white, at, replace(drawn[i], factors=PLAIN.factors)).min() == 255
 
 
 def drawn_of(count, hflip=0.5, seed: Any = 0):
-    return draws(np.full((count, 2), 50), transform(32, 0.5), hflip, np.random.default_rng(seed))
+    return draw_mild(
+        np.full((count, 2), 50), transform(32, 0.5), hflip, np.random.default_rng(seed)
+    )
 
 
 @pytest.mark.parametrize("hflip", [0.0, 0.3, 1.0])
@@ -171,7 +175,7 @@ def test_a_draw_is_its_row():
 def view(seed, threads=1):
     images = [noise(20 + i, 30) for i in range(12)]
     sizes = np.array([image.shape[:2] for image in images])
-    drawn = draws(sizes, transform(20), 0.5, np.random.default_rng(seed))
+    drawn = draw_mild(sizes, transform(20), 0.5, np.random.default_rng(seed))
 
     def one(i):
         return mild_transform(images[i], transform(20), drawn[i])
@@ -194,5 +198,5 @@ def test_draws_hold_one_row_an_image():
 
 
 def test_a_crop_larger_than_the_picture_does_not_move():
-    drawn = draws(np.full((50, 2), 40), transform(32, 1.1), 0.5, np.random.default_rng(0))
+    drawn = draw_mild(np.full((50, 2), 40), transform(32, 1.1), 0.5, np.random.default_rng(0))
     assert not drawn.shift.any()

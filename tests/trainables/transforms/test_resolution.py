@@ -1,3 +1,5 @@
+"""Resize sides, apparent sizes and ladders of test resolutions."""
+
 import math
 
 import numpy as np
@@ -7,7 +9,7 @@ from torchvision.transforms import RandomResizedCrop
 
 from trainables.transforms import resolution
 from trainables.transforms.resolution import (
-    SMALLEST,
+    MIN_RES,
     equalising_test_res,
     expected_side_share,
     feature_side,
@@ -184,4 +186,4 @@ def test_a_ladder_by_hand():
 @pytest.mark.parametrize("train_res", [8, 20, 31])
 def test_no_rung_is_below_the_smallest_resolution(train_res):
     ladder = resolution.ladder(train_res, LARGE, RATIO, 0.875, 1.5)
-    assert ladder[0] == SMALLEST and list(ladder) == sorted(set(ladder))
+    assert ladder[0] == MIN_RES and list(ladder) == sorted(set(ladder))

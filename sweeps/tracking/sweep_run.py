@@ -1,0 +1,90 @@
+"""Write the parent run of a sweep: the plan, the driver's system metrics, the results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sweeps.planning.plan import Plan
+from sweeps.selection import leaderboard
+from sweeps.selection.choice import Choice
+from sweeps.selection.leaderboard import Row
+from sweeps.tracking.datasets import ImageDatasets
+from sweeps.tracking.payloads import (
+    result_metrics,
+    result_tags,
+    sweep_note,
+    sweep_params,
+    sweep_tags,
+)
+from sweeps.tracking.runs import SWEEP_KEY, RunStore, cell_key, points
+from sweeps.tracking.ui_links import compare_link, sweep_view
+
+LEADERBOARD_FILE = "leaderboard.json"
+LEADERBOARD_COLUMNS = (
+    "variant", "train_res", "test_res", "arm", "split", "n", "top1", "top5", "gmacs"
+)  # fmt: skip
+
+
+class SweepRunWriter:
+    """Writes the parent run; each method may be called again with the same values.
+
+    Args:
+        name: of the run.
+    """
+
+    def __init__(self, runs: RunStore, datasets: ImageDatasets, name: str):
+        self._runs, self._datasets, self._name = runs, datasets, name
+        self._note = ""
+
+    def begin(self, plan: Plan, at_ms: int) -> None:
+        """Create the run, or open it again, with the images of the plan and a view for the UI.
+
+        Args:
+            at_ms: Unix time at which a new run began.
+        """
+        self._note = sweep_note(plan)
+        if self._runs.ensure(SWEEP_KEY, self._name, sweep_params(plan), sweep_tags(plan), at_ms):
+            self._runs.reopen(SWEEP_KEY)
+        self._datasets.define(plan)
+        for split in self._datasets.splits:
+            self._datasets.log_input(SWEEP_KEY, split)
+        view = sweep_view(self._runs.sweep_id, self._name)
+        self._runs.client.set_experiment_tag(self._runs.experiment_id, *view)
+
+    def defer_system_metrics(self, values: Mapping[str, float], at_ms: int) -> None:
+        """Keep a sample of the driver's system metrics for the next write.
+
+        Args:
+            at_ms: Unix time. The step is in seconds since the run began, so that steps go on
+                after a restart.
+        """
+        step = (at_ms - self._runs.start_ms(SWEEP_KEY)) // 1000
+        self._runs.defer_metrics(SWEEP_KEY, points(values, at_ms, step))
+
+    def log_files(self, files: Sequence[Path], folder: str = "") -> None:
+        """Upload files as artifacts, into a folder of the artifacts if one is named."""
+        run_id = self._runs.run_id(SWEEP_KEY)
+        for path in files:
+            self._runs.client.log_artifact(run_id, str(path), folder or None)
+
+    def log_results(self, choice: Choice, rows: Sequence[Row]) -> None:
+        """Write the choice, a link that compares all cells, and the leaderboard.
+
+        Args:
+            rows: the whole leaderboard.
+        """
+        at_ms = self._runs.start_ms(SWEEP_KEY)
+        self._runs.log_metrics(SWEEP_KEY, points(result_metrics(choice, rows), at_ms, 0))
+        cells = [self._runs.run_id(k) for k in self._runs.keys if k.startswith(cell_key(""))]
+        link = compare_link(cells, self._runs.experiment_id)
+        note = {"mlflow.note.content": f"{link}\n\n{choice.reason}\n\n{self._note}"}
+        self._runs.set_tags(SWEEP_KEY, result_tags(choice) | note)
+        self._log_leaderboard(rows)
+
+    def _log_leaderboard(self, rows: Sequence[Row]) -> None:
+        client, run_id = self._runs.client, self._runs.run_id(SWEEP_KEY)
+        table = leaderboard.to_table(rows).select(list(LEADERBOARD_COLUMNS))
+        if LEADERBOARD_FILE not in {artifact.path for artifact in client.list_artifacts(run_id)}:
+            # MLflow would append the rows to a table that is there.
+            client.log_table(run_id, table.to_pydict(), LEADERBOARD_FILE)

@@ -1,0 +1,80 @@
+"""Write the run of a trunk: its hyperparameters, metrics by epoch, and its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mlflow.entities import Metric
+
+from sweeps.tracking.datasets import ImageDatasets
+from sweeps.tracking.logged_models import LoggedModels
+from sweeps.tracking.payloads import (
+    epoch_metrics,
+    trunk_end_tags,
+    trunk_params,
+    trunk_run_name,
+    trunk_tags,
+)
+from sweeps.tracking.runs import FAILED, FINISHED, RunStore, points, trunk_key
+from trainables.storage.artifact_store import Store
+from trainables.training.trunk import EpochReport, TrunkSpec, recorded_reports
+
+
+class TrunkRunWriter:
+    """Writes the runs of trunks; each method may be called again with the same values.
+
+    A run that has finished is left as it is. Times are Unix times in ms.
+
+    Args:
+        store: of the sweep, which holds the trunks' weights.
+    """
+
+    def __init__(self, runs: RunStore, datasets: ImageDatasets, models: LoggedModels, store: Store):
+        self._runs, self._datasets, self._models, self._store = runs, datasets, models, store
+
+    def begin(self, trunk: TrunkSpec, at_ms: int) -> bool:
+        """Create the run unless it exists, and return whether it has finished."""
+        key = trunk_key(trunk.key)
+        params, tags = trunk_params(trunk), trunk_tags(trunk)
+        is_finished = self._runs.ensure(key, trunk_run_name(trunk), params, tags, at_ms)
+        if not is_finished:
+            self._datasets.log_input(key, "train")
+        return is_finished
+
+    def defer_epoch(self, trunk: TrunkSpec, report: EpochReport, at_ms: int) -> None:
+        """Keep an epoch's metrics for the next write."""
+        if not self.begin(trunk, at_ms):
+            self._runs.defer_metrics(trunk_key(trunk.key), _epoch_points(report))
+
+    def end(self, trunk: TrunkSpec, why: str, reports: Sequence[EpochReport], at_ms: int) -> None:
+        """Write the metrics of all epochs and how the trunk ended, and end the run.
+
+        Args:
+            why: "finished", "cut", "diverged" or "failed". Only the last is a failure in MLflow.
+        """
+        if self.begin(trunk, at_ms):
+            return
+        key = trunk_key(trunk.key)
+        self._runs.log_metrics(key, [p for report in reports for p in _epoch_points(report)])
+        self._runs.set_tags(key, trunk_end_tags(why, reports))
+        self._runs.end(key, FAILED if why == "failed" else FINISHED, at_ms)
+
+    def log_model(self, trunk: TrunkSpec) -> None:
+        """Log the weights of a trunk that cells are made from, with its latest val accuracies."""
+        reports = recorded_reports(self._store, trunk.key)
+        last = next(report for report in reversed(reports) if report.val)
+        self._models.log(
+            trunk_key(trunk.key),
+            f"trunk-{trunk.variant}-tr{trunk.train_res}",
+            params={"variant": trunk.variant, "train_res": trunk.train_res},
+            files=[self._store.trunk(trunk.key) / "trunk.safetensors"],
+            metrics=[
+                self._datasets.point("val", f"val/top1_at_{res}", score.top1, last.at, last.epoch)
+                for res, score in last.val.items()
+            ],
+            step=last.epoch,
+        )
+
+
+def _epoch_points(report: EpochReport) -> list[Metric]:
+    return points(epoch_metrics(report), report.at, report.epoch)

@@ -1,0 +1,98 @@
+"""The tracking store: where it is by default, its experiment, and which errors may pass."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, REQUEST_LIMIT_EXCEEDED
+from mlflow.tracking import MlflowClient
+
+from sweeps.tracking.connection import (
+    default_uri,
+    is_transient,
+    open_experiment,
+    set_request_environment,
+    unusable_store,
+)
+from tests.factories import is_one_sentence
+from tests.sweeps.tracking.recorded_sweep import EXPERIMENT
+from trainables.errors import UserError
+
+
+def test_the_default_store_is_that_of_the_environment_or_a_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert default_uri(Path("/a/out")) == "sqlite:////a/out/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracker:5000")
+    assert default_uri(Path("/a/out")) == "http://tracker:5000"
+
+
+@pytest.mark.parametrize("chosen", [None, "false"])
+def test_telemetry_is_off_unless_the_user_chose(
+    monkeypatch: pytest.MonkeyPatch, chosen: str | None
+) -> None:
+    monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", chosen)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "7")
+    set_request_environment()
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == (chosen or "true")
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
+
+
+def test_an_experiment_is_created_once_with_artifacts_beside_the_database(
+    database: Path, client: MlflowClient
+) -> None:
+    uri = f"sqlite:///{database}/mlflow.db"
+    created = open_experiment(client, uri, "created once")
+    assert open_experiment(client, uri, "created once") == created
+    experiment = client.get_experiment(created)
+    assert experiment.artifact_location == (database / "mlartifacts").as_uri()
+    assert experiment.tags["mlflow.note.content"].startswith("FixRes sweeps: which EfficientNet")
+    assert open_experiment(client, uri, EXPERIMENT) != created
+
+
+def test_a_deleted_experiment_is_the_users_to_mend(database: Path, client: MlflowClient) -> None:
+    uri = f"sqlite:///{database}/mlflow.db"
+    client.delete_experiment(client.create_experiment("gone"))
+    with pytest.raises(UserError, match="--experiment gone has been deleted in MLflow: restore it"):
+        open_experiment(client, uri, "gone")
+
+
+def test_an_unusable_store_is_described_without_its_credentials() -> None:
+    uri = "http://me:s3cret@127.0.0.1:1/"
+    error = unusable_store(uri, MlflowException(f"no answer from {uri}health\nat all"))
+    message = str(error)
+    assert "--tracking-uri http://127.0.0.1:1/ cannot be used (no answer from http" in message
+    assert "s3cret" not in message and is_one_sentence(message)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MlflowException("API request failed: connection refused"), True),
+        (MlflowException("slow down", error_code=REQUEST_LIMIT_EXCEEDED), True),
+        (MlflowException("bad name", error_code=INVALID_PARAMETER_VALUE), False),
+        (ConnectionResetError(), True),
+        (TimeoutError(), True),
+        (ValueError("a mistake"), False),
+        (KeyError("a mistake"), False),
+    ],
+)
+def test_an_error_is_transient_if_another_try_may_help(error: Exception, expected: bool) -> None:
+    assert is_transient(error) == expected
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"), [(500, True), (503, True), (408, True), (429, True), (403, False)]
+)
+def test_an_upload_may_be_tried_again_by_its_status(status: int, expected: bool) -> None:
+    class UploadError(OSError):
+        response = SimpleNamespace(status_code=status)
+
+    assert is_transient(UploadError()) == expected

@@ -1,0 +1,66 @@
+"""Links into MLflow's UI: to the right runs, without credentials."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from urllib.parse import parse_qs
+
+import pytest
+
+from sweeps.tracking.ui_links import compare_link, sweep_view, ui_command, without_credentials
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+        ("https://me:pass@host:443/path", "https://host:443/path"),
+        ("https://me:p@ss@host/path", "https://host/path"),
+        ("https://token@host", "https://host"),
+        ("postgresql://me:pass@db/mlflow", "postgresql://db/mlflow"),
+        ("postgresql+psycopg://me:pass@db/mlflow?x=1", "postgresql+psycopg://db/mlflow"),
+        ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
+        ("https://host/path@version", "https://host/path@version"),
+        ("databricks", "databricks"),
+    ],
+)
+def test_no_password_is_shown(uri: str, shown: str) -> None:
+    assert without_credentials(uri) == shown
+
+
+def test_the_ui_of_a_server_is_a_link_to_the_view_of_the_sweep() -> None:
+    link = ui_command("https://me:pass@host/", "7", "s1")
+    assert link == (
+        "https://host/#/experiments/7/runs?workflowType=machine_learning&viewStateShareKey=sweep-s1"
+    )
+
+
+def test_the_ui_of_a_file_is_a_command_and_a_link() -> None:
+    command, link = ui_command("sqlite:////out/mlflow.db", "7", "s1").splitlines()
+    assert command == (
+        "mlflow ui --backend-store-uri sqlite:////out/mlflow.db --host 127.0.0.1 --port 5000"
+    )
+    assert link.strip().startswith("then http://127.0.0.1:5000/#/experiments/7/runs?")
+
+
+def test_the_comparison_names_all_cells() -> None:
+    link = compare_link(["a1", "b2"], "7")
+    words, _, target = link.partition("](")
+    assert words == "[Compare the 2 cells" and target.startswith("#/compare-runs?")
+    query = parse_qs(target.removesuffix(")").partition("?")[2])
+    assert query == {"runs": ['["a1","b2"]'], "experiments": ['["7"]']}
+
+
+def test_the_view_is_of_the_sweeps_cells_best_first() -> None:
+    key, value = sweep_view("s1", "digits")
+    assert key == "mlflow.sharedViewState.sweep-s1"  # what ui_command links to
+    view = json.loads(value)
+    assert view["name"] == "Cells of digits, best first"
+    method, _, packed = view["state"].partition(";")
+    state = json.loads(zlib.decompress(base64.b64decode(packed)))
+    assert method == "deflate"
+    assert state["searchFilter"] == "tags.sweep = 's1' and tags.role = 'cell'"
+    assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`val/top1`", False)
+    assert {"params.`test_res`", "tags.`best_arm`"} <= set(state["selectedColumns"])

@@ -1,0 +1,127 @@
+"""Batches of training images: their order, their crops, and their pixels on the device."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision.transforms.v2.functional as TF
+from PIL import Image
+from torchvision.transforms import Compose, InterpolationMode, Normalize, ToTensor
+
+from trainables.data.loader import normalize_on_device, train_batches
+from trainables.models import variants
+from trainables.transforms.augmentation import Augmentation
+
+
+class Plates:
+    """A split whose image i has the one colour i: a crop tells where it is from."""
+
+    def __init__(self, count):
+        self.labels = np.arange(count) % 3
+        self.sizes = np.tile([[20, 30]], (count, 1))
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, i):
+        return np.full((20, 30, 3), i, dtype=np.uint8)
+
+
+def epoch(split: Any, batch_size=4, seed=(0, 1), threads=2, hflip=0.5, res=8):
+    return list(
+        train_batches(
+            split,
+            res,
+            batch_size=batch_size,
+            augmentation=Augmentation(hflip=hflip),
+            interpolation="bicubic",
+            seed=seed,
+            threads=threads,
+        )
+    )
+
+
+def numbers(batches):
+    return np.concatenate([batch.pixels[:, 0, 0, 0] for batch in batches])
+
+
+def test_batches_do_not_depend_on_the_number_of_threads(tiny_images):
+    split = tiny_images.split("train")
+    alone, together = epoch(split, threads=1), epoch(split, threads=4)
+    assert len(alone) == len(together) == len(split) // 4
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one.pixels, other.pixels)
+        np.testing.assert_array_equal(one.labels, other.labels)
+        np.testing.assert_array_equal(one.flip, other.flip)
+
+
+@pytest.mark.parametrize("count", [8, 11, 100])
+def test_every_image_once_an_epoch_but_for_the_last_partial_batch(count):
+    batches = epoch(Plates(count))
+    assert [len(b.pixels) for b in batches] == [4] * (count // 4)
+    seen = numbers(batches)
+    assert len(set(seen.tolist())) == len(seen) == count - count % 4
+    labels = np.concatenate([b.labels for b in batches])
+    np.testing.assert_array_equal(labels, seen % 3)
+    assert all(b.pixels.dtype == np.uint8 and b.labels.dtype == np.int64 for b in batches)
+
+
+def test_the_only_batch_is_kept_although_it_is_not_full():
+    batches = epoch(Plates(3))
+    assert sorted(numbers(batches).tolist()) == [0, 1, 2]
+
+
+def test_epochs_and_seeds_differ_and_the_same_seed_does_not(tiny_images):
+    split = tiny_images.split("train")
+    first, again = epoch(split, seed=(0, 1)), epoch(split, seed=(0, 1))
+    assert all(np.array_equal(a.pixels, b.pixels) for a, b in zip(first, again, strict=True))
+    orders = [tuple(numbers(epoch(Plates(100), seed=s))) for s in [(0, 1), (0, 2), (1, 1), (1, 0)]]
+    assert len(set(orders)) == 4
+
+
+def test_whom_an_incomplete_epoch_leaves_out_changes():
+    seen = [frozenset(numbers(epoch(Plates(11), seed=(0, e))).tolist()) for e in range(20)]
+    assert frozenset.union(*seen) == set(range(11))
+    assert len(set(seen)) > 5
+
+
+@pytest.mark.parametrize("hflip", [0.0, 0.3, 1.0])
+def test_the_share_of_images_to_be_mirrored(hflip):
+    split = Plates(200)
+    epochs = [epoch(split, batch_size=50, seed=(0, e), hflip=hflip) for e in range(20)]
+    flips = np.concatenate([batch.flip for batches in epochs for batch in batches])
+    assert flips.dtype == bool
+    spread = math.sqrt(hflip * (1 - hflip) / len(flips))
+    assert abs(flips.mean() - hflip) <= 4 * spread
+
+
+def test_the_train_pixels_are_torchvisions_resized_crops(tiny_images, monkeypatch):
+    split = tiny_images.split("train")
+    boxes = np.array([[i % 5, 2 + i % 3, 30 + i % 11, 25 + i % 7] for i in range(len(split))])
+    monkeypatch.setattr("trainables.data.loader.random_resized_crops", lambda *_: boxes)
+    (batch,) = epoch(split, batch_size=len(split), res=24)
+    wanted = set()
+    for i, (top, left, height, width) in enumerate(boxes.tolist()):
+        picture = TF.resized_crop(
+            Image.fromarray(split[i]), top, left, height, width, [24, 24], InterpolationMode.BICUBIC
+        )
+        wanted.add((int(split.labels[i]), np.asarray(picture).tobytes()))
+    found = {
+        (int(label), pixels.tobytes())
+        for label, pixels in zip(batch.labels, batch.pixels, strict=True)
+    }
+    assert found == wanted
+
+
+@pytest.mark.parametrize("variant", ["b0", "b8"])
+def test_pixels_are_normalised_on_the_device_as_torchvision_does(variant):
+    wanted = variants.preprocessing(variants.get(variant))
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    chain = Compose([ToTensor(), Normalize(wanted.mean, wanted.std)])
+    found = normalize_on_device(pixels, wanted, torch.device("cpu"))
+    torch.testing.assert_close(
+        found, torch.stack([chain(Image.fromarray(p)) for p in pixels]), rtol=0, atol=1e-6
+    )
+    assert found.is_contiguous(memory_format=torch.channels_last)

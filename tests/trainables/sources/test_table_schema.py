@@ -1,0 +1,91 @@
+"""The columns of images and labels, found by types, metadata and names."""
+
+import json
+
+import pyarrow as pa
+import pytest
+
+from trainables.errors import UserError
+from trainables.sources.table_schema import Columns, find_columns
+
+IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+
+
+def with_features(schema, features):
+    """The schema with the metadata that the Hugging Face hub writes."""
+    text = features if isinstance(features, str) else json.dumps({"info": {"features": features}})
+    return schema.with_metadata({"huggingface": text})
+
+
+@pytest.mark.parametrize("image", [IMAGE, pa.binary(), pa.large_binary(), pa.binary_view()])
+@pytest.mark.parametrize(
+    "label",
+    [
+        pa.int8(),
+        pa.uint64(),
+        pa.string(),
+        pa.large_string(),
+        pa.string_view(),
+        pa.dictionary(pa.int8(), pa.string()),
+    ],
+)
+def test_columns_are_found_by_type_and_name(image, label):
+    schema = pa.schema({"id": pa.int64(), "photo": image, "target": label, "weight": pa.float32()})
+    assert find_columns(schema, "t") == Columns(image="photo", label="target", names=None)
+
+
+def test_a_column_of_images_of_any_name_is_taken_where_it_is_the_only_one():
+    schema = pa.schema({"scan": IMAGE, "label": pa.int64()})
+    assert find_columns(schema, "t").image == "scan"
+
+
+def test_fine_labels_are_taken_of_two():
+    schema = pa.schema({"img": pa.binary(), "fine_label": pa.int64(), "coarse_label": pa.int64()})
+    assert find_columns(schema, "t").label == "fine_label"
+
+
+def test_metadata_decides_where_names_do_not_and_gives_the_class_names():
+    schema = pa.schema({"mask": IMAGE, "scan": IMAGE, "id": pa.int64(), "kind": pa.int64()})
+    features = {
+        "mask": {"_type": "Value"},
+        "scan": {"_type": "Image"},
+        "kind": {"_type": "ClassLabel", "names": ["ant", "bee"]},
+    }
+    assert find_columns(with_features(schema, features), "t") == Columns(
+        image="scan", label="kind", names=("ant", "bee")
+    )
+
+
+@pytest.mark.parametrize("features", ["no JSON", "[]", '{"info": null}', {"label": "odd"}, []])
+def test_metadata_that_cannot_be_read_is_ignored(features):
+    schema = with_features(pa.schema({"image": IMAGE, "label": pa.int64()}), features)
+    assert find_columns(schema, "t") == Columns(image="image", label="label", names=None)
+
+
+@pytest.mark.parametrize(
+    ("types", "message"),
+    [
+        (
+            {"a": pa.int64(), "label": pa.int64()},
+            r"t has no column, .* hold the images; its columns are a \(int64\), label \(int64\):"
+            " name exactly one of them image or images or img.",
+        ),
+        (
+            {"a": pa.binary(), "b": IMAGE, "label": pa.int64()},
+            r"or several, that may hold the images; its columns are a \(binary\), b \(struct\)",
+        ),
+        (
+            {"image": pa.binary(), "size": pa.int64()},
+            "hold the labels; .*name exactly one of them label or labels or class.",
+        ),
+        (
+            {"image": pa.binary(), "label": pa.int64(), "class": pa.int64()},
+            "or several, that may hold the labels",
+        ),
+        ({"image": pa.struct({"path": pa.string()}), "label": pa.int64()}, "hold the images"),
+        ({}, "its columns are none"),
+    ],
+)
+def test_unclear_columns_are_refused(types, message):
+    with pytest.raises(UserError, match=message):
+        find_columns(pa.schema(types), "t")

@@ -1,0 +1,47 @@
+"""Nets and batches that a test trains in no time, and memory that runs out."""
+
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+
+from trainables.data.loader import TrainBatch
+from trainables.models.variants import Preprocessing
+
+CPU = torch.device("cpu")
+UNIT = Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic", crop_pct=1.0)
+
+
+def draw(images, res=16, classes=3, seed=0):
+    rng = np.random.default_rng(seed)
+    return TrainBatch(
+        rng.integers(0, 256, (images, res, res, 3), dtype=np.uint8),
+        rng.integers(0, classes, images),
+        rng.random(images) < 0.5,
+    )
+
+
+def plain_net():
+    """Neither batch norm nor dropout: each image for itself."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 7 * 7, 3))
+
+
+@contextmanager
+def room_for(model, images, *, backward=False):
+    """Memory runs out at the end of a forward (or at the start of its backward) of more images."""
+
+    def run_out(_module, inputs, *_):
+        if len(inputs[0]) > images:
+            raise torch.OutOfMemoryError("injected")
+
+    last = list(model.children())[-1]
+    if backward:
+        hook = last.register_full_backward_hook(lambda _m, gi, go: run_out(_m, go))
+    else:
+        hook = last.register_forward_hook(run_out)
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -1,0 +1,304 @@
+"""The passes of one trunk at one test resolution, and all that arms work out from them together.
+
+Passes of the net run under autocast: in bf16 on a GPU, in float32 on a CPU. What is made of the
+maps that they leave, from the last batch norm on, is float32 everywhere.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch.nn.functional import linear
+
+from trainables.data.view_cache import ViewCache
+from trainables.evaluation.inference import logits_of
+from trainables.fixres import frechet
+from trainables.fixres.affine import fit_affine, fit_affine_setting
+from trainables.fixres.cell import CellSpec, RefitCell, load_model, native_transform
+from trainables.fixres.features import (
+    Maps,
+    NormStatistics,
+    body_pass,
+    features_of,
+    features_pass,
+    norm_of,
+    norm_statistics,
+    pool_logits,
+    set_norm,
+    write_features,
+)
+from trainables.fixres.head_settings import HeadGrid, HeadSetting
+from trainables.fixres.heads import FittedHead, fit, fit_setting
+from trainables.models import variants
+from trainables.models.backbone import Net, State
+from trainables.models.device import pick_device
+from trainables.models.tensor_names import STATISTICS
+from trainables.storage.artifact_store import Store
+from trainables.storage.files import read_json, write_json
+from trainables.storage.hashing import content_hash
+from trainables.training.trunk import read_trunk_spec, read_trunk_weights
+from trainables.transforms.resolution import feature_side
+
+FRECHET_IMAGES = 1024  # over a million activations: their quantiles are known to three digits
+
+
+@dataclass(frozen=True)
+class FittedAffine:
+    """A net whose classifier and last batch norm were trained, and how."""
+
+    model: Net
+    setting: HeadSetting
+    tried: int  # (setting, epoch) pairs that it was picked from, on val
+
+
+class CellPasses:
+    """One trunk at one test resolution: passes and intermediate results, each made once.
+
+    A pass runs when the first arm asks for what it leaves, and is kept for the arms after it. Used
+    as a context, which ends with the temporary files that hold the maps.
+
+    Features are (N, F) float32 on the CPU, logits (N, C) float32 on the CPU; classifiers, weight
+    (C, F) and bias (C,), are float32 on the device.
+    """
+
+    def __init__(self, cell: CellSpec, store: Store, views: ViewCache):
+        """Load the cell's trunk.
+
+        Args:
+            views: of the sweep's images; for a refit, of train and val in one, which have no val.
+        """
+        assert not isinstance(cell, RefitCell) or cell.images == views.images.digest
+        self.cell = cell
+        self.trunk = read_trunk_spec(store, cell.trunk)
+        self.device, self.batch_size = pick_device(), cell.batch_size
+        splits = ("train",) if isinstance(cell, RefitCell) else ("train", "val")
+        self.labels = {split: torch.tensor(views.images.split(split).labels) for split in splits}
+        self._store, self._views = store, views
+        self._refit_setting = cell.setting if isinstance(cell, RefitCell) else None
+        self._preprocessing = variants.preprocessing(variants.get(self.trunk.variant))
+        self._trunk_state = read_trunk_weights(store, cell.trunk)
+        self._model = self._load_trunk()
+        self._trained_norm = norm_of(self._model)
+        head = self._model.classifier
+        self.trained_classifier = head.weight.detach().clone(), head.bias.detach().clone()
+        self._temporary = ExitStack()
+
+    def __enter__(self) -> CellPasses:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._temporary.close()
+
+    # --- logits of val ------------------------------------------------------------------------
+
+    def native_crop_logits(self) -> torch.Tensor:
+        """Val's logits by the trunk as trained, at the crop ratio of its weights."""
+        transform = native_transform(self.trunk, self.cell)
+        if transform == self.cell.transform:
+            return self.trained_logits()
+        return logits_of(
+            self._model_with(self._trained_norm),
+            self._views.view("val", transform),
+            self._preprocessing,
+            batch_size=self.batch_size,
+            device=self.device,
+        )
+
+    def trained_logits(self) -> torch.Tensor:
+        """Val's logits by the trunk as trained, in the cell's transform."""
+        return self.logits(self.val_features_as_trained, *self.trained_classifier)
+
+    def sliding_window_logits(self) -> torch.Tensor:
+        """Val's logits by the trunk as trained, with timm's test-time pooling."""
+        return pool_logits(
+            self._model_with(self._trained_norm),
+            self._val_maps.tensor,
+            feature_side(self.trunk.train_res),
+            batch_size=self.batch_size,
+            device=self.device,
+        )
+
+    def logits_of_head(self, model: Net) -> torch.Tensor:
+        """Val's logits by another net's last batch norm and classifier."""
+        features = self._features(model, self._val_maps)
+        return self.logits(features, model.classifier.weight, model.classifier.bias)
+
+    @torch.inference_mode()
+    def logits(
+        self, features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+    ) -> torch.Tensor:
+        """Classify features: (N, F) -> (N, C)."""
+        return linear(features.to(self.device), weight, bias).cpu()
+
+    # --- features and statistics --------------------------------------------------------------
+
+    @cached_property
+    def val_features_as_trained(self) -> torch.Tensor:
+        """Val's features under the statistics that the trunk was trained with."""
+        return self._features(self._model_with(self._trained_norm), self._val_maps)
+
+    @cached_property
+    def statistics(self) -> NormStatistics:
+        """The last batch norm's statistics over all train images in the cell's transform."""
+        return norm_statistics(
+            self._model, self._train_maps, batch_size=self.batch_size, device=self.device
+        )
+
+    def statistics_state(self) -> State:
+        """Give :attr:`statistics` as the net keeps them: float32, by their tensors' names."""
+        mean, var = self.statistics.mean, self.statistics.var
+        return dict(zip(STATISTICS, (mean.float(), var.float()), strict=True))
+
+    @cached_property
+    def val_features(self) -> torch.Tensor:
+        """Val's features under the re-estimated statistics, which are written to the store too."""
+        return self._stored_features("val", self._val_maps)
+
+    @cached_property
+    def train_features(self) -> torch.Tensor:
+        """Train's features under the re-estimated statistics, written to the store too."""
+        return self._stored_features("train", self._train_maps)
+
+    def mild_features(self) -> list[torch.Tensor]:
+        """Run a pass over each mildly augmented view of train, under the re-estimated statistics.
+
+        Returns:
+            Features of each view, which are written to the store too.
+        """
+        model, views = self._model_with(self.statistics), []
+        for number in range(self.cell.views):
+            view = self._views.mild_view(
+                "train",
+                self.cell.transform,
+                number=number,
+                hflip=self.trunk.recipe.augmentation.hflip,
+                seed=self.cell.seed,
+            )
+            views.append(self._pass_to_features(model, view))
+            self._write_features(f"train-mild-{number}", "train", views[-1])
+        return views
+
+    # --- fitted classifiers -------------------------------------------------------------------
+
+    @cached_property
+    def fix_head(self) -> FittedHead:
+        """The classifier trained on train's features: of ``fix``, where ``fix_affine`` starts."""
+        return self.fit_head([self.train_features], self.cell.heads)
+
+    def fit_head(self, views: list[torch.Tensor], grid: HeadGrid) -> FittedHead:
+        """Train classifiers, from the trunk's own, on features of train; keep the best on val.
+
+        In a refit: train one, with the setting of the cell.
+
+        Args:
+            views: features of the train images, each epoch of training on the next.
+            grid: the settings to try.
+        """
+        train = [view.to(self.device) for view in views], self.labels["train"].to(self.device)
+        start, seed = self.trained_classifier, self.cell.seed
+        if self._refit_setting is not None:
+            return fit_setting(*train, *start, self._refit_setting, grid, seed=seed)
+        val = self.val_features.to(self.device), self.labels["val"].to(self.device)
+        return fit(*train, *val, *start, grid, seed=seed)
+
+    def fit_affine(self) -> FittedAffine:
+        """Train the last batch norm's scale and shift with the classifier, on train's maps.
+
+        By the setting that :attr:`fix_head` was trained with, for as many epochs as val likes best;
+        in a refit, by the setting of the cell.
+        """
+        model = self._load_trunk()
+        set_norm(model, self.statistics)
+        train = self._train_maps, self.labels["train"]
+        grid, seed = self.cell.heads, self.cell.seed
+        if self._refit_setting is not None:
+            setting = self._refit_setting
+            fit_affine_setting(model, train, setting, grid, seed=seed, device=self.device)
+            return FittedAffine(model, setting, 0)
+        head, val = self.fix_head, (self._val_maps, self.labels["val"])
+        setting, tried = fit_affine(
+            model,
+            train,
+            val,
+            head.setting,
+            grid,
+            seed=seed,
+            batch_size=self.batch_size,
+            device=self.device,
+        )
+        return FittedAffine(model, setting, head.tried + tried)
+
+    def frechet_classifier(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Fold the map of :mod:`.frechet` into the trunk's classifier: weight and bias."""
+        model = self._model_with(self._trained_norm)
+        new = self._features(model, self._train_maps, most=FRECHET_IMAGES)
+        old_law, new_law = frechet.fit_laws(
+            self._trained_quantiles(), frechet.quantiles(new.numpy())
+        )
+        return frechet.fold(frechet.map_between(old_law, new_law), *self.trained_classifier)
+
+    # --- passes and parts ---------------------------------------------------------------------
+
+    @cached_property
+    def _val_maps(self) -> Maps:
+        return self._body_pass("val")
+
+    @cached_property
+    def _train_maps(self) -> Maps:
+        return self._body_pass("train")
+
+    def _body_pass(self, split: str) -> Maps:
+        maps = body_pass(
+            self._model,
+            self._views.view(split, self.cell.transform),
+            self._preprocessing,
+            batch_size=self.batch_size,
+            device=self.device,
+            scratch=self._views.scratch,
+        )
+        return self._temporary.enter_context(maps)
+
+    def _features(self, model: Net, maps: Maps, most: int | None = None) -> torch.Tensor:
+        return features_of(model, maps, batch_size=self.batch_size, device=self.device, most=most)
+
+    def _pass_to_features(self, model: Net, view: np.ndarray) -> torch.Tensor:
+        return features_pass(
+            model, view, self._preprocessing, batch_size=self.batch_size, device=self.device
+        )
+
+    def _stored_features(self, split: str, maps: Maps) -> torch.Tensor:
+        features = self._features(self._model_with(self.statistics), maps)
+        self._write_features(split, split, features)
+        return features
+
+    def _write_features(self, name: str, split: str, features: torch.Tensor) -> None:
+        path = self._store.cell(self.cell.key) / f"{name}.arrow"
+        write_features(path, features, self.labels[split].numpy())
+
+    def _trained_quantiles(self) -> np.ndarray:
+        """Quantiles of pooled activations at the train resolution, worked out once a trunk."""
+        transform = replace(self.cell.transform, test_res=self.trunk.train_res)
+        key_parts = ["activations 1", self.cell.trunk, transform]
+        images = self._views.images.digest
+        if images != self.trunk.images:  # a pretrained trunk, refitted on other images
+            key_parts.append(images)
+        path = self._store.activations(content_hash(*key_parts))
+        values = read_json(path)
+        if values is None:
+            view = self._views.view("train", transform, most=FRECHET_IMAGES)
+            features = self._pass_to_features(self._model_with(self._trained_norm), view)
+            values = frechet.quantiles(features.numpy()).tolist()
+            write_json(path, values)
+        return np.array(values)
+
+    def _model_with(self, statistics: NormStatistics) -> Net:
+        """The one model that passes share, its last batch norm set to these statistics."""
+        set_norm(self._model, statistics)
+        return self._model
+
+    def _load_trunk(self) -> Net:
+        return load_model(self.trunk, self._trunk_state, len(self._views.images.classes))

@@ -1,0 +1,48 @@
+"""Search for the largest batch that fits into a device's memory, by halving."""
+
+from __future__ import annotations
+
+import torch
+
+from trainables.errors import SweepError
+
+
+class MemoryFit:
+    """How many images at once fit into memory, as far as is known: less each time that it ran out.
+
+    Attributes:
+        batch_size: images at once, at most; None: whole batches, as memory has not run out yet.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        *,
+        minimum: int,
+        error: str,
+        batch_size: int | None = None,
+    ):
+        """Begin with whole batches, or where an earlier search has ended.
+
+        Args:
+            minimum: the fewest images that can be tried at once.
+            error: a sentence for when they do not fit either.
+        """
+        self.batch_size = batch_size
+        self._device, self._minimum, self._error = device, minimum, error
+
+    def halve(self, whole: int) -> None:
+        """Go on with half as many images at once, as memory has run out; on a GPU, free its cache.
+
+        Args:
+            whole: images of the batch that was tried, not split.
+
+        Raises:
+            SweepError: the fewest images have been tried.
+        """
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        tried = min(self.batch_size or whole, whole)
+        if tried <= self._minimum:
+            raise SweepError(self._error)
+        self.batch_size = max(self._minimum, -(-tried // 2))
