@@ -1,1 +1,1 @@
-"""What happens in a sweep, and the watchers that count or record it."""
+"""The events of a sweep, and the watchers that count or record them."""

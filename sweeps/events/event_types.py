@@ -1,6 +1,7 @@
-"""What happens in a sweep, as those who only watch are told it: the terminal and MLflow.
+"""The events of a sweep, for those who only watch it: the terminal, MLflow and the report.
 
-Told again after a restart, an event is the same event: watchers keep what they have.
+After a restart, events of what the store holds come again, equal to the first ones: a watcher keeps
+what it has.
 """
 
 from __future__ import annotations
@@ -17,53 +18,67 @@ from trainables.training.trunk import EpochReport, TrunkSpec
 
 @dataclass(frozen=True, kw_only=True)
 class SweepBegan:
+    """A sweep begins, or is continued, by this plan."""
+
     plan: Plan
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrunkBegan:
+    """A trunk is trained, or trained on, from now on."""
+
     trunk: TrunkSpec
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochEnded:
+    """An epoch of a trunk has ended; after a restart, epochs of the store come again."""
+
     trunk: TrunkSpec
     report: EpochReport
-    should_continue: bool
+    should_continue: bool  # whether the trunk is trained on
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrunkEnded:
+    """The training of a trunk has ended."""
+
     trunk: TrunkSpec
     why: str  # "finished" | "cut" | "diverged" | "failed"
-    reports: tuple[EpochReport, ...]
-    error: str = ""  # the trace of one that failed
+    reports: tuple[EpochReport, ...]  # one for each epoch
+    error: str = ""  # the trace, if it failed
 
 
 @dataclass(frozen=True, kw_only=True)
 class CellsPlanned:
+    """Phase 2 begins: these are all of its cells, those included that the store holds."""
+
     cells: tuple[Cell, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CellBegan:
+    """A cell is worked out from now on."""
+
     cell: Cell
 
 
 @dataclass(frozen=True, kw_only=True)
 class CellEnded:
+    """The rows of a cell are there, or it has failed."""
+
     cell: Cell
     rows: tuple[Row, ...]  # empty: it failed
-    error: str = ""  # its trace then
+    error: str = ""  # the trace, if it failed
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRetried:
-    """A trial failed, and another takes up what it left."""
+    """A trial failed, and another continues its work."""
 
     trunk: TrunkSpec
-    cell: Cell | None = None  # None: the trunk's own
-    error: str  # its trace
+    cell: Cell | None = None  # None: the trial trained the trunk
+    error: str  # the trace of the trial that failed
 
 
 Event = (
@@ -79,9 +94,10 @@ Event = (
 
 
 class Watcher(Protocol):
-    """Takes events as they come; decides nothing."""
+    """An observer of a sweep: it takes events as they come, and decides nothing."""
 
-    def on(self, event: Event) -> None: ...
+    def on(self, event: Event) -> None:
+        """Take an event."""
 
 
 class Watchers:
@@ -91,5 +107,6 @@ class Watchers:
         self._watchers = tuple(watchers)
 
     def on(self, event: Event) -> None:
+        """Pass the event on to each watcher, in their order."""
         for watcher in self._watchers:
             watcher.on(event)

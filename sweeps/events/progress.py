@@ -1,8 +1,8 @@
-"""How far a sweep is, and how long it will take: arithmetic over its events. Shows nothing.
+"""Compute from events how far a sweep is, and how long it will take. Shows nothing.
 
-Work is counted in GMACs, a training step as three forward passes. What a GMAC takes is measured as
-the sweep goes, for each variant and train resolution on its own (small nets at small resolutions
-take longer than their GMACs say), and for cells. What the store already held was free.
+Work is counted in GMACs, see :mod:`sweeps.planning.workload`. Seconds a GMAC are measured as the
+sweep runs: for each point on its own, as small nets at small resolutions take longer than their
+GMACs say, and for cells. What the store already held took no time, and is not measured.
 """
 
 from __future__ import annotations
@@ -29,40 +29,45 @@ from sweeps.selection.leaderboard import Row
 from trainables.evaluation.metrics import Score
 from trainables.training.trunk import TrunkSpec
 
-CELLS = "cells"  # beside the points, what a rate is measured for
+CELLS = "cells"  # The key of the rate of cells, beside the points' rates.
 
 
 class _Rate:
-    """Seconds a GMAC, and what they were measured on."""
+    """Seconds and GMACs of the work that a rate is measured on."""
 
     def __init__(self) -> None:
-        self.seconds = self.work = 0.0
+        self.seconds = self.gmacs = 0.0
 
-    def add(self, seconds: float, work: float) -> None:
+    def add(self, seconds: float, gmacs: float) -> None:
         self.seconds += seconds
-        self.work += work
+        self.gmacs += gmacs
 
 
 class Progress:
-    """A watcher that adds up."""
+    """A watcher that counts what is done, and estimates the time that is left.
+
+    Args:
+        clock: tells the time, s.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.time):
         self._clock = clock
         self._process_began = clock()
         self._work_began: float | None = None
         self._rates: dict[Point | str, _Rate] = defaultdict(_Rate)
-        self._since: dict[str, float] = {}  # of what runs, when its present step began
+        self._step_began: dict[str, float] = {}  # time by key, for trunks and cells that run
         self.plan: Plan | None = None
-        self.epochs: dict[str, int] = {}  # of trunks in training, by key
-        self.trunks: dict[str, TrunkSpec] = {}  # all that were heard of
-        self.ended: dict[str, str] = {}
-        self.cells: dict[str, Cell] | None = None
+        self.epochs: dict[str, int] = {}  # epochs done by key, for trunks in training
+        self.trunks: dict[str, TrunkSpec] = {}  # all that have begun or ended, by key
+        self.ended: dict[str, str] = {}  # how trunks ended, by key
+        self.cells: dict[str, Cell] | None = None  # all, by key; None before phase 2
         self.cells_done: set[str] = set()
         self.cells_running: set[str] = set()
-        self.best_trunk: tuple[Score, TrunkSpec, int] | None = None
+        self.best_trunk: tuple[Score, TrunkSpec, int] | None = None  # the int: its test res, px
         self.best_row: Row | None = None
 
     def on(self, event: Event) -> None:
+        """Count an event, and measure how long the step that it ends has taken."""
         match event:
             case SweepBegan(plan=plan):
                 self.plan = plan
@@ -71,17 +76,18 @@ class Progress:
                 self.epochs[trunk.key] = 0
                 self._begin(trunk.key)
             case EpochEnded(trunk=trunk, report=report):
+                # An older report is one of the store's, which took no time now.
                 if report.at >= 1000 * self._process_began and self.plan is not None:
-                    work = epoch_gmacs(self.plan, point_of(trunk), report.epoch)
-                    self._measure(trunk.key, point_of(trunk), work)
-                self._since[trunk.key] = self._clock()
+                    gmacs = epoch_gmacs(self.plan, point_of(trunk), report.epoch)
+                    self._measure(trunk.key, point_of(trunk), gmacs)
+                self._step_began[trunk.key] = self._clock()
                 self.epochs[trunk.key] = report.epoch
-            case TrunkEnded(trunk=trunk, why=why, reports=reports):
+            case TrunkEnded(trunk=trunk, why=status, reports=reports):
                 self.trunks[trunk.key] = trunk
-                self.ended[trunk.key] = why
+                self.ended[trunk.key] = status
                 self.epochs.pop(trunk.key, None)
                 for report in reports:
-                    self._see_trunk(trunk, report.val)
+                    self._compare_with_best_trunk(trunk, report.val)
             case CellsPlanned(cells=cells):
                 self.cells = {cell.key: cell for cell in cells}
             case CellBegan(cell=cell):
@@ -89,8 +95,8 @@ class Progress:
                 self._begin(cell.key)
             case CellEnded(cell=cell, rows=rows):
                 if cell.key in self.cells_running and rows and self.plan is not None:
-                    work = cell_gmacs(self.plan, cell.variant, cell.test_res)
-                    self._measure(cell.key, CELLS, work)
+                    gmacs = cell_gmacs(self.plan, cell.variant, cell.test_res)
+                    self._measure(cell.key, CELLS, gmacs)
                 self.cells_running.discard(cell.key)
                 self.cells_done.add(cell.key)
                 for row in rows:
@@ -98,30 +104,38 @@ class Progress:
                         self.best_row = row
 
     def _begin(self, key: str) -> None:
-        self._since[key] = self._clock()
+        self._step_began[key] = self._clock()
         if self._work_began is None:
             self._work_began = self._clock()
 
-    def _measure(self, key: str, what: Point | str, work: float) -> None:
-        seconds = self._clock() - self._since.get(key, self._clock())
-        self._rates[what].add(seconds, work)
+    def _measure(self, key: str, kind: Point | str, gmacs: float) -> None:
+        """Add the step of ``key`` that ends now to the rate of ``kind``."""
+        seconds = self._clock() - self._step_began.get(key, self._clock())
+        self._rates[kind].add(seconds, gmacs)
 
-    def _see_trunk(self, trunk: TrunkSpec, val: dict[int, Score]) -> None:
+    def _compare_with_best_trunk(self, trunk: TrunkSpec, val: dict[int, Score]) -> None:
         for res, score in val.items():
             if self.best_trunk is None or score.hits1 > self.best_trunk[0].hits1:
                 self.best_trunk = (score, trunk, res)
 
     @property
     def elapsed(self) -> float:
+        """Seconds since this process began."""
         return self._clock() - self._process_began
 
     @property
     def waiting_trunks(self) -> int:
+        """The number of trunks of the plan that have not begun."""
         assert self.plan is not None
         return max(0, self.plan.trunks - len(self.trunks))
 
     def left(self) -> tuple[float, float] | None:
-        """Seconds left: expected, and at most. None before there is anything to go by."""
+        """Estimate the seconds that are left.
+
+        Returns:
+            Expected seconds, if each rung lets 1/reduction go on, and most, if nothing is cut; None
+            before anything has been measured.
+        """
         busy = sum(rate.seconds for rate in self._rates.values())
         if busy <= 0 or self.plan is None or self._work_began is None:
             return None
@@ -129,38 +143,44 @@ class Progress:
         expected, most = self._seconds_left(self.plan)
         return expected / at_a_time, most / at_a_time
 
-    def _seconds_a_gmac(self, what: Point | str) -> float:
-        """Measured for ``what``, else for all that was."""
-        own = self._rates.get(what)
-        if own is not None and own.work > 0:
-            return own.seconds / own.work
+    def _seconds_a_gmac(self, kind: Point | str) -> float:
+        """Return the rate that was measured for ``kind``, or else over all work."""
+        own = self._rates.get(kind)
+        if own is not None and own.gmacs > 0:
+            return own.seconds / own.gmacs
         rates = self._rates.values()
-        return sum(r.seconds for r in rates) / sum(r.work for r in rates)
+        return sum(r.seconds for r in rates) / sum(r.gmacs for r in rates)
 
     def _seconds_left(self, plan: Plan) -> tuple[float, float]:
-        expected = most = 0.0
-        if self.cells is None:
-            for key, epoch in self.epochs.items():
-                point = point_of(self.trunks[key])
-                pace = self._seconds_a_gmac(point)
-                expected += pace * expected_gmacs_left(plan, point, epoch)
-                most += pace * gmacs_left(plan, point, epoch)
-            known = Counter(point_of(trunk) for trunk in self.trunks.values())
-            for point in plan.points:
-                waiting = max(0, plan.samples - known[point])
-                pace = waiting * self._seconds_a_gmac(point)
-                expected += pace * expected_gmacs_left(plan, point)
-                most += pace * gmacs_left(plan, point)
-            cells = plan.survivors * sum(
-                cell_gmacs(plan, p.variant, r)
-                for p, tests in plan.grid.tests.items()
-                for r in tests
-            )
-        else:
-            cells = sum(
-                cell_gmacs(plan, cell.variant, cell.test_res)
-                for key, cell in self.cells.items()
-                if key not in self.cells_done
-            )
-        cells *= self._seconds_a_gmac(CELLS)
+        """Return the seconds of all work that is left, one trial at a time: expected, and most."""
+        expected, most = self._trunk_seconds_left(plan) if self.cells is None else (0.0, 0.0)
+        cells = self._seconds_a_gmac(CELLS) * self._cell_gmacs_left(plan)
         return expected + cells, most + cells
+
+    def _trunk_seconds_left(self, plan: Plan) -> tuple[float, float]:
+        expected = most = 0.0
+        for key, epoch in self.epochs.items():
+            point = point_of(self.trunks[key])
+            pace = self._seconds_a_gmac(point)
+            expected += pace * expected_gmacs_left(plan, point, epoch)
+            most += pace * gmacs_left(plan, point, epoch)
+        begun = Counter(point_of(trunk) for trunk in self.trunks.values())
+        for point in plan.points:
+            waiting = max(0, plan.samples - begun[point])
+            pace = waiting * self._seconds_a_gmac(point)
+            expected += pace * expected_gmacs_left(plan, point)
+            most += pace * gmacs_left(plan, point)
+        return expected, most
+
+    def _cell_gmacs_left(self, plan: Plan) -> float:
+        if self.cells is None:
+            return plan.survivors * sum(
+                cell_gmacs(plan, point.variant, res)
+                for point, tests in plan.grid.tests.items()
+                for res in tests
+            )
+        return sum(
+            cell_gmacs(plan, cell.variant, cell.test_res)
+            for key, cell in self.cells.items()
+            if key not in self.cells_done
+        )

@@ -1,4 +1,4 @@
-"""What a sweep's trials have come to, kept for its report."""
+"""Watchers that record how trunks and cells ended, for the report and in the leaderboard."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from trainables.storage.files import Place
 
 
 class History:
-    """A watcher that keeps what ended, by key, in the order of coming; told twice it keeps one."""
+    """A watcher that keeps the end of each trunk and cell, by key, in the order of coming.
+
+    Where an end comes twice, the first is kept.
+    """
 
     def __init__(self) -> None:
         self.trunks: dict[str, TrunkEnded] = {}
         self.cells: dict[str, CellEnded] = {}
 
     def on(self, event: Event) -> None:
+        """Keep the event, if it is the first end of a trunk or cell."""
         if isinstance(event, TrunkEnded):
             self.trunks.setdefault(event.trunk.key, event)
         elif isinstance(event, CellEnded):
@@ -23,14 +27,19 @@ class History:
 
 
 class LiveBoard:
-    """A watcher that keeps the file up to date, cell by cell, wherever it is kept."""
+    """A watcher that writes the leaderboard after each cell.
 
-    def __init__(self, *places: Place):
-        self._places = places
+    Args:
+        paths: the files that the leaderboard is written to.
+    """
+
+    def __init__(self, *paths: Place):
+        self._paths = paths
         self._rows: list[Row] = []
 
     def on(self, event: Event) -> None:
+        """Add the rows of a cell that has ended, and write all rows so far."""
         if isinstance(event, CellEnded) and event.rows:
             self._rows += event.rows
-            for place in self._places:
-                leaderboard.write(place, self._rows)
+            for path in self._paths:
+                leaderboard.write(path, self._rows)

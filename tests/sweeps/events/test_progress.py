@@ -117,7 +117,7 @@ def str_of(trunk: TrunkSpec) -> str:
     return f"{trunk.variant} at {trunk.train_res}"
 
 
-def test_at_a_constant_pace_it_is_right_from_the_first_epoch_on() -> None:
+def test_at_a_constant_pace_the_estimate_is_right_from_the_first_epoch_on() -> None:
     sweep = Sweep(PLAN)
     sweep.run()
     for at, expected, most in sweep.estimates:
@@ -125,7 +125,7 @@ def test_at_a_constant_pace_it_is_right_from_the_first_epoch_on() -> None:
         assert expected <= most + 1e-6
 
 
-def test_at_a_varying_pace_it_comes_to_the_truth() -> None:
+def test_at_a_varying_pace_the_estimate_becomes_right() -> None:
     sweep = Sweep(PLAN, noise=0.3)
     sweep.run()
     half = len(sweep.estimates) // 2
@@ -153,7 +153,7 @@ def test_nothing_is_left_at_the_end(machines: int) -> None:
     assert len(sweep.progress.ended) == PLAN.trunks
 
 
-def test_nothing_is_known_before_there_is_anything_to_go_by() -> None:
+def test_there_is_no_estimate_before_anything_is_measured() -> None:
     clock = Clock()
     progress = Progress(clock)
     assert progress.left() is None
@@ -189,7 +189,7 @@ def test_replayed_epochs_count_for_nothing() -> None:
     assert left[1] == pytest.approx(0.01 * work, rel=0.02)
 
 
-def test_trunks_and_cells_of_the_store_are_not_left_to_do() -> None:
+def test_trunks_and_cells_that_the_store_holds_are_done() -> None:
     clock = Clock()
     progress = Progress(clock)
     progress.on(SweepBegan(plan=PLAN))
