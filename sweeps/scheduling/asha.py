@@ -1,7 +1,7 @@
-"""Which trunks go on at a rung: Ray's ASHA, one for each variant, with a memory.
+"""Decide which trunks go on at a rung: Ray's ASHA, one for each variant, with a memory.
 
-Among all variants ASHA would let only the largest go on. Its state is made of its own past
-decisions: told them again in their order, it stands where it stood.
+Among all variants, ASHA would let only the largest go on. Its state follows from its past
+decisions: given them again in their order, it is in the same state.
 """
 
 from __future__ import annotations
@@ -14,7 +14,13 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
 
 class GroupedAsha:
-    """ASHA (Li et al., arXiv:1810.05934, in Ray's stopping form), one for each group."""
+    """ASHA (Li et al., arXiv:1810.05934, in Ray's stopping form), one for each group.
+
+    Args:
+        epochs: epochs of a trunk that is not cut.
+        grace_epochs: the first rung.
+        reduction: at each rung, the best 1/reduction go on.
+    """
 
     def __init__(self, *, epochs: int, grace_epochs: int, reduction: int):
         self._make: Callable[[], AsyncHyperBandScheduler] = lambda: AsyncHyperBandScheduler(
@@ -30,27 +36,31 @@ class GroupedAsha:
         self._decided: dict[tuple[str, int], bool] = {}
 
     def recall(self, key: str, epoch: int) -> bool | None:
-        """What was decided of the trunk ``key`` after ``epoch``; None: nothing yet."""
+        """Return whether the trunk ``key`` went on after ``epoch``; None: it is not decided yet."""
         return self._decided.get((key, epoch))
 
     def should_continue(self, group: str, key: str, epoch: int, top1: float) -> bool:
-        """Decide whether the trunk ``key`` goes on after ``epoch``."""
-        self._decided[key, epoch] = self._ask(group, key, epoch, top1)
+        """Decide whether the trunk ``key`` goes on after ``epoch``.
+
+        Args:
+            top1: the rung metric, a share.
+        """
+        self._decided[key, epoch] = self._decide(group, key, epoch, top1)
         return self._decided[key, epoch]
 
     def remember(self, group: str, key: str, epoch: int, top1: float, went_on: bool) -> None:
-        """Take up a decision of an earlier run, in the order in which they were taken."""
-        self._ask(group, key, epoch, top1)
+        """Restore a decision of an earlier process; call in the order of the decisions."""
+        self._decide(group, key, epoch, top1)
         self._decided[key, epoch] = went_on
 
-    def _ask(self, group: str, key: str, epoch: int, top1: float) -> bool:
+    def _decide(self, group: str, key: str, epoch: int, top1: float) -> bool:
         if group not in self._groups:
             self._groups[group] = self._make()
         scheduler = self._groups[group]
-        trial: Any = SimpleNamespace(trial_id=key)  # all that ASHA asks of a trial
-        controller: Any = None  # and it asks nothing of Tune
+        trial: Any = SimpleNamespace(trial_id=key)  # ASHA reads nothing else of a trial.
+        controller: Any = None  # ASHA makes no use of it.
         if key not in self._known:
             self._known.add(key)
             scheduler.on_trial_add(controller, trial)
-        answer = scheduler.on_trial_result(controller, trial, {"epoch": epoch, "top1": top1})
-        return bool(answer == TrialScheduler.CONTINUE)
+        decision = scheduler.on_trial_result(controller, trial, {"epoch": epoch, "top1": top1})
+        return bool(decision == TrialScheduler.CONTINUE)

@@ -1,4 +1,4 @@
-"""Phase 2 as decisions: which cell next, and the rows of all. Knows no processes."""
+"""Schedule phase 2: decide which cell comes next, and gather all rows. Knows no processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ from trainables.training.trunk import EpochReport, TrunkSpec, trained_epochs
 def cells_of(
     plan: Plan, survivors: Sequence[tuple[TrunkSpec, tuple[EpochReport, ...]]]
 ) -> list[Cell]:
-    """List every cell of the surviving trunks, the dearest first: the last to run are short."""
+    """List the cells of the surviving trunks, the dearest first, so that the last are short.
+
+    Args:
+        survivors: trunks, each with the reports of its epochs.
+    """
     cells = [
         plan.cell(trunk, trained_epochs(reports), res)
         for trunk, reports in survivors
@@ -30,7 +34,12 @@ def cells_of(
 
 
 class CellScheduler:
-    """Phase 2: hands out the cells that the store lacks, and gathers the rows of all."""
+    """The schedule of phase 2: it hands out the cells that the store lacks, and gathers all rows.
+
+    Args:
+        cells: all cells, in the order in which they are handed out.
+        watcher: gets an event for each change.
+    """
 
     def __init__(
         self,
@@ -51,16 +60,18 @@ class CellScheduler:
 
     @property
     def plan(self) -> Plan:
+        """The plan of the sweep."""
         return self._plan
 
     @property
     def is_over(self) -> bool:
+        """Whether there is no cell left to hand out."""
         return not self._waiting
 
     @property
     def rows(self) -> list[Row]:
-        """In the order of the grid, whatever the order of work."""
-        rows = [r for cell in self._rows.values() for r in cell]
+        """The rows of all cells that have ended, in the order of the grid."""
+        rows = [row for rows in self._rows.values() for row in rows]
         grid = self._plan.spec.grid
         return sorted(
             rows,
@@ -82,7 +93,7 @@ class CellScheduler:
         return cell
 
     def take(self, key: str, results: Sequence[ArmResult]) -> None:
-        """The results of a cell; told twice, it is taken once."""
+        """Take the results of a cell; where they come twice, the first are kept."""
         if key in self._rows:
             return
         cell = self._cells[key]
@@ -91,11 +102,11 @@ class CellScheduler:
         self._watcher.on(CellEnded(cell=cell, rows=self._rows[key]))
 
     def retried(self, key: str, error: str) -> None:
-        """A trial of the cell failed, and another comes."""
+        """Report that a trial of the cell failed, and that another is started."""
         cell = self._cells[key]
         self._watcher.on(TrialRetried(trunk=cell.trunk, cell=cell, error=error))
 
     def failed(self, key: str, error: str) -> None:
-        """The cell cannot be worked out; the sweep goes on without it."""
+        """Give the cell up: the sweep goes on without it, and the next start tries it again."""
         write_text(self._store.cell(key) / "error.txt", error)
         self._watcher.on(CellEnded(cell=self._cells[key], rows=(), error=error))

@@ -1,9 +1,9 @@
-"""Which hyperparameters to try next at a point of the grid: Optuna's TPE, as a pure function.
+"""Propose the hyperparameters to try next at a point of the grid: Optuna's TPE as a pure function.
 
-What is learnt at one train resolution serves the others of its variant. Their accuracies differ by
-resolution, so a trial counts by its rank among those of its own train resolution, not by its
-accuracy. The same seed, index and history give the same proposal, whatever happened in between:
-that is what makes a sweep repeatable, and a killed one continue as if it had not been.
+What is learnt at one train resolution serves the others of its variant. Accuracies differ by
+resolution, so that a trial counts by its rank among those of its own train resolution. The same
+seed, index and history give the same proposal: a sweep can be repeated, and one that was killed is
+continued as if it had not been.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from sweeps.planning.grid import Point
 from sweeps.planning.spec import TrunkOptions
 from trainables.training.recipe import Hyper
 
-STARTUP_TRIALS = 4  # trials of a variant before TPE has something to say; random until then
+STARTUP_TRIALS = 4  # Trials of a variant that are random, before TPE proposes.
 NAMES = ("lr", "weight_decay", "label_smoothing")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """A trunk that was tried, as far as it came."""
+    """A trunk that is or was trained, with its scores so far."""
 
     point: Point
     hyper: Hyper
-    top1: Mapping[int, float]  # val, by epoch, at rungs
+    top1: Mapping[int, float]  # val top-1 by epoch, at rungs
     running: bool
     finished: bool  # trained to its last epoch
 
 
 def search_space(options: TrunkOptions) -> dict[str, BaseDistribution]:
-    """The range of each hyperparameter; lr and weight decay on a log scale."""
+    """Make the range of each hyperparameter; lr and weight decay are on a log scale."""
     return {
         "lr": FloatDistribution(*options.lr, log=True),
         "weight_decay": FloatDistribution(*options.weight_decay, log=True),
@@ -47,7 +47,7 @@ def search_space(options: TrunkOptions) -> dict[str, BaseDistribution]:
 
 
 def middle_of_ranges(options: TrunkOptions) -> Hyper:
-    """The middle of each range: geometric where it is on a log scale."""
+    """Return the middle of each range: the geometric mean where it is on a log scale."""
     low, high = options.label_smoothing
     return Hyper(
         lr=_round(math.sqrt(options.lr[0] * options.lr[1])),
@@ -59,9 +59,13 @@ def middle_of_ranges(options: TrunkOptions) -> Hyper:
 def propose(
     options: TrunkOptions, point: Point, history: Sequence[Trial], *, seed: int, index: int
 ) -> Hyper:
-    """Hyperparameters of trial ``index`` at ``point``, given all trials before it.
+    """Propose the hyperparameters of trial ``index`` at ``point``, given all trials before it.
 
-    The first at each point is the middle of the ranges; ``history`` of other variants is ignored.
+    The first trial at each point takes the middle of the ranges.
+
+    Args:
+        history: earlier trials; those of other variants are ignored.
+        index: the number of the trial within the sweep, over all points.
     """
     if not any(t.point == point for t in history):
         return middle_of_ranges(options)
@@ -77,12 +81,12 @@ def propose(
     study = optuna.create_study(direction="maximize", sampler=sampler)
     own = [t for t in history if t.point.variant == point.variant]
     study.add_trials([_frozen(t, own, options) for t in own])
-    asked = study.ask(search_space(options))
-    return Hyper(**{name: _round(asked.params[name]) for name in NAMES})
+    proposal = study.ask(search_space(options))
+    return Hyper(**{name: _round(proposal.params[name]) for name in NAMES})
 
 
 def _frozen(trial: Trial, all_trials: Sequence[Trial], options: TrunkOptions) -> FrozenTrial:
-    """A trial as Optuna knows it: cut ones are pruned, at their last rung."""
+    """Convert a trial to Optuna's: one that was cut is pruned, at its last rung."""
     params = {name: getattr(trial.hyper, name) for name in NAMES}
     if trial.running:
         return create_trial(
@@ -99,9 +103,10 @@ def _frozen(trial: Trial, all_trials: Sequence[Trial], options: TrunkOptions) ->
 
 
 def _rank(trial: Trial, epoch: int, all_trials: Sequence[Trial]) -> float:
-    """Share of the trials of its train resolution, measured at ``epoch``, that it is as good as.
+    """Return the rank of a trial at ``epoch`` among those of its point, from 0 to 1.
 
-    Ties count half, so that the middle is 0.5.
+    It is the share of the trials measured at that epoch which are worse. Ties, the trial itself
+    among them, count half, so that the middle is 0.5.
     """
     own = trial.top1[epoch]
     others = [t.top1[epoch] for t in all_trials if t.point == trial.point and epoch in t.top1]
@@ -111,7 +116,7 @@ def _rank(trial: Trial, epoch: int, all_trials: Sequence[Trial]) -> float:
 
 
 def _round(value: float) -> float:
-    """Six significant digits: as good, and readable in a table."""
+    """Round to six significant digits: as good, and readable in a table."""
     return float(f"{value:.6g}")
 
 

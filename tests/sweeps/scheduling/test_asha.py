@@ -63,22 +63,20 @@ class ByDefinition:
         return bool(goes_on)
 
 
-def reports(
-    seed: int, judge: Any, groups: tuple[str, ...] = ("b0", "b1"), trunks: int = 24
-) -> list:
-    """What trunks report at rungs, interleaved at random, and what ``judge`` says of it."""
+def reports(seed: int, judge: Any) -> list[tuple[Report, bool]]:
+    """What trunks report at rungs, interleaved at random, and what ``judge`` decides."""
     rng = random.Random(seed)
     waiting = [(("b0", "b1")[i % 2], f"trunk{i}", list(RUNGS)) for i in range(24)]
-    told: list[tuple[Report, bool]] = []
+    decisions: list[tuple[Report, bool]] = []
     while waiting:
         group, key, rungs = rng.choice(waiting[:5])  # five at a time
         top1 = round(rng.random(), 1) if seed % 2 else rng.random()  # with ties, or none
         report = (group, key, rungs.pop(0), top1)
         goes_on = judge.should_continue(*report)
-        told.append((report, goes_on))
+        decisions.append((report, goes_on))
         if not goes_on or not rungs:
             waiting.remove((group, key, rungs))
-    return told
+    return decisions
 
 
 @pytest.mark.parametrize("oracle", [Ray, ByDefinition])
@@ -87,19 +85,19 @@ def reports(
 def test_decides_as_asha_does(seed: int, reduction: int, oracle: Any) -> None:
     rungs_of = {2: {1, 2, 4, 8}, 3: {1, 3, 9}, 4: {1, 4}}[reduction]
     other, ours = oracle(reduction), make(reduction)
-    told = [(r, on) for r, on in reports(seed, Ray(reduction)) if r[2] in rungs_of]
-    assert [ours.should_continue(*r) for r, _ in told] == [
-        other.should_continue(*r) for r, _ in told
+    decisions = [(r, on) for r, on in reports(seed, Ray(reduction)) if r[2] in rungs_of]
+    assert [ours.should_continue(*r) for r, _ in decisions] == [
+        other.should_continue(*r) for r, _ in decisions
     ]
-    assert len({on for _, on in told}) == 2
+    assert len({on for _, on in decisions}) == 2
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_groups_do_not_touch_each_other(seed: int) -> None:
-    told = reports(seed, make())
+    decisions = reports(seed, make())
     for group in ("b0", "b1"):
         alone = make()
-        own = [(r, on) for r, on in told if r[0] == group]
+        own = [(r, on) for r, on in decisions if r[0] == group]
         assert [alone.should_continue(*r) for r, _ in own] == [on for _, on in own]
 
 
@@ -113,18 +111,20 @@ def test_a_group_of_weak_trunks_keeps_its_best() -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_goes_on_after_a_replay_as_if_nothing_had_happened(seed: int) -> None:
-    told = reports(seed, make())
-    for stop in range(len(told) + 1):
+    decisions = reports(seed, make())
+    for stop in range(len(decisions) + 1):
         again = make()
-        for (group, key, epoch, top1), went_on in told[:stop]:
+        for (group, key, epoch, top1), went_on in decisions[:stop]:
             again.remember(group, key, epoch, top1, went_on)
-        assert [again.should_continue(*r) for r, _ in told[stop:]] == [on for _, on in told[stop:]]
-        for (_, key, epoch, _), on in told:
+        assert [again.should_continue(*r) for r, _ in decisions[stop:]] == [
+            on for _, on in decisions[stop:]
+        ]
+        for (_, key, epoch, _), on in decisions:
             assert again.recall(key, epoch) is on
 
 
 @pytest.mark.parametrize("went_on", [True, False])
-def test_what_was_decided_stays_whatever_asha_would_say(went_on: bool) -> None:
+def test_a_remembered_decision_stays_whatever_asha_would_say(went_on: bool) -> None:
     """The journal is right, though the order of arrival has been another."""
     halving = make()
     halving.remember("b0", "a", 1, 0.9, True)

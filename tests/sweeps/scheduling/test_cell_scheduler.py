@@ -15,12 +15,11 @@ from sweeps.scheduling.cell_scheduler import CellScheduler, cells_of
 from tests.factories import HEAD, HYPER, plan_of, spec_with
 from tests.fake_training import report_of
 from trainables.evaluation.metrics import Score
-from trainables.fixres.cell import ArmResult, CellSpec
+from trainables.fixres.cell import ArmResult
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import write_json
 from trainables.training.trunk import EpochReport, TrunkSpec
 
-Cells = list[tuple[CellSpec, TrunkSpec, int]]
 SPEC = spec_with(variants=("b1", "b0"), train_res=(64, 32), test_res=(96, 64))
 
 
@@ -62,8 +61,8 @@ def put(store: Store, cell: Cell) -> None:
 
 def test_a_cell_for_each_survivor_and_test_resolution_dearest_first(plan: Plan) -> None:
     cells = cells_of(plan, survivors(plan))
-    found = {(c.trunk.key, c.test_res, c.trunk_epochs) for c in cells}
-    assert found == {
+    listed = {(c.trunk.key, c.test_res, c.trunk_epochs) for c in cells}
+    assert listed == {
         (trunk.key, res, len(reports)) for trunk, reports in survivors(plan) for res in (64, 96)
     }
     work = [cell_gmacs(plan, cell.variant, cell.test_res) for cell in cells]
@@ -75,17 +74,17 @@ def test_rows_stand_in_the_order_of_the_grid_whatever_that_of_work(
     plan: Plan, tmp_path: Path, seed: int
 ) -> None:
     events, cells = Events(), cells_of(plan, survivors(plan))
-    desk = CellScheduler(plan, cells, Store(tmp_path), events)
+    scheduler = CellScheduler(plan, cells, Store(tmp_path), events)
     running: list[Cell] = []
-    while (cell := desk.next()) is not None:
+    while (cell := scheduler.next()) is not None:
         running.append(cell)
-    assert desk.is_over and sorted(c.key for c in running) == sorted(c.key for c in cells)
+    assert scheduler.is_over and sorted(c.key for c in running) == sorted(c.key for c in cells)
     random.Random(seed).shuffle(running)
     for cell in running:
-        desk.take(cell.key, results_of(cell))
-        desk.take(cell.key, [])  # told twice
-    places = [(r.variant, r.train_res, r.test_res, r.arm) for r in desk.rows]
-    assert places == [
+        scheduler.take(cell.key, results_of(cell))
+        scheduler.take(cell.key, [])  # Results that come again are passed over.
+    order = [(r.variant, r.train_res, r.test_res, r.arm) for r in scheduler.rows]
+    assert order == [
         (variant, train, test, arm)
         for variant in ("b1", "b0")
         for train in (32, 64)
@@ -99,12 +98,12 @@ def test_rows_stand_in_the_order_of_the_grid_whatever_that_of_work(
         )
 
 
-def test_rows_carry_cost_and_place(plan: Plan, tmp_path: Path) -> None:
+def test_rows_have_the_cost_and_keys_of_their_cell(plan: Plan, tmp_path: Path) -> None:
     cells = cells_of(plan, survivors(plan))
-    desk = CellScheduler(plan, cells, Store(tmp_path), Events())
+    scheduler = CellScheduler(plan, cells, Store(tmp_path), Events())
     cell = cells[0]
-    desk.take(cell.key, results_of(cell))
-    none, fix = desk.rows
+    scheduler.take(cell.key, results_of(cell))
+    none, fix = scheduler.rows
     cost = plan.costs[cell.variant, cell.test_res]
     for row in (none, fix):
         assert (row.gmacs, row.params_m) == (cost.gmacs, cost.params_m)
@@ -117,38 +116,40 @@ def test_rows_carry_cost_and_place(plan: Plan, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_what_the_store_holds_is_not_handed_out(plan: Plan, tmp_path: Path, seed: int) -> None:
+def test_a_cell_that_the_store_holds_is_not_handed_out(
+    plan: Plan, tmp_path: Path, seed: int
+) -> None:
     store, events, cells = Store(tmp_path), Events(), cells_of(plan, survivors(plan))
     held = random.Random(seed).sample(cells, 3)
     for cell in held:
         put(store, cell)
-    desk = CellScheduler(plan, cells, store, events)
+    scheduler = CellScheduler(plan, cells, store, events)
     assert {e.cell.key for e in events if isinstance(e, CellEnded)} == {c.key for c in held}
-    assert len(desk.rows) == 6
-    unfinished = desk.is_over
+    assert len(scheduler.rows) == 6
+    unfinished = scheduler.is_over
     assert not unfinished
-    while (handed := desk.next()) is not None:
+    while (handed := scheduler.next()) is not None:
         assert handed not in held
-        desk.take(handed.key, results_of(handed))
-    assert desk.is_over
+        scheduler.take(handed.key, results_of(handed))
+    assert scheduler.is_over
     for cell in cells:
         put(store, cell)
     again = CellScheduler(plan, cells, store, Events())
-    assert again.is_over and again.next() is None and again.rows == desk.rows
+    assert again.is_over and again.next() is None and again.rows == scheduler.rows
 
 
 def test_a_failed_cell_has_no_rows_and_the_others_have(plan: Plan, tmp_path: Path) -> None:
     store, events, cells = Store(tmp_path), Events(), cells_of(plan, survivors(plan))
-    desk = CellScheduler(plan, cells, store, events)
-    failed = desk.next()
+    scheduler = CellScheduler(plan, cells, store, events)
+    failed = scheduler.next()
     assert failed is not None
-    desk.failed(failed.key, "Traceback: no memory")
-    while (cell := desk.next()) is not None:
-        desk.take(cell.key, results_of(cell))
-    assert desk.is_over and len(desk.rows) == 2 * (len(cells) - 1)
-    assert failed.key not in {r.cell for r in desk.rows}
-    (told,) = [e for e in events if isinstance(e, CellEnded) and not e.rows]
-    assert told.cell == failed and told.error == "Traceback: no memory"
-    assert (store.cell(failed.key) / "error.txt").read_text() == told.error
-    again = CellScheduler(plan, cells, store, Events())  # the next start tries it anew
+    scheduler.failed(failed.key, "Traceback: no memory")
+    while (cell := scheduler.next()) is not None:
+        scheduler.take(cell.key, results_of(cell))
+    assert scheduler.is_over and len(scheduler.rows) == 2 * (len(cells) - 1)
+    assert failed.key not in {r.cell for r in scheduler.rows}
+    (ended,) = [e for e in events if isinstance(e, CellEnded) and not e.rows]
+    assert ended.cell == failed and ended.error == "Traceback: no memory"
+    assert (store.cell(failed.key) / "error.txt").read_text() == ended.error
+    again = CellScheduler(plan, cells, store, Events())  # The next start tries it again.
     assert again.next() is not None

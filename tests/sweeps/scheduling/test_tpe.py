@@ -63,7 +63,9 @@ def mixed_history(seed: int, points: Sequence[Point] = (SMALL, LARGE), count: in
     return history
 
 
-def ask(history: Sequence[Trial], point: Point = SMALL, index: int = 20, seed: int = 0) -> Hyper:
+def next_hyper(
+    history: Sequence[Trial], point: Point = SMALL, index: int = 20, seed: int = 0
+) -> Hyper:
     return propose(OPTIONS, point, history, seed=seed, index=index)
 
 
@@ -72,29 +74,29 @@ def test_first_at_each_point_is_the_middle() -> None:
     assert middle_of_ranges(OPTIONS) == expected
     others = [finished(LARGE, random_hyper(random.Random(i))) for i in range(9)]
     for history in ([], others, [finished(OTHER, expected)]):
-        assert ask(history) == expected
-    assert ask([finished(SMALL, expected)]) != expected
+        assert next_hyper(history) == expected
+    assert next_hyper([finished(SMALL, expected)]) != expected
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_same_history_same_proposal_whatever_happened_before(seed: int) -> None:
     history = mixed_history(seed)
-    first = ask(history)
+    first = next_hyper(history)
     random.seed(seed)
-    ask(mixed_history(seed + 100), LARGE, index=3, seed=9)
-    assert ask(list(history)) == first
+    next_hyper(mixed_history(seed + 100), LARGE, index=3, seed=9)
+    assert next_hyper(list(history)) == first
 
 
 def test_index_and_seed_change_the_proposal() -> None:
     history = mixed_history(1)
-    proposals = {ask(history, index=i, seed=s) for i in range(4) for s in range(3)}
+    proposals = {next_hyper(history, index=i, seed=s) for i in range(4) for s in range(3)}
     assert len(proposals) == 12
 
 
 def test_points_of_a_variant_do_not_draw_the_same() -> None:
     """Trials at two points that are asked for in a row have different indices, so they differ."""
     history = [finished(p, middle_of_ranges(OPTIONS)) for p in (SMALL, LARGE)]
-    assert ask(history, SMALL, index=2) != ask(history, LARGE, index=3)
+    assert next_hyper(history, SMALL, index=2) != next_hyper(history, LARGE, index=3)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -102,7 +104,7 @@ def test_other_variants_do_not_matter(seed: int) -> None:
     history = mixed_history(seed)
     theirs = mixed_history(seed + 50, points=(OTHER,))
     woven = [t for pair in zip(history, theirs, strict=True) for t in pair]
-    assert ask(woven) == ask(history)
+    assert next_hyper(woven) == next_hyper(history)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -113,14 +115,14 @@ def test_only_the_order_within_a_train_resolution_matters(seed: int) -> None:
     }
     history = mixed_history(seed)
     bent = [replace(t, top1={e: bend[t.point](v) for e, v in t.top1.items()}) for t in history]
-    assert bent != history and ask(bent) == ask(history)
+    assert bent != history and next_hyper(bent) == next_hyper(history)
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_proposals_stay_within_the_ranges(seed: int) -> None:
     history = mixed_history(seed, count=seed * 3)
     for index in range(6):
-        hyper = ask(history, index=index, seed=seed)
+        hyper = next_hyper(history, index=index, seed=seed)
         for name in ("lr", "weight_decay", "label_smoothing"):
             low, high = getattr(OPTIONS, name)
             assert low * (1 - 1e-5) <= getattr(hyper, name) <= high * (1 + 1e-5)
@@ -157,7 +159,7 @@ def test_any_outcome_of_earlier_trials_is_taken(kind: str) -> None:
         top1 = {2: 0.1} if kind == "cut" else {}
         running = kind == "running"
         history = [replace(t, top1=top1, finished=False, running=running) for t in history]
-    assert OPTIONS.lr[0] <= ask(history).lr <= OPTIONS.lr[1]
+    assert OPTIONS.lr[0] <= next_hyper(history).lr <= OPTIONS.lr[1]
 
 
 def search(seed: int, trials: int, shift: float) -> list[Hyper]:
@@ -173,7 +175,7 @@ def search(seed: int, trials: int, shift: float) -> list[Hyper]:
 
 def test_learns_more_than_chance_across_train_resolutions() -> None:
     trials, seeds = 20, 12
-    found = [search(seed, trials, shift=0.7) for seed in range(seeds)]
+    proposed = [search(seed, trials, shift=0.7) for seed in range(seeds)]
     drawn = [[random_hyper(random.Random(f"{s} {i}")) for i in range(trials)] for s in range(200)]
 
     def mean_best(runs: list[list[Hyper]]) -> float:
@@ -183,8 +185,8 @@ def test_learns_more_than_chance_across_train_resolutions() -> None:
         late = [quality(h) for run in runs for h in run[trials // 2 :]]
         return sum(late) / len(late)
 
-    assert mean_best(found) > mean_best(drawn)
-    assert mean_late(found) > 1.3 * mean_late(drawn)
+    assert mean_best(proposed) > mean_best(drawn)
+    assert mean_late(proposed) > 1.3 * mean_late(drawn)
 
 
 def test_a_gap_between_train_resolutions_does_not_matter() -> None:

@@ -16,7 +16,7 @@ from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
 from sweeps.planning.spec import SweepSpec
 from sweeps.scheduling import tpe
-from sweeps.scheduling import trunk_scheduler as directing
+from sweeps.scheduling import trunk_scheduler as module
 from sweeps.scheduling.trunk_scheduler import TrunkScheduler
 from tests.factories import plan_of, spec_with
 from tests.fake_training import (
@@ -45,19 +45,19 @@ class Killed(BaseException):
 
 @pytest.fixture(scope="module", autouse=True)
 def quick() -> Iterator[None]:
-    """``propose`` is pure (see test_proposals): asked the same again, it need not think. And no
+    """``propose`` is pure (see test_tpe): the same question has the same answer. And no
     power is cut here, so nothing waits for the disk."""
-    known: dict[str, Any] = {}
+    proposals: dict[str, Any] = {}
     real = tpe.propose
 
     def propose(*args: Any, **kwargs: Any) -> Any:
         question = repr((args, kwargs))
-        if question not in known:
-            known[question] = real(*args, **kwargs)
-        return known[question]
+        if question not in proposals:
+            proposals[question] = real(*args, **kwargs)
+        return proposals[question]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(directing, "propose", propose)
+        patch.setattr(module, "propose", propose)
         patch.setattr(os, "fsync", lambda _: None)
         yield
 
@@ -71,13 +71,13 @@ def plan() -> Plan:
 
 
 def check_whole(
-    plan: Plan, director: TrunkScheduler, store: Store[Path], farm: Farm, events: Events
+    plan: Plan, scheduler: TrunkScheduler, store: Store[Path], farm: Farm, events: Events
 ):
     journal = read_lines(store.journal)
-    asked = [line for line in journal if line["event"] == "ask"]
+    proposed = [line for line in journal if line["event"] == "ask"]
     ended = Counter(line["trunk"] for line in journal if line["event"] == "end")
-    assert [line["index"] for line in asked] == list(range(plan.trunks))
-    assert ended == Counter(line["trunk"] for line in asked), "each trunk ends exactly once"
+    assert [line["index"] for line in proposed] == list(range(plan.trunks))
+    assert ended == Counter(line["trunk"] for line in proposed), "each trunk ends exactly once"
     assert set(ended.values()) == {1}
     began = [e.trunk for e in events if isinstance(e, TrunkBegan)]
     ends = [e.trunk.key for e in events if isinstance(e, TrunkEnded)]
@@ -89,8 +89,8 @@ def check_whole(
         epochs = [r.epoch for r in recorded_reports(store, key)]
         assert epochs == list(range(1, len(epochs) + 1))
         assert sorted(e for k, e in farm.trained if k == key) == epochs
-    assert director.is_over and director.next() is None
-    assert outcome(director, store)["open"] == []
+    assert scheduler.is_over and scheduler.next() is None
+    assert outcome(scheduler, store)["open"] == []
 
 
 @pytest.mark.parametrize("concurrency", [1, 2, 3, 4])
@@ -140,7 +140,7 @@ def test_points_take_turns(plan: Plan, tmp_path: Path) -> None:
 def test_survivors_are_those_that_came_farthest_then_did_best(tmp_path: Path) -> None:
     for survivors in (1, 2, 9):
         plan = plan_of(spec_with(SMALL_SPEC, survivors=survivors))
-        director, store, _, events = phase(plan, tmp_path / str(survivors))
+        scheduler, store, _, events = phase(plan, tmp_path / str(survivors))
         trunks = [e.trunk for e in events if isinstance(e, TrunkBegan)]
 
         def merit(trunk: TrunkSpec, store: Store[Path] = store) -> tuple[int, int]:
@@ -151,8 +151,8 @@ def test_survivors_are_those_that_came_farthest_then_did_best(tmp_path: Path) ->
         for point in plan.points:
             own = sorted((t for t in trunks if point_of(t) == point), key=merit)
             expected += own[::-1][:survivors]
-        assert [merit(t) for t in director.survivors()] == [merit(t) for t in expected]
-        assert {t.key for t in director.survivors()} == {t.key for t in expected}
+        assert [merit(t) for t in scheduler.survivors()] == [merit(t) for t in expected]
+        assert {t.key for t in scheduler.survivors()} == {t.key for t in expected}
 
 
 # --- disturbed --------------------------------------------------------------------------------
@@ -193,8 +193,8 @@ def killed_at(plan: Plan, root: Path, at: int, training: Training = report_of, *
         (fused_unlink if path.name == "state.pt" else unlink)(path, missing_ok)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(directing, "append_line", fuse.wrap(append_line))
-        for name in ("write_tensors", "write_json"):  # within ``settle``
+        patch.setattr(module, "append_line", fuse.wrap(append_line))
+        for name in ("write_tensors", "write_json"):  # within ``finalize_trunk``
             patch.setattr(trunk, name, fuse.wrap(getattr(trunk, name)))
         patch.setattr(Path, "unlink", unlink_state)
         patch.setattr(farm, "step", fuse.wrap(farm.step))
@@ -213,10 +213,10 @@ def test_killed_anywhere_it_ends_as_if_undisturbed(tmp_path: Path) -> None:
     assert whys == {"finished", "cut", "diverged"}
     at = 0
     while killed_at(plan, root := tmp_path / str(at), at, diverging):
-        director, store, _, events = phase(plan, root, diverging)
-        assert outcome(director, store) == expected, f"killed at {at}"
+        scheduler, store, _, events = phase(plan, root, diverging)
+        assert outcome(scheduler, store) == expected, f"killed at {at}"
         ends = Counter(e.trunk.key for e in events if isinstance(e, TrunkEnded))
-        assert ends == Counter(expected["results"].keys()), "told of every trunk's end once"
+        assert ends == Counter(expected["results"].keys()), "every trunk ends once"
         at += 1
     assert at > 40
 
@@ -231,12 +231,12 @@ def test_killed_again_and_again_with_several_at_a_time(
         pass
     decided = [line for line in read_lines(Store(tmp_path).journal) if line["event"] == "rung"]
     assert len({(line["trunk"], line["epoch"]) for line in decided}) == len(decided)
-    director, store, farm, _ = phase(plan, tmp_path)
+    scheduler, store, farm, _ = phase(plan, tmp_path)
     assert not farm.trained
     journal = read_lines(store.journal)
     ended = Counter(line["trunk"] for line in journal if line["event"] == "end")
     assert len(ended) == plan.trunks and set(ended.values()) == {1}
-    assert director.is_over and len(director.survivors()) == len(plan.points)
+    assert scheduler.is_over and len(scheduler.survivors()) == len(plan.points)
 
 
 @pytest.mark.parametrize("kept", [0, 1, 0.5, -1])
@@ -252,17 +252,19 @@ def test_a_journal_cut_within_a_line_is_taken_up_to_it(
         *whole, last = journal.read_text().splitlines(keepends=True)
         length = int(kept * len(last)) if 0 < kept < 1 else int(kept) % len(last)
         journal.write_text("".join(whole) + last[:length])
-        director, store, *_ = phase(plan, root)
-        assert outcome(director, store) == expected
+        scheduler, store, *_ = phase(plan, root)
+        assert outcome(scheduler, store) == expected
 
 
-def test_a_finished_phase_is_over_at_once_and_told_again(plan: Plan, tmp_path: Path) -> None:
-    director, store, _, events = phase(plan, tmp_path)
+def test_a_finished_phase_is_over_at_once_and_its_ends_come_again(
+    plan: Plan, tmp_path: Path
+) -> None:
+    scheduler, store, _, events = phase(plan, tmp_path)
     before = store.journal.read_bytes()
     again = Events()
     late = TrunkScheduler(plan, store, again)
     assert late.is_over and late.next() is None
-    assert [t.key for t in late.survivors()] == [t.key for t in director.survivors()]
+    assert [t.key for t in late.survivors()] == [t.key for t in scheduler.survivors()]
     ends = [e for e in events if isinstance(e, TrunkEnded)]
     assert list(again) == ends
     assert store.journal.read_bytes() == before
@@ -272,14 +274,14 @@ def test_a_finished_phase_is_over_at_once_and_told_again(plan: Plan, tmp_path: P
 
 
 def test_a_diverged_trunk_ends_itself_and_not_the_phase(plan: Plan, tmp_path: Path) -> None:
-    director, store, farm, events = phase(plan, tmp_path, diverging)
-    check_whole(plan, director, store, farm, events)
+    scheduler, store, farm, events = phase(plan, tmp_path, diverging)
+    check_whole(plan, scheduler, store, farm, events)
     lost = [e for e in events if isinstance(e, TrunkEnded) and e.why == "diverged"]
     assert lost
     assert all(e.reports[-1].epoch == 2 and e.reports[-1].diverged for e in lost)
-    assert not {e.trunk.key for e in lost} & {t.key for t in director.survivors()}
-    told = [e for e in events if isinstance(e, EpochEnded) and e.report.diverged]
-    assert told and not any(e.should_continue for e in told)
+    assert not {e.trunk.key for e in lost} & {t.key for t in scheduler.survivors()}
+    lost_epochs = [e for e in events if isinstance(e, EpochEnded) and e.report.diverged]
+    assert lost_epochs and not any(e.should_continue for e in lost_epochs)
 
 
 def test_points_where_all_diverged_have_no_survivor(plan: Plan, tmp_path: Path) -> None:
@@ -289,41 +291,41 @@ def test_points_where_all_diverged_have_no_survivor(plan: Plan, tmp_path: Path) 
             return EpochReport(**{**vars(report), "loss": None, "val": {}, "diverged": True})
         return report
 
-    director, *_ = phase(plan, tmp_path, all_lost)
-    assert director.is_over
-    assert {t.variant for t in director.survivors()} == {"b1"}
+    scheduler, *_ = phase(plan, tmp_path, all_lost)
+    assert scheduler.is_over
+    assert {t.variant for t in scheduler.survivors()} == {"b1"}
 
 
 def test_a_failed_trunk_is_left_out_for_good(plan: Plan, tmp_path: Path) -> None:
     store, events = Store(tmp_path), Events()
-    director, farm = TrunkScheduler(plan, store, events), Farm(plan, store)
-    trunk = director.next()
+    scheduler, farm = TrunkScheduler(plan, store, events), Farm(plan, store)
+    trunk = scheduler.next()
     assert trunk is not None
-    director.report(trunk, farm.step(trunk, 0))
-    director.failed(trunk, "Traceback: no memory")
-    director.failed(trunk, "told twice")
-    assert not director.report(trunk, report_of(plan, trunk, 2))
-    farm.run(director)
+    scheduler.report(trunk, farm.step(trunk, 0))
+    scheduler.failed(trunk, "Traceback: no memory")
+    scheduler.failed(trunk, "a second time")
+    assert not scheduler.report(trunk, report_of(plan, trunk, 2))
+    farm.run(scheduler)
     ends = [e for e in events if isinstance(e, TrunkEnded)]
     assert len(ends) == plan.trunks and ends[0].why == "failed"
     assert [r.epoch for r in ends[0].reports] == [1]
     assert ends[0].error == "Traceback: no memory"
     assert (store.trunk(trunk.key) / "error.txt").read_text() == ends[0].error
-    assert trunk.key not in {t.key for t in director.survivors()}
+    assert trunk.key not in {t.key for t in scheduler.survivors()}
     again = Events()
     late = TrunkScheduler(plan, store, again)
     assert late.is_over
     first = again[0]
     assert isinstance(first, TrunkEnded)
     assert (first.trunk, first.why, first.reports) == (trunk, "failed", ends[0].reports)
-    assert [t.key for t in late.survivors()] == [t.key for t in director.survivors()]
+    assert [t.key for t in late.survivors()] == [t.key for t in scheduler.survivors()]
 
 
 def test_a_trunk_that_failed_at_once_has_no_reports(plan: Plan, tmp_path: Path) -> None:
-    director = TrunkScheduler(plan, Store(tmp_path), Events())
-    trunk = director.next()
+    scheduler = TrunkScheduler(plan, Store(tmp_path), Events())
+    trunk = scheduler.next()
     assert trunk is not None
-    director.failed(trunk, "")
+    scheduler.failed(trunk, "")
     again = Events()
     late = TrunkScheduler(plan, Store(tmp_path), again)
     (event,) = again
@@ -341,26 +343,26 @@ SINGLE: SweepSpec = spec_with(
 @pytest.mark.parametrize("concurrency", [1, 3, 9])
 def test_equal_proposals_are_one_trunk(tmp_path: Path, concurrency: int) -> None:
     plan = plan_of(SINGLE)
-    director, store, farm, events = phase(plan, tmp_path, concurrency=concurrency)
+    scheduler, store, farm, events = phase(plan, tmp_path, concurrency=concurrency)
     began = [e.trunk for e in events if isinstance(e, TrunkBegan)]
     assert Counter(map(point_of, began)) == dict.fromkeys(plan.points, 1)
     assert set(farm.trained.values()) == {1}
-    assert director.is_over and director.next() is None
-    assert len(director.survivors()) == len(plan.points)
+    assert scheduler.is_over and scheduler.next() is None
+    assert len(scheduler.survivors()) == len(plan.points)
     assert TrunkScheduler(plan, store, Events()).is_over
 
 
-def test_not_over_while_a_trunk_runs_or_is_yet_to_be_asked_for(tmp_path: Path) -> None:
+def test_not_over_while_a_trunk_runs_or_is_yet_to_be_proposed(tmp_path: Path) -> None:
     plan = plan_of(spec_with(SMALL_SPEC, variants=("b0",), train_res=(64,), samples=2))
     assert plan.points == (Point(variant="b0", train_res=64),)
-    director = TrunkScheduler(plan, Store(tmp_path), Events())
+    scheduler = TrunkScheduler(plan, Store(tmp_path), Events())
     farm = Farm(plan, Store(tmp_path))
     for _ in range(2):
-        assert not director.is_over
-        trunk = director.next()
-        assert trunk is not None and not director.is_over
+        assert not scheduler.is_over
+        trunk = scheduler.next()
+        assert trunk is not None and not scheduler.is_over
         epoch = 0
-        while director.report(trunk, farm.step(trunk, epoch)):
-            assert not director.is_over
+        while scheduler.report(trunk, farm.step(trunk, epoch)):
+            assert not scheduler.is_over
             epoch += 1
-    assert director.is_over
+    assert scheduler.is_over
