@@ -12,7 +12,7 @@ import pytest
 import ray
 import torch
 
-from sweeps.environment import on_cluster, set_environment
+from sweeps.environment import on_cluster
 from sweeps.execution.ray_cluster import current_placement
 from sweeps.execution.resources import (
     HEAD_NODE_RESOURCE,
@@ -259,25 +259,6 @@ def test_gpus_are_expected_where_they_are_seen_or_told_of(monkeypatch: pytest.Mo
 
 
 # --- around Ray -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("cluster", [True, False])
-def test_environment_is_set_where_it_is_not(monkeypatch: pytest.MonkeyPatch, cluster: bool) -> None:
-    for name in list(os.environ):
-        if name.startswith(("RAY_", "TUNE_")):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("RAY_AIR_NEW_OUTPUT", "1")  # the user's own choice stays
-    if cluster:
-        monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    before = set(os.environ)
-    try:
-        set_environment()
-        assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
-        assert os.environ["RAY_AIR_NEW_OUTPUT"] == "1"
-        assert ("RAY_AUTH_TOKEN" in os.environ) is not cluster
-    finally:
-        for name in set(os.environ) - before:
-            del os.environ[name]
 
 
 def test_the_driver_uses_all_cores() -> None:
