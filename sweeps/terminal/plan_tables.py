@@ -76,7 +76,7 @@ def _gpus(plan: Plan) -> list[RenderableType]:
     """What trunks need of a GPU and take of it, where one is seen or to come."""
     phase_resources = PhaseResources(
         placement=resources.expected_placement(plan.spec.resources),
-        needs=gpu_memory.of_trunks(plan),
+        needs=gpu_memory.trunk_memory_needs(plan),
     )
     gpu = phase_resources.placement.cluster_resources.gpu
     if gpu is None or not phase_resources.placement.uses_gpus:
