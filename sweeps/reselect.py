@@ -22,7 +22,7 @@ from sweeps.report.model_card import model_card
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row
 from sweeps.terminal.console import Terminal
-from sweeps.terminal.result_tables import unseen_lines
+from sweeps.terminal.result_tables import held_out_lines
 from sweeps.tracking.download import download_sweep
 from trainables.errors import UserError
 from trainables.fixres.arms import ARMS
@@ -78,7 +78,7 @@ def write_other_choice(
         heatmap.save_png(heatmap.plot_heatmaps(outcome.rows, plan, row), picture)
         text = model_card(plan, outcome, record.versions, picture.name)
         write_model(target, plan, served, store, card=text, picture=picture)
-    for line in unseen_lines(outcome):
+    for line in held_out_lines(outcome):
         terminal.console.print(line, soft_wrap=True)
     terminal.say(f"model    {target.resolve()}")
 

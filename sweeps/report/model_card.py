@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from sweeps.final_model.outcome import Outcome
-from sweeps.final_model.wording import first_look, gain_in_words
+from sweeps.final_model.wording import gain_in_words, reading_sentence
 from sweeps.planning.plan import Plan
 from sweeps.planning.serving_limits import limits_in_words
 from sweeps.planning.units import three_digits
@@ -127,7 +127,7 @@ def _on_unseen(outcome: Outcome) -> str:
         lines += [f"- {name}: {gain_in_words(gain)}" for name, gain in outcome.gains.items()]
     lines += [
         "",
-        f"{first_look(outcome.test_cells)} A set with fewer classes is scored among its own. "
+        f"{reading_sentence(outcome.test_cells)} A set with fewer classes is scored among its own. "
         f"Untuned is the same trunk on the same pixels (arm {UNTUNED}).",
     ]
     return "\n".join(lines)

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from sweeps.final_model.outcome import Outcome
-from sweeps.final_model.wording import first_look
+from sweeps.final_model.wording import reading_sentence
 from sweeps.planning.plan import Plan
 from sweeps.planning.serving_limits import limits_in_words
 from sweeps.planning.units import duration, three_digits
@@ -208,7 +208,7 @@ def _captions(plan: Plan, outcome: Outcome, ledger: Ledger) -> dict[str, tuple[s
 
 def _unseen_note(outcome: Outcome) -> str:
     return (
-        f"{first_look(outcome.test_cells)} A set with fewer classes is scored among its own. "
+        f"{reading_sentence(outcome.test_cells)} A set with fewer classes is scored among its own. "
         f"Untuned is the same trunk on the same pixels (arm {UNTUNED}); gains are paired, image by "
         "image."
     )

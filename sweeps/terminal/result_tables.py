@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeps.final_model.outcome import Outcome, PairedGain
-from sweeps.final_model.wording import gain_in_words, looks_in_words, optimism_in_words
+from sweeps.final_model.wording import gain_in_words, optimism_in_words, repeated_readings_in_words
 from sweeps.planning.serving_costs import COST_OF_FIELD
 from sweeps.planning.units import three_digits
 from sweeps.selection.choice import Choice, pareto_front
@@ -33,11 +33,11 @@ def summary(outcome: Outcome, compared: Sequence[Comparison] = (), *, limit: int
     parts.append(Text(f"optimism {optimism_in_words(choice)}"))
     if outcome.refit:
         parts.append(Text("refit    trained again on train + val; what follows is of that net"))
-    parts += unseen_lines(outcome)
+    parts += held_out_lines(outcome)
     return Group(*parts)
 
 
-def unseen_lines(outcome: Outcome) -> list[Text]:
+def held_out_lines(outcome: Outcome) -> list[Text]:
     """What the sets say that nothing was chosen on."""
     arm = outcome.choice.row.arm
     lines = [
@@ -46,7 +46,7 @@ def unseen_lines(outcome: Outcome) -> list[Text]:
         if row.split != "val" and row.arm == arm
     ]
     if outcome.test_cells > 1:
-        lines.append(Text(f"test     {looks_in_words(outcome.test_cells)}"))
+        lines.append(Text(f"test     {repeated_readings_in_words(outcome.test_cells)}"))
     return lines
 
 
