@@ -1,10 +1,10 @@
-"""The arms of a finished sweep beside each other, as Markdown.
+"""Compare the arms of a finished sweep, as Markdown.
 
     python benchmarks/arms.py OUT
 
-A table of val top-1 with 95 % intervals (Wilson) for each cell and arm, and one of what each arm
-adds to the same trunk on the same pixels, untuned (crop1), image by image: over all cells, how many
-images it puts right and how many wrong.
+The first table has val top-1 with 95 % intervals (Wilson) for each cell and arm. The second
+compares each arm, image by image, with the same trunk on the same pixels, untuned (crop1): over all
+cells, how many images it puts right and how many wrong.
 """
 
 from __future__ import annotations

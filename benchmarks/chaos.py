@@ -1,10 +1,10 @@
-"""What a sweep loses to faults: machines, processes and the store taken away at random seconds.
+"""Measure what a sweep loses to faults: machines, processes or its store vanish at random times.
 
     python benchmarks/chaos.py --faults 20 --out chaos
 
-Each row is one sweep on a Ray cluster of this machine (a head and two nodes), its store on an S3
-server of this machine, and one fault in it; all are compared with one that nothing disturbs. Steps
-are counted from outside, in every process, killed ones included (counting/sitecustomize.py).
+Each row is one sweep with one fault, on a Ray cluster of this machine (a head and two nodes) with
+the store on an S3 server of this machine. All are compared with a sweep that nothing disturbs.
+Steps are counted in every process, also in killed ones (counting/sitecustomize.py).
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class Line:
     """One sweep with one fault."""
 
     fault: str
-    at_s: float  # after the start
-    phase: str  # of the sweep, when it came
-    survived: bool  # ended well, with the same choice and the same weights
+    at_s: float  # Seconds between the start and the fault.
+    phase: str  # The phase of the sweep when the fault came.
+    survived: bool  # It ended well, with the same choice and the same weights.
     cells_lost: int
     steps_redone: int
     seconds_lost: float
@@ -57,12 +57,12 @@ class Line:
 
 @dataclass(frozen=True)
 class Result:
-    """What a sweep came to."""
+    """How a sweep ended."""
 
     exit_code: int
     seconds: float
     steps: int
-    rows: tuple[str, ...]  # of the leaderboard, without clocks
+    rows: tuple[str, ...]  # Rows of the leaderboard without measured times.
     weights: bytes
 
     @property
@@ -71,7 +71,7 @@ class Result:
 
 
 class World:
-    """A Ray cluster whose nodes can be taken away, and a store that can."""
+    """A Ray cluster whose nodes can be taken away, and a store that can be stopped."""
 
     def __init__(self, folder: Path, store: S3Server):
         from ray.cluster_utils import Cluster
@@ -86,7 +86,7 @@ class World:
         self.mend()
 
     def mend(self) -> None:
-        """Two nodes, and a store that answers."""
+        """Bring the cluster back to two nodes."""
         while len(self.nodes) < 2:
             node = self.cluster.add_node(num_cpus=1, object_store_memory=100_000_000)
             self.nodes.append(node)
@@ -96,9 +96,9 @@ class World:
         self.nodes.remove(node)
 
     def trial(self) -> tuple[psutil.Process, Any] | None:
-        """A process that works on a trial, and its node."""
+        """Find a process that works on a trial, and its node."""
         for node in self.nodes:
-            with suppress(psutil.Error):  # what is looked at may go at that moment
+            with suppress(psutil.Error):  # The process may end at that moment.
                 raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
                 for child in raylet.children(recursive=True):
                     with suppress(psutil.Error):
@@ -122,7 +122,7 @@ class World:
             )
 
     def phase(self, name: str) -> str:
-        """Of a sweep that is running, by what its own folder and log say."""
+        """Tell the phase of a running sweep from its log."""
         return "cells" if "\ncells: " in self.log(name) else "trunks"
 
     def log(self, name: str) -> str:
@@ -142,7 +142,7 @@ class World:
 
 @dataclass(frozen=True)
 class Target:
-    """What there is to hit while trials run."""
+    """What a fault can hit while trials run."""
 
     driver: subprocess.Popen[bytes]
     trial: psutil.Process
@@ -188,7 +188,7 @@ FAULTS: dict[str, Fault] = {
 
 
 def undisturbed(world: World, name: str) -> tuple[Result, tuple[float, float]]:
-    """Run one to its end; also the seconds between which trials ran."""
+    """Run a sweep to its end; also return the seconds between which trials ran."""
     began, before, seen = time.monotonic(), world.counted(), []
     driver = world.start(name)
     while driver.poll() is None:
@@ -203,18 +203,21 @@ def undisturbed(world: World, name: str) -> tuple[Result, tuple[float, float]]:
 
 
 def disturbed(world: World, name: str, fault: Fault, at_s: float) -> tuple[Result, str] | None:
-    """Run one to its end, started again where its driver is what was lost; and the phase in which
-    the fault came. None: it was over before there was anything to hit."""
+    """Run a sweep with a fault to its end; a lost driver is started again.
+
+    Returns:
+        The result, and the phase in which the fault came; None: the sweep was over before.
+    """
     began, before = time.monotonic(), world.counted()
     driver = world.start(name)
     time.sleep(at_s)
-    while (found := world.trial()) is None:
+    while (running := world.trial()) is None:
         if driver.poll() is not None:
             return None
         time.sleep(0.05)
     phase = world.phase(name)
-    with suppress(psutil.NoSuchProcess):  # it ended by itself at that moment
-        fault(world, Target(driver, *found))
+    with suppress(psutil.NoSuchProcess):  # The process ended by itself at that moment.
+        fault(world, Target(driver, *running))
     code = driver.wait(TIME_LIMIT_S)
     if fault in (kill_driver, stop_driver) and code != 0:
         code = world.start(name).wait(TIME_LIMIT_S)
@@ -222,16 +225,16 @@ def disturbed(world: World, name: str, fault: Fault, at_s: float) -> tuple[Resul
     return world.result(name, code, seconds, world.counted() - before), phase
 
 
-def line_of(fault: str, at_s: float, phase: str, found: Result, whole: Result) -> Line:
-    same = found.rows == whole.rows and found.weights == whole.weights
+def line_of(fault: str, at_s: float, phase: str, result: Result, undisturbed: Result) -> Line:
+    same = result.rows == undisturbed.rows and result.weights == undisturbed.weights
     return Line(
         fault=fault,
         at_s=round(at_s, 1),
         phase=phase,
-        survived=found.exit_code == 0 and same,
-        cells_lost=len(whole.cells - found.cells),
-        steps_redone=found.steps - whole.steps,
-        seconds_lost=round(found.seconds - whole.seconds, 1),
+        survived=result.exit_code == 0 and same,
+        cells_lost=len(undisturbed.cells - result.cells),
+        steps_redone=result.steps - undisturbed.steps,
+        seconds_lost=round(result.seconds - undisturbed.seconds, 1),
     )
 
 
@@ -272,31 +275,31 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="*", default=list(FAULTS), help="which faults, in turn")
     parser.add_argument("--seed", type=int, default=0, help="of the times")
     parser.add_argument("--out", type=Path, default=None, help="folder for chaos.json, chaos.md")
-    asked = parser.parse_args()
-    draw, lines = random.Random(asked.seed), []
+    args = parser.parse_args()
+    draw, lines = random.Random(args.seed), []
     with a_world() as world:
-        undisturbed(world, "warm")  # decodes the images, fills the caches
+        undisturbed(world, "warm")  # This decodes the images and fills the caches.
         whole, window = undisturbed(world, "whole")
         print(f"undisturbed: {whole.seconds:.1f} s, {whole.steps} steps, {len(whole.cells)} cells")
-        while len(lines) < asked.faults:
-            kind = asked.kinds[len(lines) % len(asked.kinds)]
+        while len(lines) < args.faults:
+            kind = args.kinds[len(lines) % len(args.kinds)]
             at_s, name = draw.uniform(*window), f"sweep{draw.getrandbits(32):08x}"
-            came = disturbed(world, name, FAULTS[kind], at_s)
+            outcome = disturbed(world, name, FAULTS[kind], at_s)
             world.mend()
-            if came is None:  # sweeps have become faster: on a machine that others use too
+            if outcome is None:  # Sweeps have become faster, as on a machine that others use too.
                 window = (window[0], max(window[0] + 1, at_s))
                 continue
-            lines.append(line_of(kind, at_s, came[1], came[0], whole))
+            lines.append(line_of(kind, at_s, outcome[1], outcome[0], whole))
             print(lines[-1], flush=True)
             if not lines[-1].survived:
                 print(world.log(name)[-4000:])
     print(table(lines))
-    if asked.out is not None:
-        asked.out.mkdir(parents=True, exist_ok=True)
+    if args.out is not None:
+        args.out.mkdir(parents=True, exist_ok=True)
         reference = {"seconds": whole.seconds, "steps": whole.steps, "cells": len(whole.cells)}
         record = {"undisturbed": reference, "faults": [asdict(line) for line in lines]}
-        (asked.out / "chaos.json").write_text(json.dumps(record, indent=2) + "\n")
-        (asked.out / "chaos.md").write_text(table(lines) + "\n")
+        (args.out / "chaos.json").write_text(json.dumps(record, indent=2) + "\n")
+        (args.out / "chaos.md").write_text(table(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""The fix stage of one trunk at one test resolution: kept features against a forward every epoch.
+"""Time the fix stage of one trunk: kept features against a forward pass in every epoch.
 
     python benchmarks/fix_stage.py [--images 1200] [--test-res 96]
 
-Both fit the same classifiers (learning rates x label smoothings) for the same epochs on the same
-images in the same order, judge each epoch on val and keep the best; in one process, one after the
-other. Plain is what fine-tuning scripts do, setting by setting: the last batch norm's statistics
-taken once, then in every epoch the frozen net runs over train and over val. Ours runs it over each
-once and fits all settings together. Printed: seconds, their ratio, the share of ours that is the
-passes of the net (which no fix stage can do without), and the two top-1 on val.
+Both ways fit the same classifiers (learning rates x label smoothings) for the same epochs on the
+same images in the same order, score each epoch on val and keep the best; in one process, one after
+the other. "Plain" is what fine-tuning scripts do for each setting: they take the statistics of the
+last batch norm once, then run the frozen net over train and val in every epoch. "Ours" runs the net
+over each once and fits all settings together. The output is the seconds, their ratio, the share of
+ours that passes of the net take (which every fix stage needs), and both top-1 on val.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=1200, help="of train, at most")
     parser.add_argument("--test-res", type=int, default=96, help="px")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder), asked.images, asked.test_res)
-        bench.ours()  # warm: kernels chosen, files in the page cache
+        bench = Bench(Path(folder), args.images, args.test_res)
+        bench.ours()  # This warms up: kernels are chosen, and files are in the page cache.
         began = time.perf_counter()
         ours, pass_seconds = bench.ours()
         middle = time.perf_counter()
@@ -66,7 +66,7 @@ def main() -> None:
     n = len(bench.val)
     error = standard_error(max(ours, plain), n)
     print(
-        f"{len(bench.train)} train and {n} val images, lite0 at {asked.test_res} px, {bench.device}"
+        f"{len(bench.train)} train and {n} val images, lite0 at {args.test_res} px, {bench.device}"
     )
     print(f"{RUNS} settings x {EPOCHS} epochs: {RUNS * EPOCHS} passes of the net, or one")
     ratio = (ended - middle) / (middle - began)
@@ -79,9 +79,9 @@ def main() -> None:
 
 
 class Bench:
-    """One trunk, one image set, two ways. Each gives the hits on val of the classifier it picks."""
+    """One trunk and one image set; each way returns the hits on val of the classifier it picks."""
 
-    def __init__(self, folder: Path, most: int, test_res: int):
+    def __init__(self, folder: Path, max_images: int, test_res: int):
         images = self._images(folder)
         self.device = pick_device()
         variant = variants.get("lite0")
@@ -93,12 +93,12 @@ class Bench:
         backbone.load_trunk(model, state)
         self.model = backbone.to_device(model, self.device).eval()
         threads = torch.get_num_threads()
-        place = ViewCache(images=images, cache=folder / "cache", threads=threads)
+        view_cache = ViewCache(images=images, cache=folder / "cache", threads=threads)
         transform = EvalTransform(
             test_res=test_res, crop_pct=1.0, interpolation=self.preprocessing.interpolation
         )
-        self.train = place.view("train", transform, most=most)
-        self.val = place.view("val", transform)
+        self.train = view_cache.view("train", transform, most=max_images)
+        self.val = view_cache.view("val", transform)
         labels = images.split("train").labels[: len(self.train)]
         self.labels = torch.tensor(labels, device=self.device)
         self.val_labels = torch.tensor(images.split("val").labels, device=self.device)
@@ -119,14 +119,20 @@ class Bench:
         )
 
     def ours(self) -> tuple[int, float]:
-        """One pass over train, one over val, all settings together; and the passes' seconds."""
-        size = {"batch_size": BATCH, "device": self.device}
+        """Run one pass over train and one over val, and fit all settings together.
+
+        Returns:
+            Hits on val, and the seconds of the passes.
+        """
+        options = {"batch_size": BATCH, "device": self.device}
         began = time.perf_counter()
         with self._pass(self.train) as train_maps, self._pass(self.val) as val_maps:
             pass_seconds = time.perf_counter() - began
-            features.set_norm(self.model, features.norm_statistics(self.model, train_maps, **size))
+            features.set_norm(
+                self.model, features.norm_statistics(self.model, train_maps, **options)
+            )
             train, val = (
-                features.features_of(self.model, maps, **size).to(self.device)
+                features.features_of(self.model, maps, **options).to(self.device)
                 for maps in (train_maps, val_maps)
             )
         head = self.model.classifier
@@ -137,7 +143,7 @@ class Bench:
         return int((logits.argmax(1) == self.val_labels).sum()), pass_seconds
 
     def plain(self) -> int:
-        """Setting by setting, a pass over train and one over val in each epoch."""
+        """Fit setting by setting, with a pass over train and one over val in each epoch."""
         self._plain_norm()
         return max(
             self._plain_setting(lr, smoothing)
@@ -146,10 +152,10 @@ class Bench:
         )
 
     def _plain_norm(self) -> None:
-        """The last batch norm's statistics by running averages over the batches of one epoch."""
+        """Estimate the last batch norm's statistics by averaging over the batches of one epoch."""
         norm = self.model.bn2
         norm.reset_running_stats()
-        norm.momentum = None  # torch: the plain average over batches
+        norm.momentum = None  # In PyTorch this means the plain average over batches.
         norm.train()
         with torch.no_grad():
             for x in batches_of(self.train, BATCH, self.preprocessing, self.device):

@@ -1,12 +1,12 @@
-"""Fitting heads on kept features: all settings together against one head at a time.
+"""Time the fitting of heads on kept features: all settings together against one at a time.
 
     python benchmarks/head_fit.py [--images 20000] [--classes 10]
 
-Head-images/s: images x heads / seconds of one epoch of training, val left out, at batch size 256 on
-random features of width 1280. Plain is the loop of torch.optim, an epoch for one head after the
-other; a linear layer's forward pass alone, in large batches in order, is what no training of one
-head at a time can reach. One process, warmed; each number is the best of some repeats, and the
-three ways take turns, so that a busy moment of the machine hits all of them.
+The unit is head-images/s: images x heads / seconds of one epoch of training, without val, at batch
+size 256 on random features of width 1280. "Plain" is a loop of torch.optim, an epoch for one head
+after the other. "Forward" is only a linear layer's forward pass, in large batches in order: a bound
+that no training of one head at a time can reach. All run in one warm process; each number is the
+best of some repeats, and the three ways take turns, so that a busy moment of the machine hits all.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def best_of(repeats: int, ways: tuple[Callable[[], None], ...]) -> list[float]:
-    """Seconds of each way: the least of ``repeats``, after one that is not counted."""
+    """Time each way: the least seconds of ``repeats``, after one run that is not counted."""
     seconds: list[list[float]] = [[] for _ in ways]
     for _ in range(repeats + 1):
         for way, taken in zip(ways, seconds, strict=True):
@@ -83,9 +83,9 @@ class Bench:
             patience=1,
             batch_size=BATCH,
         )
-        few = self.features[:1], self.labels[:1]  # val
+        val = self.features[:1], self.labels[:1]
         start = self.head.weight, self.head.bias
-        fit([self.features], self.labels, *few, *start, grid, seed=0)
+        fit([self.features], self.labels, *val, *start, grid, seed=0)
 
     def plain(self, name: str) -> None:
         head = torch.nn.Linear(WIDTH, self.head.out_features)

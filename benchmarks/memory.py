@@ -1,15 +1,16 @@
-"""How much of a GPU a training step needs: what is counted without one, against real cards.
+"""Compare the GPU memory that a training step is estimated to need with that of real cards.
 
     python benchmarks/memory.py
 
-First, against a published table: timm benchmarked training on an RTX 3090 with automatic mixed
-precision, channels last, SGD and 1,000 classes, at the largest batch of a ladder that ran
-(github.com/huggingface/pytorch-image-models, results/benchmark-train-amp-nhwc-pt112-cu113-
-rtx3090.csv); the rung above it (``timm.utils.decay_batch_step``) had run out of memory. Lite0 ran
-at the first rung: of it one knows only that. A good count needs less than the card has for what
-ran, and more for what did not.
+The first table compares with a published one: timm benchmarked training on an RTX 3090 with
+automatic mixed precision, channels last, SGD and 1,000 classes, at the largest batch of a ladder
+that ran (github.com/huggingface/pytorch-image-models, results/benchmark-train-amp-nhwc-pt112-cu113-
+rtx3090.csv); the rung above it (``timm.utils.decay_batch_step``) had run out of memory. For lite0,
+which ran at the first rung, no failure is known. A good estimate is below the card's memory for
+what ran, and above it for what did not.
 
-Then, where there is a GPU: real training steps, and the most that PyTorch's allocator held.
+Where there is a GPU, a second table has real training steps, and the peak that PyTorch's allocator
+held.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ from trainables.profiling.training_memory import (
 )
 from trainables.training.optim import make_optimizer
 
-CARD_GB = 23.69 * 2**30 / 1e9  # of an RTX 3090, as PyTorch says when it runs out
+# Memory of an RTX 3090, as PyTorch reports it when it runs out.
+CARD_GB = 23.69 * 2**30 / 1e9
 FIRST_RUNG = 512
 CLASSES = 1000
 
@@ -53,7 +55,7 @@ class Rung:
 
     @property
     def failed(self) -> int | None:
-        """The rung above; None: there is none, so that nobody tried more."""
+        """The batch of the rung above, which failed; None: there is no rung above."""
         if self.ran == FIRST_RUNG:
             return None
         above = range(self.ran + 1, 2 * self.ran + 1)
@@ -81,7 +83,8 @@ LADDER = (
     Rung("lite3", 300, 128),
     Rung("lite4", 380, 64),
 )
-POINTS = (  # variant, px, images
+# Variant, resolution (px) and batch size of the real steps.
+POINTS = (
     ("b0", 128, 64),
     ("b0", 224, 128),
     ("b2", 260, 64),
@@ -147,7 +150,7 @@ def steps() -> Iterator[str]:
 
 
 def real_step(variant: str, res: int, batch: int) -> tuple[int, int]:
-    """Peak bytes that the allocator handed out, and that it held, over three steps."""
+    """Run three steps; return the peak bytes that the allocator handed out, and that it held."""
     device = torch.device("cuda")
     model = backbone.to_device(backbone.build(variants.get(variant), CLASSES), device).train()
     optimizer = make_optimizer(model, "sgd", lr=1e-3, weight_decay=1e-4)

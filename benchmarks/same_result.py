@@ -71,9 +71,9 @@ def _board(sweep: Path) -> list[dict[str, Any]]:
 
 def _choice(sweep: Path) -> dict[str, Any]:
     choice = json.loads((sweep / "choice.json").read_text(encoding="utf-8"))
-    found = {name: choice[name] for name in CHOICE}
-    found["chosen"] = {k: v for k, v in found["chosen"].items() if k not in CLOCKED}
-    return found
+    compared = {name: choice[name] for name in CHOICE}
+    compared["chosen"] = {k: v for k, v in compared["chosen"].items() if k not in CLOCKED}
+    return compared
 
 
 def _compare_values(what: str, first: Any, second: Any) -> Finding:
@@ -85,7 +85,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _moved(path: Path) -> str:
-    """The name of a file of the model, below code/ without the way to it: rooms may be renamed."""
+    """Return the name of a model file; below code/ without its folders, which may be renamed."""
     return f"model/code/**/{path.name}" if "code" in path.parts else str(path)
 
 
@@ -98,11 +98,11 @@ def _compare_model_file(name: str, a: Path, b: Path) -> Finding:
 
 
 def _compare_files(name: str, a: Path, b: Path, reading: Callable[[Path], str]) -> Finding:
-    found = [next(sweep.glob(name), None) for sweep in (a, b)]
-    missing = [str(s) for s, path in zip((a, b), found, strict=True) if path is None]
+    paths = [next(sweep.glob(name), None) for sweep in (a, b)]
+    missing = [str(s) for s, path in zip((a, b), paths, strict=True) if path is None]
     if missing:
         return Finding(name, False, f"is not in {' and '.join(missing)}")
-    first, second = (reading(path) for path in found if path is not None)
+    first, second = (reading(path) for path in paths if path is not None)
     return Finding(name, first == second, first[:16] if reading is _digest else "")
 
 
@@ -115,7 +115,7 @@ def _card(path: Path) -> str:
 
 
 def _syntax(path: Path) -> str:
-    """A Python file's tree without imports' paths, comments and docstrings."""
+    """Dump a Python file's syntax tree without import paths, comments and docstrings."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -132,14 +132,14 @@ def _is_text(node: ast.AST) -> bool:
 
 
 def main() -> int:
-    """Exit code: 0 the same, 1 not."""
+    """Compare and print; return the exit code: 0 the same, 1 not."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("a", type=Path, help="a finished sweep's folder")
     parser.add_argument("b", type=Path, help="another")
-    asked = parser.parse_args()
-    findings = list(compare(asked.a, asked.b))
+    args = parser.parse_args()
+    findings = list(compare(args.a, args.b))
     for what, same, note in findings:
         print(f"{'same     ' if same else 'DIFFERENT'}  {what}{note and f'  ({note})'}")
     differing = sum(not finding.same for finding in findings)

@@ -1,9 +1,10 @@
-"""What MLflow takes: one writer that batches against a call for each value.
+"""Time the writing of metrics to MLflow: one writer that batches against a call for each value.
 
     python benchmarks/tracking.py
 
-A sweep's trunks report epoch by epoch to an MLflow server on loopback (sqlite, one worker); "told"
-is what the sweep itself waits for, "written" is when all of it is there.
+The trunks of a sweep report epoch by epoch to an MLflow server on loopback (sqlite, one worker).
+"Told" is the time that the sweep itself waits until the outbox has all values; the other times end
+when MLflow has them.
 """
 
 from __future__ import annotations
@@ -83,9 +84,9 @@ def through_the_outbox(runs: RunStore, keys: list[str]) -> tuple[float, float]:
     for epoch in range(1, EPOCHS + 1):
         for key in keys:
             box.put(lambda key=key, epoch=epoch: runs.defer_metrics(key, points(epoch)))  # type: ignore[misc]
-    told = time.perf_counter() - began
+    queued_s = time.perf_counter() - began
     box.flush(60)
-    return told, time.perf_counter() - began
+    return queued_s, time.perf_counter() - began
 
 
 def main() -> None:
@@ -98,11 +99,12 @@ def main() -> None:
         for key in keys:
             runs.ensure(key, key, {}, {}, start_ms=0)
         apart = one_by_one(client, [runs.run_id(key) for key in keys[1:]])
-        told, together = through_the_outbox(runs, keys[1:])
+        queued_s, together = through_the_outbox(runs, keys[1:])
     print(f"{count} values of {TRUNKS} runs")
     print(f"a call each     {apart:6.1f} s, {count / apart:8.0f} values/s; the sweep waits as long")
     print(
-        f"the outbox      {together:6.2f} s, {count / together:8.0f} values/s; told in {told:.3f} s"
+        f"the outbox      {together:6.2f} s, {count / together:8.0f} values/s; "
+        f"queued_s in {queued_s:.3f} s"
     )
     print(f"ratio           {apart / together:6.0f}")
 

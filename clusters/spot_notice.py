@@ -22,8 +22,8 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-# How the command lines begin that Ray gives to the processes which train: the trials (Tune wraps
-# their classes in one of this name) and the workers of trunks that train on several GPUs.
+# The command lines of processes that train begin with these names, which Ray gives them: the trials
+# (Tune wraps their classes in the first one) and the workers of trunks that train on several GPUs.
 TRIALS = (
     "ray::ResourceTrainable",
     "ray::TrunkTrainable",
@@ -32,17 +32,21 @@ TRIALS = (
 )
 AWS = "http://169.254.169.254"
 GCP = "http://metadata.google.internal"
-AWS_EVERY_S = 5.0  # as AWS advises
+# AWS advises to ask every 5 seconds.
+AWS_EVERY_S = 5.0
 GCP_EVERY_S = 1.0
 TIMEOUT_S = 5.0
-DRAIN_S = 10.0  # Ray needs some 3 s for it; Google's notice leaves 30 s for all
-# No proxy: the metadata service is the machine's own.
+# Draining takes Ray some 3 s; Google's notice leaves 30 s for everything.
+DRAIN_S = 10.0
+# The metadata service belongs to the machine and must not be asked through a proxy.
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def fetch(url: str, headers: dict[str, str], *, method: str = "GET") -> str:
-    """Raises:
-    OSError: no answer, or one that is not 200 (urllib's HTTPError is an OSError).
+    """Fetch a page of the metadata service.
+
+    Raises:
+        OSError: there is no answer, or its status is not 200 (urllib's HTTPError is an OSError).
     """
     request = urllib.request.Request(url, headers=headers, method=method)
     with OPENER.open(request, timeout=TIMEOUT_S) as answer:
@@ -50,7 +54,7 @@ def fetch(url: str, headers: dict[str, str], *, method: str = "GET") -> str:
 
 
 def noticed_by_aws(base: str = AWS) -> bool:
-    """Whether AWS is to take this spot instance: instance-action is there two minutes ahead.
+    """Ask whether AWS is about to take this spot instance; the notice comes two minutes ahead.
 
     https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html
     """
@@ -66,7 +70,7 @@ def noticed_by_aws(base: str = AWS) -> bool:
 
 
 def noticed_by_gcp(base: str = GCP) -> bool:
-    """Whether Google Cloud is taking this spot instance, which then has 30 seconds left.
+    """Ask whether Google Cloud is taking this spot instance, which then has 30 seconds left.
 
     https://cloud.google.com/compute/docs/instances/create-use-preemptible-vms
     """
@@ -86,21 +90,24 @@ def wait_for_notice(noticed: Callable[[], bool], every_s: float) -> None:
 
 
 def trials(proc: Path = Path("/proc")) -> list[int]:
-    """Process ids of the trials that run on this machine."""
-    found = []
+    """List the process ids of the trials that run on this machine."""
+    pids = []
     for path in proc.glob("[0-9]*/cmdline"):
         try:
             command = path.read_bytes()
-        except OSError:  # gone meanwhile
+        except OSError:  # The process has ended meanwhile.
             continue
         if command.decode(errors="replace").startswith(TRIALS):
-            found.append(int(path.parent.name))
-    return sorted(found)
+            pids.append(int(path.parent.name))
+    return sorted(pids)
 
 
 def drain(deadline_s: int) -> None:
-    """Tell Ray that this node is about to be preempted. Without Ray's consent, go on all the same:
-    a trial that is placed here once more is lost once more, and has its state."""
+    """Tell Ray that this node is about to be preempted.
+
+    A failure is only printed: a trial that Ray then places here again is lost again, but has saved
+    its state.
+    """
     ray = [sys.executable, "-m", "ray.scripts.scripts", "drain-node"]
     why = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot notice"]
     when = ["--deadline-remaining-seconds", str(deadline_s)]
@@ -111,12 +118,12 @@ def drain(deadline_s: int) -> None:
 
 
 def end_trials(wait_s: float) -> list[int]:
-    """SIGTERM to every trial; return those still there after ``wait_s``."""
+    """Send SIGTERM to every trial; return those that still run after ``wait_s``."""
     ended: set[int] = set()
     until = time.monotonic() + wait_s
     while left := trials():
         for pid in left:
-            if pid not in ended:  # once: it is at its last step then
+            if pid not in ended:  # Only once: after it, the trial does its last step.
                 ended.add(pid)
                 try:
                     os.kill(pid, signal.SIGTERM)
@@ -129,7 +136,7 @@ def end_trials(wait_s: float) -> list[int]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit code: 0 all trials have ended, 1 some have not."""
+    """Wait and act; return the exit code: 0 all trials have ended, 1 some have not."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

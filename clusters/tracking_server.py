@@ -1,10 +1,10 @@
-"""MLflow's server on a cluster's head, whose runs outlive the head.
+"""Run MLflow's server on a cluster's head, with runs that outlive the head.
 
     python tracking_server.py --artifacts s3://bucket/mlflow
 
 It listens on this machine alone. Artifacts go to the object store. Runs are in a sqlite file in
 ``--folder``, which is copied to the object store every minute while it changes, and at the end; a
-new head takes it up from there. With MLFLOW_BACKEND_STORE_URI in the environment (Postgres, for
+new head restores it from there. With MLFLOW_BACKEND_STORE_URI in the environment (Postgres, for
 many sweeps at once) there is nothing to copy, and MLflow uses that.
 """
 
@@ -40,7 +40,7 @@ class Database:
         return filesystem, f"{folder.rstrip('/')}/{NAME}"
 
     def restore(self) -> None:
-        """Bring the copy, if this machine has no file yet and there is a copy."""
+        """Download the copy, if there is one and this machine has no file yet."""
         filesystem, copy = self._remote()
         if self.path.exists() or filesystem.get_file_info(copy).type != fs.FileType.File:
             return
@@ -51,13 +51,13 @@ class Database:
         aside.replace(self.path)
 
     def _state(self) -> tuple[int, ...]:
-        """Changes with every write: sqlite may keep the last ones in a file beside."""
+        """Return times and sizes that change with every write, also of sqlite's write-ahead log."""
         files = (self.path, self.path.with_name(f"{NAME}-wal"))
         stats = [each.stat() for each in files if each.exists()]
         return tuple(number for stat in stats for number in (stat.st_mtime_ns, stat.st_size))
 
     def copy(self) -> bool:
-        """Send a consistent copy if anything was written since the last one; whether it was."""
+        """Upload a consistent copy if anything was written since the last; return whether so."""
         state = self._state()
         if not state or state == self._copied:
             return False
@@ -76,7 +76,7 @@ class Database:
 
 
 def server(artifacts: str, port: int, database: Path | None) -> subprocess.Popen[bytes]:
-    """``mlflow server``, in the environment's own MLflow."""
+    """Start ``mlflow server`` with the MLflow of this Python environment."""
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--workers", "1", "--artifacts-destination", artifacts]
     if database is not None:
@@ -86,7 +86,7 @@ def server(artifacts: str, port: int, database: Path | None) -> subprocess.Popen
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit code: that of the server, 0 if it was told to stop."""
+    """Run the server; return its exit code, or 0 if it was stopped by a signal."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -118,16 +118,16 @@ def watch(
         try:
             if database is not None:
                 database.copy()
-        except (OSError, sqlite3.Error) as error:  # the next minute tries again
+        except (OSError, sqlite3.Error) as error:  # The next minute tries again.
             print(f"the runs could not be copied: {error}", file=sys.stderr, flush=True)
 
     while not stop.wait(every_s) and served.poll() is None:
         copy()
-    told = stop.is_set()
+    stopped = stop.is_set()
     served.terminate()
     code = served.wait()
     copy()
-    return 0 if told else code
+    return 0 if stopped else code
 
 
 if __name__ == "__main__":

@@ -33,8 +33,11 @@ than those shown here (lite0, 48 to 128 px, a few minutes on two CPU cores)."""
 
 
 def parse(argv: list[str]) -> SweepSpec:
-    """The spec that ``argv`` asks for. Options left out are the recipe's, or the built-in set's
-    where no data is given."""
+    """Parse options into a spec.
+
+    An option that is left out has the recipe's value, or without ``--data`` that of the built-in
+    digits.
+    """
     return tyro.cli(
         SweepSpec,
         args=argv,
@@ -54,7 +57,7 @@ def _defaults(argv: list[str]) -> SweepSpec:
 
 
 def _value_of(option: str, argv: list[str]) -> str | None:
-    """What is given for an option, before all is parsed; "" where the value is missing."""
+    """Find the value of an option before all options are parsed; "": the value is missing."""
     for i, word in enumerate(argv):
         if word == option:
             return "".join(argv[i + 1 : i + 2])
@@ -64,11 +67,12 @@ def _value_of(option: str, argv: list[str]) -> str | None:
 
 
 def main(argv: list[str]) -> int:
-    """Exit code: 0 done, 1 a fault of ours, 2 bad input, 130 stopped."""
+    """Run the sweep; return the exit code: 0 done, 1 a fault of ours, 2 bad input, 130 stopped."""
     interrupt_on_sigterm()
     try:
         spec = check_spec(parse(argv))
-        # After the check, so that bad options end at once: these bring torch, Ray and MLflow.
+        # Imported after the check, so that bad options fail at once: these import torch, Ray and
+        # MLflow.
         from sweeps.sweep import run
         from sweeps.terminal.console import Terminal
 

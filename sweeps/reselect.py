@@ -1,4 +1,4 @@
-"""Write the model of another choice than the one that a sweep came to."""
+"""Load a finished or running sweep, and write the model of another choice from it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sweeps.report.model_card import model_card
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row
 from sweeps.terminal.console import Terminal
-from sweeps.terminal.result_tables import unseen_lines
+from sweeps.terminal.result_tables import held_out_lines
 from sweeps.tracking.download import download_sweep
 from trainables.errors import UserError
 from trainables.fixres.arms import ARMS
@@ -33,8 +33,10 @@ from trainables.training.trunk import read_trunk_spec
 
 
 def check_target(sweep: str, target: Path) -> None:
-    """Raises:
-    UserError: the model cannot be written from there, or would replace something else.
+    """Check that a model of another choice can be written from ``sweep`` to ``target``.
+
+    Raises:
+        UserError: the sweep is only in MLflow, or ``target`` would replace something else.
     """
     if sweep.startswith("runs:/"):
         raise UserError(
@@ -46,24 +48,24 @@ def check_target(sweep: str, target: Path) -> None:
 
 
 def write_other_choice(
-    found: LoadedSweep,
+    sweep: LoadedSweep,
     rows: Sequence[Row],
     choice: Choice,
     serving: ServingOptions,
     target: Path,
     terminal: Terminal,
 ) -> None:
-    """Read the sets that nothing was chosen on for the choice, and write its model.
+    """Score the choice on the held-out sets, and write its model into ``target``.
 
     Args:
-        found: the sweep, finished or running.
-        rows: of val.
+        sweep: may be finished or running.
+        rows: the sweep's rows on val.
         serving: the limits that the choice was made by.
 
     Raises:
         UserError: the images are not what they were, or the checkpoints were pruned.
     """
-    record, store, row = found.record, found.store, choice.row
+    record, store, row = sweep.record, sweep.store, choice.row
     check_not_pruned(store, row, changes=bool(ARMS[row.arm].changes))
     spec = replace(record.spec, serving=serving)
     images, _ = open_images(spec, terminal)
@@ -71,14 +73,15 @@ def write_other_choice(
         raise UserError(f"--data {spec.images.data} holds other images than the sweep saw.")
     trunk = read_trunk_spec(store, row.trunk)
     plan = planning.build_plan(spec, images, [trunk.weights])
-    served, counting = served_as_swept(plan, row, store), terminal.counting("decoding images")
-    outcome = score_choice(plan, choice, served, rows, images, store, counting)
+    served_model = served_as_swept(plan, row, store)
+    progress = terminal.counting("decoding images")
+    outcome = score_choice(plan, choice, served_model, rows, images, store, progress)
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "heatmap.png"
         heatmap.save_png(heatmap.plot_heatmaps(outcome.rows, plan, row), picture)
-        text = model_card(plan, outcome, record.versions, picture.name)
-        write_model(target, plan, served, store, card=text, picture=picture)
-    for line in unseen_lines(outcome):
+        card = model_card(plan, outcome, record.versions, picture.name)
+        write_model(target, plan, served_model, store, card=card, picture=picture)
+    for line in held_out_lines(outcome):
         terminal.console.print(line, soft_wrap=True)
     terminal.say(f"model    {target.resolve()}")
 
@@ -88,25 +91,26 @@ class LoadedSweep:
     """A sweep to choose from."""
 
     folder: Path
+    """Holds the sweep's record and leaderboard; may be temporary."""
     record: SweepRecord
     store: Store
 
 
 @contextmanager
 def load_sweep(sweep: str, tracking_uri: str | None) -> Iterator[LoadedSweep]:
-    """A sweep, its leaderboard and spec in its folder or in a temporary one.
+    """Load a sweep; what is not in a folder is downloaded into a temporary one.
 
     Args:
         sweep: a folder; a URI that pyarrow knows (s3://bucket/prefix, gs://...); or runs:/ID, the
             id of a sweep's parent run in MLflow.
-        tracking_uri: of MLflow; None: what MLflow itself would take.
+        tracking_uri: address of MLflow; None: MLflow's own default.
 
     Raises:
         UserError: there is no such sweep, or no cell of it is done.
     """
     if not (is_uri(sweep) or sweep.startswith("runs:/")):
         folder = Path(sweep).expanduser()
-        record = _record(folder, sweep)
+        record = _read_record(folder, sweep)
         yield LoadedSweep(folder=folder, record=record, store=recorded_store(folder, record))
         return
     with tempfile.TemporaryDirectory(prefix="fixres-choice-") as name:
@@ -115,11 +119,11 @@ def load_sweep(sweep: str, tracking_uri: str | None) -> Iterator[LoadedSweep]:
         if sweep.startswith("runs:/"):
             download_sweep(sweep.removeprefix("runs:/"), tracking_uri, folder)
         else:
-            store = _bring_objects(sweep, folder)
-        yield LoadedSweep(folder=folder, record=_record(folder, sweep), store=store)
+            store = _download_from_store(sweep, folder)
+        yield LoadedSweep(folder=folder, record=_read_record(folder, sweep), store=store)
 
 
-def _record(folder: Path, sweep: str) -> SweepRecord:
+def _read_record(folder: Path, sweep: str) -> SweepRecord:
     record = read_sweep_record(folder)
     if record is None or not (folder / BOARD).exists():
         raise UserError(
@@ -129,7 +133,7 @@ def _record(folder: Path, sweep: str) -> SweepRecord:
     return record
 
 
-def _bring_objects(uri: str, folder: Path) -> Store:
+def _download_from_store(uri: str, folder: Path) -> Store:
     remote = remote_path(uri)
     try:
         remote.check_reachable()

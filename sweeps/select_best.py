@@ -40,7 +40,7 @@ class SelectOptions:
 
 
 def main(argv: list[str]) -> int:
-    """Exit code: 0 done, 1 a fault of ours, 2 bad input."""
+    """Choose and print; return the exit code: 0 done, 1 a fault of ours, 2 bad input."""
     asked = tyro.cli(
         SelectOptions,
         args=argv,
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
 
 
 def _tell(asked: SelectOptions) -> None:
-    # After the check, so that bad options end at once: these bring torch.
+    # Imported after the check, so that bad options fail at once: these import torch.
     from rich.console import Console
 
     from sweeps.final_model.wording import optimism_in_words

@@ -1,5 +1,7 @@
-"""The story of a sweep, top to bottom: spec -> plan -> trunks -> cells -> leaderboard -> choice
--> model."""
+"""Run a sweep, top to bottom.
+
+spec -> plan -> trunks (phase 1) -> cells (phase 2) -> leaderboard -> choice -> model and report
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sweeps.events.event_types import SweepBegan, Watchers
+from sweeps.events.event_types import SweepBegan, Watcher, Watchers
 from sweeps.events.recorders import History, LiveBoard
 from sweeps.execution.phases import run_cells, run_trunks
 from sweeps.execution.ray_cluster import RayCluster
@@ -51,135 +53,166 @@ from trainables.models.weights import Weights, find_weights
 from trainables.ray_backend.tune_trainables import TrialContext
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import Place, make_writable
-from trainables.training.trunk import recorded_reports
+from trainables.training.trunk import EpochReport, TrunkSpec, recorded_reports
 
-STOPPED_PATIENCE_S = 5.0  # with MLflow, where the sweep did not come to its end
+# Seconds that MLflow gets to take what is still to be sent, where the sweep did not end well.
+STOPPED_PATIENCE_S = 5.0
+
+SurvivingTrunk = tuple[TrunkSpec, tuple[EpochReport, ...]]
 
 
 def run(spec: SweepSpec, terminal: Terminal) -> None:
-    """Run the sweep, or go on with it.
+    """Run the sweep, or continue it.
 
     Raises:
-        UserError: it cannot be run as it is asked for.
+        UserError: the sweep cannot be run with these options.
+        SweepError: it can, but came to nothing.
     """
     out = folder.find_folder(spec)
-    storage = location_of(out, spec.output.storage)
+    location = location_of(out, spec.output.storage)
     make_writable(spec.cache, "cache_dir")
     if spec.run.dry_run:
         images, _ = open_images(spec, terminal)
         terminal.console.print(plan_view(planning.build_plan(spec, images, ())))
         return
-    made_anew = not out.exists()
+    is_new_folder = not out.exists()
     make_writable(out, "out")
-    with folder.locked(out), storage.opened(terminal.say):
-        bare = not (out / SPEC).exists()
+    with folder.locked(out), location.opened(terminal.say):
+        is_new_sweep = not (out / SPEC).exists()
         try:
-            _run(spec, storage, terminal, bare=bare)
+            _run_or_continue(spec, location, terminal, is_new_sweep=is_new_sweep)
         except UserError:
-            if bare and not storage.store.journal.exists():
-                folder.remove_unfinished(out, made_anew)
+            if is_new_sweep and not location.store.journal.exists():
+                folder.remove_unfinished(out, is_new_folder)
             raise
 
 
-def _run(spec: SweepSpec, storage: SweepLocation, terminal: Terminal, *, bare: bool) -> None:
-    out, store = storage.out, storage.store
-    # Weights out of reach are known at once, not after the images have been decoded.
-    weights = _weights(spec, store) if bare else []
+def _run_or_continue(
+    spec: SweepSpec, location: SweepLocation, terminal: Terminal, *, is_new_sweep: bool
+) -> None:
+    out, store = location.out, location.store
+    # Weights that cannot be reached are reported at once, not after all images have been decoded.
+    weights = _find_weights(spec, store) if is_new_sweep else []
     images, data = open_images(spec, terminal)
-    asked = identity(spec, images.digest)
-    record = folder.read_matching_record(out, asked)
+    sweep_identity = identity(spec, images.digest)
+    record = folder.read_matching_record(out, sweep_identity)
     if record:
-        check_same(record, storage)
+        check_same(record, location)
     outcome = read_outcome(out, spec.extra_test_sets)
     if outcome is None:
-        plan = planning.build_plan(spec, images, weights or _weights(spec, store))
+        plan = planning.build_plan(spec, images, weights or _find_weights(spec, store))
         if record is None:
-            uri = storage.remote.uri if storage.remote else None
-            record = new_sweep_record(spec, asked, uri, images.classes)
+            uri = location.remote.uri if location.remote else None
+            record = new_sweep_record(spec, sweep_identity, uri, images.classes)
             record.write(out)
         folder.write_rejected(out, images)
         terminal.console.print(plan_view(plan))
-        with _tracked(spec, storage, record.sweep, terminal) as tracking:
-            sweep = _Sweep(plan, images, data, storage, record, tracking, terminal)
-            with RayCluster(spec.resources) as cluster:
-                outcome = sweep.conclude(sweep.trials(cluster), cluster)
-        record = replace(record, ui=tracking.ui_command())
+        with _tracked(spec, location, record.sweep, terminal) as tracker:
+            outcome = _Sweep(plan, images, data, location, record, tracker, terminal).run()
+        record = replace(record, ui=tracker.ui_command())
         record.write(out)
         write_choice(out, outcome)
-        storage.publish_results()
+        location.publish_results()
     assert record is not None, "a finished sweep has a record"
-    _tell(terminal, storage, outcome, spec, record.ui)
-    _prune(spec, storage, record.sweep, outcome, terminal)
+    _show_result(terminal, location, outcome, spec, record.ui)
+    _free_disk(spec, location, record.sweep, outcome, terminal)
 
 
-def _weights(spec: SweepSpec, store: Store) -> list[Weights]:
+def _find_weights(spec: SweepSpec, store: Store) -> list[Weights]:
     return [find_weights(variants.get(v), spec.grid.weights, store) for v in spec.grid.variants]
 
 
 @contextmanager
 def _tracked(
-    spec: SweepSpec, storage: SweepLocation, sweep: str, terminal: Terminal
+    spec: SweepSpec, location: SweepLocation, sweep: str, terminal: Terminal
 ) -> Iterator[MlflowTracker]:
-    """MLflow, which knows in the end how it went."""
-    out = storage.out
+    """Open a tracker; at the end it tells MLflow whether the sweep finished, failed or was killed.
+
+    Args:
+        sweep: id of the sweep.
+    """
+    out = location.out
     uri = spec.tracking.tracking_uri or default_uri(out)
-    tracking = MlflowTracker(
-        uri, spec.tracking.experiment, sweep, out.name, storage.store, terminal.say
+    tracker = MlflowTracker(
+        uri, spec.tracking.experiment, sweep, out.name, location.store, terminal.say
     )
     try:
-        yield tracking
+        yield tracker
     except BaseException as error:
-        with suppress(Exception):  # what went wrong matters more than how it is tracked
+        with suppress(Exception):  # An error of MLflow must not hide why the sweep ended.
             status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-            tracking.close(status, STOPPED_PATIENCE_S)
+            tracker.close(status, STOPPED_PATIENCE_S)
         raise
-    tracking.close("FINISHED")
+    tracker.close("FINISHED")
 
 
 @dataclass(frozen=True)
 class _Sweep:
-    """One run of the story, and all that its chapters share."""
+    """One run of a sweep: its steps, and what they share."""
 
     plan: Plan
     images: ImageSet
     data: Place
-    storage: SweepLocation
+    location: SweepLocation
     record: SweepRecord
-    tracking: MlflowTracker
+    tracker: MlflowTracker
     terminal: Terminal
 
     @property
     def out(self) -> Path:
-        return self.storage.out
+        return self.location.out
 
     @property
     def store(self) -> Store:
-        return self.storage.store
+        return self.location.store
 
-    def trials(self, cluster: RayCluster) -> tuple[list[Row], History]:
-        """Both phases. Ray is started only if there is something left to do."""
-        plan, store, history = self.plan, self.store, History()
-        board = LiveBoard(*self.storage.boards)
-        watcher = Watchers([self.tracking, self.terminal, history, board])
-        watcher.on(SweepBegan(plan=plan))
-        self.tracking.attach([self.out / SPEC])
-        self.storage.publish(SPEC)
-        trunk_scheduler = TrunkScheduler(plan, store, watcher)
+    def run(self) -> Outcome:
+        """Train the trunks, adapt them in the cells, choose, and write the model and the report.
+
+        Ray is started by the first step that finds something left to do.
+        """
+        history = History()
+        with RayCluster(self.plan.spec.resources) as cluster:
+            watcher = self._begin(history)
+            survivors = self._train_trunks(watcher, cluster)
+            rows = self._adapt_in_cells(survivors, watcher, cluster)
+            return self._conclude(rows, history, cluster)
+
+    def _begin(self, history: History) -> Watcher:
+        """Announce the sweep to everything that watches it, and publish its spec."""
+        board = LiveBoard(*self.location.boards)
+        watcher = Watchers([self.tracker, self.terminal, history, board])
+        watcher.on(SweepBegan(plan=self.plan))
+        self.tracker.attach([self.out / SPEC])
+        self.location.publish(SPEC)
+        return watcher
+
+    def _train_trunks(self, watcher: Watcher, cluster: RayCluster) -> list[SurvivingTrunk]:
+        """Run phase 1: train every trunk as far as the rungs let it."""
+        trunk_scheduler = TrunkScheduler(self.plan, self.store, watcher)
         if not trunk_scheduler.is_over:
-            run_trunks(trunk_scheduler, self._context(), cluster.placement)
+            run_trunks(trunk_scheduler, self._trial_context(), cluster.placement)
         survivors = [
-            (t, tuple(recorded_reports(store, t.key))) for t in trunk_scheduler.survivors()
+            (trunk, tuple(recorded_reports(self.store, trunk.key)))
+            for trunk in trunk_scheduler.survivors()
         ]
         if not survivors:
             raise SweepError("No trunk could be trained: see the messages above.")
-        cell_scheduler = CellScheduler(plan, cells_of(plan, survivors), store, watcher)
+        return survivors
+
+    def _adapt_in_cells(
+        self, survivors: list[SurvivingTrunk], watcher: Watcher, cluster: RayCluster
+    ) -> list[Row]:
+        """Run phase 2: adapt the surviving trunks to every test resolution."""
+        cells = cells_of(self.plan, survivors)
+        cell_scheduler = CellScheduler(self.plan, cells, self.store, watcher)
         if not cell_scheduler.is_over:
-            run_cells(cell_scheduler, self._context(), cluster.placement)
+            run_cells(cell_scheduler, self._trial_context(), cluster.placement)
         if not cell_scheduler.rows:
             raise SweepError("No cell could be worked out: see the messages above.")
-        return cell_scheduler.rows, history
+        return cell_scheduler.rows
 
-    def _context(self) -> TrialContext:
+    def _trial_context(self) -> TrialContext:
         return TrialContext(
             store=self.store.root,
             data=self.data,
@@ -189,63 +222,71 @@ class _Sweep:
             rungs=self.plan.spec.rungs,
         )
 
-    def conclude(self, found: tuple[list[Row], History], cluster: RayCluster) -> Outcome:
-        """Choose, read the sets that nothing was chosen on, hand over the model and the
-        evidence."""
+    def _conclude(self, rows: list[Row], history: History, cluster: RayCluster) -> Outcome:
+        """Choose, score the choice on the held-out sets, and write the model and the report."""
         plan, store, out = self.plan, self.store, self.out
-        rows, history = found
         rows = with_latencies(rows, len(plan.classes), store)
         choice = choose(rows, plan.spec.serving, lambda r: recorded_hits(store, r.cell, r.arm))
-        served = self._served(choice.row, cluster)
-        counting = self.terminal.counting("decoding images")
-        outcome = score_choice(plan, choice, served, rows, self.images, store, counting)
+        served_model = self._served_model(choice.row, cluster)
+        progress = self.terminal.counting("decoding images")
+        outcome = score_choice(plan, choice, served_model, rows, self.images, store, progress)
         leaderboard.write(out / BOARD, outcome.rows)
-        pictures = write_evidence(out, plan, outcome, history, self.record)
-        text = model_card(plan, outcome, self.record.versions, pictures[0].name)
-        write_model(out / "model", plan, served, store, card=text, picture=pictures[0])
-        self._register(outcome, pictures)
+        figures = write_evidence(out, plan, outcome, history, self.record)
+        heatmap = figures[0]
+        card = model_card(plan, outcome, self.record.versions, heatmap.name)
+        write_model(out / "model", plan, served_model, store, card=card, picture=heatmap)
+        self._track_outcome(outcome, figures)
         return outcome
 
-    def _served(self, row: Row, cluster: RayCluster) -> ServedModel:
+    def _served_model(self, chosen: Row, cluster: RayCluster) -> ServedModel:
+        """Return the chosen row's model; with ``--refit``, train it again on train + val."""
         if not self.plan.spec.evaluation.refit:
-            return served_as_swept(self.plan, row, self.store)
+            return served_as_swept(self.plan, chosen, self.store)
         self.terminal.say("refit: the chosen configuration is trained again, on train + val")
-        counting = self.terminal.counting("refit: epochs")
-        context = self._context()
-        return refit(self.plan, row, self.images, self.store, context, cluster, counting)
+        progress = self.terminal.counting("refit: epochs")
+        context = self._trial_context()
+        return refit(self.plan, chosen, self.images, self.store, context, cluster, progress)
 
-    def _register(self, outcome: Outcome, pictures: list[Path]) -> None:
-        tracking, row = self.tracking, outcome.choice.row
-        tracking.write_results(outcome.choice, outcome.rows)
-        files = (BOARD, "report.html")
-        tracking.attach([self.out / name for name in files])
-        tracking.attach(pictures, "figures")
-        shown = ("variant", "train_res", "test_res", "arm")
-        tags = {name: str(getattr(row, name)) for name in shown}
-        tracking.register_model(self.out / "model", self.plan.spec.tracking.register_as, tags)
+    def _track_outcome(self, outcome: Outcome, figures: list[Path]) -> None:
+        """Send outcome and files to MLflow, and register the model there."""
+        tracker, chosen = self.tracker, outcome.choice.row
+        tracker.write_results(outcome.choice, outcome.rows)
+        tracker.attach([self.out / name for name in (BOARD, "report.html")])
+        tracker.attach(figures, "figures")
+        fields = ("variant", "train_res", "test_res", "arm")
+        tags = {name: str(getattr(chosen, name)) for name in fields}
+        tracker.register_model(self.out / "model", self.plan.spec.tracking.register_as, tags)
 
 
-def _prune(
-    spec: SweepSpec, storage: SweepLocation, sweep: str, outcome: Outcome, terminal: Terminal
+def _free_disk(
+    spec: SweepSpec, location: SweepLocation, sweep: str, outcome: Outcome, terminal: Terminal
 ) -> None:
-    """Free the disk of what is not to be kept, MLflow's first: if that fails, all is as it was."""
-    store = storage.store
-    stay = retention.keys_to_retain(outcome.rows, outcome.choice.row, spec.output.keep)
-    if not retention.deletable_files(store, stay):
+    """Delete what ``--keep`` does not retain: in MLflow first, as a failure there loses nothing.
+
+    Args:
+        sweep: id of the sweep.
+    """
+    store = location.store
+    retained = retention.keys_to_retain(outcome.rows, outcome.choice.row, spec.output.keep)
+    if not retention.deletable_files(store, retained):
         return
-    with _tracked(spec, storage, sweep, terminal) as tracking:
-        tracking.keep_only(stay.trunks, stay.cells)
-    freed = retention.prune(store, stay)
-    terminal.say(f"kept     {spec.output.keep}: {freed / 1e6:,.1f} MB of the store freed")
+    with _tracked(spec, location, sweep, terminal) as tracker:
+        tracker.keep_only(retained.trunks, retained.cells)
+    freed_bytes = retention.prune(store, retained)
+    terminal.say(f"kept     {spec.output.keep}: {freed_bytes / 1e6:,.1f} MB of the store freed")
 
 
-def _tell(
-    terminal: Terminal, storage: SweepLocation, outcome: Outcome, spec: SweepSpec, ui: str | None
+def _show_result(
+    terminal: Terminal,
+    location: SweepLocation,
+    outcome: Outcome,
+    spec: SweepSpec,
+    ui_command: str | None,
 ) -> None:
-    out = storage.out
+    out = location.out
     terminal.console.print(summary(outcome, comparisons_of_recipe(spec, outcome.rows)))
     terminal.say(f"report   {out / 'report.html'}")
     terminal.say(f"model    {out / 'model'}  (timm: local-dir:{out / 'model'})")
-    if storage.remote is not None:
-        terminal.say(f"storage  {storage.remote}  (the same, with the store)")
-    terminal.say(f"runs     {ui}")
+    if location.remote is not None:
+        terminal.say(f"storage  {location.remote}  (the same, with the store)")
+    terminal.say(f"runs     {ui_command}")

@@ -1,4 +1,4 @@
-"""What each trunk and cell of a plan needs of a GPU, where the work is done in bf16. Pure."""
+"""Estimate the GPU memory that each trunk and cell of a plan needs, in bf16. Pure."""
 
 from __future__ import annotations
 
@@ -12,42 +12,52 @@ from trainables.models.tensor_names import CLASSIFIER, STATISTICS
 from trainables.profiling.training_memory import cell_bytes, forward_bytes, needed_gb, step_bytes
 
 
-def of_trunks(plan: Plan) -> dict[NetAtRes, MemoryNeed]:
-    """By variant and train resolution."""
-    return {(point.variant, point.train_res): of_trunk(plan, point) for point in plan.points}
-
-
-def of_trunk(plan: Plan, point: Point) -> MemoryNeed:
-    """Of its training, or of scoring it at its largest test resolution if that is more."""
-    options = plan.spec.trunks
-    # Batch norm needs company: two images for each worker.
-    most = options.batch_size // 2 if options.epochs else 1
-    return MemoryNeed(gb=partial(_trunk_gb, plan, point), max_workers=most)
-
-
-def of_cells(plan: Plan) -> dict[NetAtRes, MemoryNeed]:
-    """By variant and test resolution, of whichever trunk."""
-    trained: dict[NetAtRes, int] = {}
-    for point, tests in plan.grid.tests.items():
-        for res in tests:
-            trained[point.variant, res] = max(point.train_res, trained.get((point.variant, res), 0))
+def trunk_memory_needs(plan: Plan) -> dict[NetAtRes, MemoryNeed]:
+    """Estimate what the trunks need, by variant and train resolution (px)."""
     return {
-        (variant, res): of_cell(plan, variant, train_res, res)
-        for (variant, res), train_res in trained.items()
+        (point.variant, point.train_res): trunk_memory_need(plan, point) for point in plan.points
     }
 
 
-def of_cell(plan: Plan, variant: str, train_res: int, test_res: int) -> MemoryNeed:
-    """Always of one worker."""
+def trunk_memory_need(plan: Plan, point: Point) -> MemoryNeed:
+    """Estimate what one trunk needs.
+
+    It is the memory of a training step, or of scoring at the largest test resolution if that is
+    more.
+    """
+    options = plan.spec.trunks
+    # Batch norm cannot be trained on a single image: every worker takes two at least.
+    max_workers = options.batch_size // 2 if options.epochs else 1
+    return MemoryNeed(gb=partial(_trunk_gb, plan, point), max_workers=max_workers)
+
+
+def cell_memory_needs(plan: Plan) -> dict[NetAtRes, MemoryNeed]:
+    """Estimate what the cells need, by variant and test resolution (px).
+
+    Cells of several trunks may share a test resolution: the largest train resolution counts.
+    """
+    max_train_res: dict[NetAtRes, int] = {}
+    for point, test_resolutions in plan.grid.tests.items():
+        for test_res in test_resolutions:
+            key = (point.variant, test_res)
+            max_train_res[key] = max(point.train_res, max_train_res.get(key, 0))
+    return {
+        (variant, test_res): cell_memory_need(plan, variant, train_res, test_res)
+        for (variant, test_res), train_res in max_train_res.items()
+    }
+
+
+def cell_memory_need(plan: Plan, variant: str, train_res: int, test_res: int) -> MemoryNeed:
+    """Estimate what one cell needs; a cell always has one worker. Resolutions in px."""
     return MemoryNeed(gb=lambda _: _cell_gb(plan, variant, train_res, test_res), max_workers=1)
 
 
 def _trunk_gb(plan: Plan, point: Point, workers: int) -> float:
-    options, largest = plan.spec.trunks, max(plan.grid.tests[point])
+    options, max_test_res = plan.spec.trunks, max(plan.grid.tests[point])
     batch, classes = -(-options.batch_size // workers), len(plan.classes)
-    most = 0
+    peak_bytes = 0
     if options.epochs:
-        most = step_bytes(
+        peak_bytes = step_bytes(
             point.variant,
             point.train_res,
             batch=batch,
@@ -56,29 +66,30 @@ def _trunk_gb(plan: Plan, point: Point, workers: int) -> float:
             optimizer=options.optimizer,
             ema=options.ema_decay > 0,
         )
-    if largest > point.train_res or not options.epochs:  # else a step takes more than a forward
-        most = max(most, _forward(point.variant, largest, batch, classes))
-    return needed_gb(most)
+    # At the train resolution and below it, a training step takes more than a forward pass.
+    if max_test_res > point.train_res or not options.epochs:
+        peak_bytes = max(peak_bytes, _forward_bytes(point.variant, max_test_res, batch, classes))
+    return needed_gb(peak_bytes)
 
 
 def _cell_gb(plan: Plan, variant: str, train_res: int, test_res: int) -> float:
     fix, batch, classes = plan.spec.fix, plan.spec.trunks.batch_size, len(plan.classes)
     arms = [ARMS[name] for name in fix.arms]
-    fitted = [arm for arm in arms if {*CLASSIFIER, *STATISTICS} <= set(arm.changes)]
-    views = max((fix.views if arm.needs_mild_views else 1 for arm in fitted), default=0)
-    most = cell_bytes(
+    fitted_arms = [arm for arm in arms if {*CLASSIFIER, *STATISTICS} <= set(arm.changes)]
+    views = max((fix.views if arm.needs_mild_views else 1 for arm in fitted_arms), default=0)
+    peak_bytes = cell_bytes(
         variant,
         test_res,
         batch=batch,
         classes=classes,
         precision="bf16",
         features=views * plan.counts["train"] + plan.counts["val"],
-        settings=len(plan.head_grid.settings) if fitted else 0,
+        settings=len(plan.head_grid.settings) if fitted_arms else 0,
     )
     if any(arm.needs_train_res for arm in arms):
-        most = max(most, _forward(variant, train_res, batch, classes))
-    return needed_gb(most)
+        peak_bytes = max(peak_bytes, _forward_bytes(variant, train_res, batch, classes))
+    return needed_gb(peak_bytes)
 
 
-def _forward(variant: str, res: int, batch: int, classes: int) -> int:
+def _forward_bytes(variant: str, res: int, batch: int, classes: int) -> int:
     return forward_bytes(variant, res, batch=batch, classes=classes, precision="bf16")

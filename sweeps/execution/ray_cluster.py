@@ -1,9 +1,10 @@
-"""Start Ray on this machine, or join the cluster that is given; and see what it has."""
+"""Start Ray on this machine or join the given cluster, and see what resources it has."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,18 +16,19 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def current_placement(options: ResourceOptions) -> Placement:
-    """The cluster's, or this machine's. Ray must be up."""
+    """See what the cluster or this machine has now. Ray must be running."""
     import ray
 
-    nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
-    machines = ClusterResources(
+    all_nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call,unused-ignore]
+    nodes = [n["Resources"] for n in all_nodes if n["Alive"]]
+    cluster_resources = ClusterResources(
         cores=max((int(n.get("CPU", 0)) for n in nodes), default=0),
         gpus=int(sum(n.get("GPU", 0) for n in nodes)),
         gpus_per_node=max((int(n.get("GPU", 0)) for n in nodes), default=0),
         gpu=known_gpu(options),
         cluster=on_cluster(),
     )
-    return Placement(options=options, cluster_resources=machines)
+    return Placement(options=options, cluster_resources=cluster_resources)
 
 
 def start_ray(options: ResourceOptions) -> None:
@@ -35,7 +37,8 @@ def start_ray(options: ResourceOptions) -> None:
 
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # which failed, is told by us
+    # This one only repeats which trials failed, which the terminal shows anyway.
+    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
     if on_cluster():
         ray.init(logging_level=logging.ERROR, log_to_driver=False)
     else:
@@ -52,7 +55,7 @@ def _start_private_ray(options: ResourceOptions) -> None:
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        object_store_memory=150_000_000,  # trials share images through files, not objects
+        object_store_memory=150_000_000,  # Bytes: trials share images through files, not objects.
         num_gpus=gpus,
         _node_ip_address="127.0.0.1",
         runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "passive"}},
@@ -60,7 +63,7 @@ def _start_private_ray(options: ResourceOptions) -> None:
 
 
 class RayCluster:
-    """Ray, started when a trial is first to be placed, stopped at the end."""
+    """Context of a run: starts Ray when a trial is first to be placed, and stops it at the end."""
 
     def __init__(self, options: ResourceOptions):
         self._options = options
@@ -77,6 +80,7 @@ class RayCluster:
 
     @property
     def placement(self) -> Placement:
+        """What trials may be placed on; the first use starts Ray."""
         if self._placement is None:
             start_ray(self._options)
             self._placement = current_placement(self._options)

@@ -1,8 +1,8 @@
-"""What a trial may use, and where: the one place that decides resources, and starts Ray.
+"""Decide the resources of trials: CPU cores, GPU shares, workers and concurrency.
 
-On a GPU of so many GB whose trial needs so many, floor(one / other) trials share it: each asks for
-one over that, so that shares add up to whole GPUs and needs to no more than there is. What needs
-more than one GPU is spread over several, if it can be.
+Trials share a GPU by memory. With M GB on the GPU and N GB needed by a trial, n = floor(M / N)
+trials share it and each asks for 1/n: the shares add up to whole GPUs, and the needs to no more
+memory than there is. A trial that needs more than one GPU is spread over several if it can be.
 """
 
 from __future__ import annotations
@@ -20,61 +20,79 @@ from sweeps.environment import on_cluster
 from sweeps.planning.spec import ResourceOptions
 from trainables.errors import UserError
 
-MAX_TRIALS_PER_GPU = 8  # trials on one GPU: beyond that they wait for each other, and for the host
-MAX_WORKER_GROUPS = 8  # trunks with several workers at a time, on a cluster: each waits on the head
-ASSUMED_CORES_PER_GPU_NODE = 4  # of a cluster's smallest GPU node, where none is seen yet
-RESOURCE_GRANULARITY = 10_000  # Ray counts resources in ten-thousandths
-HEAD_NODE_RESOURCE = "node:__internal_head__"  # Ray gives the head one of it
-HEAD_SHARE_FOR_TRIALS = (
-    0.9  # of that one: helpers of Ray Train take thousandths of it, and wait if there are none
-)
+# With more trials than this on one GPU, they wait for each other and for the host.
+MAX_TRIALS_PER_GPU = 8
+# Trunks with several workers that train at a time on a cluster: a process on the head waits for
+# each of them.
+MAX_WORKER_GROUPS = 8
+# The smallest GPU node of a cluster is assumed to have this many cores while none is seen yet.
+ASSUMED_CORES_PER_GPU_NODE = 4
+# Ray counts resources in ten-thousandths.
+RESOURCE_GRANULARITY = 10_000
+# Ray gives the head node one unit of this resource.
+HEAD_NODE_RESOURCE = "node:__internal_head__"
+# Trials leave some of that unit: helpers of Ray Train need thousandths of it to be placed at all.
+HEAD_SHARE_FOR_TRIALS = 0.9
 
-NetAtRes = tuple[str, int]  # variant and resolution, px: how much a trial needs
+# Variant and resolution (px), which decide how much memory a trial needs.
+NetAtRes = tuple[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryNeed:
-    """What one trial needs."""
+    """GPU memory that one trial needs."""
 
-    gb: Callable[[int], float]  # 1e9 bytes of a GPU, of each of so many workers
-    max_workers: int  # that can share it
+    gb: Callable[[int], float]
+    """Memory (1e9 bytes) that each worker needs, given the number of workers."""
+    max_workers: int
+    """Workers that the trial can be split over, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """What is known of the GPUs: where they differ, of the smallest."""
+    """Memory of the GPUs; of the smallest where they differ."""
 
-    gb: float  # 1e9 bytes
-    source: str  # in words
+    gb: float
+    """Memory, 1e9 bytes."""
+    source: str
+    """How the memory is known, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterResources:
-    """What there is to place trials on."""
+    """Resources of the machine or cluster that trials are placed on."""
 
-    cores: int  # of the largest node; 0: no node with cores is seen
-    gpus: int  # in all
-    gpus_per_node: int  # of the node with the most
-    gpu: Gpu | None  # None: no GPU, or none whose memory is known
-    cluster: bool  # nodes may be yet to come
+    cores: int
+    """CPU cores of the largest node; 0: no node with cores is seen."""
+    gpus: int
+    """GPUs of all nodes together."""
+    gpus_per_node: int
+    """GPUs of the node with the most."""
+    gpu: Gpu | None
+    """None: there is no GPU, or its memory is not known."""
+    cluster: bool
+    """Whether it is a cluster, whose nodes may be yet to come."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialResources:
-    """What one trial asks for; with several workers, what each of them does."""
+    """Resources that one trial asks for."""
 
     cpus: int
+    """CPU cores of each worker."""
     gpus: float
+    """GPUs of each worker."""
     workers: int = 1
-    groups: int = 1  # trials with several workers at a time
+    groups: int = 1
+    """Trials with several workers that run at a time."""
 
     @property
     def bundle(self) -> dict[str, float]:
-        """Of the trial's own process.
+        """Resources of the trial's own process, as Ray names them.
 
-        With several workers this is one that waits for them. They are a placement group of their
-        own, which Ray reserves whole or not at all, so that no two trials hold half of what each
-        wants. How many trials wait at a time is bounded by their shares of the head.
+        With several workers this process only waits for them. The workers are a placement group of
+        their own, which Ray reserves whole or not at all, so that no two trials each hold half of
+        what they need. Shares of the head node bound how many trials wait at a time.
         """
         if self.workers > 1:
             return {HEAD_NODE_RESOURCE: _rounded_down(HEAD_SHARE_FOR_TRIALS / self.groups)}
@@ -82,31 +100,31 @@ class TrialResources:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What the trial's configuration says of it."""
-        told: dict[str, Any] = {"resources": self.bundle}
+        """Entries of a Tune configuration that carry these resources to the trainable."""
+        config: dict[str, Any] = {"resources": self.bundle}
         if self.workers > 1:
-            each = {"CPU": self.cpus, "GPU": self.gpus}
-            told |= {"workers": self.workers, "worker_resources": each}
-        return told
+            worker_resources = {"CPU": self.cpus, "GPU": self.gpus}
+            config |= {"workers": self.workers, "worker_resources": worker_resources}
+        return config
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """What is there, and what was asked for."""
+    """Available resources, and the user's options for their use."""
 
     options: ResourceOptions
     cluster_resources: ClusterResources
 
     @property
     def uses_gpus(self) -> bool:
-        """Whether trials ask for any: there are some, or some will come."""
+        """Whether trials ask for GPUs: there are some now, or a cluster will bring some."""
         if self.options.gpus_per_trial is not None:
             return self.options.gpus_per_trial > 0
-        coming = self.cluster_resources.cluster and self.options.gpu_memory_gb is not None
-        return self.cluster_resources.gpus > 0 or coming
+        gpus_will_come = self.cluster_resources.cluster and self.options.gpu_memory_gb is not None
+        return self.cluster_resources.gpus > 0 or gpus_will_come
 
     def gpus_and_workers(self, need: MemoryNeed) -> tuple[float, int]:
-        """GPUs of a trial, or of each of its workers, and how many these are."""
+        """Decide the GPUs of each worker of a trial, and the number of its workers."""
         options = self.options
         workers = options.workers_per_trial or 1
         if workers > 1 and need.max_workers > 1:
@@ -115,100 +133,106 @@ class Placement:
             return options.gpus_per_trial, 1
         if not self.uses_gpus:
             return 0.0, 1
-        asked, gpus = options.concurrency, self.cluster_resources.gpus
-        if asked and 0 < gpus < asked:
-            return _rounded_down(1 / ceil(asked / gpus)), 1
-        return self._by_memory(need)
+        concurrency, gpus = options.concurrency, self.cluster_resources.gpus
+        if concurrency and 0 < gpus < concurrency:
+            return _rounded_down(1 / ceil(concurrency / gpus)), 1
+        return self._gpus_and_workers_by_memory(need)
 
-    def _by_memory(self, need: MemoryNeed) -> tuple[float, int]:
-        machines = self.cluster_resources
-        if machines.gpu is None:
+    def _gpus_and_workers_by_memory(self, need: MemoryNeed) -> tuple[float, int]:
+        available = self.cluster_resources
+        if available.gpu is None:
             return 1.0, 1
-        sharing = min(MAX_TRIALS_PER_GPU, int(machines.gpu.gb / need.gb(1)))
-        if sharing < 1:
-            return 1.0, self._workers(need, machines.gpu.gb)
-        if self.options.concurrency and not machines.cluster:
-            return 1.0, 1  # a GPU for each of the trials that were asked for: none need share
-        return _rounded_down(1 / sharing), 1
+        trials_per_gpu = min(MAX_TRIALS_PER_GPU, int(available.gpu.gb / need.gb(1)))
+        if trials_per_gpu < 1:
+            return 1.0, self._workers(need, available.gpu.gb)
+        if self.options.concurrency and not available.cluster:
+            # There are enough GPUs for --concurrency trials, so none of them needs to share.
+            return 1.0, 1
+        return _rounded_down(1 / trials_per_gpu), 1
 
-    def _workers(self, need: MemoryNeed, gb: float) -> int:
-        """As few as hold it; if none do, as many as there may be: steps are then split besides."""
-        most = self.options.workers_per_trial or self.cluster_resources.gpus_per_node
+    def _workers(self, need: MemoryNeed, gpu_gb: float) -> int:
+        """Find the fewest workers whose GPUs hold the trial.
+
+        If no number does, it is the most there may be; the trainable then splits its steps too.
+        """
+        max_workers = self.options.workers_per_trial or self.cluster_resources.gpus_per_node
         if not self.cluster_resources.cluster:
-            most //= self.options.concurrency or 1
-        most = max(1, min(most, need.max_workers))
-        return next((n for n in range(2, most + 1) if need.gb(n) <= gb), most)
+            max_workers //= self.options.concurrency or 1
+        max_workers = max(1, min(max_workers, need.max_workers))
+        return next((n for n in range(2, max_workers + 1) if need.gb(n) <= gpu_gb), max_workers)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseResources:
-    """What the trials of one phase may use, by their size."""
+    """Resources that the trials of one phase may use, by variant and resolution."""
 
     placement: Placement
     needs: Mapping[NetAtRes, MemoryNeed]
-    alone: bool = False  # one trial at a time, with all that there is
+    alone: bool = False
+    """Whether one trial runs at a time, with all resources."""
 
     @cached_property
     def trial_resources(self) -> Mapping[NetAtRes, TrialResources]:
-        """
+        """Resources of a trial of each variant and resolution.
+
         Raises:
-            UserError: one could never be placed.
+            UserError: a trial could never be placed on this machine.
         """
-        asks = {
+        by_net = {
             key: TrialResources(
                 cpus=self.cpus, gpus=gpus, workers=workers, groups=self._groups(workers)
             )
             for key, (gpus, workers) in self._shares.items()
         }
-        for ask in asks.values():
-            self._check(ask)
-        return asks
+        for trial in by_net.values():
+            self._check(trial)
+        return by_net
 
-    def _check(self, ask: TrialResources) -> None:
-        machines = self._placed.cluster_resources
-        if ask.workers == 1 or machines.cluster:
+    def _check(self, trial: TrialResources) -> None:
+        available = self._placed.cluster_resources
+        if trial.workers == 1 or available.cluster:
             return
-        cpus, gpus = ask.workers * ask.cpus, int(ask.workers * ask.gpus)
-        if cpus > machines.cores or gpus > machines.gpus:
+        cpus, gpus = trial.workers * trial.cpus, int(trial.workers * trial.gpus)
+        if cpus > available.cores or gpus > available.gpus:
             raise UserError(
-                f"{ask.workers} workers a trial take {cpus} CPU cores and {gpus} GPUs, and this "
-                f"machine has {machines.cores} and {machines.gpus}: give a smaller "
+                f"{trial.workers} workers a trial take {cpus} CPU cores and {gpus} GPUs, and this "
+                f"machine has {available.cores} and {available.gpus}: give a smaller "
                 "--workers-per-trial or --cpus-per-trial."
             )
 
     @cached_property
     def concurrency(self) -> int | None:
-        """Trials at a time; None: as many as the cluster takes."""
-        options, machines = self._placed.options, self._placed.cluster_resources
-        if options.concurrency is not None or machines.cluster:
+        """Trials that run at a time; None: as many as the cluster takes."""
+        options, available = self._placed.options, self._placed.cluster_resources
+        if options.concurrency is not None or available.cluster:
             return options.concurrency
         most = max(
-            self._groups(workers) if workers > 1 else _fitting(gpus, machines.gpus)
+            self._groups(workers) if workers > 1 else _trials_that_fit(gpus, available.gpus)
             for gpus, workers in self._shares.values()
         )
-        return max(1, min(most, machines.cores // (options.cpus_per_trial or 1)))
+        return max(1, min(most, available.cores // (options.cpus_per_trial or 1)))
 
     @cached_property
     def cpus(self) -> int:
-        """CPU cores of each trial, or of each of its workers."""
-        options, machines = self._placed.options, self._placed.cluster_resources
+        """CPU cores of each worker of a trial."""
+        options, available = self._placed.options, self._placed.cluster_resources
         if options.cpus_per_trial is not None:
             return options.cpus_per_trial
-        if not machines.cluster:
-            at_a_time = self.concurrency or 1
+        if not available.cluster:
+            concurrency = self.concurrency or 1
             workers = max(workers for _, workers in self._shares.values())
-            processes = max(at_a_time, workers * min(at_a_time, self._groups(workers)))
-            return max(1, machines.cores // processes)
-        sharing = max(_fitting(gpus, 1) for gpus, _ in self._shares.values())
-        cores = (
-            machines.cores // machines.gpus_per_node
-            if machines.gpus
+            processes = max(concurrency, workers * min(concurrency, self._groups(workers)))
+            return max(1, available.cores // processes)
+        trials_per_gpu = max(_trials_that_fit(gpus, 1) for gpus, _ in self._shares.values())
+        cores_per_gpu = (
+            available.cores // available.gpus_per_node
+            if available.gpus
             else ASSUMED_CORES_PER_GPU_NODE
         )
-        alone = min(
-            ASSUMED_CORES_PER_GPU_NODE, machines.cores or ASSUMED_CORES_PER_GPU_NODE
-        )  # of one that shares no GPU
-        return max(1, min(alone, cores // max(1, sharing)))
+        without_sharing = min(
+            ASSUMED_CORES_PER_GPU_NODE, available.cores or ASSUMED_CORES_PER_GPU_NODE
+        )
+        return max(1, min(without_sharing, cores_per_gpu // max(1, trials_per_gpu)))
 
     @cached_property
     def _placed(self) -> Placement:
@@ -222,7 +246,7 @@ class PhaseResources:
         return {key: self._placed.gpus_and_workers(need) for key, need in self.needs.items()}
 
     def _groups(self, workers: int) -> int:
-        """Trials with so many workers at a time."""
+        """Decide how many trials with this number of workers run at a time."""
         placement = self._placed
         if placement.cluster_resources.cluster:
             return MAX_WORKER_GROUPS
@@ -231,42 +255,45 @@ class PhaseResources:
         return placement.options.concurrency or 1
 
 
-def _fitting(asked: float, gpus: int) -> int:
-    """How many trials of ``asked`` GPUs each fit ``gpus`` of them; 0: they use none."""
-    if not asked:
+def _trials_that_fit(gpus_per_trial: float, gpus: int) -> int:
+    """Count the trials that fit on ``gpus`` GPUs; 0: they use none."""
+    if not gpus_per_trial:
         return 0
-    return gpus * floor(1 / asked) if asked <= 1 else floor(gpus / asked)
+    return gpus * floor(1 / gpus_per_trial) if gpus_per_trial <= 1 else floor(gpus / gpus_per_trial)
 
 
 def _rounded_down(share: float) -> float:
-    """To what Ray can count, so that shares that add up to one still do."""
+    """Round a share down to Ray's granularity: shares that add up to one still fit into one."""
     return floor(share * RESOURCE_GRANULARITY) / RESOURCE_GRANULARITY
 
 
 def known_gpu(options: ResourceOptions) -> Gpu | None:
-    """The memory of a GPU: as it is given, or of those that this process sees."""
+    """Return the memory of a GPU: the given one, or that of the GPUs that this process sees."""
     if options.gpu_memory_gb is not None:
         return Gpu(gb=options.gpu_memory_gb, source="--gpu-memory-gb")
-    seen = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    if not seen:
+    devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    if not devices:
         return None
-    least = min(seen, key=lambda device: device.total_memory)
-    return Gpu(gb=least.total_memory / 1e9, source=f"{least.name}, seen here")
+    smallest = min(devices, key=lambda device: device.total_memory)
+    return Gpu(gb=smallest.total_memory / 1e9, source=f"{smallest.name}, seen here")
 
 
 def expected_placement(options: ResourceOptions) -> Placement:
-    """As far as it can be told without Ray: this machine's, or nodes that are yet to come."""
+    """Predict the placement without starting Ray.
+
+    It has this machine's resources, or stands for nodes of a cluster that are yet to come.
+    """
     gpus = torch.cuda.device_count()
-    machines = ClusterResources(
+    cluster_resources = ClusterResources(
         cores=driver_threads(),
         gpus=gpus,
         gpus_per_node=gpus,
         gpu=known_gpu(options),
         cluster=on_cluster() or (options.gpu_memory_gb is not None and not gpus),
     )
-    return Placement(options=options, cluster_resources=machines)
+    return Placement(options=options, cluster_resources=cluster_resources)
 
 
 def driver_threads() -> int:
-    """CPU threads for what the driver itself does with images."""
+    """Return the CPU threads that the driver uses for its own work on images."""
     return os.cpu_count() or 1

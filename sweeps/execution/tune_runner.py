@@ -1,4 +1,4 @@
-"""Run trials through Ray Tune: a searcher hands them out, a scheduler asks who goes on."""
+"""Run trials through Ray Tune: a searcher hands them out, a scheduler decides which continue."""
 
 from __future__ import annotations
 
@@ -18,22 +18,24 @@ from ray.tune.search import Searcher
 from sweeps.execution.resources import PhaseResources
 from trainables.ray_backend.tune_trainables import TrialContext
 
-MAX_FAILURES_WITHOUT_PROGRESS = (
-    5  # of a trial, with no epoch done between; it goes on from what it saved
-)
+# A trial may fail this often in a row without an epoch done in between; each retry continues from
+# the checkpoint that the trial saved.
+MAX_FAILURES_WITHOUT_PROGRESS = 5
 Config = dict[str, Any]
 Trainable = tune.Trainable
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """What trials are given, and who is told what becomes of them.
+    """Callbacks of a phase: they supply the trials' configurations and receive their results.
 
     Attributes:
-        give: the next configuration, with its ``size``, as the room has it; None: no more.
-        goes_on: whether a trial goes on after a result. A trial may be told of twice.
-        failed: told of a configuration that no retry saved, and its trace.
-        retried: told of one that is tried again, and the trace of its failure.
+        next_config: returns the next configuration, whose ``net_at_res`` is a key of the phase's
+            resources; None: there are no more.
+        should_continue: receives a configuration and a result, and decides whether the trial
+            continues. The same result may come twice.
+        failed: receives a configuration whose retries have all failed, and the last traceback.
+        retried: receives a configuration that is tried again, and the traceback of its failure.
     """
 
     next_config: Callable[[], Config | None]
@@ -45,97 +47,117 @@ class Phase:
 @dataclass
 class _Task:
     config: Config
-    failures: int = 0  # of trials of it that Tune gave up
+    failures: int = 0
+    """Failures of those trials of the configuration that Tune gave up."""
 
 
 class _Unpickled:
-    """The Tuner pickles all that it is given, for a restore that is never made: nothing of ours."""
+    """Base of objects that pickle to nothing.
+
+    The Tuner pickles its searcher and scheduler for a restore that this project never makes.
+    """
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
 class _PhaseSearcher(_Unpickled, Searcher):
-    """The configurations of a phase, until it has no more.
+    """Suggests the configurations of a phase until there are no more.
 
-    Tune gives a trial up at once whose reused process ends before it has begun: it is tried again
-    as a new one.
+    Where a reused process ends before its next trial has begun, Tune gives that trial up without a
+    retry; its configuration is then suggested again as a new trial.
     """
 
-    def __init__(self, give: Callable[[], Config | None], phase: Phase, judge: _PhaseScheduler):
+    def __init__(
+        self,
+        next_config: Callable[[], Config | None],
+        phase: Phase,
+        scheduler: _PhaseScheduler,
+    ):
         super().__init__()
-        self._give, self._phase, self._judge = give, phase, judge
-        self._again: list[_Task] = []
+        self._next_config, self._phase, self._scheduler = next_config, phase, scheduler
+        self._to_retry: list[_Task] = []
         self._running: dict[str, _Task] = {}
 
     def suggest(self, trial_id: str) -> Any:
-        task = self._again.pop(0) if self._again else self._new()
-        if task is None:  # Tune asks no more after FINISHED, and what runs may have to come again
+        """Return a configuration; None: there may be one later; FINISHED: there will be none."""
+        task = self._to_retry.pop(0) if self._to_retry else self._next_task()
+        if task is None:
+            # After FINISHED Tune never calls this again, but a running trial may need a retry.
             return None if self._running else Searcher.FINISHED
         self._running[trial_id] = task
         return task.config
 
-    def _new(self) -> _Task | None:
-        config = self._give()
+    def _next_task(self) -> _Task | None:
+        config = self._next_config()
         return None if config is None else _Task(config)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
+        """Queue the configuration again if its trial failed and it may; else report it failed."""
         task = self._running.pop(trial_id, None)
         if not error or task is None:
             return
-        failures, trace = self._judge.failures.get(
+        failures, trace = self._scheduler.failures.get(
             trial_id, (MAX_FAILURES_WITHOUT_PROGRESS + 1, "")
         )
         task.failures += failures
         if task.failures <= MAX_FAILURES_WITHOUT_PROGRESS:
-            self._again.append(task)
+            self._to_retry.append(task)
         else:
             self._phase.failed(task.config, trace)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the journal has it all."""
+        """Save nothing: the store's journal holds all decisions."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing, likewise."""
+        """Restore nothing: a rerun reads the store's journal."""
 
 
 class _PhaseScheduler(_Unpickled, FIFOScheduler):
-    """A scheduler that asks the phase whether a trial goes on."""
+    """Asks the phase after each result whether the trial continues, and counts failures."""
 
     def __init__(self, phase: Phase):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call,unused-ignore]
         self._phase = phase
-        self.failures: dict[str, tuple[int, str]] = {}  # by trial id: how many, the last's trace
-        self._farthest: dict[str, int] = {}  # by trial id: results, the most at a stretch
+        # Both by trial id: the number of failures with the last traceback, and the most iterations
+        # that a result has reported.
+        self.failures: dict[str, tuple[int, str]] = {}
+        self._max_iteration: dict[str, int] = {}
 
     @property
     def supports_buffered_results(self) -> bool:
+        """False: every result is needed when it comes."""
         return False
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        came = int(result["training_iteration"])
-        if came > self._farthest.get(trial.trial_id, 0):
-            self._farthest[trial.trial_id] = came
-            trial.run_metadata.num_failures = 0  # only those without progress between count
-        goes_on = self._phase.should_continue(trial.config, result)
-        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
+        """Pass the result to the phase and return its decision."""
+        iteration = int(result["training_iteration"])
+        if iteration > self._max_iteration.get(trial.trial_id, 0):
+            self._max_iteration[trial.trial_id] = iteration
+            # Only failures without progress in between count.
+            trial.run_metadata.num_failures = 0
+        continues = self._phase.should_continue(trial.config, result)
+        return str(TrialScheduler.CONTINUE if continues else TrialScheduler.STOP)
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
-        """The last result of a trial that says itself that it is done comes only here."""
+        """Pass on the last result of a trial that ended by itself: Tune reports it only here."""
         if trial.last_result.get("done"):
             self._phase.should_continue(trial.config, result)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        """Comes before every retry, and before the searcher is told that there is none left."""
+        """Count the failure, and report a retry to the phase.
+
+        Tune calls this before every retry, and before it tells the searcher that a trial failed.
+        """
         path = trial.error_file
         trace = Path(path).read_text(errors="replace") if path and Path(path).exists() else ""
         failures = trial.run_metadata.num_failures
-        # A reused process that ends is told of twice, the second time of a trial that waits again.
-        news = trial.status == Trial.ERROR or trial.trial_id not in self.failures
+        # Tune reports the end of a reused process twice; by the second time the trial waits again.
+        is_new = trial.status == Trial.ERROR or trial.trial_id not in self.failures
         self.failures[trial.trial_id] = (failures, trace)
-        if news and failures <= MAX_FAILURES_WITHOUT_PROGRESS:
+        if is_new and failures <= MAX_FAILURES_WITHOUT_PROGRESS:
             self._phase.retried(trial.config, trace)
 
 
@@ -145,19 +167,21 @@ def run_trials(
     context: TrialContext,
     phase_resources: PhaseResources,
 ) -> None:
-    """One Tuner over a phase. Tune's own files are of no use afterwards.
+    """Run all trials of a phase in one Tuner, whose own files are deleted afterwards.
 
     Raises:
         UserError: a trial could never be placed.
     """
-    asks = phase_resources.trial_resources
+    trial_resources = phase_resources.trial_resources
 
-    def placed() -> Config | None:
+    def next_config_with_resources() -> Config | None:
         config = phase.next_config()
-        return config if config is None else {**config, **asks[config["size"]].config}
+        if config is None:
+            return None
+        return {**config, **trial_resources[config["net_at_res"]].config}
 
-    judge = _PhaseScheduler(phase)
-    feed = _PhaseSearcher(placed, phase, judge)
+    scheduler = _PhaseScheduler(phase)
+    searcher = _PhaseSearcher(next_config_with_resources, phase, scheduler)
     scratch = Path(tempfile.mkdtemp(prefix="fixres-tune-"))
     context = replace(context, threads=phase_resources.cpus)
     try:
@@ -167,13 +191,13 @@ def run_trials(
                 lambda config: tune.PlacementGroupFactory([config["resources"]]),
             ),
             tune_config=tune.TuneConfig(
-                search_alg=feed,
-                scheduler=judge,
+                search_alg=searcher,
+                scheduler=scheduler,
                 num_samples=-1,
                 max_concurrent_trials=phase_resources.concurrency,
-                # An idle process keeps its GPU for the next trial: workers, whom Tune does not
-                # know of, would wait for it in vain.
-                reuse_actors=all(ask.workers == 1 for ask in asks.values()),
+                # An idle process keeps its GPU for the next trial. Workers, which Tune does not
+                # know, would wait for that GPU in vain.
+                reuse_actors=all(trial.workers == 1 for trial in trial_resources.values()),
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(

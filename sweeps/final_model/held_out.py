@@ -1,7 +1,7 @@
-"""Read the sets that nothing was chosen on: the test split, and further sets by name.
+"""Score the choice on the held-out sets: the test split and the extra test sets.
 
-Each is read for the chosen row and, where this was tuned, for the same trunk untuned on the same
-pixels: what tuning for a resolution gains on the test split, it may lose on a shifted one.
+Each set is read for the chosen row and, where its arm is tuned, for the same trunk untuned on the
+same pixels: what tuning for a resolution gains on the test split, it may lose on a shifted set.
 """
 
 from __future__ import annotations
@@ -24,26 +24,33 @@ from trainables.storage.object_store import place_of
 
 
 def score_held_out_sets(
-    plan: Plan, served: ServedModel, store: Store, place: ViewCache, progress: Progress
+    plan: Plan, served_model: ServedModel, store: Store, view_cache: ViewCache, progress: Progress
 ) -> tuple[list[Row], dict[str, PairedGain]]:
-    """A row for each set and arm, and the gain on each set. What was read is not read again."""
-    cell, arm = served.cell, served.arm
+    """Score the model on every held-out set; a set that the store has a score of is not read again.
+
+    Args:
+        progress: called while images of an extra test set are decoded.
+
+    Returns:
+        A row for each set and arm; and by set what tuning gained, empty where the arm is untuned.
+    """
+    cell, arm = served_model.cell, served_model.arm
     cost = plan.costs[cell.variant, cell.test_res]
     tuned = bool(ARMS[arm].changes)
     rows, gains = [], {}
-    for unseen in _sets(plan, place, progress):
-        for one in (arm, UNTUNED) if tuned else (arm,):
-            reading = score_held_out(unseen, store, cell.spec, one, place)
-            rows.append(make_row(cell, cost, reading))
+    for held_out_set in _held_out_sets(plan, view_cache, progress):
+        for name in (arm, UNTUNED) if tuned else (arm,):
+            result = score_held_out(held_out_set, store, cell.spec, name, view_cache)
+            rows.append(make_row(cell, cost, result))
         if tuned:
-            gains[unseen.name] = paired_gain(
-                *(hits_of(unseen, store, cell.spec, one) for one in (arm, UNTUNED))
+            gains[held_out_set.name] = paired_gain(
+                *(hits_of(held_out_set, store, cell.spec, name) for name in (arm, UNTUNED))
             )
     return rows, gains
 
 
-def _sets(plan: Plan, place: ViewCache, progress: Progress) -> Iterator[HeldOutSet]:
-    images = place.images
+def _held_out_sets(plan: Plan, view_cache: ViewCache, progress: Progress) -> Iterator[HeldOutSet]:
+    images = view_cache.images
     yield HeldOutSet(
         name="test",
         images=images.split("test"),
@@ -51,27 +58,28 @@ def _sets(plan: Plan, place: ViewCache, progress: Progress) -> Iterator[HeldOutS
         present=tuple(range(len(images.classes))),
     )
     for name, where in plan.spec.extra_test_sets.items():
-        data, read = place_of(where), plan.spec.read
-        found = open_extra_test_set(name, data, place.cache, images.classes, read, progress)
-        yield HeldOutSet(name=name, images=found.images, digest=found.digest, present=found.present)
+        extra = open_extra_test_set(
+            name, place_of(where), view_cache.cache, images.classes, plan.spec.read, progress
+        )
+        yield HeldOutSet(name=name, images=extra.images, digest=extra.digest, present=extra.present)
 
 
 def score_choice(
     plan: Plan,
     choice: Choice,
-    served: ServedModel,
+    served_model: ServedModel,
     rows: Sequence[Row],
     images: ImageSet,
     store: Store,
     progress: Progress,
 ) -> Outcome:
-    """Read the sets that nothing was chosen on for what is served; ``rows`` are those of val."""
-    place = ViewCache(images=images, cache=plan.spec.cache, threads=resources.driver_threads())
-    unseen, gains = score_held_out_sets(plan, served, store, place, progress)
+    """Score the choice's model on the held-out sets; ``rows`` are the sweep's, on val."""
+    view_cache = ViewCache(images=images, cache=plan.spec.cache, threads=resources.driver_threads())
+    held_out_rows, gains = score_held_out_sets(plan, served_model, store, view_cache, progress)
     return Outcome(
-        rows=[*rows, *unseen],
+        rows=[*rows, *held_out_rows],
         choice=choice,
         gains=gains,
-        refit=served.refit,
+        refit=served_model.refit,
         test_cells=len(cells_read(store, "test")),
     )

@@ -1,18 +1,19 @@
-"""Makes the finished model's folder, the one that timm opens, an MLflow model too.
+"""Make the finished model's folder, which timm opens, an MLflow model too.
 
-    MLmodel                      flavor python_function, signature, input example
-    code/                        what runs it: this package's, without the package
-    requirements.txt             what that needs: no PyTorch
-    python_env.yaml, conda.yaml  the same, for MLflow's environment managers
+    MLmodel                      the flavor python_function, its signature and its input example
+    code/                        the two modules that run the model, without the rest of the project
+    requirements.txt             the packages that those modules need; PyTorch is none of them
+    python_env.yaml, conda.yaml  the same packages, for MLflow's environment managers
     input_example.json           an image; serving_input_example.json: the same as a request
 
-The weights stay as they are: ``code/`` reads config.json and model.onnx, which lie beside it.
+The weights are not copied: ``code/`` reads config.json and model.onnx, which lie beside it.
 
-The signature names one column, "image", of any type. A union of bytes and arrays is not to be had;
-the type binary would have the server decode base64 and so refuse arrays in JSON; a typed array is
-checked value by value. So the model checks what it gets. Bare arrays and lists of bytes cannot pass
-any signature of columns (MLflow makes a table of two dimensions of them): they come as
-``{"image": [...]}`` or a DataFrame. No signature at all would let them, and describe nothing.
+The signature names one column, "image", of any type, and the model checks its input itself: MLflow
+has no union of bytes and arrays; the type binary makes the server decode base64, which refuses
+arrays in JSON; a typed array is checked value by value. Bare arrays and lists of bytes pass no
+signature of columns, because MLflow makes a two-dimensional table of them: they have to come as
+``{"image": [...]}`` or as a DataFrame. A model without a signature would accept them, but would not
+describe its input.
 """
 
 from __future__ import annotations
@@ -35,21 +36,24 @@ from trainables.data.options import ReadOptions
 from trainables.storage.files import write_json, write_text
 
 PACKAGES = ("mlflow", "numpy", "onnxruntime", "pandas", "pillow")
-EPOCH = "1970-01-01 00:00:00"  # MLflow wants a date; the same folder is to give the same bytes
-# In code/, by the names that they are imported by. trainables is a folder without __init__.py
-# there, so that it never hides the whole package where there is one.
+# MLflow requires a date; a fixed one keeps the bytes the same for the same folder.
+EPOCH = "1970-01-01 00:00:00"
+# Modules by their path in code/, from which they are imported. There, trainables is a folder
+# without __init__.py: it never hides the whole package where that is installed.
 CODE = {"pyfunc_model.py": pyfunc_model, "trainables/data/pixels.py": pixels}
 
 
 def write_mlflow_model(
     folder: Path, *, example: bytes, cache_side: int = ReadOptions.cache_side
 ) -> None:
-    """Add to ``folder`` what makes it an MLflow model; the same folder, the same bytes.
+    """Add the files that make ``folder`` an MLflow model; the same folder gets the same bytes.
 
     Args:
-        folder: with config.json, model.safetensors and model.onnx.
-        example: an image file that the model is shown with; small, it is kept twice as base64.
-        cache_side: px; larger images are reduced to it first, as they were in the sweep.
+        folder: holds config.json, model.safetensors and model.onnx.
+        example: an image file, the model's input example; it should be small, as it is stored
+            twice, in base64.
+        cache_side: the shorter side (px) that larger images are reduced to before anything else, as
+            in the sweep.
     """
     for name, module in CODE.items():
         write_text(folder / "code" / name, Path(str(module.__file__)).read_text(encoding="utf-8"))
@@ -72,9 +76,10 @@ def write_mlflow_model(
 
 
 def _signature() -> ModelSignature:
+    any_type = AnyType()  # type: ignore[no-untyped-call,unused-ignore]
     numbers = Array(DataType.double)
     return ModelSignature(
-        inputs=Schema([ColSpec(AnyType(), "image")]),
+        inputs=Schema([ColSpec(any_type, "image")]),
         outputs=Schema(
             [
                 ColSpec(DataType.string, "label"),
@@ -87,7 +92,7 @@ def _signature() -> ModelSignature:
 
 
 def _write_environment(folder: Path) -> None:
-    """MLflow wants conda.yaml even where nobody uses conda."""
+    """Write the pinned packages; MLflow requires conda.yaml even where conda is not used."""
     pins = [f"{name}=={version(name)}" for name in PACKAGES]
     python = platform.python_version()
     write_text(folder / "requirements.txt", "".join(f"{pin}\n" for pin in pins))
@@ -101,13 +106,13 @@ def _write_environment(folder: Path) -> None:
         "channels": ["conda-forge"],
         "dependencies": [f"python={python}", "pip", {"pip": pins}],
     }
-    # JSON is YAML.
+    # Every JSON file is a YAML file too.
     write_json(folder / "python_env.yaml", environment)
     write_json(folder / "conda.yaml", conda)
 
 
 def _write_example(folder: Path, example: bytes) -> dict[str, Any]:
-    """The example as MLflow's own writer lays it out; what MLmodel says of it."""
+    """Write the example as MLflow's own writer does; return its entry in MLmodel."""
     table = {"columns": ["image"], "data": [[base64.b64encode(example).decode("ascii")]]}
     write_json(folder / "input_example.json", table)
     write_json(folder / "serving_input_example.json", {"dataframe_split": table})

@@ -1,5 +1,7 @@
-"""Hand over a choice: what it is worth on unseen images, and the model in every form that is
-served, its card and its picture, in a folder that appears whole or not at all."""
+"""Write the finished model's folder: the model in every form that is served, card and picture.
+
+The folder appears whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -24,40 +26,42 @@ from trainables.transforms.eval_transform import EvalTransform
 
 
 def write_model(
-    folder: Path, plan: Plan, served: ServedModel, store: Store, *, card: str, picture: Path
+    folder: Path, plan: Plan, served_model: ServedModel, store: Store, *, card: str, picture: Path
 ) -> None:
-    """Write ``folder``: for timm, ONNX Runtime, PyTorch alone, MLflow, and a reader.
+    """Write ``folder`` with the forms for timm, ONNX Runtime, plain PyTorch and MLflow, and a card.
 
     Args:
-        card: Markdown, which shows ``picture`` by its name.
+        card: the model card, Markdown; it shows ``picture`` by its name.
 
     Raises:
         SweepError: a form does not give the logits that the net itself gives.
     """
-    trunk = served.cell.trunk
-    state = adapted_state(store, trunk.key, served.cell.key, served.arm)
-    transform = serving_transform(trunk, served.cell.spec, served.arm)
+    trunk = served_model.cell.trunk
+    state = adapted_state(store, trunk.key, served_model.cell.key, served_model.arm)
+    transform = serving_transform(trunk, served_model.cell.spec, served_model.arm)
     model = load_model(trunk, state, len(plan.classes))
-    with replacing_folder(folder) as fresh:
+    with replacing_folder(folder) as new_folder:
         write_timm(
-            fresh,
+            new_folder,
             state,
             variant=trunk.variant,
             classes=plan.classes,
             train_res=trunk.train_res,
             transform=transform,
         )
-        onnx, program = fresh / "model.onnx", fresh / "model.pt2"
+        onnx, program = new_folder / "model.onnx", new_folder / "model.pt2"
         write_onnx(onnx, model, transform.test_res, _metadata(plan, trunk.variant, transform))
         write_program(program, model, transform.test_res)
         check(onnx, program, model, transform.test_res)
-        (fresh / picture.name).write_bytes(picture.read_bytes())
-        write_text(fresh / "README.md", card)
-        write_mlflow_model(fresh, example=_example(), cache_side=plan.spec.images.cache_side)
+        (new_folder / picture.name).write_bytes(picture.read_bytes())
+        write_text(new_folder / "README.md", card)
+        write_mlflow_model(
+            new_folder, example=_example_image(), cache_side=plan.spec.images.cache_side
+        )
 
 
 def _metadata(plan: Plan, variant: str, transform: EvalTransform) -> dict[str, str]:
-    """What an ONNX file's reader must know beside the graph."""
+    """Collect what a user of the ONNX file must know beside its graph."""
     preprocessing = variants.preprocessing(variants.get(variant))
     return {
         "labels": json.dumps(plan.classes),
@@ -68,8 +72,8 @@ def _metadata(plan: Plan, variant: str, transform: EvalTransform) -> dict[str, s
     }
 
 
-def _example() -> bytes:
-    """An image that shows nothing: nobody's picture leaves the house in a model's example."""
+def _example_image() -> bytes:
+    """Make a PNG of colour gradients; a user's own image must not be published in an example."""
     ramp = np.linspace(0, 255, 64).astype(np.uint8)
     pixels = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None, :], ramp[::-1, None]), axis=-1)
     file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""What a finished sweep says, and the files that say it."""
+"""The outcome of a finished sweep, the files that hold it, and the model that is served."""
 
 from __future__ import annotations
 
@@ -21,22 +21,26 @@ from trainables.training.trunk import read_trunk_spec
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """All rows, the choice, and what tuning gained on sets that nothing was chosen on."""
+    """Result of a sweep: its rows, the choice, and what tuning gained on the held-out sets."""
 
     rows: list[Row]
+    """Rows on val, then those on the held-out sets."""
     choice: Choice
-    gains: Mapping[str, PairedGain]  # by set; none where the chosen arm is untuned
-    refit: bool  # the net handed over was trained again, on train + val
-    test_cells: int  # of this sweep that the test split was looked at for, so far
+    gains: Mapping[str, PairedGain]
+    """By held-out set; empty where the chosen arm is untuned."""
+    refit: bool
+    """Whether the served model was trained again, on train + val."""
+    test_cells: int
+    """Cells of this sweep that the test split has been read for so far."""
 
     @property
     def test(self) -> Row:
-        """The chosen row's, on the test split."""
+        """The row of the chosen arm on the test split."""
         return next(r for r in self.rows if r.split == "test" and r.arm == self.choice.row.arm)
 
 
 def write_choice(out: Path, outcome: Outcome) -> None:
-    """``choice.json``: its being there says that the sweep is finished."""
+    """Write ``choice.json`` into ``out``; its presence says that the sweep is finished."""
     row = outcome.choice.row
     shown = ("split", "arm", "n", "top1", "top5")
     write_json(
@@ -57,38 +61,46 @@ def write_choice(out: Path, outcome: Outcome) -> None:
     )
 
 
-def read_outcome(out: Path, further: Iterable[str]) -> Outcome | None:
-    """What the folder says; None where the sweep is not finished, or a set is still to be read."""
-    found = read_json(out / "choice.json")
-    if found is None:
+def read_outcome(out: Path, extra_test_sets: Iterable[str]) -> Outcome | None:
+    """Read the outcome from a sweep's folder.
+
+    Args:
+        extra_test_sets: names of the sets that the sweep is to be scored on beside the test split.
+
+    Returns:
+        None where the sweep is not finished, or a held-out set is still to be read.
+    """
+    record = read_json(out / "choice.json")
+    if record is None:
         return None
     rows = leaderboard.read(out / "leaderboard.parquet")
-    if {"test", *further} - {r.split for r in rows}:
+    if {"test", *extra_test_sets} - {r.split for r in rows}:
         return None
     choice = Choice(
-        row=from_record(found["chosen"]), reason=found["reason"], optimism=found["optimism"]
+        row=from_record(record["chosen"]), reason=record["reason"], optimism=record["optimism"]
     )
-    gains = {name: PairedGain(**gain) for name, gain in found["gains"].items()}
+    gains = {name: PairedGain(**gain) for name, gain in record["gains"].items()}
     return Outcome(
         rows=rows,
         choice=choice,
         gains=gains,
-        refit=found["refit"],
-        test_cells=found["test_cells"],
+        refit=record["refit"],
+        test_cells=record["test_cells"],
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServedModel:
-    """A trunk as one arm of one cell adapted it: the net that is handed over."""
+    """The model that is handed over: a trunk as one arm of one cell adapted it."""
 
     cell: Cell
     arm: str
-    refit: bool  # on train + val
+    refit: bool
+    """Whether it was trained again, on train + val."""
 
 
 def served_as_swept(plan: Plan, row: Row, store: Store) -> ServedModel:
-    """Serve the chosen row's own net."""
+    """Return the chosen row's own model, as the sweep trained and adapted it."""
     trunk = read_trunk_spec(store, row.trunk)
     cell = plan.cell(trunk, row.trunk_epochs, row.test_res)
     return ServedModel(cell=cell, arm=row.arm, refit=False)
@@ -96,13 +108,14 @@ def served_as_swept(plan: Plan, row: Row, store: Store) -> ServedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class PairedGain:
-    """Top-1 of the tuned net less that of the untuned, image by image: shares."""
+    """Top-1 of the tuned net minus that of the untuned, compared image by image; as shares."""
 
     difference: float
-    error: float  # standard error of the paired difference
+    error: float
+    """Standard error of the paired difference."""
 
 
 def paired_gain(tuned: np.ndarray, untuned: np.ndarray) -> PairedGain:
-    """Of which images each has right: (n,) bool."""
+    """Compare two nets by the images that each has right: (n,) bool."""
     difference, error = paired_difference(tuned, untuned)
     return PairedGain(difference=difference, error=error)

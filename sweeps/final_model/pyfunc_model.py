@@ -1,7 +1,7 @@
-"""How MLflow runs the finished model: image files in, labels and probabilities out.
+"""Run the finished model in MLflow: image files in, labels and probabilities out.
 
 A copy of this file, and of the decoder that it imports, lies in the model's own folder. It must run
-where neither this package nor PyTorch is: ONNX Runtime computes.
+where neither this project nor PyTorch is installed: ONNX Runtime computes the logits.
 """
 
 from __future__ import annotations
@@ -20,20 +20,22 @@ from PIL import Image
 
 from trainables.data.pixels import BadImageError, to_rgb
 
-BATCH = 32  # images at once: bounds the memory
+# Images that the net sees at once, which bounds the memory.
+BATCH = 32
 
 
 def _load_pyfunc(path: str, model_config: Mapping[str, Any]) -> ImageModel:
-    """MLflow's loader: the model in the folder ``path``.
+    """Load the model from the folder ``path``; MLflow calls this by its name.
 
     Args:
-        model_config: "cache_side", px: larger images are reduced to it first, as the sweep did.
+        model_config: "cache_side", the shorter side (px) that larger images are reduced to before
+            anything else, as in the sweep.
     """
     return ImageModel(Path(path), int(model_config["cache_side"]))
 
 
 class ImageModel:
-    """Pixels are resized, cropped and normalised as they were when the sweep scored the model."""
+    """The model with its preprocessing, the same as the sweep scored the model with."""
 
     def __init__(self, folder: Path, cache_side: int):
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -50,7 +52,8 @@ class ImageModel:
         )
 
     def predict(self, model_input: pd.DataFrame) -> pd.DataFrame:
-        """
+        """Classify images.
+
         Args:
             model_input: the column "image" holds, in any mixture, the bytes of image files (or
                 their base64 as a str), and (H, W, 3) uint8 RGB arrays (or nested lists of them).
@@ -75,23 +78,23 @@ class ImageModel:
         return self._table(logits, index)
 
     def _square(self, row: int, image: Any) -> np.ndarray:
-        """(R, R, 3) uint8."""
+        """Decode, resize and crop an image: (R, R, 3) uint8 RGB."""
         try:
             rgb = to_rgb(_file_bytes(image), self._cache_side)
         except (BadImageError, ValueError) as error:
             raise ValueError(f'The "image" in row {row}: {error}.') from error
         height, width = rgb.shape[:2]
         longer = int(self._side * max(height, width) / min(height, width))
-        size = (self._side, longer) if width <= height else (longer, self._side)
+        width_height = (self._side, longer) if width <= height else (longer, self._side)
         picture = Image.fromarray(rgb)
-        if picture.size != size:
-            picture = picture.resize(size, self._resampling)
+        if picture.size != width_height:
+            picture = picture.resize(width_height, self._resampling)
         left = round((picture.width - self._res) / 2)
         top = round((picture.height - self._res) / 2)
         return np.asarray(picture.crop((left, top, left + self._res, top + self._res)))
 
     def _logits(self, pixels: np.ndarray) -> np.ndarray:
-        """(N, R, R, 3) uint8 -> (N, C) float32."""
+        """Normalise pixels (N, R, R, 3) uint8 and run the net: (N, C) float32."""
         normalised = (pixels.astype(np.float32) - self._mean) / self._std
         batch = np.ascontiguousarray(normalised.transpose(0, 3, 1, 2))
         logits: np.ndarray = self._session.run(["logits"], {"pixels": batch})[0]
@@ -116,7 +119,7 @@ def _all_text(values: list[Any]) -> bool:
 
 
 def _file_bytes(image: Any) -> bytes:
-    """The bytes of an image file; an array becomes one, without loss."""
+    """Return the bytes of an image file; an array is encoded as one, without loss."""
     if isinstance(image, bytes):
         return image
     if isinstance(image, str):

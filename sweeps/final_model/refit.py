@@ -1,8 +1,8 @@
-"""The choice once more with nothing held back: its trunk trained, its arm fitted, on train + val.
+"""Refit the choice: train its trunk and fit its arm again, on train + val.
 
-As chosen: hyperparameters, seed, number of epochs under the same schedule, the classifier's setting
-and its epochs. Val is trained on, so that nothing is judged on it any more; what the result is
-worth, the test split says. Each part goes on from what the store holds of it.
+Everything else stays as chosen: hyperparameters, seed, number of epochs under the same schedule,
+the classifier's setting and its epochs. As val is trained on, only the held-out sets can judge the
+result. Each part continues from what the store holds of it.
 """
 
 from __future__ import annotations
@@ -48,44 +48,49 @@ def refit(
     cluster: RayCluster,
     progress: Progress | None = None,
 ) -> ServedModel:
-    """Train and adapt the chosen row's configuration on train + val, or find it done.
+    """Train and adapt the chosen row's configuration on train + val, unless the store has it.
 
-    A pretrained trunk that was taken as it is stays as it is; only its arm is fitted again.
+    A trunk that the sweep did not train (0 epochs) stays as it is; only its arm is fitted again.
 
     Args:
-        images: the sweep's own.
-        context: of the sweep's own trials.
-        progress: called with epochs of the trunk done, and in all.
+        images: the image set of the sweep.
+        context: the context of the sweep's trials.
+        progress: called with the epochs of the trunk that are done, and their total.
 
     Raises:
-        SweepError: it cannot be done, or comes to nothing finite.
+        SweepError: a trial fails, or training diverges.
     """
     merged = images.merged()
-    trials = _Trials(chosen.label, replace(context, refit=True, rungs=()), cluster)
+    runner = _TrialRunner(chosen.label, replace(context, refit=True, rungs=()), cluster)
     trunk = read_trunk_spec(store, chosen.trunk)
     if chosen.trunk_epochs > 0:
         trunk = replace(trunk, images=merged.digest)
-        need = gpu_memory.of_trunk(plan, point_of(trunk))
-        _train(trunk, need, chosen.trunk_epochs, store, trials, progress)
-    cell = cell_of(plan, chosen, trunk, merged.digest)
+        need = gpu_memory.trunk_memory_need(plan, point_of(trunk))
+        _train(trunk, need, chosen.trunk_epochs, store, runner, progress)
+    cell = refit_cell(plan, chosen, trunk, merged.digest)
     if recorded_results(store, cell.key) is None:
-        need = gpu_memory.of_cell(plan, chosen.variant, chosen.train_res, chosen.test_res)
-        trials.run(CellTrainable, {"cell": cell.spec}, need, lambda _: False, store.cell(cell.key))
+        need = gpu_memory.cell_memory_need(plan, chosen.variant, chosen.train_res, chosen.test_res)
+        runner.run(CellTrainable, {"cell": cell.spec}, need, lambda _: False, store.cell(cell.key))
     return ServedModel(cell=cell, arm=chosen.arm, refit=True)
 
 
-def cell_of(plan: Plan, chosen: Row, trunk: TrunkSpec, images_digest: str) -> Cell:
-    """Make the cell of the chosen row's arm, on a trunk and images of its own."""
-    swept = plan.cell(trunk, chosen.trunk_epochs, chosen.test_res)
-    settled = {**vars(swept.spec), "arms": (chosen.arm,)}
-    return replace(swept, spec=RefitCell(**settled, images=images_digest, setting=chosen.head))
+def refit_cell(plan: Plan, chosen: Row, trunk: TrunkSpec, images_digest: str) -> Cell:
+    """Make the cell that fits the chosen row's arm to the refitted trunk, on train + val.
+
+    Args:
+        images_digest: the digest of the merged image set.
+    """
+    cell = plan.cell(trunk, chosen.trunk_epochs, chosen.test_res)
+    spec = {**vars(cell.spec), "arms": (chosen.arm,)}
+    return replace(cell, spec=RefitCell(**spec, images=images_digest, setting=chosen.head))
 
 
 @dataclass(frozen=True)
-class _Trials:
-    """Where trials run, one by one."""
+class _TrialRunner:
+    """Runs the trials of a refit, one at a time."""
 
-    place: str  # of the choice, in words
+    label: str
+    """The choice in words."""
     context: TrialContext
     cluster: RayCluster
 
@@ -94,28 +99,35 @@ class _Trials:
         trainable: type[Trainable],
         config: Config,
         need: MemoryNeed,
-        goes_on: Callable[[dict[str, Any]], bool],
+        should_continue: Callable[[dict[str, Any]], bool],
         folder: Place,
     ) -> None:
-        """Raises:
-        SweepError: the trial fails; its trace is left in ``folder``.
+        """Run one trial to its end.
+
+        Args:
+            should_continue: receives each result, and decides whether the trial continues.
+            folder: the trial's folder in the store.
+
+        Raises:
+            SweepError: the trial fails; its traceback is left in ``folder``.
         """
-        size = ("", 0)  # there is only this one
+        net = ("", 0)  # The resources of this one trial may have any key.
         phase_resources = PhaseResources(
-            placement=self.cluster.placement, needs={size: need}, alone=True
+            placement=self.cluster.placement, needs={net: need}, alone=True
         )
-        waiting, traces = [{"size": size, **config}], []
+        waiting, traces = [{"net_at_res": net, **config}], []
         phase = Phase(
             next_config=lambda: waiting.pop() if waiting else None,
-            should_continue=lambda _, result: goes_on(result),
+            should_continue=lambda _, result: should_continue(result),
             failed=lambda _, trace: traces.append(trace),
         )
         run_trials(trainable, phase, self.context, phase_resources)
         if traces:
             write_text(folder / "error.txt", traces[0])
-            last = next((s for s in reversed(traces[0].splitlines()) if s.strip()), "no trace")
+            lines = [line for line in traces[0].splitlines() if line.strip()]
+            reason = lines[-1] if lines else "no trace"
             raise SweepError(
-                f"The refit of {self.place} px failed: {last.strip()} (the whole trace is in "
+                f"The refit of {self.label} px failed: {reason.strip()} (the whole trace is in "
                 f"{folder / 'error.txt'}); the same command tries again."
             )
 
@@ -125,25 +137,27 @@ def _train(
     need: MemoryNeed,
     epochs: int,
     store: Store,
-    trials: _Trials,
+    runner: _TrialRunner,
     progress: Progress | None,
 ) -> None:
-    """Train the trunk for ``epochs`` of its schedule."""
+    """Train the trunk for the first ``epochs`` epochs of its schedule."""
     folder = store.trunk(trunk.key)
     if (folder / "result.json").exists():
         return
 
-    def goes_on(result: dict[str, Any]) -> bool:
+    def should_continue(result: dict[str, Any]) -> bool:
         report = epoch_report_from_json(json.loads(result["report"]))
         if progress is not None:
             progress(report.epoch, epochs)
         return report.epoch < epochs
 
     if trained_epochs(recorded_reports(store, trunk.key)) < epochs:
-        trials.run(TrunkTrainable, {"trunk": trunk, "val_transforms": ()}, need, goes_on, folder)
+        runner.run(
+            TrunkTrainable, {"trunk": trunk, "val_transforms": ()}, need, should_continue, folder
+        )
     if any(report.diverged for report in recorded_reports(store, trunk.key)):
         raise SweepError(
-            f"The refit of {trials.place} px diverged, though the same settings did not on train "
+            f"The refit of {runner.label} px diverged, though the same settings did not on train "
             "alone: run the sweep without --refit, in another --out."
         )
     finalize_trunk(store, trunk.key, TrunkStatus.FINISHED)

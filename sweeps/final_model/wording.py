@@ -1,4 +1,4 @@
-"""Sentences that card, report and terminal share."""
+"""Sentences that model card, report and terminal share."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ from sweeps.final_model.outcome import PairedGain
 from sweeps.selection.choice import Choice
 
 
-def first_look(cells: int) -> str:
-    """Whether what was read of test is this sweep's only reading: a sentence."""
+def reading_sentence(cells: int) -> str:
+    """Say whether the test split was read only for the choice.
+
+    Args:
+        cells: cells of the sweep that the test split has been read for so far.
+    """
     if cells > 1:
-        return f"Not the first reading: {looks_in_words(cells)}."
+        return f"Not the first reading: {repeated_readings_in_words(cells)}."
     return "Read once, after the choice."
 
 
-def looks_in_words(cells: int) -> str:
-    """What readings beyond the first mean."""
+def repeated_readings_in_words(cells: int) -> str:
+    """Say what it means that the test split has been read for several cells."""
     return (
         f"this sweep has looked at the test split for {cells} cells: whoever chooses among them by "
         "what they saw there has no unseen images left"
@@ -22,6 +26,7 @@ def looks_in_words(cells: int) -> str:
 
 
 def optimism_in_words(choice: Choice) -> str:
+    """Say by how much choosing the best row overstates its val top-1."""
     return (
         f"choosing the best of so many rows flatters its val top-1 by about "
         f"{max(0.0, 100 * choice.optimism):.1f} points"
@@ -29,7 +34,7 @@ def optimism_in_words(choice: Choice) -> str:
 
 
 def gain_in_words(gain: PairedGain) -> str:
-    """With the standard error of the paired difference."""
+    """Say what tuning gained, with the standard error of the paired difference."""
     return (
         f"{100 * gain.difference:+.1f} points on the untuned trunk (paired, standard error "
         f"{100 * gain.error:.1f})"

@@ -1,4 +1,4 @@
-"""The arms compared over all cells: what each gains on the trunk as it was, and what it takes."""
+"""Plot the arms over all cells: what each gains on the untuned trunk, and the time it takes."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ from sweeps.report.style import HALO, INK, NORMAL, QUIET, SMALL, STEPS, new_figu
 from sweeps.selection.leaderboard import Row
 from trainables.fixres.arms import ARMS, UNTUNED, rank
 
-# That of the heat maps, less its yellow end, which is lost on white.
+# The heat maps' colours without the yellow end, which cannot be seen on white.
 _COLOURS = LinearSegmentedColormap.from_list(
     "dark cividis", matplotlib.colormaps["cividis"]([i / 255 for i in range(226)])
 )
 _ONE_COLOUR = "#0072b2"
-_HALF = 0.3  # half the height of a strip, in lines
+# Half the height of a strip; strips are 1 apart.
+_HALF_HEIGHT = 0.3
 
 
 def plot_arms(rows: Sequence[Row]) -> Figure:
-    """A strip for each arm, cheapest first: a dot for each cell, the mean as a bar.
+    """Draw a strip for each arm, cheapest first: a dot for each cell, the mean as a bar.
 
-    What is shown is the gain on the untuned trunk in the same cell, in points of val top-1; where
-    that arm was not run, or no other was, top-1 itself. A cell keeps its height in all strips: in
-    the order of test over train resolution.
+    The value is the gain on the untuned trunk in the same cell, in points of val top-1; where the
+    untuned arm was not run, or no other was, it is top-1 itself. A cell has the same height in all
+    strips: cells are in the order of test over train resolution.
 
     Args:
-        rows: those of val count; at least one.
+        rows: at least one of val; rows of other splits are ignored.
     """
     rows = [r for r in rows if r.split == "val"]
     untuned = {r.cell: r for r in rows if r.arm == UNTUNED}
@@ -53,10 +54,10 @@ def plot_arms(rows: Sequence[Row]) -> Figure:
     ratios = sorted({_ratio(r) for r in rows})
     norm = LogNorm(ratios[0], ratios[-1]) if len(ratios) > 1 else None
     _strips(ax, names, values, norm, signed=gains)
-    _dress(ax, names, gains=gains)
-    _times(ax, names, rows)
+    _label_axes(ax, names, gains=gains)
+    _annotate_times(ax, names, rows)
     if norm is not None:
-        _bar(figure, ax, norm)
+        _colour_bar(figure, ax, norm)
     return figure
 
 
@@ -72,7 +73,7 @@ def _strips(
     *,
     signed: bool,
 ) -> None:
-    """Dots and means."""
+    """Draw the dots and the means."""
     heights = _heights(list(values))
     for line, name in enumerate(names):
         own = [r for r in values if r.arm == name]
@@ -83,27 +84,37 @@ def _strips(
             linewidths=0, alpha=0.9, zorder=3,
         )  # fmt: skip
         mean = fmean(values[r] for r in own)
-        ax.vlines(mean, line - _HALF - 0.05, line + _HALF + 0.05, color=INK, linewidth=2, zorder=4)
+        ax.vlines(
+            mean,
+            line - _HALF_HEIGHT - 0.05,
+            line + _HALF_HEIGHT + 0.05,
+            color=INK,
+            linewidth=2,
+            zorder=4,
+        )
         ax.annotate(
             (f"{mean:+.1f}" if signed else f"{mean:.1f}").replace("-", "−"),
-            xy=(mean, line - _HALF - 0.05), xytext=(0, 1), textcoords="offset points",
+            xy=(mean, line - _HALF_HEIGHT - 0.05), xytext=(0, 1), textcoords="offset points",
             ha="center", va="bottom", fontsize=SMALL, weight="bold", color=INK,
             path_effects=HALO, zorder=5,
         )  # fmt: skip
 
 
 def _heights(rows: Sequence[Row]) -> dict[str, float]:
-    """Where in a strip each cell is, from the least test over train resolution on."""
-    one = {r.cell: r for r in rows}
-    order = sorted(one, key=lambda c: (_ratio(one[c]), one[c].train_res, one[c].variant, c))
+    """Place each cell in a strip, by test over train resolution, the smallest first."""
+    row_of = {r.cell: r for r in rows}
+    order = sorted(
+        row_of, key=lambda c: (_ratio(row_of[c]), row_of[c].train_res, row_of[c].variant, c)
+    )
     last = max(len(order) - 1, 1)
     return {
-        cell: (2 * i / last - 1) * _HALF if len(order) > 1 else 0.0 for i, cell in enumerate(order)
+        cell: (2 * i / last - 1) * _HALF_HEIGHT if len(order) > 1 else 0.0
+        for i, cell in enumerate(order)
     }
 
 
-def _dress(ax: Axes, names: Sequence[str], *, gains: bool) -> None:
-    """Axes, zero line, and what each arm is."""
+def _label_axes(ax: Axes, names: Sequence[str], *, gains: bool) -> None:
+    """Draw the axes and the zero line, and describe each arm."""
     style_axes(ax, grid="x")
     ax.set_ylim(len(names) - 0.5, -0.8)
     ax.set_yticks([])
@@ -130,8 +141,8 @@ def _dress(ax: Axes, names: Sequence[str], *, gains: bool) -> None:
         )
 
 
-def _times(ax: Axes, names: Sequence[str], rows: Sequence[Row]) -> None:
-    """At the right margin what each arm took in the mean."""
+def _annotate_times(ax: Axes, names: Sequence[str], rows: Sequence[Row]) -> None:
+    """Write at the right margin the mean time that each arm took."""
     how: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": SMALL}
     for line, name in enumerate(names):
         took = duration(fmean(r.seconds for r in rows if r.arm == name))
@@ -145,8 +156,8 @@ def _times(ax: Axes, names: Sequence[str], rows: Sequence[Row]) -> None:
     )  # fmt: skip
 
 
-def _bar(figure: Figure, ax: Axes, norm: LogNorm) -> None:
-    """Which colour is which ratio."""
+def _colour_bar(figure: Figure, ax: Axes, norm: LogNorm) -> None:
+    """Explain which colour stands for which ratio."""
     bar = figure.colorbar(
         ScalarMappable(norm, _COLOURS), ax=ax, location="bottom", shrink=0.5, aspect=32, pad=0.02
     )

@@ -1,4 +1,4 @@
-"""The evidence of a choice: its figures as PNG, and the report, one HTML file."""
+"""Write the evidence of a choice: its figures as PNG, and the report, one HTML file."""
 
 from __future__ import annotations
 
@@ -26,49 +26,49 @@ from trainables.storage.files import write_text
 def write_evidence(
     out: Path, plan: Plan, outcome: Outcome, history: History, record: SweepRecord
 ) -> list[Path]:
-    """``report.html`` and ``figures/*.png`` in ``out``.
+    """Write ``report.html`` and ``figures/*.png`` into ``out``.
 
     Args:
-        record: of the sweep, for its versions and its command.
+        record: supplies package versions and the command.
 
     Returns:
-        The figures' files.
+        The figures' files, the heat map first.
     """
-    spent = build_ledger(plan, history, outcome.rows, plan.spec.resources.price_per_hour)
-    drawn = draw_figures(plan, outcome, history, spent)
+    ledger = build_ledger(plan, history, outcome.rows, plan.spec.resources.price_per_hour)
+    figures = draw_figures(plan, outcome, history, ledger)
     files = []
-    for name, figure in drawn.items():
+    for name, figure in figures.items():
         files.append(out / "figures" / f"{name}.png")
         heatmap.save_png(figure, files[-1])
-    text = render_page(
+    page = render_page(
         plan,
         outcome,
-        spent,
-        drawn,
+        ledger,
+        figures,
         comparisons_of_recipe(plan.spec, outcome.rows),
         versions=record.versions,
         command=" ".join(record.command),
         device=device_name(),
     )
-    write_text(out / "report.html", text)
+    write_text(out / "report.html", page)
     return files
 
 
 def draw_figures(
-    plan: Plan, outcome: Outcome, history: History, spent: Ledger
+    plan: Plan, outcome: Outcome, history: History, ledger: Ledger
 ) -> dict[str, Figure]:
-    """The figures by name."""
+    """Draw the figures, by name; without training there are no learning curves."""
     rows, chosen = outcome.rows, outcome.choice.row
     costs = [cost.field for cost in SERVING_COSTS]
-    drawn = {
+    figures = {
         "heatmap": heatmap.plot_heatmaps(rows, plan, chosen),
         "pareto": plot_pareto_fronts(rows, costs, chosen, plan.spec.serving),
         "curves": plot_learning_curves(
             list(history.trunks.values()), chosen.trunk, plan.spec.rungs
         ),
         "arms": plot_arms(rows),
-        "spending": plot_spending(spent),
+        "spending": plot_spending(ledger),
     }
     if plan.spec.trunks.epochs == 0:
-        del drawn["plot_learning_curves"]  # nothing was learned
-    return drawn
+        del figures["curves"]
+    return figures

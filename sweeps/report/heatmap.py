@@ -1,4 +1,4 @@
-"""The picture of a sweep: a heat map for each variant, before and after the fix."""
+"""Plot a sweep as heat maps: one for each variant, before and after the fix."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from sweeps.selection.leaderboard import Row
 from trainables.fixres.arms import ARMS, rank
 from trainables.storage.files import replacing
 
-COLOURS = matplotlib.colormaps["cividis"]  # the same for colour-blind eyes
+# Colour-blind readers see these colours alike.
+COLOURS = matplotlib.colormaps["cividis"]
 
 
 def plot_heatmaps(rows: Sequence[Row], plan: Plan, chosen: Row) -> Figure:
-    """One line of maps a variant, before and after: val top-1 over train and test resolution.
+    """Draw val top-1 over train and test resolution; for each variant, before and after the fix.
 
-    Rows are those of the best trunk at each point. One colour scale for all, so that maps compare.
+    Of several trunks of a point, the best is shown. All maps share one colour scale.
     """
     grid, variants = plan.grid, plan.spec.grid.variants
     shown = _shown_arms(plan.spec.fix.arms, chosen)
@@ -55,7 +56,7 @@ def plot_heatmaps(rows: Sequence[Row], plan: Plan, chosen: Row) -> Figure:
 
 
 def _shown_arms(arms: Sequence[str], chosen: Row) -> dict[str, str]:
-    """The arms to show, before and after, with a title for each."""
+    """Choose the arms to show, before and after, with a title for each."""
     untuned = [a for a in arms if not ARMS[a].changes]
     tuned = [a for a in ("fix", *sorted(arms, key=rank, reverse=True)) if a in arms]
     tuned = [a for a in tuned if ARMS[a].changes]
@@ -78,7 +79,7 @@ def _draw(
     chosen: Row,
 ) -> matplotlib.image.AxesImage:
     trains, tests = grid.train_res, grid.test_res
-    best = _best_by_place(rows)
+    best = _best_by_resolutions(rows)
     values = np.full((len(trains), len(tests)), np.nan)
     for (train, test), row in best.items():
         values[trains.index(train), tests.index(test)] = 100 * row.top1
@@ -109,21 +110,22 @@ def _draw(
     return image
 
 
-def _best_by_place(rows: Sequence[Row]) -> dict[tuple[int, int], Row]:
+def _best_by_resolutions(rows: Sequence[Row]) -> dict[tuple[int, int], Row]:
     best: dict[tuple[int, int], Row] = {}
     for row in rows:
-        place = (row.train_res, row.test_res)
-        if place not in best or row.hits1 > best[place].hits1:
-            best[place] = row
+        resolutions = (row.train_res, row.test_res)
+        if resolutions not in best or row.hits1 > best[resolutions].hits1:
+            best[resolutions] = row
     return best
 
 
 def _peak(best: dict[tuple[int, int], Row], train: int) -> int | None:
-    """The test resolution at which a trunk does best."""
+    """Find the test resolution (px) at which the trunk of a train resolution does best."""
     line = [(row.hits1, -test) for (t, test), row in best.items() if t == train]
     return -max(line)[1] if line else None
 
 
 def save_png(figure: Figure, path: Path) -> None:
+    """Save the figure as a PNG file, which appears whole or not at all."""
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")

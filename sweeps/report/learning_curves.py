@@ -1,4 +1,4 @@
-"""How the trunks learned: val top-1 and train loss over the epochs, a panel for each point."""
+"""Plot how the trunks learned: val top-1 and train loss by epoch, a panel for each point."""
 
 from __future__ import annotations
 
@@ -30,30 +30,33 @@ from sweeps.report.style import (
 from trainables.models.variants import VARIANTS
 
 _COLUMNS = 4
-_MOST = 16  # points: no page holds more panels
-_MOST_WITH_LOSS = 8  # with more points the losses are left out
-_MARKS = {"cut": ("x", "×"), "diverged": ("v", "▾"), "failed": ("s", "▪")}  # on a line, in words
+# A page holds no more panels than this.
+_MAX_POINTS = 16
+# With more points than this, the losses are left out.
+_MAX_POINTS_WITH_LOSS = 8
+# How a trunk ended early: the marker on its line, and the sign in text.
+_MARKS = {"cut": ("x", "×"), "diverged": ("v", "▾"), "failed": ("s", "▪")}
 _OTHERS = "#a3a3a3"
 
 
 def plot_learning_curves(
     trunks: Sequence[TrunkEnded], chosen_trunk: str, rungs: Sequence[int]
 ) -> Figure:
-    """A panel for each variant and train resolution, a line for each trunk.
+    """Draw a panel for each variant and train resolution, with a line for each trunk.
 
-    Val is scored at rungs; these are few, so the loss of every epoch is drawn below, where there is
-    one and the points are not too many. Of more points than a page holds the best are shown, and
-    the figure says so.
+    Val is scored at rungs only, which are few; so the loss of every epoch is drawn below, where
+    there is one and the points are not too many. If there are more points than a page holds, the
+    best are shown, and the figure says so.
 
     Args:
         trunks: at least one.
-        chosen_trunk: key of the one that the chosen row stands on.
+        chosen_trunk: key of the chosen row's trunk.
         rungs: epochs at which val is scored.
     """
     of_point = _by_point(trunks)
     shown = _best_points(of_point, chosen_trunk)
     drawn = [t for p in shown for t in of_point[p]]
-    with_loss = len(shown) <= _MOST_WITH_LOSS and any(_losses(t) for t in drawn)
+    with_loss = len(shown) <= _MAX_POINTS_WITH_LOSS and any(_losses(t) for t in drawn)
     columns = min(_COLUMNS, len(shown))
     bands = math.ceil(len(shown) / columns)
     scores = [s for t in trunks for r in t.reports for s in r.val.values()]
@@ -61,7 +64,7 @@ def plot_learning_curves(
     title = f"How {count} learned" + (f" (val, n = {scores[0].n})" if scores else "")
     width = max(7.0, 2.15 * columns + 0.4)
     figure = new_figure(width, bands * (3.6 if with_loss else 1.9) + 0.7, title)
-    look = variant_styles(t.trunk.variant for t in trunks)
+    styles = variant_styles(t.trunk.variant for t in trunks)
     scale = _scale(drawn, rungs, (width - 0.9) / columns)
     panels = [
         _Panel(
@@ -69,7 +72,7 @@ def plot_learning_curves(
             loss=loss,
             trunks=of_point[point],
             chosen=chosen_trunk,
-            colour=look[point.variant].colour,
+            colour=styles[point.variant].colour,
             scale=scale,
         )
         for point, (val, loss) in zip(shown, _axes(figure, bands, columns, with_loss), strict=False)
@@ -85,7 +88,7 @@ def plot_learning_curves(
         notes.append(f"{len(shown)} of {len(of_point)} points shown: the best, and the chosen one.")
     if notes:
         figure.supxlabel(" ".join(notes), fontsize=SMALL, color=QUIET, x=0.01, ha="left")
-    figure.draw_without_rendering()  # lays the axes out: how high they are is known after it
+    figure.draw_without_rendering()  # This lays the axes out, which decides their height.
     for panel in panels:
         panel.name()
     return figure
@@ -94,7 +97,7 @@ def plot_learning_curves(
 def _axes(
     figure: Figure, bands: int, columns: int, with_loss: bool
 ) -> list[tuple[Axes, Axes | None]]:
-    """Axes for val and, if asked for, for the loss below it, hidden until they are drawn on."""
+    """Make the axes for val and, ``with_loss``, for the loss below; hidden until they are used."""
     lines = 2 if with_loss else 1
     grid = figure.subplots(
         bands * lines, columns, squeeze=False, sharex=True, height_ratios=[1.3, 1][:lines] * bands
@@ -108,39 +111,42 @@ def _axes(
     ]
 
 
-# --- what there is to show --------------------------------------------------------------------
+# --- choosing what is shown -------------------------------------------------------------------
 
 
 def _by_point(trunks: Iterable[TrunkEnded]) -> dict[Point, list[TrunkEnded]]:
-    found: dict[Point, list[TrunkEnded]] = {}
+    of_point: dict[Point, list[TrunkEnded]] = {}
     for trunk in trunks:
-        found.setdefault(point_of(trunk.trunk), []).append(trunk)
-    ordered = sorted(found, key=lambda p: (list(VARIANTS).index(p.variant), p.train_res))
-    return {point: found[point] for point in ordered}
+        of_point.setdefault(point_of(trunk.trunk), []).append(trunk)
+    ordered = sorted(of_point, key=lambda p: (list(VARIANTS).index(p.variant), p.train_res))
+    return {point: of_point[point] for point in ordered}
 
 
 def _best_points(of_point: dict[Point, list[TrunkEnded]], chosen: str) -> list[Point]:
-    """As many as a page holds, in their order."""
+    """Choose as many points as a page holds, the chosen trunk's among them; in the given order."""
 
-    def merit(point: Point) -> tuple[bool, tuple[int, int]]:
+    def point_rank(point: Point) -> tuple[bool, tuple[int, int]]:
         own = of_point[point]
-        return any(t.trunk.key == chosen for t in own), max(map(_merit, own))
+        return any(t.trunk.key == chosen for t in own), max(map(_trunk_rank, own))
 
-    best = sorted(of_point, key=merit, reverse=True)[:_MOST]
+    best = sorted(of_point, key=point_rank, reverse=True)[:_MAX_POINTS]
     return [point for point in of_point if point in best]
 
 
-def _merit(trunk: TrunkEnded) -> tuple[int, int]:
-    """As phase 2 ranks trunks: how far it came, then its hits on val; (-1, 0): out of the race."""
-    scored = [r for r in trunk.reports if r.best_val]
-    if not scored or trunk.why not in ("finished", "cut"):
+def _trunk_rank(trunk: TrunkEnded) -> tuple[int, int]:
+    """Rank a trunk as phase 2 does: by its epochs, then by its hits on val.
+
+    A trunk that diverged, failed or was never scored on val ranks last: (-1, 0).
+    """
+    with_val = [r for r in trunk.reports if r.best_val]
+    if not with_val or trunk.why not in ("finished", "cut"):
         return -1, 0
-    last = max(scored, key=lambda r: r.epoch)
+    last = max(with_val, key=lambda r: r.epoch)
     return last.epoch, last.best_val.hits1 if last.best_val else 0
 
 
 def _tops(trunk: TrunkEnded) -> list[tuple[int, float]]:
-    """Epoch and val top-1 (%) at the best test resolution."""
+    """List epoch and val top-1 (%) at the best test resolution."""
     return [(r.epoch, 100 * r.best_val.top1) for r in trunk.reports if r.best_val]
 
 
@@ -150,17 +156,21 @@ def _losses(trunk: TrunkEnded) -> list[tuple[int, float]]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Scale:
-    """What all panels share."""
+    """Limits of the axes, which all panels share."""
 
     rungs: list[int]
-    epochs: tuple[float, float]  # of the lines; names stand to the right of them
-    right: float  # end of the axes
-    tops: tuple[float, float]  # %
-    losses: tuple[float, float]  # nats
+    epochs: tuple[float, float]
+    """Range of the lines; names stand to the right of it."""
+    right: float
+    """Right end of the axes, in epochs."""
+    tops: tuple[float, float]
+    """Range of top-1, %."""
+    losses: tuple[float, float]
+    """Range of the loss, nats."""
 
     @property
     def ticks(self) -> list[int]:
-        """The rungs, as far as their numbers have room, the last first."""
+        """The rungs that have room for their numbers, the last first."""
         first, last = self.epochs
         kept: list[int] = []
         for rung in reversed(self.rungs):
@@ -170,26 +180,27 @@ class _Scale:
 
 
 def _scale(trunks: Sequence[TrunkEnded], rungs: Sequence[int], width: float) -> _Scale:
-    """
+    """Choose the limits of the axes so that all trunks fit.
+
     Args:
-        width: of a panel, inches.
+        width: width of a panel, inches.
     """
     epochs = [r.epoch for t in trunks for r in t.reports] + list(rungs)
     first, last = min(epochs), max(epochs)
     span = (last - first) or 1
-    names = 0.8 / width  # share of the panel
+    names_share = 0.8 / width  # The share of a panel that the names need.
     tops = [top for t in trunks for _, top in _tops(t)] or [0.0, 100.0]
     pad = max(max(tops) - min(tops), 1.0)
-    # A trunk that diverges would flatten the others.
-    sound = [t for t in trunks if t.why != "diverged" and _losses(t)] or trunks
-    losses = [loss for t in sound for _, loss in _losses(t)] or [0.0, 1.0]
-    high = max(losses) - min(losses) or 1.0
+    # The loss of a trunk that diverges would flatten all other lines.
+    stable = [t for t in trunks if t.why != "diverged" and _losses(t)] or trunks
+    losses = [loss for t in stable for _, loss in _losses(t)] or [0.0, 1.0]
+    loss_span = max(losses) - min(losses) or 1.0
     return _Scale(
         rungs=sorted(set(rungs)),
         epochs=(first - 0.05 * span, last),
-        right=last + span * names / (1 - names),
+        right=last + span * names_share / (1 - names_share),
         tops=(min(tops) - 0.08 * pad, max(tops) + 0.1 * pad),
-        losses=(min(losses) - 0.08 * high, max(losses) + 0.08 * high),
+        losses=(min(losses) - 0.08 * loss_span, max(losses) + 0.08 * loss_span),
     )
 
 
@@ -198,7 +209,7 @@ def _scale(trunks: Sequence[TrunkEnded], rungs: Sequence[int], width: float) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class _Panel:
-    """One point: val above, loss below if it is shown."""
+    """The panel of one point: val above, and the loss below if it is shown."""
 
     val: Axes
     loss: Axes | None
@@ -209,17 +220,17 @@ class _Panel:
 
     @property
     def best(self) -> TrunkEnded | None:
-        """The trunk that came farthest, then the best on val."""
-        best = max(self.trunks, key=_merit)
-        return best if _merit(best)[0] >= 0 else None
+        """The trunk that ranks first; None where all diverged or failed."""
+        best = max(self.trunks, key=_trunk_rank)
+        return best if _trunk_rank(best)[0] >= 0 else None
 
     def draw(self, point: Point, *, first: bool, lowest: bool) -> None:
-        """All but the names of lines. First: in the first column. Lowest: of its column."""
+        """Draw all but the names of lines; ``first``: in its row, ``lowest``: in its column."""
         count = f"{len(self.trunks)} trunks" if len(self.trunks) > 1 else "1 trunk"
         title = f"{point.variant}, {point.train_res} px: {count}"
         self.val.set_title(title, fontsize=NORMAL, loc="left", pad=14, color=INK)
         ends = self.val.annotate(
-            self._ends(), xy=(0, 1), xycoords="axes fraction", xytext=(0, 4),
+            self._early_ends(), xy=(0, 1), xycoords="axes fraction", xytext=(0, 4),
             textcoords="offset points", fontsize=SMALL, color=QUIET,
         )  # fmt: skip
         ends.set_in_layout(False)
@@ -235,8 +246,8 @@ class _Panel:
             bottom.set_xlabel("epoch", fontsize=NORMAL, color=INK)
             bottom.tick_params(labelbottom=True)
 
-    def _ends(self) -> str:
-        """How trunks ended early, with the signs that say so on their lines."""
+    def _early_ends(self) -> str:
+        """Count the trunks that ended early, with the signs that mark their lines."""
         ends = Counter(t.why for t in self.trunks)
         return ", ".join(f"{ends[w]} {w} {sign}" for w, (_, sign) in _MARKS.items() if ends[w])
 
@@ -280,9 +291,9 @@ class _Panel:
             )  # fmt: skip
 
     def name(self) -> None:
-        """The learning rates of the best and of the chosen trunk, beside the ends of their lines.
+        """Write the learning rates of the best and the chosen trunk beside the ends of their lines.
 
-        To be called when the figure is laid out.
+        The figure must be laid out before.
         """
         named = [t for t in self.trunks if t is self.best or t.trunk.key == self.chosen]
         named = [t for t in named if _tops(t)]
@@ -290,7 +301,7 @@ class _Panel:
         assert figure is not None
         low, high = self.scale.tops
         points = self.val.get_window_extent().height / figure.dpi * 72
-        gap = 2.6 * SMALL / points * (high - low)  # two lines of text
+        gap = 2.6 * SMALL / points * (high - low)  # A name has two lines of text.
         ends = [_tops(t)[-1] for t in named]
         for trunk, (epoch, _), height in zip(
             named, ends, spread_apart([y for _, y in ends], gap), strict=True
@@ -309,7 +320,7 @@ class _Panel:
 
 
 def _name_rung(own: _Panel, rung: int) -> None:
-    """Once, where lines seldom are: low in a course of losses, high in one of top-1."""
+    """Name a rung where lines seldom are: low on the losses, or high on top-1."""
     ax = own.loss or own.val
     low = own.loss is not None
     ax.annotate(

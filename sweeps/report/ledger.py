@@ -1,4 +1,4 @@
-"""What a sweep spent, and what it would have spent had it shared nothing. Pure."""
+"""Add up what a sweep spent, and what it would have spent had it shared nothing. Pure."""
 
 from __future__ import annotations
 
@@ -16,61 +16,76 @@ from trainables.fixres.adapted_net import serving_transform
 from trainables.fixres.arms import ARMS, rank
 from trainables.training.trunk import trained_epochs
 
-_HEADS = ("fix", "fix_aug")  # arms whose classifier is fitted on features of the frozen net
+# The arms whose classifier is fitted on features of the frozen net.
+_HEAD_ARMS = ("fix", "fix_aug")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImagePasses:
-    """Through the net."""
+    """Images that went through the net for one purpose."""
 
-    planned: int  # at most
+    planned: int
+    """The most that the plan allows."""
     done: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
-    """Seconds are those of trials, added up: of trials side by side each counts.
+    """Time and images that a sweep spent and saved.
 
-    What was saved is estimated, against a grid of one trial a cell: each cell trains its own trunk,
-    by the same hyperparameters and under the same cuts, and runs the net over train and val for
-    every (classifier setting, epoch) pair that was tried.
+    Seconds are added up over trials, also where these ran side by side. Savings are estimated
+    against a grid of one trial a cell: each cell trains its own trunk, by the same hyperparameters
+    and under the same cuts, and runs the net over train and val for every (classifier setting,
+    epoch) pair that was tried.
     """
 
-    trunks: int  # that ended, in whatever way
-    cut: int  # of these, by ASHA
-    cells: int  # that were adapted
-    trained_s: float  # phase 1: the epochs of all trunks, or the scoring of untrained ones
-    adapted_s: float  # phase 2: all arms of all cells
-    read_s: float  # the sets that nothing was chosen on
-    undone_s: float  # that the cut trunks would have taken to their end, estimated
-    saved_trunks_s: float  # a trunk is trained once, not once a test resolution
-    saved_images: int  # a cell takes its passes once, not once a pair
-    saved_passes_s: float | None  # the same as time; None: no pass was timed by itself
-    images: Mapping[
-        str, ImagePasses
-    ]  # by what they are for, as in sweeps.planning.workload.image_passes
-    price_per_hour: float | None  # of one trial's machine, in any currency
+    trunks: int
+    """Trunks that ended, in whatever way."""
+    cut: int
+    """Trunks that ASHA cut."""
+    cells: int
+    """Cells that were adapted."""
+    trained_s: float
+    """Phase 1: the epochs of all trunks, or the scoring of untrained ones."""
+    adapted_s: float
+    """Phase 2: all arms of all cells."""
+    read_s: float
+    """Scoring on the held-out sets."""
+    undone_s: float
+    """Time that the cut trunks would have taken to their end, estimated."""
+    saved_trunks_s: float
+    """Saved by training a trunk once, not once for each test resolution."""
+    saved_images: int
+    """Images saved by running the net once a cell, not once for each (setting, epoch) pair."""
+    saved_passes_s: float | None
+    """Time of ``saved_images``; None: no pass was timed by itself."""
+    images: Mapping[str, ImagePasses]
+    """By purpose, as in sweeps.planning.workload.image_passes."""
+    price_per_hour: float | None
+    """Price of one trial's machine, in any currency."""
 
     @property
     def spent_s(self) -> float:
+        """Time of all trials and of scoring on the held-out sets."""
         return self.trained_s + self.adapted_s + self.read_s
 
     @property
     def alone_s(self) -> float:
-        """What one trial a cell would have taken, as far as it can be said."""
+        """Time that one trial a cell would have taken, as far as it can be estimated."""
         return self.spent_s + self.saved_trunks_s + (self.saved_passes_s or 0.0)
 
     def money(self, seconds: float) -> float | None:
-        """What so many seconds of a trial cost; None without a price."""
+        """Convert seconds of a trial to money; None without a price."""
         return None if self.price_per_hour is None else seconds / 3600 * self.price_per_hour
 
 
 def build_ledger(
     plan: Plan, history: History, rows: Sequence[Row], price_per_hour: float | None
 ) -> Ledger:
-    """
+    """Add up what the sweep spent and saved.
+
     Args:
-        rows: of all splits; those of val are phase 2's, the others were read after the choice.
+        rows: rows of all splits; phase 2 made those of val, the others were read after the choice.
     """
     trunks = list(history.trunks.values())
     cells = [cell for cell in history.cells.values() if cell.rows]
@@ -83,7 +98,7 @@ def build_ledger(
         trained_s=sum(r.seconds for t in trunks for r in t.reports),
         adapted_s=sum(r.seconds for r in rows if r.split == "val"),
         read_s=sum(r.seconds for r in rows if r.split != "val"),
-        undone_s=sum(map(_undone, trunks)),
+        undone_s=sum(map(_undone_seconds, trunks)),
         saved_trunks_s=sum(_saved_training(plan, t) for t in trunks),
         saved_images=sum(images for images, _ in passes),
         saved_passes_s=None if None in seconds else sum(s for s in seconds if s is not None),
@@ -92,8 +107,8 @@ def build_ledger(
     )
 
 
-def _undone(trunk: TrunkEnded) -> float:
-    """Seconds that a cut trunk had before it, by the mean of its own epochs."""
+def _undone_seconds(trunk: TrunkEnded) -> float:
+    """Estimate the seconds that a cut trunk was spared, by the mean of its own epochs."""
     if trunk.why != "cut" or not trunk.reports:
         return 0.0
     left = trunk.trunk.recipe.epochs - trained_epochs(trunk.reports)
@@ -101,7 +116,10 @@ def _undone(trunk: TrunkEnded) -> float:
 
 
 def _saved_training(plan: Plan, trunk: TrunkEnded) -> float:
-    """Nothing where nothing was trained: an untrained trunk is scored once a test resolution."""
+    """Estimate the seconds saved by training the trunk once for all its test resolutions.
+
+    There are none for an untrained trunk, which is scored once for each test resolution anyway.
+    """
     trained = sum(r.seconds for r in trunk.reports if r.images)
     return trained * (len(plan.grid.tests[point_of(trunk.trunk)]) - 1)
 
@@ -121,18 +139,18 @@ def _images(
     }
 
 
-# --- passes of the net that a cell did without --------------------------------------------------
+# --- passes of the net that a cell saved ---------------------------------------------------------
 
 
 def _saved_passes(plan: Plan, cell: CellEnded) -> tuple[int, float | None]:
-    """Images, and seconds if a pass of the cell was timed by itself.
+    """Estimate the images that a cell saved, and the seconds if a pass was timed by itself.
 
-    A pass over train and one over val for each (setting, epoch) pair that was tried, less all that
-    the cell took, its arms without a classifier of their own included.
+    It saved a pass over train and one over val for each (setting, epoch) pair that was tried, minus
+    all passes that it took, those of arms without a classifier of their own included.
     """
-    pairs = sum(r.head_tried for r in cell.rows if r.arm in _HEADS)
-    plain = pairs * (plan.counts["train"] + plan.counts["val"])
-    saved = max(0, plain - cell_images(plan, cell.cell.variant))
+    pairs = sum(r.head_tried for r in cell.rows if r.arm in _HEAD_ARMS)
+    without_sharing = pairs * (plan.counts["train"] + plan.counts["val"])
+    saved = max(0, without_sharing - cell_images(plan, cell.cell.variant))
     if not saved:
         return 0, 0.0
     rate = _image_seconds(plan, cell)
@@ -140,22 +158,24 @@ def _saved_passes(plan: Plan, cell: CellEnded) -> tuple[int, float | None]:
 
 
 def _image_seconds(plan: Plan, cell: CellEnded) -> float | None:
-    """Seconds of one image through the net, as the cell's own passes took.
+    """Estimate the seconds that one image takes through the net, from the cell's own passes.
 
-    The first arm in the cell's transform waits for the pass over val, the first that needs the
-    train images for that over them; where these fit no classifier, nearly all of their time is the
-    pass. The faster of the two, as either may have had pixels to resize first.
+    The time of the first arm in the cell's transform includes the pass over val, and that of the
+    first arm that needs the train images the pass over train; where they fit no classifier, nearly
+    all of their time is that pass. The faster of the two counts, as either may have had to resize
+    pixels first.
     """
     ordered = sorted(cell.rows, key=lambda r: rank(r.arm))
-    here = [
+    in_transform = [
         r
         for r in ordered
         if serving_transform(cell.cell.trunk, cell.cell.spec, r.arm) == cell.cell.spec.transform
     ]
-    firsts = [here[0], next((r for r in here if ARMS[r.arm].needs_train), here[0])]
+    first = in_transform[0]
+    first_on_train = next((r for r in in_transform if ARMS[r.arm].needs_train), first)
     rates = []
-    for row in dict.fromkeys(firsts):
-        images = plan.counts["val"] if row is here[0] else 0
+    for row in dict.fromkeys((first, first_on_train)):
+        images = plan.counts["val"] if row is first else 0
         images += plan.counts["train"] if ARMS[row.arm].needs_train else 0
         if not row.head_tried:
             rates.append(row.seconds / images)

@@ -1,4 +1,4 @@
-"""The model card: what the net is, how well it does and on what, and where it came from."""
+"""Write the model card: what the model is, how it scores on which images, and its origin."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from sweeps.final_model.outcome import Outcome
-from sweeps.final_model.wording import first_look, gain_in_words
+from sweeps.final_model.wording import gain_in_words, reading_sentence
 from sweeps.planning.plan import Plan
 from sweeps.planning.serving_limits import limits_in_words
 from sweeps.planning.units import three_digits
@@ -18,11 +18,11 @@ from trainables.models import variants
 
 
 def model_card(plan: Plan, outcome: Outcome, versions: Mapping[str, str], picture: str) -> str:
-    """Markdown, with the front matter that model hubs read.
+    """Write the card as Markdown, with the front matter that model hubs read.
 
     Args:
-        versions: of the packages, by name.
-        picture: the name of the heat map's file, beside the card.
+        versions: package versions by name.
+        picture: the name of the heat map's file, which lies beside the card.
     """
     row = outcome.choice.row
     parts = [
@@ -30,7 +30,7 @@ def model_card(plan: Plan, outcome: Outcome, versions: Mapping[str, str], pictur
         f"# FixEfficientNet {row.variant}, {row.train_res} -> {row.test_res} px",
         _what_it_is(plan, outcome),
         "## On images that nothing was chosen on",
-        _on_unseen(outcome),
+        _on_held_out_sets(outcome),
         "## Use",
         USE,
         "## Why this one",
@@ -39,7 +39,7 @@ def model_card(plan: Plan, outcome: Outcome, versions: Mapping[str, str], pictur
         f"![Top-1 over train and test resolution, before and after]({picture})",
         "## All cells",
         f"Top-1 on val in % (n = {row.n}), for each arm.",
-        "\n".join(_table(outcome.rows, plan.spec.fix.arms)),
+        "\n".join(_cells_table(outcome.rows, plan.spec.fix.arms)),
         "\n".join(f"- {ARMS[arm].name}: {ARMS[arm].words}" for arm in plan.spec.fix.arms),
         "## Origin",
         _origin(plan, outcome, versions),
@@ -70,7 +70,7 @@ print(model.predict({"image": [open("image.jpg", "rb").read()]}))  # label, prob
 
 
 def _front_matter(plan: Plan, outcome: Outcome) -> str:
-    """What the Hugging Face hub reads of a card; JSON strings are YAML's too."""
+    """Write what the Hugging Face hub reads, in YAML; every JSON string is a YAML string."""
     row = outcome.choice.row
     variant = variants.get(row.variant)
     lines = [
@@ -83,14 +83,15 @@ def _front_matter(plan: Plan, outcome: Outcome) -> str:
     if plan.weights[row.variant].source != "none":
         lines += [f"base_model: timm/{variant.timm_id}", "base_model_relation: finetune"]
     lines += ["model-index:", f"- name: {variant.timm_name}-fixres", "  results:"]
-    for one in outcome.rows:
-        if one.split != "val" and one.arm == row.arm:
-            name = json.dumps(f"{plan.name}, {one.split} (n = {one.n})")
+    for result in outcome.rows:
+        if result.split != "val" and result.arm == row.arm:
+            name = json.dumps(f"{plan.name}, {result.split} (n = {result.n})")
+            split = json.dumps(result.split)
             lines += [
                 "  - task: {type: image-classification}",
-                f"    dataset: {{name: {name}, type: imagefolder, split: {json.dumps(one.split)}}}",
+                f"    dataset: {{name: {name}, type: imagefolder, split: {split}}}",
                 "    metrics:",
-                f"    - {{type: accuracy, value: {one.top1:.4f}, name: top-1}}",
+                f"    - {{type: accuracy, value: {result.top1:.4f}, name: top-1}}",
             ]
     return "\n".join([*lines, "---"])
 
@@ -120,14 +121,14 @@ def _what_it_is(plan: Plan, outcome: Outcome) -> str:
     return "\n".join(lines)
 
 
-def _on_unseen(outcome: Outcome) -> str:
-    lines = _unseen_table(outcome.rows)
+def _on_held_out_sets(outcome: Outcome) -> str:
+    lines = _held_out_table(outcome.rows)
     if outcome.gains:
         lines.append("")
         lines += [f"- {name}: {gain_in_words(gain)}" for name, gain in outcome.gains.items()]
     lines += [
         "",
-        f"{first_look(outcome.test_cells)} A set with fewer classes is scored among its own. "
+        f"{reading_sentence(outcome.test_cells)} A set with fewer classes is scored among its own. "
         f"Untuned is the same trunk on the same pixels (arm {UNTUNED}).",
     ]
     return "\n".join(lines)
@@ -152,7 +153,7 @@ def _origin(plan: Plan, outcome: Outcome, versions: Mapping[str, str]) -> str:
     )
 
 
-def _unseen_table(rows: Sequence[Row]) -> list[str]:
+def _held_out_table(rows: Sequence[Row]) -> list[str]:
     lines = [
         "| set | arm | top-1 % | 95 % interval | top-5 % | n |",
         "|---|---|---:|---:|---:|---:|",
@@ -167,7 +168,7 @@ def _unseen_table(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _table(rows: Sequence[Row], arms: Sequence[str]) -> list[str]:
+def _cells_table(rows: Sequence[Row], arms: Sequence[str]) -> list[str]:
     cells: dict[str, dict[str, Row]] = {}
     for row in rows:
         if row.split == "val":

@@ -1,4 +1,4 @@
-"""The report of a sweep: one HTML page that needs nothing but itself."""
+"""Render the report of a sweep: one HTML page that refers to no other file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from sweeps.final_model.outcome import Outcome
-from sweeps.final_model.wording import first_look
+from sweeps.final_model.wording import reading_sentence
 from sweeps.planning.plan import Plan
 from sweeps.planning.serving_limits import limits_in_words
 from sweeps.planning.units import duration, three_digits
@@ -35,12 +35,13 @@ from trainables.fixres.arms import ARMS, UNTUNED
 from trainables.models import variants
 
 _TEMPLATE = Path(__file__).with_name("template.html")
-_MOST_CLASSES = 12  # named
+# The report names no more classes than this.
+_MAX_NAMED_CLASSES = 12
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeyFigure:
-    """A key number."""
+    """A number that the top of the page shows."""
 
     name: str
     value: str
@@ -50,7 +51,7 @@ class KeyFigure:
 
 @dataclass(frozen=True, kw_only=True)
 class InlineFigure:
-    """A figure on the page."""
+    """A figure on the page, with its caption."""
 
     svg: Markup
     caption: str
@@ -66,15 +67,15 @@ def render_page(
     command: str,
     device: str,
 ) -> str:
-    """The page; the same arguments give the same bytes.
+    """Render the page as HTML; the same arguments give the same bytes.
 
     Args:
-        figures: by name, of "heatmap", "pareto", "curves", "arms" and "spending"; a section whose
-            figure is left out is left out.
-        compared: beside the published figures; none: that section is left out.
-        versions: of packages.
-        command: that repeats the sweep.
-        device: that latency was measured on, in words.
+        figures: by name, some of "heatmap", "pareto", "curves", "arms" and "spending"; a section
+            without its figure is left out.
+        compared: comparisons with the published figures; without any, that section is left out.
+        versions: package versions by name.
+        command: the command that repeats the sweep.
+        device: the device that latency was measured on, in words.
     """
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -82,9 +83,9 @@ def render_page(
     captions = _captions(plan, outcome, ledger)
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         title=_title(outcome),
-        what=_what(outcome),
+        what=_arm_in_words(outcome),
         reason=outcome.choice.reason,
-        numbers=_numbers(outcome, device),
+        numbers=_key_figures(outcome, device),
         figures={
             name: InlineFigure(
                 svg=inline_svg(name, figure, captions[name][0]), caption=captions[name][1]
@@ -93,8 +94,8 @@ def render_page(
         },
         published=published_table(compared),
         published_on=sorted({f"{c.row.split}, n = {c.row.n}" for c in compared}),
-        unseen=held_out_table(outcome),
-        unseen_note=_unseen_note(outcome),
+        held_out=held_out_table(outcome),
+        held_out_note=_held_out_note(outcome),
         times=times_table(ledger),
         images=images_table(ledger),
         rows=leaderboard_table(outcome),
@@ -108,18 +109,18 @@ def render_page(
 
 def _title(outcome: Outcome) -> str:
     row, test = outcome.choice.row, outcome.test
-    return _close(
+    return _no_break(
         f"EfficientNet {row.variant}, trained at {row.train_res} px and served at {row.test_res} "
         f"px, has {percent(test.top1)} % of test right (top-1, n = {test.n})"
     )
 
 
-def _close(words: str) -> str:
-    """Numbers on one line with their units, and with what they are the number of."""
+def _no_break(words: str) -> str:
+    """Keep numbers on one line with their units, and with the "n =" before them."""
     return re.sub("(?<=[0-9n]) (?=px|%|=)|(?<=n =) ", "\N{NO-BREAK SPACE}", words)
 
 
-def _what(outcome: Outcome) -> str:
+def _arm_in_words(outcome: Outcome) -> str:
     row = outcome.choice.row
     words = f"Arm {row.arm}: {ARMS[row.arm].words}."
     if outcome.refit:
@@ -130,59 +131,63 @@ def _what(outcome: Outcome) -> str:
     return words
 
 
-def _numbers(outcome: Outcome, device: str) -> list[KeyFigure]:
+def _key_figures(outcome: Outcome, device: str) -> list[KeyFigure]:
     row, test = outcome.choice.row, outcome.test
     gain = outcome.gains.get("test")
-    found = [
+    figures = [
         KeyFigure(
             name="Top-1 on test",
             value=percent(test.top1),
             unit="%",
-            note=_close(f"95 % interval {interval(test)} (Wilson), n = {test.n}"),
+            note=_no_break(f"95 % interval {interval(test)} (Wilson), n = {test.n}"),
         )
     ]
     if gain is not None:
         note = f"on test, image by image; standard error {percent(gain.error)}"
         value = signed(100 * gain.difference)
-        found.append(KeyFigure(name="Gain on the untuned", value=value, unit="points", note=note))
-    found.append(
+        figures.append(KeyFigure(name="Gain on the untuned", value=value, unit="points", note=note))
+    figures.append(
         KeyFigure(
             name="Top-1 on val",
             value=percent(row.top1),
             unit="%",
-            note=_close(f"n = {row.n}; val chose, which {_flattery(outcome.choice)}"),
+            note=_no_break(f"n = {row.n}; val chose, which {_optimism(outcome.choice)}"),
         )
     )
-    found.append(KeyFigure(name="Work", value=f"{row.gmacs:.3g}", unit="GMACs", note="an image"))
-    found.append(KeyFigure(name="Size", value=f"{row.params_m:.2f}", unit="M", note="parameters"))
+    figures.append(KeyFigure(name="Work", value=f"{row.gmacs:.3g}", unit="GMACs", note="an image"))
+    figures.append(KeyFigure(name="Size", value=f"{row.params_m:.2f}", unit="M", note="parameters"))
     if row.latency_ms is not None:
         note = f"one image, median, on {device}"
-        found.append(KeyFigure(name="Latency", value=f"{row.latency_ms:.3g}", unit="ms", note=note))
+        figures.append(
+            KeyFigure(name="Latency", value=f"{row.latency_ms:.3g}", unit="ms", note=note)
+        )
     note = "one image, float32, without workspaces"
-    found.append(KeyFigure(name="Memory", value=three_digits(row.memory_mb), unit="MB", note=note))
-    return found
+    figures.append(
+        KeyFigure(name="Memory", value=three_digits(row.memory_mb), unit="MB", note=note)
+    )
+    return figures
 
 
-def _flattery(choice: Choice) -> str:
+def _optimism(choice: Choice) -> str:
     return f"flatters it by about {percent(max(0.0, choice.optimism))} points"
 
 
 def _captions(plan: Plan, outcome: Outcome, ledger: Ledger) -> dict[str, tuple[str, str]]:
-    """For each figure what is seen, for those who do not see it, and its caption."""
+    """Describe each figure: the text for those who cannot see it, and the caption."""
     row = outcome.choice.row
     n = f"n = {row.n}"
     val = f"{percent(row.top1)} % on val ({n})"
-    place = f"{row.variant}, {row.train_res} px to {row.test_res} px, arm {row.arm}"
+    choice = f"{row.variant}, {row.train_res} px to {row.test_res} px, arm {row.arm}"
     cut = " A number of epochs under a value marks a trunk that was cut." if ledger.cut else ""
     return {
         "heatmap": (
-            f"Heat maps of top-1 on val over train and test resolution. Framed: {place}, {val}.",
+            f"Heat maps of top-1 on val over train and test resolution. Framed: {choice}, {val}.",
             f"Top-1 on val ({n}) over train and test resolution, as trained and after the "
             "adaptation to the test resolution. Bold: the best test resolution of a row. Framed: "
             f"the choice.{cut}",
         ),
         "pareto": (
-            f"Top-1 on val against the costs of serving. Ringed: {place}, {val}.",
+            f"Top-1 on val against the costs of serving. Ringed: {choice}, {val}.",
             "Each point is a cell and an arm; on the stepped line nothing is both better and "
             f"cheaper. Limits asked for: {limits_in_words(plan.spec.serving)}.",
         ),
@@ -206,29 +211,29 @@ def _captions(plan: Plan, outcome: Outcome, ledger: Ledger) -> dict[str, tuple[s
     }
 
 
-def _unseen_note(outcome: Outcome) -> str:
+def _held_out_note(outcome: Outcome) -> str:
     return (
-        f"{first_look(outcome.test_cells)} A set with fewer classes is scored among its own. "
+        f"{reading_sentence(outcome.test_cells)} A set with fewer classes is scored among its own. "
         f"Untuned is the same trunk on the same pixels (arm {UNTUNED}); gains are paired, image by "
         "image."
     )
 
 
-# --- tables -------------------------------------------------------------------------------------
+# --- facts ---------------------------------------------------------------------------------------
 
 
 def _facts(
     plan: Plan, outcome: Outcome, versions: Mapping[str, str], device: str
 ) -> dict[str, str]:
-    """What it takes to get the same again."""
+    """List what identifies the sweep and is needed to repeat it."""
     row = outcome.choice.row
-    shown = ", ".join(plan.classes[:_MOST_CLASSES])
-    more = len(plan.classes) - _MOST_CLASSES
+    shown = ", ".join(plan.classes[:_MAX_NAMED_CLASSES])
+    more = len(plan.classes) - _MAX_NAMED_CLASSES
     return {
         "Images": f"{plan.name}: {', '.join(f'{n:,} {s}' for s, n in plan.counts.items())}; "
         f"fingerprint {plan.images_digest}",
         "Classes": f"{len(plan.classes)}: {shown}" + (f" and {more:,} more" if more > 0 else ""),
-        "Weights": "; ".join(_start(plan, variant) for variant in plan.spec.grid.variants),
+        "Weights": "; ".join(_start_in_words(plan, variant) for variant in plan.spec.grid.variants),
         "Seed": f"{plan.spec.run.seed}",
         "Chosen": f"trunk {row.trunk} ({row.trunk_epochs} epochs), cell {row.cell}",
         "Device": device,
@@ -238,7 +243,7 @@ def _facts(
     }
 
 
-def _start(plan: Plan, variant: str) -> str:
+def _start_in_words(plan: Plan, variant: str) -> str:
     weights = plan.weights[variant]
     if weights.source == "none":
         return f"{variant}: random start"

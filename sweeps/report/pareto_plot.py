@@ -1,4 +1,4 @@
-"""Top-1 against each cost of serving: all rows, the Pareto fronts, the limits, the choice."""
+"""Plot top-1 against each cost of serving: rows, Pareto fronts, limits and the choice."""
 
 from __future__ import annotations
 
@@ -36,47 +36,49 @@ from sweeps.selection.leaderboard import Row
 from trainables.evaluation.confidence import wilson
 
 _DASHES = (0, (4, 3))
-# Places of a name below or above a level line, from its right end on: there are fewest rows.
-_ALONG = [(i + side, -3.0 - 12 * i, dy) for i in range(20) for side, dy in ((0, -2), (0.5, 2))]
+# Spots for a label below or above a level line, from the right end, where there are fewest rows.
+_ALONG_LINE = [(i + side, -3.0 - 12 * i, dy) for i in range(20) for side, dy in ((0, -2), (0.5, 2))]
 
 
 def plot_pareto_fronts(
     rows: Sequence[Row], costs: Sequence[str], chosen: Row, limits: ServingOptions
 ) -> Figure:
-    """A panel for each cost: val top-1 of every row that may be chosen, and the front of them.
+    """Draw a panel for each cost: val top-1 of every row that may be chosen, and their front.
 
-    A cost that has not been measured, or that is the same for all rows, has no panel; the latter
-    is said below the panels.
+    A cost that has not been measured has no panel, nor one that is the same for all rows; the
+    figure names the latter below the panels.
 
     Args:
-        costs: fields of a row.
+        costs: names of fields of a row.
         chosen: one of the rows.
     """
     rows = eligible(rows)
-    known = [c for c in costs if any(_cost(r, c) is not None for r in rows)]
-    shown = [c for c in known if len({_cost(r, c) for r in rows}) > 1] or known[:1]
+    measured = [c for c in costs if any(_cost(r, c) is not None for r in rows)]
+    shown = [c for c in measured if len({_cost(r, c) for r in rows}) > 1] or measured[:1]
     assert shown, "no row has any of the costs"
-    same = [f"{_name(c)}: {_cost(rows[0], c):.4g} for every row" for c in known if c not in shown]
+    same = [
+        f"{_name(c)}: {_cost(rows[0], c):.4g} for every row" for c in measured if c not in shown
+    ]
     wide, high = min(len(shown), 2), math.ceil(len(shown) / 2)
     title = f"Top-1 on val against what it costs to serve ({_rows(len(rows))}, n = {chosen.n})"
     figure = new_figure(8.5, 3.1 * high + 0.9, title)
     axes = list(figure.subplots(high, wide, squeeze=False, sharey=True).flat)
     spare = axes[len(shown) :]
-    look, heights = variant_styles(r.variant for r in rows), _heights(rows, shown, chosen, limits)
+    styles, heights = variant_styles(r.variant for r in rows), _heights(rows, shown, chosen, limits)
     panels = []
     for cost, ax in zip(shown, axes, strict=False):
         own = [r for r in rows if _cost(r, cost) is not None]
         panels.append(_Panel(ax=ax, cost=cost, rows=own, chosen=chosen, bounds=limits_set(limits)))
-        panels[-1].draw(look, heights)
+        panels[-1].draw(styles, heights)
     for ax in axes[::wide]:
         ax.set_ylabel(f"top-1 on val (%, n = {chosen.n})", fontsize=NORMAL, color=INK)
     for ax in spare:
         ax.set_axis_off()
     lower = sum(100 * r.top1 < heights[0] for r in rows)
     notes = [*same, f"{_rows(lower)} lower than shown"] if lower else same
-    _key(figure, spare, look, _named(chosen, several=len(look) > 1), "; ".join(notes))
+    _key(figure, spare, styles, _named(chosen, several=len(styles) > 1), "; ".join(notes))
     for panel in panels:
-        panel.name(several=len(look) > 1)
+        panel.name(several=len(styles) > 1)
     return figure
 
 
@@ -86,12 +88,12 @@ def _cost(row: Row, cost: str) -> float | None:
 
 
 def _name(cost: str) -> str:
-    known = COST_OF_FIELD.get(cost)
-    return known.axis if known else cost.replace("_", " ")
+    serving_cost = COST_OF_FIELD.get(cost)
+    return serving_cost.axis if serving_cost else cost.replace("_", " ")
 
 
 def _named(row: Row, *, several: bool) -> str:
-    """A row in short, with its variant where there are several."""
+    """Name a row in short, with its variant where there are several."""
     words = f"{row.train_res}→{row.test_res} {row.arm}"
     return f"{row.variant} {words}" if several else words
 
@@ -103,23 +105,23 @@ def _rows(count: int) -> str:
 def _heights(
     rows: Sequence[Row], costs: Sequence[str], chosen: Row, limits: ServingOptions
 ) -> tuple[float, float]:
-    """The range of top-1 to show (%): the fronts and some way below, not every failure."""
+    """Choose the range of top-1 to show (%): the fronts and some way below, not every row."""
     fronts = [
         r for c in costs for r in pareto_front([r for r in rows if _cost(r, c) is not None], c)
     ]
     low, high = (100 * share for share in wilson(chosen.hits1, chosen.n))
-    wanted = [low, high, *(100 * r.top1 for r in fronts)]
+    needed = [low, high, *(100 * r.top1 for r in fronts)]
     if limits.min_top1 is not None:
-        wanted.append(100 * limits.min_top1)
-    span = max(max(wanted) - min(wanted), 1.0)
+        needed.append(100 * limits.min_top1)
+    span = max(max(needed) - min(needed), 1.0)
     lowest = min(100 * r.top1 for r in rows)
-    bottom = max(min(min(wanted), lowest), min(wanted) - 0.5 * span)
-    return bottom - 0.06 * span, max(wanted) + 0.12 * span
+    bottom = max(min(min(needed), lowest), min(needed) - 0.5 * span)
+    return bottom - 0.06 * span, max(needed) + 0.12 * span
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Panel:
-    """One cost; every row has it."""
+    """The panel of one cost, which has been measured for all of its rows."""
 
     ax: Axes
     cost: str
@@ -128,50 +130,52 @@ class _Panel:
     bounds: Sequence[ServingLimit]
 
     def x(self, row: Row) -> float:
+        """Return the row's cost."""
         value = _cost(row, self.cost)
         assert value is not None
         return value
 
     @property
     def front(self) -> list[Row]:
+        """The rows that no other row beats, the cheapest first."""
         return pareto_front(self.rows, self.cost)
 
-    def draw(self, look: dict[str, VariantStyle], heights: tuple[float, float]) -> None:
-        """All but the names of the points."""
+    def draw(self, styles: dict[str, VariantStyle], heights: tuple[float, float]) -> None:
+        """Draw all but the names of the points."""
         ax = self.ax
         style_axes(ax)
         ax.set_xlabel(_name(self.cost), fontsize=NORMAL, color=INK)
         ax.set_ylim(heights)
         ticks = MaxNLocator(6, steps=STEPS).tick_values(*heights)
         ax.set_yticks([t for t in ticks if heights[0] <= t <= min(100, heights[1])])
-        self._scale([*map(self.x, self.rows), *(b.limit for b in self._own)])
-        self._points(self.rows, look, markersize=4, alpha=0.4, markeredgewidth=0, zorder=2)
+        self._scale([*map(self.x, self.rows), *(b.limit for b in self._cost_limits)])
+        self._points(self.rows, styles, markersize=4, alpha=0.4, markeredgewidth=0, zorder=2)
         best = self.front
         xs, ys = [self.x(r) for r in best], [100 * r.top1 for r in best]
         right = ax.get_xlim()[1]
         ax.step([*xs, right], [*ys, ys[-1]], where="post", color=QUIET, linewidth=1.1, zorder=3)
         edge: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.6}
-        self._points(best, look, markersize=6, zorder=5, **edge)
+        self._points(best, styles, markersize=6, zorder=5, **edge)
         self._ring()
-        for bound in self._own:
-            self._upright(bound)
-        for bound in self._of_top1:
+        for bound in self._cost_limits:
+            self._cost_limit(bound)
+        for bound in self._top1_limits:
             low = heights[0], 100 * bound.limit
             ax.axhspan(*low, color=FAINT, alpha=0.55, linewidth=0, zorder=0)
             ax.axhline(100 * bound.limit, color=INK, linestyle=_DASHES, linewidth=1, zorder=1)
 
-    def _points(self, rows: Sequence[Row], look: dict[str, VariantStyle], **how: Any) -> None:
-        for variant, drawn in look.items():
+    def _points(self, rows: Sequence[Row], styles: dict[str, VariantStyle], **how: Any) -> None:
+        for variant, style in styles.items():
             own = [r for r in rows if r.variant == variant]
             xs, ys = [self.x(r) for r in own], [100 * r.top1 for r in own]
-            self.ax.plot(xs, ys, drawn.marker, color=drawn.colour, **how)
+            self.ax.plot(xs, ys, style.marker, color=style.colour, **how)
 
     @property
-    def _own(self) -> list[ServingLimit]:
+    def _cost_limits(self) -> list[ServingLimit]:
         return [b for b in self.bounds if b.cost == self.cost]
 
     @property
-    def _of_top1(self) -> list[ServingLimit]:
+    def _top1_limits(self) -> list[ServingLimit]:
         return [b for b in self.bounds if b.cost == "top1"]
 
     def _scale(self, values: Sequence[float]) -> None:
@@ -190,7 +194,7 @@ class _Panel:
         self.ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.5g}"))
 
     def _ring(self) -> None:
-        """The chosen one, with Wilson's interval."""
+        """Ring the chosen row, and draw its 95 % interval (Wilson)."""
         if _cost(self.chosen, self.cost) is None:
             return
         x = self.x(self.chosen)
@@ -201,24 +205,29 @@ class _Panel:
             markeredgecolor=CHOSEN, markeredgewidth=2, zorder=6,
         )  # fmt: skip
 
-    def _upright(self, bound: ServingLimit) -> None:
-        """A limit on the cost, its name above the axes."""
+    def _cost_limit(self, bound: ServingLimit) -> None:
+        """Draw a limit on the cost, with its name above the axes."""
         right = self.ax.get_xlim()[1]
         self.ax.axvspan(bound.limit, right, color=FAINT, alpha=0.55, linewidth=0, zorder=0)
         self.ax.axvline(bound.limit, color=INK, linestyle=_DASHES, linewidth=1, zorder=1)
-        place = self.ax.transAxes.inverted().transform(
+        share = self.ax.transAxes.inverted().transform(
             self.ax.transData.transform((bound.limit, 0.0))
         )[0]
         self.ax.annotate(
             f"{option(bound.name)} {bound.limit:g}",
             xy=(bound.limit, 1), xycoords=self.ax.get_xaxis_transform(), xytext=(0, 3),
             textcoords="offset points", va="bottom", fontsize=SMALL, color=INK,
-            ha="left" if place < 0.3 else "right" if place > 0.7 else "center",
+            ha="left" if share < 0.3 else "right" if share > 0.7 else "center",
         )  # fmt: skip
 
     def name(self, *, several: bool) -> None:
-        """Name the chosen row and those of the front, as far as there is room: the choice, the
-        ends, then the greatest steps. With the variant, if there are several."""
+        """Name the chosen row and those of the front, as far as there is room.
+
+        The choice comes first, then the ends of the front, then its greatest steps.
+
+        Args:
+            several: whether there are several variants, so that names need theirs.
+        """
         steps = self.front
         gains = {b: b.hits1 - a.hits1 for a, b in pairwise(steps)}
         named = sorted(steps, key=lambda r: (r not in (steps[0], steps[-1]), -gains.get(r, 0)))
@@ -226,9 +235,9 @@ class _Panel:
             named = [self.chosen, *(r for r in named if r != self.chosen)]
         points = [(self.x(r), 100 * r.top1) for r in named]
         labels = Labels(self.ax, points, self._marks())
-        for bound in self._of_top1:
+        for bound in self._top1_limits:
             at = self.ax.get_xlim()[1], 100 * bound.limit
-            labels.put(f"{option(bound.name)} {bound.limit:g}", at, spots=_ALONG)
+            labels.put(f"{option(bound.name)} {bound.limit:g}", at, spots=_ALONG_LINE)
         for row in named:
             words = _named(row, several=several)
             at = self.x(row), 100 * row.top1
@@ -239,7 +248,7 @@ class _Panel:
                 labels.put(words, at)
 
     def _marks(self) -> list[tuple[float, float]]:
-        """Points that names should not cover: rows, steps of the front, the whisker."""
+        """List points that names should not cover: rows, front, limits, the choice's interval."""
         points = [(self.x(r), 100 * r.top1) for r in self.rows]
         corners = [(self.x(r), 100 * r.top1) for r in self.front]
         corners.append((self.ax.get_xlim()[1], corners[-1][1]))
@@ -251,7 +260,7 @@ class _Panel:
         low_end, high_end = self.ax.get_ylim()
         points += [
             (bound.limit, low_end + (high_end - low_end) * i / 50)
-            for bound in self._own
+            for bound in self._cost_limits
             for i in range(51)
         ]
         log = self.ax.get_xscale() == "log"
@@ -263,12 +272,14 @@ class _Panel:
 
 
 def _key(
-    figure: Figure, spare: Sequence[Axes], look: dict[str, VariantStyle], chosen: str, note: str
+    figure: Figure, spare: Sequence[Axes], styles: dict[str, VariantStyle], chosen: str, note: str
 ) -> None:
-    """What the marks are: in the spare panel, else below all."""
+    """Explain the marks: in the spare panel if there is one, else below all panels."""
     handles = [
-        Line2D([], [], marker=one.marker, color=one.colour, linestyle="", markersize=5, label=name)
-        for name, one in look.items()
+        Line2D(
+            [], [], marker=style.marker, color=style.colour, linestyle="", markersize=5, label=name
+        )
+        for name, style in styles.items()
     ]
     handles.append(Line2D([], [], color=QUIET, linewidth=1.1, label="Pareto front"))
     ring = Line2D(
@@ -276,8 +287,8 @@ def _key(
         markeredgewidth=1.6, color=CHOSEN, linewidth=1.3,
         label=f"chosen: {chosen}, with its 95 % interval (Wilson)",
     )  # fmt: skip
-    home = spare[0] if spare else figure
-    home.legend(
+    parent = spare[0] if spare else figure
+    parent.legend(
         handles=[*handles, ring],
         loc="center" if spare else "outside lower left",
         ncols=1 + len(handles) // 9 if spare else min(len(handles) + 1, 7),

@@ -1,4 +1,4 @@
-"""What the sweep spent, above what one trial a cell would have taken."""
+"""Plot the trial time that the sweep spent, above what one trial a cell would have taken."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from sweeps.planning.units import duration, price
 from sweeps.report.ledger import Ledger
 from sweeps.report.style import INK, NORMAL, QUIET, SMALL, STEPS, new_figure, style_axes
 
-# Of Okabe and Ito's colours, as in the other figures.
+# Colours of Okabe and Ito, as in the other figures.
 _PARTS = {
     "phase 1, trunks": "#0072b2",
     "phase 2, cells": "#e69f00",
     "sets read after the choice": "#009e73",
 }
-_HEIGHT = 0.36  # of a bar, in lines
+# Height of a bar; bars are 1 apart.
+_HEIGHT = 0.36
 
 
 def plot_spending(ledger: Ledger) -> Figure:
-    """Two bars of trial time, each by its parts."""
+    """Draw two bars of trial time, each with its parts."""
     untimed = ledger.saved_passes_s is None
     spent = (ledger.trained_s, ledger.adapted_s, ledger.read_s)
     saved = (ledger.saved_trunks_s, ledger.saved_passes_s or 0.0, 0.0)
@@ -39,12 +40,12 @@ def plot_spending(ledger: Ledger) -> Figure:
     figure = new_figure(8.5, 2.5, title)
     ax = figure.subplots()
     style_axes(ax, grid="x")
-    size, unit = _unit(max(map(sum, lines.values())))
+    unit_s, unit = _unit(max(map(sum, lines.values())))
     for line, values in enumerate(lines.values()):
-        _bar(ax, line, values, size)
-        _total(ax, line, sum(values), size, ledger)
+        _bar(ax, line, values, unit_s)
+        _total(ax, line, sum(values), unit_s, ledger)
         _parts(ax, line, dict(zip(_PARTS, values, strict=True)))
-    ax.set_xlim(0, 1.18 * max(map(sum, lines.values())) / size or 1.0)
+    ax.set_xlim(0, 1.18 * max(map(sum, lines.values())) / unit_s or 1.0)
     ax.set_ylim(1.72, -0.42)
     ax.set_yticks(range(len(lines)), list(lines))
     ax.tick_params(axis="y", length=0, labelsize=NORMAL)
@@ -55,29 +56,29 @@ def plot_spending(ledger: Ledger) -> Figure:
 
 
 def _unit(seconds: float) -> tuple[float, str]:
-    """Seconds in the unit that the longest time is said in, and its name."""
+    """Return the unit that the longest time is written in: its seconds, and its name."""
     unit = duration(seconds).rpartition(" ")[2]
     return {"h": 3600.0, "min": 60.0, "s": 1.0}[unit], unit
 
 
-def _bar(ax: Axes, line: int, values: tuple[float, ...], size: float) -> None:
+def _bar(ax: Axes, line: int, values: tuple[float, ...], unit_s: float) -> None:
     left = 0.0
     for seconds, colour in zip(values, _PARTS.values(), strict=True):
-        ax.barh(line, seconds / size, _HEIGHT, left=left, color=colour, linewidth=0)
-        left += seconds / size
+        ax.barh(line, seconds / unit_s, _HEIGHT, left=left, color=colour, linewidth=0)
+        left += seconds / unit_s
 
 
-def _total(ax: Axes, line: int, seconds: float, size: float, ledger: Ledger) -> None:
+def _total(ax: Axes, line: int, seconds: float, unit_s: float, ledger: Ledger) -> None:
     money = ledger.money(seconds)
     words = duration(seconds) + ("" if money is None else f"\ncost {price(money)}")
     ax.annotate(
-        words, xy=(seconds / size, line), xytext=(5, 0), textcoords="offset points",
+        words, xy=(seconds / unit_s, line), xytext=(5, 0), textcoords="offset points",
         ha="left", va="center", fontsize=NORMAL, weight="bold", color=INK, linespacing=1.15,
     )  # fmt: skip
 
 
 def _parts(ax: Axes, line: int, parts: Mapping[str, float]) -> None:
-    """Below a bar what it is made of: named there, as a part may be too thin for its name."""
+    """Name the parts of a bar below it, as a part may be too thin for its name."""
     pieces: list[Artist] = []
     for name, seconds in parts.items():
         if seconds:

@@ -1,10 +1,11 @@
-"""What the figures of a report share: colours, quiet axes, and labels that do not overlap."""
+"""Style that all figures of a report share: colours, axes, and labels that do not overlap."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,50 +18,53 @@ from scipy.optimize import isotonic_regression
 
 from trainables.models.variants import VARIANTS
 
-CHOSEN = "#d62728"  # the red of the heat maps' frame
+# The choice has this red in all figures.
+CHOSEN = "#d62728"
 INK, QUIET, FAINT = "#262626", "#6b6b6b", "#e4e4e4"
-SMALL, NORMAL, LARGE = 7.5, 9.0, 12.0  # points
+# Font sizes, in points.
+SMALL, NORMAL, LARGE = 7.5, 9.0, 12.0
 DPI = 160
-STEPS = [1, 2, 2.5, 5, 10]  # of ticks
+# Ticks may be these multiples of a power of ten apart.
+STEPS = [1, 2, 2.5, 5, 10]
 
-# Okabe and Ito, Color Universal Design, 2008, but for the yellow, which is lost on white; the one
-# that is near the red of the choice last.
+# The colours are Okabe and Ito's (Color Universal Design, 2008) without the yellow, which cannot be
+# seen on white. The last one is close to the red of the choice.
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#000000", "#d55e00")
 _MARKERS = ("o", "s", "^", "D")
 
 
 @dataclass(frozen=True, kw_only=True)
 class VariantStyle:
-    """How a variant is drawn."""
+    """Colour and marker that a variant is drawn with."""
 
     colour: str
     marker: str
 
 
 def variant_styles(variants: Iterable[str]) -> dict[str, VariantStyle]:
-    """A look for each variant, in the family's order: the same in all figures of a sweep.
+    """Give each variant a style, the same in all figures of a sweep.
 
-    Colours alone tell seven apart; further ones take another marker.
+    There are seven colours; from the eighth variant on, colours repeat with another marker.
     """
-    found = sorted(set(variants), key=list(VARIANTS).index)
+    ordered = sorted(set(variants), key=list(VARIANTS).index)
     return {
         variant: VariantStyle(
             colour=_COLOURS[i % len(_COLOURS)],
             marker=_MARKERS[i // len(_COLOURS) % len(_MARKERS)],
         )
-        for i, variant in enumerate(found)
+        for i, variant in enumerate(ordered)
     }
 
 
 def new_figure(width: float, height: float, title: str) -> Figure:
-    """A figure without axes yet; sizes in inches."""
+    """Make a figure without axes; width and height in inches."""
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
     figure.suptitle(title, fontsize=LARGE, x=0.01, ha="left", weight="bold")
     return figure
 
 
 def style_axes(ax: Axes, grid: str = "y") -> None:
-    """No frame but the left and the bottom line, a light grid under the marks, small numbers."""
+    """Keep only the left and bottom lines of the frame; draw a light grid, and small numbers."""
     for side, spine in ax.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(QUIET)
@@ -71,9 +75,9 @@ def style_axes(ax: Axes, grid: str = "y") -> None:
 
 
 def spread_apart(wanted: Sequence[float], gap: float) -> list[float]:
-    """Heights as near to those wanted as can be (least squares), at least ``gap`` apart.
+    """Move heights as little as possible (least squares) until they are ``gap`` apart or more.
 
-    The order is kept; of equal ones that of coming.
+    Their order stays, also that of equal ones.
     """
     order = np.argsort(wanted, kind="stable")
     steps = gap * np.arange(len(order))
@@ -84,11 +88,12 @@ def spread_apart(wanted: Sequence[float], gap: float) -> list[float]:
     return [float(h) for h in heights]
 
 
-Spot = tuple[float, float, float]  # of a label: price, right and up from its point (points)
+# A spot for a label: its penalty, and its offset to the right and up from the point (in points).
+Spot = tuple[float, float, float]
 
 
 def _around(distances: Sequence[float]) -> list[Spot]:
-    """Places around a point. Better and cheaper than a front there is nothing: up left is best."""
+    """List spots around a point. Up left is preferred: there is nothing beyond a Pareto front."""
     angles = (135, 112.5, 157.5, 90, 180, 45, 0, -45, -90, 67.5, 22.5, -22.5, -67.5, -135)
     return [
         (
@@ -109,23 +114,24 @@ HALO = [withStroke(linewidth=2, foreground="white")]
 class Labels:
     """Puts labels beside points of one axes where they cover no other label and few marks.
 
-    To be made when all else is drawn and the limits of the axes are set.
+    Make it when all else is drawn and the limits of the axes are set.
     """
 
     def __init__(
         self, ax: Axes, points: Sequence[tuple[float, float]], marks: Sequence[tuple[float, float]]
     ):
-        """
+        """Lay the figure out, and note what labels must not cover.
+
         Args:
-            points: never covered; data coordinates, as all here.
-            marks: better not covered.
+            points: places that are never covered, in data coordinates as all positions here.
+            marks: places that are better not covered.
         """
         figure = ax.get_figure(root=True)
         assert figure is not None
-        figure.draw_without_rendering()  # lays the axes out: where points lie is known after it
+        figure.draw_without_rendering()  # This lays the axes out, which decides where points lie.
         self._ax, self._frame = ax, ax.get_window_extent()
-        self._point = figure.dpi / 72  # pixels
-        self._renderer = RendererAgg(1, 1, figure.dpi)
+        self._pixels_per_point = figure.dpi / 72
+        self._renderer: Any = RendererAgg(1, 1, figure.dpi)  # type: ignore[no-untyped-call,unused-ignore]
         to_pixels = ax.transData.transform
         self._marks = to_pixels(np.reshape(marks, (-1, 2)))
         self._taken: list[Bbox] = []
@@ -133,9 +139,9 @@ class Labels:
             self.keep_clear(point, 3)
 
     def keep_clear(self, at: tuple[float, float], radius: float) -> None:
-        """No label comes nearer than ``radius`` points."""
+        """Let no label come nearer to ``at`` than ``radius`` points."""
         x, y = (float(v) for v in self._ax.transData.transform(at))
-        side = 2 * radius * self._point
+        side = 2 * radius * self._pixels_per_point
         self._taken.append(Bbox.from_bounds(x - side / 2, y - side / 2, side, side))
 
     def put(
@@ -145,44 +151,48 @@ class Labels:
         colour: str = INK,
         weight: str = "normal",
         spots: Sequence[Spot] = AROUND,
-        most: float = 8,
+        max_covered: float = 8,
     ) -> bool:
-        """Whether there was a place for the label within the axes.
+        """Put a label beside a point, if there is room within the axes.
 
         Args:
-            at: what it names.
-            spots: to choose among.
-            most: marks that it may cover; with more it would hide what it names.
+            at: the point that the label names.
+            spots: where the label may be.
+            max_covered: marks that the label may cover; with more it would hide what it names.
+
+        Returns:
+            Whether there was room.
         """
         x, y = (float(v) for v in self._ax.transData.transform(at))
-        width, height = self._size(text, weight)
-        places = []
-        for price, dx, dy in spots:
-            # The box touches the end of the offset with the side that looks at the point.
-            left = x + dx * self._point - width * (1 - _side(dx)) / 2
-            low = y + dy * self._point - height * (1 - _side(dy)) / 2
+        width, height = self._text_pixels(text, weight)
+        candidates = []
+        for penalty, dx, dy in spots:
+            # The side of the box that faces the point is at the end of the offset.
+            left = x + dx * self._pixels_per_point - width * (1 - _side(dx)) / 2
+            low = y + dy * self._pixels_per_point - height * (1 - _side(dy)) / 2
             box = Bbox.from_bounds(left, low, width, height)
             covered = self._covered(box)
-            if self._free(box) and covered <= most:
-                places.append((price + 3 * covered, left, low, box))
-        if not places:
+            if self._free(box) and covered <= max_covered:
+                candidates.append((penalty + 3 * covered, left, low, box))
+        if not candidates:
             return False
-        box = min(places, key=lambda place: place[:3])[3]
+        box = min(candidates, key=lambda candidate: candidate[:3])[3]
         self._taken.append(box)
-        middle = (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
+        right = ((box.x0 + box.x1) / 2 - x) / self._pixels_per_point
+        up = ((box.y0 + box.y1) / 2 - y) / self._pixels_per_point
         label = self._ax.annotate(
             text, xy=at,
-            xytext=((middle[0] - x) / self._point, (middle[1] - y) / self._point),
+            xytext=(right, up),
             textcoords="offset points", ha="center", va="center",
             fontsize=SMALL, color=colour, weight=weight, zorder=8, path_effects=HALO,
         )  # fmt: skip
         label.set_in_layout(False)
         return True
 
-    def _size(self, text: str, weight: str) -> tuple[float, float]:
+    def _text_pixels(self, text: str, weight: str) -> tuple[float, float]:
         font = FontProperties(size=SMALL, weight=weight)
         width, height, _ = self._renderer.get_text_width_height_descent(text, font, False)
-        return width + 3 * self._point, height + 1.5 * self._point
+        return width + 3 * self._pixels_per_point, height + 1.5 * self._pixels_per_point
 
     def _free(self, box: Bbox) -> bool:
         frame = self._frame
@@ -196,5 +206,5 @@ class Labels:
 
 
 def _side(offset: float) -> int:
-    """-1 if the label lies before the point, 1 behind it, 0 over it."""
+    """Return on which side of the point a label lies: -1 before it, 1 behind it, 0 on it."""
     return 0 if abs(offset) < 1e-6 else int(math.copysign(1, offset))

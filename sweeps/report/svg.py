@@ -1,4 +1,4 @@
-"""A figure as part of a page: SVG that shares its document with others."""
+"""Draw a figure as SVG that may share a page with others."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from matplotlib.figure import Figure
 
 
 def inline_svg(name: str, figure: Figure, label: str) -> Markup:
-    """The figure as an SVG element whose ids are its own, letters drawn as outlines.
+    """Draw the figure as an SVG element with letters as outlines.
 
     Args:
-        name: a word; all ids begin with it.
-        label: what is seen, for those who do not see it.
+        name: a word; all ids of the element begin with it, so that no two elements share one.
+        label: describes the figure to those who cannot see it.
 
     Returns:
-        Its ``--width`` is its own width, for the page's style.
+        The element; its style sets ``--width`` to the figure's width, for the page's style sheet.
     """
-    # Laid out once: each further time it would differ, by rounding.
+    # Lay the figure out only once: rounding makes each layout differ a little.
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     file = io.StringIO()
@@ -29,15 +29,15 @@ def inline_svg(name: str, figure: Figure, label: str) -> Markup:
         figure.savefig(file, format="svg", metadata=nothing)
     text = file.getvalue()
     text = text[text.index("<svg") :]
-    # A style element would hold for the whole page, and comments repeat the texts.
+    # A style element would apply to the whole page, and comments repeat the texts.
     for unwanted in (r"<!--.*?-->\s*", r"<style.*?</style>\s*", r"<metadata>.*?</metadata>\s*"):
         text = re.sub(unwanted, "", text, flags=re.DOTALL)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'href="#', f'href="#{name}-', text)
     text = re.sub(r"url\(#", f"url(#{name}-", text)
     head, _, body = text.partition(">")
-    found = re.search(r'viewBox="([^"]*)"', head)
-    assert found, "matplotlib gives a view box"
-    width = float(found[1].split()[2])
+    view_box = re.search(r'viewBox="([^"]*)"', head)
+    assert view_box, "matplotlib gives a view box"
+    width = float(view_box[1].split()[2])
     start = Markup('<svg role="img" aria-label="{}" viewBox="{}" style="--width: {}pt">')
-    return start.format(label, found[1], f"{width:g}") + Markup(body.rstrip())
+    return start.format(label, view_box[1], f"{width:g}") + Markup(body.rstrip())

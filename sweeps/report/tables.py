@@ -1,4 +1,4 @@
-"""The tables of the report."""
+"""Make the tables of the report."""
 
 from __future__ import annotations
 
@@ -17,37 +17,50 @@ from trainables.fixres.arms import rank
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
+    """A column of a table."""
+
     name: str
-    number: bool = True  # set to the right, and sorted as one
+    number: bool = True
+    """Whether it holds numbers, which are aligned right and sorted as numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableRow:
+    """A line of a table."""
+
     cells: tuple[str, ...]
-    strong: bool = False  # the chosen row, a sum
+    strong: bool = False
+    """Whether it stands out, as the chosen row and sums do."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    name: str  # for those who hear it
+    """A table as the page's template renders it."""
+
+    name: str
+    """Describes the table to those who cannot see it."""
     columns: tuple[Column, ...]
     lines: tuple[TableRow, ...]
 
 
 def percent(share: float) -> str:
+    """Write a share as a percentage, without the sign."""
     return f"{100 * share:.1f}"
 
 
 def signed(points: float) -> str:
+    """Write a difference with its sign."""
     return f"{points:+.1f}".replace("-", "−")
 
 
 def interval(row: Row) -> str:
+    """Write the 95 % interval (Wilson) of a row's top-1, in percent."""
     low, high = wilson(row.hits1, row.n)
     return f"{percent(low)} to {percent(high)}"
 
 
 def count_of(n: int, what: str) -> str:
+    """Write a number with its noun, in the plural where needed."""
     return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
 
 
@@ -56,6 +69,7 @@ def _columns(*names: str, words: Iterable[str] = ()) -> tuple[Column, ...]:
 
 
 def held_out_table(outcome: Outcome) -> Table:
+    """Make the table of the scores on the held-out sets."""
     lines = []
     for row in outcome.rows:
         if row.split != "val":
@@ -80,22 +94,23 @@ def held_out_table(outcome: Outcome) -> Table:
 
 
 def published_table(compared: Sequence[Comparison]) -> Table | None:
+    """Make the table of comparisons with the published figures; None: there are none."""
     if not compared:
         return None
     lines = tuple(
         TableRow(
             cells=(
-                one.published.variant,
-                f"{one.published.train_res}",
-                f"{one.published.test_res}",
-                f"{one.published.start_top1:.1f}",
-                f"{one.published.fix_top1:.1f}",
-                f"{one.top1:.1f}",
-                signed(one.gap),
-                one.row.arm,
+                comparison.published.variant,
+                f"{comparison.published.train_res}",
+                f"{comparison.published.test_res}",
+                f"{comparison.published.start_top1:.1f}",
+                f"{comparison.published.fix_top1:.1f}",
+                f"{comparison.top1:.1f}",
+                signed(comparison.gap),
+                comparison.row.arm,
             )
         )
-        for one in compared
+        for comparison in compared
     )
     names = ("variant", "train px", "test px", "start", "published", "measured", "gap", "arm")
     columns = _columns(*names, words=("variant", "arm"))
@@ -103,6 +118,7 @@ def published_table(compared: Sequence[Comparison]) -> Table | None:
 
 
 def times_table(ledger: Ledger) -> Table:
+    """Make the table of time spent and saved, with money where there is a price."""
     cut = f", {ledger.cut} of them cut" if ledger.cut else ""
     spent = [
         (f"phase 1: {count_of(ledger.trunks, 'trunk')}{cut}", ledger.trained_s),
@@ -143,6 +159,7 @@ def _time_line(
 
 
 def images_table(ledger: Ledger) -> Table:
+    """Make the table of images through the net, planned and done."""
     lines = tuple(
         TableRow(cells=(name, f"{images.planned:,}", f"{images.done:,}"))
         for name, images in ledger.images.items()
@@ -153,7 +170,7 @@ def images_table(ledger: Ledger) -> Table:
 
 
 def leaderboard_table(outcome: Outcome) -> Table:
-    """The whole leaderboard: val, best first, then the sets that were read after the choice."""
+    """Make the table of the whole leaderboard: val, best first, then the held-out sets."""
     chosen = outcome.choice.row
     ordered = sorted(
         outcome.rows, key=lambda r: (r.split != "val", -r.hits1 / r.n, r.gmacs, rank(r.arm))

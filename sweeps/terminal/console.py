@@ -1,4 +1,4 @@
-"""What a person sees on the terminal: a live panel, or plain lines where it is none."""
+"""Show a running sweep: a live panel on a terminal, plain lines in a file or pipe."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ from sweeps.planning.units import duration
 from trainables.evaluation.metrics import Score
 from trainables.training.trunk import TrunkSpec, trained_epochs
 
-TELL_EVERY_S = 5.0
+# Seconds between two lines about the progress of a long preparation.
+PROGRESS_EVERY_S = 5.0
 ENDINGS = {
     "finished": "finished",
     "cut": "cut by ASHA",
@@ -38,7 +39,7 @@ ENDINGS = {
 
 
 class Terminal:
-    """A watcher that tells a person. Use it as a context: the live panel ends with it."""
+    """A watcher that prints what happens. Use it as a context, which ends the live panel."""
 
     def __init__(self, console: Console | None = None):
         self.console = console or Console(highlight=False, soft_wrap=not _is_terminal(console))
@@ -54,21 +55,23 @@ class Terminal:
             self._live = None
 
     def say(self, line: str) -> None:
+        """Print a line as it is."""
         self.console.print(line, markup=False, emoji=False)
 
     def counting(self, what: str) -> Callable[[int, int], None]:
-        """A callback that says how far a long preparation is."""
-        told = time.monotonic()
+        """Make a callback (done, total) that prints the progress of ``what`` now and then."""
+        last_line_at = time.monotonic()
 
         def count(done: int, total: int) -> None:
-            nonlocal told
-            if time.monotonic() - told > TELL_EVERY_S:
-                told = time.monotonic()
+            nonlocal last_line_at
+            if time.monotonic() - last_line_at > PROGRESS_EVERY_S:
+                last_line_at = time.monotonic()
                 self.say(f"{what}: {done} of {total}")
 
         return count
 
     def on(self, event: Event) -> None:
+        """Print what the event means, or let the panel show it."""
         self.progress.on(event)
         match event:
             case SweepBegan() if self.console.is_terminal:
@@ -81,8 +84,8 @@ class Terminal:
                 self._live.start()
             case TrunkBegan(trunk=trunk) if not self.console.is_terminal:
                 self.say(f"trunk {_trunk_words(trunk)}: begins")
-            case EpochEnded(trunk=trunk, report=report, should_continue=goes_on):
-                if report.best_val and goes_on and not self.console.is_terminal:
+            case EpochEnded(trunk=trunk, report=report, should_continue=continues):
+                if report.best_val and continues and not self.console.is_terminal:
                     self.say(
                         f"trunk {_trunk_words(trunk)}: epoch {report.epoch}, "
                         f"{_best_val(report.val)}, goes on; {self._left()}"
@@ -98,20 +101,20 @@ class Terminal:
             case CellsPlanned(cells=cells):
                 self.say(f"cells: {len(cells)}, each adapts a trunk to a test resolution")
             case CellEnded(cell=cell, rows=rows):
-                place = _cell_words(cell)
+                subject = _cell_words(cell)
                 if not rows:
-                    self.say(f"{place}: failed")
+                    self.say(f"{subject}: failed")
                     self._say_error(event.error)
                     return
                 scores = ", ".join(f"{r.arm} {100 * r.top1:.1f} %" for r in rows)
-                self.say(f"{place}: val top-1 {scores} (n={rows[0].n}); {self._left()}")
+                self.say(f"{subject}: val top-1 {scores} (n={rows[0].n}); {self._left()}")
             case TrialRetried(trunk=trunk, cell=cell, error=error):
-                place = _cell_words(cell) if cell else f"trunk {_trunk_words(trunk)}"
+                subject = _cell_words(cell) if cell else f"trunk {_trunk_words(trunk)}"
                 why = _last_line(error).partition(". ")[0].rstrip(".")
-                self.say(f"{place}: tried again, as a trial failed{why and f': {why}'}")
+                self.say(f"{subject}: tried again, as a trial failed{why and f': {why}'}")
 
     def _say_error(self, trace: str) -> None:
-        """The last line of a trace; the whole is in the store."""
+        """Print the last line of a traceback, the whole of which is in the store."""
         if last := _last_line(trace):
             self.say(f"  {last} (the whole trace is error.txt in its store folder)")
 

@@ -1,4 +1,4 @@
-"""The plan as a terminal prints it."""
+"""Lay out the plan for the terminal: its counts, costs and GPU memory."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from sweeps.planning.workload import expected_gmacs_left, gmacs_left, image_pass
 
 
 def plan_view(plan: Plan) -> Group:
-    """The plan as tables."""
+    """Lay out the plan: lines of counts, a table of costs and, with GPUs, one of memory."""
     spec, grid = plan.spec, plan.grid
     counts = ", ".join(f"{n} {split}" for split, n in plan.counts.items())
     passes = ", ".join(f"{n:,} {what}" for what, n in image_passes(plan).items())
-    most = sum(gmacs_left(plan, p) for p in plan.points) * plan.samples
-    expected = sum(expected_gmacs_left(plan, p) for p in plan.points) * plan.samples
+    most_gmacs = sum(gmacs_left(plan, p) for p in plan.points) * plan.samples
+    expected_gmacs = sum(expected_gmacs_left(plan, p) for p in plan.points) * plan.samples
     lines = [
         f"images   {counts}; {len(plan.classes)} classes; fingerprint {plan.images_digest[:12]}",
         f"trunks   {plan.trunks}: {' '.join(spec.grid.variants)} x train {_px(grid.train_res)} x "
@@ -34,8 +34,8 @@ def plan_view(plan: Plan) -> Group:
     ]
     if spec.trunks.epochs:
         lines.append(
-            f"work     {most / 1e3:,.1f} TMACs of training at most, about {expected / 1e3:,.1f} "
-            "with cuts"
+            f"work     {most_gmacs / 1e3:,.1f} TMACs of training at most, about "
+            f"{expected_gmacs / 1e3:,.1f} with cuts"
         )
     else:
         lines.append(
@@ -73,10 +73,10 @@ def _costs(plan: Plan) -> Table:
 
 
 def _gpus(plan: Plan) -> list[RenderableType]:
-    """What trunks need of a GPU and take of it, where one is seen or to come."""
+    """Lay out the GPU memory and share of each trunk; nothing where no GPU is used or known."""
     phase_resources = PhaseResources(
         placement=resources.expected_placement(plan.spec.resources),
-        needs=gpu_memory.of_trunks(plan),
+        needs=gpu_memory.trunk_memory_needs(plan),
     )
     gpu = phase_resources.placement.cluster_resources.gpu
     if gpu is None or not phase_resources.placement.uses_gpus:
@@ -85,22 +85,22 @@ def _gpus(plan: Plan) -> list[RenderableType]:
     table.add_column("variant")
     for res in plan.grid.train_res:
         table.add_column(f"{res} px", justify="right")
-    told = {
-        size: _taken(need, phase_resources.trial_resources[size], gpu.gb)
-        for size, need in phase_resources.needs.items()
+    words_of = {
+        net: _memory_in_words(need, phase_resources.trial_resources[net], gpu.gb)
+        for net, need in phase_resources.needs.items()
     }
     for variant in plan.spec.grid.variants:
-        table.add_row(variant, *(told.get((variant, res), "") for res in plan.grid.train_res))
+        table.add_row(variant, *(words_of.get((variant, res), "") for res in plan.grid.train_res))
     parts: list[RenderableType] = [Text(f"gpu      {gpu.gb:.1f} GB each ({gpu.source})"), table]
-    if any(words.endswith("*") for words in told.values()):
+    if any(words.endswith("*") for words in words_of.values()):
         parts.append(Text("* more than one has: steps are split; --workers-per-trial spreads them"))
     return parts
 
 
-def _taken(need: MemoryNeed, ask: TrialResources, gb: float) -> str:
-    """GB of the trial, or of each of its workers, and its GPUs."""
-    gpus = ask.gpus * ask.workers
+def _memory_in_words(need: MemoryNeed, trial: TrialResources, gpu_gb: float) -> str:
+    """Write the GB that each worker of the trial needs, and its GPUs; * where it does not fit."""
+    gpus = trial.gpus * trial.workers
     share = f"1/{floor(1 / gpus)}" if 0 < gpus <= 0.5 else f"{gpus:g}"
-    needed = need.gb(ask.workers)
-    each = f" on each of {share}" if ask.workers > 1 else f" on {share}"
-    return f"{needed:.1f}{each}{' *' if needed > gb else ''}"
+    needed = need.gb(trial.workers)
+    each = f" on each of {share}" if trial.workers > 1 else f" on {share}"
+    return f"{needed:.1f}{each}{' *' if needed > gpu_gb else ''}"

@@ -1,4 +1,4 @@
-"""The plan and the results as a terminal prints them."""
+"""Lay out the results for the terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeps.final_model.outcome import Outcome, PairedGain
-from sweeps.final_model.wording import gain_in_words, looks_in_words, optimism_in_words
+from sweeps.final_model.wording import gain_in_words, optimism_in_words, repeated_readings_in_words
 from sweeps.planning.serving_costs import COST_OF_FIELD
 from sweeps.planning.units import three_digits
 from sweeps.selection.choice import Choice, pareto_front
@@ -21,7 +21,7 @@ from trainables.fixres.arms import UNTUNED, rank
 
 
 def summary(outcome: Outcome, compared: Sequence[Comparison] = (), *, limit: int = 8) -> Group:
-    """The best rows, the arms, the choice, and what the sets say that nothing was chosen on."""
+    """Lay out the best rows, the arms, the choice, and its scores on the held-out sets."""
     rows, choice = outcome.rows, outcome.choice
     val = sorted((r for r in rows if r.split == "val"), key=lambda r: (-r.hits1, r.gmacs, r.arm))
     parts: list[RenderableType] = [_board(val, choice, limit)]
@@ -33,20 +33,20 @@ def summary(outcome: Outcome, compared: Sequence[Comparison] = (), *, limit: int
     parts.append(Text(f"optimism {optimism_in_words(choice)}"))
     if outcome.refit:
         parts.append(Text("refit    trained again on train + val; what follows is of that net"))
-    parts += unseen_lines(outcome)
+    parts += held_out_lines(outcome)
     return Group(*parts)
 
 
-def unseen_lines(outcome: Outcome) -> list[Text]:
-    """What the sets say that nothing was chosen on."""
+def held_out_lines(outcome: Outcome) -> list[Text]:
+    """Write a line for each held-out set with the score of the chosen arm."""
     arm = outcome.choice.row.arm
     lines = [
-        _unseen_line(row, outcome.gains.get(row.split))
+        _held_out_line(row, outcome.gains.get(row.split))
         for row in outcome.rows
         if row.split != "val" and row.arm == arm
     ]
     if outcome.test_cells > 1:
-        lines.append(Text(f"test     {looks_in_words(outcome.test_cells)}"))
+        lines.append(Text(f"test     {repeated_readings_in_words(outcome.test_cells)}"))
     return lines
 
 
@@ -77,7 +77,7 @@ def _board(val: Sequence[Row], choice: Choice, limit: int) -> Table:
 
 
 def _arms(val: Sequence[Row]) -> Table:
-    """Each arm over all cells: what it adds to the same trunk on the same pixels, untuned."""
+    """Compare the arms over all cells with the same trunk on the same pixels, untuned."""
     count = len({r.cell for r in val})
     cells = f"{count} cells" if count > 1 else "one cell"
     table = Table(
@@ -110,15 +110,15 @@ def _arms(val: Sequence[Row]) -> Table:
 
 
 def pareto_table(rows: Sequence[Row], costs: Sequence[str], chosen: Row) -> Table:
-    """The rows that are on the Pareto front of top-1 and any of the costs, cheapest first."""
-    on = {cost: pareto_front(rows, cost) for cost in costs}
-    shown = {r for found in on.values() for r in found} | {chosen}
+    """Lay out the rows on the Pareto front of top-1 and any of the costs, cheapest first."""
+    fronts = {cost: pareto_front(rows, cost) for cost in costs}
+    shown = {r for front in fronts.values() for r in front} | {chosen}
     n = chosen.n
     table = Table(
         title=f"Pareto fronts, top-1 on val (n={n}) against cost: * is on that front",
         title_justify="left",
         box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),  # nine columns in 80 characters
+        padding=(0, 1, 0, 0),  # So that nine columns fit in 80 characters.
     )
     for name in (
         "variant",
@@ -130,7 +130,9 @@ def pareto_table(rows: Sequence[Row], costs: Sequence[str], chosen: Row) -> Tabl
     ):
         table.add_column(name, justify="left" if name in ("variant", "arm") else "right")
     for row in sorted(shown, key=lambda r: (r.gmacs, r.hits1, rank(r.arm))):
-        values = (f"{three_digits(getattr(row, c))}{' *' if row in on[c] else '  '}" for c in costs)
+        values = (
+            f"{three_digits(getattr(row, c))}{' *' if row in fronts[c] else '  '}" for c in costs
+        )
         table.add_row(
             row.variant,
             str(row.train_res),
@@ -154,21 +156,21 @@ def _published(compared: Sequence[Comparison]) -> Table:
         table.add_column(name, justify="right")
     table.add_column("arm")
     table.add_column("measured on")
-    for one in compared:
+    for comparison in compared:
         table.add_row(
-            one.published.variant,
-            str(one.published.train_res),
-            str(one.published.test_res),
-            f"{one.published.fix_top1:.1f}",
-            f"{one.top1:.1f}",
-            f"{one.gap:+.1f}",
-            one.row.arm,
-            f"{one.row.split}, n={one.row.n}",
+            comparison.published.variant,
+            str(comparison.published.train_res),
+            str(comparison.published.test_res),
+            f"{comparison.published.fix_top1:.1f}",
+            f"{comparison.top1:.1f}",
+            f"{comparison.gap:+.1f}",
+            comparison.row.arm,
+            f"{comparison.row.split}, n={comparison.row.n}",
         )
     return table
 
 
-def _unseen_line(row: Row, gain: PairedGain | None) -> Text:
+def _held_out_line(row: Row, gain: PairedGain | None) -> Text:
     low, high = wilson(row.hits1, row.n)
     words = (
         f"{row.split:8} top-1 {100 * row.top1:.1f} % (n={row.n}, 95 % interval {100 * low:.1f} to "

@@ -1,4 +1,4 @@
-"""The environment that Ray is imported in, and how SIGTERM ends the driver."""
+"""Variables of the process's environment that Ray reads."""
 
 from __future__ import annotations
 
@@ -10,19 +10,24 @@ import pytest
 from sweeps.environment import interrupt_on_sigterm, on_cluster, set_environment
 
 
+def test_a_cluster_is_one_that_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    for address, expected in ((None, False), ("", False), ("10.0.0.1:6379", True)):
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        if address is not None:
+            monkeypatch.setenv("RAY_ADDRESS", address)
+        assert on_cluster() is expected
+
+
 @pytest.mark.parametrize("cluster", [True, False])
-def test_variables_that_are_not_set_get_a_default(
-    monkeypatch: pytest.MonkeyPatch, cluster: bool
-) -> None:
+def test_environment_is_set_where_it_is_not(monkeypatch: pytest.MonkeyPatch, cluster: bool) -> None:
     for name in list(os.environ):
         if name.startswith(("RAY_", "TUNE_")):
             monkeypatch.delenv(name)
-    monkeypatch.setenv("RAY_AIR_NEW_OUTPUT", "1")  # The user's own choice stays.
+    monkeypatch.setenv("RAY_AIR_NEW_OUTPUT", "1")  # the user's own choice stays
     if cluster:
         monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     before = set(os.environ)
     try:
-        assert on_cluster() is cluster
         set_environment()
         assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
         assert os.environ["RAY_AIR_NEW_OUTPUT"] == "1"
@@ -32,7 +37,7 @@ def test_variables_that_are_not_set_get_a_default(
             del os.environ[name]
 
 
-def test_sigterm_ends_the_driver_as_ctrl_c_does() -> None:
+def test_sigterm_interrupts() -> None:
     before = signal.getsignal(signal.SIGTERM)
     try:
         interrupt_on_sigterm()

@@ -1,115 +1,55 @@
-"""Trials through the real Tune, some of whose processes end when they should not."""
+"""Each trial of a phase is handed to Ray Tune with the resources of its own net."""
 
 from __future__ import annotations
 
-import logging
-import os
-from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray import tune
 
-from sweeps.execution import tune_runner
-from sweeps.execution.resources import ClusterResources, MemoryNeed, PhaseResources, Placement
-from sweeps.execution.tune_runner import Config, Phase, run_trials
+from sweeps.execution import phases
+from sweeps.execution.resources import ClusterResources, Gpu, NetAtRes, PhaseResources, Placement
+from sweeps.execution.tune_runner import Phase
 from sweeps.planning.spec import ResourceOptions
+from sweeps.scheduling.cell_scheduler import cells_of
+from tests.factories import HYPER, plan_of, spec_with
 from trainables.data.options import ReadOptions
 from trainables.ray_backend.tune_trainables import TrialContext
 
-pytestmark = pytest.mark.slow
-SIZE = ("", 0)
+CONTEXT = TrialContext(
+    store=Path("/s"), data=Path("/d"), images_digest="0", read=ReadOptions(), cache=Path("/c"),
+    threads=1, rungs=(),
+)  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def ray() -> Iterator[None]:
-    """On loopback, of this process alone."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.setenv("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-        patch.setenv("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
-        patch.delenv("RAY_ADDRESS", raising=False)
-        import ray
+@pytest.mark.parametrize("phase", ["trunks", "cells"])
+def test_every_trial_of_a_plan_has_resources(monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
+    planned = plan_of(spec_with(variants=("b0", "lite0"), train_res=(64, 32), test_res=(96, 64)))
+    trunks = [planned.trunk(point, HYPER) for point in planned.points]
+    cells = cells_of(planned, [(trunk, ()) for trunk in trunks])
+    handed_out: list[NetAtRes] = []
 
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            num_cpus=1,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=100_000_000,
-            _node_ip_address="127.0.0.1",
-            runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parents[3])}},
+    def gather(kind: object, phase: Phase, _: object, resources: PhaseResources) -> None:
+        while (config := phase.next_config()) is not None:
+            config_of_resources = resources.trial_resources[config["net_at_res"]].config
+            assert config_of_resources == {"resources": {"CPU": 4, "GPU": 0.125}}
+            handed_out.append(config["net_at_res"])
+
+    monkeypatch.setattr(phases, "run_trials", gather)
+    cluster = ClusterResources(
+        cores=32, gpus=1, gpus_per_node=1, gpu=Gpu(gb=80, source="x"), cluster=True
+    )
+    placement = Placement(options=ResourceOptions(), cluster_resources=cluster)
+    if phase == "trunks":
+        trunk_scheduler: Any = SimpleNamespace(
+            plan=planned,
+            val_transforms=lambda trunk: (),
+            next=lambda: trunks.pop() if trunks else None,
         )
-        yield
-        ray.shutdown()
-
-
-class Fragile(tune.Trainable):
-    """Ends its process once where its name says so."""
-
-    def setup(self, config: Config, context: TrialContext | None = None) -> None:
-        self.config = config
-
-    def reset_config(self, new_config: Config) -> bool:
-        self._end_in("reset", new_config)
-        self.config = new_config
-        return True
-
-    def step(self) -> dict[str, Any]:
-        self._end_in("step", self.config)
-        if self.config["name"] == "broken":
-            raise ValueError("of no use. At all.")
-        return {"name": self.config["name"], "done": True}
-
-    def _end_in(self, where: str, config: Config) -> None:
-        if config["name"] == where and not config["mark"].exists():
-            config["mark"].touch()
-            os._exit(1)
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        pass
-
-
-def run(folder: Path, names: list[str]) -> tuple[list[str], list[str], list[str]]:
-    """Names of those that came to an end, of those given up, and of those tried again."""
-    waiting, ended, failed, retried = list(names), [], [], []
-
-    def give() -> Config | None:
-        if not waiting:
-            return None
-        name = waiting.pop(0)
-        return {"size": SIZE, "name": name, "mark": folder / name}
-
-    def goes_on(config: Config, result: dict[str, Any]) -> bool:
-        ended.append(result["name"])
-        return False
-
-    phase = Phase(
-        next_config=give,
-        should_continue=goes_on,
-        failed=lambda config, trace: failed.append(config["name"]),
-        retried=lambda config, trace: retried.append(config["name"]),
-    )
-    machines = ClusterResources(cores=1, gpus=0, gpus_per_node=0, gpu=None, cluster=False)
-    need = MemoryNeed(gb=lambda workers: 0.1, max_workers=1)
-    room = PhaseResources(
-        placement=Placement(options=ResourceOptions(), cluster_resources=machines),
-        needs={SIZE: need},
-    )
-    context = TrialContext(
-        store=folder, data=folder, images_digest="", read=ReadOptions(), cache=folder, rungs=()
-    )
-    run_trials(Fragile, phase, context, room)
-    return sorted(set(ended)), failed, retried
-
-
-def test_a_trial_is_tried_again_wherever_its_process_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In its work, or while it is made ready for the next, even for the last; not for ever."""
-    monkeypatch.setattr(tune_runner, "MAX_FAILURES_WITHOUT_PROGRESS", 2)
-    ended, failed, retried = run(tmp_path, ["first", "broken", "step", "second", "reset"])
-    assert ended == ["first", "reset", "second", "step"] and failed == ["broken"]
-    assert retried == ["broken", "broken", "step", "reset"]
+        phases.run_trunks(trunk_scheduler, CONTEXT, placement)
+        assert sorted(handed_out) == sorted((p.variant, p.train_res) for p in planned.points)
+        return
+    cell_scheduler: Any = SimpleNamespace(plan=planned, next=lambda: cells.pop() if cells else None)
+    phases.run_cells(cell_scheduler, CONTEXT, placement)
+    assert sorted(handed_out) == sorted((v, r) for v in ("b0", "lite0") for r in (96, 64) * 2)

@@ -12,7 +12,6 @@ import pytest
 import ray
 import torch
 
-from sweeps.environment import on_cluster
 from sweeps.execution.ray_cluster import current_placement
 from sweeps.execution.resources import (
     HEAD_NODE_RESOURCE,
@@ -41,32 +40,25 @@ def given(monkeypatch: pytest.MonkeyPatch, nodes: list[Node], *, cluster: bool) 
     monkeypatch.setattr(ray, "nodes", lambda: [dead, *alive])
 
 
-def test_a_cluster_is_one_that_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    for address, there in ((None, False), ("", False), ("10.0.0.1:6379", True)):
-        monkeypatch.delenv("RAY_ADDRESS", raising=False)
-        if address is not None:
-            monkeypatch.setenv("RAY_ADDRESS", address)
-        assert on_cluster() is there
-
-
-def room(
+def resources_of(
     options: ResourceOptions, *gb: float, gpu_gb: float | None = None, most: int = 1
 ) -> PhaseResources:
-    """For trials that need so many GB each, which up to ``most`` workers share."""
-    found = current_placement(options)
+    """Resources of trials that need so many GB each, which up to ``most`` workers share."""
+    placement = current_placement(options)
     if gpu_gb is not None:
         gpu = Gpu(gb=gpu_gb, source="made up")
-        found = replace(found, cluster_resources=replace(found.cluster_resources, gpu=gpu))
+        available = replace(placement.cluster_resources, gpu=gpu)
+        placement = replace(placement, cluster_resources=available)
     needs = {("b0", i): MemoryNeed(gb=n.__truediv__, max_workers=most) for i, n in enumerate(gb)}
-    return PhaseResources(placement=found, needs=needs)
+    return PhaseResources(placement=placement, needs=needs)
 
 
-def asked(room: PhaseResources) -> list[tuple[int, float, int]]:
-    """CPU cores, GPUs and workers of each trial."""
-    return [(ask.cpus, ask.gpus, ask.workers) for ask in room.trial_resources.values()]
+def trials_of(resources: PhaseResources) -> list[tuple[int, float, int]]:
+    """Return CPU cores, GPUs and workers of each trial."""
+    return [(trial.cpus, trial.gpus, trial.workers) for trial in resources.trial_resources.values()]
 
 
-# Where nothing is known of a GPU's memory: cores, GPUs, and trials at a time.
+# The expected values are cores, GPUs, and trials at a time, where no GPU's memory is known.
 LAPTOP: list[tuple[list[Node], dict[str, Any], tuple[int, float, int | None]]] = [
     ([(8, 0)], {}, (8, 0.0, 1)),
     ([(2, 0)], {"concurrency": 1}, (2, 0.0, 1)),
@@ -99,8 +91,8 @@ def test_on_a_laptop(
     monkeypatch: pytest.MonkeyPatch, nodes: list[Node], options: Any, expected: Any
 ) -> None:
     given(monkeypatch, nodes, cluster=False)
-    found = room(ResourceOptions(**options), 1.0)
-    assert [(*asked(found)[0][:2], found.concurrency)] == [expected]
+    resources = resources_of(ResourceOptions(**options), 1.0)
+    assert [(*trials_of(resources)[0][:2], resources.concurrency)] == [expected]
 
 
 @pytest.mark.parametrize(("nodes", "options", "expected"), CLUSTER)
@@ -108,8 +100,8 @@ def test_on_a_cluster(
     monkeypatch: pytest.MonkeyPatch, nodes: list[Node], options: Any, expected: Any
 ) -> None:
     given(monkeypatch, nodes, cluster=True)
-    found = room(ResourceOptions(**options), 1.0)
-    assert [(*asked(found)[0][:2], found.concurrency)] == [expected]
+    resources = resources_of(ResourceOptions(**options), 1.0)
+    assert [(*trials_of(resources)[0][:2], resources.concurrency)] == [expected]
 
 
 @pytest.mark.parametrize("cores", [1, 2, 7, 16])
@@ -124,9 +116,11 @@ def test_as_many_trials_as_were_asked_for_fit_a_laptop(
     gb: float | None,
 ) -> None:
     given(monkeypatch, [(cores, gpus)], cluster=False)
-    found = room(ResourceOptions(concurrency=concurrency), gb or 1.0, gpu_gb=gb and 10.0)
-    ((cpus, share, workers),) = asked(found)
-    at_a_time = found.concurrency
+    resources = resources_of(
+        ResourceOptions(concurrency=concurrency), gb or 1.0, gpu_gb=gb and 10.0
+    )
+    ((cpus, share, workers),) = trials_of(resources)
+    at_a_time = resources.concurrency
     assert at_a_time is not None and at_a_time == (concurrency or at_a_time)
     assert workers == 1 and cpus >= 1
     if at_a_time <= cores:  # with fewer cores than trials some have to wait
@@ -149,24 +143,26 @@ def test_trials_that_fit_one_gpu_share_it(
 ) -> None:
     """As many as its memory holds, and eight at most."""
     given(monkeypatch, [(16, 1)], cluster=cluster)
-    found = room(ResourceOptions(), gb, gpu_gb=10.0)
-    ((cpus, share, workers),) = asked(found)
+    resources = resources_of(ResourceOptions(), gb, gpu_gb=10.0)
+    ((cpus, share, workers),) = trials_of(resources)
     together = int(1 / share)
     assert workers == 1 and together * gb <= 10.0
     assert together == 8 or (together + 1) * gb > 10.0
     assert share == int(share * 1e4) / 1e4  # as Ray counts
     assert cpus == min(4, 16 // together) if cluster else cpus == 16 // together
-    assert found.concurrency == (None if cluster else together)
+    assert resources.concurrency == (None if cluster else together)
 
 
 def test_whatever_ray_puts_on_one_gpu_fits_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     given(monkeypatch, [(64, 4)], cluster=True)
-    shares = [share for _, share, _ in asked(room(ResourceOptions(), *NEEDS, gpu_gb=10.0))]
-    drawn = random.Random(0)
+    shares = [
+        share for _, share, _ in trials_of(resources_of(ResourceOptions(), *NEEDS, gpu_gb=10.0))
+    ]
+    generator = random.Random(0)
     for _ in range(500):
         on_it: list[int] = []
         while sum(shares[i] for i in on_it) <= 1:
-            on_it.append(drawn.randrange(len(NEEDS)))
+            on_it.append(generator.randrange(len(NEEDS)))
         assert sum(NEEDS[i] for i in on_it[:-1]) <= 10.0 * 1.001
 
 
@@ -174,14 +170,22 @@ def test_what_needs_more_than_one_gpu_is_spread_over_as_few_as_hold_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     given(monkeypatch, [(16, 4)], cluster=False)
-    found = room(ResourceOptions(), 9.0, 19.0, 29.0, 99.0, gpu_gb=10.0, most=16)
-    assert [ask[1:] for ask in asked(found)] == [(1.0, 1), (1.0, 2), (1.0, 3), (1.0, 4)]
-    assert {ask[0] for ask in asked(found)} == {4}
-    assert asked(room(ResourceOptions(), 39.0, gpu_gb=10.0, most=3))[0][1:] == (1.0, 3)
-    assert asked(room(ResourceOptions(), 39.0, gpu_gb=10.0))[0][1:] == (1.0, 1)  # a cell
-    with_others = room(ResourceOptions(concurrency=2), 39.0, gpu_gb=10.0, most=16)
-    assert asked(with_others)[0][1:] == (1.0, 2)
-    assert asked(room(ResourceOptions(workers_per_trial=1), 39.0, gpu_gb=10.0, most=16))[0][2] == 1
+    resources = resources_of(ResourceOptions(), 9.0, 19.0, 29.0, 99.0, gpu_gb=10.0, most=16)
+    assert [trial[1:] for trial in trials_of(resources)] == [(1.0, 1), (1.0, 2), (1.0, 3), (1.0, 4)]
+    assert {trial[0] for trial in trials_of(resources)} == {4}
+    assert trials_of(resources_of(ResourceOptions(), 39.0, gpu_gb=10.0, most=3))[0][1:] == (1.0, 3)
+    assert trials_of(resources_of(ResourceOptions(), 39.0, gpu_gb=10.0))[0][1:] == (
+        1.0,
+        1,
+    )  # a cell
+    with_others = resources_of(ResourceOptions(concurrency=2), 39.0, gpu_gb=10.0, most=16)
+    assert trials_of(with_others)[0][1:] == (1.0, 2)
+    assert (
+        trials_of(resources_of(ResourceOptions(workers_per_trial=1), 39.0, gpu_gb=10.0, most=16))[
+            0
+        ][2]
+        == 1
+    )
 
 
 def test_workers_are_as_many_as_are_asked_for_and_with_them_the_trials_wait(
@@ -189,15 +193,15 @@ def test_workers_are_as_many_as_are_asked_for_and_with_them_the_trials_wait(
 ) -> None:
     options = ResourceOptions(workers_per_trial=2)
     given(monkeypatch, [(16, 4)], cluster=False)
-    found = room(options, 1.0, gpu_gb=10.0, most=16)
-    assert asked(found) == [(4, 1.0, 2)] and found.concurrency == 2
-    assert asked(room(options, 1.0, gpu_gb=10.0)) == [(1, 0.125, 1)]  # cells take one
+    resources = resources_of(options, 1.0, gpu_gb=10.0, most=16)
+    assert trials_of(resources) == [(4, 1.0, 2)] and resources.concurrency == 2
+    assert trials_of(resources_of(options, 1.0, gpu_gb=10.0)) == [(1, 0.125, 1)]  # cells take one
     given(monkeypatch, [(4, 0)], cluster=False)
-    found = room(options, 1.0, most=16)
-    assert asked(found) == [(2, 0.0, 2)] and found.concurrency == 1
+    resources = resources_of(options, 1.0, most=16)
+    assert trials_of(resources) == [(2, 0.0, 2)] and resources.concurrency == 1
     given(monkeypatch, [(0, 0)], cluster=True)
-    found = room(replace(options, gpu_memory_gb=24.0), 1.0, most=16)
-    assert asked(found) == [(4, 1.0, 2)] and found.concurrency is None
+    resources = resources_of(replace(options, gpu_memory_gb=24.0), 1.0, most=16)
+    assert trials_of(resources) == [(4, 1.0, 2)] and resources.concurrency is None
 
 
 @pytest.mark.parametrize("cluster", [True, False])
@@ -207,34 +211,34 @@ def test_trials_that_wait_for_workers_take_nothing_from_them(
     monkeypatch: pytest.MonkeyPatch, workers: int, gpus: int, cluster: bool
 ) -> None:
     given(monkeypatch, [(64, gpus)], cluster=cluster)
-    found = room(ResourceOptions(workers_per_trial=workers), 1.0, gpu_gb=10.0, most=16)
+    resources = resources_of(ResourceOptions(workers_per_trial=workers), 1.0, gpu_gb=10.0, most=16)
     if workers > gpus and not cluster:
         with pytest.raises(UserError, match=f"{workers} workers a trial take .* {gpus}: give"):
-            _ = found.trial_resources
+            _ = resources.trial_resources
         return
-    (ask,) = found.trial_resources.values()
-    assert set(ask.bundle) == {HEAD_NODE_RESOURCE}
-    waiting = int(1 / ask.bundle[HEAD_NODE_RESOURCE])
-    assert waiting * ask.bundle[HEAD_NODE_RESOURCE] <= 0.95  # some is left for Ray's own
+    (trial,) = resources.trial_resources.values()
+    assert set(trial.bundle) == {HEAD_NODE_RESOURCE}
+    waiting = int(1 / trial.bundle[HEAD_NODE_RESOURCE])
+    assert waiting * trial.bundle[HEAD_NODE_RESOURCE] <= 0.95  # some is left for Ray's own
     if cluster:
         assert waiting == 8
     else:
-        assert waiting == found.concurrency
-        assert waiting * workers * ask.gpus <= gpus and waiting * workers * ask.cpus <= 64
+        assert waiting == resources.concurrency
+        assert waiting * workers * trial.gpus <= gpus and waiting * workers * trial.cpus <= 64
 
 
 def test_more_cores_than_there_are_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     given(monkeypatch, [(2, 0)], cluster=False)
     with pytest.raises(UserError, match="4 workers a trial take 4 CPU cores and 0 GPUs"):
-        _ = room(ResourceOptions(workers_per_trial=4), 1.0, most=16).trial_resources
+        _ = resources_of(ResourceOptions(workers_per_trial=4), 1.0, most=16).trial_resources
 
 
 def test_a_trial_that_runs_alone_has_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     given(monkeypatch, [(16, 2)], cluster=False)
-    shared = room(ResourceOptions(concurrency=4), 1.0, gpu_gb=10.0)
-    assert asked(shared) == [(4, 0.5, 1)]
+    shared = resources_of(ResourceOptions(concurrency=4), 1.0, gpu_gb=10.0)
+    assert trials_of(shared) == [(4, 0.5, 1)]
     alone = replace(shared, alone=True)
-    assert asked(alone) == [(16, 1.0, 1)] and alone.concurrency == 1
+    assert trials_of(alone) == [(16, 1.0, 1)] and alone.concurrency == 1
 
 
 def test_the_memory_of_a_gpu_is_given_or_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,9 +260,6 @@ def test_gpus_are_expected_where_they_are_seen_or_told_of(monkeypatch: pytest.Mo
     assert not expected_placement(ResourceOptions()).uses_gpus
     assert expected_placement(ResourceOptions(gpu_memory_gb=24.0)).uses_gpus
     assert not expected_placement(ResourceOptions(gpu_memory_gb=24.0, gpus_per_trial=0.0)).uses_gpus
-
-
-# --- around Ray -------------------------------------------------------------------------------
 
 
 def test_the_driver_uses_all_cores() -> None:

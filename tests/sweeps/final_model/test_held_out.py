@@ -1,8 +1,7 @@
-"""Which sets are read, and for which arms."""
+"""Held-out sets are read for the chosen arm, and for the same trunk untuned."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 
 from sweeps.final_model import held_out
-from sweeps.final_model.outcome import paired_gain, served_as_swept
+from sweeps.final_model.outcome import served_as_swept
 from tests.factories import HYPER, a_row, plan_of, spec_with
 from trainables.evaluation.metrics import Score
 from trainables.fixres.cell import ArmResult
@@ -19,7 +18,7 @@ from trainables.storage.artifact_store import Store
 from trainables.storage.files import write_json, write_tensors
 
 PLAN = plan_of(spec_with(train_res=(64,), test_res=(96,), also_test=("v2=/a", "sketch=/b")))
-PLACE: Any = SimpleNamespace(
+VIEW_CACHE: Any = SimpleNamespace(
     images=SimpleNamespace(classes=("a", "b"), digest="d1", split=lambda name: f"images of {name}"),
     cache=Path("/cache"),
 )
@@ -41,14 +40,14 @@ def store(tmp_path: Path) -> Store:
 def test_each_set_is_read_for_the_chosen_arm_and_untuned(
     arm: str, arms: list[str], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened, asked = [], []
+    opened, read = [], []
 
     def opening(name: str, folder: Path, *rest: Any) -> Any:
         opened.append((name, folder))
         return SimpleNamespace(name=name, images=name, digest=f"of {name}", present=(1,))
 
-    def reading(one: Any, _store: Store, cell: Any, name: str, place: Any) -> ArmResult:
-        asked.append((one.name, one.digest, one.present, name, cell.test_res))
+    def reading(one: Any, _store: Store, cell: Any, name: str, view_cache: Any) -> ArmResult:
+        read.append((one.name, one.digest, one.present, name, cell.test_res))
         return ArmResult(arm=name, score=Score(split=one.name, n=10, hits1=7, hits5=9), seconds=0.5)
 
     monkeypatch.setattr(held_out, "open_extra_test_set", opening)
@@ -60,23 +59,16 @@ def test_each_set_is_read_for_the_chosen_arm_and_untuned(
     monkeypatch.setattr(held_out, "hits_of", hits)
     trunk = PLAN.trunk(PLAN.points[0], HYPER)
     chosen = a_row(trunk=trunk.key, arm=arm, variant=trunk.variant)
-    served = served_as_swept(PLAN, chosen, store)
-    rows, gains = held_out.score_held_out_sets(PLAN, served, store, PLACE, lambda *_: None)
+    served_model = served_as_swept(PLAN, chosen, store)
+    rows, gains = held_out.score_held_out_sets(
+        PLAN, served_model, store, VIEW_CACHE, lambda *_: None
+    )
     assert opened == [("v2", Path("/a")), ("sketch", Path("/b"))]
     sets = {"test": ("d1 test", (0, 1)), "v2": ("of v2", (1,)), "sketch": ("of sketch", (1,))}
-    assert asked == [(name, *sets[name], a, 96) for name in sets for a in arms]
+    assert read == [(name, *sets[name], a, 96) for name in sets for a in arms]
     assert [(r.split, r.arm) for r in rows] == [(name, a) for name in sets for a in arms]
     assert {(r.train_res, r.test_res, r.n, r.top1, r.top5) for r in rows} == {
         (64, 96, 10, 0.7, 0.9)
     }
     assert set(gains) == (set(sets) if len(arms) > 1 else set())
     assert all(gain.difference == 0.4 for gain in gains.values())
-
-
-def test_a_gain_is_the_paired_difference() -> None:
-    tuned = np.array([True] * 6 + [False] * 2 + [True] * 12)
-    untuned = np.array([False] * 6 + [True] * 2 + [True] * 12)
-    found = paired_gain(tuned, untuned)
-    assert found.difference == pytest.approx(4 / 20)
-    # Agresti and Min: 6.5 and 2.5 of 22.
-    assert found.error == pytest.approx(math.sqrt(9 - 16 / 22) / 22)

@@ -13,7 +13,7 @@ import torch
 
 from sweeps.execution.tune_runner import Phase
 from sweeps.final_model import refit as refitting
-from sweeps.final_model.refit import cell_of, refit
+from sweeps.final_model.refit import refit, refit_cell
 from tests.factories import HYPER, a_row, plan_of, spec_with
 from trainables.data.image_set import ImageSet
 from trainables.errors import SweepError, UserError
@@ -98,7 +98,7 @@ def test_the_same_configuration_for_as_many_epochs_on_all_images(
     ((trunk, epochs),) = trials.trained
     assert trunk == replace(TRUNK, images=IMAGES.merged().digest) and epochs == 2
     (cell,) = trials.adapted
-    assert cell == cell_of(PLAN, CHOSEN, trunk, IMAGES.merged().digest).spec
+    assert cell == refit_cell(PLAN, CHOSEN, trunk, IMAGES.merged().digest).spec
     assert cell.arms == ("fix",) and cell.setting == CHOSEN.head is not None
     assert (served.cell.trunk, served.cell.spec, served.arm) == (trunk, cell, "fix")
     assert served.refit and served.cell.trunk_epochs == 2
@@ -135,7 +135,7 @@ def test_a_refit_that_was_killed_goes_on(
     """After the trunk's last epoch, or after its end: only the cell is left to do."""
     trials, again = Trials(store), Trials(store)
     with monkeypatch.context() as patch:
-        patch.setattr(refitting, "cell_of" if settled else "finalize_trunk", None)
+        patch.setattr(refitting, "refit_cell" if settled else "finalize_trunk", None)
         with pytest.raises(TypeError):
             run(store, trials, patch)
     assert len(trials.trained) == 1 and trials.adapted == []
@@ -169,7 +169,7 @@ def test_a_trunk_that_diverges_is_no_refit(
 
 @pytest.mark.parametrize("arm", ["bn", "crop1", "none"])
 def test_an_arm_without_a_classifier_of_its_own_is_told_no_setting(arm: str) -> None:
-    cell = cell_of(PLAN, replace(a_row(arm=arm), test_res=96), TRUNK, "i").spec
+    cell = refit_cell(PLAN, replace(a_row(arm=arm), test_res=96), TRUNK, "i").spec
     assert isinstance(cell, RefitCell) and cell.arms == (arm,) and cell.setting is None
     assert (cell.trunk, cell.images, cell.test_res) == (TRUNK.key, "i", 96)
 

@@ -7,61 +7,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 
-import pytest
 from matplotlib.figure import Figure
-from matplotlib.offsetbox import AnnotationBbox, TextArea
-from matplotlib.text import Annotation
 
-from sweeps.events.recorders import History
-from sweeps.final_model.outcome import Outcome, PairedGain
-from sweeps.planning.units import price
-from sweeps.report.ledger import Ledger, build_ledger
+from sweeps.final_model.outcome import Outcome
 from sweeps.report.page import render_page
 from sweeps.report.spending_plot import plot_spending
-from sweeps.selection.choice import Choice
-from sweeps.selection.leaderboard import Row
 from sweeps.selection.published_comparison import Comparison, compare_with_published
 from tests.factories import (
-    a_ledger_plan,
-    a_ledger_trunk,
     a_row,
-    an_ended_cell,
-    an_ended_trunk,
-    outcome_of,
+)
+from tests.sweeps.report.finished_sweep import (
+    CHOSEN,
+    PLAN,
+    ROWS,
+    VAL,
+    WILD,
+    an_outcome,
+    spent,
 )
 
-WILD = '<b>x</b> & "y"'
 VOID = {"meta", "br", "hr", "img", "input", "link"}
-PLAN = a_ledger_plan(max_gmacs=2.0)
-TRUNKS = [a_ledger_trunk(PLAN, point, 1e-3) for point in (0, 1)]
-CELLS = [an_ended_cell(PLAN, trunk, res) for trunk in TRUNKS for res in (64, 96)]
-VAL = [row for cell in CELLS for row in cell.rows]
-CHOSEN = replace(VAL[3], top1=0.7, latency_ms=12.3)
-TEST = [a_row(9, 30, split="test", top5=0.95), a_row(7, 30, split="test", arm="crop1")]
-ROWS = [*VAL[:3], CHOSEN, *VAL[4:], *TEST, a_row(5, 30, split=WILD)]
-GAINS = {
-    "test": PairedGain(difference=0.067, error=0.031),
-    WILD: PairedGain(difference=-0.1, error=0.2),
-}
-
-
-def spent(price_per_hour: float | None = 3.0) -> Ledger:
-    history = History()
-    history.on(an_ended_trunk(TRUNKS[0], [10.0] * 6))
-    history.on(an_ended_trunk(TRUNKS[1], [8.0, 12.0], "cut"))
-    for cell in CELLS:
-        history.on(cell)
-    return build_ledger(PLAN, history, ROWS, price_per_hour)
-
-
-def an_outcome(
-    chosen: Row = CHOSEN,
-    gains: Mapping[str, PairedGain] = GAINS,
-    rows: Sequence[Row] = ROWS,
-    **facts: bool | int,
-) -> Outcome:
-    choice = Choice(row=chosen, reason="It is the best.", optimism=0.012)
-    return outcome_of(list(rows), choice, gains=gains, **facts)  # type: ignore[arg-type]
 
 
 def a_figure() -> Figure:
@@ -280,66 +245,3 @@ def test_it_says_how_to_repeat_it() -> None:
 
 def test_the_limits_stand_below_the_costs() -> None:
     assert "Limits asked for: --max-gmacs 2." in made(figures={"pareto": a_figure()})
-
-
-# --- the figure of what was spent ---------------------------------------------------------------
-
-
-def bars(figure: Figure) -> list[list[float]]:
-    """Lengths by line."""
-    patches = figure.axes[0].patches
-    lines = sorted({p.get_y() for p in patches})  # type: ignore[attr-defined]
-    return [[p.get_width() for p in patches if p.get_y() == y] for y in lines]  # type: ignore[attr-defined]
-
-
-def labels(figure: Figure) -> list[str]:
-    return [t.get_text() for t in figure.axes[0].texts if isinstance(t, Annotation)]
-
-
-def parts(figure: Figure) -> list[str]:
-    """What stands below the bars."""
-    boxes = [a for a in figure.axes[0].artists if isinstance(a, AnnotationBbox)]
-    texts = [c.get_text() for b in boxes for c in b.offsetbox.get_children()
-             if isinstance(c, TextArea)]  # fmt: skip
-    return [t.strip() for t in texts if t != "■"]
-
-
-def test_the_bars_are_as_long_as_the_times() -> None:
-    booked = spent()
-    figure = plot_spending(booked)
-    sweep, alone = bars(figure)
-    assert sweep == pytest.approx([80 / 60, 120 / 60, 7.5 / 60])  # min, as the longest is
-    assert sum(alone) == pytest.approx(booked.alone_s / 60)
-    assert figure.axes[0].get_xlabel() == "time of trials (min)"
-    assert labels(figure)[0] == "3.5 min\ncost 0.17"
-    assert parts(figure)[:3] == [
-        "phase 1, trunks: 80 s",
-        "phase 2, cells: 2.0 min",
-        "sets read after the choice: 7.5 s",
-    ]
-
-
-def test_where_no_pass_was_timed_the_other_bar_is_a_lower_bound() -> None:
-    figure = plot_spending(replace(spent(None), saved_passes_s=None))
-    names = [t.get_text() for t in figure.axes[0].get_yticklabels()]
-    assert names == ["this sweep", "one trial a cell\n(at least)"]
-    assert "at least" in figure.get_suptitle() and "cost" not in labels(figure)[0]
-
-
-@pytest.mark.parametrize("seconds", [0.0, 1e-3, 5e6])
-def test_no_text_leaves_the_figure(seconds: float) -> None:
-    booked = replace(spent(), trained_s=seconds, adapted_s=seconds, saved_passes_s=3 * seconds)
-    figure = plot_spending(booked)
-    figure.draw_without_rendering()
-    ax = figure.axes[0]
-    for artist in (*ax.texts, *ax.artists, *ax.get_yticklabels()):
-        box = artist.get_window_extent()
-        assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 + 1
-        assert figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1 + 1
-
-
-@pytest.mark.parametrize(
-    ("amount", "said"), [(0.0, "0.00"), (0.004, "< 0.01"), (0.01, "0.01"), (1234.5, "1,234.50")]
-)
-def test_money_is_said_to_the_hundredth(amount: float, said: str) -> None:
-    assert price(amount) == said

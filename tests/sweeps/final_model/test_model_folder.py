@@ -1,0 +1,83 @@
+"""The model's folder appears whole, or not at all."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+
+from sweeps.final_model import model_folder
+from sweeps.final_model.outcome import ServedModel
+from tests.factories import HYPER, plan_of, spec_with
+from trainables.errors import SweepError
+from trainables.models import backbone, variants
+from trainables.storage.artifact_store import Store
+from trainables.storage.files import write_tensors
+
+PLAN = plan_of(spec_with(variants=("lite0",), train_res=(32,), test_res=(48,)))
+TRUNK = PLAN.trunk(PLAN.points[0], HYPER)
+MODEL = ServedModel(cell=PLAN.cell(TRUNK, 1, 48), arm="none", refit=False)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store[Path]:
+    """A store with the weights of the trunk."""
+    store = Store(tmp_path / "store")
+    net = backbone.build(variants.get("lite0"), len(PLAN.classes))
+    write_tensors(store.trunk(TRUNK.key) / "trunk.safetensors", net.state_dict())
+    return store
+
+
+def write(
+    folder: Path, store: Store[Path], monkeypatch: pytest.MonkeyPatch, *, check: Any
+) -> dict[str, str]:
+    """Write the folder without the slow exports; return what the ONNX file would say of itself."""
+    metadata: dict[str, str] = {}
+
+    def write_onnx(path: Path, model: nn.Module, test_res: int, entries: dict[str, str]) -> None:
+        assert not model.training and test_res == 48
+        metadata.update(entries)
+        path.write_bytes(b"onnx")
+
+    monkeypatch.setattr(model_folder, "write_onnx", write_onnx)
+    monkeypatch.setattr(model_folder, "write_program", lambda path, *_: path.write_bytes(b"pt2"))
+    monkeypatch.setattr(model_folder, "check", check)
+    picture = folder.parent / "heatmap.png"
+    picture.write_bytes(b"picture")
+    model_folder.write_model(folder, PLAN, MODEL, store, card="# Card", picture=picture)
+    return metadata
+
+
+def test_every_form_of_the_model_is_in_the_folder(
+    store: Store[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model"
+    metadata = write(folder, store, monkeypatch, check=lambda *_: None)
+    for name in ("config.json", "labels.txt", "model.onnx", "model.pt2", "MLmodel", "heatmap.png"):
+        assert (folder / name).is_file(), name
+    assert (folder / "README.md").read_text(encoding="utf-8") == "# Card"
+    assert load_file(folder / "model.safetensors").keys()
+    assert json.loads(metadata["labels"]) == list(PLAN.classes)
+    assert len(json.loads(metadata["mean"])) == len(json.loads(metadata["std"])) == 3
+
+
+def test_a_form_that_disagrees_leaves_no_folder(
+    store: Store[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def disagree(*_: object) -> None:
+        raise SweepError("The logits differ.")
+
+    with pytest.raises(SweepError, match="differ"):
+        write(tmp_path / "model", store, monkeypatch, check=disagree)
+    assert not (tmp_path / "model").exists()
+
+
+def test_the_example_is_an_image_of_its_own() -> None:
+    image = Image.open(io.BytesIO(model_folder._example_image()))
+    assert image.mode == "RGB" and image.width == image.height == 64

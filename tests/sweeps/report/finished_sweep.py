@@ -1,0 +1,54 @@
+"""A finished sweep to report: its plan, rows, gains and ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from sweeps.events.recorders import History
+from sweeps.final_model.outcome import Outcome, PairedGain
+from sweeps.report.ledger import Ledger, build_ledger
+from sweeps.selection.choice import Choice
+from sweeps.selection.leaderboard import Row
+from tests.factories import (
+    a_ledger_plan,
+    a_ledger_trunk,
+    a_row,
+    an_ended_cell,
+    an_ended_trunk,
+    outcome_of,
+)
+
+# A name that must never be taken for markup.
+WILD = '<b>x</b> & "y"'
+PLAN = a_ledger_plan(max_gmacs=2.0)
+TRUNKS = [a_ledger_trunk(PLAN, point, 1e-3) for point in (0, 1)]
+CELLS = [an_ended_cell(PLAN, trunk, res) for trunk in TRUNKS for res in (64, 96)]
+VAL = [row for cell in CELLS for row in cell.rows]
+CHOSEN = replace(VAL[3], top1=0.7, latency_ms=12.3)
+TEST = [a_row(9, 30, split="test", top5=0.95), a_row(7, 30, split="test", arm="crop1")]
+ROWS = [*VAL[:3], CHOSEN, *VAL[4:], *TEST, a_row(5, 30, split=WILD)]
+GAINS = {
+    "test": PairedGain(difference=0.067, error=0.031),
+    WILD: PairedGain(difference=-0.1, error=0.2),
+}
+
+
+def spent(price_per_hour: float | None = 3.0) -> Ledger:
+    """A ledger of two trunks, one of them cut, and four cells."""
+    history = History()
+    history.on(an_ended_trunk(TRUNKS[0], [10.0] * 6))
+    history.on(an_ended_trunk(TRUNKS[1], [8.0, 12.0], "cut"))
+    for cell in CELLS:
+        history.on(cell)
+    return build_ledger(PLAN, history, ROWS, price_per_hour)
+
+
+def an_outcome(
+    chosen: Row = CHOSEN,
+    gains: Mapping[str, PairedGain] = GAINS,
+    rows: Sequence[Row] = ROWS,
+    **facts: bool | int,
+) -> Outcome:
+    choice = Choice(row=chosen, reason="It is the best.", optimism=0.012)
+    return outcome_of(list(rows), choice, gains=gains, **facts)  # type: ignore[arg-type]

@@ -1,0 +1,67 @@
+"""The tables of the report say what rows and ledger say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from sweeps.report.tables import (
+    count_of,
+    held_out_table,
+    images_table,
+    interval,
+    leaderboard_table,
+    percent,
+    published_table,
+    signed,
+    times_table,
+)
+from tests.factories import a_row
+from tests.sweeps.report.finished_sweep import CHOSEN, ROWS, TEST, an_outcome, spent
+
+
+def test_numbers_are_written_as_in_the_text() -> None:
+    assert percent(0.1234) == "12.3"
+    assert (signed(1.25), signed(-1.25)) == ("+1.2", "−1.2")
+    assert (count_of(1, "trunk"), count_of(1200, "trunk")) == ("1 trunk", "1,200 trunks")
+    assert interval(a_row(50, 100)) == "40.4 to 59.6"
+
+
+def test_each_held_out_row_is_there_and_the_chosen_arm_stands_out() -> None:
+    table = held_out_table(an_outcome())
+    assert [line.cells[1] for line in table.lines[:2]] == [row.arm for row in TEST]
+    assert [line.strong for line in table.lines] == [True, False, True]
+    assert table.lines[0].cells[-1] == "+6.7 ± 3.1" and table.lines[1].cells[-1] == ""
+    assert all(len(line.cells) == len(table.columns) for line in table.lines)
+
+
+def test_the_leaderboard_has_val_first_and_the_best_above() -> None:
+    table = leaderboard_table(an_outcome())
+    assert len(table.lines) == len(ROWS)
+    splits = [line.cells[4] for line in table.lines]
+    assert splits == sorted(splits, key=lambda split: split != "val")
+    (chosen,) = [line for line in table.lines if line.strong]
+    assert chosen.cells[3] == CHOSEN.arm and percent(CHOSEN.top1) in chosen.cells
+    assert all(len(line.cells) == len(table.columns) for line in table.lines)
+
+
+@pytest.mark.parametrize("price", [None, 3.0])
+def test_times_have_money_only_with_a_price(price: float | None) -> None:
+    for ledger in (spent(price), replace(spent(price), saved_passes_s=None)):
+        table = times_table(ledger)
+        assert len(table.columns) == (2 if price is None else 3)
+        assert all(len(line.cells) == len(table.columns) for line in table.lines)
+        assert [line.cells[0] for line in table.lines if line.strong] == ["spent"]
+    assert any("not timed" in line.cells for line in table.lines)
+
+
+def test_images_are_planned_and_done() -> None:
+    ledger = spent()
+    for line in images_table(ledger).lines:
+        passes = ledger.images[line.cells[0]]
+        assert line.cells[1:] == (f"{passes.planned:,}", f"{passes.done:,}")
+
+
+def test_without_published_figures_there_is_no_table() -> None:
+    assert published_table(()) is None

@@ -1,0 +1,37 @@
+"""The plan as the terminal shows it: what its trials take of a GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sweeps.execution import gpu_memory
+from sweeps.planning.plan import Plan
+from sweeps.terminal.plan_tables import plan_view
+from tests.factories import file_console, output_of, plan_of, spec_with
+
+
+def plan(**options: Any) -> Plan:
+    return plan_of(spec_with(**{"train_res": (64, 96), "test_res": (96,), **options}))
+
+
+def shown(**options: Any) -> str:
+    console = file_console()
+    console.print(plan_view(plan(**options)))
+    return output_of(console)
+
+
+def test_the_plan_says_what_a_trunk_takes_of_a_gpu() -> None:
+    gb = gpu_memory.trunk_memory_needs(plan())["b0", 96].gb(1)
+    assert "GPU" not in shown()
+    few = shown(gpu_memory_gb=3.5 * gb)
+    assert f"{3.5 * gb:.1f} GB each (--gpu-memory-gb)" in few and f"{gb:.1f} on 1/3" in few
+    assert f"{gb:.1f} on 0.7" in shown(gpu_memory_gb=3 * gb, gpus_per_trial=0.7)
+    assert "*" not in few
+
+
+def test_the_plan_says_what_does_not_fit() -> None:
+    gb = gpu_memory.trunk_memory_needs(plan())["b0", 96].gb
+    small = shown(gpu_memory_gb=0.9 * gb(1))
+    assert f"{gb(1):.1f} on 1 *" in small and "steps are split" in small
+    spread = shown(gpu_memory_gb=0.9 * gb(1), workers_per_trial=4)
+    assert f"{gb(4):.1f} on each of 4" in spread
