@@ -116,7 +116,7 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _full_image_transform(test_res: int, variant: variants.Variant) -> EvalTransform:
-    """The test transform of the whole short side, in the interpolation of the weights."""
+    """Make the test transform of the whole short side, in the interpolation of the weights."""
     interpolation = variants.preprocessing(variant).interpolation
     return EvalTransform(test_res=test_res, crop_pct=TEST_CROP_PCT, interpolation=interpolation)
 

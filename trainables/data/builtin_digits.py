@@ -65,7 +65,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddedSpec:
-    """How many pictures (all classes together) each split holds, and the seed of the drawing."""
+    """Sizes of the splits in pictures, all classes together, and the seed of the drawing."""
 
     train: int = 800
     val: int = 300

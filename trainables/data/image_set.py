@@ -97,7 +97,7 @@ class SplitImages:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """(H, W, 3) uint8 RGB: a read-only view into the cache, nothing is copied."""
+        """Look at an image, (H, W, 3) uint8 RGB: a read-only view into the cache, not a copy."""
         start = self._offsets[index]
         height, width = self.sizes[index].tolist()
         return self._pixels[start : start + height * width * 3].reshape(height, width, 3)

@@ -10,7 +10,7 @@ from trainables.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """How images are split and stored, and how much room they may take."""
+    """Options of splitting, checking and storing images, and the room that they may take."""
 
     val_share: float = 0.15
     """Share of train that becomes val, where the data has no val split."""

@@ -1,8 +1,8 @@
-"""The finished net in forms that need neither timm nor this package to run.
+"""Write the finished net in formats that need neither timm nor this package to run.
 
 ``model.onnx`` is for ONNX Runtime and whatever else reads ONNX, ``model.pt2`` for PyTorch alone.
 Both take normalised pixels (N, 3, R, R) float32 for any N >= 1 and give logits (N, C) float32. The
-same net gives the same bytes in any process and folder, and no path of the machine is in them.
+same net gives the same bytes in any process and folder, and they hold no path of the machine.
 """
 
 from __future__ import annotations
@@ -23,22 +23,23 @@ from trainables.errors import SweepError
 from trainables.storage.files import replacing
 
 PIXELS, LOGITS, BATCH = "pixels", "logits", "N"  # names in the ONNX graph
-# Protobuf cannot read 2 GiB or more; some of it is left for the graph itself. L2 with ImageNet's
+# Protobuf cannot read 2 GiB or more; the rest is left for the graph itself. L2 with ImageNet's
 # classes has 1.92 GB of weights.
-SINGLE_FILE_BYTES = 2**31 - 2**26
-OUTSIDE_BYTES = 1024  # smaller tensors stay inside: axes and shapes are looked for there
+MAX_SINGLE_FILE_BYTES = 2**31 - 2**26
+MIN_EXTERNAL_BYTES = 1024  # smaller tensors stay in the graph: readers look for axes there
+CHECK_BATCHES = (3, 1)
 
 
 def write_onnx(path: Path, model: nn.Module, res: int, metadata: Mapping[str, str]) -> None:
     """Write ``model`` in eval mode as ONNX: "pixels" (N, 3, res, res) -> "logits" (N, C), float32.
 
-    One file. Only the weights of a net that is too large for that (beyond SINGLE_FILE_BYTES) lie
-    beside it, in ``<name>.data``: a sweep that got so far should not fail for a limit of protobuf.
+    It is one file, but for a net of more than MAX_SINGLE_FILE_BYTES, whose weights lie beside it
+    in ``<name>.data``.
 
     Args:
         model: on any device, in any memory format; it is left as it is.
         res: px.
-        metadata: goes into the file's metadata properties.
+        metadata: the file's metadata properties.
     """
     exported = torch.onnx.export(
         _program(model, res),
@@ -49,13 +50,13 @@ def write_onnx(path: Path, model: nn.Module, res: int, metadata: Mapping[str, st
     )
     assert exported is not None
     onnx_model = exported.model
-    ClearMetadataAndDocStringPass()(onnx_model)  # names of the modules' classes, files, lines
+    ClearMetadataAndDocStringPass()(onnx_model)  # holds class names, files and line numbers
     _tidy_values(onnx_model.graph)
     onnx_model.metadata_props.update(metadata)
     weights = (value.const_value for value in onnx_model.graph.initializers.values())
-    if sum(tensor.nbytes for tensor in weights if tensor is not None) > SINGLE_FILE_BYTES:
+    if sum(tensor.nbytes for tensor in weights if tensor is not None) > MAX_SINGLE_FILE_BYTES:
         ir.external_data.unload_from_model(
-            onnx_model, path.parent, f"{path.name}.data", size_threshold_bytes=OUTSIDE_BYTES
+            onnx_model, path.parent, f"{path.name}.data", size_threshold_bytes=MIN_EXTERNAL_BYTES
         )
     with replacing(path) as temporary:
         temporary.write_bytes(ir.to_proto(onnx_model).SerializeToString(deterministic=True))
@@ -64,16 +65,16 @@ def write_onnx(path: Path, model: nn.Module, res: int, metadata: Mapping[str, st
 def write_program(path: Path, model: nn.Module, res: int) -> None:
     """Write ``model`` in eval mode as a torch.export program: (N, 3, res, res) -> (N, C), float32.
 
-    ``torch.export.load(path).module()(pixels)`` runs it. What is written holds no pickle: weights
-    are raw bytes, the graph is JSON, and there are no example inputs (which would be pickled).
-    Nevertheless torch.export.load is for trusted files: it unpickles what it finds in others, and
-    evaluates the expressions of shapes.
+    ``torch.export.load(path).module()(pixels)`` runs it. The file holds no pickle: weights are raw
+    bytes, the graph is JSON, and there are no example inputs (which would be pickled). Nevertheless
+    torch.export.load is for trusted files: it unpickles what other files hold, and evaluates
+    expressions of shapes.
 
     Args:
         model: on any device, in any memory format; it is left as it is.
         res: px.
     """
-    archive = io.BytesIO()  # into a file, its name would become part of the bytes
+    archive = io.BytesIO()  # a file's name would become part of the bytes
     torch.export.save(_program(model, res), archive)
     with replacing(path) as temporary:
         temporary.write_bytes(archive.getbuffer())
@@ -82,32 +83,33 @@ def write_program(path: Path, model: nn.Module, res: int) -> None:
 def check(
     path_onnx: Path, path_program: Path, model: nn.Module, res: int, tolerance: float = 1e-4
 ) -> float:
-    """The largest difference between the files' logits and the model's, for batches of 3 and 1.
-
-    It is in units of the largest logit, or absolute where none exceeds 1: float32 keeps about 7
-    digits of a sum, however large it is. ONNX Runtime and PyTorch both run on the CPU.
+    """Compare the files' logits with the model's, for batches of 3 and 1, on the CPU.
 
     Args:
         path_onnx: from :func:`write_onnx`.
-        path_program: from :func:`write_program`; only ever one's own, see there.
+        path_program: from :func:`write_program`; only a trusted file, see there.
+
+    Returns:
+        The largest difference, in units of the largest logit, or absolute where none exceeds 1:
+        float32 keeps about 7 digits of a sum, however large it is.
 
     Raises:
         SweepError: the difference is above ``tolerance``, or the logits are not finite.
     """
-    reference = _plain(model)
-    forms: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    reference = _plain_copy(model)
+    written: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
         path_onnx.name: _onnx_runner(path_onnx),
         path_program.name: torch.export.load(path_program).module(),
     }
     generator = torch.Generator().manual_seed(0)
     largest = 0.0
-    for images in (3, 1):
-        pixels = torch.randn(images, 3, res, res, generator=generator)
+    for batch in CHECK_BATCHES:
+        pixels = torch.randn(batch, 3, res, res, generator=generator)
         with torch.inference_mode():
-            wanted = reference(pixels)
-            for name, run in forms.items():
-                difference = _difference(run(pixels), wanted)
-                if not difference <= tolerance:  # NaN is not either
+            expected = reference(pixels)
+            for name, run in written.items():
+                difference = _difference(run(pixels), expected)
+                if not difference <= tolerance:  # also where it is NaN
                     raise SweepError(
                         f"{name} does not give the net's logits: they differ by {difference:.2g} "
                         f"(at most {tolerance:.2g} is rounding)."
@@ -116,13 +118,14 @@ def check(
     return largest
 
 
-def _difference(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    if found.shape != wanted.shape:
+def _difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    if actual.shape != expected.shape:
         return float("inf")
-    return float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1.0))
+    return float((actual - expected).abs().max() / expected.abs().max().clamp(min=1.0))
 
 
 def _onnx_runner(path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Load the file into ONNX Runtime; the function takes pixels and gives logits."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -135,9 +138,10 @@ def _onnx_runner(path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 def _program(model: nn.Module, res: int) -> torch.export.ExportedProgram:
+    """Trace the model for any batch size, without stack traces and example inputs."""
     program = torch.export.export(
-        _plain(model),
-        (torch.zeros(2, 3, res, res),),  # of one image, N would be taken for the constant 1
+        _plain_copy(model),
+        (torch.zeros(2, 3, res, res),),  # with one image, N would be taken for the constant 1
         dynamic_shapes=({0: torch.export.Dim(BATCH, min=1)},),
     )
     for node in program.graph.nodes:
@@ -146,11 +150,11 @@ def _program(model: nn.Module, res: int) -> torch.export.ExportedProgram:
     return program
 
 
-def _plain(model: nn.Module) -> nn.Module:
-    """A copy on the CPU, in eval mode, without gradients, and with plain strides.
+def _plain_copy(model: nn.Module) -> nn.Module:
+    """Copy the model to the CPU, in eval mode, without gradients, with contiguous strides.
 
-    ``to(memory_format=...)`` would leave 1 x 1 convolutions with those of channels last, which are
-    written into the files.
+    ``to(memory_format=...)`` would leave 1 x 1 convolutions with the strides of channels last,
+    which are written into the files.
     """
     plain = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     for tensor in [*plain.parameters(), *plain.buffers()]:
@@ -159,7 +163,7 @@ def _plain(model: nn.Module) -> nn.Module:
 
 
 def _tidy_values(graph: ir.Graph) -> None:
-    """Give the dimension of images a name for people, and drop the exporter's notes on values."""
+    """Name the batch dimension for people, and drop the exporter's notes on values."""
     shape = graph.inputs[0].shape
     assert shape is not None
     symbol = shape[0]

@@ -1,6 +1,6 @@
-"""Write the finished net as others read it: safetensors and a config.json in timm's layout.
+"""Write the finished net in timm's layout: safetensors and a config.json.
 
-timm.create_model("local-dir:FOLDER", pretrained=True)
+``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads it.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def write_timm(
 ) -> None:
     """Write model.safetensors, config.json and labels.txt into ``folder``, which exists.
 
-    ``config.json`` says input_size = train resolution, test_input_size = test resolution and its
-    crop ratio: timm's convention for a net that is tested larger than it was trained.
+    In ``config.json``, input_size is the train resolution, and test_input_size and test_crop_pct
+    are those of testing: timm's convention for a net that is tested larger than it was trained.
     """
     row = variants.get(variant)
     preprocessing = variants.preprocessing(row)

@@ -35,13 +35,20 @@ def to_device(model: Net, device: torch.device) -> Net:
 
 
 def body(model: Net, x: torch.Tensor) -> torch.Tensor:
-    """(N, 3, R, R) normalised pixels -> (N, C, h, w) maps before ``conv_head``; h = ceil(R/32)."""
+    """Run the net up to ``conv_head``.
+
+    Args:
+        x: (N, 3, R, R) normalised pixels.
+
+    Returns:
+        (N, C, h, w) maps; h = w = ceil(R/32).
+    """
     maps: torch.Tensor = model.blocks(model.bn1(model.conv_stem(x)))
     return maps
 
 
 def pooled(model: Net, pre_norm: torch.Tensor) -> torch.Tensor:
-    """(N, F, h, w) maps after ``conv_head`` -> (N, F) features: norm, activation, mean."""
+    """Norm, activate and average maps after ``conv_head``: (N, F, h, w) -> (N, F) features."""
     features: torch.Tensor = model.global_pool(model.bn2(pre_norm))
     return features
 

@@ -1,4 +1,4 @@
-"""Pick the device that a net runs on, and the precision there."""
+"""Choose the device that a net runs on, and the precision there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def pick_device() -> torch.device:
-    """The GPU where there is one, else the CPU."""
+    """Pick the GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

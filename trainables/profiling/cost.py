@@ -1,4 +1,4 @@
-"""What a net costs to serve: parameters, multiply-adds and memory, counted without running it."""
+"""Count what a net costs to serve: parameters, multiply-adds and memory, without running it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from trainables.profiling.inference_memory import peak_mb
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """To serve one image."""
+    """The costs of serving one image."""
 
     params_m: float  # millions
-    gmacs: float  # billions of multiply-adds, convolutions and linear layers
-    memory_mb: float  # 1e6 bytes at the peak, float32; what kernels take for themselves not in it
+    gmacs: float  # billions of multiply-adds in convolutions and linear layers
+    memory_mb: float  # 1e6 bytes at the peak, float32, without the kernels' own workspaces
 
 
 @cache
 def cost(variant: str, res: int, classes: int) -> Cost:
-    """Counted on the meta device: no arithmetic, no memory."""
+    """Count the costs of a variant at ``res`` px, on the meta device: no arithmetic, no memory."""
     with torch.device("meta"):
         model = backbone.build(variants.get(variant), classes).eval()
     image = torch.empty(1, 3, res, res, device="meta")

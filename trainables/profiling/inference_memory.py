@@ -1,4 +1,4 @@
-"""How much memory a net takes to answer, found without arithmetic."""
+"""Count the memory that a forward pass takes, without computing it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from trainables.models import backbone, variants
 
 @cache
 def peak_mb(variant: str, res: int, classes: int) -> float:
-    """Peak of one image's forward at ``res`` px, in MB (1e6 bytes) of float32.
+    """Count the peak of one image's forward at ``res`` px, in MB (1e6 bytes) of float32.
 
-    Weights and buffers, and the most that images and maps take at once, counted on the meta device:
-    no memory. PyTorch's own operators, each a kernel of its own: what a kernel takes for itself
-    while it runs (workspaces, copies in another layout) and what the allocator keeps beyond it are
-    not in it, and a runtime that fuses operators takes less.
+    Weights and buffers, and the most that images and maps take at once, on the meta device: no
+    memory is taken. Each of PyTorch's operators counts as a kernel of its own. What a kernel takes
+    for itself while it runs (workspaces, copies in another layout) and what the allocator keeps
+    beyond it are not counted, and a runtime that fuses operators takes less.
     """
     with torch.device("meta"):
         model = backbone.build(variants.get(variant), classes).eval()
@@ -29,8 +29,10 @@ def peak_mb(variant: str, res: int, classes: int) -> float:
 
 
 def peak_bytes(model: torch.nn.Module, x: torch.Tensor) -> int:
-    """Weights and buffers of ``model``, and the most that tensors take at once in a forward of
-    ``x``, itself included; on the device that both are on."""
+    """Count weights and buffers, and the most that tensors take at once in a forward of ``x``.
+
+    ``x`` itself is included. Model and ``x`` are on the same device, which may be meta.
+    """
     held = {t.untyped_storage() for t in (*model.parameters(), *model.buffers())}
     live = _LiveStorage(held, x)
     with torch.no_grad(), live:
@@ -39,9 +41,9 @@ def peak_bytes(model: torch.nn.Module, x: torch.Tensor) -> int:
 
 
 class _LiveStorage(TorchDispatchMode):
-    """Follows the storages that operators make, as long as anything refers to them.
+    """Follow the storages that operators make, for as long as anything refers to them.
 
-    Views and results in place share their input's storage: they are in the set already.
+    Views and results in place share their input's storage, which is counted already.
     """
 
     def __init__(self, held: set[torch.UntypedStorage], x: torch.Tensor):

@@ -1,10 +1,9 @@
-"""How much memory of a GPU a trunk's training or a cell takes, found without one.
+"""Count the GPU memory that a trunk's training or a cell takes, without a GPU.
 
 A training step has its peak where the backward pass begins: all that the forward saved for it is
 there, beside weights, gradients and the optimiser's state. What is saved is counted on the meta
 device (no arithmetic, no memory, at any batch size) as :mod:`.inference_memory` counts a forward:
-PyTorch's own operators, without workspaces and without what the allocator keeps. ``needed_gb`` adds
-those.
+without the operators' workspaces and what the allocator keeps. :func:`needed_gb` adds those.
 
 In bf16 the whole net is cast, which stands for autocast: maps take two bytes a number either way.
 Autocast keeps the weights in float32 beside their copies; they are added.
@@ -16,7 +15,7 @@ from functools import cache
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
+from torch.nn.functional import cross_entropy
 
 from trainables.fixres.heads import MAX_LOGITS_AT_ONCE
 from trainables.models import backbone, variants
@@ -27,17 +26,17 @@ from trainables.transforms.resolution import feature_side
 Precision = Literal["bf16", "float32"]
 
 FLOAT, DOUBLE = 4, 8  # bytes
-SIZES: dict[Precision, int] = {"bf16": 2, "float32": FLOAT}  # of a number in a map
+MAP_NUMBER_BYTES: dict[Precision, int] = {"bf16": 2, "float32": FLOAT}
 MOMENTS = {"adamw": 2, "sgd": 1}  # running averages that an optimiser keeps of each gradient
 
-# What the count leaves out. Between them they tell the batches that ran on a 24 GB card from those
-# that did not, B0 to B8, L2 and the Lite nets: benchmarks/memory.py.
-OVERHEAD_FACTOR = 1.10  # of what is counted: fragments, copies in another layout, workspaces
-CUDA_CONTEXT_BYTES = 0.8 * 2**30  # the CUDA context and the libraries' own, bytes
+# What the count leaves out. With these, it separates the batches that ran on a 24 GB card from
+# those that did not, for B0 to B8, L2 and the Lite nets: benchmarks/memory.py.
+OVERHEAD_FACTOR = 1.10  # for fragments, copies in another layout, workspaces
+CUDA_CONTEXT_BYTES = 0.8 * 2**30  # the CUDA context and the libraries' own
 
 
 def needed_gb(counted: float) -> float:
-    """What ``counted`` bytes really take of a GPU, with what is not counted: GB (1e9 bytes)."""
+    """Convert ``counted`` bytes to the GB (1e9 bytes) that they take of a GPU, overheads added."""
     return (OVERHEAD_FACTOR * counted + CUDA_CONTEXT_BYTES) / 1e9
 
 
@@ -52,7 +51,7 @@ def step_bytes(
     optimizer: str,
     ema: bool,
 ) -> int:
-    """Peak of one training step of ``batch`` images at ``res`` px.
+    """Count the peak of one training step of ``batch`` images at ``res`` px.
 
     Args:
         optimizer: "adamw" or "sgd", with momentum.
@@ -62,13 +61,16 @@ def step_bytes(
     x = _images(batch, res, precision)
     weights = sum(p.numel() for p in model.parameters())
     state = FLOAT * weights * (2 + MOMENTS[optimizer] + ema)  # with weights and gradients
-    copies = 0 if precision == "float32" else SIZES[precision] * weights
+    copies = 0 if precision == "float32" else MAP_NUMBER_BYTES[precision] * weights
     return state + copies + saved_bytes(model, x) + FLOAT * x.numel()
 
 
 def saved_bytes(model: torch.nn.Module, x: torch.Tensor) -> int:
-    """What a forward of ``x`` and its loss save for the backward pass, in the model's mode, its
-    parameters and buffers and ``x`` itself not among them; on the device that all are on."""
+    """Count what a forward of ``x`` and its loss save for the backward pass.
+
+    The model's parameters and buffers and ``x`` itself are not included. The model stays in its
+    mode; model and ``x`` are on the same device, which may be meta.
+    """
     held = {t.untyped_storage() for t in (x, *model.parameters(), *model.buffers())}
     saved: set[torch.UntypedStorage] = set()
 
@@ -78,18 +80,18 @@ def saved_bytes(model: torch.nn.Module, x: torch.Tensor) -> int:
 
     labels = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        F.cross_entropy(model(x).float(), labels)
+        cross_entropy(model(x).float(), labels)
     return sum(storage.nbytes() for storage in saved - held)
 
 
 @cache
 def forward_bytes(variant: str, res: int, *, batch: int, classes: int, precision: Precision) -> int:
-    """Peak of a forward of ``batch`` images at ``res`` px with nothing saved: scoring, a pass."""
+    """Count the peak of a forward of ``batch`` images at ``res`` px with nothing saved."""
     model = _net(variant, classes, precision).eval()
     x = _images(batch, res, precision)
-    lower = precision != "float32"
-    beside = FLOAT * (x.numel() + _state_numbers(model)) if lower else 0
-    return beside + peak_bytes(model, x)
+    # Images and weights stay in float32 beside their copies in a lower precision.
+    originals = 0 if precision == "float32" else FLOAT * (x.numel() + _state_numbers(model))
+    return originals + peak_bytes(model, x)
 
 
 def cell_bytes(
@@ -102,18 +104,21 @@ def cell_bytes(
     features: int,
     settings: int,
 ) -> int:
-    """Peak of a cell at ``res`` px: of its pass, of the last batch norm's statistics, or of the
-    fit of its classifiers, whatever is most. The maps of the pass are on disk.
+    """Count the peak of a cell at ``res`` px.
+
+    It is that of its pass, of the last batch norm's statistics, or of the fit of its classifiers,
+    whichever is largest. The maps of the pass are on disk.
 
     Args:
         batch: images at a time.
-        features: images whose features are kept on the device, each view one more.
+        features: images whose features are kept on the device; each view of an image counts.
         settings: classifiers that are fitted together.
     """
     model = _net(variant, classes, precision)
     weights, width = FLOAT * _state_numbers(model), int(model.num_features)
     positions = batch * width * feature_side(res) ** 2
-    norm = positions * (SIZES[precision] + 2 * DOUBLE)  # the maps, and two copies to sum
+    # The maps, and two copies to sum up.
+    norm = positions * (MAP_NUMBER_BYTES[precision] + 2 * DOUBLE)
     heads = settings * classes * width * (2 + MOMENTS["adamw"])  # weights, gradients, moments
     fit = FLOAT * (features * width + heads + MAX_LOGITS_AT_ONCE)
     forward = forward_bytes(variant, res, batch=batch, classes=classes, precision=precision)
@@ -122,6 +127,7 @@ def cell_bytes(
 
 @cache
 def _net(variant: str, classes: int, precision: Precision) -> Net:
+    """Build the variant on the meta device."""
     with torch.device("meta"):
         model = backbone.build(variants.get(variant), classes)
     return model.bfloat16() if precision == "bf16" else model
@@ -133,4 +139,5 @@ def _images(batch: int, res: int, precision: Precision) -> torch.Tensor:
 
 
 def _state_numbers(model: Net) -> int:
+    """Count the numbers in parameters and buffers."""
     return sum(t.numel() for t in (*model.parameters(), *model.buffers()))

@@ -206,15 +206,15 @@ class RangeReader(io.RawIOBase):
         self._file, self._position = file, 0
 
     def readable(self) -> bool:
-        """True: the file can be read."""
+        """Say that the file can be read."""
         return True
 
     def seekable(self) -> bool:
-        """True: the file can be read in any order."""
+        """Say that the file can be read in any order."""
         return True
 
     def tell(self) -> int:
-        """The position, in bytes from the start."""
+        """Give the position, in bytes from the start."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:

@@ -57,25 +57,25 @@ class Store(Generic[P]):
         return self._at("cells")
 
     def weights(self, name: str) -> P:
-        """The file of pretrained weights."""
+        """Locate the file of pretrained weights."""
         return self._at("weights", f"{name}.safetensors")
 
     def trunk(self, key: str) -> P:
-        """The folder of one trunk."""
+        """Locate the folder of one trunk."""
         return self._at("trunks", key)
 
     def cell(self, key: str) -> P:
-        """The folder of one cell."""
+        """Locate the folder of one cell."""
         return self._at("cells", key)
 
     def activations(self, key: str) -> P:
-        """The file of quantiles of a trunk's pooled activations."""
+        """Locate the file of quantiles of a trunk's pooled activations."""
         return self._at("activations", f"{key}.json")
 
     def latency(self, key: str) -> P:
-        """The file of one measured latency."""
+        """Locate the file of one measured latency."""
         return self._at("latency", f"{key}.json")
 
     def reading(self, key: str) -> P:
-        """The file of one reading of a held-out set."""
+        """Locate the file of one reading of a held-out set."""
         return self._at("readings", f"{key}.json")

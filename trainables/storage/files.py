@@ -113,7 +113,7 @@ def children(path: Place) -> list[Place]:
 
 
 def file_size(path: Place) -> int:
-    """The size of a file, bytes."""
+    """Look up the size of a file, bytes."""
     return path.size() if isinstance(path, RemotePath) else path.stat().st_size
 
 

@@ -90,7 +90,7 @@ class RemotePath:
         return bool(self._info().type == fs.FileType.File)
 
     def size(self) -> int:
-        """The size of the object, bytes."""
+        """Look up the size of the object, bytes."""
         return int(self._info().size)
 
     def read_bytes(self) -> bytes:

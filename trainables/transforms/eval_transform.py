@@ -21,11 +21,11 @@ class EvalTransform:
     interpolation: str  # a key of RESAMPLING
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """(H, W, 3) uint8 -> (test_res, test_res, 3) uint8."""
+        """Resize and crop: (H, W, 3) uint8 -> (test_res, test_res, 3) uint8."""
         return self.cropped(self.resized(image))
 
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
-        """Width and height, px, that an image of this height and width is resized to."""
+        """Compute the width and height, px, to resize an image of ``height`` and ``width`` to."""
         short = resize_side(self.test_res, self.crop_pct)
         long = int(short * max(height, width) / min(height, width))
         return (short, long) if width <= height else (long, short)

@@ -25,12 +25,12 @@ LADDER_MULTIPLE = 4
 
 
 def feature_side(res: int) -> int:
-    """Side of the last feature map, in positions; "same" padding rounds up."""
+    """Compute the side of the last feature map, in positions; "same" padding rounds up."""
     return math.ceil(res / STRIDE)
 
 
 def resize_side(test_res: int, crop_pct: float) -> int:
-    """Short side to resize to, before the centre crop of ``test_res`` (timm's rule)."""
+    """Compute the short side to resize to, before the centre crop of ``test_res`` (timm's rule)."""
     return math.floor(test_res / crop_pct)
 
 

@@ -1,3 +1,5 @@
+"""ONNX files and torch.export programs: the net's logits, the same bytes anywhere."""
+
 import json
 import os
 import shutil
@@ -186,7 +188,7 @@ def test_a_net_whose_logits_are_no_numbers_is_refused(net, files: tuple[Path, Pa
 
 
 def test_weights_too_large_for_one_file_lie_beside_it(tmp_path, net, files, monkeypatch):
-    monkeypatch.setattr(portable_formats, "SINGLE_FILE_BYTES", 1000)
+    monkeypatch.setattr(portable_formats, "MAX_SINGLE_FILE_BYTES", 1000)
     path, program = write(tmp_path / "one", net)
     assert {p.name for p in path.parent.iterdir()} == {"model.onnx", "model.onnx.data", "model.pt2"}
     assert path.stat().st_size < files[0].stat().st_size / 2

@@ -1,3 +1,5 @@
+"""The folder that timm opens: weights, configuration and labels."""
+
 import json
 import subprocess
 import sys

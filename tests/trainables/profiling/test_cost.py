@@ -1,0 +1,51 @@
+"""Costs of serving, against the published multiply-adds of the family."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sweeps.planning.published import PUBLISHED
+from trainables.models import backbone, variants
+from trainables.profiling.cost import cost
+from trainables.profiling.inference_memory import peak_mb
+
+# GMACs of an image at the native and at the published test resolutions, as printed.
+GMACS = {
+    "b0": {224: "0.386", 320: "0.785"},
+    "b1": {240: "0.687", 384: "1.669"},
+    "b2": {260: "0.994", 420: "2.479"},
+    "b3": {300: "1.827", 472: "4.365"},
+    "b4": {380: "4.394", 472: "6.827", 512: "7.84"},
+    "b5": {456: "10.27", 576: "15.54"},
+    "b6": {528: "19.07", 576: "22.16", 680: "32.00"},
+    "b7": {600: "37.75", 632: "41.84"},
+    "b8": {672: "62.6", 800: "88.7"},
+    "l2": {475: "170.9", 600: "273.1"},
+}
+
+
+@pytest.mark.parametrize("name", GMACS)
+def test_gmacs_are_the_published_ones(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with torch.device("meta"):
+        net = backbone.build(variants.get(name), 1000).eval()
+    monkeypatch.setattr(backbone, "build", lambda *_: net)  # once for all resolutions
+    for res, printed in GMACS[name].items():
+        counted = cost(name, res, 1000)
+        decimals = len(printed.partition(".")[2])
+        assert f"{counted.gmacs:.{decimals}f}" == printed
+        assert round(counted.params_m * 1e6) == sum(p.numel() for p in net.parameters())
+
+
+def test_the_published_results_are_at_these_resolutions() -> None:
+    resolutions: dict[str, set[int]] = {name: set() for name in GMACS}
+    for row in PUBLISHED.values():
+        resolutions[row.variant.removesuffix("_ap")] |= {row.train_res, row.test_res}
+    assert resolutions == {name: set(at) for name, at in GMACS.items()}
+
+
+def test_a_class_costs_its_row_of_the_classifier() -> None:
+    few, many = cost("b0", 64, 10), cost("b0", 64, 110)
+    assert round(1e6 * (many.params_m - few.params_m)) == 100 * (1280 + 1)
+    assert 1e9 * (many.gmacs - few.gmacs) == pytest.approx(100 * 1280)
+    assert many.memory_mb == peak_mb("b0", 64, 110) > few.memory_mb
