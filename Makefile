@@ -14,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help sweep test check format ui clean
+.PHONY: help sweep test check format docs ui clean
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
@@ -33,6 +33,9 @@ check: $(VENV)/.whole-dev ## lint, types and import rules alone
 format: $(VENV)/.whole-dev ## put the code into the form that check wants
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.whole-lite ## write the tables of docs/options.md from the options
+	$(BIN)/python docs/write_options.py
 
 ui: $(VENV)/.whole-lite ## look at a sweep's runs in MLflow: make ui OUT=folder
 	@test -e '$(OUT)/mlflow.db' || { echo "No $(OUT)/mlflow.db: run a sweep first, or name its folder with OUT=..." >&2; exit 1; }
