@@ -14,15 +14,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help sweep test check format ui clean
+.PHONY: help sweep test test-fast check format docs ui clean
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 sweep: $(VENV)/.whole-lite ## run a sweep: make sweep ARGS='--help'
 	@$(BIN)/python sweeps/fixres_grid.py $(ARGS)
 
 test: check ## lint, types, import rules, then the tests, two files at a time: make test ARGS='-k name'
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+test-fast: $(VENV)/.whole-dev ## the tests that need no Ray, no server and little time: under a minute on two idle cores
+	@$(BIN)/python -m pytest --fast -n 2 --dist loadfile $(ARGS)
 
 check: $(VENV)/.whole-dev ## lint, types and import rules alone
 	$(BIN)/ruff check .
@@ -33,6 +36,9 @@ check: $(VENV)/.whole-dev ## lint, types and import rules alone
 format: $(VENV)/.whole-dev ## put the code into the form that check wants
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.whole-lite ## write the tables of docs/options.md from the options
+	$(BIN)/python docs/write_options.py
 
 ui: $(VENV)/.whole-lite ## look at a sweep's runs in MLflow: make ui OUT=folder
 	@test -e '$(OUT)/mlflow.db' || { echo "No $(OUT)/mlflow.db: run a sweep first, or name its folder with OUT=..." >&2; exit 1; }

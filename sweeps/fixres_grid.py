@@ -1,10 +1,12 @@
+#!/usr/bin/env python3
 """Sweep EfficientNet variants, train and test resolutions; hand over the best FixEfficientNet.
 
     python sweeps/fixres_grid.py                                  the built-in digits
     python sweeps/fixres_grid.py --data DIR --out OUT --variants b0 b1 ...
     ray job submit --working-dir . -- python sweeps/fixres_grid.py ...
 
-The same command again continues where it was stopped.
+An installed package brings it as ``fixres-grid``. The same command again continues where it was
+stopped.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ again continues. Without --data it runs on a small built-in set of digits, with 
 than those shown here (lite0, 48 to 128 px, a few minutes on two CPU cores)."""
 
 
-def parse(argv: list[str]) -> SweepSpec:
+def parse(argv: list[str], prog: str = "fixres_grid.py") -> SweepSpec:
     """Parse options into a spec.
 
     An option that is left out has the recipe's value, or without ``--data`` that of the built-in
@@ -41,7 +43,7 @@ def parse(argv: list[str]) -> SweepSpec:
     return tyro.cli(
         SweepSpec,
         args=argv,
-        prog="fixres_grid.py",
+        prog=prog,
         description=DESCRIPTION,
         default=_defaults(argv),
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
@@ -66,11 +68,11 @@ def _value_of(option: str, argv: list[str]) -> str | None:
     return None
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str], prog: str = "fixres_grid.py") -> int:
     """Run the sweep; return the exit code: 0 done, 1 a fault of ours, 2 bad input, 130 stopped."""
     interrupt_on_sigterm()
     try:
-        spec = check_spec(parse(argv))
+        spec = check_spec(parse(argv, prog))
         # Imported after the check, so that bad options fail at once: these import torch, Ray and
         # MLflow.
         from sweeps.sweep import run
@@ -88,6 +90,11 @@ def main(argv: list[str]) -> int:
         print("stopped; the same command continues", file=sys.stderr)
         return 130
     return 0
+
+
+def console_main() -> int:
+    """Run the installed command ``fixres-grid``."""
+    return main(sys.argv[1:], prog="fixres-grid")
 
 
 if __name__ == "__main__":

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Choose from what a sweep has found, by other limits, without training anything.
 
     python sweeps/select_best.py --sweep OUT --max-gmacs 1.0 --max-latency-ms 12
@@ -5,7 +6,7 @@
 
 Reads the leaderboard of a finished or a running sweep, from its folder, an object store or MLflow.
 Changes nothing in it but for latencies that were not measured on this device yet and, with --write,
-the record of what was read of the test split.
+the record of what was read of the test split. An installed package brings it as ``fixres-select``.
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ class SelectOptions:
     serving: ServingOptions = field(default_factory=ServingOptions)
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str], prog: str = "select_best.py") -> int:
     """Choose and print; return the exit code: 0 done, 1 a fault of ours, 2 bad input."""
     asked = tyro.cli(
         SelectOptions,
         args=argv,
-        prog="select_best.py",
+        prog=prog,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
     try:
@@ -89,6 +90,11 @@ def _tell(asked: SelectOptions) -> None:
         console.print(f"optimism {optimism_in_words(choice)}", markup=False, soft_wrap=True)
         if asked.write is not None:
             write_other_choice(found, rows, choice, asked.serving, asked.write, Terminal(console))
+
+
+def console_main() -> int:
+    """Run the installed command ``fixres-select``."""
+    return main(sys.argv[1:], prog="fixres-select")
 
 
 if __name__ == "__main__":

@@ -20,8 +20,78 @@ if TYPE_CHECKING:
 # Ray's processes give way to others: beside another file's tests they would stand still.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
+# What --fast leaves out: folders, modules and single tests, by how their names begin. Tests that
+# take the fixture s3 are marked "server" as well, wherever they are.
+MARKED = {
+    "ray": (
+        "tests/end_to_end/",
+        "tests/sweeps/execution/test_phases.py",
+        "tests/trainables/ray_backend/",
+    ),
+    "server": (
+        "tests/trainables/sources/test_downloads.py",
+        "tests/trainables/storage/test_object_store.py",
+    ),
+    "slow": (
+        "tests/sweeps/execution/test_gpu_memory.py",
+        "tests/sweeps/final_model/test_mlflow_flavor.py",
+        "tests/sweeps/report/test_page.py",
+        "tests/sweeps/report/test_plots.py",
+        "tests/sweeps/scheduling/test_trunk_scheduler.py",
+        "tests/sweeps/selection/test_choice.py::test_one_standard_error_of_the_paired_difference",
+        "tests/sweeps/tracking/test_model_registry.py",
+        "tests/sweeps/tracking/test_tracker.py",
+        "tests/trainables/data/test_builtin_digits.py",
+        "tests/trainables/data/test_decode.py",
+        "tests/trainables/export/",
+        "tests/trainables/fixres/test_adapt.py",
+        "tests/trainables/fixres/test_affine.py",
+        "tests/trainables/fixres/test_features.py",
+        "tests/trainables/fixres/test_heads.py::test_the_chosen_head_is_what_plain_loops",
+        "tests/trainables/fixres/test_held_out_score.py",
+        "tests/trainables/fixres/test_refit_cell.py",
+        "tests/trainables/models/test_backbone.py",
+        "tests/trainables/models/test_family.py",
+        "tests/trainables/profiling/test_inference_memory.py",
+        "tests/trainables/profiling/test_training_memory.py",
+        "tests/trainables/training/test_distributed.py",
+        "tests/trainables/training/test_trainer.py",
+        "tests/trainables/transforms/test_finetune_augmentation.py",
+    ),
+}
+ROOT = Path(__file__).parents[1]
 TINTS = {"blue": (40, 60, 200), "green": (40, 190, 60), "red": (200, 50, 40)}
 COUNTS = {"train": (8, 7, 7), "val": (5, 5, 5), "test": (3, 3, 3)}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    words = (
+        "leave out tests that are slow or start Ray or a server, without importing their modules"
+    )
+    parser.addoption("--fast", action="store_true", help=words)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    fast = config.getoption("--fast") and collection_path.is_file()
+    name = collection_path.relative_to(ROOT).as_posix() if fast else ""
+    return True if _marks_of(name) else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        for mark in _marks_of(item.nodeid):
+            item.add_marker(mark)
+        if "s3_of_session" in getattr(item, "fixturenames", ()):
+            item.add_marker("server")
+    if config.getoption("--fast"):
+        left_out = [item for item in items if any(map(item.get_closest_marker, MARKED))]
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
+
+
+def _marks_of(name: str) -> list[str]:
+    """The markers of a module or a test, by its name from the root."""
+    return [mark for mark, starts in MARKED.items() if name.startswith(starts)]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -34,7 +34,8 @@ def test_a_room_says_in_one_sentence_what_it_is_for(room: Path) -> None:
 
 def test_no_name_in_sweeps_hides_an_installed_package() -> None:
     """A script of this folder has it first on its path."""
-    own = {path.stem for path in (ROOT / "sweeps").iterdir() if not path.name.startswith("_")}
+    paths = [path for path in (ROOT / "sweeps").iterdir() if path.is_dir() or path.suffix == ".py"]
+    own = {path.stem for path in paths if not path.name.startswith("_")}
     installed = set(packages_distributions()) - set(PACKAGES)
     assert not own & (set(sys.stdlib_module_names) | installed)
 

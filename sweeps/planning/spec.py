@@ -104,7 +104,7 @@ class FixOptions:
     survivors: int = 1
     """Trunks of each variant and train resolution that are fixed."""
     arms: tuple[ArmName, ...] = ("none", "crop1", "pool", "bn", "frechet", "fix")
-    """Ways to adapt, each a row of the leaderboard; README has a line on each, and its cost."""
+    """Ways to adapt, each a row of the leaderboard; docs/arms.md explains each, and its cost."""
     test_crop_pct: float = TEST_CROP_PCT
     """Crop ratio in testing: centre crop over resized short side. The arm none has its own."""
     interpolation: Literal["weights", "bicubic", "bilinear"] = "weights"
