@@ -1,1 +1,1 @@
-"""Where a sweep lives, which driver holds it, and what may be deleted once it is finished."""
+"""Keep a sweep in a folder or object store, for one driver at a time, and prune it at its end."""

@@ -1,4 +1,4 @@
-"""Where a sweep is kept: in its folder OUT, or in an object store with its results in OUT as well.
+"""Keep a sweep in its folder OUT, or in an object store with its results in OUT as well.
 
 An object store is laid out as OUT is: the artifact store below ``store/``, the results beside it.
 OUT may then be lost with its machine: the next driver downloads the results again.
@@ -29,11 +29,11 @@ CARD = "model/README.md"
 
 @dataclass(frozen=True, kw_only=True)
 class SweepLocation:
-    """Where a sweep's store and results are."""
+    """The folder of a sweep, and its prefix in an object store if it has one."""
 
     out: Path
     remote: RemotePath | None = None
-    """The prefix in an object store; None: all is in ``out``."""
+    """The prefix that holds the store and a copy of the results; None: all is in ``out``."""
 
     @property
     def store(self) -> Store:

@@ -223,7 +223,7 @@ class SweepSpec:
 
     @property
     def read(self) -> ReadOptions:
-        """How the images are read, split and cached."""
+        """The options for reading, splitting and caching the images."""
         return ReadOptions(
             val_share=self.images.val_share,
             test_share=self.images.test_share,

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 def duration(seconds: float) -> str:
     """Write seconds, minutes or hours with two or three digits: "3.8 s", "17 min", "2.1 h"."""
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{_short(seconds / size)} {unit}"
+    for unit, unit_seconds in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * unit_seconds:
+            return f"{_short(seconds / unit_seconds)} {unit}"
     return f"{_short(seconds)} s"
 
 
@@ -16,7 +16,7 @@ def _short(value: float) -> str:
 
 
 def price(amount: float) -> str:
-    """Write an amount to the hundredth, in whatever currency."""
+    """Write an amount of money to the hundredth, without its currency."""
     return "< 0.01" if 0 < amount < 0.01 else f"{amount:,.2f}"
 
 

@@ -67,10 +67,10 @@ def image_passes(plan: Plan) -> dict[str, int]:
     trained = plan.trunks * plan.spec.trunks.epochs * plan.counts["train"]
     tests = {point: len(tests) for point, tests in plan.grid.tests.items()}
     rungs = len(plan.spec.rungs)
-    scored = plan.samples * rungs * sum(tests.values()) * plan.counts["val"]
+    at_rungs = plan.samples * rungs * sum(tests.values()) * plan.counts["val"]
     adapted = sum(n * cell_images(plan, point.variant) for point, n in tests.items())
     return {
         "trained": trained,
-        "scored at rungs": scored,
+        "scored at rungs": at_rungs,
         "adapted in cells": plan.survivors * adapted,
     }

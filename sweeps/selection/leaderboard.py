@@ -35,7 +35,7 @@ class Row:
     memory_mb: float  # peak, one image at test_res, float32
     latency_ms: float | None  # one image, median, on the machine that concluded the sweep
     images_s: float | None  # images a second in large batches, on the same machine
-    seconds: float  # that the arm took, without work that it shares with cheaper arms of its cell
+    seconds: float  # spent on the arm, without work that it shares with cheaper arms of its cell
     trunk: str  # key in the store
     cell: str  # key in the store
     trunk_epochs: int
@@ -54,7 +54,7 @@ class Row:
 
     @property
     def head_in_words(self) -> str:
-        """How the classifier was fitted, and from how many it was picked; "" where it was not."""
+        """The classifier's setting in words, and how many were tried; "" if none was fitted."""
         if self.head is None or not self.head_tried:
             return ""
         return (
