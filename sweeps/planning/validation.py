@@ -43,13 +43,10 @@ class Range:
         return ends + (f"to below {self.high:g}" if self.open_high else f"to {self.high:g}")
 
 
-# The range of each option that is a number or holds numbers; None and words are not checked.
+# The range of each option that is a number or holds numbers; None and words are not checked. Those
+# of reading images are checked by ReadOptions.
 RANGE_OF_OPTION = {
-    "val_share": Range(0, 0.5, open_low=True, open_high=True),
-    "test_share": Range(0, 0.5, open_low=True, open_high=True),
-    "max_corrupt": Range(0, 1),
     "cache_side": Range(MIN_RES),
-    "cache_gb": Range(0, open_low=True),
     "train_res": Range(MIN_RES),  # Below it, the last feature map has one position.
     "test_res": Range(MIN_RES),
     "epochs": Range(0),
@@ -112,6 +109,7 @@ def check_spec(spec: SweepSpec) -> SweepSpec:
             _check_set(name, values[name])
     for name in values["variants"]:
         variants.get(name)
+    _check_reading(spec)
     for name in RANGE_OF_OPTION:
         _check_range(name, values[name])
     for name in INTERVAL_OPTIONS:
@@ -121,6 +119,11 @@ def check_spec(spec: SweepSpec) -> SweepSpec:
     _check_combinations(spec)
     _check_sources(spec)
     return spec
+
+
+def _check_reading(spec: SweepSpec) -> None:
+    """Check the shares of splits and what else decides how images are read."""
+    _ = spec.read
 
 
 def check_serving(serving: ServingOptions) -> None:
@@ -163,11 +166,6 @@ def _check_combinations(spec: SweepSpec) -> None:
 
 
 def _check_training(spec: SweepSpec) -> None:
-    if spec.images.val_share + spec.images.test_share > 0.8:
-        raise UserError(
-            f"--val-share {spec.images.val_share} and --test-share {spec.images.test_share} leave "
-            "too little to train on: give 0.8 together at most."
-        )
     if 0 < spec.trunks.epochs < spec.trunks.warmup_epochs:
         raise UserError(
             f"--warmup-epochs {spec.trunks.warmup_epochs} is more than --epochs "

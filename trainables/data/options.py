@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 from trainables.data.cache import SpaceRequest
 from trainables.errors import UserError
+
+MAX_SPLIT_SHARE = 0.5  # A split that is carved off is smaller than what is left to train on.
+MAX_HELD_OUT_SHARE = 0.8  # of val and test together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,23 +30,28 @@ class ReadOptions:
     """GB that the cache folder may hold on a node; None: what the disk has."""
 
     def __post_init__(self) -> None:
-        for name, share in (("val_share", self.val_share), ("test_share", self.test_share)):
-            if not 0 < share < 1:
-                raise UserError(f"`{name}` is {share}: give a share between 0 and 1.")
-        if self.val_share + self.test_share >= 1:
+        for name in ("val_share", "test_share"):
+            share = getattr(self, name)
+            if not 0 < share < MAX_SPLIT_SHARE:
+                raise _out_of_bounds(name, share, f"above 0 to below {MAX_SPLIT_SHARE}")
+        if self.val_share + self.test_share > MAX_HELD_OUT_SHARE:
             raise UserError(
-                f"`val_share` {self.val_share} and `test_share` {self.test_share} leave nothing to"
-                " train on: give shares that sum to less than 1."
+                f"`val_share` {self.val_share} and `test_share` {self.test_share} leave too little "
+                f"to train on: give {MAX_HELD_OUT_SHARE} together at most."
             )
         if not 0 <= self.max_corrupt <= 1:
-            raise UserError(f"`max_corrupt` is {self.max_corrupt}: give a share from 0 to 1.")
+            raise _out_of_bounds("max_corrupt", self.max_corrupt, "from 0 to 1")
         if self.cache_side < 1:
-            raise UserError(f"`cache_side` is {self.cache_side}: give at least 1 px.")
-        if self.cache_gb is not None and self.cache_gb <= 0:
-            raise UserError(f"`cache_gb` is {self.cache_gb}: give more than 0.")
+            raise _out_of_bounds("cache_side", self.cache_side, "at least 1")
+        if self.cache_gb is not None and not 0 < self.cache_gb < inf:
+            raise _out_of_bounds("cache_gb", self.cache_gb, "more than 0")
 
     def space_request(self, total: int) -> SpaceRequest:
         """Word the request for room for that many images."""
         return SpaceRequest(
             what=f"{total} images at up to {self.cache_side} px", smaller="a smaller `cache_side`"
         )
+
+
+def _out_of_bounds(name: str, value: float, allowed: str) -> UserError:
+    return UserError(f"`{name}` {value} is out of bounds: give {allowed}.")

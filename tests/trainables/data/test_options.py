@@ -10,12 +10,12 @@ from trainables.errors import UserError
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"val_share": 0.0}, "`val_share` is 0.0"),
-        ({"test_share": 1.5}, "`test_share` is 1.5"),
-        ({"val_share": 0.5, "test_share": 0.5}, "leave nothing to train on"),
-        ({"max_corrupt": -0.1}, "`max_corrupt` is -0.1"),
-        ({"cache_side": 0}, "`cache_side` is 0"),
-        ({"cache_gb": 0.0}, "`cache_gb` is 0.0"),
+        ({"val_share": 0.0}, "`val_share` 0.0 is out of bounds: give above 0 to below 0.5."),
+        ({"test_share": 1.5}, "`test_share` 1.5 is out of bounds"),
+        ({"val_share": 0.45, "test_share": 0.45}, "leave too little to train on: give 0.8"),
+        ({"max_corrupt": -0.1}, "`max_corrupt` -0.1 is out"),
+        ({"cache_side": 0}, "`cache_side` 0 is out"),
+        ({"cache_gb": 0.0}, "`cache_gb` 0.0 is out"),
     ],
 )
 def test_impossible_options(options, message):
