@@ -1,9 +1,9 @@
 """Keep a node's cache folder within its bound by dropping what was not used for longest.
 
 Two kinds of entries: folders named by a digest, with the decoded images of a set, and files in
-views/, with images as a net is shown them. Whoever uses one holds a shared lock (flock) on it,
-which ends with the process, and only what nobody holds is dropped. The bound belongs to the
-folder: all processes of the node that write to it keep to it, whoever started them.
+views/, with images as a net is shown them. Only what nobody holds (:mod:`trainables.data.locks`) is
+dropped. The bound belongs to the folder: all processes of the node that write to it keep to it,
+whoever started them.
 
     CACHE/<digest>/.used     its lock; its time is that of the last use
     CACHE/views/*.npy        their own lock and time
@@ -20,7 +20,6 @@ import re
 import shutil
 import time
 import uuid
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,12 +27,11 @@ from io import FileIO
 from pathlib import Path
 
 import filelock
-import numpy as np
 
+from trainables.data.locks import USED, is_at
 from trainables.errors import UserError
 
 VIEWS = "views"
-USED = ".used"
 ABANDONED_AFTER_S = 600.0  # a half-written view of this age that nobody holds may be dropped
 
 
@@ -216,107 +214,6 @@ class GrowingFile:
             left = left[written:]
 
 
-# --- holding what is in use -------------------------------------------------------------------
-
-_held: dict[Path, tuple[int, int]] = {}  # this process's sets: descriptor, and how often held
-
-
-def hold(root: Path) -> bool:
-    """Keep a decoded set from being dropped, until this process ends or lets it go.
-
-    Returns:
-        False where it is gone, or is just being dropped.
-    """
-    lock = root / USED
-    descriptor, times = _held.pop(root, (-1, 0))
-    if times and not _is_at(descriptor, lock):  # it was made again since
-        os.close(descriptor)
-        times = 0
-    if not times:
-        opened = _open_shared(lock, os.O_RDWR | os.O_CREAT)
-        if opened is None:
-            # Another user's set cannot be locked, nor can this process drop it.
-            return root.is_dir() and not os.access(root, os.W_OK)
-        descriptor = opened
-    with suppress(PermissionError):
-        os.utime(lock)
-    _held[root] = descriptor, times + 1
-    return True
-
-
-def let_go(root: Path) -> None:
-    """Undo one :func:`hold`."""
-    descriptor, times = _held.pop(root, (-1, 0))
-    if times > 1:
-        _held[root] = descriptor, times - 1
-    elif times:
-        os.close(descriptor)
-
-
-def held_file(path: Path) -> np.ndarray | None:
-    """Map an .npy file, read-only; it is not dropped for as long as the map is open.
-
-    Returns:
-        None where there is none, or it is just being dropped.
-    """
-    descriptor = _open_shared(path, os.O_RDONLY)
-    if descriptor is None:
-        return None
-    try:
-        with suppress(PermissionError):
-            os.utime(path)
-        mapped: np.ndarray = np.load(path, mmap_mode="r")
-    except BaseException:
-        os.close(descriptor)
-        raise
-    weakref.finalize(mapped, os.close, descriptor)
-    return mapped
-
-
-@contextmanager
-def reserved(path: Path) -> Iterator[None]:
-    """Allocate the blocks of a mapped file, and keep it from being dropped while it is filled.
-
-    Writing to a map for which the disk has no block left would kill the process.
-
-    Raises:
-        OSError: there is no room for it.
-    """
-    descriptor = _open_shared(path, os.O_RDWR)
-    if descriptor is None:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-    try:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(descriptor, 0, os.fstat(descriptor).st_size)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _open_shared(path: Path, flags: int) -> int | None:
-    """Open a file and lock it shared: its descriptor, or None where it is not there (any more)."""
-    try:
-        descriptor = os.open(path, flags, 0o666)
-    except OSError:
-        return None
-    fcntl.flock(descriptor, fcntl.LOCK_SH)  # whoever drops it holds the lock for a moment only
-    if _is_at(descriptor, path):
-        return descriptor
-    os.close(descriptor)
-    return None
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether the open file is still the one at ``path``."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except OSError:
-        return False
-
-
-# --- entries ----------------------------------------------------------------------------------
-
-
 def _entries(cache: Path) -> list[_Entry]:
     """List decoded sets, views, and views that their writers abandoned."""
     roots = (path for path in cache.glob("[0-9a-f]*") if re.fullmatch(r"\w{64}", path.name))
@@ -374,7 +271,7 @@ def _drop(entry: _Entry, cache: Path, *, dry_run: bool = False) -> bool:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not _is_at(descriptor, entry.lock):
+        if not is_at(descriptor, entry.lock):
             return False
         if is_file and not dry_run:
             entry.path.unlink()

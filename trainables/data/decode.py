@@ -28,7 +28,6 @@ import pyarrow as pa
 from trainables.data.cache import (
     GrowingFile,
     draft_folder,
-    hold,
     locked,
     make_room,
     set_limit,
@@ -36,6 +35,7 @@ from trainables.data.cache import (
 )
 from trainables.data.decode_pool import decode_all, estimate_bytes
 from trainables.data.image_set import ImageSet, Rejected
+from trainables.data.locks import hold
 from trainables.data.options import ReadOptions
 from trainables.errors import UserError
 from trainables.sources import folders, tables
@@ -134,7 +134,7 @@ def decode_once(
 ) -> ImageSet:
     """Open the set that the cache holds of the data; decode it first where there is none.
 
-    The set is held (:func:`trainables.data.cache.hold`) until this process ends.
+    The set is held (:func:`trainables.data.locks.hold`) until this process ends.
 
     Args:
         data, cache, options, progress, patient: as in :func:`prepare`.

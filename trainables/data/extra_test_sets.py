@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from trainables.data.cache import let_go
 from trainables.data.decode import Progress, decode_once
 from trainables.data.image_set import Rejected, SplitImages
+from trainables.data.locks import let_go
 from trainables.data.options import ReadOptions
 from trainables.errors import UserError
 from trainables.sources import tables

@@ -15,12 +15,11 @@ from filelock import FileLock
 from trainables.data.cache import (
     VIEWS,
     SpaceRequest,
-    held_file,
     make_room,
-    reserved,
     write_errors,
 )
 from trainables.data.image_set import ImageSet, SplitImages
+from trainables.data.locks import held_file, reserved
 from trainables.storage.files import replacing
 from trainables.storage.hashing import content_hash
 from trainables.transforms.eval_transform import EvalTransform

@@ -19,14 +19,11 @@ from trainables.data.cache import (
     GrowingFile,
     SpaceRequest,
     draft_folder,
-    held_file,
-    hold,
-    let_go,
     locked,
     make_room,
-    reserved,
     set_limit,
 )
+from trainables.data.locks import held_file, hold, let_go, reserved
 from trainables.errors import UserError
 
 NEED = SpaceRequest(what="9 images at up to 64 px", smaller="a smaller `cache_side`")
@@ -213,11 +210,6 @@ def test_clearing_leaves_sets_and_views(cache):
     assert all(path.exists() for path in kept)
 
 
-def test_no_set_and_no_view_is_held_where_there_is_none(cache):
-    assert not hold(cache / f"{0:064x}")
-    assert held_file(cache / "views" / "none.npy") is None
-
-
 def test_a_set_that_was_made_again_is_held_as_such(cache):
     root = a_set(cache, 0)
     assert hold(root)
@@ -237,7 +229,7 @@ def test_what_another_process_holds_stays_until_it_dies(cache):
     script = f"""
         import time
         from pathlib import Path
-        from trainables.data.cache import held_file, hold
+        from trainables.data.locks import held_file, hold
         found = held_file(Path({str(path)!r}))
         print(hold(Path({str(root)!r})), flush=True)
         time.sleep(60)
