@@ -26,7 +26,7 @@ from trainables.fixres.head_settings import HeadSetting
 from trainables.models.weights import Weights
 from trainables.profiling.cost import Cost
 from trainables.training.recipe import Hyper
-from trainables.training.trunk import EpochReport, TrunkSpec
+from trainables.training.trunk import EpochReport, TrunkSpec, TrunkStatus
 
 LEDGER_TRAIN, LEDGER_VAL = 1000, 200
 LEDGER_ARMS = ("none", "crop1", "bn", "fix")
@@ -141,7 +141,9 @@ def a_ledger_trunk(plan: Plan, point: int, lr: float) -> TrunkSpec:
     return plan.trunk(plan.points[point], Hyper(lr=lr, weight_decay=0.01, label_smoothing=0.1))
 
 
-def an_ended_trunk(trunk: TrunkSpec, seconds: Sequence[float], why: str = "finished") -> TrunkEnded:
+def an_ended_trunk(
+    trunk: TrunkSpec, seconds: Sequence[float], status: TrunkStatus = TrunkStatus.FINISHED
+) -> TrunkEnded:
     """An epoch for each of ``seconds``, val scored at two test resolutions in the second."""
     score = Score(split="val", n=LEDGER_VAL, hits1=100, hits5=150)
     reports = tuple(
@@ -151,7 +153,7 @@ def an_ended_trunk(trunk: TrunkSpec, seconds: Sequence[float], why: str = "finis
         )
         for epoch, s in enumerate(seconds, start=1)
     )  # fmt: skip
-    return TrunkEnded(trunk=trunk, why=why, reports=reports)
+    return TrunkEnded(trunk=trunk, status=status, reports=reports)
 
 
 def an_ended_cell(

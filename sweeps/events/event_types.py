@@ -13,7 +13,7 @@ from typing import Protocol
 from sweeps.planning.cell import Cell
 from sweeps.planning.plan import Plan
 from sweeps.selection.leaderboard import Row
-from trainables.training.trunk import EpochReport, TrunkSpec
+from trainables.training.trunk import EpochReport, TrunkSpec, TrunkStatus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class TrunkEnded:
     """The training of a trunk has ended."""
 
     trunk: TrunkSpec
-    why: str  # "finished" | "cut" | "diverged" | "failed"
+    status: TrunkStatus
     reports: tuple[EpochReport, ...]  # one for each epoch
     error: str = ""  # the trace, if it failed
 

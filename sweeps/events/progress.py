@@ -82,7 +82,7 @@ class Progress:
                     self._measure(trunk.key, point_of(trunk), gmacs)
                 self._step_began[trunk.key] = self._clock()
                 self.epochs[trunk.key] = report.epoch
-            case TrunkEnded(trunk=trunk, why=status, reports=reports):
+            case TrunkEnded(trunk=trunk, status=status, reports=reports):
                 self.trunks[trunk.key] = trunk
                 self.ended[trunk.key] = status
                 self.epochs.pop(trunk.key, None)

@@ -28,6 +28,7 @@ from sweeps.report.style import (
     variant_styles,
 )
 from trainables.models.variants import VARIANTS
+from trainables.training.trunk import TrunkStatus
 
 _COLUMNS = 4
 # A page holds no more panels than this.
@@ -139,7 +140,7 @@ def _trunk_rank(trunk: TrunkEnded) -> tuple[int, int]:
     A trunk that diverged, failed or was never scored on val ranks last: (-1, 0).
     """
     with_val = [r for r in trunk.reports if r.best_val]
-    if not with_val or trunk.why not in ("finished", "cut"):
+    if not with_val or trunk.status not in (TrunkStatus.FINISHED, TrunkStatus.CUT):
         return -1, 0
     last = max(with_val, key=lambda r: r.epoch)
     return last.epoch, last.best_val.hits1 if last.best_val else 0
@@ -192,7 +193,7 @@ def _scale(trunks: Sequence[TrunkEnded], rungs: Sequence[int], width: float) -> 
     tops = [top for t in trunks for _, top in _tops(t)] or [0.0, 100.0]
     pad = max(max(tops) - min(tops), 1.0)
     # The loss of a trunk that diverges would flatten all other lines.
-    stable = [t for t in trunks if t.why != "diverged" and _losses(t)] or trunks
+    stable = [t for t in trunks if t.status != TrunkStatus.DIVERGED and _losses(t)] or trunks
     losses = [loss for t in stable for _, loss in _losses(t)] or [0.0, 1.0]
     loss_span = max(losses) - min(losses) or 1.0
     return _Scale(
@@ -248,7 +249,7 @@ class _Panel:
 
     def _early_ends(self) -> str:
         """Count the trunks that ended early, with the signs that mark their lines."""
-        ends = Counter(t.why for t in self.trunks)
+        ends = Counter(t.status for t in self.trunks)
         return ", ".join(f"{ends[w]} {w} {sign}" for w, (_, sign) in _MARKS.items() if ends[w])
 
     def _axes(self, ax: Axes, limits: tuple[float, float], name: str) -> None:
@@ -280,8 +281,8 @@ class _Panel:
             xs, ys, color=colour, linewidth=2.6 if chosen else 1.5 if own else 0.9,
             marker="o" if dots else "", markersize=4 if own else 2.5, zorder=4 if own else 3,
         )  # fmt: skip
-        if trunk.why in _MARKS:
-            marker = _MARKS[trunk.why][0]
+        if trunk.status in _MARKS:
+            marker = _MARKS[trunk.status][0]
             ax.plot(xs[-1], ys[-1], marker, color=colour if own else QUIET, markersize=5.5,
                     markeredgewidth=1.4 if marker == "x" else 0, zorder=5)  # fmt: skip
         if chosen and dots:

@@ -14,7 +14,7 @@ from sweeps.planning.workload import cell_images, image_passes
 from sweeps.selection.leaderboard import Row
 from trainables.fixres.adapted_net import serving_transform
 from trainables.fixres.arms import ARMS, rank
-from trainables.training.trunk import trained_epochs
+from trainables.training.trunk import TrunkStatus, trained_epochs
 
 # The arms whose classifier is fitted on features of the frozen net.
 _HEAD_ARMS = ("fix", "fix_aug")
@@ -93,7 +93,7 @@ def build_ledger(
     seconds = [s for _, s in passes]
     return Ledger(
         trunks=len(trunks),
-        cut=sum(t.why == "cut" for t in trunks),
+        cut=sum(t.status == TrunkStatus.CUT for t in trunks),
         cells=len(cells),
         trained_s=sum(r.seconds for t in trunks for r in t.reports),
         adapted_s=sum(r.seconds for r in rows if r.split == "val"),
@@ -109,7 +109,7 @@ def build_ledger(
 
 def _undone_seconds(trunk: TrunkEnded) -> float:
     """Estimate the seconds that a cut trunk was spared, by the mean of its own epochs."""
-    if trunk.why != "cut" or not trunk.reports:
+    if trunk.status != TrunkStatus.CUT or not trunk.reports:
         return 0.0
     left = trunk.trunk.recipe.epochs - trained_epochs(trunk.reports)
     return left * fmean(r.seconds for r in trunk.reports)

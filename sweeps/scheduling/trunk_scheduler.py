@@ -188,7 +188,7 @@ class TrunkScheduler:
         self._watcher.on(
             TrunkEnded(
                 trunk=self._trunks[key],
-                why=self._ended[key].value,
+                status=self._ended[key],
                 reports=tuple(reports[e] for e in sorted(reports)),
                 error=self._error_of(key),
             )

@@ -90,11 +90,11 @@ class Terminal:
                         f"trunk {_trunk_words(trunk)}: epoch {report.epoch}, "
                         f"{_best_val(report.val)}, goes on; {self._left()}"
                     )
-            case TrunkEnded(trunk=trunk, why=why, reports=reports):
+            case TrunkEnded(trunk=trunk, status=status, reports=reports):
                 last = next((r.val for r in reversed(reports) if r.val), {})
                 accuracy = f", {_best_val(last)}" if last else ""
                 self.say(
-                    f"trunk {_trunk_words(trunk)}: {ENDINGS[why]} after "
+                    f"trunk {_trunk_words(trunk)}: {ENDINGS[status]} after "
                     f"{trained_epochs(reports)} epochs{accuracy}; {self._left()}"
                 )
                 self._say_error(event.error)

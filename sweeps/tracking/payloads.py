@@ -15,7 +15,7 @@ from sweeps.planning.cell import Cell
 from sweeps.planning.plan import Plan
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row
-from trainables.training.trunk import EpochReport, TrunkSpec
+from trainables.training.trunk import EpochReport, TrunkSpec, TrunkStatus
 
 ROWS_FILE = "rows.parquet"  # artifact of a cell's run: its rows of the leaderboard
 EXPERIMENT_NOTE = (
@@ -122,13 +122,13 @@ def trunk_tags(trunk: TrunkSpec) -> dict[str, object]:
     return {"role": "trunk", "weights": trunk.weights.source, "epochs": trunk.recipe.epochs}
 
 
-def trunk_end_tags(why: str, reports: Sequence[EpochReport]) -> dict[str, object]:
+def trunk_end_tags(status: TrunkStatus, reports: Sequence[EpochReport]) -> dict[str, object]:
     """Say how a trunk ended, and after how many epochs.
 
     Where memory did not take whole batches, the tag micro_batch gives the number of images that
     went through the net at once in the last epoch.
     """
-    tags: dict[str, object] = {"ended": why, "epochs_trained": len(reports)}
+    tags: dict[str, object] = {"ended": status.value, "epochs_trained": len(reports)}
     if reports and reports[-1].micro_batch is not None:
         tags["micro_batch"] = reports[-1].micro_batch
     return tags

@@ -182,8 +182,8 @@ class MlflowTracker:
                 self._trunks.begin(trunk, at_ms)
             case EpochEnded(trunk=trunk, report=report):
                 self._trunks.defer_epoch(trunk, report, at_ms)
-            case TrunkEnded(trunk=trunk, why=why, reports=reports):
-                self._trunks.end(trunk, why, reports, at_ms)
+            case TrunkEnded(trunk=trunk, status=status, reports=reports):
+                self._trunks.end(trunk, status, reports, at_ms)
             case CellsPlanned(cells=cells):
                 for trunk in {cell.trunk.key: cell.trunk for cell in cells}.values():
                     self._trunks.log_model(trunk)

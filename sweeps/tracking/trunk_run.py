@@ -17,7 +17,7 @@ from sweeps.tracking.payloads import (
 )
 from sweeps.tracking.runs import FAILED, FINISHED, RunStore, points, trunk_key
 from trainables.storage.artifact_store import Store
-from trainables.training.trunk import EpochReport, TrunkSpec, recorded_reports
+from trainables.training.trunk import EpochReport, TrunkSpec, TrunkStatus, recorded_reports
 
 
 class TrunkRunWriter:
@@ -46,18 +46,20 @@ class TrunkRunWriter:
         if not self.begin(trunk, at_ms):
             self._runs.defer_metrics(trunk_key(trunk.key), _epoch_points(report))
 
-    def end(self, trunk: TrunkSpec, why: str, reports: Sequence[EpochReport], at_ms: int) -> None:
+    def end(
+        self, trunk: TrunkSpec, status: TrunkStatus, reports: Sequence[EpochReport], at_ms: int
+    ) -> None:
         """Write the metrics of all epochs and how the trunk ended, and end the run.
 
         Args:
-            why: "finished", "cut", "diverged" or "failed". Only the last is a failure in MLflow.
+            status: only FAILED is a failure in MLflow.
         """
         if self.begin(trunk, at_ms):
             return
         key = trunk_key(trunk.key)
         self._runs.log_metrics(key, [p for report in reports for p in _epoch_points(report)])
-        self._runs.set_tags(key, trunk_end_tags(why, reports))
-        self._runs.end(key, FAILED if why == "failed" else FINISHED, at_ms)
+        self._runs.set_tags(key, trunk_end_tags(status, reports))
+        self._runs.end(key, FAILED if status == TrunkStatus.FAILED else FINISHED, at_ms)
 
     def log_model(self, trunk: TrunkSpec) -> None:
         """Log the weights of a trunk that cells are made from, with its latest val accuracies."""

@@ -120,7 +120,8 @@ def features_of(
     model: Net, maps: Maps, *, batch_size: int, device: torch.device, most: int | None = None
 ) -> torch.Tensor:
     """(N, F) float32 on the CPU, or of the first ``most`` images: the classifier's input, under
-    the last batch norm as it stands."""
+    the last batch norm as it stands.
+    """
     batches = maps.tensor[:most].split(batch_size)
     return torch.cat([_features(model, batch, device).cpu() for batch in batches])
 

@@ -29,7 +29,8 @@ class EpochChannel:
 
     async def asked(self, epoch: int) -> bool:
         """Wait for the epoch to be asked for; False: it will not be. All workers hear the same: who
-        warns them or closes asks for nothing more."""
+        warns them or closes asks for nothing more.
+        """
         await self._until(lambda: self._asked >= epoch or self._closed or self._warned)
         return self._asked >= epoch
 

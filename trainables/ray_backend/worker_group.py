@@ -64,10 +64,9 @@ class TrunkWorkers:
         resources: Mapping[str, float],
         should_stop: Callable[[], bool],
     ):
-        """
-        Args:
-            resources: of each worker: "CPU", "GPU".
-            should_stop: whether the calling process is to end; asked while it waits.
+        """Args:
+        resources: of each worker: "CPU", "GPU".
+        should_stop: whether the calling process is to end; asked while it waits.
         """
         self._should_stop = should_stop
         self._mailbox: Any = ray.remote(num_cpus=0)(EpochChannel).remote()

@@ -23,7 +23,7 @@ from sweeps.planning.plan import Plan
 from sweeps.planning.workload import cell_gmacs, epoch_gmacs, gmacs_left
 from tests.factories import HYPER, a_row, plan_of, spec_with
 from tests.fake_training import report_of
-from trainables.training.trunk import TrunkSpec
+from trainables.training.trunk import TrunkSpec, TrunkStatus
 
 PLAN = plan_of(
     spec_with(
@@ -85,7 +85,7 @@ class Sweep:
             reports = (*reports, report)
             self.progress.on(EpochEnded(trunk=trunk, report=report, should_continue=True))
             self._estimate()
-        self.progress.on(TrunkEnded(trunk=trunk, why="finished", reports=reports))
+        self.progress.on(TrunkEnded(trunk=trunk, status=TrunkStatus.FINISHED, reports=reports))
 
     def _cell(self, cell: Cell) -> Any:
         self.progress.on(CellBegan(cell=cell))
@@ -196,7 +196,7 @@ def test_trunks_and_cells_that_the_store_holds_are_done() -> None:
     trunks = trunks_of(PLAN)
     for trunk in trunks:
         reports = tuple(report_of(PLAN, trunk, e) for e in range(1, 5))
-        progress.on(TrunkEnded(trunk=trunk, why="finished", reports=reports))
+        progress.on(TrunkEnded(trunk=trunk, status=TrunkStatus.FINISHED, reports=reports))
     assert progress.waiting_trunks == 0
     progress.on(CellsPlanned(cells=tuple(cells_of(PLAN))))
     done, running, *rest = cells_of(PLAN)
@@ -218,7 +218,7 @@ def test_the_best_so_far_is_the_one_with_most_hits() -> None:
     scores = []
     for trunk in trunks_of(PLAN):
         reports = tuple(report_of(PLAN, trunk, e) for e in (1, 2, 3, 4))
-        progress.on(TrunkEnded(trunk=trunk, why="finished", reports=reports))
+        progress.on(TrunkEnded(trunk=trunk, status=TrunkStatus.FINISHED, reports=reports))
         scores += [s.hits1 for r in reports for s in r.val.values()]
     assert progress.best_trunk is not None and progress.best_trunk[0].hits1 == max(scores)
     for i, cell in enumerate(cells_of(PLAN)):

@@ -9,10 +9,11 @@ from sweeps.events.event_types import CellEnded, TrunkBegan, TrunkEnded
 from sweeps.events.recorders import History, LiveBoard
 from sweeps.selection.leaderboard import read
 from tests.factories import HYPER, a_row, plan_of, spec_with
+from trainables.training.trunk import TrunkStatus
 
 PLAN = plan_of(spec_with(variants=("b0",), train_res=(64, 96), test_res=(96, 128)))
 TRUNKS = [PLAN.trunk(point, HYPER) for point in PLAN.points]
-ENDED = [TrunkEnded(trunk=trunk, why="finished", reports=()) for trunk in TRUNKS]
+ENDED = [TrunkEnded(trunk=trunk, status=TrunkStatus.FINISHED, reports=()) for trunk in TRUNKS]
 CELLS = [
     CellEnded(cell=PLAN.cell(trunk, 6, res), rows=(a_row(test_res=res),))
     for trunk in TRUNKS

@@ -24,7 +24,7 @@ from trainables.evaluation.metrics import Score
 from trainables.fixres.arms import rank
 from trainables.models.weights import Weights
 from trainables.training.recipe import Hyper, Recipe
-from trainables.training.trunk import EpochReport, TrunkSpec
+from trainables.training.trunk import EpochReport, TrunkSpec, TrunkStatus
 
 SHOWN_ARMS = ("none", "crop1", "pool", "bn", "fix")
 
@@ -54,7 +54,7 @@ CHOSEN_ROW = next(r for r in THREE if (r.label, r.arm) == ("b1 160 -> 224", "fix
 
 
 def a_trunk(
-    variant: str = "b0", res: int = 128, *, lr: float = 1e-3, why: str = "finished",
+    variant: str = "b0", res: int = 128, *, lr: float = 1e-3, status: TrunkStatus = TrunkStatus.FINISHED,
     tops: dict[int, int] | None = None, losses: Sequence[float | None] = (2.0, 1.5, 1.0, 0.8),
 ) -> TrunkEnded:  # fmt: skip
     """
@@ -86,13 +86,13 @@ def a_trunk(
                 val=val, diverged=loss is None,
             )
         )  # fmt: skip
-    return TrunkEnded(trunk=spec, why=why, reports=tuple(reports))
+    return TrunkEnded(trunk=spec, status=status, reports=tuple(reports))
 
 
 FOUR = [
     a_trunk(lr=1e-3),
-    a_trunk(lr=2e-3, why="cut", tops={2: 40}, losses=(2.1, 1.9)),
-    a_trunk(lr=3e-3, why="diverged", tops={2: 30}, losses=(2.2, 9.0, None)),
+    a_trunk(lr=2e-3, status=TrunkStatus.CUT, tops={2: 40}, losses=(2.1, 1.9)),
+    a_trunk(lr=3e-3, status=TrunkStatus.DIVERGED, tops={2: 30}, losses=(2.2, 9.0, None)),
     a_trunk(lr=4e-3, tops={2: 55, 4: 68}),
 ]
 

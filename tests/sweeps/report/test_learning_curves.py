@@ -22,7 +22,7 @@ from tests.sweeps.report.drawn import (
 )
 from trainables.evaluation.metrics import Score
 from trainables.models.variants import VARIANTS
-from trainables.training.trunk import EpochReport
+from trainables.training.trunk import EpochReport, TrunkStatus
 
 
 def courses(ax: Axes) -> list[list[tuple[float, float]]]:
@@ -65,7 +65,7 @@ def test_the_chosen_trunk_is_ringed_and_the_best_of_a_panel_named() -> None:
 
 
 def test_what_finished_comes_before_what_was_cut_with_a_better_top1() -> None:
-    trunks = [a_trunk(), a_trunk(lr=2e-3, why="cut", tops={2: 90}, losses=(1.0, 0.9))]
+    trunks = [a_trunk(), a_trunk(lr=2e-3, status=TrunkStatus.CUT, tops={2: 90}, losses=(1.0, 0.9))]
     val, _ = panels(plot_learning_curves(trunks, "none of them", (2, 4)))
     assert [t.get_text() for t in val.texts if "lr" in t.get_text()] == ["lr 0.001"]
     assert rings(val) == []
@@ -112,7 +112,7 @@ def test_a_pretrained_net_as_it_is_and_a_failed_trunk_can_be_drawn() -> None:
     assert rings(ax) == [pytest.approx((0, 60))]
     assert "chosen" in words(figure) and "rung" not in words(figure)
     assert_readable(figure)
-    failed = replace(a_trunk(lr=9e-3), why="failed", reports=())
+    failed = replace(a_trunk(lr=9e-3), status=TrunkStatus.FAILED, reports=())
     figure = plot_learning_curves([a_trunk(), failed], "none of them", (2, 4))
     assert "1 failed ▪" in words(figure)
     assert_readable(figure)

@@ -20,7 +20,7 @@ from tests.factories import (
     an_ended_cell,
     an_ended_trunk,
 )
-from trainables.training.trunk import EpochReport
+from trainables.training.trunk import EpochReport, TrunkStatus
 
 
 def of(plan: Plan, *events: TrunkEnded | CellEnded, price: float | None = None) -> Ledger:
@@ -100,7 +100,7 @@ def test_untrained_trunks_share_no_training() -> None:
     plan = a_ledger_plan(epochs=0)
     trunk = a_ledger_trunk(plan, 0, 1e-3)
     report = EpochReport(epoch=0, loss=None, train_top1=None, images=0, lr=0, seconds=9.0, at=0)
-    found = of(plan, TrunkEnded(trunk=trunk, why="finished", reports=(report,)))
+    found = of(plan, TrunkEnded(trunk=trunk, status=TrunkStatus.FINISHED, reports=(report,)))
     assert found.saved_trunks_s == 0 and found.trained_s == 9.0
 
 

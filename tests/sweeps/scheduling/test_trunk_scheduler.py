@@ -113,9 +113,9 @@ def test_ends_are_what_the_rungs_say(plan: Plan, tmp_path: Path) -> None:
     for event in events:
         if isinstance(event, TrunkEnded):
             key, last = event.trunk.key, event.reports[-1].epoch
-            whys[event.why] += 1
-            assert event.why == ("finished" if last == 6 else "cut")
-            expected = {e: e < last or event.why == "finished" for e in (1, 2, 4) if e <= last}
+            whys[event.status] += 1
+            assert event.status == ("finished" if last == 6 else "cut")
+            expected = {e: e < last or event.status == "finished" for e in (1, 2, 4) if e <= last}
             assert {e: on for (k, e), on in decisions.items() if k == key} == expected
     assert whys["finished"] and whys["cut"]
 
@@ -276,7 +276,7 @@ def test_a_finished_phase_is_over_at_once_and_its_ends_come_again(
 def test_a_diverged_trunk_ends_itself_and_not_the_phase(plan: Plan, tmp_path: Path) -> None:
     scheduler, store, farm, events = phase(plan, tmp_path, diverging)
     check_whole(plan, scheduler, store, farm, events)
-    lost = [e for e in events if isinstance(e, TrunkEnded) and e.why == "diverged"]
+    lost = [e for e in events if isinstance(e, TrunkEnded) and e.status == "diverged"]
     assert lost
     assert all(e.reports[-1].epoch == 2 and e.reports[-1].diverged for e in lost)
     assert not {e.trunk.key for e in lost} & {t.key for t in scheduler.survivors()}
@@ -307,7 +307,7 @@ def test_a_failed_trunk_is_left_out_for_good(plan: Plan, tmp_path: Path) -> None
     assert not scheduler.report(trunk, report_of(plan, trunk, 2))
     farm.run(scheduler)
     ends = [e for e in events if isinstance(e, TrunkEnded)]
-    assert len(ends) == plan.trunks and ends[0].why == "failed"
+    assert len(ends) == plan.trunks and ends[0].status == "failed"
     assert [r.epoch for r in ends[0].reports] == [1]
     assert ends[0].error == "Traceback: no memory"
     assert (store.trunk(trunk.key) / "error.txt").read_text() == ends[0].error
@@ -317,7 +317,7 @@ def test_a_failed_trunk_is_left_out_for_good(plan: Plan, tmp_path: Path) -> None
     assert late.is_over
     first = again[0]
     assert isinstance(first, TrunkEnded)
-    assert (first.trunk, first.why, first.reports) == (trunk, "failed", ends[0].reports)
+    assert (first.trunk, first.status, first.reports) == (trunk, "failed", ends[0].reports)
     assert [t.key for t in late.survivors()] == [t.key for t in scheduler.survivors()]
 
 
@@ -329,7 +329,7 @@ def test_a_trunk_that_failed_at_once_has_no_reports(plan: Plan, tmp_path: Path) 
     again = Events()
     late = TrunkScheduler(plan, Store(tmp_path), again)
     (event,) = again
-    assert isinstance(event, TrunkEnded) and (event.why, event.reports) == ("failed", ())
+    assert isinstance(event, TrunkEnded) and (event.status, event.reports) == ("failed", ())
     assert not late.is_over
 
 

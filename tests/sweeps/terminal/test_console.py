@@ -22,6 +22,7 @@ from sweeps.events.event_types import (
 from sweeps.terminal.console import Terminal
 from tests.factories import HYPER, a_row, file_console, output_of, plan_of, spec_with
 from tests.fake_training import SMALL_SPEC, diverging, phase
+from trainables.training.trunk import TrunkStatus
 
 
 def tty_console(width: int = 100) -> Console:
@@ -34,7 +35,9 @@ def events(tmp_path_factory: pytest.TempPathFactory) -> list[Event]:
     plan = plan_of(SMALL_SPEC)
     director, _, _, events = phase(plan, tmp_path_factory.mktemp("store"), diverging)
     lost = next(e.trunk for e in events if isinstance(e, TrunkBegan))
-    failed = TrunkEnded(trunk=lost, why="failed", reports=(), error="Trace\n  Boom: [b] broken\n")
+    failed = TrunkEnded(
+        trunk=lost, status=TrunkStatus.FAILED, reports=(), error="Trace\n  Boom: [b] broken\n"
+    )
     survivors = director.survivors()
     cells = [plan.cell(t, t.recipe.epochs, r) for t in survivors for r in (64, 96)]
     told: list[Event] = [SweepBegan(plan=plan), *events, failed, CellsPlanned(cells=tuple(cells))]
@@ -59,8 +62,12 @@ def test_on_a_file_plain_lines_of_one_event_each(events: list[Event]) -> None:
     assert lines and not any("\x1b" in line for line in lines)
     assert all(re.match(r"(trunk|cell|cells:|  \S)", line) for line in lines)
     ends = [e for e in events if isinstance(e, TrunkEnded)]
-    for why, words in (("finished", "finished"), ("cut", "cut by ASHA"), ("diverged", "diverged")):
-        count = sum(e.why == why for e in ends)
+    for status, words in (
+        ("finished", "finished"),
+        ("cut", "cut by ASHA"),
+        ("diverged", "diverged"),
+    ):
+        count = sum(e.status == status for e in ends)
         assert count and sum(f": {words} after" in line for line in lines) == count
     assert sum(line.startswith("cell ") for line in lines) == sum(
         isinstance(e, CellEnded) for e in events

@@ -14,11 +14,11 @@ from sweeps.tracking import outbox
 from sweeps.tracking.outbox import Outbox
 
 
-class Away(Exception):
+class AwayError(Exception):
     """No answer."""
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """An answer that another try would not change."""
 
 
@@ -39,7 +39,7 @@ class OtherSide:
         self.recovered = 0
         self.away = False
         self.box = Outbox(
-            is_transient=lambda error: isinstance(error, Away),
+            is_transient=lambda error: isinstance(error, AwayError),
             recover=self.recover,
             on_idle=self.write,
             notify=self.messages.append,
@@ -50,12 +50,12 @@ class OtherSide:
 
     def take(self, value: Any) -> None:
         if self.away:
-            raise Away
+            raise AwayError
         self.deferred.append(value)
 
     def write(self) -> None:
         if self.away:
-            raise Away
+            raise AwayError
         if self.deferred:
             self.kept += self.deferred
             self.batches.append(len(self.deferred))
@@ -126,7 +126,7 @@ def test_patience_is_counted_only_while_it_is_away(other: OtherSide) -> None:
     with pytest.raises(TimeoutError):
         other.box.flush(0.05)
     assert other.kept == ["a"]
-    assert other.messages == ["does not answer (Away); what is for it waits"]
+    assert other.messages == ["does not answer (AwayError); what is for it waits"]
     other.away = False
     other.box.flush(10)
     assert other.kept == ["a", "b"] and other.messages[1].startswith("is back after 0 s")
@@ -134,12 +134,12 @@ def test_patience_is_counted_only_while_it_is_away(other: OtherSide) -> None:
 
 def test_what_is_refused_is_raised_once_and_the_rest_is_done(other: OtherSide) -> None:
     def refuse() -> None:
-        raise Refused("no such thing")
+        raise RefusedError("no such thing")
 
     other.put(1)
     other.box.put(refuse)
     other.put(2)
-    with pytest.raises(Refused, match="no such thing"):
+    with pytest.raises(RefusedError, match="no such thing"):
         other.box.flush(10)
     other.box.flush(10)
     assert other.kept == [1, 2]

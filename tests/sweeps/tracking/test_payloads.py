@@ -19,7 +19,7 @@ from sweeps.tracking.payloads import (
 )
 from tests.factories import a_row, plan_of, spec_with
 from trainables.evaluation.metrics import Score
-from trainables.training.trunk import EpochReport
+from trainables.training.trunk import EpochReport, TrunkStatus
 
 
 def report(epoch: int, micro_batch: int | None = None, **other: Any) -> EpochReport:
@@ -58,12 +58,16 @@ def test_an_epoch_without_loss_or_val_has_no_metric_of_them() -> None:
 
 def test_a_trunk_is_tagged_with_the_micro_batch_that_it_came_down_to() -> None:
     reports = [report(1, None), report(2, 16), report(3, 8)]
-    assert trunk_end_tags("cut", reports) == {"ended": "cut", "epochs_trained": 3, "micro_batch": 8}
+    assert trunk_end_tags(TrunkStatus.CUT, reports) == {
+        "ended": "cut",
+        "epochs_trained": 3,
+        "micro_batch": 8,
+    }
 
 
 def test_a_trunk_that_fitted_into_memory_has_no_such_tag() -> None:
-    assert "micro_batch" not in trunk_end_tags("finished", [report(1, None)])
-    assert trunk_end_tags("failed", []) == {"ended": "failed", "epochs_trained": 0}
+    assert "micro_batch" not in trunk_end_tags(TrunkStatus.FINISHED, [report(1, None)])
+    assert trunk_end_tags(TrunkStatus.FAILED, []) == {"ended": "failed", "epochs_trained": 0}
 
 
 def test_a_cell_has_the_metrics_of_its_best_arm_and_the_top1_of_every_arm() -> None:

@@ -24,6 +24,7 @@ from tests.sweeps.tracking.recorded_sweep import (
 )
 from trainables.errors import SweepError, UserError
 from trainables.storage.artifact_store import Store
+from trainables.training.trunk import TrunkStatus
 
 
 def test_a_sweep_is_a_parent_with_a_run_for_each_trunk_and_cell(sweep: TrackedSweep) -> None:
@@ -80,7 +81,7 @@ def test_failed_trunks_and_cells_are_failed_runs(sweep: TrackedSweep) -> None:
             sweep.events[0],
             TrunkBegan(trunk=cell.cell.trunk),
             TrunkBegan(trunk=trunk),
-            TrunkEnded(trunk=trunk, why="failed", reports=()),
+            TrunkEnded(trunk=trunk, status=TrunkStatus.FAILED, reports=()),
             cell,
             CellEnded(cell=cell.cell, rows=()),
         ]

@@ -11,6 +11,7 @@ from sweeps.tracking.logged_models import LoggedModels
 from sweeps.tracking.runs import RunStore, trunk_key
 from sweeps.tracking.trunk_run import TrunkRunWriter
 from tests.sweeps.tracking.recorded_sweep import PLAN, TrackedSweep, run_store, started_runs
+from trainables.training.trunk import TrunkStatus
 
 AT_MS = 1_700_000_000_000
 
@@ -49,7 +50,7 @@ def test_epochs_are_deferred_and_written_again_at_the_end(sweep: TrackedSweep) -
     runs.log_deferred()
     key = trunk_key(ended.trunk.key)
     assert [step for step, _ in sweep.points()[key, "lr"]] == [1]
-    writer.end(ended.trunk, "finished", ended.reports, AT_MS + 1000)
+    writer.end(ended.trunk, TrunkStatus.FINISHED, ended.reports, AT_MS + 1000)
     points = sweep.points()
     assert [step for step, _ in points[key, "lr"]] == [1, 2]
     assert [v for _, v in points[key, "train/loss"]] == [1.0, 0.5]
@@ -59,20 +60,22 @@ def test_epochs_are_deferred_and_written_again_at_the_end(sweep: TrackedSweep) -
 
 
 @pytest.mark.parametrize(
-    ("why", "status"),
+    ("status", "run_status"),
     [
-        ("finished", "FINISHED"),
-        ("cut", "FINISHED"),
-        ("diverged", "FINISHED"),
-        ("failed", "FAILED"),
+        (TrunkStatus.FINISHED, "FINISHED"),
+        (TrunkStatus.CUT, "FINISHED"),
+        (TrunkStatus.DIVERGED, "FINISHED"),
+        (TrunkStatus.FAILED, "FAILED"),
     ],
 )
-def test_only_a_failed_trunk_is_a_failed_run(sweep: TrackedSweep, why: str, status: str) -> None:
+def test_only_a_failed_trunk_is_a_failed_run(
+    sweep: TrackedSweep, status: TrunkStatus, run_status: str
+) -> None:
     writer = writer_of(sweep, started_runs(sweep))
     trunk = sweep.recorded.ended_trunks[0].trunk
-    writer.end(trunk, why, (), AT_MS)
+    writer.end(trunk, status, (), AT_MS)
     run = sweep.run(trunk_key(trunk.key))
-    assert (run.info.status, run.data.tags["ended"]) == (status, why)
+    assert (run.info.status, run.data.tags["ended"]) == (run_status, status.value)
 
 
 def test_a_loss_that_is_not_finite_is_left_out(sweep: TrackedSweep) -> None:
@@ -80,19 +83,19 @@ def test_a_loss_that_is_not_finite_is_left_out(sweep: TrackedSweep) -> None:
     ended = sweep.recorded.ended_trunks[0]
     report = replace(ended.reports[0], loss=None, val={}, diverged=True)
     writer.defer_epoch(ended.trunk, report, AT_MS)
-    writer.end(ended.trunk, "diverged", (report,), AT_MS)
+    writer.end(ended.trunk, TrunkStatus.DIVERGED, (report,), AT_MS)
     run = sweep.run(trunk_key(ended.trunk.key))
     assert run.data.metrics.keys() == {"lr", "seconds", "train/top1"}
 
 
 def test_a_run_that_has_finished_is_left_as_it_is(sweep: TrackedSweep) -> None:
     ended = sweep.recorded.ended_trunks[0]
-    writer_of(sweep, started_runs(sweep)).end(ended.trunk, "cut", ended.reports, AT_MS)
+    writer_of(sweep, started_runs(sweep)).end(ended.trunk, TrunkStatus.CUT, ended.reports, AT_MS)
     before = sweep.run(trunk_key(ended.trunk.key))
     again = writer_of(sweep, run_store(sweep))
     assert again.begin(ended.trunk, AT_MS + 1)
     again.defer_epoch(ended.trunk, ended.reports[0], AT_MS + 1)
-    again.end(ended.trunk, "failed", (), AT_MS + 1)
+    again.end(ended.trunk, TrunkStatus.FAILED, (), AT_MS + 1)
     after = sweep.run(trunk_key(ended.trunk.key))
     assert after.to_dictionary() == before.to_dictionary()
 
@@ -103,7 +106,7 @@ def test_the_weights_are_a_logged_model_with_the_latest_val_accuracies(
     writer = writer_of(sweep, started_runs(sweep))
     cell = sweep.recorded.ended_cells[0]
     ended = next(e for e in sweep.recorded.ended_trunks if e.trunk.key == cell.cell.trunk.key)
-    writer.end(ended.trunk, ended.why, ended.reports, AT_MS)
+    writer.end(ended.trunk, ended.status, ended.reports, AT_MS)
     for _ in range(2):
         writer.log_model(ended.trunk)
     (model,) = sweep.models().values()
