@@ -15,7 +15,7 @@ from trainables.data.decode import Progress
 from trainables.data.extra_test_sets import open_extra_test_set
 from trainables.data.view_cache import ViewCache
 from trainables.fixres.arms import ARMS, UNTUNED
-from trainables.fixres.held_out_score import HeldOutSet, hits_of, score_held_out
+from trainables.fixres.held_out_score import HeldOutSet, held_out_hits, score_held_out
 from trainables.storage.artifact_store import Store
 from trainables.storage.object_store import place_of
 from trainables.training.trunk import read_trunk_spec
@@ -36,7 +36,7 @@ def score_held_out_sets(
             rows.append(make_row(trunk, served.epochs, cell.key, cell.test_res, cost, reading))
         if tuned:
             gains[unseen.name] = paired_gain(
-                *(hits_of(unseen, store, cell, one) for one in (arm, UNTUNED))
+                *(held_out_hits(unseen, store, cell, one) for one in (arm, UNTUNED))
             )
     return rows, gains
 

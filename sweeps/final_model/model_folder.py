@@ -25,7 +25,7 @@ from trainables.export.portable_formats import check, write_onnx, write_program
 from trainables.export.timm_format import write_timm
 from trainables.fixres.adapted_net import adapted_state, serving_transform
 from trainables.fixres.cell import load_model
-from trainables.fixres.held_out_score import cells_read
+from trainables.fixres.held_out_score import cells_tested_on
 from trainables.models import variants
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import replacing_folder, write_text
@@ -50,7 +50,7 @@ def score_choice(
         choice=choice,
         gains=gains,
         refit=served.refit,
-        test_cells=len(cells_read(store, "test")),
+        test_cells=len(cells_tested_on(store, "test")),
     )
 
 
