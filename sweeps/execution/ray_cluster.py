@@ -19,7 +19,7 @@ def current_placement(options: ResourceOptions) -> Placement:
     """See what the cluster or this machine has now. Ray must be running."""
     import ray
 
-    all_nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call,unused-ignore]
+    all_nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     nodes = [n["Resources"] for n in all_nodes if n["Alive"]]
     cluster_resources = ClusterResources(
         cores=max((int(n.get("CPU", 0)) for n in nodes), default=0),

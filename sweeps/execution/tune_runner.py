@@ -119,7 +119,7 @@ class _PhaseScheduler(_Unpickled, FIFOScheduler):
     """Asks the phase after each result whether the trial continues, and counts failures."""
 
     def __init__(self, phase: Phase):
-        super().__init__()  # type: ignore[no-untyped-call,unused-ignore]
+        super().__init__()  # type: ignore[no-untyped-call]
         self._phase = phase
         # Both by trial id: the number of failures with the last traceback, and the most iterations
         # that a result has reported.

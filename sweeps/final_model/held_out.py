@@ -18,7 +18,12 @@ from trainables.data.extra_test_sets import open_extra_test_set
 from trainables.data.image_set import ImageSet
 from trainables.data.view_cache import ViewCache
 from trainables.fixres.arms import ARMS, UNTUNED
-from trainables.fixres.held_out_score import HeldOutSet, cells_read, hits_of, score_held_out
+from trainables.fixres.held_out_score import (
+    HeldOutSet,
+    cells_tested_on,
+    held_out_hits,
+    score_held_out,
+)
 from trainables.storage.artifact_store import Store
 from trainables.storage.object_store import place_of
 
@@ -44,7 +49,7 @@ def score_held_out_sets(
             rows.append(make_row(cell, cost, result))
         if tuned:
             gains[held_out_set.name] = paired_gain(
-                *(hits_of(held_out_set, store, cell.spec, name) for name in (arm, UNTUNED))
+                *(held_out_hits(held_out_set, store, cell.spec, name) for name in (arm, UNTUNED))
             )
     return rows, gains
 
@@ -81,5 +86,5 @@ def score_choice(
         choice=choice,
         gains=gains,
         refit=served_model.refit,
-        test_cells=len(cells_read(store, "test")),
+        test_cells=len(cells_tested_on(store, "test")),
     )

@@ -76,7 +76,7 @@ def write_mlflow_model(
 
 
 def _signature() -> ModelSignature:
-    any_type = AnyType()  # type: ignore[no-untyped-call,unused-ignore]
+    any_type = AnyType()
     numbers = Array(DataType.double)
     return ModelSignature(
         inputs=Schema([ColSpec(any_type, "image")]),

@@ -36,7 +36,11 @@ _MAX_POINTS = 16
 # With more points than this, the losses are left out.
 _MAX_POINTS_WITH_LOSS = 8
 # How a trunk ended early: the marker on its line, and the sign in text.
-_MARKS = {"cut": ("x", "×"), "diverged": ("v", "▾"), "failed": ("s", "▪")}
+_MARKS = {
+    TrunkStatus.CUT: ("x", "×"),
+    TrunkStatus.DIVERGED: ("v", "▾"),
+    TrunkStatus.FAILED: ("s", "▪"),
+}
 _OTHERS = "#a3a3a3"
 
 

@@ -131,7 +131,7 @@ class Labels:
         figure.draw_without_rendering()  # This lays the axes out, which decides where points lie.
         self._ax, self._frame = ax, ax.get_window_extent()
         self._pixels_per_point = figure.dpi / 72
-        self._renderer: Any = RendererAgg(1, 1, figure.dpi)  # type: ignore[no-untyped-call,unused-ignore]
+        self._renderer: Any = RendererAgg(1, 1, figure.dpi)  # type: ignore[no-untyped-call]
         to_pixels = ax.transData.transform
         self._marks = to_pixels(np.reshape(marks, (-1, 2)))
         self._taken: list[Bbox] = []

@@ -1,4 +1,4 @@
-"""A trunk, a cell of all its arms on small pictures, and the same net without anything of ours."""
+"""A trunk, a cell of all its arms on small pictures, and the same net by timm alone."""
 
 from types import SimpleNamespace
 
@@ -29,7 +29,7 @@ TRAIN, VAL = 22, 15
 
 
 def make(tiny_images, lite0_weights, root):
-    """A trunk, and a cell adapted from it; what was scored, and how many images were seen."""
+    """A trunk, a cell adapted from it, val's logits, and how many images went through a net."""
     store = Store(root / "store")
     spec = TrunkSpec(
         variant="lite0",
@@ -62,14 +62,14 @@ def make(tiny_images, lite0_weights, root):
         batch_size=4,
         seed=SEED,
     )
-    place = ViewCache(images=tiny_images, cache=root / "cache", threads=2)
+    views = ViewCache(images=tiny_images, cache=root / "cache", threads=2)
     before = (store.trunk(spec.key) / "trunk.safetensors").read_bytes()
-    results, logits, seen = watched(cell, store, place)
+    results, logits, seen = watched(cell, store, views)
     trunk = read_trunk_weights(store, spec.key)
     return SimpleNamespace(
         store=store,
         cell=cell,
-        place=place,
+        views=views,
         trunk=trunk,
         results={result.arm: result for result in results},
         logits=logits,
@@ -78,29 +78,29 @@ def make(tiny_images, lite0_weights, root):
     )
 
 
-def watched(cell, store, place):
-    """Adapt, and note val's logits for each arm and the images of each batch."""
+def watched(cell, store, views):
+    """Adapt, and record val's logits for each arm and the images of each batch."""
     with pytest.MonkeyPatch.context() as patch:
-        seen, scored = count_images(patch), []
+        seen, val_logits = count_images(patch), []
 
-        def note(logits, *rest):
-            scored.append(logits)
+        def record(logits, *rest):
+            val_logits.append(logits)
             return score(logits, *rest)
 
-        patch.setattr("trainables.fixres.adapt.score", note)
-        results = adapt_cell(cell, store, place)
-    return results, dict(zip((r.arm for r in results), scored, strict=True)), seen
+        patch.setattr("trainables.fixres.adapt.score", record)
+        results = adapt_cell(cell, store, views)
+    return results, dict(zip((r.arm for r in results), val_logits, strict=True)), seen
 
 
 def count_images(patch):
     """From now on, the number of images in each batch that enters any net."""
     seen: list[int] = []
-    place = backbone.to_device
+    to_device = backbone.to_device
 
     def counted(model, device):
-        placed = place(model, device)
-        placed.conv_stem.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
-        return placed
+        moved = to_device(model, device)
+        moved.conv_stem.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+        return moved
 
     patch.setattr(backbone, "to_device", counted)
     return seen

@@ -1,4 +1,4 @@
-"""How far to trust a share of hits."""
+"""Intervals and standard errors of shares of hits, and of differences between two."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import numpy as np
 
 
 def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval for hits / n, 95 % by default; sound at 0 and at 1."""
+    """Compute Wilson's score interval of hits / n, 95 % by default, for n at least 1.
+
+    It is within 0 and 1, and has a width where all or no images are hits (Wilson, JASA 22, 1927).
+    """
     share = hits / n
     centre = share + z * z / (2 * n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -17,18 +20,21 @@ def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def paired_error(only_first: int, only_second: int, n: int) -> float:
-    """Standard error of the difference of two shares over the same ``n`` images.
+    """Estimate the standard error of the difference of two shares of the same ``n`` images.
 
     Only images that one has right and the other wrong count (McNemar); half an image is added to
     each of the four kinds, so that it is not 0 where there are none (Agresti and Min,
     Biometrics 61, 2005).
+
+    Args:
+        only_first, only_second: images that the first, or the second, alone has right.
     """
     b, c, n = only_first + 0.5, only_second + 0.5, n + 2
     return math.sqrt(b + c - (b - c) ** 2 / n) / n
 
 
 def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
-    """The first's share of hits less the second's, and :func:`paired_error`.
+    """Compute the first share of hits minus the second, and its :func:`paired_error`.
 
     Args:
         first, second: (n,) bool, hits on the same images.
@@ -39,6 +45,9 @@ def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, flo
 
 
 def standard_error(hits: int, n: int) -> float:
-    """Of a share, after Agresti and Coull (two hits and two misses added): not 0 at 0 or at 1."""
+    """Estimate the standard error of hits / n; it is not 0 where all or no images are hits.
+
+    Two hits and two misses are added (Agresti and Coull, The American Statistician 52, 1998).
+    """
     share = (hits + 2) / (n + 4)
     return math.sqrt(share * (1 - share) / (n + 4))

@@ -1,4 +1,4 @@
-"""Score a model. No accuracy without its split and sample size."""
+"""Run a model over a view in batches, in evaluation mode, under autocast: in bf16 on a GPU."""
 
 from __future__ import annotations
 
@@ -16,9 +16,16 @@ from trainables.models.variants import Preprocessing
 def batches_of(
     view: np.ndarray, batch_size: int, preprocessing: Preprocessing, device: torch.device
 ) -> Iterator[torch.Tensor]:
-    """A test view as normalised batches on the device, in order."""
+    """Yield a view as normalised batches on the device, in order; the last may be smaller.
+
+    Args:
+        view: (N, R, R, 3) uint8.
+
+    Yields:
+        (B, 3, R, R) float32, channels last.
+    """
     for start in range(0, len(view), batch_size):
-        # The view is a read-only memory map; a batch of it is copied once, into writable memory.
+        # The view is a read-only memory map: a batch of it is copied once, into writable memory.
         yield normalize_on_device(np.array(view[start : start + batch_size]), preprocessing, device)
 
 
@@ -31,7 +38,15 @@ def outputs_of(
     batch_size: int,
     device: torch.device,
 ) -> torch.Tensor:
-    """(N, R, R, 3) uint8 -> (N, ...) float32 on the CPU: what ``forward`` makes of each batch."""
+    """Apply ``forward`` to each batch of a view, and put its outputs together.
+
+    Args:
+        forward: (B, 3, R, R) float32 on the device -> (B, ...).
+        view: (N, R, R, 3) uint8.
+
+    Returns:
+        (N, ...) float32 on the CPU.
+    """
     batches = batches_of(view, batch_size, preprocessing, device)
     return torch.cat([forward(x).float().cpu() for x in batches])
 
@@ -44,7 +59,11 @@ def logits_of(
     batch_size: int,
     device: torch.device,
 ) -> torch.Tensor:
-    """(N, R, R, 3) uint8 -> (N, C) float32 logits on the CPU, the model in eval mode."""
+    """Compute the logits of a view: (N, R, R, 3) uint8 -> (N, C) float32 on the CPU.
+
+    Args:
+        model: on the device; put into evaluation mode.
+    """
     model.eval()
 
     def forward(x: torch.Tensor) -> torch.Tensor:

@@ -18,15 +18,17 @@ class Score:
 
     @property
     def top1(self) -> float:
+        """Share of images whose label is the most likely class."""
         return self.hits1 / self.n
 
     @property
     def top5(self) -> float:
+        """Share of images whose label is among the five most likely classes."""
         return self.hits5 / self.n
 
 
 def score(logits: torch.Tensor, labels: torch.Tensor, split: str) -> Score:
-    """(N, C) logits against (N,) labels."""
+    """Count hits of logits (N, C) against labels (N,) int64 on the same device."""
     ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
     return Score(
         split=split,

@@ -1,7 +1,8 @@
 """Train the last batch norm's scale and shift together with the classifier, on kept maps.
 
-Exactly what a step through the whole net would do: all before the norm is frozen, and its output
-is one matrix product away from the maps.
+A step does exactly what one through the whole net would do: everything before the norm is frozen,
+and its input is one matrix product away from the maps. ``conv_head`` runs under autocast, in bf16
+on a GPU; loss, gradients and weights are float32.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
+from torch.nn.functional import cross_entropy
 
 from trainables.fixres.features import Maps, features_of, pre_norm
 from trainables.fixres.head_settings import HeadGrid, HeadSetting
@@ -32,15 +33,20 @@ def fit_affine(
     batch_size: int,
     device: torch.device,
 ) -> tuple[HeadSetting, int]:
-    """Train the model from where it stands, by one setting, and leave it where val liked it best.
+    """Train the model from where it stands, by one setting, and keep its best epoch on val.
+
+    Best is, as in :func:`.heads.fit`, most hits and then the least cross-entropy; where no epoch
+    is finite, the model is left as it was.
 
     Args:
-        train, val: maps before ``conv_head``, and labels (N,) int64.
+        model: in evaluation mode, on the device; left with no parameter that requires gradients.
+        train, val: maps before ``conv_head``, and labels (N,) int64 on the CPU.
         setting: learning rate, smoothing, decay and optimiser; scale and shift are not decayed.
         grid: how many epochs at most, patience and batch size.
+        batch_size: images at a time when val is scored.
 
     Returns:
-        The setting with the epochs that it took, and how many epochs val was asked about.
+        The setting with the number of its best epoch, and how many epochs were scored on val.
     """
     trained = _trained(model)
     best = {name: p.detach().clone() for name, p in trained.items()}
@@ -68,10 +74,10 @@ def fit_affine_setting(
     seed: int,
     device: torch.device,
 ) -> None:
-    """Train the model by one setting for just its epochs, with nothing to judge it by.
+    """Train the model by one setting for just its epochs, without val.
 
     Args:
-        train, setting: as of :func:`fit_affine`.
+        model, train, setting: as in :func:`fit_affine`.
         grid: batch size and momentum.
     """
     for _ in _epochs(model, train, setting, grid.only(setting), seed, device):
@@ -91,14 +97,14 @@ def _epochs(
     seed: int,
     device: torch.device,
 ) -> Iterator[int]:
-    """Train epoch by epoch; yields its number."""
+    """Train epoch by epoch, and yield the number of each when it is over, from 1."""
     model.requires_grad_(False)
     trained = _trained(model)
     for parameter in trained.values():
         parameter.requires_grad_(True)
     optimizer = _optimizer(trained, setting, grid)
     for epoch in range(1, grid.epochs + 1):
-        for chosen in epoch_order(len(train[1]), seed, epoch).split(grid.batch_size):
+        for chosen in torch.split(epoch_order(len(train[1]), seed, epoch), grid.batch_size):
             _step(model, train[0].tensor[chosen], train[1][chosen], optimizer, setting, device)
         yield epoch
 
@@ -126,9 +132,9 @@ def _step(
     with torch.no_grad():
         z = pre_norm(model, maps, device).float()
     logits = model.classifier(backbone.pooled(model, z))
-    loss = F.cross_entropy(logits, labels.to(device), label_smoothing=setting.label_smoothing)
+    loss = cross_entropy(logits, labels.to(device), label_smoothing=setting.label_smoothing)
     optimizer.zero_grad()
-    loss.backward()
+    torch.autograd.backward(loss)
     optimizer.step()
 
 
@@ -136,10 +142,10 @@ def _step(
 def _val_key(
     model: Net, val: tuple[Maps, torch.Tensor], batch_size: int, device: torch.device
 ) -> tuple[int, float]:
-    """Hits, then minus the loss: the larger the better; not finite is worst."""
+    """Score val: hits, then minus the loss, the larger the better; not finite is worst."""
     features = features_of(model, val[0], batch_size=batch_size, device=device)
     logits = model.classifier(features.to(device)).cpu()
-    loss = F.cross_entropy(logits, val[1]).double().item()
+    loss = cross_entropy(logits, val[1]).double().item()
     if not math.isfinite(loss):
         return (-1, -math.inf)
     return (int((logits.argmax(1) == val[1]).sum()), -loss)

@@ -23,9 +23,9 @@ from trainables.fixres.features import (
     Maps,
     NormStatistics,
     body_pass,
+    current_statistics,
     features_of,
     features_pass,
-    norm_of,
     norm_statistics,
     pool_logits,
     set_norm,
@@ -82,7 +82,7 @@ class CellPasses:
         self._preprocessing = variants.preprocessing(variants.get(self.trunk.variant))
         self._trunk_state = read_trunk_weights(store, cell.trunk)
         self._model = self._load_trunk()
-        self._trained_norm = norm_of(self._model)
+        self._trained_norm = current_statistics(self._model)
         head = self._model.classifier
         self.trained_classifier = head.weight.detach().clone(), head.bias.detach().clone()
         self._temporary = ExitStack()

@@ -1,8 +1,11 @@
-"""One pass of a frozen trunk over a split at a test resolution, kept as Arrow.
+"""Run a frozen trunk over a split once, and compute statistics and features from what it leaves.
 
-The pass ends before ``conv_head``. What it leaves, the maps, is small, and all that the arms need
-is cheap from there: the last batch norm's statistics over all images, and then the pooled features
+A pass ends before ``conv_head``. The maps that it leaves are small, and all that the arms need is
+cheap from there: the last batch norm's statistics over all images, and then the pooled features
 under those statistics, or under others, without a second pass of the net.
+
+Passes and ``conv_head`` run under autocast: in bf16 on a GPU, in float32 on a CPU. From the last
+batch norm on, all is float32. Models are in evaluation mode and on the device.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
-import torch.nn.functional as F
+from torch.nn.functional import avg_pool2d
 
 from trainables.evaluation.inference import batches_of, outputs_of
 from trainables.models import backbone
@@ -26,17 +29,20 @@ from trainables.storage.files import Place, read_batch, write_batch
 
 @dataclass(frozen=True)
 class NormStatistics:
-    """Mean and unbiased variance of each channel over all images and positions: (F,) float64."""
+    """A batch norm's statistics: over all images and positions, for each of F channels."""
 
-    mean: torch.Tensor
-    var: torch.Tensor
+    mean: torch.Tensor  # (F,) float64
+    var: torch.Tensor  # (F,) float64, unbiased
 
 
 @dataclass(frozen=True)
 class Maps:
-    """What a pass leaves, on disk: (N, C, h, w) before ``conv_head``. Use it as a context."""
+    """The maps before ``conv_head`` of all images of a view, in a file mapped into memory.
 
-    tensor: torch.Tensor
+    Used as a context, at whose end the file is removed.
+    """
+
+    tensor: torch.Tensor  # (N, C, h, w) on the CPU; bfloat16 from a GPU, float32 from a CPU
     _file: tempfile._TemporaryFileWrapper[bytes]
 
     def __enter__(self) -> Maps:
@@ -56,10 +62,12 @@ def body_pass(
     device: torch.device,
     scratch: Path,
 ) -> Maps:
-    """Run the frozen body over all of ``view``, (N, R, R, 3) uint8, once.
+    """Run the net up to ``conv_head`` over a view, once, and keep the maps.
 
     Args:
-        scratch: folder for the maps: N x C x ceil(R/32)^2 numbers of the device's precision.
+        model: put into evaluation mode.
+        view: (N, R, R, 3) uint8, N at least 1.
+        scratch: folder for the file of the maps, N x C x ceil(R/32)^2 numbers; made if need be.
     """
     model.eval()
     scratch.mkdir(parents=True, exist_ok=True)
@@ -71,8 +79,8 @@ def body_pass(
             maps = backbone.body(model, x)
         if kept is None:
             shape = (len(view), *maps.shape[1:])
-            size = int(np.prod(shape))
-            flat = torch.from_file(file.name, shared=True, size=size, dtype=maps.dtype)
+            count = int(np.prod(shape))
+            flat = torch.from_file(file.name, shared=True, size=count, dtype=maps.dtype)
             kept = flat.view(shape)
         kept[start : start + len(maps)] = maps.cpu()
         start += len(maps)
@@ -81,7 +89,7 @@ def body_pass(
 
 
 def pre_norm(model: Net, maps: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """(B, C, h, w) maps before ``conv_head`` -> (B, F, h, w) after it, on the device."""
+    """Apply ``conv_head`` under autocast: maps (B, C, h, w) -> (B, F, h, w) on the device."""
     with autocast(device):
         z: torch.Tensor = model.conv_head(maps.to(device))
     return z
@@ -91,10 +99,13 @@ def pre_norm(model: Net, maps: torch.Tensor, device: torch.device) -> torch.Tens
 def norm_statistics(
     model: Net, maps: Maps, *, batch_size: int, device: torch.device
 ) -> NormStatistics:
-    """Statistics of ``conv_head``'s output, summed in float64 whatever the batch size."""
+    """Estimate the last batch norm's statistics on its input, over all images of the maps.
+
+    Sums are float64: the batch size makes no difference but for rounding.
+    """
     total = squares = torch.zeros((), dtype=torch.float64)
     count = 0
-    for batch in maps.tensor.split(batch_size):
+    for batch in torch.split(maps.tensor, batch_size):
         z = pre_norm(model, batch, device).double()
         total = total + z.sum(dim=(0, 2, 3)).cpu()
         squares = squares + z.square().sum(dim=(0, 2, 3)).cpu()
@@ -104,13 +115,13 @@ def norm_statistics(
     return NormStatistics(mean, var)
 
 
-def norm_of(model: Net) -> NormStatistics:
-    """A copy of what the last batch norm normalises by at present."""
+def current_statistics(model: Net) -> NormStatistics:
+    """Copy the statistics that the last batch norm has now."""
     return NormStatistics(model.bn2.running_mean.double(), model.bn2.running_var.double())
 
 
 def set_norm(model: Net, statistics: NormStatistics) -> None:
-    """Put the statistics into the last batch norm's buffers; its scale and shift stay."""
+    """Set the last batch norm's statistics, rounded to float32; its scale and shift stay."""
     model.bn2.running_mean.copy_(statistics.mean)
     model.bn2.running_var.copy_(statistics.var)
 
@@ -119,10 +130,15 @@ def set_norm(model: Net, statistics: NormStatistics) -> None:
 def features_of(
     model: Net, maps: Maps, *, batch_size: int, device: torch.device, most: int | None = None
 ) -> torch.Tensor:
-    """(N, F) float32 on the CPU, or of the first ``most`` images: the classifier's input, under
-    the last batch norm as it stands.
+    """Compute the classifier's input from maps, under the last batch norm as it stands.
+
+    Args:
+        most: only the first so many images.
+
+    Returns:
+        (N, F) float32 on the CPU.
     """
-    batches = maps.tensor[:most].split(batch_size)
+    batches = torch.split(maps.tensor[:most], batch_size)
     return torch.cat([_features(model, batch, device).cpu() for batch in batches])
 
 
@@ -138,7 +154,15 @@ def features_pass(
     batch_size: int,
     device: torch.device,
 ) -> torch.Tensor:
-    """The same straight from pixels, for a norm that stands: a pass that keeps no maps."""
+    """Compute the classifier's input from pixels, in a pass that keeps no maps.
+
+    Args:
+        model: put into evaluation mode; its last batch norm as it is to be.
+        view: (N, R, R, 3) uint8.
+
+    Returns:
+        (N, F) float32 on the CPU.
+    """
     model.eval()
 
     def forward(x: torch.Tensor) -> torch.Tensor:
@@ -153,24 +177,36 @@ def features_pass(
 def pool_logits(
     model: Net, maps: torch.Tensor, window: int, *, batch_size: int, device: torch.device
 ) -> torch.Tensor:
-    """(N, C, h, w) maps before ``conv_head`` -> (N, classes) logits by timm's test-time pooling.
+    """Compute logits with timm's test-time pooling (its ``TestTimePoolHead``).
 
     The train-time pooling window slides over the larger map, each of its positions is classified,
-    and the logits are the mean of their average and their maximum (timm's TestTimePoolHead). A map
-    no larger than the window has one position: the plain logits.
+    and the logits are the mean of their average and their maximum. A map no larger than the window
+    has one position: the plain logits.
+
+    Args:
+        maps: (N, C, h, w) before ``conv_head``.
+        window: side of the map at the train resolution.
+
+    Returns:
+        (N, classes) float32 on the CPU.
     """
     window = min(window, maps.shape[-1])
     out = []
-    for batch in maps.split(batch_size):
+    for batch in torch.split(maps, batch_size):
         z = pre_norm(model, batch, device).float()
-        positions = F.avg_pool2d(model.bn2(z), window, stride=1)
+        positions = avg_pool2d(model.bn2(z), window, stride=1)
         logits = model.classifier(positions.flatten(2).mT)  # (B, positions, classes)
         out.append((logits.mean(dim=1) + logits.amax(dim=1)).cpu() / 2)
     return torch.cat(out)
 
 
 def write_features(path: Place, features: torch.Tensor, labels: np.ndarray) -> None:
-    """An Arrow IPC file with one record batch: ``feature`` (F float32 a row) and ``label``."""
+    """Write an Arrow IPC file of one record batch: ``feature``, F float32 a row, and ``label``.
+
+    Args:
+        features: (N, F) float32 on the CPU.
+        labels: (N,) int64.
+    """
     values = pa.array(features.reshape(-1).numpy())
     columns = {
         "feature": pa.FixedSizeListArray.from_arrays(values, features.shape[1]),
@@ -180,7 +216,7 @@ def write_features(path: Place, features: torch.Tensor, labels: np.ndarray) -> N
 
 
 def read_features(path: Place) -> tuple[np.ndarray, np.ndarray]:
-    """Features (N, F) and labels (N,): nothing is copied of a file on this machine."""
+    """Read features (N, F) float32 and labels (N,) int64; a file on this machine is mapped."""
     batch = read_batch(path)
     column = batch.column("feature")
     flat = column.flatten().to_numpy(zero_copy_only=True)

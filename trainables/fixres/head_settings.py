@@ -1,4 +1,7 @@
-"""Settings of the classifier's fit: the grid that is tried, and the setting that was picked."""
+"""Settings of the classifier's fit: the grid that is tried, and the setting that was picked.
+
+Imports no torch: the arms, which the command line names, hold settings.
+"""
 
 from __future__ import annotations
 
@@ -11,35 +14,33 @@ HeadOptimizer = Literal["sgd", "adamw"]
 
 @dataclass(frozen=True, kw_only=True)
 class HeadSetting:
-    """How one classifier was fitted. ``epochs``: after how many val liked it best."""
+    """How one classifier was fitted."""
 
     optimizer: HeadOptimizer
     lr: float
     label_smoothing: float
     weight_decay: float
-    epochs: int
+    epochs: int  # after which it was best on val; 0: it is where the fit began
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadGrid:
-    """All settings to try: their product. Weight decay is on all of the head, bias included.
+    """All settings to try, the product of the tuples, and what they have in common."""
 
-    ``epochs``: at most. ``patience``: epochs without a better val after which a setting is given
-    up. ``momentum`` is SGD's; its weight decay is part of the gradient, AdamW's is not.
-    """
-
-    lr: tuple[float, ...]
+    lr: tuple[float, ...]  # constant over the epochs
     label_smoothing: tuple[float, ...]
-    weight_decay: tuple[float, ...] = (1e-4,)
-    optimizer: tuple[HeadOptimizer, ...] = ("sgd",)
-    epochs: int
-    patience: int
-    batch_size: int
-    momentum: float = 0.9
+    weight_decay: tuple[float, ...] = (1e-4,)  # of the whole head, bias included
+    optimizer: tuple[HeadOptimizer, ...] = (
+        "sgd",
+    )  # "sgd", "adamw"; only SGD decays in its gradient
+    epochs: int  # at most
+    patience: int  # epochs without a better val, after which a setting is given up
+    batch_size: int  # images
+    momentum: float = 0.9  # of SGD
 
     @property
     def settings(self) -> tuple[HeadSetting, ...]:
-        """Untrained. In this order the first wins where val sees no difference."""
+        """The settings, with 0 epochs; of those that are equal on val, the first wins."""
         runs = product(self.optimizer, self.lr, self.label_smoothing, self.weight_decay)
         return tuple(
             HeadSetting(optimizer=name, lr=lr, label_smoothing=s, weight_decay=decay, epochs=0)
@@ -47,7 +48,7 @@ class HeadGrid:
         )
 
     def only(self, setting: HeadSetting) -> HeadGrid:
-        """The grid of one setting, for just its epochs."""
+        """Make the grid of one setting, for just its epochs."""
         return replace(
             self,
             lr=(setting.lr,),

@@ -4,12 +4,13 @@ For features f (B, D), targets t and heads W_s, all settings s of an optimiser s
 
     z = W_s f' + b_s      G = (softmax(z) - t_s) / B      dW_s = G f      db_s = sum G
 
-one matrix product forward and one back for the lot. Images are columns: the softmax over a few
-classes then runs along whole vectors of images, many times faster than along rows of classes.
+That is one matrix product forward and one back for all of them. Images are columns: the softmax
+over a few classes then runs along whole vectors of images, many times faster than along rows of
+classes. All is float32 on the features' device.
 
 The learning rate is constant (FixRes, arXiv:1906.06423, tunes for 1 to 31 epochs; its released
-code lowers the rate every 30), so that a shorter training is a prefix of a longer one: val judges
-each setting after each epoch, and the numbers of epochs cost nothing to try.
+code lowers the rate every 30), so that a shorter training is a prefix of a longer one: each setting
+is scored on val after each epoch, and to try other numbers of epochs costs nothing.
 """
 
 from __future__ import annotations
@@ -23,28 +24,25 @@ import torch
 
 from trainables.fixres.head_settings import HeadGrid, HeadSetting
 
-MAX_LOGITS_AT_ONCE = 1 << 24  # logits of val at a time: 64 MB
-BETAS, EPS = (0.9, 0.999), 1e-8  # torch.optim.AdamW's own
+MAX_LOGITS_AT_ONCE = 1 << 24  # numbers, 64 MB, when val is scored
+BETAS, EPS = (0.9, 0.999), 1e-8  # the defaults of torch.optim.AdamW
 
-Key = tuple[int, float]  # hits, then minus the loss: the larger the better
-_WORST: Key = (-1, -inf)  # also of what is not finite
+Merit = tuple[int, float]  # on val: hits, then minus the loss; the larger the better
+_WORST: Merit = (-1, -inf)  # the merit of a head whose loss is not finite, too
 
 
 @dataclass(frozen=True)
 class FittedHead:
-    """A classifier: weight (C, D), bias (C,).
+    """A classifier, and how it was fitted."""
 
-    ``tried``: (setting, epoch) pairs that val was asked about: what the head was picked among.
-    """
-
-    weight: torch.Tensor
-    bias: torch.Tensor
+    weight: torch.Tensor  # (C, D)
+    bias: torch.Tensor  # (C,)
     setting: HeadSetting
-    tried: int
+    tried: int  # (setting, epoch) pairs that it was picked from, each scored on val
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> torch.Tensor:
-    """The order in which epoch ``epoch`` sees ``n`` features: the same for every setting."""
+    """Draw the order of ``n`` features in an epoch, the same for every setting: (n,) int64."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     return torch.randperm(n, generator=generator)
 
@@ -61,34 +59,36 @@ def fit(
     *,
     seed: int,
 ) -> FittedHead:
-    """Fit all settings from one start; of all settings and epochs keep what val likes best.
+    """Fit all settings from one start, and keep the best on val of all settings and epochs.
 
     Better is: more hits, then a lower mean cross-entropy (without smoothing), then fewer epochs. A
     setting is given up after ``grid.patience`` epochs without a better one of its own, or when its
     loss on val is no longer finite; what is not finite never wins.
 
     Args:
-        views: (N, D) float32 features of the same images; epoch e sees view (e - 1) modulo their
-            number. labels: (N,) int64.
-        val: (M, D) float32; val_labels: (M,) int64.
+        views: (N, D) float32 features of the same images, at least one; epoch e trains on view
+            (e - 1) modulo their number.
+        labels: (N,) int64.
+        val: (M, D) float32.
+        val_labels: (M,) int64.
         weight, bias: (C, D) and (C,), where every setting starts.
 
     Returns:
-        On the features' device; the same arguments give the same head. Where no setting was finite
-        after any epoch: the start, as the first setting with 0 epochs.
+        The best head, on the features' device; the same arguments give the same head. Where no
+        setting was finite after any epoch: the start, as the first setting with 0 epochs.
     """
     start = weight.detach().to(views[0]), bias.detach().to(views[0])
     batches = [_RULES[name](start, grid, name) for name in dict.fromkeys(grid.optimizer)]
-    best_key, tried = _WORST, 0
+    best_merit, tried = _WORST, 0
     best = FittedHead(start[0].clone(), start[1].clone(), grid.settings[0], 0)
     for epoch in _epochs(batches, views, labels, grid, seed):
         for runs in batches:
-            keys = runs.judge(val, val_labels)
-            tried += len(keys)
-            if max(keys) > best_key:
-                best_key = max(keys)
-                best = runs.head(keys.index(best_key), epoch)
-            alive = [i for i, key in enumerate(keys) if key > _WORST]
+            merits = runs.score(val, val_labels)
+            tried += len(merits)
+            if max(merits) > best_merit:
+                best_merit = max(merits)
+                best = runs.head(merits.index(best_merit), epoch)
+            alive = [i for i, merit in enumerate(merits) if merit > _WORST]
             runs.keep([i for i in alive if runs.stale[i] < grid.patience])
         batches[:] = [runs for runs in batches if runs.settings]
     return replace(best, tried=tried)
@@ -105,17 +105,17 @@ def fit_setting(
     *,
     seed: int,
 ) -> FittedHead:
-    """Fit one setting for just its epochs, with nothing to judge it by.
+    """Fit one setting for just its epochs, without val.
 
-    From the features that ``fit`` picked the setting on, this is the head that ``fit`` gave: bit
-    for bit if it tried no other, else as far as a product of other matrices rounds alike.
+    From the features that :func:`fit` picked the setting on, this is the head that it gave: bit
+    for bit if it tried no other, else but for rounding, which differs with the matrices' sizes.
 
     Args:
-        views, labels, weight, bias: as of :func:`fit`.
+        views, labels, weight, bias: as in :func:`fit`.
         grid: batch size and momentum.
 
     Returns:
-        The head; it was picked among none.
+        The head, on the features' device; its ``tried`` is 0.
     """
     alone = grid.only(setting)
     start = weight.detach().to(views[0]), bias.detach().to(views[0])
@@ -132,34 +132,41 @@ def _epochs(
     grid: HeadGrid,
     seed: int,
 ) -> Iterator[int]:
-    """Train what is in ``batches``, epoch by epoch, while there is anything; yields its number."""
+    """Train what is in ``batches``, epoch by epoch, while there is anything.
+
+    Yields the number of each epoch when it is over, from 1.
+    """
     for epoch in range(1, grid.epochs + 1):
         if not batches:
             return
         order = epoch_order(len(labels), seed, epoch).to(labels.device)
-        _train(batches, views[(epoch - 1) % len(views)], labels, order, grid.batch_size)
+        _train_epoch(batches, views[(epoch - 1) % len(views)], labels, order, grid.batch_size)
         yield epoch
 
 
-def _train(
+def _train_epoch(
     batches: Sequence[_BatchedRuns],
     features: torch.Tensor,
     labels: torch.Tensor,
     order: torch.Tensor,
-    size: int,
+    batch_size: int,
 ) -> None:
-    """One epoch. Rows are gathered into one buffer, which so stays in the processor's cache."""
-    buffer = torch.empty_like(features[:size])
-    for chosen, target in zip(order.split(size), labels[order].split(size), strict=True):
+    """Train one epoch. Rows are gathered into one buffer, which stays in the processor's cache."""
+    buffer = torch.empty_like(features[:batch_size])
+    parts = torch.split(order, batch_size), torch.split(labels[order], batch_size)
+    for chosen, target in zip(*parts, strict=True):
         f = torch.index_select(features, 0, chosen, out=buffer[: len(chosen)])
         for runs in batches:
             runs.step(f, target)
 
 
 class _BatchedRuns(ABC):
-    """Settings of one optimiser, stepping together. A row is a class of a run: R = runs x C."""
+    """Runs of one optimiser, one for each setting, stepping together.
 
-    moments: int  # running averages of the gradient that the optimiser keeps
+    Weights and biases of all runs are stacked: R = runs x C rows, each a class of a run.
+    """
+
+    moments: int  # how many running averages of the gradient the optimiser keeps
 
     def __init__(self, start: tuple[torch.Tensor, torch.Tensor], grid: HeadGrid, name: str):
         self.settings = [s for s in grid.settings if s.optimizer == name]
@@ -170,8 +177,8 @@ class _BatchedRuns(ABC):
             (rows, *(torch.zeros_like(rows) for _ in range(self.moments)))
             for rows in (weight, bias)
         ]
-        self.keys = [_WORST] * len(self.settings)  # each run's best so far
-        self.stale = [0] * len(self.settings)  # epochs since
+        self.best = [_WORST] * len(self.settings)  # each run's merit so far
+        self.stale = [0] * len(self.settings)  # epochs since then
         self._set_columns()
 
     def _set_columns(self) -> None:
@@ -185,11 +192,12 @@ class _BatchedRuns(ABC):
         self.lr, self.lr_decay = (c.repeat_interleave(self.classes, 0) for c in (lr, lr_decay))
 
     def _logits(self, f: torch.Tensor) -> torch.Tensor:
-        """(B, D) -> (runs, C, B)."""
+        """Compute the logits of all runs: (B, D) -> (runs, C, B)."""
         (weight, *_), (bias, *_) = self.parts
         return torch.addmm(bias, weight, f.T).view(-1, self.classes, len(f))
 
     def step(self, f: torch.Tensor, labels: torch.Tensor) -> None:
+        """Step all runs on features (B, D) and labels (B,)."""
         self.steps += 1
         p = self._logits(f).softmax(dim=1)
         scale = self.scale / len(f)
@@ -199,49 +207,56 @@ class _BatchedRuns(ABC):
         for part, x in zip(self.parts, (f, f.new_ones(len(f), 1)), strict=True):
             self._update(part, p.view(-1, len(f)), x)
 
-    def judge(self, features: torch.Tensor, labels: torch.Tensor) -> list[Key]:
-        """Each run's key as it stands now."""
-        keys = self._score(features, labels)
-        for i, key in enumerate(keys):
-            better = key > self.keys[i]
-            self.keys[i], self.stale[i] = (key, 0) if better else (self.keys[i], self.stale[i] + 1)
-        return keys
+    def score(self, features: torch.Tensor, labels: torch.Tensor) -> list[Merit]:
+        """Score each run as it is now, and note how many epochs its best one is past."""
+        merits = self._merits(features, labels)
+        for i, merit in enumerate(merits):
+            if merit > self.best[i]:
+                self.best[i], self.stale[i] = merit, 0
+            else:
+                self.stale[i] += 1
+        return merits
 
-    def _score(self, features: torch.Tensor, labels: torch.Tensor) -> list[Key]:
+    def _merits(self, features: torch.Tensor, labels: torch.Tensor) -> list[Merit]:
         count = len(self.settings)
         hits = torch.zeros(count, dtype=torch.int64, device=labels.device)
         loss = torch.zeros(count, dtype=torch.float64, device=labels.device)
-        size = max(1, MAX_LOGITS_AT_ONCE // (count * self.classes))
-        for f, target in zip(features.split(size), labels.split(size), strict=True):
+        images = max(1, MAX_LOGITS_AT_ONCE // (count * self.classes))
+        parts = torch.split(features, images), torch.split(labels, images)
+        for f, target in zip(*parts, strict=True):
             z, at = self._logits(f), target.expand(count, 1, -1)
             top, first = z.max(dim=1, keepdim=True)
             own = z.sub_(top).gather(1, at)
             loss += (z.exp_().sum(dim=1).log_() - own[:, 0]).double().sum(dim=1)
             hits += (first == at).sum(dim=(1, 2))
-        found = zip(hits.tolist(), (loss / len(labels)).tolist(), strict=True)
-        return [(h, -mean) if isfinite(mean) else _WORST for h, mean in found]
+        means = (loss / len(labels)).tolist()
+        return [
+            (h, -mean) if isfinite(mean) else _WORST
+            for h, mean in zip(hits.tolist(), means, strict=True)
+        ]
 
     def head(self, i: int, epoch: int) -> FittedHead:
+        """Copy the head of a run as it is now, after ``epoch`` epochs."""
         rows = slice(i * self.classes, (i + 1) * self.classes)
         (weight, *_), (bias, *_) = self.parts
         setting = replace(self.settings[i], epochs=epoch)
         return FittedHead(weight[rows].clone(), bias[rows, 0].clone(), setting, 0)
 
     def keep(self, runs: list[int]) -> None:
-        """Drop all others: they cost nothing from here on."""
+        """Drop all other runs: they cost nothing from here on."""
         if len(runs) == len(self.settings):
             return
         self.settings = [self.settings[i] for i in runs]
-        self.keys, self.stale = [self.keys[i] for i in runs], [self.stale[i] for i in runs]
-        self.parts = [tuple(self._of(runs, rows) for rows in part) for part in self.parts]
+        self.best, self.stale = [self.best[i] for i in runs], [self.stale[i] for i in runs]
+        self.parts = [tuple(self._rows_of(runs, rows) for rows in part) for part in self.parts]
         self._set_columns()
 
-    def _of(self, runs: list[int], rows: torch.Tensor) -> torch.Tensor:
+    def _rows_of(self, runs: list[int], rows: torch.Tensor) -> torch.Tensor:
         return rows.view(-1, self.classes, rows.shape[1])[runs].flatten(0, 1)
 
     @abstractmethod
     def _scale(self, lr: torch.Tensor) -> torch.Tensor:
-        """What ``_update`` wants the gradient times: (runs, 1)."""
+        """Give the factor of the gradient that ``_update`` expects: (runs, 1)."""
 
     @abstractmethod
     def _update(self, part: tuple[torch.Tensor, ...], slope: torch.Tensor, x: torch.Tensor) -> None:
@@ -249,7 +264,7 @@ class _BatchedRuns(ABC):
 
 
 class _Sgd(_BatchedRuns):
-    """torch.optim.SGD, with the learning rate in the velocity: a pass less over the weights."""
+    """As torch.optim.SGD; the velocity holds the learning rate: one pass less over the weights."""
 
     moments = 1
 
@@ -263,7 +278,7 @@ class _Sgd(_BatchedRuns):
 
 
 class _AdamW(_BatchedRuns):
-    """torch.optim.AdamW."""
+    """As torch.optim.AdamW."""
 
     moments = 2
 
@@ -275,11 +290,12 @@ class _AdamW(_BatchedRuns):
         gradient = slope @ x
         mean.lerp_(gradient, 1 - BETAS[0])
         square.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
-        # mean / (sqrt(square) / c + eps), with c on the other side: a pass less over the weights
+        # The step is mean / (sqrt(square) / c + eps). With c in the numerator it is one pass less
+        # over the weights.
         c = sqrt(1 - BETAS[1] ** self.steps)
-        towards = torch.div(mean, torch.sqrt(square, out=gradient).add_(c * EPS), out=gradient)
+        direction = torch.div(mean, torch.sqrt(square, out=gradient).add_(c * EPS), out=gradient)
         rows.mul_(1 - self.lr_decay)
-        rows.addcmul_(towards, self.lr, value=-c / (1 - BETAS[0] ** self.steps))
+        rows.addcmul_(direction, self.lr, value=-c / (1 - BETAS[0] ** self.steps))
 
 
 _RULES: dict[str, type[_BatchedRuns]] = {"sgd": _Sgd, "adamw": _AdamW}

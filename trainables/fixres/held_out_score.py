@@ -1,10 +1,13 @@
-"""Score a finished arm on images that nothing was chosen on: the test split, and further sets."""
+"""Score a finished arm on held-out sets: the test split, and extra test sets.
+
+Nothing is ever chosen on them, so each is scored once for an arm of a cell, and every look at one
+is recorded before it is taken.
+"""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -37,71 +40,84 @@ from trainables.transforms.resolution import feature_side
 class HeldOutSet:
     """Labelled images that nothing was chosen on."""
 
-    name: str  # "test", or a further set's
+    name: str  # "test", or an extra test set's
     images: SplitImages
-    digest: str
+    digest: str  # of the images
     present: tuple[int, ...]  # the classes that occur
 
 
 def score_held_out(
-    unseen: HeldOutSet, store: Store, cell: CellSpec, arm: str, place: ViewCache
+    held_out: HeldOutSet, store: Store, cell: CellSpec, arm: str, views: ViewCache
 ) -> ArmResult:
-    """Score one arm of one cell on the set, once: later calls give the first reading.
+    """Score one arm of a finished cell on a held-out set, once: later calls give the first result.
 
-    Among the classes that the set has: sets of fewer (ImageNet-R, -A) are measured so.
+    A set of fewer classes than the trunk's (ImageNet-R, -A) is scored among its own, as such sets
+    are: logits of absent classes do not count.
+
+    Args:
+        views: of the sweep's images, which name the classes.
+
+    Raises:
+        FileNotFoundError: the cell has not this arm.
     """
-    path = _path(unseen, store, cell, arm)
-    found = read_json(path)
-    if found is not None:
-        return arm_result_from_json(found)
+    path = _result_path(held_out, store, cell, arm)
+    recorded = read_json(path)
+    if recorded is not None:
+        return arm_result_from_json(recorded)
     # Before the look: that the set was looked at is not forgotten, whatever comes of it.
-    looked = {"set": unseen.name, "images": unseen.digest, "cell": cell.key, "arm": arm}
-    append_line(store.readings, looked | {"at": int(time.time() * 1000)})
+    look = {"set": held_out.name, "images": held_out.digest, "cell": cell.key, "arm": arm}
+    append_line(store.readings, look | {"at": int(time.time() * 1000)})
     began = time.monotonic()
-    logits = _logits(unseen, store, cell, arm, place)
-    labels = torch.tensor(unseen.images.labels)
+    logits = _logits(held_out, store, cell, arm, views)
+    labels = torch.tensor(held_out.images.labels)
     absent = torch.ones(logits.shape[1], dtype=torch.bool)
-    absent[list(unseen.present)] = False
+    absent[list(held_out.present)] = False
     logits = logits.masked_fill(absent, -torch.inf)
-    reading = ArmResult(
+    result = ArmResult(
         arm=arm,
-        score=score(logits, labels, unseen.name),
+        score=score(logits, labels, held_out.name),
         seconds=round(time.monotonic() - began, 3),
     )
-    write_predictions(_predictions(path), labels, {arm: logits.argmax(dim=1)})
-    write_json(path, reading)
-    return reading
+    write_predictions(_predictions_path(path), labels, {arm: logits.argmax(dim=1)})
+    write_json(path, result)
+    return result
 
 
-def cells_read(store: Store, name: str) -> list[str]:
-    """The cells that have been looked at on the set, in the order of their first reading."""
-    lines = [line for line in read_lines(store.readings) if line["set"] == name]
-    return list(dict.fromkeys(line["cell"] for line in lines))
+def held_out_hits(held_out: HeldOutSet, store: Store, cell: CellSpec, arm: str) -> np.ndarray:
+    """Read which images an arm classifies correctly, after :func:`score_held_out`: (n,) bool."""
+    return read_hits(_predictions_path(_result_path(held_out, store, cell, arm)), arm)
 
 
-def hits_of(unseen: HeldOutSet, store: Store, cell: CellSpec, arm: str) -> np.ndarray:
-    """Which images an arm that has been read has right: (n,) bool."""
-    return read_hits(_predictions(_path(unseen, store, cell, arm)), arm)
+def cells_tested_on(store: Store, set_name: str) -> list[str]:
+    """List the keys of the cells that a held-out set was looked at for, by their first look."""
+    looks = [look for look in read_lines(store.readings) if look["set"] == set_name]
+    return list(dict.fromkeys(look["cell"] for look in looks))
 
 
-def _path(unseen: HeldOutSet, store: Store, cell: CellSpec, arm: str) -> Place:
-    return store.reading(content_hash("reading 2", unseen.name, unseen.digest, cell.key, arm))
+def _result_path(held_out: HeldOutSet, store: Store, cell: CellSpec, arm: str) -> Place:
+    key = content_hash("reading 2", held_out.name, held_out.digest, cell.key, arm)
+    return store.reading(key)
 
 
-def _predictions(path: Place) -> Place:
-    return path.with_suffix(".arrow")
+def _predictions_path(result_path: Place) -> Place:
+    return result_path.with_suffix(".arrow")
 
 
 def _logits(
-    unseen: HeldOutSet, store: Store, cell: CellSpec, arm: str, place: ViewCache
+    held_out: HeldOutSet, store: Store, cell: CellSpec, arm: str, views: ViewCache
 ) -> torch.Tensor:
+    """Run the arm's net over the set: (N, C) float32 on the CPU."""
     trunk = read_trunk_spec(store, cell.trunk)
     state = adapted_state(store, cell.trunk, cell.key, arm)
-    model = load_model(trunk, state, len(place.images.classes))
+    model = load_model(trunk, state, len(views.images.classes))
     preprocessing = variants.preprocessing(variants.get(trunk.variant))
-    view = place.view_of(unseen.images, unseen.digest, serving_transform(trunk, cell, arm))
-    size: dict[str, Any] = {"batch_size": cell.batch_size, "device": pick_device()}
+    transform = serving_transform(trunk, cell, arm)
+    view = views.view_of(held_out.images, held_out.digest, transform)
+    batch_size, device = cell.batch_size, pick_device()
     if ARMS[arm].plain:
-        return logits_of(model, view, preprocessing, **size)
-    with body_pass(model, view, preprocessing, scratch=place.scratch, **size) as maps:
-        return pool_logits(model, maps.tensor, feature_side(trunk.train_res), **size)
+        return logits_of(model, view, preprocessing, batch_size=batch_size, device=device)
+    with body_pass(
+        model, view, preprocessing, batch_size=batch_size, device=device, scratch=views.scratch
+    ) as maps:
+        window = feature_side(trunk.train_res)
+        return pool_logits(model, maps.tensor, window, batch_size=batch_size, device=device)

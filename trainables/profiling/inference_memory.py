@@ -47,7 +47,7 @@ class _LiveStorage(TorchDispatchMode):
     """
 
     def __init__(self, held: set[torch.UntypedStorage], x: torch.Tensor):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._held = held
         self._live = WeakSet([x.untyped_storage()])
         self.peak = x.untyped_storage().nbytes()

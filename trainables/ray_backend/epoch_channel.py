@@ -1,4 +1,7 @@
-"""Between a trial's process and its workers. An actor: it starts quickly, as it imports little."""
+"""Pass requests for epochs, and their reports, between a trial's process and its workers.
+
+Imports next to nothing, so that the actor starts quickly.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,16 @@ from collections.abc import Callable
 
 
 class EpochChannel:
-    """Epochs asked for, and their reports. They are counted from where the workers began."""
+    """An actor that a trial and its workers share. Epochs are counted from 1, where workers began.
+
+    The trial calls ``request_epoch``, ``get_report``, ``request_stop`` and ``close``; the workers
+    call ``wait_for_request`` and ``wait_for_stop``, the first of them ``put_report``.
+    """
 
     def __init__(self) -> None:
-        self._asked = 0
-        self._closed = self._warned = False
+        """Begin with nothing requested."""
+        self._requested = 0
+        self._closed = self._stopping = False
         self._reports: dict[int, str] = {}
         self._changed = asyncio.Condition()
 
@@ -24,29 +32,36 @@ class EpochChannel:
         async with self._changed:
             await self._changed.wait_for(holds)
 
-    async def ask(self, epoch: int) -> None:
-        await self._change(lambda: setattr(self, "_asked", epoch))
+    async def request_epoch(self, epoch: int) -> None:
+        """Have all epochs up to this one trained."""
+        await self._change(lambda: setattr(self, "_requested", epoch))
 
-    async def asked(self, epoch: int) -> bool:
-        """Wait for the epoch to be asked for; False: it will not be. All workers hear the same: who
-        warns them or closes asks for nothing more.
+    async def wait_for_request(self, epoch: int) -> bool:
+        """Wait until an epoch is requested; False: it will not be.
+
+        All workers get the same answer: the trial requests nothing more once it has called
+        ``request_stop`` or ``close``.
         """
-        await self._until(lambda: self._asked >= epoch or self._closed or self._warned)
-        return self._asked >= epoch
+        await self._until(lambda: self._requested >= epoch or self._closed or self._stopping)
+        return self._requested >= epoch
 
-    async def report(self, epoch: int, report: str) -> None:
+    async def put_report(self, epoch: int, report: str) -> None:
+        """Hand over the report of an epoch, as JSON."""
         await self._change(lambda: self._reports.__setitem__(epoch, report))
 
-    async def report_of(self, epoch: int) -> str:
+    async def get_report(self, epoch: int) -> str:
+        """Wait for the report of an epoch, and take it out: it can be had once."""
         await self._until(lambda: epoch in self._reports)
         return self._reports.pop(epoch)
 
-    async def warn(self) -> None:
-        await self._change(lambda: setattr(self, "_warned", True))
+    async def request_stop(self) -> None:
+        """Have the workers end as soon as they can, within an epoch too."""
+        await self._change(lambda: setattr(self, "_stopping", True))
 
-    async def warned(self) -> None:
-        """Wait until the workers are to end, wherever they are."""
-        await self._until(lambda: self._warned)
+    async def wait_for_stop(self) -> None:
+        """Wait until the workers are to end as soon as they can."""
+        await self._until(lambda: self._stopping)
 
     async def close(self) -> None:
+        """Have the workers end where they wait for a request."""
         await self._change(lambda: setattr(self, "_closed", True))

@@ -1,4 +1,8 @@
-"""The Ray Tune wrappers: thin. Beside them only `workers` imports ray in this package."""
+"""Wrap a trunk's training and a cell's adaptation as trials of Ray Tune.
+
+Tune keeps no checkpoints of them: the store holds their state, under keys that outlive the
+processes and Ray itself.
+"""
 
 from __future__ import annotations
 
@@ -31,52 +35,54 @@ from trainables.transforms.eval_transform import EvalTransform
 
 @dataclass(frozen=True, kw_only=True)
 class TrialContext:
-    """What every trial of a sweep is told."""
+    """What all trials of a phase need beside their own configuration; it is pickled."""
 
     store: Place
     data: Place
-    images_digest: str  # that the driver found
+    images_digest: str  # of the image set that the driver has read
     read: ReadOptions
-    cache: Path
+    cache: Path  # node-local
     rungs: tuple[int, ...]
-    threads: int = 1  # as it is placed
+    threads: int = 1  # CPU threads of a trial
     refit: bool = False  # on train and val in one
 
     def open_images(self) -> ImageSet:
-        """This node's image set: decoded here if it is not yet, and the same as the driver's.
+        """Open this node's image set, decoded here if it is not yet; for a refit, val is in train.
 
-        A refit's has val in train. Where the node has the driver's set, the data is not looked at:
-        listing a large one takes minutes, and its store may be out of reach for a while.
+        Where the node has the driver's set, the data is not looked at: listing a large one takes
+        minutes, and its store may be out of reach for a while.
 
         Raises:
-            UserError: this node sees other images.
+            UserError: this node sees other images than the driver.
         """
-        found = known_set(self.cache, self.images_digest, self.read)
-        if found is None:
-            found = prepare(self.data, self.cache, self.read, patient=True)
-        if found.digest != self.images_digest:
+        images = known_set(self.cache, self.images_digest, self.read)
+        if images is None:
+            images = prepare(self.data, self.cache, self.read, patient=True)
+        if images.digest != self.images_digest:
             raise UserError(
-                f"`data` {self.data} holds other images on this node ({found.digest}) than on the "
+                f"`data` {self.data} holds other images on this node ({images.digest}) than on the "
                 f"head ({self.images_digest}): make one folder visible to all nodes, "
                 "and leave it as it is while the sweep runs."
             )
-        return found.merged() if self.refit else found
+        return images.merged() if self.refit else images
 
 
 class _StoreTrainable(tune.Trainable):
-    """A trial in a reused process: ``_start`` afresh for each."""
+    """A trial whose process may be reused for others: ``_start`` begins each afresh."""
 
     def setup(self, config: dict[str, Any], context: TrialContext | None = None) -> None:
+        """Prepare the process."""
         assert context is not None
         self.context = context
-        self.notice = PreemptionGuard()
-        self.notice.install()  # in place of Ray's handler, which ends a step at hand
+        self.guard = PreemptionGuard()
+        self.guard.install()  # Replaces Ray's handler, which would cut a step off.
         torch.set_num_threads(context.threads)
         self.images = context.open_images()
         self.store = Store(context.store)
         self._start(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Begin another trial in this process."""
         self._stop()
         gc.collect()
         if torch.cuda.is_available():
@@ -85,10 +91,10 @@ class _StoreTrainable(tune.Trainable):
         return True
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing: the store holds the state, under a key that outlives this sweep's processes."""
+        """Save nothing: the store holds the state."""
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Nothing, likewise."""
+        """Load nothing: the store holds the state."""
 
     def _start(self, config: dict[str, Any]) -> None:
         raise NotImplementedError
@@ -100,8 +106,8 @@ class _StoreTrainable(tune.Trainable):
 class TrunkTrainable(_StoreTrainable):
     """One trunk; a step is an epoch. Epochs that the store holds are reported, not trained.
 
-    Its configuration may name several ``workers``, and the ``worker_resources`` of each: then they
-    train it, and this process waits for them.
+    Its configuration is a ``trunk`` and its ``val_transforms``; it may name several ``workers``,
+    and the ``worker_resources`` of each: then they train it, and this process waits for them.
     """
 
     def _start(self, config: dict[str, Any]) -> None:
@@ -109,35 +115,36 @@ class TrunkTrainable(_StoreTrainable):
         self.val_transforms: tuple[EvalTransform, ...] = config["val_transforms"]
         self.workers: int = config.get("workers", 1)
         self.worker_resources: dict[str, float] = config.get("worker_resources", {})
-        self.begun: Callable[[], EpochReport] | None = None
-        self.end: Callable[[], None] = lambda: None
-        self.recorded = recorded_reports(self.store, self.spec.key)
-        self.reported = 0
+        self._next_epoch: Callable[[], EpochReport] | None = None  # made when it is needed
+        self._end_workers: Callable[[], None] = lambda: None
+        self._recorded = recorded_reports(self.store, self.spec.key)
+        self._reported = 0
 
     def _stop(self) -> None:
-        self.end()
-        self.begun, self.end = None, lambda: None
+        self._end_workers()
+        self._next_epoch, self._end_workers = None, lambda: None
 
     def cleanup(self) -> None:
+        """End the trial's workers, if it has any."""
         self._stop()
 
     def step(self) -> dict[str, Any]:
-        if self.reported < len(self.recorded):
-            report = self.recorded[self.reported]
+        """Report one epoch, trained if the store does not hold it yet."""
+        if self._reported < len(self._recorded):
+            report = self._recorded[self._reported]
         else:
-            self.begun = self.begun or self._begin()
-            with (
-                self.notice.deferred()
-            ):  # which ends this process: Tune sees it go, and tries again
-                report = self.begun()
-        self.reported += 1
+            self._next_epoch = self._next_epoch or self._begin()
+            # A preempted epoch ends this process within the block: Tune sees it go, and retries.
+            with self.guard.deferred():
+                report = self._next_epoch()
+        self._reported += 1
         return trunk_result(report, self.spec.recipe.epochs)
 
     def _begin(self) -> Callable[[], EpochReport]:
-        """What trains an epoch, or scores a trunk that is to be taken as it is."""
+        """Give what trains the next epoch, or scores a trunk that is not to be trained."""
         context = self.context
         if self.workers > 1:
-            work = WorkerConfig(
+            config = WorkerConfig(
                 spec=self.spec,
                 val_transforms=self.val_transforms,
                 rungs=context.rungs,
@@ -145,11 +152,11 @@ class TrunkTrainable(_StoreTrainable):
                 cache=context.cache,
                 open_images=context.open_images,
             )
-            group = TrunkWorkers(
-                work, self.workers, self.worker_resources, lambda: self.notice.requested
+            workers = TrunkWorkers(
+                config, self.workers, self.worker_resources, lambda: self.guard.requested
             )
-            self.end = group.stop
-            return group.epoch
+            self._end_workers = workers.stop
+            return workers.epoch
         training = TrunkTraining(
             self.spec,
             self.images,
@@ -158,13 +165,17 @@ class TrunkTrainable(_StoreTrainable):
             threads=context.threads,
             val_transforms=self.val_transforms,
             rungs=context.rungs,
-            should_stop=lambda: self.notice.requested,
+            should_stop=lambda: self.guard.requested,
         )
         return training.epoch if self.spec.recipe.epochs else training.score_untrained
 
 
 def trunk_result(report: EpochReport, epochs: int) -> dict[str, Any]:
-    """What Tune is told of an epoch."""
+    """Give a trial's result for Tune: the report as JSON, and whether the trunk is done.
+
+    Args:
+        epochs: of the trunk's recipe.
+    """
     return {
         "report": json.dumps(to_jsonable(report)),
         "done": report.diverged or report.epoch >= epochs,
@@ -172,7 +183,7 @@ def trunk_result(report: EpochReport, epochs: int) -> dict[str, Any]:
 
 
 class CellTrainable(_StoreTrainable):
-    """One cell, in one step."""
+    """One cell, in one step. Its configuration is a ``cell``."""
 
     def _start(self, config: dict[str, Any]) -> None:
         self.cell: CellSpec = config["cell"]
@@ -181,10 +192,11 @@ class CellTrainable(_StoreTrainable):
         pass
 
     def step(self) -> dict[str, Any]:
+        """Report the results of all arms, as JSON; adapt, if the store does not hold them yet."""
         results = recorded_results(self.store, self.cell.key)
         if results is None:
-            place = ViewCache(
+            views = ViewCache(
                 images=self.images, cache=self.context.cache, threads=self.context.threads
             )
-            results = adapt_cell(self.cell, self.store, place)
+            results = adapt_cell(self.cell, self.store, views)
         return {"results": json.dumps(to_jsonable(results)), "done": True}

@@ -1,4 +1,4 @@
-"""Several workers for one trunk: Ray Train starts them, the trial's process says when to go on."""
+"""Train one trunk by several workers, which Ray Train starts and the trial sends requests to."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ from trainables.training.trunk import EpochReport, TrunkSpec, epoch_report_from_
 from trainables.transforms.eval_transform import EvalTransform
 
 POLL_S = 0.5
-RELEASE_S = 5.0  # between looks for what killed trials have left reserved
-ENDING_S = 60.0  # for workers to put away what they have, and to end
+CLEAN_UP_EVERY_S = 5.0  # orphaned placement groups, while an epoch is waited for
+ENDING_S = 60.0  # for workers to save what they have done, and to end
 
-_notice = PreemptionGuard()  # a worker's
+_guard = PreemptionGuard()  # of a worker's process
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerConfig:
-    """What each worker is told of the trunk."""
+    """What each worker needs to train its part of a trunk; it is pickled."""
 
     spec: TrunkSpec
     val_transforms: tuple[EvalTransform, ...]
@@ -54,135 +54,143 @@ class WorkerConfig:
 class TrunkWorkers:
     """Workers that train one trunk, an epoch at a time.
 
-    They wait for each epoch to be asked for, so that a trunk that is stopped is trained no further.
+    They wait for each epoch to be requested, so that a trunk that is stopped is trained no further.
     """
 
     def __init__(
         self,
-        work: WorkerConfig,
+        config: WorkerConfig,
         count: int,
         resources: Mapping[str, float],
         should_stop: Callable[[], bool],
     ):
-        """Args:
-        resources: of each worker: "CPU", "GPU".
-        should_stop: whether the calling process is to end; asked while it waits.
+        """Start the workers, in the background.
+
+        Args:
+            count: how many.
+            resources: of each worker: "CPU", "GPU".
+            should_stop: whether the calling process is to end; asked while it waits.
         """
         self._should_stop = should_stop
-        self._mailbox: Any = ray.remote(num_cpus=0)(EpochChannel).remote()
-        self._asked = 0
-        self._released_s = 0.0
+        self._channel: Any = ray.remote(num_cpus=0)(EpochChannel).remote()
+        self._requested = 0
+        self._cleaned_up_s = 0.0
         self._error: BaseException | None = None
         for name in ("ray.train", "ray.data"):
             logging.getLogger(name).setLevel(logging.ERROR)
         self._thread = threading.Thread(
-            target=self._run, args=(work, count, resources), name="workers", daemon=True
+            target=self._run, args=(config, count, resources), name="workers", daemon=True
         )
         self._thread.start()
 
-    def _run(self, work: WorkerConfig, count: int, resources: Mapping[str, float]) -> None:
+    def _run(self, config: WorkerConfig, count: int, resources: Mapping[str, float]) -> None:
         scratch = tempfile.mkdtemp(prefix="fixres-train-")
         resources = {name: amount for name, amount in resources.items() if amount}
         uses_gpus = "GPU" in resources
         try:
             TorchTrainer(
-                _train,
+                _run_worker,
                 train_loop_config={
-                    "work": work,
-                    "mailbox": self._mailbox,
+                    "config": config,
+                    "channel": self._channel,
                     "threads": max(1, int(resources.get("CPU", 1))),
                 },
-                # What is agreed on in a step goes over gloo: it does not wait for the GPU.
-                torch_config=_Config(backend="cpu:gloo,cuda:nccl" if uses_gpus else "gloo"),
+                # Tensors on the CPU go over gloo: what workers agree on does not wait for a GPU.
+                torch_config=_GuardedTorchConfig(
+                    backend="cpu:gloo,cuda:nccl" if uses_gpus else "gloo"
+                ),
                 scaling_config=train.ScalingConfig(
                     num_workers=count, use_gpu=uses_gpus, resources_per_worker=resources
                 ),
                 run_config=train.RunConfig(name=uuid.uuid4().hex, storage_path=scratch),
             ).fit()
-        except BaseException as error:  # it is raised where an epoch is waited for
+        except BaseException as error:  # Raised again where an epoch is waited for.
             self._error = error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def epoch(self) -> EpochReport:
-        """Have one more epoch trained, and wait for it.
+        """Have one more epoch trained, and wait for its report.
 
         Raises:
             SweepError: the workers have ended. What they have done is in the store.
         """
-        self._asked += 1
-        self._mailbox.ask.remote(self._asked)
-        report = self._mailbox.report_of.remote(self._asked)
+        self._requested += 1
+        self._channel.request_epoch.remote(self._requested)
+        report = self._channel.get_report.remote(self._requested)
         while not ray.wait([report], timeout=POLL_S)[0]:
-            self._release()
+            self._clean_up()
             if self._should_stop():
-                self._mailbox.warn.remote()
+                self._channel.request_stop.remote()
                 self._thread.join(ENDING_S)
             if self._should_stop() or not self._thread.is_alive():
                 raise SweepError(f"The workers of a trunk ended: {self._error}") from self._error
         return epoch_report_from_json(json.loads(ray.get(report)))
 
-    def _release(self) -> None:
-        """The workers may be waiting for what those of a killed trial hold, this one's first."""
-        if time.monotonic() - self._released_s > RELEASE_S:
+    def _clean_up(self) -> None:
+        """Free what killed trials have reserved: these workers may be waiting for just that.
+
+        A retried trial waits for the resources of its own former workers first of all.
+        """
+        if time.monotonic() - self._cleaned_up_s > CLEAN_UP_EVERY_S:
             remove_orphaned_groups()
-            self._released_s = time.monotonic()
+            self._cleaned_up_s = time.monotonic()
 
     def stop(self) -> None:
-        """Let the workers end, which they do where they wait for an epoch to be asked for."""
-        self._mailbox.close.remote()
+        """Let the workers end, which they do where they wait for an epoch to be requested."""
+        self._channel.close.remote()
         self._thread.join(ENDING_S)
-        ray.kill(self._mailbox)
+        ray.kill(self._channel)
 
 
-def _train(told: dict[str, Any]) -> None:
-    """One worker, from its start to its end.
+def _run_worker(loop_config: dict[str, Any]) -> None:
+    """Train a worker's part of the trunk, from the worker's start to its end.
 
     Raises:
         PreemptedError: a worker, or the trial, is to end.
     """
-    work: WorkerConfig = told["work"]
-    mailbox = told["mailbox"]
-    torch.set_num_threads(told["threads"])
-    warned = mailbox.warned.remote()
+    config: WorkerConfig = loop_config["config"]
+    channel, threads = loop_config["channel"], loop_config["threads"]
+    torch.set_num_threads(threads)
+    stop_requested = channel.wait_for_stop.remote()
     context = train.get_context()
     group = WorkerGroup(rank=context.get_world_rank(), world_size=context.get_world_size())
     training = TrunkTraining(
-        work.spec,
-        work.open_images(),
-        Store(work.store),
-        cache=work.cache,
-        threads=told["threads"],
-        val_transforms=work.val_transforms,
-        rungs=work.rungs,
-        should_stop=lambda: _notice.requested or bool(ray.wait([warned], timeout=0)[0]),
+        config.spec,
+        config.open_images(),
+        Store(config.store),
+        cache=config.cache,
+        threads=threads,
+        val_transforms=config.val_transforms,
+        rungs=config.rungs,
+        should_stop=lambda: _guard.requested or bool(ray.wait([stop_requested], timeout=0)[0]),
         group=group,
         device=get_device(),
     )
     epoch = 1
-    while ray.get(mailbox.asked.remote(epoch)):
-        with _notice.deferred():
-            report = training.epoch() if work.spec.recipe.epochs else training.score_untrained()
+    while ray.get(channel.wait_for_request.remote(epoch)):
+        with _guard.deferred():
+            report = training.epoch() if config.spec.recipe.epochs else training.score_untrained()
         if group.rank == 0:
-            ray.get(mailbox.report.remote(epoch, json.dumps(to_jsonable(report))))
+            ray.get(channel.put_report.remote(epoch, json.dumps(to_jsonable(report))))
         epoch += 1
 
 
-class _Config(TorchConfig):
-    """Torch's process group, and a notice for each worker."""
+class _GuardedTorchConfig(TorchConfig):
+    """Torch's process group, and a preemption guard in each worker."""
 
     @property
     def backend_cls(self) -> type:
-        return _Backend
+        return _GuardedTorchBackend
 
 
-class _Backend(TorchConfig().backend_cls):  # type: ignore[misc] # one of Ray's, none of its names
-    """A worker trains in a thread, where no handler of signals can be set: it is set beforehand."""
+class _GuardedTorchBackend(TorchConfig().backend_cls):  # type: ignore[misc] # Ray does not export it
+    """Installs the guards beforehand: a worker trains in a thread, which may set no handler."""
 
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         super().on_start(worker_group, backend_config)
-        worker_group.execute(_heed)
+        worker_group.execute(_install_guard)
 
 
-def _heed() -> None:
-    _notice.install()
+def _install_guard() -> None:
+    _guard.install()

@@ -56,7 +56,7 @@ def test_each_set_is_read_for_the_chosen_arm_and_untuned(
         return np.arange(10) < (3 if name == "crop1" else 7)
 
     monkeypatch.setattr(held_out, "score_held_out", reading)
-    monkeypatch.setattr(held_out, "hits_of", hits)
+    monkeypatch.setattr(held_out, "held_out_hits", hits)
     trunk = PLAN.trunk(PLAN.points[0], HYPER)
     chosen = a_row(trunk=trunk.key, arm=arm, variant=trunk.variant)
     served_model = served_as_swept(PLAN, chosen, store)

@@ -54,7 +54,8 @@ CHOSEN_ROW = next(r for r in THREE if (r.label, r.arm) == ("b1 160 -> 224", "fix
 
 
 def a_trunk(
-    variant: str = "b0", res: int = 128, *, lr: float = 1e-3, status: TrunkStatus = TrunkStatus.FINISHED,
+    variant: str = "b0", res: int = 128, *,
+    lr: float = 1e-3, status: TrunkStatus = TrunkStatus.FINISHED,
     tops: dict[int, int] | None = None, losses: Sequence[float | None] = (2.0, 1.5, 1.0, 0.8),
 ) -> TrunkEnded:  # fmt: skip
     """

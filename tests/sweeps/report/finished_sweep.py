@@ -18,6 +18,7 @@ from tests.factories import (
     an_ended_trunk,
     outcome_of,
 )
+from trainables.training.trunk import TrunkStatus
 
 # A name that must never be taken for markup.
 WILD = '<b>x</b> & "y"'
@@ -38,7 +39,7 @@ def spent(price_per_hour: float | None = 3.0) -> Ledger:
     """A ledger of two trunks, one of them cut, and four cells."""
     history = History()
     history.on(an_ended_trunk(TRUNKS[0], [10.0] * 6))
-    history.on(an_ended_trunk(TRUNKS[1], [8.0, 12.0], "cut"))
+    history.on(an_ended_trunk(TRUNKS[1], [8.0, 12.0], TrunkStatus.CUT))
     for cell in CELLS:
         history.on(cell)
     return build_ledger(PLAN, history, ROWS, price_per_hour)

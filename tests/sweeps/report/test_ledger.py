@@ -39,7 +39,7 @@ def test_what_was_spent_is_the_sum_of_its_parts() -> None:
     found = of(
         plan,
         an_ended_trunk(whole, [10.0] * 6),
-        an_ended_trunk(cut, [8.0, 12.0], "cut"),
+        an_ended_trunk(cut, [8.0, 12.0], TrunkStatus.CUT),
         an_ended_cell(plan, whole, 64),
         an_ended_cell(plan, whole, 128),
     )
@@ -55,9 +55,9 @@ def test_what_a_cut_left_undone_is_its_own_seconds_an_epoch_times_what_is_missin
     first, second, third = (a_ledger_trunk(plan, 0, lr) for lr in (1e-3, 2e-3, 3e-3))
     found = of(
         plan,
-        an_ended_trunk(first, [8.0, 12.0], "cut"),
-        an_ended_trunk(second, [3.0] * 5, "cut"),
-        an_ended_trunk(third, [50.0], "diverged"),
+        an_ended_trunk(first, [8.0, 12.0], TrunkStatus.CUT),
+        an_ended_trunk(second, [3.0] * 5, TrunkStatus.CUT),
+        an_ended_trunk(third, [50.0], TrunkStatus.DIVERGED),
     )
     assert found.undone_s == 4 * 10.0 + 1 * 3.0
 
@@ -68,7 +68,7 @@ def test_images_done_stand_beside_those_planned() -> None:
     found = of(
         plan,
         an_ended_trunk(whole, [10.0] * 6),
-        an_ended_trunk(cut, [8.0, 12.0], "cut"),
+        an_ended_trunk(cut, [8.0, 12.0], TrunkStatus.CUT),
         an_ended_cell(plan, whole, 64),
         CellEnded(cell=plan.cell(whole, 6, 96), rows=(), error="failed"),
     )
@@ -91,7 +91,7 @@ def test_a_trunk_is_spared_its_training_for_each_further_test_resolution(
     plan = a_ledger_plan(test_res=tests)
     events = [
         an_ended_trunk(a_ledger_trunk(plan, 0, 1e-3), [10.0] * 6),
-        an_ended_trunk(a_ledger_trunk(plan, 1, 1e-3), [7.0], "cut"),
+        an_ended_trunk(a_ledger_trunk(plan, 1, 1e-3), [7.0], TrunkStatus.CUT),
     ]
     assert of(plan, *events).saved_trunks_s == pytest.approx((len(tests) - 1) * 67.0)
 

@@ -1,9 +1,15 @@
 import math
 
+import numpy as np
 import pytest
 from scipy.stats import binomtest, norm
 
-from trainables.evaluation.confidence import standard_error, wilson
+from trainables.evaluation.confidence import (
+    paired_difference,
+    paired_error,
+    standard_error,
+    wilson,
+)
 
 COUNTS = [(0, 10), (10, 10), (1, 3), (37, 50), (4981, 5000), (0, 1)]
 
@@ -34,3 +40,21 @@ def test_standard_error_is_the_usual_one_for_many_and_not_0_at_the_ends():
     assert standard_error(0, 20) == pytest.approx(standard_error(20, 20))
     assert standard_error(0, 20) > 0
     assert standard_error(8, 16) == pytest.approx(math.sqrt(0.25 / 20))  # 10 of 20
+
+
+def test_a_paired_difference_is_that_of_the_shares():
+    first = np.array([True] * 6 + [False] * 4)
+    second = np.array([True] * 3 + [False] * 5 + [True] * 2)
+    gain, error = paired_difference(first, second)
+    assert gain == pytest.approx(0.6 - 0.5)
+    assert error == paired_error(3, 2, 10)
+    assert paired_difference(second, first) == pytest.approx((-gain, error))
+
+
+def test_the_paired_error_is_the_usual_one_for_many_and_not_0_where_two_agree():
+    only_first, only_second, n = 300, 200, 10_000
+    draws = np.repeat([1, -1, 0], [only_first, only_second, n - only_first - only_second])
+    assert paired_error(only_first, only_second, n) == pytest.approx(
+        draws.std() / math.sqrt(n), rel=1e-2
+    )
+    assert paired_error(0, 0, 100) > 0

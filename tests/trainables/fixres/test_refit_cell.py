@@ -1,4 +1,4 @@
-"""A refit trains and adapts on train and val in one, and asks no val."""
+"""A refit trains and adapts on train and val in one, without val."""
 
 import pickle
 import shutil
@@ -52,7 +52,7 @@ def test_merged_holds_train_and_val_and_nothing_else(tiny_images):
 
 def refitted(made, arm, root):
     """The arm of the cell again, on a trunk of the same weights, on the merged images."""
-    merged = made.place.images.merged()
+    merged = made.views.images.merged()
     found = made.results[arm]
     head = found.head and replace(found.head, epochs=max(1, found.head.epochs))
     cell = RefitCell(
@@ -65,15 +65,15 @@ def refitted(made, arm, root):
         to = store.trunk(made.cell.trunk) / name
         to.parent.mkdir(parents=True, exist_ok=True)
         to.write_bytes((made.store.trunk(made.cell.trunk) / name).read_bytes())
-    place = ViewCache(images=merged, cache=root / "cache", threads=2)
-    return cell, store, place
+    views = ViewCache(images=merged, cache=root / "cache", threads=2)
+    return cell, store, views
 
 
 @pytest.mark.parametrize("arm", ["bn", "fix", "crop1"])
 def test_an_arm_is_refitted_on_all_without_a_score(made, arm, tmp_path):
-    cell, store, place = refitted(made, arm, tmp_path)
+    cell, store, views = refitted(made, arm, tmp_path)
     assert cell.key != made.cell.key
-    assert adapt_cell(cell, store, place) == [] == recorded_results(store, cell.key)
+    assert adapt_cell(cell, store, views) == [] == recorded_results(store, cell.key)
     state = adapted_state(store, cell.trunk, cell.key, arm)
     swept = adapted_state(made.store, made.cell.trunk, made.cell.key, arm)
     changed = {name for name, tensor in state.items() if not tensor.equal(swept[name])}
@@ -82,8 +82,8 @@ def test_an_arm_is_refitted_on_all_without_a_score(made, arm, tmp_path):
 
 
 def test_a_refit_again_is_the_same_to_the_last_bit(made, tmp_path):
-    cell, store, place = refitted(made, "fix", tmp_path)
-    adapt_cell(cell, store, place)
+    cell, store, views = refitted(made, "fix", tmp_path)
+    adapt_cell(cell, store, views)
     state = adapted_state(store, cell.trunk, cell.key, "fix")
     again, other, there = refitted(made, "fix", tmp_path / "again")
     adapt_cell(again, other, there)
@@ -92,13 +92,13 @@ def test_a_refit_again_is_the_same_to_the_last_bit(made, tmp_path):
 
 
 def test_what_is_not_finite_is_refused(made, tmp_path):
-    cell, store, place = refitted(made, "fix", tmp_path)
+    cell, store, views = refitted(made, "fix", tmp_path)
     path = store.trunk(cell.trunk) / "trunk.safetensors"
     state = read_tensors(path)
     state[CLASSIFIER[0]] = torch.full_like(state[CLASSIFIER[0]], torch.nan)
     write_tensors(path, state)
     with pytest.raises(SweepError, match="is not finite"):
-        adapt_cell(cell, store, place)
+        adapt_cell(cell, store, views)
     assert not (store.cell(cell.key) / "rows.json").exists()
 
 
@@ -107,7 +107,7 @@ def test_what_is_not_finite_is_refused(made, tmp_path):
 
 def written_as_one(images, root, painted=False):
     """A copy whose train holds the images of val and whose val those of test; the first image of
-    val is painted over if told."""
+    val is painted over where ``painted``."""
     shutil.copytree(images.root, root)
     with pa.memory_map(str(images.root / "index.arrow")) as mapped:
         table = pa.ipc.open_file(mapped).read_all()
@@ -134,13 +134,13 @@ def swept(request, made, tmp_path_factory):
     """All arms of a plain cell on such a set, with one setting of the classifier; and whether its
     images are those of the merged one."""
     root = tmp_path_factory.mktemp("swept")
-    images = written_as_one(made.place.images, root / "images", painted=request.param)
+    images = written_as_one(made.views.images, root / "images", painted=request.param)
     one = replace(HEADS, lr=(0.1,), label_smoothing=(0.1,))
     cell = replace(made.cell, heads=one, arms=tuple(a for a in ARMS if ARMS[a].changes))
     store = Store(root / "store")
     shutil.copytree(made.store.trunk(cell.trunk), store.trunk(cell.trunk))
-    place = ViewCache(images=images, cache=root / "cache", threads=2)
-    results = {result.arm: result for result in adapt_cell(cell, store, place)}
+    views = ViewCache(images=images, cache=root / "cache", threads=2)
+    results = {result.arm: result for result in adapt_cell(cell, store, views)}
     return cell, store, results, not request.param
 
 
@@ -148,12 +148,12 @@ def swept(request, made, tmp_path_factory):
 def test_a_refit_is_what_a_cell_makes_of_a_train_split_that_holds_all(made, swept, arm, tmp_path):
     """To the last bit; and what val shows counts as what train shows: painted over, it differs."""
     cell, store, results, same = swept
-    merged = made.place.images.merged()
+    merged = made.views.images.merged()
     refit = RefitCell(
         **{**vars(cell), "arms": (arm,)}, images=merged.digest, setting=results[arm].head
     )
-    place = ViewCache(images=merged, cache=tmp_path / "cache", threads=2)
-    adapt_cell(refit, made.store, place)
+    views = ViewCache(images=merged, cache=tmp_path / "cache", threads=2)
+    adapt_cell(refit, made.store, views)
     wanted = adapted_state(store, cell.trunk, cell.key, arm)
     found = adapted_state(made.store, refit.trunk, refit.key, arm)
     differing = {name for name in wanted if not torch.equal(wanted[name], found[name])}
@@ -166,15 +166,15 @@ def trained(made, images, root):
     spec = replace(spec, images=images.digest, recipe=replace(spec.recipe, epochs=3))
     store = Store(root)
     shutil.copytree(made.store.weights("_").parent, store.weights("_").parent)
-    told = {"cache": root / "cache", "threads": 2, "val_transforms": (), "rungs": ()}
-    training = TrunkTraining(spec, images, store, **told)
+    arguments = {"cache": root / "cache", "threads": 2, "val_transforms": (), "rungs": ()}
+    training = TrunkTraining(spec, images, store, **arguments)
     reports = [training.epoch(), training.epoch()]
     finalize_trunk(store, spec.key, TrunkStatus.FINISHED)
     return spec, reports, read_trunk_weights(store, spec.key)
 
 
 def test_a_trunk_is_trained_on_val_too_and_scored_on_nothing(made, tmp_path):
-    images = made.place.images
+    images = made.views.images
     spec, reports, state = trained(made, images.merged(), tmp_path / "merged")
     assert [report.images for report in reports] == [32, 32]  # of 37, in batches of 8
     assert all(report.val == {} for report in reports)
@@ -188,18 +188,18 @@ def test_a_trunk_is_trained_on_val_too_and_scored_on_nothing(made, tmp_path):
 
 def test_a_pretrained_trunks_activations_are_of_the_images_that_it_is_refitted_on(made, tmp_path):
     """Its key is the same: what the sweep kept of the images of train alone is another matter."""
-    cell, store, place = refitted(made, "frechet", tmp_path)
+    cell, store, views = refitted(made, "frechet", tmp_path)
     plain = replace(made.cell, arms=("frechet",))
-    adapt_cell(plain, store, replace(made.place, cache=tmp_path / "plain"))
-    adapt_cell(cell, store, place)
+    adapt_cell(plain, store, replace(made.views, cache=tmp_path / "plain"))
+    adapt_cell(cell, store, views)
     kept = [path.read_text() for path in store.activations("_").parent.iterdir()]
     assert len(kept) == 2 and kept[0] != kept[1]
 
 
 def test_a_refit_on_the_sweeps_own_images_is_a_mistake(made, tmp_path):
-    cell, store, place = refitted(made, "fix", tmp_path)
+    cell, store, views = refitted(made, "fix", tmp_path)
     with pytest.raises(AssertionError):
-        adapt_cell(cell, store, replace(place, images=made.place.images))
+        adapt_cell(cell, store, replace(views, images=made.views.images))
 
 
 def test_every_part_of_a_refit_is_in_its_key(made, tmp_path):

@@ -10,7 +10,7 @@ import torch
 from trainables.evaluation.metrics import Score
 from trainables.models.weights import Weights
 from trainables.storage.artifact_store import Store
-from trainables.storage.files import read_json, write_json, write_state
+from trainables.storage.files import write_json, write_state
 from trainables.storage.hashing import canonical_json, content_hash, to_jsonable
 from trainables.training import trunk
 from trainables.training.recipe import Hyper, Recipe
@@ -125,8 +125,7 @@ def test_reports_are_the_same_in_training_and_finished(store):
 def test_a_status_is_stored_as_its_plain_name(store, status):
     folder = in_training(store)
     finalize_trunk(store, SPEC.key, status)
-    result = read_json(folder / "result.json")
-    assert result is not None and result["why"] == status.value
+    assert json.loads((folder / "result.json").read_text())["why"] == status.value
     plain = {"why": status.value}
     assert json.dumps(to_jsonable({"why": status})) == json.dumps(plain)
     assert canonical_json({"why": status}) == canonical_json(plain)

@@ -1,0 +1,101 @@
+"""Passes of the net: which there are, what they leave, and that arms share them."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.trainables.adapted import (
+    TRAIN,
+    VAL,
+    VIEWS,
+    WHOLE,
+    net_with,
+    pixels_of,
+    watched,
+)
+from trainables.fixres.adapted_net import adapted_state
+from trainables.fixres.cell_passes import CellPasses
+from trainables.fixres.features import read_features
+from trainables.models.tensor_names import STATISTICS
+
+
+def test_the_passes_of_all_arms_together_are_those_that_are_said(made):
+    """Train: the maps, the mild views, the train resolution. Val: the native crop and the full."""
+    assert sum(made.seen) == (1 + VIEWS + 1) * TRAIN + 2 * VAL
+    assert max(made.seen) == made.cell.batch_size
+    assert not list(made.views.cache.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("arms", "train", "val"),
+    [
+        (("none",), 0, 1),
+        (("crop1", "pool"), 0, 1),
+        (("none", "crop1", "pool"), 0, 2),
+        (("bn",), 1, 1),
+        (("fix",), 1, 1),
+        (("none", "crop1", "pool", "bn", "frechet", "fix", "fix_affine"), 1, 2),
+        (("fix", "fix_aug"), 1 + VIEWS, 1),
+    ],
+)
+def test_arms_share_their_passes(made, arms, train, val):
+    """The train resolution's activations are a trunk's: another cell finds them in the store."""
+    cell = replace(made.cell, arms=arms, seed=6)
+    results, logits, seen = watched(cell, made.store, made.views)
+    assert [r.arm for r in results] == list(arms)
+    assert sum(seen) == train * TRAIN + val * VAL
+    for arm in set(arms) & {"none", "crop1", "pool", "bn", "frechet"}:  # these know no seed
+        torch.testing.assert_close(logits[arm], made.logits[arm])
+
+
+def test_where_the_native_crop_is_the_cells_own_none_takes_no_pass_of_its_own(made):
+    cell = replace(made.cell, arms=("none", "crop1"), transform=replace(WHOLE, crop_pct=0.875))
+    _, logits, seen = watched(cell, made.store, made.views)
+    assert sum(seen) == VAL
+    assert torch.equal(logits["none"], logits["crop1"])
+    torch.testing.assert_close(logits["none"], made.logits["none"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_the_kept_features_are_the_fixed_nets(made, split):
+    features, labels = read_features(made.store.cell(made.cell.key) / f"{split}.arrow")
+    x, y = pixels_of(made.views.images, split)
+    net = net_with(adapted_state(made.store, made.cell.trunk, made.cell.key, "fix"))
+    with torch.no_grad():
+        wanted = net.forward_head(net.forward_features(x), pre_logits=True)
+    torch.testing.assert_close(torch.tensor(features), wanted, rtol=1e-4, atol=1e-4)
+    assert labels.tolist() == y.tolist()
+
+
+def test_passes_run_when_they_are_needed_and_their_maps_end_with_the_context(made):
+    cell = replace(made.cell, seed=8)
+    scratch = made.views.scratch
+    with CellPasses(cell, made.store, made.views) as passes:
+        assert not list(scratch.glob("*.tmp"))
+        first = passes.trained_logits()
+        assert len(list(scratch.glob("*.tmp"))) == 1
+        assert torch.equal(passes.trained_logits(), first)
+        assert len(list(scratch.glob("*.tmp"))) == 1
+    assert not list(scratch.glob("*.tmp"))
+    assert torch.equal(first, made.logits["crop1"])
+
+
+def test_results_do_not_depend_on_what_was_asked_before(made):
+    """The passes share one model, whose statistics change from one use to the next."""
+    with CellPasses(made.cell, made.store, made.views) as passes:
+        bn = passes.logits(passes.val_features, *passes.trained_classifier)
+        pool, crop1 = passes.sliding_window_logits(), passes.trained_logits()
+        none, frechet_head = passes.native_crop_logits(), passes.frechet_classifier()
+        frechet_logits = passes.logits(passes.val_features_as_trained, *frechet_head)
+    found = {"bn": bn, "pool": pool, "crop1": crop1, "none": none, "frechet": frechet_logits}
+    assert all(torch.equal(logits, made.logits[arm]) for arm, logits in found.items())
+
+
+def test_re_estimated_statistics_are_kept_as_the_nets_own_tensors(made):
+    with CellPasses(made.cell, made.store, made.views) as passes:
+        state = passes.statistics_state()
+    assert tuple(state) == STATISTICS
+    assert all(tensor.dtype == torch.float32 for tensor in state.values())
+    net = adapted_state(made.store, made.cell.trunk, made.cell.key, "bn")
+    assert all(torch.equal(net[name], tensor) for name, tensor in state.items())

@@ -1,0 +1,41 @@
+from dataclasses import replace
+
+from trainables.fixres.head_settings import HeadGrid, HeadSetting
+
+GRID = HeadGrid(
+    lr=(0.1, 0.2),
+    label_smoothing=(0.0, 0.1),
+    weight_decay=(0.0, 0.5),
+    optimizer=("sgd", "adamw"),
+    epochs=7,
+    patience=3,
+    batch_size=16,
+)
+
+
+def test_settings_are_the_product_by_optimizer_rate_smoothing_and_decay():
+    settings = GRID.settings
+    assert len(set(settings)) == 16
+    rows = [(s.optimizer, s.lr, s.label_smoothing, s.weight_decay) for s in settings]
+    assert rows[:5] == [
+        ("sgd", 0.1, 0.0, 0.0),
+        ("sgd", 0.1, 0.0, 0.5),
+        ("sgd", 0.1, 0.1, 0.0),
+        ("sgd", 0.1, 0.1, 0.5),
+        ("sgd", 0.2, 0.0, 0.0),
+    ]
+    assert rows[8:] == [("adamw", *row[1:]) for row in rows[:8]]
+    assert {s.epochs for s in settings} == {0}
+
+
+def test_a_value_given_twice_is_one_setting():
+    assert replace(GRID, lr=(0.1, 0.2, 0.1)).settings == GRID.settings
+
+
+def test_a_grid_of_one_setting_keeps_what_settings_have_in_common():
+    setting = HeadSetting(
+        optimizer="adamw", lr=0.3, label_smoothing=0.2, weight_decay=0.1, epochs=5
+    )
+    only = replace(GRID, momentum=0.5).only(setting)
+    assert only.settings == (replace(setting, epochs=0),)
+    assert (only.epochs, only.batch_size, only.momentum) == (5, 16, 0.5)

@@ -1,0 +1,39 @@
+import time
+
+import pytest
+from ray.util.placement_group import (
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
+
+from trainables.ray_backend.placement_groups import remove_orphaned_groups
+
+pytestmark = pytest.mark.slow
+
+
+def test_only_what_the_dead_reserved_is_released(ray):
+    class Maker:
+        def make(self):
+            group = placement_group([{"CPU": 1}])
+            ray.get(group.ready())
+            return group
+
+    makers = [ray.remote(num_cpus=0)(Maker).remote() for _ in range(2)]
+    orphaned, used = ray.get([maker.make.remote() for maker in makers])
+    own = placement_group([{"CPU": 1}])
+    assert remove_orphaned_groups() == 0
+
+    ray.kill(makers[0])
+    deadline = time.monotonic() + 30
+    while not remove_orphaned_groups():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+    states = [placement_group_table(group)["state"] for group in (orphaned, used, own)]
+    assert states[0] == "REMOVED"
+    assert "REMOVED" not in states[1:]
+    assert remove_orphaned_groups() == 0
+    for group in (used, own):
+        remove_placement_group(group)
+    ray.kill(makers[1])
