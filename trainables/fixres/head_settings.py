@@ -29,14 +29,12 @@ class HeadGrid:
 
     lr: tuple[float, ...]  # constant over the epochs
     label_smoothing: tuple[float, ...]
-    weight_decay: tuple[float, ...] = (1e-4,)  # of the whole head, bias included
-    optimizer: tuple[HeadOptimizer, ...] = (
-        "sgd",
-    )  # "sgd", "adamw"; only SGD decays in its gradient
+    weight_decay: tuple[float, ...] = (1e-4,)  # on the whole head, bias included
+    optimizer: tuple[HeadOptimizer, ...] = ("sgd",)  # only SGD decays in its gradient
     epochs: int  # at most
     patience: int  # epochs without a better val, after which a setting is given up
     batch_size: int  # images
-    momentum: float = 0.9  # of SGD
+    momentum: float = 0.9  # for SGD
 
     @property
     def settings(self) -> tuple[HeadSetting, ...]:

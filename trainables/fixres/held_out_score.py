@@ -42,7 +42,7 @@ class HeldOutSet:
 
     name: str  # "test", or an extra test set's
     images: SplitImages
-    digest: str  # of the images
+    digest: str  # names the images
     present: tuple[int, ...]  # the classes that occur
 
 

@@ -39,7 +39,7 @@ class TrialContext:
 
     store: Place
     data: Place
-    images_digest: str  # of the image set that the driver has read
+    images_digest: str  # names the image set that the driver has read
     read: ReadOptions
     cache: Path  # node-local
     rungs: tuple[int, ...]

@@ -36,7 +36,7 @@ POLL_S = 0.5
 CLEAN_UP_EVERY_S = 5.0  # orphaned placement groups, while an epoch is waited for
 ENDING_S = 60.0  # for workers to save what they have done, and to end
 
-_guard = PreemptionGuard()  # of a worker's process
+_guard = PreemptionGuard()  # Installed in the processes of workers.
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The optimiser and the learning rate's course over a trunk's training."""
+"""Make a trunk's optimiser, and give its learning rate at each step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,15 @@ SCHEDULES = ("cosine", "constant")
 def make_optimizer(
     model: nn.Module, kind: str, *, lr: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """AdamW, or SGD with Nesterov momentum 0.9. Norms and biases are not decayed."""
+    """Make AdamW, or SGD with Nesterov momentum 0.9; norms and biases are not decayed.
+
+    Args:
+        model: on the device where it stays.
+        kind: one of ``OPTIMIZERS``.
+
+    Raises:
+        ValueError: there is no such optimiser.
+    """
     if kind not in OPTIMIZERS:
         raise ValueError(f"optimizer {kind!r} is none of {OPTIMIZERS}")
     return timm.optim.create_optimizer_v2(
@@ -24,9 +32,18 @@ def make_optimizer(
 
 
 def lr_factor(step: int, *, steps: int, warmup: int, schedule: str) -> float:
-    """Share of the peak learning rate at ``step`` of ``steps``: a linear rise, then the schedule.
+    """Compute the learning rate at a step as a share of its peak: a linear rise, then the schedule.
 
-    Cosine ends at zero after the last step.
+    Cosine (Loshchilov and Hutter, arXiv:1608.03983, without restarts) is zero after the last step.
+
+    Args:
+        step: from 0.
+        steps: of the whole training.
+        warmup: steps of the rise.
+        schedule: one of ``SCHEDULES``.
+
+    Raises:
+        ValueError: there is no such schedule.
     """
     if step < warmup:
         return (step + 1) / (warmup + 1)

@@ -1,4 +1,4 @@
-"""How a trunk is trained: the recipe that a sweep's trunks share, and each one's hyperparameters.
+"""Settings of a trunk's training: the recipe that a sweep's trunks share, and hyperparameters.
 
 Imports no torch: the command line takes its defaults from here.
 """
@@ -18,7 +18,7 @@ Schedule = Literal["cosine", "constant"]
 class Hyper:
     """The hyperparameters that the search proposes for a trunk."""
 
-    lr: float
+    lr: float  # peak
     weight_decay: float
     label_smoothing: float
 
@@ -27,11 +27,11 @@ class Hyper:
 class Recipe:
     """The training settings that all trunks of a sweep share."""
 
-    epochs: int
-    batch_size: int
+    epochs: int  # 0: the trunk is the pretrained net as it is
+    batch_size: int  # images of a step, by all workers together
     optimizer: Optimizer = "adamw"
     schedule: Schedule = "cosine"
-    warmup_epochs: float = 0.5
+    warmup_epochs: float = 0.5  # in which the learning rate rises to its peak
     ema_decay: float = 0.0  # 0: no moving average
-    dropout: bool = True
+    dropout: bool = True  # at the variant's own rate
     augmentation: Augmentation = field(default_factory=Augmentation)

@@ -61,7 +61,7 @@ class EpochReport:
     loss: float | None  # mean over its images; None: not finite, or nothing was trained
     train_top1: float | None  # on the augmented images, before each step; None: nothing was trained
     images: int  # trained on
-    lr: float  # of its last step
+    lr: float  # at its last step
     seconds: float
     at: int  # Unix time, ms
     val: dict[int, Score] = field(default_factory=dict)  # by test resolution; at rungs only

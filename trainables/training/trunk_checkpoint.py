@@ -28,7 +28,7 @@ from trainables.training.trunk import EpochReport, TrunkSpec, epoch_report_from_
 class TrainingPosition:
     """How far a training has come, beside the tensors that it trains."""
 
-    reports: tuple[EpochReport, ...] = ()  # of the epochs that are over
+    reports: tuple[EpochReport, ...] = ()  # for the epochs that are over
     epoch_progress: Mapping[str, Any] | None = None  # within the next epoch: EpochProgress.state
     steps: int = 0  # optimiser steps since the last report, repeated ones included
     micro_batch: int | None = None  # images at once, as far as memory went; None: whole batches

@@ -47,11 +47,11 @@ def shared_logits(
     share, logits, start = view[group.rank :: group.world_size], [], 0
     while start < len(share) and not should_stop():
         batch = share[start : start + (fit.batch_size or batch_size)]
-        found = _logits_if_they_fit(model, batch, preprocessing, device)
-        if found is None:
+        batch_logits = _logits_if_they_fit(model, batch, preprocessing, device)
+        if batch_logits is None:
             fit.halve(batch_size)
         else:
-            logits.append(found)
+            logits.append(batch_logits)
             start += len(batch)
     (stopped,) = group.any_true(start < len(share))
     return None if stopped else group.gather_rows(torch.cat(logits), len(view))

@@ -1,5 +1,6 @@
 """Passes of the net: which there are, what they leave, and that arms share them."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -15,9 +16,11 @@ from tests.trainables.adapted import (
     watched,
 )
 from trainables.fixres.adapted_net import adapted_state
+from trainables.fixres.arms import ARMS
 from trainables.fixres.cell_passes import CellPasses
 from trainables.fixres.features import read_features
 from trainables.models.tensor_names import STATISTICS
+from trainables.storage.artifact_store import Store
 
 
 def test_the_passes_of_all_arms_together_are_those_that_are_said(made):
@@ -47,6 +50,25 @@ def test_arms_share_their_passes(made, arms, train, val):
     assert sum(seen) == train * TRAIN + val * VAL
     for arm in set(arms) & {"none", "crop1", "pool", "bn", "frechet"}:  # these know no seed
         torch.testing.assert_close(logits[arm], made.logits[arm])
+
+
+@pytest.mark.parametrize("arm", ARMS.values(), ids=ARMS)
+def test_an_arm_alone_takes_the_passes_that_its_entry_says(made, arm):
+    """But for the one at the train resolution, which the store holds of the trunk."""
+    cell = replace(made.cell, arms=(arm.name,), seed=10)
+    _, _, seen = watched(cell, made.store, made.views)
+    assert sum(seen) == (arm.needs_train + VIEWS * arm.needs_mild_views) * TRAIN + VAL
+
+
+def test_the_pass_at_the_train_resolution_is_that_of_the_arm_that_says_so(made, tmp_path):
+    store = Store(tmp_path)
+    shutil.copytree(made.store.trunk(made.cell.trunk), store.trunk(made.cell.trunk))
+    passes = {}
+    for name in ("bn", "frechet"):
+        _, _, seen = watched(replace(made.cell, arms=(name,)), store, made.views)
+        passes[name] = sum(seen)
+    assert passes["frechet"] - passes["bn"] == TRAIN
+    assert [name for name in ARMS if ARMS[name].needs_train_res] == ["frechet"]
 
 
 def test_where_the_native_crop_is_the_cells_own_none_takes_no_pass_of_its_own(made):
