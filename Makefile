@@ -14,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help sweep test test-fast check format docs ui clean
+.PHONY: help sweep test test-fast check format docs ui has-runs clean
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
@@ -25,7 +25,7 @@ test: check ## lint, types, import rules, then the tests, two files at a time: m
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-fast: $(VENV)/.whole-dev ## the tests that need no Ray, no server and little time: under a minute on two idle cores
-	@$(BIN)/python -m pytest --fast -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest --fast -n 2 --dist loadfile --durations=5 --durations-min=3 $(ARGS)
 
 check: $(VENV)/.whole-dev ## lint, types and import rules alone
 	$(BIN)/ruff check .
@@ -40,9 +40,11 @@ format: $(VENV)/.whole-dev ## put the code into the form that check wants
 docs: $(VENV)/.whole-lite ## write the tables of docs/options.md from the options
 	$(BIN)/python docs/write_options.py
 
-ui: $(VENV)/.whole-lite ## look at a sweep's runs in MLflow: make ui OUT=folder
-	@test -e '$(OUT)/mlflow.db' || { echo "No $(OUT)/mlflow.db: run a sweep first, or name its folder with OUT=..." >&2; exit 1; }
+ui: has-runs $(VENV)/.whole-lite ## look at a sweep's runs in MLflow: make ui OUT=folder
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --workers 1 --backend-store-uri 'sqlite:///$(abspath $(OUT))/mlflow.db' --host 127.0.0.1 --port $(PORT)
+
+has-runs: # before a set-up of minutes
+	@test -e '$(OUT)/mlflow.db' || { echo "No $(OUT)/mlflow.db: run a sweep first, or name its folder with OUT=..." >&2; exit 1; }
 
 clean: ## remove the environment and the tools' caches (never a sweep's results)
 	rm -rf $(VENV) $(VENV).lock .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist *.egg-info

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 # Ray's processes give way to others: beside another file's tests they would stand still.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
-# What --fast leaves out: folders, modules and single tests, by how their names begin. Tests that
-# take the fixture s3 are marked "server" as well, wherever they are.
+# What --fast leaves out: folders, modules and single tests, by how their names begin.
 MARKED = {
     "ray": (
         "tests/end_to_end/",
         "tests/sweeps/execution/test_phases.py",
+        "tests/sweeps/execution/test_tune_runner.py",
         "tests/trainables/ray_backend/",
     ),
     "server": (
@@ -34,13 +34,11 @@ MARKED = {
     ),
     "slow": (
         "tests/sweeps/execution/test_gpu_memory.py",
-        "tests/sweeps/final_model/test_mlflow_flavor.py",
-        "tests/sweeps/report/test_page.py",
-        "tests/sweeps/report/test_plots.py",
+        "tests/sweeps/final_model/",
+        "tests/sweeps/report/",
         "tests/sweeps/scheduling/test_trunk_scheduler.py",
         "tests/sweeps/selection/test_choice.py::test_one_standard_error_of_the_paired_difference",
-        "tests/sweeps/tracking/test_model_registry.py",
-        "tests/sweeps/tracking/test_tracker.py",
+        "tests/sweeps/tracking/",
         "tests/trainables/data/test_builtin_digits.py",
         "tests/trainables/data/test_decode.py",
         "tests/trainables/export/",
@@ -52,8 +50,9 @@ MARKED = {
         "tests/trainables/fixres/test_refit_cell.py",
         "tests/trainables/models/test_backbone.py",
         "tests/trainables/models/test_family.py",
-        "tests/trainables/profiling/test_inference_memory.py",
-        "tests/trainables/profiling/test_training_memory.py",
+        "tests/trainables/models/test_weights.py",
+        "tests/trainables/profiling/",
+        "tests/trainables/test_train.py",
         "tests/trainables/training/test_distributed.py",
         "tests/trainables/training/test_trainer.py",
         "tests/trainables/transforms/test_finetune_augmentation.py",
@@ -92,6 +91,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _marks_of(name: str) -> list[str]:
     """The markers of a module or a test, by its name from the root."""
     return [mark for mark, starts in MARKED.items() if name.startswith(starts)]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_ray_if_fast(pytestconfig: pytest.Config) -> Iterator[None]:
+    """With --fast a test that starts Ray fails, so that it gets its marker."""
+
+    def refuse(*_: object, **__: object) -> None:
+        pytest.fail("this test starts Ray: name it in MARKED, tests/conftest.py")
+
+    ray = sys.modules.get("ray") if pytestconfig.getoption("--fast") else None
+    with pytest.MonkeyPatch.context() as patch:
+        if ray is not None:
+            patch.setattr(ray, "init", refuse)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -149,7 +149,9 @@ def served() -> Iterator[S3Server]:
 
 
 @pytest.fixture(scope="session")
-def s3_of_session() -> Iterator[S3Server]:
+def s3_of_session(pytestconfig: pytest.Config) -> Iterator[S3Server]:
+    if pytestconfig.getoption("--fast"):
+        pytest.skip("starts a server")
     with served() as server:
         yield server
 
