@@ -195,7 +195,8 @@ class CellPasses:
         In a refit: train one, with the setting of the cell.
 
         Args:
-            views: features of the train images, each epoch of training on the next.
+            views: features of the train images under the re-estimated statistics, as those of val
+                are on which the best is kept; each epoch of training is on the next view.
             grid: the settings to try.
         """
         train = [view.to(self.device) for view in views], self.labels["train"].to(self.device)

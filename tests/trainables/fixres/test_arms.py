@@ -92,6 +92,8 @@ def plain(made, arm):
         net = trained(made, re_estimated(made), head, views, CLASSIFIER)
     elif arm == "fix_affine":
         net = trained(made, re_estimated(made), head, [train], (*AFFINE, *CLASSIFIER))
+    else:
+        pytest.fail(f"compute the arm {arm} the plain way here")
     with torch.no_grad():
         return net(x)
 
