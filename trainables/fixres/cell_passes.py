@@ -96,7 +96,7 @@ class CellPasses:
     # --- logits of val ------------------------------------------------------------------------
 
     def native_crop_logits(self) -> torch.Tensor:
-        """Val's logits by the trunk as trained, at the crop ratio of its weights."""
+        """Compute val's logits by the trunk as trained, at the crop ratio of its weights."""
         transform = native_transform(self.trunk, self.cell)
         if transform == self.cell.transform:
             return self.trained_logits()
@@ -109,11 +109,11 @@ class CellPasses:
         )
 
     def trained_logits(self) -> torch.Tensor:
-        """Val's logits by the trunk as trained, in the cell's transform."""
+        """Compute val's logits by the trunk as trained, in the cell's transform."""
         return self.logits(self.val_features_as_trained, *self.trained_classifier)
 
     def sliding_window_logits(self) -> torch.Tensor:
-        """Val's logits by the trunk as trained, with timm's test-time pooling."""
+        """Compute val's logits by the trunk as trained, with timm's test-time pooling."""
         return pool_logits(
             self._model_with(self._trained_norm),
             self._val_maps.tensor,
@@ -123,7 +123,7 @@ class CellPasses:
         )
 
     def logits_of_head(self, model: Net) -> torch.Tensor:
-        """Val's logits by another net's last batch norm and classifier."""
+        """Compute val's logits by another net's last batch norm and classifier."""
         features = self._features(model, self._val_maps)
         return self.logits(features, model.classifier.weight, model.classifier.bias)
 

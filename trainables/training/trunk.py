@@ -32,7 +32,7 @@ class TrunkStatus(StrEnum):
     FINISHED = "finished"  # all epochs of its recipe
     CUT = "cut"  # by the scheduler, at a rung
     DIVERGED = "diverged"  # loss or weights are not finite
-    FAILED = "failed"  # its process did, as often as is tried; nothing is finished of it
+    FAILED = "failed"  # its trial, at every try; such a trunk has no result and no weights
 
 
 @dataclass(frozen=True, kw_only=True)
