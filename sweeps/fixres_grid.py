@@ -26,7 +26,7 @@ import tyro  # noqa: E402
 from sweeps.planning.recipes import RECIPES, builtin_digits  # noqa: E402
 from sweeps.planning.spec import SweepSpec, with_options  # noqa: E402
 from sweeps.planning.validation import check_spec  # noqa: E402
-from trainables.errors import SweepError, UserError  # noqa: E402
+from trainables.errors import exit_code  # noqa: E402
 
 DESCRIPTION = """Find the EfficientNet variant, train resolution and test resolution that serve best
 on labelled images, and write the finished FixEfficientNet with the evidence. The same command
@@ -72,24 +72,21 @@ def main(argv: list[str], prog: str = "fixres_grid.py") -> int:
     """Run the sweep; return the exit code: 0 done, 1 a fault of ours, 2 bad input, 130 stopped."""
     interrupt_on_sigterm()
     try:
-        spec = check_spec(parse(argv, prog))
-        # Imported after the check, so that bad options fail at once: these import torch, Ray and
-        # MLflow.
-        from sweeps.sweep import run
-        from sweeps.terminal.console import Terminal
-
-        with Terminal() as terminal:
-            run(spec, terminal)
-    except UserError as error:
-        print(f"error: {with_options(str(error))}", file=sys.stderr)
-        return 2
-    except SweepError as error:
-        print(f"failed: {with_options(str(error))}", file=sys.stderr)
-        return 1
+        return exit_code(lambda: _sweep(argv, prog), with_options)
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr)
         return 130
-    return 0
+
+
+def _sweep(argv: list[str], prog: str) -> None:
+    spec = check_spec(parse(argv, prog))
+    # Imported after the check, so that bad options fail at once: these import torch, Ray and
+    # MLflow.
+    from sweeps.sweep import run
+    from sweeps.terminal.console import Terminal
+
+    with Terminal() as terminal:
+        run(spec, terminal)
 
 
 def console_main() -> int:

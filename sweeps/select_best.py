@@ -22,7 +22,7 @@ import tyro
 
 from sweeps.planning.spec import ServingOptions, with_options
 from sweeps.planning.validation import check_serving
-from trainables.errors import SweepError, UserError
+from trainables.errors import exit_code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,19 +48,11 @@ def main(argv: list[str], prog: str = "select_best.py") -> int:
         prog=prog,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
-    try:
-        check_serving(asked.serving)
-        _tell(asked)
-    except UserError as error:
-        print(f"error: {with_options(str(error))}", file=sys.stderr)
-        return 2
-    except SweepError as error:
-        print(f"failed: {with_options(str(error))}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_code(lambda: _tell(asked), with_options)
 
 
 def _tell(asked: SelectOptions) -> None:
+    check_serving(asked.serving)
     # Imported after the check, so that bad options fail at once: these import torch.
     from rich.console import Console
 

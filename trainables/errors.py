@@ -7,7 +7,8 @@ command line knows what its user calls it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 
 
 class UserError(Exception):
@@ -30,3 +31,23 @@ def with_option_names(message: str, names: Mapping[str, str]) -> str:
             and not among them stays as it is.
     """
     return re.sub(r"`(\w+)`", lambda match: names.get(match[1], match[0]), message)
+
+
+def exit_code(work: Callable[[], object], wording: Callable[[str], str]) -> int:
+    """Do a command's work, and tell an error that is for people in one line on stderr.
+
+    Args:
+        wording: puts a message into the command's own words, such as its options.
+
+    Returns:
+        The exit code: 0, 2 for a :class:`UserError`, 1 for a :class:`SweepError`.
+    """
+    try:
+        work()
+    except UserError as error:
+        print(f"error: {wording(str(error))}", file=sys.stderr)
+        return 2
+    except SweepError as error:
+        print(f"failed: {wording(str(error))}", file=sys.stderr)
+        return 1
+    return 0

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 import torch
 
 from trainables.data.decode import prepare
 from trainables.data.options import ReadOptions
-from trainables.errors import SweepError, UserError, with_option_names
+from trainables.errors import exit_code, with_option_names
 from trainables.models import variants
 from trainables.models.weights import find_weights
 from trainables.storage.artifact_store import Store
@@ -42,13 +43,12 @@ SETTING_NAMES = {
 
 def main() -> None:
     """Parse the command line, train, and end with code 2 for bad input, 1 for other failures."""
-    parser = _parser()
-    try:
-        _train(parser.parse_args())
-    except UserError as error:
-        parser.exit(2, f"error: {with_option_names(str(error), SETTING_NAMES)}\n")
-    except SweepError as error:
-        parser.exit(1, f"failed: {with_option_names(str(error), SETTING_NAMES)}\n")
+    code = exit_code(
+        lambda: _train(_parser().parse_args()),
+        lambda message: with_option_names(message, SETTING_NAMES),
+    )
+    if code:
+        sys.exit(code)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,8 +93,8 @@ def _train(options: argparse.Namespace) -> None:
     )
     torch.set_num_threads(options.threads)
     if not (store.trunk(spec.key) / "result.json").exists():
-        notice = PreemptionGuard()
-        notice.install()
+        guard = PreemptionGuard()
+        guard.install()
         training = TrunkTraining(
             spec,
             images,
@@ -103,10 +103,10 @@ def _train(options: argparse.Namespace) -> None:
             threads=options.threads,
             val_transforms=tuple(_full_image_transform(res, variant) for res in options.test_res),
             rungs=(options.epochs,),
-            should_stop=lambda: notice.requested,
+            should_stop=lambda: guard.requested,
         )
         while training.trained_epochs < options.epochs:
-            with notice.deferred():
+            with guard.deferred():
                 report = training.epoch()
             print(f"epoch {report.epoch}: loss {report.loss}, {report.seconds} s")
         finalize_trunk(store, spec.key, TrunkStatus.FINISHED)

@@ -7,16 +7,13 @@ from typing import Any
 import pytest
 import torch
 
+from tests.trainables.training.bare_trunk import SPEC, report
 from trainables.evaluation.metrics import Score
-from trainables.models.weights import Weights
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import write_json, write_state
 from trainables.storage.hashing import canonical_json, content_hash, to_jsonable
 from trainables.training import trunk
-from trainables.training.recipe import Hyper, Recipe
 from trainables.training.trunk import (
-    EpochReport,
-    TrunkSpec,
     TrunkStatus,
     epoch_report_from_json,
     finalize_trunk,
@@ -28,24 +25,9 @@ from trainables.training.trunk import (
 )
 from trainables.transforms.augmentation import Augmentation
 
-SPEC = TrunkSpec(
-    variant="lite0",
-    train_res=32,
-    weights=Weights(variant="lite0", source="none", digest="none", name=None),
-    images="images",
-    recipe=Recipe(epochs=3, batch_size=8),
-    hyper=Hyper(lr=0.1, weight_decay=0.05, label_smoothing=0.1),
-    seed=0,
-)
-
 
 def score(hits):
     return Score(split="val", n=10, hits1=hits, hits5=10)
-
-
-def report(epoch, **changes: Any):
-    plain = EpochReport(epoch=epoch, loss=0.5, train_top1=0.2, images=8, lr=0.1, seconds=1.5, at=7)
-    return replace(plain, **changes)
 
 
 REPORTS = [report(1), report(2, val={32: score(4), 48: score(7)}, micro_batch=4)]

@@ -8,14 +8,11 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from trainables.models.weights import Weights
+from tests.trainables.training.bare_trunk import SPEC, report
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_lines, read_state
 from trainables.training.distributed import WorkerGroup
-from trainables.training.recipe import Hyper, Recipe
 from trainables.training.trunk import (
-    EpochReport,
-    TrunkSpec,
     TrunkStatus,
     finalize_trunk,
     trunk_spec_from_json,
@@ -23,19 +20,6 @@ from trainables.training.trunk import (
 from trainables.training.trunk_checkpoint import TrainingPosition, TrunkCheckpoint
 
 ALONE = WorkerGroup()
-SPEC = TrunkSpec(
-    variant="lite0",
-    train_res=32,
-    weights=Weights(variant="lite0", source="none", digest="none", name=None),
-    images="images",
-    recipe=Recipe(epochs=3, batch_size=8),
-    hyper=Hyper(lr=0.1, weight_decay=0.0, label_smoothing=0.0),
-    seed=0,
-)
-
-
-def report(epoch):
-    return EpochReport(epoch=epoch, loss=0.5, train_top1=0.25, images=8, lr=0.1, seconds=1.5, at=7)
 
 
 class Training:
