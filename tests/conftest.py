@@ -33,11 +33,16 @@ MARKED = {
         "tests/trainables/storage/test_object_store.py",
     ),
     "slow": (
+        "tests/clusters/",
         "tests/sweeps/execution/test_gpu_memory.py",
         "tests/sweeps/final_model/",
+        "tests/sweeps/planning/test_plan.py",
         "tests/sweeps/report/",
+        "tests/sweeps/scheduling/test_tpe.py::test_learns_more_than_chance",
         "tests/sweeps/scheduling/test_trunk_scheduler.py",
         "tests/sweeps/selection/test_choice.py::test_one_standard_error_of_the_paired_difference",
+        "tests/sweeps/terminal/test_plan_tables.py",
+        "tests/sweeps/test_reselect.py",
         "tests/sweeps/tracking/",
         "tests/trainables/data/test_builtin_digits.py",
         "tests/trainables/data/test_decode.py",
@@ -55,9 +60,13 @@ MARKED = {
         "tests/trainables/test_train.py",
         "tests/trainables/training/test_distributed.py",
         "tests/trainables/training/test_trainer.py",
+        "tests/trainables/transforms/test_augmentation.py",
         "tests/trainables/transforms/test_finetune_augmentation.py",
+        "tests/trainables/transforms/test_resolution.py::test_the_expected_share",
     ),
 }
+# And tests by what they take, wherever they are: a server, a whole net.
+MARKED_FIXTURES = {"s3_of_session": "server", "lite0_weights": "slow"}
 ROOT = Path(__file__).parents[1]
 TINTS = {"blue": (40, 60, 200), "green": (40, 190, 60), "red": (200, 50, 40)}
 COUNTS = {"train": (8, 7, 7), "val": (5, 5, 5), "test": (3, 3, 3)}
@@ -78,10 +87,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        for mark in _marks_of(item.nodeid):
+        taken = MARKED_FIXTURES.keys() & set(getattr(item, "fixturenames", ()))
+        for mark in {*_marks_of(item.nodeid), *(MARKED_FIXTURES[name] for name in taken)}:
             item.add_marker(mark)
-        if "s3_of_session" in getattr(item, "fixturenames", ()):
-            item.add_marker("server")
     if config.getoption("--fast"):
         left_out = [item for item in items if any(map(item.get_closest_marker, MARKED))]
         items[:] = [item for item in items if item not in left_out]
