@@ -16,9 +16,6 @@ from trainables.fixres.adapted_net import serving_transform
 from trainables.fixres.arms import ARMS, rank
 from trainables.training.trunk import TrunkStatus, trained_epochs
 
-# The arms whose classifier is fitted on features of the frozen net.
-_HEAD_ARMS = ("fix", "fix_aug")
-
 
 @dataclass(frozen=True, kw_only=True)
 class ImagePasses:
@@ -148,7 +145,7 @@ def _saved_passes(plan: Plan, cell: CellEnded) -> tuple[int, float | None]:
     It saved a pass over train and one over val for each (setting, epoch) pair that was tried, minus
     all passes that it took, those of arms without a classifier of their own included.
     """
-    pairs = sum(r.head_tried for r in cell.rows if r.arm in _HEAD_ARMS)
+    pairs = sum(r.head_tried for r in cell.rows if ARMS[r.arm].fits_features)
     without_sharing = pairs * (plan.counts["train"] + plan.counts["val"])
     saved = max(0, without_sharing - cell_images(plan, cell.cell.variant))
     if not saved:

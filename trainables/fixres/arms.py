@@ -42,6 +42,7 @@ class Arm:
     adapt: Callable[[CellPasses], AdaptedNet]
     changes: tuple[str, ...] = ()  # names of tensors
     plain: bool = True  # the result is a net that timm builds; else a row to compare with
+    fits_features: bool = False  # its classifier is trained on stored features, not through the net
     needs_train: bool = False  # a pass over the train images at the test resolution
     needs_mild_views: bool = False  # a pass over each mildly augmented view of the train images
     needs_train_res: bool = False  # a pass over some train images at the train resolution
@@ -157,6 +158,7 @@ _TABLE = (
         words="classifier trained and last batch norm re-estimated at the test resolution (FixRes)",
         adapt=adapt_fix,
         changes=(*CLASSIFIER, *STATISTICS),
+        fits_features=True,
         needs_train=True,
     ),
     Arm(
@@ -165,6 +167,7 @@ _TABLE = (
         "(FixEfficientNet)",
         adapt=adapt_fix_aug,
         changes=(*CLASSIFIER, *STATISTICS),
+        fits_features=True,
         needs_train=True,
         needs_mild_views=True,
     ),
