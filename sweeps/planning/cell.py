@@ -8,6 +8,11 @@ from trainables.fixres.cell import CellSpec
 from trainables.training.trunk import TrunkSpec
 
 
+def cell_label(variant: str, train_res: int, test_res: int) -> str:
+    """Name a cell for people, resolutions in px: "b0 128 -> 160"."""
+    return f"{variant} {train_res} -> {test_res}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """One cell of the grid, with the trunk that it adapts."""
@@ -31,3 +36,8 @@ class Cell:
     def test_res(self) -> int:
         """The test resolution, px."""
         return self.spec.test_res
+
+    @property
+    def label(self) -> str:
+        """The cell in words: "b0 128 -> 160"."""
+        return cell_label(self.variant, self.trunk.train_res, self.test_res)

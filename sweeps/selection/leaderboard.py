@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sweeps.planning.cell import Cell
+from sweeps.planning.cell import Cell, cell_label
 from trainables.errors import UserError
 from trainables.fixres.cell import ArmResult
 from trainables.fixres.head_settings import HeadSetting
@@ -50,7 +50,7 @@ class Row:
     @property
     def label(self) -> str:
         """The cell in words: "b0 128 -> 160"."""
-        return f"{self.variant} {self.train_res} -> {self.test_res}"
+        return cell_label(self.variant, self.train_res, self.test_res)
 
     @property
     def head_in_words(self) -> str:

@@ -22,7 +22,7 @@ from sweeps.events.event_types import (
     TrunkEnded,
 )
 from sweeps.events.progress import Progress
-from sweeps.planning.cell import Cell
+from sweeps.planning.cell import cell_label
 from sweeps.planning.spec import with_options
 from sweeps.planning.units import duration
 from trainables.evaluation.metrics import Score
@@ -101,7 +101,7 @@ class Terminal:
             case CellsPlanned(cells=cells):
                 self.say(f"cells: {len(cells)}, each adapts a trunk to a test resolution")
             case CellEnded(cell=cell, rows=rows):
-                subject = _cell_words(cell)
+                subject = f"cell {cell.label}"
                 if not rows:
                     self.say(f"{subject}: failed")
                     self._say_error(event.error)
@@ -109,7 +109,7 @@ class Terminal:
                 scores = ", ".join(f"{r.arm} {100 * r.top1:.1f} %" for r in rows)
                 self.say(f"{subject}: val top-1 {scores} (n={rows[0].n}); {self._left()}")
             case TrialRetried(trunk=trunk, cell=cell, error=error):
-                subject = _cell_words(cell) if cell else f"trunk {_trunk_words(trunk)}"
+                subject = f"cell {cell.label}" if cell else f"trunk {_trunk_words(trunk)}"
                 why = _last_line(error).partition(". ")[0].rstrip(".")
                 self.say(f"{subject}: tried again, as a trial failed{why and f': {why}'}")
 
@@ -156,7 +156,7 @@ class Terminal:
         for key in sorted(progress.cells_running):
             assert progress.cells is not None
             cell = progress.cells[key]
-            lines.append(Text(f"  {cell.variant} {cell.trunk.train_res} -> {cell.test_res} px"))
+            lines.append(Text(f"  {cell.label} px"))
         lines.append(Text(f"  best so far: {self._best()}", style="green"))
         return Group(*lines)
 
@@ -167,7 +167,7 @@ class Terminal:
         if self.progress.best_trunk is not None:
             score, trunk, res = self.progress.best_trunk
             return (
-                f"{trunk.variant} {trunk.train_res} -> {res} px: val top-1 "
+                f"{cell_label(trunk.variant, trunk.train_res, res)} px: val top-1 "
                 f"{100 * score.top1:.1f} % (n={score.n}), before any fix"
             )
         return "nothing scored yet"
@@ -180,10 +180,6 @@ def _is_terminal(console: Console | None) -> bool:
 def _trunk_words(trunk: TrunkSpec) -> str:
     words = f"{trunk.variant} at {trunk.train_res} px"
     return f"{words}, lr {trunk.hyper.lr:.2g}" if trunk.recipe.epochs else words
-
-
-def _cell_words(cell: Cell) -> str:
-    return f"cell {cell.variant} {cell.trunk.train_res} -> {cell.test_res}"
 
 
 def _last_line(trace: str) -> str:
