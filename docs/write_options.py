@@ -24,7 +24,7 @@ if __name__ == "__main__":  # its own folder is first on the path, not the proje
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from sweeps.planning.recipes import RECIPES, builtin_digits
-from sweeps.planning.spec import SweepSpec
+from sweeps.planning.spec import SweepSpec, option
 from sweeps.select_best import SelectOptions
 
 PAGE = Path(__file__).with_name("options.md")
@@ -85,7 +85,7 @@ def _differing_defaults() -> Iterator[str]:
 def _own(found: dict[str, Any], plain: dict[str, Any]) -> list[str]:
     """The options whose defaults are others than the plain ones."""
     names = [name for name in found if found[name] != plain[name] and name != "recipe"]
-    return [f"`--{name.replace('_', '-')} {_words(found[name])}`" for name in names]
+    return [f"`{option(name)} {_words(found[name])}`" for name in names]
 
 
 def _flat(options: Any) -> dict[str, Any]:
@@ -117,8 +117,8 @@ def _docstrings(options: type) -> dict[str, str]:
 
 
 def _flag(field: Field[Any]) -> str:
-    negative = "no-" if _default(field) is True else ""
-    return f"`--{negative}{field.name.replace('_', '-')}`"
+    negative = "no_" if _default(field) is True else ""
+    return f"`{option(negative + field.name)}`"
 
 
 def _values(hint: Any) -> str:

@@ -327,9 +327,7 @@ def option(name: str) -> str:
 
 def with_options(message: str) -> str:
     """Write the settings that an error's message names as options of the command line."""
-    spec = SweepSpec()
-    names = [f.name for group in fields(spec) for f in fields(getattr(spec, group.name))]
-    options = {name: option(name) for name in names} | {"variant": option("variants")}
+    options = {name: option(name) for name in _flat(SweepSpec())} | {"variant": option("variants")}
     return with_option_names(message, options)
 
 

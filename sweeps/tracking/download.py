@@ -9,6 +9,8 @@ from pathlib import Path
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from sweeps.output.location import BOARD
+from sweeps.output.sweep_record import SPEC
 from sweeps.selection import leaderboard
 from sweeps.selection.leaderboard import Row
 from sweeps.tracking.connection import quiet_client
@@ -17,6 +19,7 @@ from sweeps.tracking.ui_links import without_credentials
 from trainables.errors import UserError
 from trainables.fixres.cell import PREDICTIONS
 from trainables.storage.artifact_store import Store
+from trainables.storage.retry import first_line
 
 
 def download_sweep(run_id: str, tracking_uri: str | None, folder: Path) -> None:
@@ -42,7 +45,7 @@ def download_sweep(run_id: str, tracking_uri: str | None, folder: Path) -> None:
             "AND attributes.status = 'FINISHED'",
             max_results=10_000,
         )
-        client.download_artifacts(run_id, "spec.json", str(folder))
+        client.download_artifacts(run_id, SPEC, str(folder))
         rows: list[Row] = []
         for run in cells:
             rows += _download_cell(client, run.info.run_id, folder)
@@ -50,10 +53,10 @@ def download_sweep(run_id: str, tracking_uri: str | None, folder: Path) -> None:
         where = without_credentials(client.tracking_uri)
         raise UserError(
             f"--sweep runs:/{run_id} cannot be read from MLflow at {where} "
-            f"({str(error).splitlines()[0][:200]}): check the run's id and --tracking-uri."
+            f"({first_line(error)}): check the run's id and --tracking-uri."
         ) from None
     if rows:
-        leaderboard.write(folder / "leaderboard.parquet", rows)
+        leaderboard.write(folder / BOARD, rows)
 
 
 def _download_cell(client: MlflowClient, run_id: str, folder: Path) -> list[Row]:
