@@ -13,7 +13,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,10 +20,10 @@ from pathlib import Path
 import pytest
 
 from tests.ports import free_ports
+from tests.waiting import wait_until
 
 KEY, SECRET = "key-of-tests", "secret-of-tests"
 BUCKET = "sweeps"
-START_S = 60.0
 # All are given: two that start at once would choose the same.
 PORTS = (
     "s3.port",
@@ -107,16 +106,16 @@ class S3Server:
             region_name="us-east-1",
             config=Config(connect_timeout=1, read_timeout=5, retries={"max_attempts": 1}),
         )
-        end = time.monotonic() + START_S
-        while True:
+
+        def answers() -> bool:
             try:
                 client.put_object(Bucket=BUCKET, Key="awake", Body=b"yes")
                 client.delete_object(Bucket=BUCKET, Key="awake")
-                return
             except (BotoCoreError, ClientError):
-                if time.monotonic() > end or process.poll() is not None:
-                    raise
-                time.sleep(0.2)
+                return False
+            return True
+
+        wait_until(answers, process=process, every_s=0.2, what="the server's answer")
 
 
 def _low_ports(count: int) -> list[int]:

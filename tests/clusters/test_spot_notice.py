@@ -15,6 +15,7 @@ from ray.scripts.scripts import cli
 from ray.train.v2._internal.execution.worker_group import worker
 
 from clusters import spot_notice
+from tests.waiting import HANG_S
 from trainables.ray_backend.tune_trainables import CellTrainable, TrunkTrainable
 
 Answer = tuple[int, str]
@@ -123,7 +124,7 @@ STUBBORN = """
 import signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: {})
 print("ready", flush=True)
-time.sleep(60)
+time.sleep(3600)
 """
 
 
@@ -174,7 +175,7 @@ def test_trials_save_and_end_and_others_are_left_alone(drained, capsys):
         assert spot_notice.main(["now", "--wait", "20"]) == 0
         assert drained == [20]
         for each in (trunk, worker):
-            assert each.wait(5) == 0
+            assert each.wait(HANG_S) == 0
             assert each.stdout is not None and each.stdout.read() == "saved\n"
         assert other.poll() is None
         os.kill(other.pid, 15)  # its first: no notice was sent to it

@@ -7,7 +7,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from clusters import tracking_server
 from clusters.tracking_server import NAME, Database
 from tests.clusters.files import CLUSTERS
 from tests.ports import free_ports
+from tests.waiting import HANG_S, wait_until
 
 
 def write(path: Path, value: int) -> None:
@@ -132,23 +132,19 @@ def test_mlflow_itself_is_served_and_ends_with_its_runs_in_the_store(tmp_path, b
     with (tmp_path / "log").open("w") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
-            wait_for(port)
+            wait_until(lambda: listens(port), process=server, what="the server's answer")
             mlflow.MlflowClient(f"http://127.0.0.1:{port}").create_experiment("sweep")
         finally:
             server.send_signal(signal.SIGTERM)
-            code = server.wait(60)
+            code = server.wait(HANG_S)
     assert code == 0, (tmp_path / "log").read_text()
     with closing(sqlite3.connect(bucket / NAME)) as db:
         assert ("sweep",) in list(db.execute("select name from experiments"))
 
 
-def wait_for(port: int) -> None:
-    until = time.monotonic() + 60
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            assert time.monotonic() < until
-            time.sleep(0.2)
-        else:
-            return
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True

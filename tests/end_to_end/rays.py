@@ -21,6 +21,7 @@ import yaml
 
 from tests.end_to_end.sweeping import ROOT, environment
 from tests.ports import free_ports
+from tests.waiting import HANG_S
 
 RAY = str(Path(sys.executable).with_name("ray"))
 STOP_PATIENCE_S = 30  # a driver that is stopped has this long to end; Ray's default is 3
@@ -46,7 +47,7 @@ class Head:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=400,
+            timeout=HANG_S,
         )
 
     def submit(self, entry: list[str], *options: str) -> subprocess.CompletedProcess[str]:
@@ -91,7 +92,7 @@ def private_head(
         options["autoscaling-config"] = str(_fake_cluster(autoscaling, head))
     start = [RAY, "start", "--head", *(f"--{name}={value}" for name, value in options.items())]
     try:
-        subprocess.run(start, env=head.environment, check=True, capture_output=True, timeout=120)
+        subprocess.run(start, env=head.environment, check=True, capture_output=True, timeout=HANG_S)
         yield head
     finally:
         _end(head)

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from tests.end_to_end.rays import Head
 from tests.end_to_end.sweeping import ROOT
+from tests.waiting import HANG_S
 
 EVERY_S = 0.5
 
@@ -82,7 +83,7 @@ def rehearse(head: Head, argv: Sequence[str], path: Path, patience_s: float = 60
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=900,
+            timeout=HANG_S,
         )
         ended = time.time()
         while read(path)[-1].nodes and time.time() < ended + patience_s:

@@ -14,6 +14,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
+from tests.waiting import HANG_S
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = "sweeps/fixres_grid.py"
 SHAPES = ("cross", "disc", "ring", "square")
@@ -80,7 +82,7 @@ def run_command(argv: list[str]) -> subprocess.CompletedProcess[str]:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=HANG_S,
     )
 
 

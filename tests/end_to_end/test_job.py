@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from safetensors.torch import load_file
 
 from tests.end_to_end.rays import Head, private_head
 from tests.end_to_end.sweeping import board, command, epochs_trained, model_files, runs_of
+from tests.waiting import wait_until
 from trainables.storage.files import read_lines, read_state
 
 pytestmark = pytest.mark.slow
@@ -23,13 +23,6 @@ pytestmark = pytest.mark.slow
 def head() -> Iterator[Head]:
     with private_head({"CPU": 2}) as started:
         yield started
-
-
-def _wait(head: Head, job: str, moment: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 300
-    while not moment():
-        assert time.monotonic() < deadline, head.job("logs", job).stdout
-        time.sleep(0.1)
 
 
 def _check_whole(store: Path) -> None:
@@ -52,7 +45,7 @@ def test_a_job_that_is_stopped_is_continued_by_the_same_command(
     submitted = head.submit(entry, "--no-wait", "--submission-id", "first")
     assert submitted.returncode == 0, submitted.stderr
     trunks = out / "store" / "trunks"
-    _wait(head, "first", lambda: len(list(trunks.glob("*/work.jsonl"))) >= 3)
+    wait_until(lambda: len(list(trunks.glob("*/work.jsonl"))) >= 3)
     head.job("stop", "first")
     assert "Job 'first' was stopped" in head.job("status", "first").stdout
     said = head.job("logs", "first").stdout

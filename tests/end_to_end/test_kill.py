@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from tests.end_to_end.sweeping import (
     runs_of,
     sweep,
 )
+from tests.waiting import HANG_S, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -59,13 +59,9 @@ def _start_and_kill(
         # A shell's background jobs, and all that they start, ignore SIGINT.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    deadline = time.monotonic() + 300
-    while not moment(out):
-        assert driver.poll() is None, "the driver ended before it could be killed"
-        assert time.monotonic() < deadline, "the moment never came"
-        time.sleep(0.02)
+    wait_until(lambda: moment(out), process=driver, every_s=0.02)
     driver.send_signal(signal_number)
-    return driver.wait(timeout=120)
+    return driver.wait(HANG_S)
 
 
 def _still_running(out: Path) -> set[str]:

@@ -25,6 +25,7 @@ from tests.end_to_end.sweeping import (
     runs_of,
     sweep,
 )
+from tests.waiting import HANG_S
 from trainables.fixres.arms import ARMS, UNTUNED
 
 pytestmark = pytest.mark.slow
@@ -108,7 +109,7 @@ print(json.dumps([hits, len(files), config["input_size"][-1], config["crop_pct"]
         text=True,
         cwd="/",
         env=environment(),
-        timeout=200,
+        timeout=HANG_S,
     )
     assert run.returncode == 0, run.stderr
     hits, n, res, crop = json.loads(run.stdout)

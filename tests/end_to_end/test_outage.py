@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from mlflow.tracking import MlflowClient
 
 from tests.end_to_end.sweeping import ROOT, command, environment
 from tests.ports import free_ports
+from tests.waiting import HANG_S, wait_until
 
 pytestmark = pytest.mark.slow
 AWAY_S = 6.0
@@ -49,26 +49,18 @@ class Server:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        deadline = time.monotonic() + 90
-        while True:
-            try:
-                urllib.request.urlopen(f"{self.uri}/health", timeout=1)
-                return
-            except OSError:
-                assert time.monotonic() < deadline, "the server does not start"
-                time.sleep(0.2)
+        wait_until(self._answers, process=self._process, every_s=0.2, what="the server's answer")
+
+    def _answers(self) -> bool:
+        try:
+            urllib.request.urlopen(f"{self.uri}/health", timeout=1)
+        except OSError:
+            return False
+        return True
 
     def kill(self) -> None:
         os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait(30)
-
-
-def _wait(driver: subprocess.Popen[str], moment: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 300
-    while not moment():
-        assert driver.poll() is None, "the driver ended before the moment came"
-        assert time.monotonic() < deadline, "the moment never came"
-        time.sleep(0.05)
+        self._process.wait()
 
 
 def points(uri: str) -> dict[tuple[str, str], Any]:
@@ -103,11 +95,11 @@ def test_nothing_is_lost(data: Path, undisturbed: Path) -> None:
             text=True,
         )
         trunks = out / "store" / "trunks"
-        _wait(driver, lambda: len(list(trunks.glob("*/work.jsonl"))) >= 2)
+        wait_until(lambda: len(list(trunks.glob("*/work.jsonl"))) >= 2, process=driver)
         server.kill()
         time.sleep(AWAY_S)
         server.start()
-        said, _ = driver.communicate(timeout=400)
+        said, _ = driver.communicate(timeout=HANG_S)
         assert driver.returncode == 0, said
         assert said.count("MLflow does not answer") == said.count("MLflow is back") == 1, said
         assert points(server.uri) == points(f"sqlite:///{undisturbed}/mlflow.db")

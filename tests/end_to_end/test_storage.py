@@ -14,6 +14,7 @@ import torch
 
 from tests.end_to_end.sweeping import ROOT, board, command, environment
 from tests.storing import BUCKET, S3Server
+from tests.waiting import HANG_S
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_lines
 from trainables.storage.object_store import remote_path
@@ -41,7 +42,7 @@ def test_all_of_a_sweep_lives_in_an_object_store(
     s3.kill()
     time.sleep(AWAY_S)
     s3.start()
-    assert sweep.wait(300) == 0, (tmp_path / "log").read_text()
+    assert sweep.wait(HANG_S) == 0, (tmp_path / "log").read_text()
     assert "Traceback" not in (tmp_path / "log").read_text()
 
     assert board(tmp_path / "out") == board(undisturbed)

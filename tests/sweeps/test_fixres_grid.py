@@ -18,6 +18,7 @@ import pytest
 from sweeps.planning.recipes import RECIPES, builtin_digits
 from sweeps.planning.spec import SweepSpec
 from tests.factories import is_one_sentence, spec_with
+from tests.waiting import HANG_S
 from trainables.data.cache import make_room, set_limit
 from trainables.errors import SweepError, UserError
 from trainables.models.variants import VARIANTS
@@ -211,7 +212,7 @@ def test_as_a_script_from_any_folder(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=HANG_S,
     )
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = [text for text in done.stderr.splitlines() if text]
@@ -232,6 +233,6 @@ def test_names_of_arms_are_checked_before_anything_heavy_is_imported() -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=HANG_S,
     )
     assert done.returncode == 0, done.stderr

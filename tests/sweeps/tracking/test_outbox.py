@@ -12,6 +12,7 @@ import pytest
 
 from sweeps.tracking import outbox
 from sweeps.tracking.outbox import Outbox
+from tests.waiting import HANG_S
 
 
 class AwayError(Exception):
@@ -95,7 +96,7 @@ def test_all_is_done_in_order_whoever_puts_it_in(other: OtherSide) -> None:
 
 def test_what_waited_is_written_together(other: OtherSide) -> None:
     gate = threading.Event()
-    other.box.put(lambda: assert_true(gate.wait(10)))
+    other.box.put(lambda: assert_true(gate.wait(HANG_S)))
     for i in range(50):
         other.put(i)
     gate.set()
@@ -153,7 +154,7 @@ def test_stopped_it_tries_no_more() -> None:
     other.put(1)
     time.sleep(0.05)
     other.box.stop()
-    worker.join(5)
+    worker.join(HANG_S)
     assert not worker.is_alive()
     other.away = False
     assert other.kept == []

@@ -10,6 +10,7 @@ import pytest
 
 from sweeps.tracking import system_metrics
 from sweeps.tracking.system_metrics import SystemMetricsSampler
+from tests.waiting import HANG_S
 
 
 def test_samples_have_mlflows_names_and_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,7 +18,7 @@ def test_samples_have_mlflows_names_and_the_time(monkeypatch: pytest.MonkeyPatch
     samples: queue.Queue[tuple[Mapping[str, float], int]] = queue.Queue()
     began_ms = int(time.time() * 1000)
     sampler = SystemMetricsSampler(lambda values, at_ms: samples.put((values, at_ms)))
-    (first, first_ms), (_, second_ms) = samples.get(timeout=30), samples.get(timeout=30)
+    (first, first_ms), (_, second_ms) = samples.get(timeout=HANG_S), samples.get(timeout=HANG_S)
     sampler.stop()
     assert {
         "system/cpu_utilization_percentage",
@@ -42,7 +43,7 @@ def test_the_interval_is_ours_unless_mlflows_is_set(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(system_metrics, "INTERVAL_S", 0.05)
     samples: queue.Queue[int] = queue.Queue()
     sampler = SystemMetricsSampler(lambda _, at_ms: samples.put(at_ms))
-    samples.get(timeout=30)
+    samples.get(timeout=HANG_S)
     sampler.stop()
 
 

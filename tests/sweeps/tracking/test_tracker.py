@@ -22,6 +22,7 @@ from tests.sweeps.tracking.recorded_sweep import (
     TrackedSweep,
     run_store,
 )
+from tests.waiting import HANG_S
 from trainables.errors import SweepError, UserError
 from trainables.storage.artifact_store import Store
 from trainables.training.trunk import TrunkStatus
@@ -61,7 +62,7 @@ def test_the_drivers_load_is_a_metric_of_the_parent(
     (sampler,) = [t for t in started if t.name == "system-metrics"]  # one, though it began twice
     time.sleep(0.3)
     tracker.close("FINISHED")
-    sampler.join(5)
+    sampler.join(HANG_S)
     assert not sampler.is_alive()
     loads = sweep.run(SWEEP_KEY).data.metrics
     assert 0 <= loads["system/cpu_utilization_percentage"] <= 100

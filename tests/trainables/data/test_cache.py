@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.waiting import HANG_S
 from trainables.data.cache import (
     GrowingFile,
     SpaceRequest,
@@ -232,7 +233,7 @@ def test_what_another_process_holds_stays_until_it_dies(cache):
         from trainables.data.locks import held_file, hold
         found = held_file(Path({str(path)!r}))
         print(hold(Path({str(root)!r})), flush=True)
-        time.sleep(60)
+        time.sleep(3600)
     """
     other = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(script)],
@@ -245,7 +246,7 @@ def test_what_another_process_holds_stays_until_it_dies(cache):
     with pytest.raises(UserError):
         make_room(cache, MB, NEED)
     other.send_signal(signal.SIGKILL)
-    other.communicate(timeout=60)
+    other.communicate(timeout=HANG_S)
     assert root.exists() and path.exists()
     make_room(cache, 2 * MB, NEED)
     assert not root.exists() and not path.exists()

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.waiting import HANG_S
 from trainables.data import decode
 from trainables.data.decode import prepare
 from trainables.data.decode_pool import estimate_bytes
@@ -275,14 +276,14 @@ def run(data, cache, on_progress):
 def test_two_processes_decode_once(tmp_path, cache):
     data = folder(tmp_path / "data")
     both = [run(data, cache, "pass") for _ in range(2)]
-    counts = sorted(int(one.communicate(timeout=60)[0]) for one in both)
+    counts = sorted(int(one.communicate(timeout=HANG_S)[0]) for one in both)
     assert counts == [0, 60]
 
 
 def test_killed_decode_leaves_nothing_that_looks_finished(tmp_path, cache):
     data = folder(tmp_path / "data")
     killed = run(data, cache, "done > 5 and os.kill(os.getpid(), signal.SIGKILL)")
-    killed.communicate(timeout=60)
+    killed.communicate(timeout=HANG_S)
     assert killed.returncode == -9
     left = entries(cache)
     assert len(left) == 1
@@ -294,7 +295,7 @@ def test_killed_decode_leaves_nothing_that_looks_finished(tmp_path, cache):
 
 def test_a_bound_makes_room_of_what_no_process_holds(tmp_path, cache):
     first, second = folder(tmp_path / "a", per_class=30), folder(tmp_path / "b", per_class=20)
-    run(first, cache, "pass").communicate(timeout=60)
+    run(first, cache, "pass").communicate(timeout=HANG_S)
     (kept,) = cache.glob("?" * 64)
     size = sum(file.stat().st_size for file in kept.iterdir())
     found = prepare(second, cache, ReadOptions(cache_gb=size / 1e9))
@@ -311,7 +312,7 @@ def test_a_bound_makes_room_of_what_no_process_holds(tmp_path, cache):
 
 
 def test_a_set_that_alone_is_too_large_drops_nothing(tmp_path, cache):
-    run(folder(tmp_path / "a"), cache, "pass").communicate(timeout=60)
+    run(folder(tmp_path / "a"), cache, "pass").communicate(timeout=HANG_S)
     before = entries(cache)
     with pytest.raises(UserError, match=r"`cache_gb` 1e-05 .* 180 images .* larger `cache_gb`"):
         prepare(folder(tmp_path / "b", per_class=60), cache, ReadOptions(cache_gb=1e-5))

@@ -2,6 +2,7 @@ import asyncio
 
 import pytest
 
+from tests.waiting import HANG_S
 from trainables.ray_backend.epoch_channel import EpochChannel
 
 
@@ -25,7 +26,7 @@ def test_an_epoch_is_waited_for_until_it_is_requested():
         waiting = [asyncio.create_task(channel.wait_for_request(epoch)) for epoch in (1, 1, 2)]
         await asyncio.sleep(0)
         await channel.request_epoch(1)
-        done, pending = await asyncio.wait(waiting[:2], timeout=5)
+        done, pending = await asyncio.wait(waiting[:2], timeout=HANG_S)
         later = waiting[2].done()
         await channel.request_epoch(2)
         return [task.result() for task in done], len(pending), later, await waiting[2]

@@ -1,5 +1,3 @@
-import time
-
 import pytest
 from ray.util.placement_group import (
     placement_group,
@@ -7,6 +5,7 @@ from ray.util.placement_group import (
     remove_placement_group,
 )
 
+from tests.waiting import wait_until
 from trainables.ray_backend.placement_groups import remove_orphaned_groups
 
 pytestmark = pytest.mark.slow
@@ -25,10 +24,7 @@ def test_only_what_the_dead_reserved_is_released(ray):
     assert remove_orphaned_groups() == 0
 
     ray.kill(makers[0])
-    deadline = time.monotonic() + 30
-    while not remove_orphaned_groups():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(remove_orphaned_groups)
 
     states = [placement_group_table(group)["state"] for group in (orphaned, used, own)]
     assert states[0] == "REMOVED"

@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from tests.waiting import HANG_S
 from trainables.data.options import ReadOptions
 from trainables.models import variants
 from trainables.models.weights import find_weights
@@ -139,7 +140,7 @@ def preempt(word, trunk):
     """Send SIGTERM to a process whose title holds ``word``; what it leaves in the store."""
     process = processes(word)[0]
     process.send_signal(signal.SIGTERM)
-    psutil.wait_procs([process], timeout=60)
+    psutil.wait_procs([process], timeout=HANG_S)
     return read_state(trunk.folder / "state.pt")
 
 

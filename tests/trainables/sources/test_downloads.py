@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from tests.storing import BUCKET
+from tests.waiting import HANG_S
 from trainables.data.decode import INDEX_ROW_BYTES, known_set, prepare
 from trainables.data.extra_test_sets import open_extra_test_set
 from trainables.data.options import ReadOptions
@@ -368,7 +369,7 @@ def test_a_killed_download_leaves_nothing_that_looks_finished(bucket, cache, pre
         prepare(place_of({data.uri!r}), Path({str(cache)!r}), ReadOptions(), progress)
     """
     command = [sys.executable, "-c", textwrap.dedent(script)]
-    killed = subprocess.run(command, cwd=Path(__file__).parents[3], env=os.environ, timeout=60)
+    killed = subprocess.run(command, cwd=Path(__file__).parents[3], env=os.environ, timeout=HANG_S)
     assert killed.returncode == -signal.SIGKILL
     assert len(drafts(cache)) == 1 and list(drafts(cache)[0].glob("files/*"))
     assert not list(cache.glob("listings/*")) and not list(cache.glob("?" * 64))

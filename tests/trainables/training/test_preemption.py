@@ -5,6 +5,7 @@ import textwrap
 
 import pytest
 
+from tests.waiting import HANG_S
 from trainables.training.preemption import EXIT_CODE
 
 START = """
@@ -26,7 +27,7 @@ def signalled(*lines, signals=(signal.SIGTERM,)):
         assert started.stdout.readline() == "ready\n"
         for one in signals:
             started.send_signal(one)
-        said, _ = started.communicate(timeout=60)
+        said, _ = started.communicate(timeout=HANG_S)
     return said, started.returncode
 
 
@@ -63,10 +64,12 @@ def test_work_that_fails_after_a_notice_ends_the_process_all_the_same():
 def test_an_earlier_handler_is_replaced_and_other_signals_are_left_alone():
     said, code = signalled(
         "signal.signal(signal.SIGTERM, lambda *_: print('earlier', flush=True))",
-        "signal.signal(signal.SIGUSR1, lambda *_: print('other', flush=True))",
+        "seen = []",
+        "other = lambda *_: seen.append(print('other', flush=True))",
+        "signal.signal(signal.SIGUSR1, other)",
         "guard.install()",
         "print('ready', flush=True)",
-        "time.sleep(1)",
+        "while not seen: time.sleep(0.01)",
         "print('given', guard.requested, flush=True)",
         signals=(signal.SIGUSR1,),
     )
@@ -84,7 +87,7 @@ def test_it_cannot_be_installed_off_the_main_thread():
         "try: ThreadPoolExecutor().submit(guard.install).result()",
         "except ValueError: print('main thread only')",
     ) as started:
-        assert started.communicate(timeout=60)[0] == "main thread only\n"
+        assert started.communicate(timeout=HANG_S)[0] == "main thread only\n"
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,29 @@
+"""Waits for states, never for seconds: tests are right on however slow a machine."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+
+# Only a hang meets it: the slowest thing that is waited for takes minutes on a busy machine.
+HANG_S = 1800.0
+
+
+def wait_until(
+    moment: Callable[[], object],
+    *,
+    process: subprocess.Popen[str] | subprocess.Popen[bytes] | None = None,
+    every_s: float = 0.05,
+    what: str = "the moment",
+) -> None:
+    """Return when ``moment`` is true.
+
+    Raises:
+        AssertionError: ``process`` ended before, or nothing happened for so long that it hangs.
+    """
+    until = time.monotonic() + HANG_S
+    while not moment():
+        assert process is None or process.poll() is None, f"the process ended before {what} came"
+        assert time.monotonic() < until, f"{what} never came"
+        time.sleep(every_s)
