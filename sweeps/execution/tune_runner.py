@@ -16,6 +16,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from sweeps.execution.resources import PhaseResources
+from sweeps.redaction import redacted
 from trainables.ray_backend.tune_trainables import TrialContext
 
 # A trial may fail this often in a row without an epoch done in between; each retry continues from
@@ -153,6 +154,7 @@ class _PhaseScheduler(_Unpickled, FIFOScheduler):
         """
         path = trial.error_file
         trace = Path(path).read_text(errors="replace") if path and Path(path).exists() else ""
+        trace = redacted(trace)
         failures = trial.run_metadata.num_failures
         # Tune reports the end of a reused process twice; by the second time the trial waits again.
         is_new = trial.status == Trial.ERROR or trial.trial_id not in self.failures

@@ -7,6 +7,7 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from sweeps.redaction import redacted
 from trainables.data.options import ReadOptions
 from trainables.errors import with_option_names
 from trainables.fixres.head_settings import HeadGrid, HeadOptimizer
@@ -326,9 +327,9 @@ def option(name: str) -> str:
 
 
 def with_options(message: str) -> str:
-    """Write the settings that an error's message names as options of the command line."""
+    """Word an error's message for the command line: settings as options, secrets masked."""
     options = {name: option(name) for name in _flat(SweepSpec())} | {"variant": option("variants")}
-    return with_option_names(message, options)
+    return redacted(with_option_names(message, options))
 
 
 def value_in_words(value: Any) -> str:
