@@ -9,16 +9,20 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pandas as pd
 from PIL import Image
 
 from trainables.data.pixels import BadImageError, to_rgb
+
+# Otherwise ONNX Runtime calls its makers, and keeps an id of the device in the home folder.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime
 
 # Images that the net sees at once, which bounds the memory.
 BATCH = 32
