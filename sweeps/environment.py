@@ -14,7 +14,7 @@ def on_cluster() -> bool:
 
 
 def set_environment() -> None:
-    """Set the variables that Ray reads when it is imported; those that are set stay as they are."""
+    """Set variables that libraries read when imported; those that are set stay as they are."""
     defaults = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AIR_NEW_OUTPUT": "0",
@@ -27,6 +27,7 @@ def set_environment() -> None:
         # where one other process wants a core.
         "OMP_WAIT_POLICY": "passive",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "ORT_DISABLE_TELEMETRY": "1",
     }
     if on_cluster():
         # The autoscaler sees more than one trial at a time.
@@ -34,6 +35,8 @@ def set_environment() -> None:
     else:
         # A token that is in memory alone keeps others from using this private Ray.
         defaults |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        # All its processes listen on loopback; the name tells of another of its uses.
+        defaults["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
 

@@ -57,7 +57,6 @@ def _start_private_ray(options: ResourceOptions) -> None:
         logging_level=logging.ERROR,
         object_store_memory=150_000_000,  # Bytes: trials share images through files, not objects.
         num_gpus=gpus,
-        _node_ip_address="127.0.0.1",
         runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "passive"}},
     )
 

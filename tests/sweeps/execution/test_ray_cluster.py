@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 import ray
 
 from sweeps.execution import ray_cluster
-from sweeps.execution.ray_cluster import RayCluster, current_placement
+from sweeps.execution.ray_cluster import ROOT, RayCluster, current_placement
 from sweeps.execution.resources import ClusterResources
 from sweeps.planning.spec import ResourceOptions
+from tests.waiting import HANG_S
 
 
 def give_nodes(monkeypatch: pytest.MonkeyPatch, *resources: dict[str, float]) -> None:
@@ -52,7 +57,33 @@ def test_a_given_cluster_is_joined_and_else_a_private_ray_started(
     assert after == {}  # SIGTERM is handled once Ray is running.
     assert ("address" in init) is not cluster
     if not cluster:
-        assert init["address"] == "local" and init["_node_ip_address"] == "127.0.0.1"
+        assert init["address"] == "local"
+
+
+LISTEN = """
+import json, psutil
+from sweeps.environment import set_environment
+set_environment()
+from sweeps.execution.ray_cluster import start_ray
+from sweeps.planning.spec import ResourceOptions
+start_ray(ResourceOptions())
+own = psutil.Process()
+sockets = [c for p in (own, *own.children(recursive=True)) for c in p.net_connections("inet")]
+print(json.dumps([c.laddr.ip for c in sockets if c.status == psutil.CONN_LISTEN]))
+"""
+
+
+@pytest.mark.ray
+def test_a_private_ray_listens_on_loopback_alone() -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    command = [sys.executable, "-c", LISTEN]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=HANG_S
+    )
+    assert done.returncode == 0, done.stderr
+    addresses = json.loads(done.stdout.splitlines()[-1])
+    assert len(addresses) >= 3  # at least its control service, its raylet and the driver
+    assert {address.removeprefix("::ffff:") for address in addresses} <= {"127.0.0.1", "::1"}
 
 
 def test_ray_runs_only_if_a_trial_is_placed(monkeypatch: pytest.MonkeyPatch) -> None:
