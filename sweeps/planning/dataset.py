@@ -10,9 +10,11 @@ from sweeps.planning.spec import SweepSpec
 from trainables.data import builtin_digits
 from trainables.data.decode import Progress, prepare
 from trainables.data.image_set import ImageSet
+from trainables.errors import UserError
 from trainables.storage.files import files_below
 from trainables.storage.hashing import content_hash
 from trainables.storage.object_store import RemotePath, place_of, remote_path
+from trainables.storage.retry import first_line
 
 
 class Messages(Protocol):
@@ -38,6 +40,7 @@ def open_images(spec: SweepSpec, messages: Messages) -> tuple[ImageSet, Path | R
     if spec.images.data is not None:
         data = place_of(spec.images.data)
     if isinstance(data, RemotePath):
+        _check_reachable(data)
         work = "downloading and decoding images"
     elif data is not None:
         data = data.resolve()
@@ -52,6 +55,16 @@ def open_images(spec: SweepSpec, messages: Messages) -> tuple[ImageSet, Path | R
     for note in images.notes:
         messages.say(note)
     return images, data
+
+
+def _check_reachable(data: RemotePath) -> None:
+    try:
+        data.check_reachable()
+    except OSError as error:
+        raise UserError(
+            f"--data {data} cannot be reached ({first_line(error)}): check the address, its rights "
+            "and the network."
+        ) from None
 
 
 def _draw_digits(spec: SweepSpec, messages: Messages) -> Path | RemotePath:

@@ -148,7 +148,7 @@ class RemotePath:
         Raises:
             OSError: there is no answer, or access is refused.
         """
-        self.filesystem.get_file_info(self.path)
+        self._attempt(lambda: self.filesystem.get_file_info(self.path))
 
     def upload_files(self, folder: Path, names: Iterable[str]) -> None:
         """Upload files of a folder to below this prefix, under the same names, many at a time."""
@@ -238,7 +238,23 @@ class RemotePath:
         return self._with_retries(lambda: self.filesystem.get_file_info(self.path))
 
     def _with_retries(self, action: Callable[[], T]) -> T:
-        return with_retries(action, str(self))
+        return with_retries(lambda: self._attempt(action), str(self))
+
+    def _attempt(self, action: Callable[[], T]) -> T:
+        """Do it once.
+
+        Raises:
+            OSError: it failed. Stores that pyarrow reaches through fsspec, such as ``hf``, raise
+                whatever the client for them does.
+        """
+        try:
+            return action()
+        except OSError:
+            raise
+        except Exception as error:
+            if not isinstance(self.filesystem, fs.PyFileSystem):
+                raise
+            raise OSError(f"{type(error).__name__}: {first_line(error)}") from error
 
     @property
     def filesystem(self) -> fs.FileSystem:
@@ -262,7 +278,7 @@ def remote_path(uri: str) -> RemotePath:
     if not parts.netloc and parts.scheme != "file":
         raise UserError(f"{uri} names no bucket: write it as s3://bucket/prefix.")
     if "@" in parts.netloc:
-        shown = f"{parts.scheme}://...@{parts.netloc.rpartition('@')[2]}{parts.path}"
+        shown = f"{parts.scheme}://***@{parts.netloc.rpartition('@')[2]}{parts.path}"
         raise UserError(
             f"{shown} holds credentials: leave them out, they are taken from the environment, a "
             "profile or the machine's role."

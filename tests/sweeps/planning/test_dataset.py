@@ -13,6 +13,7 @@ from sweeps.planning import dataset
 from sweeps.planning.dataset import open_images
 from tests.factories import spec_with
 from trainables.data import builtin_digits
+from trainables.errors import UserError
 from trainables.sources.splits import SPLITS
 from trainables.storage.object_store import RemotePath, remote_path
 
@@ -70,12 +71,27 @@ def test_a_users_folder_is_decoded_and_what_is_left_out_is_said(
     assert messages.work == ["decoding images"]
 
 
-def test_a_store_is_downloaded_from(drawn: list[Path], tmp_path: Path) -> None:
+def test_a_store_is_downloaded_from(
+    drawn: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RemotePath, "check_reachable", lambda self: None)
     messages = Messages()
     uri = "s3://bucket/images?region=us-east-1"
     _, data = open_images(spec_with(data=uri, cache_dir=tmp_path), messages)
     assert data == remote_path(uri) and not drawn
     assert messages.work == ["downloading and decoding images"]
+
+
+def test_a_store_that_does_not_answer_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: RemotePath) -> None:
+        raise OSError("ConnectError: Name or service not known")
+
+    monkeypatch.setattr(RemotePath, "check_reachable", fail)
+    spec = spec_with(data="hf://datasets/x/y", cache_dir=tmp_path)
+    with pytest.raises(UserError, match=r"^--data hf://datasets/x/y cannot be reached \(Connect"):
+        open_images(spec, Messages())
 
 
 def test_digits_are_drawn_in_the_cache_of_this_machine(

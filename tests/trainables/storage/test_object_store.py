@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
+from pyarrow import fs
 
 from tests.storing import S3Server, served
-from trainables.errors import UserError
+from trainables.errors import SweepError, UserError
+from trainables.storage import object_store
 from trainables.storage.files import append_line, read_json, read_lines, write_json
 from trainables.storage.object_store import RemotePath, place_of, remote_path
 
@@ -98,3 +101,24 @@ def test_a_uri_of_a_store_is_a_path_there(tmp_path: Path) -> None:
     uri = "s3://bucket/a?region=eu-west-1"
     assert place_of(uri) == remote_path(uri)
     assert place_of(tmp_path) == tmp_path
+
+
+class ClientError(Exception):
+    """What the client of a store raises that pyarrow knows through fsspec alone."""
+
+
+def test_whatever_the_client_of_a_store_raises_is_an_error_of_the_store(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ClientError("Name or service not known")
+
+    monkeypatch.setattr(MemoryFileSystem, "info", fail)
+    filesystem = fs.PyFileSystem(fs.FSSpecHandler(MemoryFileSystem()))
+    monkeypatch.setattr(object_store, "_filesystem", lambda root: (filesystem, ""))
+    path = remote_path("hf://datasets/x/y")
+    with pytest.raises(OSError, match=r"^ClientError: Name or service not known$"):
+        path.check_reachable()
+    monkeypatch.setattr("trainables.storage.retry.MAX_OUTAGE_S", 0.0)
+    with pytest.raises(SweepError, match="ClientError"):
+        path.exists()
