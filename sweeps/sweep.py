@@ -69,7 +69,7 @@ def run(spec: SweepSpec, terminal: Terminal) -> None:
         SweepError: it can, but came to nothing.
     """
     out = folder.find_folder(spec)
-    location = location_of(out, spec.output.storage)
+    location = location_of(out, spec.output.storage, spec.output.link_days)
     make_writable(spec.cache, "cache_dir")
     if spec.run.dry_run:
         images, _ = open_images(spec, terminal)

@@ -152,6 +152,8 @@ class OutputOptions:
     """Where the sweep lives: results, store, final model. The same command again continues."""
     storage: str | None = None
     """Object store (s3://bucket/prefix, gs://...): keeps store and results; OUT is then a copy."""
+    link_days: float = 0
+    """Days for which the card in the store links to the files, open to its readers; 0: no links."""
     keep: Literal["all", "front", "best"] = "all"
     """Checkpoints left once it is finished, now or later: all, the Pareto fronts' or the best's."""
 
@@ -281,7 +283,7 @@ def _from_json(declared: Field[Any], value: Any) -> Any:
 NOT_IDENTITY = frozenset(
     (
         *("data", "cache_dir", "cache_gb", "max_corrupt"),
-        *("out", "storage", "keep"),
+        *("out", "storage", "link_days", "keep"),
         *("concurrency", "cpus_per_trial", "gpus_per_trial", "gpu_memory_gb"),
         *("workers_per_trial", "price_per_hour"),
         *("tracking_uri", "experiment", "register_as"),

@@ -75,6 +75,7 @@ RANGE_OF_OPTION = {
     "max_memory_mb": Range(0, open_low=True),
     "max_latency_ms": Range(0, open_low=True),
     "min_top1": Range(0, 1, open_low=True),
+    "link_days": Range(0, 7),  # S3 signs no longer validity.
     "seed": Range(0, 2**31 - 1),
     "concurrency": Range(1),
     "cpus_per_trial": Range(1),

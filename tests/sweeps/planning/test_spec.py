@@ -58,6 +58,7 @@ FREE = {
     "max_corrupt": 0.5,
     "out": Path("/elsewhere"),
     "storage": "s3://elsewhere/sweep",
+    "link_days": 3.0,
     "concurrency": 4,
     "cpus_per_trial": 3,
     "gpus_per_trial": 0.5,
