@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -129,15 +131,33 @@ def _start_private_ray(options: ResourceOptions) -> None:
     import ray
 
     gpus = torch.cuda.device_count()
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=150_000_000,  # Bytes: trials share images through files, not objects.
-        num_gpus=gpus,
-        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "passive"}},
-    )
+    with _without_dashboard_process():
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=150_000_000,  # Bytes: trials share images by files, not objects.
+            num_gpus=gpus,
+            runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "passive"}},
+        )
+
+
+@contextmanager
+def _without_dashboard_process() -> Iterator[None]:
+    """Keep Ray from starting a process for usage statistics where there is to be no dashboard.
+
+    Even with the statistics switched off, that process asks the metadata servers of three clouds
+    whether this machine is theirs.
+    """
+    from ray._private import services
+
+    start = services.start_api_server
+    services.start_api_server = lambda *_, **__: (None, None)
+    try:
+        yield
+    finally:
+        services.start_api_server = start
 
 
 class RayCluster:
