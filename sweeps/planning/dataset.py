@@ -9,7 +9,10 @@ from sweeps.environment import on_cluster
 from sweeps.planning.spec import SweepSpec
 from trainables.data import builtin_digits
 from trainables.data.decode import Progress, prepare
+from trainables.data.extra_test_sets import open_extra_test_set
 from trainables.data.image_set import ImageSet
+from trainables.sources.listing import printable
+from trainables.sources.splits import SPLITS
 from trainables.storage.files import files_below
 from trainables.storage.hashing import content_hash
 from trainables.storage.object_store import RemotePath, place_of, remote_path
@@ -52,6 +55,36 @@ def open_images(spec: SweepSpec, messages: Messages) -> tuple[ImageSet, Path | R
     for note in images.notes:
         messages.say(note)
     return images, data
+
+
+def check_extra_test_sets(spec: SweepSpec, images: ImageSet, messages: Messages) -> None:
+    """Open and decode the extra test sets, so that what is wrong with one is known at once.
+
+    Says what is left out of each, and how many of its images the sweep has as well.
+
+    Raises:
+        UserError: one of them cannot be used.
+    """
+    for name, where in spec.extra_test_sets.items():
+        progress = messages.counting(f"decoding --also-test {name}")
+        extra = open_extra_test_set(
+            name, place_of(where), spec.cache, images.classes, spec.read, progress
+        )
+        if extra.rejected:
+            messages.say(
+                f"--also-test {name}: {len(extra.rejected)} files cannot be read and are left out,"
+                f" as {printable(extra.rejected[0].path)} ({extra.rejected[0].reason})"
+            )
+        for note in extra.notes:
+            messages.say(f"--also-test {name}: {note}")
+        hashes = extra.images.hashes()
+        for split in SPLITS:
+            shared = len(hashes & images.split(split).hashes())
+            if shared:
+                messages.say(
+                    f"--also-test {name}: {shared} image(s) of it are also in {split}, byte for"
+                    " byte."
+                )
 
 
 def _draw_digits(spec: SweepSpec, messages: Messages) -> Path | RemotePath:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
+
 from sweeps.planning.cell import Cell
 from sweeps.planning.grid import Grid, Point, resolve_grid
 from sweeps.planning.serving_limits import limits_set
@@ -36,6 +38,8 @@ class Plan:
     images_digest: str
     counts: Mapping[str, int]  # images by split
     classes: tuple[str, ...]
+    class_sizes: tuple[int, ...]  # images of each class, over all splits
+    layout: str  # how the images lay, in words
     weights: Mapping[str, Weights]  # by variant
     costs: Mapping[tuple[str, int], Cost]  # by variant and resolution
 
@@ -152,13 +156,17 @@ def build_plan(spec: SweepSpec, images: ImageSet, weights: Iterable[Weights]) ->
     Raises:
         UserError: no cell can be within the serving limits, or the weights do not fit the classes.
     """
-    grid = resolve_grid(spec, images.split("train").sizes)
+    splits = {name: images.split(name) for name in SPLITS}
+    grid = resolve_grid(spec, splits["train"].sizes)
+    labels = np.concatenate([split.labels for split in splits.values()])
     plan = Plan(
         spec=spec,
         grid=grid,
         images_digest=images.digest,
-        counts={s: len(images.split(s)) for s in SPLITS},
+        counts={name: len(split) for name, split in splits.items()},
         classes=images.classes,
+        class_sizes=tuple(np.bincount(labels, minlength=len(images.classes)).tolist()),
+        layout=images.layout,
         weights={w.variant: w for w in weights},
         costs={
             (point.variant, r): cost(point.variant, r, len(images.classes))
