@@ -29,6 +29,7 @@ from sweeps.output.location import BOARD, SweepLocation, check_same, location_of
 from sweeps.output.sweep_record import SPEC, SweepRecord, new_sweep_record
 from sweeps.planning import plan as planning
 from sweeps.planning.dataset import check_extra_test_sets, open_images
+from sweeps.planning.kept_classifiers import kept_classifier_lines
 from sweeps.planning.plan import Plan
 from sweeps.planning.spec import SweepSpec, identity
 from sweeps.report.build import write_evidence
@@ -109,6 +110,8 @@ def _run_or_continue(
             record.write(out)
         folder.write_rejected(out, images)
         terminal.console.print(plan_view(plan))
+        for line in kept_classifier_lines(plan, images, store):
+            terminal.say(line)
         with _tracked(spec, location, record.sweep, terminal) as tracker:
             outcome = _Sweep(plan, images, data, location, record, tracker, terminal).run()
         record = replace(record, ui=tracker.ui_command())
