@@ -53,10 +53,12 @@ def _classes(plan: Plan) -> str:
     if len(names) > 2 * CLASSES_SHOWN:
         shown = [*names[:CLASSES_SHOWN], "...", *names[-CLASSES_SHOWN:]]
     least, most = (pick(range(len(names)), key=lambda i: sizes[i]) for pick in (min, max))
-    return (
-        f"{', '.join(shown)} (--class-order {plan.spec.images.class_order}); smallest "
-        f"{names[least]} ({sizes[least]} images), largest {names[most]} ({sizes[most]})"
+    counts = (
+        f"smallest {names[least]} ({sizes[least]} images), largest {names[most]} ({sizes[most]})"
     )
+    if sizes[least] == sizes[most]:
+        counts = f"each of {sizes[least]} images"
+    return f"{', '.join(shown)} (--class-order {plan.spec.images.class_order}); {counts}"
 
 
 def _px(resolutions: Sequence[int]) -> str:

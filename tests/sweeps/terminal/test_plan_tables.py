@@ -48,3 +48,5 @@ def test_the_plan_names_classes_and_layout() -> None:
     console.print(plan_view(many))
     told = "a, b, c, ..., h, i, j (--class-order natural); smallest a (10 images), largest j (19)"
     assert told in output_of(console)
+    console.print(plan_view(replace(many, class_sizes=(7,) * 10)))
+    assert "; each of 7 images\n" in output_of(console)
