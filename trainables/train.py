@@ -94,7 +94,7 @@ def _train(options: argparse.Namespace) -> None:
     )
     images = prepare(options.data, options.cache, reading)
     for note in images.notes:
-        print(note)
+        print(note, file=sys.stderr)
     store = Store(options.store)
     spec = TrunkSpec(
         variant=variant.name,
