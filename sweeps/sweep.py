@@ -28,7 +28,8 @@ from sweeps.output import folder, retention
 from sweeps.output.location import BOARD, SweepLocation, check_same, location_of
 from sweeps.output.sweep_record import SPEC, SweepRecord, new_sweep_record
 from sweeps.planning import plan as planning
-from sweeps.planning.dataset import open_images
+from sweeps.planning.dataset import check_extra_test_sets, open_images
+from sweeps.planning.kept_classifiers import kept_classifier_lines
 from sweeps.planning.plan import Plan
 from sweeps.planning.spec import SweepSpec, identity
 from sweeps.report.build import write_evidence
@@ -73,6 +74,7 @@ def run(spec: SweepSpec, terminal: Terminal) -> None:
     make_writable(spec.cache, "cache_dir")
     if spec.run.dry_run:
         images, _ = open_images(spec, terminal)
+        check_extra_test_sets(spec, images, terminal)
         terminal.console.print(plan_view(planning.build_plan(spec, images, ())))
         return
     is_new_folder = not out.exists()
@@ -100,6 +102,7 @@ def _run_or_continue(
         check_same(record, location)
     outcome = read_outcome(out, spec.extra_test_sets)
     if outcome is None:
+        check_extra_test_sets(spec, images, terminal)
         plan = planning.build_plan(spec, images, weights or _find_weights(spec, store))
         if record is None:
             uri = location.remote.uri if location.remote else None
@@ -107,6 +110,8 @@ def _run_or_continue(
             record.write(out)
         folder.write_rejected(out, images)
         terminal.console.print(plan_view(plan))
+        for line in kept_classifier_lines(plan, images, store):
+            terminal.say(line)
         with _tracked(spec, location, record.sweep, terminal) as tracker:
             outcome = _Sweep(plan, images, data, location, record, tracker, terminal).run()
         record = replace(record, ui=tracker.ui_command())

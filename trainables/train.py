@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -14,6 +15,8 @@ from trainables.data.options import ReadOptions
 from trainables.errors import exit_code, with_option_names
 from trainables.models import variants
 from trainables.models.weights import find_weights
+from trainables.sources.class_names import class_order_of
+from trainables.sources.layout import LayoutChoice
 from trainables.storage.artifact_store import Store
 from trainables.storage.object_store import place_of
 from trainables.training.preemption import PreemptionGuard
@@ -27,7 +30,9 @@ from trainables.transforms.resolution import TEST_CROP_PCT
 SETTING_NAMES = {
     "batch_size": "--batch-size",
     "cache_dir": "--cache",
+    "class_order": "--class-order",
     "data": "--data",
+    "layout": "--layout",
     "test_res": "--test-res",
     "train_res": "--train-res",
     "variant": "--variant",
@@ -58,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--data", type=place_of, required=True, help="images: a folder, or a URI")
+    parser.add_argument("--layout", choices=get_args(LayoutChoice), default=ReadOptions.layout)
+    parser.add_argument("--class-order", default="string", help="string, natural or a file")
     parser.add_argument("--store", type=place_of, required=True, help="where the trunk is kept")
     parser.add_argument("--cache", type=Path, required=True, help="where decoded images are kept")
     parser.add_argument("--variant", default="b0", help="b0..b8, b0_ap..b7_ap, l2, lite0..lite4")
@@ -80,7 +87,14 @@ def _train(options: argparse.Namespace) -> None:
         SweepError: memory does not suffice, or the store did not answer for long.
     """
     variant = variants.get(options.variant)
-    images = prepare(options.data, options.cache, ReadOptions(seed=options.seed))
+    reading = ReadOptions(
+        seed=options.seed,
+        layout=options.layout,
+        class_order=class_order_of(options.class_order),
+    )
+    images = prepare(options.data, options.cache, reading)
+    for note in images.notes:
+        print(note, file=sys.stderr)
     store = Store(options.store)
     spec = TrunkSpec(
         variant=variant.name,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
+
+import numpy as np
 
 from sweeps.planning.cell import Cell
 from sweeps.planning.grid import Grid, Point, resolve_grid
@@ -16,7 +18,7 @@ from trainables.data.image_set import ImageSet
 from trainables.errors import UserError
 from trainables.fixres.cell import CellSpec
 from trainables.fixres.head_settings import HeadGrid
-from trainables.models import variants
+from trainables.models import imagenet, variants
 from trainables.models.weights import Weights
 from trainables.profiling.cost import Cost, cost
 from trainables.sources.splits import SPLITS
@@ -36,6 +38,8 @@ class Plan:
     images_digest: str
     counts: Mapping[str, int]  # images by split
     classes: tuple[str, ...]
+    class_sizes: tuple[int, ...]  # images of each class, over all splits
+    layout: str  # how the images lay, in words
     weights: Mapping[str, Weights]  # by variant
     costs: Mapping[tuple[str, int], Cost]  # by variant and resolution
 
@@ -152,14 +156,18 @@ def build_plan(spec: SweepSpec, images: ImageSet, weights: Iterable[Weights]) ->
     Raises:
         UserError: no cell can be within the serving limits, or the weights do not fit the classes.
     """
-    grid = resolve_grid(spec, images.split("train").sizes)
+    splits = {name: images.split(name) for name in SPLITS}
+    grid = resolve_grid(spec, splits["train"].sizes)
+    labels = np.concatenate([split.labels for split in splits.values()])
     plan = Plan(
         spec=spec,
         grid=grid,
         images_digest=images.digest,
-        counts={s: len(images.split(s)) for s in SPLITS},
+        counts={name: len(split) for name, split in splits.items()},
         classes=images.classes,
-        weights={w.variant: w for w in weights},
+        class_sizes=tuple(np.bincount(labels, minlength=len(images.classes)).tolist()),
+        layout=images.layout,
+        weights={w.variant: _fitting_classifier(w, images.classes) for w in weights},
         costs={
             (point.variant, r): cost(point.variant, r, len(images.classes))
             for point, tests in grid.tests.items()
@@ -172,6 +180,14 @@ def build_plan(spec: SweepSpec, images: ImageSet, weights: Iterable[Weights]) ->
     return plan
 
 
+def _fitting_classifier(weights: Weights, classes: tuple[str, ...]) -> Weights:
+    """Give up a classifier of ImageNet's classes where the images are of 1,000 others."""
+    fits = weights.classes != imagenet.CLASSES or len(classes) != imagenet.CLASSES
+    if fits or weights.are_given or imagenet.names_imagenet(classes):
+        return weights
+    return replace(weights, keep_classifier=False)
+
+
 def _check_classifiers(plan: Plan) -> None:
     """Check that untrained nets have a class for each of the images'."""
     for weights in plan.weights.values():
@@ -180,6 +196,13 @@ def _check_classifiers(plan: Plan) -> None:
                 f"--epochs 0 keeps the classifier of {weights.variant}'s weights, of "
                 f"{weights.classes} classes, and the images are of {len(plan.classes)}: give the "
                 "images that it was trained on, or train for some epochs."
+            )
+        if not weights.keep_classifier:
+            raise UserError(
+                f"--epochs 0 keeps the classifier of {weights.variant}'s weights, of ImageNet's "
+                f"{imagenet.CLASSES} classes, and those of the images are not named so (the first "
+                f"is {plan.classes[0]}): name them n01440764 and so on, in this order, or train "
+                "for some epochs."
             )
 
 

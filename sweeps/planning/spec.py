@@ -11,6 +11,8 @@ from sweeps.redaction import redacted
 from trainables.data.options import ReadOptions
 from trainables.errors import with_option_names
 from trainables.fixres.head_settings import HeadGrid, HeadOptimizer
+from trainables.sources.class_names import class_order_of
+from trainables.sources.layout import LayoutChoice
 from trainables.storage.hashing import to_jsonable
 from trainables.training.recipe import Optimizer, Recipe, Schedule
 from trainables.transforms.augmentation import Augmentation
@@ -26,6 +28,10 @@ class DataOptions:
 
     data: str | None = None
     """Image folder, or Parquet or Arrow files, here or in a store; left out: built-in digits."""
+    layout: LayoutChoice = ReadOptions.layout
+    """auto recognises it; folders: the folders are the classes, whatever lies in them; tables."""
+    class_order: str = "string"
+    """string (a table has its own), natural (2 before 10, as timm) or a FILE: a class a line."""
     val_share: float = ReadOptions.val_share
     """Share of the images for val, where the data names no val split."""
     test_share: float = ReadOptions.test_share
@@ -234,6 +240,8 @@ class SweepSpec:
             max_corrupt=self.images.max_corrupt,
             cache_side=self.images.cache_side,
             cache_gb=self.images.cache_gb,
+            layout=self.images.layout,
+            class_order=class_order_of(self.images.class_order),
         )
 
     @property
@@ -283,6 +291,7 @@ def _from_json(declared: Field[Any], value: Any) -> Any:
 NOT_IDENTITY = frozenset(
     (
         *("data", "cache_dir", "cache_gb", "max_corrupt"),
+        *("layout", "class_order"),  # the digest of the images has what they decide
         *("out", "storage", "link_days", "keep"),
         *("concurrency", "cpus_per_trial", "gpus_per_trial", "gpu_memory_gb"),
         *("workers_per_trial", "price_per_hour"),

@@ -92,7 +92,7 @@ SET_OPTIONS = (
     *("head_lr", "head_smoothing", "head_weight_decay", "head_optimizer"),
 )
 # Words that may not be empty.
-NAME_OPTIONS = ("experiment", "register_as", "weights")
+NAME_OPTIONS = ("experiment", "register_as", "weights", "class_order")
 
 
 def check_spec(spec: SweepSpec) -> SweepSpec:
@@ -123,7 +123,7 @@ def check_spec(spec: SweepSpec) -> SweepSpec:
 
 
 def _check_reading(spec: SweepSpec) -> None:
-    """Check the shares of splits and what else decides how images are read."""
+    """Check the shares of splits, the order of classes and what else decides on reading."""
     _ = spec.read
 
 

@@ -7,7 +7,7 @@ other's locks.
     CACHE/<digest>/pixels.bin    H x W x 3 uint8 RGB of each image, one after another
     CACHE/<digest>/index.arrow   one row for each image: where, how large, label, split, hash
     CACHE/<digest>/images.json   classes, and how long pixels.bin must be
-    CACHE/listings/<key>.json    the digest that a listing led to, rejected files, notes
+    CACHE/listings/<key>.json    the digest that a listing led to, rejected files, layout, notes
 """
 
 from __future__ import annotations
@@ -38,15 +38,17 @@ from trainables.data.image_set import ImageSet, Rejected
 from trainables.data.locks import hold
 from trainables.data.options import ReadOptions
 from trainables.errors import UserError
-from trainables.sources import folders, tables
+from trainables.sources import folders
 from trainables.sources.downloads import scan_store
 from trainables.sources.listing import Listing
+from trainables.sources.reading import read_source
 from trainables.sources.source import Source
 from trainables.sources.splits import assign_splits, duplicate_notes
 from trainables.storage.object_store import RemotePath
 
 INDEX_ROW_BYTES = 128  # about
 FORMAT = 1  # raise it when the same images would be stored differently
+READING = 2  # raise it when the same listing may lead to other images
 MAX_REJECTED_NAMED = 3  # in an error
 
 Progress = Callable[[int, int], None]
@@ -99,13 +101,12 @@ def prepare(
         UserError: the images or the cache folder are not usable; the message says why.
         SweepError: a store did not answer for long.
     """
-    shares = (options.val_share, options.test_share, options.seed)
-    return decode_once(data, cache, options, shares, _read_source, progress, patient=patient)
 
+    def source_of(listing: Listing, scratch: Path) -> Source:
+        return read_source(listing, scratch, options.layout, options.class_order)
 
-def _read_source(listing: Listing, scratch: Path) -> Source:
-    is_table = tables.holds_tables(listing)
-    return tables.table_source(listing, scratch) if is_table else folders.folder_source(listing)
+    settings = (options.val_share, options.test_share, options.seed, options.class_order)
+    return decode_once(data, cache, options, settings, source_of, progress, patient=patient)
 
 
 def known_set(cache: Path, digest: str, options: ReadOptions) -> ImageSet | None:
@@ -150,7 +151,7 @@ def decode_once(
     listing = _scan(data, cache, patient)
     with write_errors(cache, "another disk"):
         set_limit(cache, options.cache_gb)
-    key = listing.digest(FORMAT, *settings, options.cache_side)
+    key = listing.digest(FORMAT, READING, options.layout, *settings, options.cache_side)
     image_set = _look_up(cache, key, data, options)
     if image_set is not None:
         return image_set
@@ -208,6 +209,7 @@ def _look_up(
         classes=classes,
         rejected=rejected,
         notes=tuple(record["notes"]),
+        layout=record["layout"],
     )
 
 
@@ -264,6 +266,7 @@ def _decode_into(
         "total": source.total,
         "rejected": [asdict(one) for one in rejected],
         "notes": [*source.notes, *notes],
+        "layout": source.layout,
     }
 
 

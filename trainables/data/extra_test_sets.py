@@ -18,9 +18,8 @@ from trainables.data.image_set import Rejected, SplitImages
 from trainables.data.locks import let_go
 from trainables.data.options import ReadOptions
 from trainables.errors import UserError
-from trainables.sources import tables
-from trainables.sources.folders import extra_folder_source
 from trainables.sources.listing import Listing
+from trainables.sources.reading import read_extra_source
 from trainables.sources.source import Source
 from trainables.sources.splits import SPLITS
 from trainables.storage.object_store import RemotePath
@@ -70,9 +69,7 @@ def open_extra_test_set(
         raise UserError(f"A further set cannot be called {name}: give it a name of its own.")
 
     def source_of(listing: Listing, scratch: Path) -> Source:
-        if tables.holds_tables(listing):
-            return tables.extra_table_source(listing, classes, scratch)
-        return extra_folder_source(listing, classes)
+        return read_extra_source(listing, scratch, options.layout, classes)
 
     # "further" names such sets in the cache.
     decoded = decode_once(data, cache, options, ("further", tuple(classes)), source_of, progress)

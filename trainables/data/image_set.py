@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,6 +34,8 @@ class ImageSet:
     rejected: tuple[Rejected, ...]
     notes: tuple[str, ...]
     """Sentences to show to the user."""
+    layout: str = ""
+    """How the images lay, in words; empty where they were not listed."""
     val_in_train: bool = False
     """Whether train holds the images of val too: then there is no val."""
 
@@ -76,9 +79,7 @@ class SplitImages:
     sizes: np.ndarray
 
     def __init__(self, root: Path, stored: Sequence[str]) -> None:
-        with pa.memory_map(str(root / "index.arrow")) as mapped:
-            table = pa.ipc.open_file(mapped).read_all()
-            chosen = table.filter(pc.is_in(table["split"], pa.array(stored)))
+        with _opened_index(root, stored) as chosen:
             self.labels = chosen["label"].to_numpy().astype(np.int64)
             self.sizes = np.stack(
                 [chosen[edge].to_numpy().astype(np.int32) for edge in ("height", "width")], axis=1
@@ -93,6 +94,11 @@ class SplitImages:
     def __reduce__(self) -> tuple[type[SplitImages], tuple[Path, tuple[str, ...]]]:
         return SplitImages, self._opened
 
+    def hashes(self) -> set[bytes]:
+        """Read the sha256 of the bytes of each image's file."""
+        with _opened_index(*self._opened) as chosen:
+            return set(chosen["sha256"].to_pylist())
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -101,3 +107,11 @@ class SplitImages:
         start = self._offsets[index]
         height, width = self.sizes[index].tolist()
         return self._pixels[start : start + height * width * 3].reshape(height, width, 3)
+
+
+@contextmanager
+def _opened_index(root: Path, stored: Sequence[str]) -> Iterator[pa.Table]:
+    """Open the rows of the index that are of these splits."""
+    with pa.memory_map(str(root / "index.arrow")) as mapped:
+        table = pa.ipc.open_file(mapped).read_all()
+        yield table.filter(pc.is_in(table["split"], pa.array(stored)))

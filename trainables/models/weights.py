@@ -19,9 +19,10 @@ from trainables.models.tensor_names import CLASSIFIER
 from trainables.models.variants import Variant, hub_config
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_json, read_tensors, write_json, write_tensors
-from trainables.storage.hashing import content_hash
+from trainables.storage.hashing import added_later, content_hash
 
 HUB_TIMEOUT_S = 5.0  # after which a hub counts as out of reach
+GIVEN = "file "  # how the source of a user's own weights begins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,12 @@ class Weights:
     digest: str  # "none", or a hash over names and bytes of the tensors
     name: str | None  # in the store; None: there are none
     classes: int | None = None  # outputs of their classifier
+    keep_classifier: bool = added_later(True)  # where it has as many outputs as there are classes
+
+    @property
+    def are_given(self) -> bool:
+        """Whether they are the user's own, of which it is not known what they were trained on."""
+        return self.source.startswith(GIVEN)
 
 
 def find_weights(variant: Variant, source: str, store: Store) -> Weights:
@@ -67,8 +74,15 @@ def find_weights(variant: Variant, source: str, store: Store) -> Weights:
 
 
 def stored_state(weights: Weights, store: Store) -> State | None:
-    """Read the weights that :func:`find_weights` copied; None for a random start."""
-    return read_tensors(store.weights(weights.name)) if weights.name else None
+    """Read the weights that :func:`find_weights` copied; None for a random start.
+
+    They come without a classifier that is not to be kept.
+    """
+    if not weights.name:
+        return None
+    state = read_tensors(store.weights(weights.name))
+    kept = {name: tensor for name, tensor in state.items() if name not in CLASSIFIER}
+    return state if weights.keep_classifier else kept
 
 
 def _read_source(variant: Variant, source: str) -> tuple[State, str]:
@@ -93,7 +107,7 @@ def _from_folder(variant: Variant, folder: Path) -> tuple[State, str]:
         for suffix in (".safetensors", ".pth", ".pt", ".bin"):
             for path in (folder / f"{stem}{suffix}", folder / stem / f"model{suffix}"):
                 if path.is_file():
-                    return _load(path), f"file {path.name}"
+                    return _load(path), f"{GIVEN}{path.name}"
     raise UserError(
         f"`weights` {folder} holds no weights for {variant.name}: put "
         f"{variant.timm_id}.safetensors (or .pth) there."

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -30,11 +31,16 @@ class StoredFile(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """The files and folders below a data folder, or one table file, hidden entries left out."""
+    """The files and folders below a data folder, or one table file.
+
+    Hidden entries and leftovers (:mod:`trainables.sources.left_out`) are not among them.
+    """
 
     root: Path | RemotePath
     files: tuple[FileEntry, ...]
     folders: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+    """Paths that are worth a word; those of folders end with "/"."""
 
     def digest(self, *settings: object) -> str:
         """Name this listing and the settings that its images are read with: 64 hex digits.
@@ -42,7 +48,7 @@ class Listing:
         The root is part of it: copies may agree in names, sizes and times and differ in content.
         """
         root = self.root.uri if isinstance(self.root, RemotePath) else str(self.root)
-        sha = hashlib.sha256(json.dumps([root, self.folders, settings]).encode())
+        sha = hashlib.sha256(json.dumps([root, self.folders, self.left_out, settings]).encode())
         for entry in self.files:
             sha.update(f"{entry.path!r} {entry.size} {entry.mtime_ns}\n".encode())
         return sha.hexdigest()
@@ -52,6 +58,11 @@ class Listing:
         if isinstance(self.root, RemotePath):
             return StoredFile(self.root / entry.path, entry.size)
         return self.root / entry.path
+
+
+def printable(path: str) -> str:
+    """Write a file's name, which need not be valid Unicode, so that it can be printed."""
+    return os.fsencode(path).decode(errors="replace")
 
 
 def single_file(data: Path | RemotePath, size: int, mtime_ns: int) -> Listing:

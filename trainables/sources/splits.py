@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
@@ -19,6 +20,19 @@ SPLIT_WORDS = {
     "test": "test",
     "testing": "test",
 }
+# "TestSet", "train2017" and "val_images" speak of splits, and so does "dev" as a folder's name.
+_SPLIT_OF_FOLDER = SPLIT_WORDS | {"dev": "val"}
+_FOLDER_WORD = re.compile(
+    rf"({'|'.join(_SPLIT_OF_FOLDER)})(set|data|dataset|image|img|pic|picture|photo|split)?s?\d*"
+)
+
+
+def split_of_folder(name: str) -> str | None:
+    """The split that a folder's name speaks of, as seg_train does; None: of none, or of several."""
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).lower()
+    matches = (_FOLDER_WORD.fullmatch(word) for word in re.findall(r"[^\W_]+", spaced))
+    splits = {_SPLIT_OF_FOLDER[match[1]] for match in matches if match}
+    return splits.pop() if len(splits) == 1 else None
 
 
 def assign_splits(

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from sweeps.planning import dataset
-from sweeps.planning.dataset import open_images
+from sweeps.planning.dataset import check_extra_test_sets, open_images
 from tests.factories import spec_with
 from trainables.data import builtin_digits
 from trainables.errors import UserError
@@ -133,3 +134,32 @@ def test_on_a_cluster_with_a_store_digits_are_uploaded_once_and_the_marker_last(
     assert uploads[-1] == builtin_digits.MARKER and len(uploads) == len(SPLITS) + 1
     assert (store / data.name / builtin_digits.MARKER).exists()
     assert open_images(spec, Messages())[1] == data and len(drawn) == 1
+
+
+def pictures(root: Path, classes: str, first: int) -> Path:
+    """Eight pictures of each class, the same ones for the same numbers."""
+    for at, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for number in range(8):
+            colour = (first + number, 10 * at, 200)
+            Image.new("RGB", (8, 8), colour).save(root / name / f"{number}.png")
+    return root
+
+
+def test_what_is_to_know_of_extra_test_sets_is_known_before_training(tmp_path: Path) -> None:
+    data = pictures(tmp_path / "data", "abc", 0)
+    near, odd = pictures(tmp_path / "near", "ab", 5), pictures(tmp_path / "odd", "ax", 100)
+    (near / "a" / "@eaDir").mkdir()
+    (near / "b" / "bad.png").write_bytes(b"no image")
+    options = {"data": str(data), "cache_dir": tmp_path / "cache", "max_corrupt": 0.2}
+    spec = spec_with(**options, also_test=(f"near={near}",))
+    images, _ = open_images(spec, Messages())
+    messages = Messages()
+    check_extra_test_sets(spec, images, messages)
+    told = "\n".join(messages.lines)
+    assert "near: 1 files cannot be read and are left out, as b/bad.png (not an image" in told
+    assert "near: Left out, as file managers" in told
+    shared = [int(line.split()[2]) for line in messages.lines if "byte for byte" in line]
+    assert sum(shared) == 6 and any("also in train" in line for line in messages.lines)
+    with pytest.raises(UserError, match=r"odd has 1 class\(es\) that were not trained on, as x"):
+        check_extra_test_sets(spec_with(**options, also_test=(f"odd={odd}",)), images, messages)

@@ -53,6 +53,8 @@ def test_rungs_are_those_of_rays_asha(grace: int, reduction: int) -> None:
 # What may differ when a sweep is continued: where and how fast it runs.
 FREE = {
     "data": "/elsewhere",
+    "layout": "folders",
+    "class_order": "natural",
     "cache_dir": Path("/elsewhere"),
     "cache_gb": 5.0,
     "max_corrupt": 0.5,

@@ -31,6 +31,7 @@ def source_of(items, sample=None):
         classes=("a", "b"),
         total=len(items),
         given_splits=("train",),
+        layout="class folders",
         notes=(),
         items=lambda: iter(items),
         sample=lambda: iter(items if sample is None else sample),
