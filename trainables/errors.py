@@ -6,9 +6,13 @@ command line knows what its user calls it.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
+import unicodedata
 from collections.abc import Callable, Mapping
+
+_CONTROL = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")  # categories of Unicode that show nothing
 
 
 class UserError(Exception):
@@ -31,6 +35,28 @@ def with_option_names(message: str, names: Mapping[str, str]) -> str:
             and not among them stays as it is.
     """
     return re.sub(r"`(\w+)`", lambda match: names.get(match[1], match[0]), message)
+
+
+def printable(name: str) -> str:
+    r"""Escape what is no UTF-8 in a file's name, and control characters, as \xe9 and \n.
+
+    Other names stay as they are. A name with bytes that are no UTF-8 can be neither printed nor
+    written into a file of text.
+    """
+    text = os.fsencode(name).decode("utf-8", errors="backslashreplace")
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) in _CONTROL else c
+        for c in text
+    )
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name can be written as UTF-8: a file's name may hold any bytes."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def exit_code(work: Callable[[], object], wording: Callable[[str], str]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
@@ -38,6 +38,7 @@ class Plan:
     classes: tuple[str, ...]
     weights: Mapping[str, Weights]  # by variant
     costs: Mapping[tuple[str, int], Cost]  # by variant and resolution
+    whites: Mapping[str, int] = field(default_factory=dict)  # by kind of image, as in the images
 
     @property
     def name(self) -> str:
@@ -165,6 +166,7 @@ def build_plan(spec: SweepSpec, images: ImageSet, weights: Iterable[Weights]) ->
             for point, tests in grid.tests.items()
             for r in sorted({point.train_res, *tests})
         },
+        whites=images.whites,
     )
     _check_limits(plan)
     if spec.trunks.epochs == 0:

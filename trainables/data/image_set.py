@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,8 @@ class ImageSet:
     rejected: tuple[Rejected, ...]
     notes: tuple[str, ...]
     """Sentences to show to the user."""
+    whites: Mapping[str, int] = field(default_factory=dict, hash=False)
+    """The value that is white by kind of image (:mod:`trainables.data.samples`)."""
     val_in_train: bool = False
     """Whether train holds the images of val too: then there is no val."""
 
