@@ -6,6 +6,7 @@ command line knows what its user calls it.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
@@ -68,6 +69,9 @@ def exit_code(work: Callable[[], object], wording: Callable[[str], str]) -> int:
     Returns:
         The exit code: 0, 2 for a :class:`UserError`, 1 for a :class:`SweepError`.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # A terminal need not have every letter of a name.
+            stream.reconfigure(errors="backslashreplace")
     try:
         work()
     except UserError as error:

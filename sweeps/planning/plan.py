@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from pathlib import Path
 
 from sweeps.planning.cell import Cell
 from sweeps.planning.grid import Grid, Point, resolve_grid
@@ -20,7 +19,7 @@ from trainables.models import variants
 from trainables.models.weights import Weights
 from trainables.profiling.cost import Cost, cost
 from trainables.sources.splits import SPLITS
-from trainables.storage.object_store import is_uri
+from trainables.storage.object_store import is_uri, name_in
 from trainables.training.recipe import Hyper, Recipe
 from trainables.training.trunk import TrunkSpec
 from trainables.transforms.augmentation import Augmentation
@@ -47,8 +46,7 @@ class Plan:
         if data is None:
             return "built-in digits"
         if is_uri(data):
-            parts = urlsplit(data)
-            return PurePosixPath(unquote(parts.path)).name or parts.netloc
+            return name_in(data)
         return Path(data).expanduser().resolve().name
 
     @property

@@ -31,7 +31,8 @@ def scan(data: Path) -> Listing:
         root = data.resolve(strict=True)
         if root.is_file():
             status = root.stat()
-            return single_file(root, status.st_size, status.st_mtime_ns)
+            times = (status.st_mtime_ns, status.st_ctime_ns)
+            return single_file(root, status.st_size, *times)
         files, folders = _walk(root)
     except FileNotFoundError as error:
         raise UserError(f"{data} does not exist: check the path to the images.") from error
@@ -62,7 +63,8 @@ def _walk(root: Path) -> tuple[list[FileEntry], list[str]]:
                         waiting.append((path + "/", above | {real}))
                 elif entry.is_file():
                     status = entry.stat()
-                    files.append(FileEntry(path, status.st_size, status.st_mtime_ns))
+                    times = (status.st_mtime_ns, status.st_ctime_ns)
+                    files.append(FileEntry(path, status.st_size, *times))
                 else:
                     files.append(FileEntry(path, -1, -1))
     return files, folders

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import os
 import pickle
 import shutil
 import subprocess
@@ -405,3 +406,45 @@ def test_reduced_images_are_told(tmp_path, cache):
         "1 image(s) have a short side above 20 px: they are kept reduced to it, and each"
         " resolution is resized from there."
     )
+
+
+def rename(path, name):
+    os.rename(os.fsencode(path), os.fsencode(path.parent) + b"/" + name)
+
+
+def test_a_class_whose_name_no_result_could_hold_is_refused_before_decoding(
+    tmp_path, cache, monkeypatch
+):
+    data = folder(tmp_path / "data")
+    rename(data / "cat", b"caf\xe9")
+    monkeypatch.setattr(decode_pass, "decode_all", None)
+    with pytest.raises(
+        UserError, match=r"data has a name that is not UTF-8 \(caf\\xe9\): rename it"
+    ):
+        prepare(data, cache, ReadOptions())
+    assert not list(cache.glob("tmp-*"))
+
+
+def test_names_of_files_are_escaped_wherever_they_are_listed(tmp_path, cache):
+    data = folder(tmp_path / "data")
+    (data / "ant" / "broken").write_bytes(b"no image")
+    rename(data / "ant" / "broken", b"a\tb\xe9.jpg")
+    rename(data / "ant" / "0.png", b"caf\xe9.png")
+    for _ in range(2):  # decoded, then from the cache
+        found = prepare(data, cache, ReadOptions(max_corrupt=0.1))
+        assert [one.path for one in found.rejected] == [r"ant/a\tb\xe9.jpg"]
+    assert brightest(found, r"ant/caf\xe9.png") > 200
+    with pytest.raises(UserError, match=r"as ant/a\\tb\\xe9.jpg \(not an image"):
+        prepare(data, cache, ReadOptions())
+
+
+def test_heic_is_read_again_once_its_reader_is_there(tmp_path, cache, monkeypatch):
+    data = folder(tmp_path / "data")
+    (data / "ant" / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    options = ReadOptions(max_corrupt=0.1)
+    monkeypatch.setattr(decode, "reads_heic", lambda: False)
+    assert len(prepare(data, cache, options).rejected) == 1
+    asked = []
+    monkeypatch.setattr(decode, "reads_heic", lambda: True)
+    prepare(data, cache, options, lambda *call: asked.append(call))
+    assert asked
