@@ -131,3 +131,11 @@ def test_it_says_where_the_net_came_from() -> None:
 def test_the_arm_is_put_into_words(row: Row) -> None:
     (line,) = [line for line in made(row).splitlines() if line.startswith("tf_efficientnet_b0")]
     assert line.endswith(f": {ARMS[row.arm].words}.")
+
+
+def test_the_card_says_what_was_done_to_pixels_before_the_transform() -> None:
+    plan = replace(PLAN, whites={"16-bit grey PNG": 4095})
+    text = model_card(plan, outcome_of(ROWS), {}, "p.png")
+    assert "short side above 1,024 px were first reduced to it, as the MLflow model does" in text
+    assert "white is 4,095 in 16-bit grey PNG" in text
+    assert "white is" not in model_card(PLAN, outcome_of(ROWS), {}, "p.png")
