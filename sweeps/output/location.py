@@ -154,7 +154,11 @@ def check_same(record: SweepRecord, location: SweepLocation) -> None:
     Raises:
         UserError: the store of the sweep in OUT is elsewhere.
     """
-    if record.storage != (location.remote.uri if location.remote else None):
+    uri = location.remote.uri if location.remote else None
+    # A record of before may write the same place otherwise.
+    if record.storage != uri and not (
+        record.storage and uri and remote_path(record.storage) == location.remote
+    ):
         begun = f"--storage {record.storage}" if record.storage else "no --storage"
         raise UserError(
             f"--out {location.out} holds a sweep that was begun with {begun}: give the same to "

@@ -11,8 +11,7 @@ from trainables.data import builtin_digits
 from trainables.data.decode import Progress, prepare
 from trainables.data.extra_test_sets import open_extra_test_set
 from trainables.data.image_set import ImageSet
-from trainables.errors import UserError
-from trainables.sources.listing import printable
+from trainables.errors import UserError, printable
 from trainables.sources.splits import SPLITS
 from trainables.storage.files import files_below
 from trainables.storage.hashing import content_hash
@@ -73,7 +72,9 @@ def check_extra_test_sets(spec: SweepSpec, images: ImageSet, messages: Messages)
         data = place_of(where)
         if isinstance(data, RemotePath):
             _check_reachable(data, f"--also-test {name}")
-        extra = open_extra_test_set(name, data, spec.cache, images.classes, spec.read, progress)
+        extra = open_extra_test_set(
+            name, data, spec.cache, images.classes, spec.read, progress, whites=images.whites
+        )
         if extra.rejected:
             messages.say(
                 f"--also-test {name}: {len(extra.rejected)} files cannot be read and are left out,"

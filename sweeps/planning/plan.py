@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from trainables.models import imagenet, variants
 from trainables.models.weights import Weights
 from trainables.profiling.cost import Cost, cost
 from trainables.sources.splits import SPLITS
-from trainables.storage.object_store import is_uri
+from trainables.storage.object_store import is_uri, name_in
 from trainables.training.recipe import Hyper, Recipe
 from trainables.training.trunk import TrunkSpec
 from trainables.transforms.augmentation import Augmentation
@@ -42,6 +41,7 @@ class Plan:
     layout: str  # how the images lay, in words
     weights: Mapping[str, Weights]  # by variant
     costs: Mapping[tuple[str, int], Cost]  # by variant and resolution
+    whites: Mapping[str, int] = field(default_factory=dict)  # by kind of image, as in the images
 
     @property
     def name(self) -> str:
@@ -50,8 +50,7 @@ class Plan:
         if data is None:
             return "built-in digits"
         if is_uri(data):
-            parts = urlsplit(data)
-            return PurePosixPath(unquote(parts.path)).name or parts.netloc
+            return name_in(data)
         return Path(data).expanduser().resolve().name
 
     @property
@@ -173,6 +172,7 @@ def build_plan(spec: SweepSpec, images: ImageSet, weights: Iterable[Weights]) ->
             for point, tests in grid.tests.items()
             for r in sorted({point.train_res, *tests})
         },
+        whites=images.whites,
     )
     _check_limits(plan)
     if spec.trunks.epochs == 0:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeps.planning.spec import ServingOptions, SweepSpec, option, value_in_words
-from trainables.errors import UserError
+from trainables.errors import UserError, is_utf8, printable
 from trainables.fixres.arms import ARMS
 from trainables.models import variants
 from trainables.sources.splits import SPLITS
@@ -102,6 +102,8 @@ def check_spec(spec: SweepSpec) -> SweepSpec:
         UserError: says the first thing that is wrong with it.
     """
     values = _values(spec)
+    for name, value in values.items():
+        _check_text(name, value)
     for name in NAME_OPTIONS:
         if not values[name].strip():
             raise UserError(f"{option(name)} is empty: give a name.")
@@ -120,6 +122,16 @@ def check_spec(spec: SweepSpec) -> SweepSpec:
     _check_combinations(spec)
     _check_sources(spec)
     return spec
+
+
+def _check_text(name: str, value: Any) -> None:
+    """Check that what is given can be written into the results: a file's name may be no UTF-8."""
+    for part in value if isinstance(value, tuple) else (value,):
+        if isinstance(part, (str, Path)) and not is_utf8(str(part)):
+            raise UserError(
+                f"{option(name)} {printable(str(part))} is not UTF-8: rename it, or give a link to"
+                " it."
+            )
 
 
 def _check_reading(spec: SweepSpec) -> None:

@@ -38,6 +38,7 @@ def model_card(plan: Plan, outcome: Outcome, versions: Mapping[str, str], pictur
         _class_map(plan.classes),
         "## Use",
         USE,
+        _pixels(plan),
         "## Why this one",
         outcome.choice.reason,
         f"Limits asked for: {limits_in_words(plan.spec.serving)}.",
@@ -72,6 +73,21 @@ import mlflow
 model = mlflow.pyfunc.load_model("PATH/TO/THIS/FOLDER")
 print(model.predict({"image": [open("image.jpg", "rb").read()]}))  # label, probability, ...
 ```"""
+
+
+def _pixels(plan: Plan) -> str:
+    """Say what the sweep did to images before the transform, which the MLflow model does too."""
+    words = [
+        f"Images with a short side above {plan.spec.images.cache_side:,} px were first reduced to "
+        "it, as the MLflow model does; timm's transform alone makes slightly other pixels of them."
+    ]
+    if plan.whites:
+        kinds = ", ".join(f"{white:,} in {kind}" for kind, white in plan.whites.items())
+        words.append(
+            f"Samples of more than eight bits were scaled so that white is {kinds}; Pillow's own "
+            "conversion does not."
+        )
+    return " ".join(words)
 
 
 def _front_matter(plan: Plan, outcome: Outcome) -> str:

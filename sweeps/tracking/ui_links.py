@@ -9,6 +9,7 @@ import base64
 import json
 import zlib
 from collections.abc import Sequence
+from shlex import quote
 from urllib.parse import urlencode
 
 
@@ -32,7 +33,7 @@ def ui_command(uri: str, experiment_id: str, sweep_id: str) -> str:
     if uri.startswith("http"):
         return f"{without_credentials(uri).rstrip('/')}{path}"
     return (
-        f"mlflow ui --backend-store-uri {without_credentials(uri)} --host 127.0.0.1 "
+        f"mlflow ui --backend-store-uri {quote(without_credentials(uri))} --host 127.0.0.1 "
         f"--port 5000\n  then http://127.0.0.1:5000{path}"
     )
 

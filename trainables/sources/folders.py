@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from trainables.errors import UserError
+from trainables.errors import UserError, printable
 from trainables.sources.class_names import (
     ClassOrder,
     Spelling,
@@ -25,7 +25,7 @@ from trainables.sources.left_out import (
     left_out_notes,
     leftover_name,
 )
-from trainables.sources.listing import FileEntry, Listing, printable, single_file
+from trainables.sources.listing import FileEntry, Listing, single_file
 from trainables.sources.source import Item, Source
 from trainables.sources.splits import SPLITS
 from trainables.storage.object_store import RemotePath
@@ -46,7 +46,8 @@ def scan(data: Path) -> Listing:
         root = data.resolve(strict=True)
         if root.is_file():
             status = root.stat()
-            return single_file(root, status.st_size, status.st_mtime_ns)
+            times = (status.st_mtime_ns, status.st_ctime_ns)
+            return single_file(root, status.st_size, *times)
         files, folders, left_out = _walk(root)
     except FileNotFoundError as error:
         raise UserError(f"{data} does not exist: check the path to the images.") from error
@@ -84,7 +85,8 @@ def _walk(root: Path) -> tuple[list[FileEntry], list[str], list[str]]:
                         waiting.append((path + "/", above | {real}))
                 elif entry.is_file():
                     status = entry.stat()
-                    files.append(FileEntry(path, status.st_size, status.st_mtime_ns))
+                    times = (status.st_mtime_ns, status.st_ctime_ns)
+                    files.append(FileEntry(path, status.st_size, *times))
                 else:
                     files.append(FileEntry(path, -1, -1))
     return files, folders, left_out

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -15,11 +14,14 @@ TABLE_SUFFIXES = (".parquet", ".arrow")
 
 
 class FileEntry(NamedTuple):
-    """A file below the data folder; size and mtime are -1 where it is no readable file."""
+    """A file below the data folder; size and times are -1 where it is no readable file."""
 
     path: str  # relative, with "/"
     size: int  # bytes
     mtime_ns: int
+    # Of its last change, which nobody can set: other content under the same size and mtime is
+    # known by it. A store has none, and sets mtime itself.
+    ctime_ns: int = -1
 
 
 class StoredFile(NamedTuple):
@@ -50,7 +52,8 @@ class Listing:
         root = self.root.uri if isinstance(self.root, RemotePath) else str(self.root)
         sha = hashlib.sha256(json.dumps([root, self.folders, self.left_out, settings]).encode())
         for entry in self.files:
-            sha.update(f"{entry.path!r} {entry.size} {entry.mtime_ns}\n".encode())
+            line = f"{entry.path!r} {entry.size} {entry.mtime_ns} {entry.ctime_ns}\n"
+            sha.update(line.encode())
         return sha.hexdigest()
 
     def locate(self, entry: FileEntry) -> Path | StoredFile:
@@ -60,12 +63,7 @@ class Listing:
         return self.root / entry.path
 
 
-def printable(path: str) -> str:
-    """Write a file's name, which need not be valid Unicode, so that it can be printed."""
-    return os.fsencode(path).decode(errors="replace")
-
-
-def single_file(data: Path | RemotePath, size: int, mtime_ns: int) -> Listing:
+def single_file(data: Path | RemotePath, size: int, mtime_ns: int, ctime_ns: int = -1) -> Listing:
     """List one file.
 
     Raises:
@@ -75,5 +73,5 @@ def single_file(data: Path | RemotePath, size: int, mtime_ns: int) -> Listing:
         raise UserError(
             f"{data} is a single file: give a folder of images, or a .parquet or .arrow file."
         )
-    only = FileEntry(data.name, size, mtime_ns)
+    only = FileEntry(data.name, size, mtime_ns, ctime_ns)
     return Listing(root=data.parent, files=(only,), folders=())

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from trainables.errors import UserError
+from trainables.errors import UserError, is_utf8, printable
 from trainables.sources.class_names import (
     ClassOrder,
     Spelling,
@@ -29,7 +29,7 @@ from trainables.sources.class_names import (
 )
 from trainables.sources.downloads import RangeReader, local_files, max_bytes_on_disk
 from trainables.sources.left_out import is_image_name, left_out_notes
-from trainables.sources.listing import TABLE_SUFFIXES, Listing, StoredFile, printable
+from trainables.sources.listing import TABLE_SUFFIXES, Listing, StoredFile
 from trainables.sources.source import Item, Source
 from trainables.sources.splits import SPLIT_WORDS, SPLITS
 from trainables.sources.table_labels import (
@@ -138,6 +138,9 @@ def _locate_tables(listing: Listing) -> dict[str, Table]:
     for entry in entries:
         if entry.size < 0:
             raise UserError(f"{listing.root}/{entry.path} is no file to open: mend or remove it.")
+        if not is_utf8(entry.path):  # pyarrow opens no such file
+            shown = printable(entry.path)
+            raise UserError(f"{listing.root}/{shown} has a name that is not UTF-8: rename it.")
     return {entry.path: listing.locate(entry) for entry in entries}
 
 
@@ -340,8 +343,11 @@ def _read_labels(table: Table, columns: Columns, split: str) -> Labelled:
     own_columns = columns_of(schema, columns, _display_name(table))
     column = columns.label if has_labels else columns.image
     labels: list[Label] = []
-    for batch in _read_batches(table, [column], _display_name(table)):
-        labels.extend(batch.column(0).to_pylist() if has_labels else [None] * batch.num_rows)
+    try:
+        for batch in _read_batches(table, [column], _display_name(table)):
+            labels.extend(batch.column(0).to_pylist() if has_labels else [None] * batch.num_rows)
+    except UnicodeDecodeError as error:  # text need not be the UTF-8 that its type says
+        raise _damaged(_display_name(table), error) from error
     if has_labels:
         labels = without_odd_types(labels, schema, columns.label, _display_name(table))
     return Labelled(own_columns, labels)

@@ -106,6 +106,7 @@ def test_a_sweep_stays_with_its_storage(out: Path, tmp_path: Path, s3: S3Server)
     here, there = location_of(out, None), location_of(out, s3.uri("x"))
     check_same(a_record(), here)
     check_same(a_record(s3.uri("x")), there)
+    check_same(a_record(s3.uri("50%off")), location_of(out, s3.uri("50%25off")))
     with pytest.raises(UserError, match="begun with no --storage"):
         check_same(a_record(), there)
     with pytest.raises(UserError, match="begun with --storage s3://sweeps/x"):

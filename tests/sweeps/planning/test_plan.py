@@ -34,7 +34,9 @@ def images(train: int = 120, val: int = 50, test: int = 40, classes: int = 10) -
             return len(self.sizes)
 
     names = tuple(map(str, range(classes)))
-    return SimpleNamespace(digest="d1", classes=names, split=Split, layout="class folders")
+    return SimpleNamespace(
+        digest="d1", classes=names, split=Split, layout="class folders", whites={}
+    )
 
 
 # --- costs ------------------------------------------------------------------------------------

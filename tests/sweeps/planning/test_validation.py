@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,10 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"data": "/no/such/folder"}, "--data /no/such/folder", "does not exist"),
     ({"data": "s3:///prefix"}, "s3:///prefix", "names no bucket"),
     ({"also_test": ("v2=nowhere://b/x",)}, "nowhere://b/x", "in no store that is known"),
+    ({"data": "s3://b/what?a"}, "s3://b/what?a", "as %3F"),
+    ({"data": os.fsdecode(b"/x/caf\xe9")}, r"--data /x/caf\xe9", "is not UTF-8"),
+    ({"out": Path(os.fsdecode(b"caf\xe9"))}, r"--out caf\xe9", "is not UTF-8"),
+    ({"also_test": (os.fsdecode(b"a=caf\xe9"),)}, r"--also-test a=caf\xe9", "is not UTF-8"),
     ({"data": "s3://key:secret@bucket/x"}, "s3://***@bucket/x", "holds credentials"),
 ]
 

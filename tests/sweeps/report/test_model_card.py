@@ -153,3 +153,11 @@ def test_the_card_tells_the_class_map(
     assert told in section and "labels.txt" in section
     assert ("number these classes otherwise" in section) == bool(others)
     assert all(other in section for other in others)
+
+
+def test_the_card_says_what_was_done_to_pixels_before_the_transform() -> None:
+    plan = replace(PLAN, whites={"16-bit grey PNG": 4095})
+    text = model_card(plan, outcome_of(ROWS), {}, "p.png")
+    assert "short side above 1,024 px were first reduced to it, as the MLflow model does" in text
+    assert "white is 4,095 in 16-bit grey PNG" in text
+    assert "white is" not in model_card(PLAN, outcome_of(ROWS), {}, "p.png")

@@ -76,10 +76,21 @@ def saved(folder, kind, state):
     elif kind == "other names":
         renamed = {f"module.{name}": tensor for name, tensor in state.items()}
         torch.save({"model": renamed}, folder / "lite0.pt")
+    elif kind in PREFIXES:
+        renamed = {f"{kind}{name}": tensor for name, tensor in state.items()}
+        save_file(renamed, folder / "lite0.safetensors")
+    elif kind == "averaged":
+        renamed = {f"module.{name}": tensor for name, tensor in state.items()}
+        save_file({"n_averaged": torch.tensor(7), **renamed}, folder / "lite0.safetensors")
     return str(folder)
 
 
-KINDS = ["timm id", "variant", "folder of a model", "bare", "checkpoint", "other names"]
+PREFIXES = ["module.", "model.", "_orig_mod.module.", "backbone."]
+KINDS = [
+    *("timm id", "variant", "folder of a model", "bare", "checkpoint", "other names"),
+    *PREFIXES,
+    "averaged",
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)

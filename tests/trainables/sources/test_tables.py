@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 
 import numpy as np
 import pyarrow as pa
@@ -307,4 +308,16 @@ def test_different_columns_are_refused(tmp_path):
         tmp_path / "train-1.parquet", hub_table([2, 3], [0, 1]).rename_columns(["picture", "label"])
     )
     with pytest.raises(UserError, match=r"train-1\.parquet lacks the column image"):
+        table_source(scan(tmp_path))
+
+
+def test_text_and_names_of_tables_that_are_no_utf8_are_refused(tmp_path):
+    latin = pa.array([b"caf\xe9", b"bee"]).view(pa.string())
+    table = pa.table({"image": pa.array([b"1", b"2"]), "label": latin})
+    pq.write_table(table, tmp_path / "train.parquet")
+    with pytest.raises(UserError, match=r"train\.parquet cannot be read \(.*utf-8.*\): check it"):
+        table_source(scan(tmp_path))
+    name = os.fsencode(tmp_path) + b"/caf\xe9.parquet"
+    os.rename(tmp_path / "train.parquet", name)
+    with pytest.raises(UserError, match=r"caf\\xe9\.parquet has a name that is not UTF-8: rename"):
         table_source(scan(tmp_path))
