@@ -21,6 +21,7 @@ from trainables.errors import UserError
 from trainables.sources.class_names import (
     ClassOrder,
     Spelling,
+    case_notes,
     check_class_names,
     check_in_train,
     check_trained,
@@ -101,7 +102,7 @@ def table_source(
         check_class_names(listing.root, found)
         check_in_train(listing.root, split, found, names)
     classes = in_order(listing.root, names, class_order)
-    notes += unused_names(in_split["train"], classes)
+    notes += [*case_notes(classes), *unused_names(in_split["train"], classes)]
     parts = [_part(tables[path], path, split_of[path], read[path]) for path in read]
     return _source(listing, parts, classes, notes, scratch)
 
