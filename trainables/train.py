@@ -14,6 +14,7 @@ from trainables.data.decode import prepare
 from trainables.data.options import ReadOptions
 from trainables.errors import exit_code, with_option_names
 from trainables.models import variants
+from trainables.models.imagenet import with_fitting_classifier
 from trainables.models.weights import find_weights
 from trainables.sources.class_names import class_order_of
 from trainables.sources.layout import LayoutChoice
@@ -93,18 +94,20 @@ def _train(options: argparse.Namespace) -> None:
         class_order=class_order_of(options.class_order),
     )
     images = prepare(options.data, options.cache, reading)
-    for note in images.notes:
-        print(note, file=sys.stderr)
     store = Store(options.store)
     spec = TrunkSpec(
         variant=variant.name,
         train_res=options.train_res,
-        weights=find_weights(variant, options.weights, store),
+        weights=with_fitting_classifier(
+            find_weights(variant, options.weights, store), images.classes
+        ),
         images=images.digest,
         recipe=Recipe(epochs=options.epochs, batch_size=options.batch_size),
         hyper=Hyper(lr=options.lr, weight_decay=1e-2, label_smoothing=0.1),
         seed=options.seed,
     )
+    for note in images.notes:
+        print(note, file=sys.stderr)
     torch.set_num_threads(options.threads)
     if not (store.trunk(spec.key) / "result.json").exists():
         guard = PreemptionGuard()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,8 @@ from trainables.data.image_set import ImageSet
 from trainables.errors import UserError
 from trainables.fixres.cell import CellSpec
 from trainables.fixres.head_settings import HeadGrid
-from trainables.models import imagenet, variants
+from trainables.models import variants
+from trainables.models.imagenet import IMAGENET_CLASSES, with_fitting_classifier
 from trainables.models.weights import Weights
 from trainables.profiling.cost import Cost, cost
 from trainables.sources.splits import SPLITS
@@ -166,7 +167,7 @@ def build_plan(spec: SweepSpec, images: ImageSet, weights: Iterable[Weights]) ->
         classes=images.classes,
         class_sizes=tuple(np.bincount(labels, minlength=len(images.classes)).tolist()),
         layout=images.layout,
-        weights={w.variant: _fitting_classifier(w, images.classes) for w in weights},
+        weights={w.variant: with_fitting_classifier(w, images.classes) for w in weights},
         costs={
             (point.variant, r): cost(point.variant, r, len(images.classes))
             for point, tests in grid.tests.items()
@@ -178,14 +179,6 @@ def build_plan(spec: SweepSpec, images: ImageSet, weights: Iterable[Weights]) ->
     if spec.trunks.epochs == 0:
         _check_classifiers(plan)
     return plan
-
-
-def _fitting_classifier(weights: Weights, classes: tuple[str, ...]) -> Weights:
-    """Give up a classifier of ImageNet's classes where the images are of 1,000 others."""
-    fits = weights.classes != imagenet.CLASSES or len(classes) != imagenet.CLASSES
-    if fits or weights.are_given or imagenet.names_imagenet(classes):
-        return weights
-    return replace(weights, keep_classifier=False)
 
 
 def _check_classifiers(plan: Plan) -> None:
@@ -200,7 +193,7 @@ def _check_classifiers(plan: Plan) -> None:
         if not weights.keep_classifier:
             raise UserError(
                 f"--epochs 0 keeps the classifier of {weights.variant}'s weights, of ImageNet's "
-                f"{imagenet.CLASSES} classes, and those of the images are not named so (the first "
+                f"{IMAGENET_CLASSES} classes, and those of the images are not named so (the first "
                 f"is {plan.classes[0]}): name them n01440764 and so on, in this order, or train "
                 "for some epochs."
             )

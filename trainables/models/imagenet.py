@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-CLASSES = 1000
+from trainables.models.weights import Weights
+
+IMAGENET_CLASSES = 1000
 
 
 def names_imagenet(classes: Sequence[str]) -> bool:
@@ -12,7 +15,7 @@ def names_imagenet(classes: Sequence[str]) -> bool:
 
     Each is named by its WordNet id, as n01440764, or by a word for it, as tench or goldfish.
     """
-    if len(classes) != CLASSES:
+    if len(classes) != IMAGENET_CLASSES:
         return False
     from timm.data import ImageNetInfo  # late: it imports torch, which takes seconds
 
@@ -27,3 +30,14 @@ def names_imagenet(classes: Sequence[str]) -> bool:
 
 def _plain(words: str) -> str:
     return words.strip().lower().replace("_", " ")
+
+
+def with_fitting_classifier(weights: Weights, classes: Sequence[str]) -> Weights:
+    """Give up a classifier of ImageNet's classes where the images are of 1,000 others.
+
+    The user's own weights keep theirs: it may be of any classes.
+    """
+    other_number = weights.classes != IMAGENET_CLASSES or len(classes) != IMAGENET_CLASSES
+    if other_number or weights.are_given or names_imagenet(classes):
+        return weights
+    return replace(weights, keep_classifier=False)

@@ -41,6 +41,20 @@ def check_class_names(data: Path | RemotePath, names: Iterable[str]) -> None:
             )
 
 
+def case_notes(names: Iterable[str]) -> list[str]:
+    """Write a sentence on classes whose names differ only in upper and lower case."""
+    of_plain: dict[str, list[str]] = {}
+    for name in names:
+        of_plain.setdefault(plain_name(name).casefold(), []).append(name)
+    twins = [same for same in of_plain.values() if len(same) > 1]
+    if not twins:
+        return []
+    return [
+        f"{len(twins)} class(es) have a twin whose name differs only in upper and lower case, as"
+        f" {' and '.join(twins[0])}: they are two classes."
+    ]
+
+
 def plain_name(name: str) -> str:
     """Write a name as it is compared: composed letters (NFC), no blanks around it."""
     return unicodedata.normalize("NFC", name).strip()

@@ -12,6 +12,7 @@ from trainables.errors import UserError, printable
 from trainables.sources.class_names import (
     ClassOrder,
     Spelling,
+    case_notes,
     check_class_names,
     check_in_train,
     check_trained,
@@ -127,7 +128,7 @@ def folder_source(
     for by_class in in_splits.values():
         check_class_names(listing.root, by_class)
     classes = in_order(listing.root, names, class_order)
-    notes = _missing_classes(listing.root, in_splits, classes)
+    notes = [*_missing_classes(listing.root, in_splits, classes), *case_notes(classes)]
     return _source(listing, in_splits, classes, found, notes)
 
 
@@ -190,10 +191,38 @@ def _source(
         total=len(items),
         given_splits=tuple(in_splits),
         layout=found.words,
-        notes=(*notes, *found.notes, *_outside(listing, items), *left_out_notes(listing.left_out)),
+        notes=(
+            *notes,
+            *found.notes,
+            *_copies(listing, found),
+            *_outside(listing, items),
+            *left_out_notes(listing.left_out),
+        ),
         items=lambda: iter(items),
         sample=lambda: iter(items[::stride]),
     )
+
+
+def _copies(listing: Listing, found: FolderLayout) -> list[str]:
+    """Write a sentence on folders whose images are called as those in the folder above them."""
+    names: dict[str, set[str]] = {}
+    for entry in listing.files:
+        folder, _, name = entry.path.rpartition("/")
+        if is_image_name(name):
+            names.setdefault(folder, set()).add(name.rpartition(".")[0].lower())
+    copies, count = [], 0
+    for folder, own in sorted(names.items()):
+        shared = own & names.get(folder.rpartition("/")[0], set())
+        if folder not in found.places and 2 * len(shared) >= len(own):
+            copies.append(folder)
+            count += len(shared)
+    if not copies:
+        return []
+    return [
+        f"{count} image(s) in {len(copies)} folder(s), as {printable(copies[0])}/, are called as"
+        " images in the folder above, as thumbnails and other copies are: they are taken as images"
+        " of their own, and may be in another split."
+    ]
 
 
 def _outside(listing: Listing, items: Sequence[Item]) -> list[str]:

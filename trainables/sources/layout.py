@@ -138,13 +138,22 @@ def _are_splits(
     if not others and with_folders:
         return len(speaking) == 1 or len(named) > 1
     holding = [name for name in with_folders if tree.holds_only_folders(name)]
-    if holding and not any(tree.holds_only_folders(name) for name in others):
+    if _hold_the_same(tree, holding) or (
+        holding and not any(tree.holds_only_folders(name) for name in others)
+    ):
         raise UserError(
             f"{tree.root} holds {holding[0]}/, which is named like a split and has folders in it,"
             f" beside {others[0]}/: keep either split folders or class folders there,"
             f" {FOLDERS_ANYWAY}."
         )
     return False
+
+
+def _hold_the_same(tree: _Tree, folders: Sequence[str]) -> bool:
+    """Whether folders named like different splits, train among them, share a folder in them."""
+    by_split = {str(split_of_folder(name)): name for name in folders}
+    inner = [set(tree.children[_innermost(tree, *pair)]) for pair in by_split.items()]
+    return "train" in by_split and len(inner) > 1 and bool(set.intersection(*inner))
 
 
 def _flat_splits(tree: _Tree, folders: Sequence[str]) -> UserError:

@@ -20,18 +20,23 @@ SPLIT_WORDS = {
     "test": "test",
     "testing": "test",
 }
-# "TestSet", "train2017" and "val_images" speak of splits, and so does "dev" as a folder's name.
-_SPLIT_OF_FOLDER = SPLIT_WORDS | {"dev": "val"}
-_FOLDER_WORD = re.compile(
-    rf"({'|'.join(_SPLIT_OF_FOLDER)})(set|data|dataset|image|img|pic|picture|photo|split)?s?\d*"
+# "TestSet", "train2017" and "val_images" speak of splits as well, and so does "dev".
+_WORDS = SPLIT_WORDS | {"dev": "val"}
+_SPEAKING = re.compile(
+    rf"({'|'.join(_WORDS)})(set|data|dataset|image|img|pic|picture|photo|split)?s?\d*"
 )
 
 
-def split_of_folder(name: str) -> str | None:
-    """The split that a folder's name speaks of, as seg_train does; None: of none, or of several."""
+def splits_named_in(name: str) -> set[str]:
+    """The splits that the words of a file's or folder's name speak of, as seg_train does."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).lower()
-    matches = (_FOLDER_WORD.fullmatch(word) for word in re.findall(r"[^\W_]+", spaced))
-    splits = {_SPLIT_OF_FOLDER[match[1]] for match in matches if match}
+    matches = (_SPEAKING.fullmatch(word) for word in re.findall(r"[^\W_]+", spaced))
+    return {_WORDS[match[1]] for match in matches if match}
+
+
+def split_of_folder(name: str) -> str | None:
+    """The split that a folder's name speaks of; None: of none, or of several."""
+    splits = splits_named_in(name)
     return splits.pop() if len(splits) == 1 else None
 
 

@@ -4,7 +4,6 @@ Tables are read batch by batch and need not fit into memory. In an object store,
 are read in place; a table is downloaded for its images.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from trainables.errors import UserError, is_utf8, printable
 from trainables.sources.class_names import (
     ClassOrder,
     Spelling,
+    case_notes,
     check_class_names,
     check_in_train,
     check_trained,
@@ -31,7 +31,7 @@ from trainables.sources.downloads import RangeReader, local_files, max_bytes_on_
 from trainables.sources.left_out import is_image_name, left_out_notes
 from trainables.sources.listing import TABLE_SUFFIXES, Listing, StoredFile
 from trainables.sources.source import Item, Source
-from trainables.sources.splits import SPLIT_WORDS, SPLITS
+from trainables.sources.splits import SPLITS, splits_named_in
 from trainables.sources.table_labels import (
     Label,
     Labelled,
@@ -102,7 +102,7 @@ def table_source(
         check_class_names(listing.root, found)
         check_in_train(listing.root, split, found, names)
     classes = in_order(listing.root, names, class_order)
-    notes += unused_names(in_split["train"], classes)
+    notes += [*case_notes(classes), *unused_names(in_split["train"], classes)]
     parts = [_part(tables[path], path, split_of[path], read[path]) for path in read]
     return _source(listing, parts, classes, notes, scratch)
 
@@ -239,8 +239,7 @@ def _split_of_each(root: Path | RemotePath, paths: Sequence[str]) -> dict[str, s
 def _named_split(root: Path | RemotePath, path: str) -> str | None:
     """The split that the file's name gives, or else the nearest folder's; None: neither does."""
     for part in reversed(path.split("/")):
-        words = re.split(r"[^a-z0-9]+", part.lower())
-        splits = {SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS}
+        splits = splits_named_in(part)
         if len(splits) > 1:
             raise UserError(f"{root / path} names several splits: rename it to one of them.")
         if splits:

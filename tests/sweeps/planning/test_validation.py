@@ -95,6 +95,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"views": 0}, "--views 0", "at least 1"),
     ({"test_crop_pct": 0.0}, "--test-crop-pct 0.0", "above 0 to 1"),
     ({"also_test": ("v2",)}, "--also-test v2", "is not NAME=DIR"),
+    ({"class_order": "/no/such"}, "--class-order /no/such", "give natural, string, or a file"),
+    ({"class_order": " "}, "--class-order", "is empty"),
     ({"also_test": ("test=/",)}, "--also-test test=/", "not train, val or test"),
     ({"also_test": ("v2=/no/such",)}, "--also-test v2=/no/such", "does not exist"),
     ({"also_test": ("v2=/", "v2=/tmp")}, "--also-test v2=/ v2=/tmp", "a name of its own"),

@@ -43,6 +43,15 @@ def test_two_classes_that_look_the_same_are_refused(names):
     assert str(caught.value).isascii()  # so that one sees what differs
 
 
+def test_classes_that_differ_in_case_only_are_told(tmp_path):
+    source = folder_source(pictures(tmp_path, "Cat", "cat", "dog"))
+    assert source.classes == ("Cat", "cat", "dog")
+    assert source.notes == (
+        "1 class(es) have a twin whose name differs only in upper and lower case, as Cat and cat:"
+        " they are two classes.",
+    )
+
+
 def test_a_class_is_found_however_its_letters_are_composed():
     spelling = Spelling(("a", NFD))
     assert [spelling.label(name) for name in (NFD, NFC, "a", "b")] == [1, 1, 0, None]

@@ -111,6 +111,10 @@ def test_classes_stay_classes(tmp_path, classes):
         (["train/0/a", "train/0/b", "train/1/a", "train/1/b"], r"train holds 0/ and 1/ .* same"),
         (["train_images/cat", "train_images/dog", "sample"], "train_images/, .* beside sample/"),
         (["training_set/a", "training_set/b", "single"], "training_set/, .* beside single/"),
+        (
+            ["seg_train/seg_train/a", "seg_train/seg_train/b", "seg_test/seg_test/a", "p/p"],
+            "seg_test/, .* beside p/",
+        ),
         (["cat/train", "cat/test", "dog"], r"holds cat/ with test/ and train/ .* dog/ without"),
         (["cat/train", "cat/test", "dog/train", "dog/test", "dog/1.jpg"], "and dog/ without"),
         (["archive/train/a", "archive/train/b", "archive/test/a"], "one folder, archive/, with te"),
@@ -138,6 +142,14 @@ def test_a_layout_that_is_refused_can_be_asked_for(tmp_path):
     assert flat.classes == ("test", "train") and flat.given_splits == ("train",)
     inner = make(tmp_path / "more", "cat/train", "cat/test", "dog/train", "dog/test")
     assert folder_source(inner, "folders").given_splits == ("train",)
+
+
+def test_folders_of_copies_are_told(tmp_path):
+    paths = [f"{kind}/{path}" for kind in ("a", "b") for path in ("1.png", "2.png", "3.png")]
+    thumbnails = [f"{kind}/small/{path}" for kind in ("a", "b") for path in ("1.jpg", "2.jpg")]
+    (note,) = folder_source(make(tmp_path, *paths, *thumbnails, "a/more/7.png")).notes
+    assert note.startswith("4 image(s) in 2 folder(s), as a/small/, are called as images in the")
+    assert not folder_source(make(tmp_path / "two", *paths, "a/more/7.png")).notes
 
 
 @pytest.mark.parametrize("inner", ["", "unknown/", "test/", "images/"])

@@ -196,6 +196,20 @@ def told(found):
     }
 
 
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("trainset", "testset"), ("TrainingData", "TestData"), ("train2017", "val2017")],
+)
+def test_splits_of_tables_are_known_by_many_names(tmp_path, train, test):
+    for name in (train, test):
+        write(tmp_path / f"{name}.parquet", hub_table([0, 1], [0, 1]))
+    source = table_source(scan(tmp_path))
+    assert source.given_splits == ("train", "val" if "val" in test else "test")
+    assert {item.path.partition(".")[0] for item in source.items() if item.split == "train"} == {
+        train
+    }
+
+
 @pytest.mark.parametrize("suffix", ["parquet", "arrow"])
 @pytest.mark.parametrize(
     "others", [["cat", "bee", "ant"], ["bee", "cat", "ant", "dog"], ["x", "cat", "bee", "ant"]]
