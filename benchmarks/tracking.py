@@ -18,13 +18,14 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 
-from sweeps.tracking.connection import is_transient
-from sweeps.tracking.outbox import Outbox
+from sweeps.tracking.delivery.answers import judge
+from sweeps.tracking.delivery.outbox import Outbox
 from sweeps.tracking.runs import RunStore
 
 TRUNKS, EPOCHS = 16, 20
@@ -75,15 +76,17 @@ def one_by_one(client: MlflowClient, ids: list[str]) -> float:
 
 def through_the_outbox(runs: RunStore, keys: list[str]) -> tuple[float, float]:
     box = Outbox(
-        is_transient=is_transient,
+        judge=judge,
         recover=runs.reload,
-        on_idle=runs.log_deferred,
+        idle_jobs=lambda: [(key, partial(runs.log_metrics, key)) for key in runs.deferred_keys],
         notify=print,
+        describe=str,
+        on_given_up=print,
     )
     began = time.perf_counter()
     for epoch in range(1, EPOCHS + 1):
         for key in keys:
-            box.put(lambda key=key, epoch=epoch: runs.defer_metrics(key, points(epoch)))  # type: ignore[misc]
+            box.put(key, partial(runs.defer_metrics, key, points(epoch)))
     queued_s = time.perf_counter() - began
     box.flush(60)
     return queued_s, time.perf_counter() - began

@@ -5,6 +5,7 @@ spec -> plan -> trunks (phase 1) -> cells (phase 2) -> leaderboard -> choice -> 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from sweeps.final_model.outcome import (
 )
 from sweeps.final_model.refit import refit
 from sweeps.output import folder, retention
-from sweeps.output.location import BOARD, SweepLocation, check_same, location_of
+from sweeps.output.location import BOARD, CHOICE, SweepLocation, check_same, location_of
 from sweeps.output.sweep_record import SPEC, SweepRecord, new_sweep_record
 from sweeps.planning import plan as planning
 from sweeps.planning.dataset import check_extra_test_sets, open_images
@@ -45,6 +46,9 @@ from sweeps.terminal.console import Terminal
 from sweeps.terminal.plan_tables import plan_view
 from sweeps.terminal.result_tables import summary
 from sweeps.tracking.connection import default_uri
+from sweeps.tracking.delivery.shortfall import shortfall_path
+from sweeps.tracking.model_registry import Candidate
+from sweeps.tracking.preflight import Connection, check_address, check_names, connect
 from sweeps.tracking.tracker import MlflowTracker
 from trainables.data.image_set import ImageSet
 from trainables.errors import SweepError, UserError
@@ -69,6 +73,9 @@ def run(spec: SweepSpec, terminal: Terminal) -> None:
         UserError: the sweep cannot be run with these options.
         SweepError: it can, but came to nothing.
     """
+    check_names(spec)
+    if option := _tracking_option(spec):
+        check_address(_tracking_uri(spec, spec.output.out), option)
     out = folder.find_folder(spec)
     location = location_of(out, spec.output.storage, spec.output.link_days)
     make_writable(spec.cache, "cache_dir")
@@ -93,7 +100,11 @@ def _run_or_continue(
     spec: SweepSpec, location: SweepLocation, terminal: Terminal, *, is_new_sweep: bool
 ) -> None:
     out, store = location.out, location.store
-    # Weights that cannot be reached are reported at once, not after all images have been decoded.
+    # An MLflow that cannot be used, and weights that cannot be reached, are reported at once, not
+    # after all images have been decoded. MLflow in OUT is not made for a sweep that is refused.
+    connection = None
+    if _tracking_option(spec) and not (out / CHOICE).exists():
+        connection = _connect(spec, out, terminal)
     weights = _find_weights(spec, store) if is_new_sweep else []
     images, data = open_images(spec, terminal)
     sweep_identity = identity(spec, images.digest)
@@ -112,35 +123,60 @@ def _run_or_continue(
         terminal.console.print(plan_view(plan))
         for line in kept_classifier_lines(plan, images, store):
             terminal.say(line)
-        with _tracked(spec, location, record.sweep, terminal) as tracker:
-            outcome = _Sweep(plan, images, data, location, record, tracker, terminal).run()
-        record = replace(record, ui=tracker.ui_command())
-        record.write(out)
-        write_choice(out, outcome)
-        location.publish_results()
-    assert record is not None, "a finished sweep has a record"
-    _show_result(terminal, location, outcome, spec, record.ui)
-    _free_disk(spec, location, record.sweep, outcome, terminal)
+        connection = connection or _connect(spec, out, terminal)
+        with _tracked(connection, location, record.sweep, terminal) as tracker:
+            sweep = _Sweep(plan, images, data, location, record, tracker, terminal)
+            outcome = sweep.run()
+            # The results are whole before anything waits for MLflow.
+            replace(record, ui=tracker.ui_command()).write(out)
+            tracker.begin_closing()
+            write_choice(out, outcome)
+            location.publish_results()
+            _show_result(terminal, location, outcome, spec, tracker.ui_command())
+        _tell_shortcoming(tracker, location, terminal)
+    else:
+        assert record is not None, "a finished sweep has a record"
+        _show_result(terminal, location, outcome, spec, record.ui)
+        if shortfall_path(store).exists():
+            plan = planning.build_plan(spec, images, _find_weights(spec, store))
+            connection = _connect(spec, out, terminal)
+            with _tracked(connection, location, record.sweep, terminal) as tracker:
+                sweep = _Sweep(plan, images, data, location, record, tracker, terminal)
+                sweep.send_again(outcome)
+            _tell_shortcoming(tracker, location, terminal)
+    _free_disk(spec, location, record.sweep, outcome, terminal, connection)
 
 
 def _find_weights(spec: SweepSpec, store: Store) -> list[Weights]:
     return [find_weights(variants.get(v), spec.grid.weights, store) for v in spec.grid.variants]
 
 
+def _tracking_option(spec: SweepSpec) -> str | None:
+    """Name what the user gave the address of MLflow by; None: it is a file in OUT."""
+    if spec.tracking.tracking_uri:
+        return "--tracking-uri"
+    return "MLFLOW_TRACKING_URI" if os.environ.get("MLFLOW_TRACKING_URI") else None
+
+
+def _tracking_uri(spec: SweepSpec, out: Path) -> str:
+    return spec.tracking.tracking_uri or default_uri(out)
+
+
+def _connect(spec: SweepSpec, out: Path, terminal: Terminal) -> Connection:
+    option = _tracking_option(spec) or "MLflow's database"
+    return connect(_tracking_uri(spec, out), spec.tracking.experiment, option, terminal.say)
+
+
 @contextmanager
 def _tracked(
-    spec: SweepSpec, location: SweepLocation, sweep: str, terminal: Terminal
+    connection: Connection, location: SweepLocation, sweep: str, terminal: Terminal
 ) -> Iterator[MlflowTracker]:
     """Open a tracker; at the end it tells MLflow whether the sweep finished, failed or was killed.
 
     Args:
         sweep: id of the sweep.
     """
-    out = location.out
-    uri = spec.tracking.tracking_uri or default_uri(out)
-    tracker = MlflowTracker(
-        uri, spec.tracking.experiment, sweep, out.name, location.store, terminal.say
-    )
+    tracker = MlflowTracker(connection, sweep, location.out.name, location.store, terminal.say)
     try:
         yield tracker
     except BaseException as error:
@@ -149,6 +185,15 @@ def _tracked(
             tracker.close(status, STOPPED_PATIENCE_S)
         raise
     tracker.close("FINISHED")
+
+
+def _tell_shortcoming(tracker: MlflowTracker, location: SweepLocation, terminal: Terminal) -> None:
+    """Say what MLflow lacks of a finished sweep, if it lacks anything: it costs nothing else."""
+    if tracker.shortcoming is not None:
+        terminal.say(
+            f"warning: MLflow lacks part of this sweep, as it {tracker.shortcoming}: all results "
+            f"are in {location.out}, and the same command again tries to send the rest"
+        )
 
 
 @dataclass(frozen=True)
@@ -183,6 +228,19 @@ class _Sweep:
             rows = self._adapt_in_cells(survivors, watcher, cluster)
             return self._conclude(rows, history, cluster)
 
+    def send_again(self, outcome: Outcome) -> None:
+        """Have MLflow told of a finished sweep again, from its store: it takes what it lacks."""
+        tracker = self.tracker
+        tracker.on(SweepBegan(plan=self.plan))
+        tracker.attach([self.out / SPEC])
+        # The schedulers tell again what the store holds, and have nothing left to do.
+        trunk_scheduler = TrunkScheduler(self.plan, self.store, tracker)
+        CellScheduler(
+            self.plan, cells_of(self.plan, self._surviving(trunk_scheduler)), self.store, tracker
+        )
+        self._track_outcome(outcome, sorted((self.out / "figures").glob("*.png")))
+        tracker.begin_closing()
+
     def _begin(self, history: History) -> Watcher:
         """Announce the sweep to everything that watches it, and publish its spec."""
         board = LiveBoard(*self.location.boards)
@@ -197,13 +255,16 @@ class _Sweep:
         trunk_scheduler = TrunkScheduler(self.plan, self.store, watcher)
         if not trunk_scheduler.is_over:
             run_trunks(trunk_scheduler, self._trial_context(), cluster.placement)
-        survivors = [
-            (trunk, tuple(recorded_reports(self.store, trunk.key)))
-            for trunk in trunk_scheduler.survivors()
-        ]
+        survivors = self._surviving(trunk_scheduler)
         if not survivors:
             raise SweepError("No trunk could be trained: see the messages above.")
         return survivors
+
+    def _surviving(self, trunk_scheduler: TrunkScheduler) -> list[SurvivingTrunk]:
+        return [
+            (trunk, tuple(recorded_reports(self.store, trunk.key)))
+            for trunk in trunk_scheduler.survivors()
+        ]
 
     def _adapt_in_cells(
         self, survivors: list[SurvivingTrunk], watcher: Watcher, cluster: RayCluster
@@ -259,24 +320,46 @@ class _Sweep:
         tracker.attach([self.out / name for name in (BOARD, "report.html")])
         tracker.attach(figures, "figures")
         fields = ("variant", "train_res", "test_res", "arm")
-        tags = {name: str(getattr(chosen, name)) for name in fields}
-        tracker.register_model(self.out / "model", self.plan.spec.tracking.register_as, tags)
+        tracking = self.plan.spec.tracking
+        tracker.register_model(
+            Candidate(
+                folder=self.out / "model",
+                name=tracking.register_as,
+                tags={name: str(getattr(chosen, name)) for name in fields},
+                images=self.plan.images_digest,
+                val_top1=chosen.top1,
+                condition=tracking.register_if,
+            )
+        )
 
 
 def _free_disk(
-    spec: SweepSpec, location: SweepLocation, sweep: str, outcome: Outcome, terminal: Terminal
+    spec: SweepSpec,
+    location: SweepLocation,
+    sweep: str,
+    outcome: Outcome,
+    terminal: Terminal,
+    connection: Connection | None,
 ) -> None:
     """Delete what ``--keep`` does not retain: in MLflow first, as a failure there loses nothing.
 
     Args:
         sweep: id of the sweep.
+        connection: to MLflow, if it is connected already.
     """
     store = location.store
     retained = retention.keys_to_retain(outcome.rows, outcome.choice.row, spec.output.keep)
     if not retention.deletable_files(store, retained):
         return
-    with _tracked(spec, location, sweep, terminal) as tracker:
+    connection = connection or _connect(spec, location.out, terminal)
+    with _tracked(connection, location, sweep, terminal) as tracker:
         tracker.keep_only(retained.trunks, retained.cells)
+    if tracker.shortcoming is not None:
+        terminal.say(
+            f"warning: --keep {spec.output.keep} freed nothing, as MLflow {tracker.shortcoming}: "
+            "the same command again tries it again"
+        )
+        return
     freed_bytes = retention.prune(store, retained)
     terminal.say(f"kept     {spec.output.keep}: {freed_bytes / 1e6:,.1f} MB of the store freed")
 

@@ -31,6 +31,7 @@ MARKED = {
     "server": (
         "tests/trainables/sources/test_downloads.py",
         "tests/trainables/storage/test_object_store.py",
+        "tests/sweeps/tracking/test_tracker_refusals.py",
     ),
     "slow": (
         "tests/clusters/",

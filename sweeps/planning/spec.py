@@ -19,6 +19,7 @@ from trainables.transforms.augmentation import Augmentation
 from trainables.transforms.resolution import TEST_CROP_PCT
 
 ArmName = Literal["none", "crop1", "pool", "bn", "frechet", "fix", "fix_aug", "fix_affine"]
+RegisterIf = Literal["better", "always", "never"]
 DEFAULT_CACHE = Path("~/.cache/fixres-sweeps")
 
 
@@ -192,6 +193,8 @@ class TrackingOptions:
     """MLflow: name of the experiment."""
     register_as: str = "fixefficientnet"
     """MLflow: name of the registered model."""
+    register_if: RegisterIf = "better"
+    """MLflow: register the model as champion; better: than that on val of the same images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,7 +298,7 @@ NOT_IDENTITY = frozenset(
         *("out", "storage", "link_days", "keep"),
         *("concurrency", "cpus_per_trial", "gpus_per_trial", "gpu_memory_gb"),
         *("workers_per_trial", "price_per_hour"),
-        *("tracking_uri", "experiment", "register_as"),
+        *("tracking_uri", "experiment", "register_as", "register_if"),
         *("also_test", "dry_run"),
     )
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sweeps.planning.cell import Cell
@@ -41,31 +41,42 @@ class CellRunWriter:
         """Create the run unless it exists, and return whether it has finished.
 
         Raises:
-            KeyError: the trunk has no run.
+            NoRunError: the trunk has no run.
         """
         trunk_run = self._runs.run_id(trunk_key(cell.trunk.key))
         tags = {"role": "cell", "trunk": cell.trunk.key, "trunk_run": trunk_run}
         name, params = cell_run_name(cell), cell_params(cell)
         return self._runs.ensure(cell_key(cell.key), name, params, tags, at_ms)
 
-    def end(self, cell: Cell, rows: Sequence[Row], at_ms: int) -> None:
-        """Write the results, and end the run.
+    def steps_to_end(self, cell: Cell, rows: Sequence[Row], at_ms: int) -> list[Callable[[], None]]:
+        """Return the steps that write the results and end the run, each whatever came of the last.
 
         Args:
             rows: of the cell's arms on val; empty: the cell failed.
         """
-        if self.begin(cell, at_ms):
-            return
+
+        def step(write: Callable[[], None]) -> Callable[[], None]:
+            def write_unless_finished() -> None:
+                if not self.begin(cell, at_ms):
+                    write()
+
+            return write_unless_finished
+
         key = cell_key(cell.key)
         if not rows:
-            self._runs.end(key, FAILED, at_ms)
-            return
-        self._datasets.log_input(key, "val")
+            return [step(lambda: self._runs.end(key, FAILED, at_ms))]
+        return [
+            step(lambda: self._log_metrics(cell, rows)),
+            step(lambda: self._log_files(cell, rows)),
+            step(lambda: self._log_model(cell, rows)),
+            step(lambda: self._runs.end(key, end_ms=at_ms)),
+        ]
+
+    def _log_metrics(self, cell: Cell, rows: Sequence[Row]) -> None:
+        key = cell_key(cell.key)
         self._runs.log_metrics(key, points(cell_metrics(rows), self._runs.start_ms(key), 0))
         self._runs.set_tags(key, cell_end_tags(rows))
-        self._log_files(cell, rows)
-        self._log_model(cell, rows)
-        self._runs.end(key, end_ms=at_ms)
+        self._datasets.log_input(key, "val")
 
     def _log_files(self, cell: Cell, rows: Sequence[Row]) -> None:
         """Upload what a choice among cells needs: rows and predictions."""

@@ -1,13 +1,13 @@
-"""Reach an MLflow tracking store: its address, a client for it, an experiment, its errors."""
+"""Reach an MLflow tracking store: its address, a client for it, an experiment."""
 
 from __future__ import annotations
 
 import logging
 import os
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
-from mlflow.exceptions import MlflowException
+from mlflow.entities import Experiment
 from mlflow.tracking import MlflowClient
 from sqlalchemy.engine import make_url
 
@@ -17,7 +17,8 @@ from trainables.errors import UserError
 
 SQLITE = "sqlite:///"
 REQUEST_ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # The outbox tries again.
+    # The outbox tries again, and looks first whether a request whose answer was lost was done.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
@@ -70,8 +71,8 @@ def quiet_client(uri: str | None) -> MlflowClient:
     return MlflowClient(tracking_uri=uri)
 
 
-def open_experiment(client: MlflowClient, uri: str, name: str) -> str:
-    """Return the id of the experiment ``name``, which is created if it does not exist.
+def open_experiment(client: MlflowClient, uri: str, name: str) -> Experiment:
+    """Return the experiment ``name``, which is created if it does not exist.
 
     Args:
         uri: of the client's tracking store. For a sqlite file, artifacts go beside the file.
@@ -86,31 +87,23 @@ def open_experiment(client: MlflowClient, uri: str, name: str) -> str:
             raise UserError(
                 f"--experiment {name} has been deleted in MLflow: restore it, or name another."
             )
-        return str(experiment.experiment_id)
+        return experiment
     location = None
     database = database_of(uri)
     if database is not None:
         # By default, MLflow would write artifacts to the working directory.
         location = (database.resolve().parent / "mlartifacts").as_uri()
     tags = {"mlflow.note.content": EXPERIMENT_NOTE}
-    return str(client.create_experiment(name, artifact_location=location, tags=tags))
+    created = client.create_experiment(name, artifact_location=location, tags=tags)
+    return client.get_experiment(created)
 
 
-def unusable_store(uri: str, error: MlflowException) -> UserError:
-    """Build the error that says why a tracking store cannot be used, without its credentials."""
-    message = str(error).replace(uri.rstrip("/"), without_credentials(uri).rstrip("/"))
-    return UserError(
-        f"--tracking-uri {without_credentials(uri)} cannot be used "
-        f"({message.splitlines()[0][:200]}): start the server, or leave the option out for a "
-        "sqlite file in OUT."
-    )
-
-
-def is_transient(error: Exception) -> bool:
-    """Return whether another try may help: there was no answer, or one that says to come back."""
-    if isinstance(error, MlflowException):
-        return bool(error.get_http_status_code() >= 500 or error.get_http_status_code() == 429)
-    response = getattr(error, "response", None)
-    if response is not None:  # The upload of an artifact was answered by an HTTP error.
-        return bool(response.status_code >= 500 or response.status_code in (408, 429))
-    return isinstance(error, OSError)
+def without_secrets(text: str, uri: str) -> str:
+    """Return the text without the credentials of a URI that it may quote, whole or in parts."""
+    shown = text.replace(uri.rstrip("/"), without_credentials(uri).rstrip("/"))
+    credentials = uri.partition("://")[2].partition("/")[0].rpartition("@")[0]
+    password = credentials.partition(":")[2]
+    for secret in (credentials, unquote(credentials), password, unquote(password)):
+        if len(secret) > 3:  # A shorter one would be found in words that do not quote it.
+            shown = shown.replace(secret, "...")
+    return shown

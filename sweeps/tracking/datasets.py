@@ -17,7 +17,7 @@ class ImageDatasets:
     def __init__(self, runs: RunStore):
         self._runs = runs
         self._by_split: dict[str, Dataset] = {}
-        self._logged: set[tuple[str, str]] = set()  # pairs of run and split that need no request
+        self._logged: set[tuple[str, str]] = set()  # ids of runs and splits that need no request
 
     def define(self, plan: Plan) -> None:
         """Take the splits of the plan's images."""
@@ -34,12 +34,13 @@ class ImageDatasets:
 
     def log_input(self, key: str, split: str) -> None:
         """Log that the run ``key`` used a split's images; once for each process."""
-        if (key, split) in self._logged:
+        run_id = self._runs.run_id(key)
+        if (run_id, split) in self._logged:
             return
         context = InputTag("mlflow.data.context", split)
         used = DatasetInput(self._by_split[split], [context])
-        self._runs.client.log_inputs(self._runs.run_id(key), datasets=[used])
-        self._logged.add((key, split))
+        self._runs.client.log_inputs(run_id, datasets=[used])
+        self._logged.add((run_id, split))
 
     def point(self, split: str, name: str, value: float, at_ms: int, step: int) -> Metric:
         """Build a metric's point that names the split on which it was measured.

@@ -13,13 +13,14 @@ from sweeps.output.location import BOARD
 from sweeps.output.sweep_record import SPEC
 from sweeps.selection import leaderboard
 from sweeps.selection.leaderboard import Row
-from sweeps.tracking.connection import quiet_client
+from sweeps.tracking.connection import quiet_client, without_secrets
+from sweeps.tracking.delivery.answers import reason_of
 from sweeps.tracking.payloads import ROWS_FILE
+from sweeps.tracking.preflight import check_address
 from sweeps.tracking.ui_links import without_credentials
 from trainables.errors import UserError
 from trainables.fixres.cell import PREDICTIONS
 from trainables.storage.artifact_store import Store
-from trainables.storage.retry import first_line
 
 
 def download_sweep(run_id: str, tracking_uri: str | None, folder: Path) -> None:
@@ -36,6 +37,8 @@ def download_sweep(run_id: str, tracking_uri: str | None, folder: Path) -> None:
     Raises:
         UserError: MLflow does not answer, or has no such run.
     """
+    if tracking_uri is not None:
+        check_address(tracking_uri, "--tracking-uri")
     client = quiet_client(tracking_uri)
     try:
         parent = client.get_run(run_id)
@@ -50,10 +53,10 @@ def download_sweep(run_id: str, tracking_uri: str | None, folder: Path) -> None:
         for run in cells:
             rows += _download_cell(client, run.info.run_id, folder)
     except (MlflowException, OSError) as error:
-        where = without_credentials(client.tracking_uri)
+        uri = client.tracking_uri
         raise UserError(
-            f"--sweep runs:/{run_id} cannot be read from MLflow at {where} "
-            f"({first_line(error)}): check the run's id and --tracking-uri."
+            f"--sweep runs:/{run_id} cannot be read from MLflow at {without_credentials(uri)} "
+            f"({without_secrets(reason_of(error), uri)}): check the run's id and --tracking-uri."
         ) from None
     if rows:
         leaderboard.write(folder / BOARD, rows)

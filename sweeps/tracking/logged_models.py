@@ -69,12 +69,14 @@ class LoggedModels:
     ) -> None:
         """Log the files as the model of the run ``key``, once; one that was deleted stays so.
 
+        Where the sweep's store keeps the files no longer, there is nothing to log.
+
         Args:
             metrics: of the model, each with its dataset.
             step: of the run, at which the model was made.
             source_key: of the run whose model this one was made from.
         """
-        if TAG in self._runs.tags(key):
+        if TAG in self._runs.tags(key) or not all(path.exists() for path in files):
             return
         model = find_model(self._runs, key) or create_model(
             self._runs, key, name=name, params=params, model_type=key.partition(" ")[0]

@@ -1,4 +1,4 @@
-"""Log a sweep's finished model, register it as a new version, and make that the champion.
+"""Log a sweep's finished model, register it as a new version, and make the best one the champion.
 
 Every step first looks for what an earlier process did: a sweep that is killed anywhere in between
 and continued still ends with one logged model and one version.
@@ -7,46 +7,96 @@ and continued still ends with one logged model and one version.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow.entities import LoggedModel, LoggedModelStatus, Metric
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from sweeps.planning.spec import RegisterIf
 from sweeps.tracking.logged_models import create_model, find_model, log_output
 from sweeps.tracking.runs import SWEEP_KEY, RunStore
 
 CHAMPION, PREVIOUS = "champion", "previous"  # aliases of versions
+IMAGES_TAG, VAL_TAG = "images", "val_top1"  # tags of a version, by which others are compared to it
 VERSIONS_TAG = "mlflow.modelVersions"  # tag of a logged model that links it to versions in the UI
 
 
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """The model of a sweep, to be registered."""
+
+    folder: Path
+    """An MLflow model, with its model card in README.md."""
+    name: str
+    """Of the registered model, which is created if it does not exist."""
+    tags: Mapping[str, str]
+    """Tell the model from others: tags of the version, parameters of the logged model."""
+    images: str
+    """Digest of the images that it was chosen on."""
+    val_top1: float
+    """As a share."""
+    condition: RegisterIf = "better"
+    """On which it is registered."""
+
+
 class ModelRegistry:
-    """Registers the model of one sweep; the parent run must exist."""
+    """Registers the model of one sweep; the parent run must exist.
 
-    def __init__(self, runs: RunStore):
-        self._runs, self._client = runs, runs.client
+    Args:
+        say: called with a sentence where a model does not become the champion.
+    """
 
-    def register(self, folder: Path, name: str, tags: Mapping[str, str]) -> str:
-        """Log ``folder`` as the parent run's model and register it, once; return the version's URI.
+    def __init__(self, runs: RunStore, say: Callable[[str], None] = lambda _: None):
+        self._runs, self._client, self._say = runs, runs.client, say
+
+    def register(self, candidate: Candidate) -> str | None:
+        """Log the model as the parent run's and register it, once; return the version's URI.
 
         The version becomes the champion, and the one that was the champion becomes the previous
-        one. The model gets the accuracies that the parent run has by now.
+        one. On the condition "better", a model is not registered where a champion of the same
+        images is as good on val; and beside a champion of other images, to which it cannot be
+        compared, it is registered without becoming the champion. The logged model gets the
+        accuracies that the parent run has by now.
 
-        Args:
-            folder: an MLflow model, with its model card in README.md.
-            name: of the registered model, which is created if it does not exist.
-            tags: tell the model from others: tags of the version, parameters of the logged model.
+        Returns:
+            None where it is not registered.
 
         Raises:
             MlflowException: MLflow does not answer, or refuses the name.
         """
-        model = self._logged_model(folder, tags)
-        number = self._version(model, name, tags, _title(folder))
+        model = self._logged_model(candidate.folder, candidate.tags)
+        if candidate.condition == "never":
+            return None
+        name = candidate.name
+        champion = self._champion(name)
+        is_first = champion is None or champion.tags.get("sweep") == self._runs.sweep_id
+        becomes_champion = is_first or candidate.condition == "always"
+        if champion is not None and not becomes_champion:
+            val_top1 = self._val_top1(champion, candidate.images)
+            if val_top1 is not None and val_top1 >= candidate.val_top1:
+                self._say(
+                    f"not registered: version {champion.version} of {name}, its champion, has val "
+                    f"top-1 {100 * val_top1:.1f} % on the same images, and this model "
+                    f"{100 * candidate.val_top1:.1f} % (--register-if always registers it)"
+                )
+                return None
+            becomes_champion = val_top1 is not None
+        number = self._version(model, candidate)
         if VERSIONS_TAG not in model.tags:
             # A server sets this tag itself, a database without a server does not.
             versions = json.dumps([{"name": name, "version": number}])
             self._client.set_logged_model_tags(model.model_id, {VERSIONS_TAG: versions})
-        self._make_champion(name, number)
+        if becomes_champion:
+            self._make_champion(name, number)
+        elif champion is not None:
+            self._say(
+                f"registered as version {number} of {name}, whose champion stays version "
+                f"{champion.version}: that was chosen on other images, to which val does not "
+                "compare (--register-if always makes this model the champion)"
+            )
         return f"models:/{name}/{number}"
 
     def _logged_model(self, folder: Path, tags: Mapping[str, str]) -> LoggedModel:
@@ -67,27 +117,53 @@ class ModelRegistry:
         self._client.log_batch(run.info.run_id, metrics=accuracies)
         return self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
 
-    def _version(
-        self, model: LoggedModel, name: str, tags: Mapping[str, str], description: str
-    ) -> str:
-        """Return the number of this sweep's version, which is created if it does not exist."""
+    def _champion(self, name: str) -> ModelVersion | None:
+        """Return the champion of the registered model, which is created if it does not exist."""
         try:
-            self._client.get_registered_model(name)
+            number = self._client.get_registered_model(name).aliases.get(CHAMPION)
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             self._client.create_registered_model(name)
-        for version in self._client.search_model_versions(f"name = '{name}'"):
-            if version.tags.get("sweep") == self._runs.sweep_id:
+            number = None
+        return None if number is None else self._client.get_model_version(name, str(number))
+
+    def _val_top1(self, version: ModelVersion, images: str) -> float | None:
+        """Return the version's top-1 on val; None: it is of other images, or not known."""
+        tags, metrics = dict(version.tags), {}
+        if VAL_TAG not in tags and version.run_id:
+            # It was registered before versions had these tags: the sweep's run has them.
+            try:
+                data = self._client.get_run(version.run_id).data
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+            else:
+                tags, metrics = data.tags, data.metrics
+        if tags.get(IMAGES_TAG) != images:
+            return None
+        value = tags.get(VAL_TAG, metrics.get("val/top1"))
+        return None if value is None else float(value)
+
+    def _version(self, model: LoggedModel, candidate: Candidate) -> str:
+        """Return the number of this sweep's version, which is created if it does not exist."""
+        sweep_id = self._runs.sweep_id
+        for version in self._client.search_model_versions(f"tags.sweep = '{sweep_id}'"):
+            if version.name == candidate.name:
                 return str(version.version)
         created = self._client.create_model_version(
-            name,
+            candidate.name,
             # MLflow would look for models:/ID in its global tracking store.
             source=model.artifact_location,
             run_id=self._runs.run_id(SWEEP_KEY),
             model_id=model.model_id,
-            description=description,
-            tags={"sweep": self._runs.sweep_id, **tags},
+            description=_title(candidate.folder),
+            tags={
+                "sweep": sweep_id,
+                **candidate.tags,
+                IMAGES_TAG: candidate.images,
+                VAL_TAG: str(candidate.val_top1),
+            },
         )
         return str(created.version)
 

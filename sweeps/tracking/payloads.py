@@ -84,15 +84,18 @@ def result_metrics(choice: Choice, rows: Sequence[Row]) -> dict[str, float]:
         values["work/latency_ms"] = row.latency_ms
     for other in rows:
         if other.split != "val":
-            name = _allowed_name(other.split)
+            name = metric_group(other.split)
             suffix = "" if other.arm == row.arm else "_untuned"
             values |= {f"{name}/top1{suffix}": other.top1, f"{name}/top5{suffix}": other.top5}
     return values
 
 
-def _allowed_name(split: str) -> str:
-    """Replace the characters that MLflow does not allow in the name of a metric."""
-    return re.sub(r"[^\w .-]", "_", split)
+def metric_group(split: str) -> str:
+    """Name a split as the first part of a metric, without what MLflow does not allow there.
+
+    These are most signs, and dots that would make a path of it.
+    """
+    return re.sub(r"^\.+", lambda dots: "_" * len(dots[0]), re.sub(r"[^\w .-]", "_", split))
 
 
 # --- the run of a trunk -------------------------------------------------------------------------

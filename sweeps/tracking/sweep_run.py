@@ -38,17 +38,20 @@ class SweepRunWriter:
         self._note = ""
 
     def begin(self, plan: Plan, at_ms: int) -> None:
-        """Create the run, or open it again, with the images of the plan and a view for the UI.
+        """Create the run, or open it again, with the images of the plan.
 
         Args:
             at_ms: Unix time at which a new run began.
         """
         self._note = sweep_note(plan)
+        self._datasets.define(plan)
         if self._runs.ensure(SWEEP_KEY, self._name, sweep_params(plan), sweep_tags(plan), at_ms):
             self._runs.reopen(SWEEP_KEY)
-        self._datasets.define(plan)
         for split in self._datasets.splits:
             self._datasets.log_input(SWEEP_KEY, split)
+
+    def log_view(self) -> None:
+        """Save a view of the sweep's cells for the UI."""
         view = sweep_view(self._runs.sweep_id, self._name)
         self._runs.client.set_experiment_tag(self._runs.experiment_id, *view)
 
@@ -62,14 +65,13 @@ class SweepRunWriter:
         step = (at_ms - self._runs.start_ms(SWEEP_KEY)) // 1000
         self._runs.defer_metrics(SWEEP_KEY, points(values, at_ms, step))
 
-    def log_files(self, files: Sequence[Path], folder: str = "") -> None:
-        """Upload files as artifacts, into a folder of the artifacts if one is named."""
+    def log_file(self, path: Path, folder: str = "") -> None:
+        """Upload a file as an artifact, into a folder of the artifacts if one is named."""
         run_id = self._runs.run_id(SWEEP_KEY)
-        for path in files:
-            self._runs.client.log_artifact(run_id, str(path), folder or None)
+        self._runs.client.log_artifact(run_id, str(path), folder or None)
 
     def log_results(self, choice: Choice, rows: Sequence[Row]) -> None:
-        """Write the choice, a link that compares all cells, and the leaderboard.
+        """Write the choice, and a link that compares all cells.
 
         Args:
             rows: the whole leaderboard.
@@ -80,9 +82,9 @@ class SweepRunWriter:
         link = compare_link(cells, self._runs.experiment_id)
         note = {"mlflow.note.content": f"{link}\n\n{choice.reason}\n\n{self._note}"}
         self._runs.set_tags(SWEEP_KEY, result_tags(choice) | note)
-        self._log_leaderboard(rows)
 
-    def _log_leaderboard(self, rows: Sequence[Row]) -> None:
+    def log_leaderboard(self, rows: Sequence[Row]) -> None:
+        """Write the whole leaderboard as a table."""
         client, run_id = self._runs.client, self._runs.run_id(SWEEP_KEY)
         table = leaderboard.to_table(rows).select(list(LEADERBOARD_COLUMNS))
         if LEADERBOARD_FILE not in {artifact.path for artifact in client.list_artifacts(run_id)}:

@@ -36,10 +36,12 @@ class TrunkRunWriter:
         """Create the run unless it exists, and return whether it has finished."""
         key = trunk_key(trunk.key)
         params, tags = trunk_params(trunk), trunk_tags(trunk)
-        is_finished = self._runs.ensure(key, trunk_run_name(trunk), params, tags, at_ms)
-        if not is_finished:
-            self._datasets.log_input(key, "train")
-        return is_finished
+        return self._runs.ensure(key, trunk_run_name(trunk), params, tags, at_ms)
+
+    def log_images(self, trunk: TrunkSpec, at_ms: int) -> None:
+        """Log that the train images are used."""
+        if not self.begin(trunk, at_ms):
+            self._datasets.log_input(trunk_key(trunk.key), "train")
 
     def defer_epoch(self, trunk: TrunkSpec, report: EpochReport, at_ms: int) -> None:
         """Keep an epoch's metrics for the next write."""

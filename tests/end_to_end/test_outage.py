@@ -3,12 +3,8 @@ lost."""
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
-import sys
 import time
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -16,51 +12,11 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from tests.end_to_end.sweeping import PLANTED, ROOT, command, environment, files_with
-from tests.ports import free_ports
+from tests.mlflow_server import Server
 from tests.waiting import HANG_S, wait_until
 
 pytestmark = pytest.mark.slow
 AWAY_S = 6.0
-
-
-class Server:
-    """An MLflow server on loopback that can be killed and started again."""
-
-    def __init__(self, folder: Path):
-        (self.port,) = free_ports(1)
-        self.uri, self.folder = f"http://127.0.0.1:{self.port}", folder
-        folder.mkdir()
-        self.start()
-
-    def start(self) -> None:
-        database, artifacts = f"sqlite:///{self.folder}/mlflow.db", str(self.folder / "artifacts")
-        options = {
-            "--backend-store-uri": database,
-            "--artifacts-destination": artifacts,
-            "--host": "127.0.0.1",
-            "--port": str(self.port),
-            "--workers": "1",
-        }
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", *(w for o in options.items() for w in o)],
-            cwd=self.folder,
-            env=environment() | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        wait_until(self._answers, process=self._process, every_s=0.2, what="the server's answer")
-
-    def _answers(self) -> bool:
-        try:
-            urllib.request.urlopen(f"{self.uri}/health", timeout=1)
-        except OSError:
-            return False
-        return True
-
-    def kill(self) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
 
 
 def points(uri: str) -> dict[tuple[str, str], Any]:

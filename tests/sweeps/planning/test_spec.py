@@ -69,6 +69,7 @@ FREE = {
     "tracking_uri": "http://elsewhere",
     "experiment": "another",
     "register_as": "another",
+    "register_if": "always",
     "also_test": ("v2=/elsewhere",),
     "price_per_hour": 2.5,
     "keep": "best",

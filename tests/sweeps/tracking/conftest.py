@@ -10,6 +10,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from sweeps.tracking.connection import open_experiment, quiet_client
+from sweeps.tracking.delivery.shortfall import shortfall_path
 from tests.sweeps.tracking.recorded_sweep import (
     EXPERIMENT,
     RecordedSweep,
@@ -54,4 +55,5 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> RecordedSweep:
 def sweep(
     database: Path, client: MlflowClient, recorded: RecordedSweep, request: pytest.FixtureRequest
 ) -> TrackedSweep:
+    shortfall_path(recorded.store).unlink(missing_ok=True)  # another test's
     return TrackedSweep(database, client, recorded, content_hash(request.node.nodeid))

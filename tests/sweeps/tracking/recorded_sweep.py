@@ -22,7 +22,8 @@ from sweeps.events.event_types import (
 )
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row
-from sweeps.tracking import tracker as tracker_module
+from sweeps.tracking.delivery.shortfall import shortfall_path
+from sweeps.tracking.preflight import Connection, connect
 from sweeps.tracking.runs import SWEEP_KEY, RunStore, cell_key, trunk_key
 from sweeps.tracking.tracker import MlflowTracker
 from tests.factories import a_row, plan_of, spec_with
@@ -90,22 +91,36 @@ def record_sweep(root: Path) -> RecordedSweep:
 class TrackedSweep:
     """A recorded sweep under an id of its own in MLflow, and what MLflow holds of it."""
 
-    def __init__(self, folder: Path, client: MlflowClient, recorded: RecordedSweep, sweep_id: str):
+    def __init__(
+        self,
+        folder: Path,
+        client: MlflowClient,
+        recorded: RecordedSweep,
+        sweep_id: str,
+        uri: str | None = None,
+    ):
         self.folder, self.client, self.id = folder, client, sweep_id
         self.recorded, self.events = recorded, recorded.events
-        self.uri = f"sqlite:///{folder}/mlflow.db"
+        self.uri = uri or f"sqlite:///{folder}/mlflow.db"
 
     def tracker(
         self,
         notify: Callable[[str], None] = lambda _: None,
         client: MlflowClient | None = None,
+        experiment: str = EXPERIMENT,
     ) -> MlflowTracker:
         """A tracker as a new process would have it; with this client if one is given."""
-        with pytest.MonkeyPatch.context() as patch:
-            if client is not None:
-                patch.setattr(tracker_module, "quiet_client", lambda _: client)
-            store = self.recorded.store
-            return MlflowTracker(self.uri, EXPERIMENT, self.id, "a sweep", store, notify)
+        connection = connect(self.uri, experiment, "--tracking-uri")
+        if client is not None:
+            connection = Connection(
+                uri=self.uri, client=client, experiment_id=connection.experiment_id
+            )
+        return MlflowTracker(connection, self.id, "a sweep", self.recorded.store, notify)
+
+    @property
+    def lacks_something(self) -> bool:
+        """Whether the store says that MLflow lacks something."""
+        return shortfall_path(self.recorded.store).exists()
 
     def track(self, events: Iterable[Event], status: str = "FINISHED") -> None:
         """Write these events with a tracker of their own."""
@@ -121,6 +136,8 @@ class TrackedSweep:
             (self.folder / name).write_text("{}")
             tracker.attach([self.folder / name], target)
         tracker.write_results(choice, [*self.recorded.rows, *HELD_OUT_ROWS])
+        tracker.begin_closing()
+        assert self.lacks_something
         tracker.close("FINISHED")
 
     @property
@@ -174,6 +191,7 @@ class TrackedSweep:
 
     def check_whole(self) -> None:
         """Check that each trunk and cell has one run, which has ended, and each point is once."""
+        assert not self.lacks_something
         trunks, cells = self.recorded.ended_trunks, self.recorded.ended_cells
         keys = [
             SWEEP_KEY,

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from sweeps.planning.cell import Cell
 from sweeps.selection import leaderboard
+from sweeps.selection.leaderboard import Row
 from sweeps.tracking.cell_run import CellRunWriter
 from sweeps.tracking.datasets import ImageDatasets
 from sweeps.tracking.logged_models import LoggedModels
 from sweeps.tracking.payloads import ROWS_FILE
-from sweeps.tracking.runs import cell_key, trunk_key
+from sweeps.tracking.runs import NoRunError, cell_key, trunk_key
 from sweeps.tracking.trunk_run import TrunkRunWriter
 from tests.sweeps.tracking.recorded_sweep import PLAN, TrackedSweep, run_store, started_runs
 from trainables.fixres.cell import PREDICTIONS
@@ -31,6 +34,11 @@ def writer_of(sweep: TrackedSweep) -> CellRunWriter:
     return CellRunWriter(runs, datasets, models, store)
 
 
+def end(writer: CellRunWriter, cell: Cell, rows: Sequence[Row], at_ms: int = AT_MS) -> None:
+    for step in writer.steps_to_end(cell, rows, at_ms):
+        step()
+
+
 def test_a_cell_has_the_three_axes_as_its_only_params(sweep: TrackedSweep) -> None:
     event = sweep.recorded.ended_cells[0]
     assert not writer_of(sweep).begin(event.cell, AT_MS)
@@ -47,7 +55,7 @@ def test_a_cell_ends_with_accuracies_rows_and_predictions(sweep: TrackedSweep) -
     event = sweep.recorded.ended_cells[0]
     none, fix = event.rows
     for _ in range(2):
-        writer_of(sweep).end(event.cell, event.rows, AT_MS)
+        end(writer_of(sweep), event.cell, event.rows)
     run = sweep.run(cell_key(event.cell.key))
     assert run.info.status == "FINISHED"
     assert run.data.metrics["val/top1"] == pytest.approx(fix.top1)
@@ -64,7 +72,7 @@ def test_a_cell_ends_with_accuracies_rows_and_predictions(sweep: TrackedSweep) -
 
 def test_what_the_arms_changed_is_a_model_made_from_the_trunks(sweep: TrackedSweep) -> None:
     event = sweep.recorded.ended_cells[0]
-    writer_of(sweep).end(event.cell, event.rows, AT_MS)
+    end(writer_of(sweep), event.cell, event.rows)
     models = sweep.models()
     model = models[cell_key(event.cell.key)]
     assert model.name == f"cell-b0-tr{event.cell.trunk.train_res}-te{event.cell.test_res}"
@@ -78,14 +86,14 @@ def test_what_the_arms_changed_is_a_model_made_from_the_trunks(sweep: TrackedSwe
 
 def test_arms_that_changed_nothing_leave_no_model(sweep: TrackedSweep) -> None:
     event = sweep.recorded.ended_cells[0]
-    writer_of(sweep).end(event.cell, event.rows[:1], AT_MS)
+    end(writer_of(sweep), event.cell, event.rows[:1])
     assert sweep.models().keys() == {trunk_key(event.cell.trunk.key)}
     assert sweep.run(cell_key(event.cell.key)).data.tags["best_arm"] == "none"
 
 
 def test_a_cell_without_rows_has_failed(sweep: TrackedSweep) -> None:
     event = sweep.recorded.ended_cells[0]
-    writer_of(sweep).end(event.cell, (), AT_MS + 7)
+    end(writer_of(sweep), event.cell, (), AT_MS + 7)
     run = sweep.run(cell_key(event.cell.key))
     assert (run.info.status, run.info.end_time) == ("FAILED", AT_MS + 7)
     assert not run.data.metrics
@@ -94,5 +102,5 @@ def test_a_cell_without_rows_has_failed(sweep: TrackedSweep) -> None:
 def test_a_cell_needs_its_trunks_run(sweep: TrackedSweep) -> None:
     first, *others = sweep.recorded.ended_cells
     other = next(event for event in others if event.cell.trunk.key != first.cell.trunk.key)
-    with pytest.raises(KeyError, match=other.cell.trunk.key):
+    with pytest.raises(NoRunError, match=other.cell.trunk.key):
         writer_of(sweep).begin(other.cell, AT_MS)

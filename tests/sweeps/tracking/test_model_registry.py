@@ -21,11 +21,13 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from sweeps.final_model.mlflow_flavor import write_mlflow_model
+from sweeps.planning.spec import RegisterIf
 from sweeps.tracking.connection import open_experiment
-from sweeps.tracking.model_registry import CHAMPION, PREVIOUS, ModelRegistry
+from sweeps.tracking.model_registry import CHAMPION, PREVIOUS, Candidate, ModelRegistry
 from sweeps.tracking.runs import SWEEP_KEY, RunStore, points
 from tests.sweeps.tracking.recorded_sweep import EXPERIMENT
 from trainables.export.timm_format import write_timm
+from trainables.storage.hashing import content_hash
 from trainables.transforms.eval_transform import EvalTransform
 
 START_MS = 1_700_000_000_000
@@ -88,9 +90,22 @@ def runs_of(database: Path, sweep_id: str) -> RunStore:
     """The runs of a sweep as a new process finds them; its parent is there."""
     uri = f"sqlite:///{database}/mlflow.db"
     client = MlflowClient(tracking_uri=uri)
-    runs = RunStore(client, open_experiment(client, uri, EXPERIMENT), sweep_id)
+    experiment = open_experiment(client, uri, EXPERIMENT)
+    runs = RunStore(client, experiment.experiment_id, sweep_id)
     runs.ensure(SWEEP_KEY, "a sweep", {}, {"role": "sweep"}, START_MS)
     return runs
+
+
+def candidate(
+    folder: Path,
+    name: str,
+    val_top1: float = 0.5,
+    images: str = "the images",
+    condition: RegisterIf = "always",
+) -> Candidate:
+    return Candidate(
+        folder=folder, name=name, tags=TAGS, images=images, val_top1=val_top1, condition=condition
+    )
 
 
 def versions(client: MlflowClient, name: str) -> list[str]:
@@ -124,10 +139,10 @@ def test_what_is_registered_is_the_folder(database: Path, model: Path, tmp_path:
     client, parent_id = runs.client, runs.run_id(SWEEP_KEY)
     values = {"val/top1": 0.9, "test/top1": 0.8, "test/top1_untuned": 0.7, "work/gmacs": 0.1}
     runs.log_metrics(SWEEP_KEY, points(values, START_MS, 0))
-    assert ModelRegistry(runs).register(model, "net", TAGS) == "models:/net/1"
+    assert ModelRegistry(runs).register(candidate(model, "net")) == "models:/net/1"
 
     version = client.get_model_version_by_alias("net", CHAMPION)
-    assert version.tags == {"sweep": "s1", **TAGS}
+    assert version.tags == {"sweep": "s1", **TAGS, "images": "the images", "val_top1": "0.5"}
     assert version.run_id == parent_id
     assert version.description == "lite0, 32 -> 64 px"
     (made,) = logged(runs)
@@ -159,11 +174,11 @@ def test_the_champion_before_is_the_previous_one(
     expected = [{CHAMPION: "1"}, {CHAMPION: "2", PREVIOUS: "1"}, {CHAMPION: "3", PREVIOUS: "2"}]
     for runs, wanted in zip(sweeps, expected, strict=True):
         registry = ModelRegistry(runs)
-        registry.register(model, "three", TAGS)
+        registry.register(candidate(model, "three"))
         assert aliases(runs.client, "three") == wanted
         with monkeypatch.context() as patch:  # again: nothing is sent twice
             patch.setattr(runs.client, "log_model_artifacts", None)
-            registry.register(model, "three", TAGS)
+            registry.register(candidate(model, "three"))
         assert aliases(runs.client, "three") == wanted  # no version is its own predecessor
     assert versions(sweeps[0].client, "three") == ["1", "2", "3"]
 
@@ -171,7 +186,69 @@ def test_the_champion_before_is_the_previous_one(
 def test_a_name_that_mlflow_refuses_is_an_error(database: Path, model: Path) -> None:
     runs = runs_of(database, "refused")
     with pytest.raises(MlflowException, match="Invalid model name"):
-        ModelRegistry(runs).register(model, "not/allowed", TAGS)
+        ModelRegistry(runs).register(candidate(model, "not/allowed"))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "condition", "expected"),
+    [
+        (("x", 0.6), ("x", 0.7), "better", {CHAMPION: "2", PREVIOUS: "1"}),
+        (("x", 0.7), ("x", 0.6), "better", {CHAMPION: "1"}),
+        (("x", 0.7), ("x", 0.7), "better", {CHAMPION: "1"}),
+        (("x", 0.7), ("x", 0.6), "always", {CHAMPION: "2", PREVIOUS: "1"}),
+        (("x", 0.6), ("x", 0.7), "never", {CHAMPION: "1"}),
+        (("y", 0.6), ("x", 0.7), "better", {CHAMPION: "1"}),
+    ],
+)
+@pytest.mark.parametrize("has_tags", [True, False], ids=["tagged", "of-an-earlier-version"])
+def test_the_champion_is_the_best_on_val_of_the_same_images(
+    database: Path,
+    model: Path,
+    before: tuple[str, float],
+    after: tuple[str, float],
+    condition: RegisterIf,
+    expected: dict[str, str],
+    has_tags: bool,
+) -> None:
+    name = content_hash([*before, *after, condition, has_tags])
+    first, second = (runs_of(database, f"{name} {which}") for which in ("first", "second"))
+    ModelRegistry(first).register(candidate(model, name, before[1], before[0]))
+    if not has_tags:
+        first.set_tags(SWEEP_KEY, {"images": before[0]})
+        first.log_metrics(SWEEP_KEY, points({"val/top1": before[1]}, START_MS, 0))
+        for tag in ("images", "val_top1"):
+            first.client.delete_model_version_tag(name, "1", tag)
+    said: list[str] = []
+    registry = ModelRegistry(second, said.append)
+    given = candidate(model, name, after[1], after[0], condition)
+    for _ in range(2):
+        registry.register(given)
+    assert aliases(second.client, name) == expected
+    is_same = before[0] == after[0]
+    is_registered = condition != "never" and (expected[CHAMPION] == "2" or not is_same)
+    assert versions(second.client, name) == (["1", "2"] if is_registered else ["1"])
+    assert len(logged(second)) == 1
+    is_told = condition == "better" and expected[CHAMPION] == "1"
+    assert len(said) == (2 if is_told else 0)
+    if is_told and is_same:
+        assert f"not registered: version 1 of {name}, its champion, has val top-1 70.0 %" in said[0]
+    elif is_told:
+        assert f"registered as version 2 of {name}, whose champion stays version 1" in said[0]
+
+
+def test_a_champion_stays_one_when_its_sweep_is_told_again(database: Path, model: Path) -> None:
+    runs = runs_of(database, "told again")
+    for _ in range(2):
+        given = candidate(model, "told again", condition="better")
+        assert ModelRegistry(runs).register(given) == "models:/told again/1"
+    assert aliases(runs.client, "told again") == {CHAMPION: "1"}
+
+
+@pytest.mark.parametrize("name", ["it's mine", 'a "net"', "50 % of `it`", "naïve"])
+def test_a_name_may_hold_quotes(database: Path, model: Path, name: str) -> None:
+    runs = runs_of(database, f"quotes {len(name)}")
+    for _ in range(2):
+        assert ModelRegistry(runs).register(candidate(model, name)) == f"models:/{name}/1"
 
 
 class Killed(BaseException):
@@ -187,7 +264,7 @@ def test_cut_off_anywhere_it_is_done_once(
     name = f"cut-{step}-{after}"
     is_first = step == "create_registered_model"
     if not is_first:
-        ModelRegistry(runs_of(database, f"former-{name}")).register(model, name, TAGS)
+        ModelRegistry(runs_of(database, f"former-{name}")).register(candidate(model, name))
     runs = runs_of(database, name)
     method = getattr(runs.client, step)
 
@@ -199,10 +276,12 @@ def test_cut_off_anywhere_it_is_done_once(
     with monkeypatch.context() as patch:
         patch.setattr(runs.client, step, cut)
         with pytest.raises(Killed):
-            ModelRegistry(runs).register(model, name, TAGS)
+            ModelRegistry(runs).register(candidate(model, name))
 
     again = runs_of(database, name)
-    number = ModelRegistry(again).register(model, name, TAGS).rpartition("/")[2]
+    uri = ModelRegistry(again).register(candidate(model, name))
+    assert uri is not None
+    number = uri.rpartition("/")[2]
     if is_first:
         assert (number, versions(again.client, name)) == ("1", ["1"])
         assert aliases(again.client, name) == {CHAMPION: "1"}

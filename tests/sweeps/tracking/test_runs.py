@@ -8,7 +8,7 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from sweeps.tracking.runs import SWEEP_KEY, RunStore, cell_key, points, trunk_key
+from sweeps.tracking.runs import SWEEP_KEY, NoRunError, RunStore, cell_key, points, trunk_key
 from tests.sweeps.tracking.recorded_sweep import TrackedSweep, run_store, started_runs
 
 START_MS = 1_700_000_000_000
@@ -100,9 +100,10 @@ def test_deferred_points_go_with_the_next_that_are_logged(
     assert not batches
     runs.log_metrics(KEY, points({"lr": 0.3}, START_MS, 3))
     assert len(batches) == 1
-    runs.log_deferred()
-    runs.log_deferred()
-    runs.log_metrics(KEY)
+    assert runs.deferred_keys == [SWEEP_KEY]
+    for _ in range(2):
+        runs.log_metrics(SWEEP_KEY)
+    assert runs.deferred_keys == []
     assert len(batches) == 2
     assert sweep.points() == {
         (KEY, "lr"): [(1, 0.1), (2, 0.2), (3, 0.3)],
@@ -134,7 +135,7 @@ def test_a_run_ends_with_its_deferred_points(sweep: TrackedSweep) -> None:
     assert run.data.metrics == {"lr": 0.1}
 
 
-def test_all_runs_end_the_parent_last_and_those_that_are_over_stay(
+def test_runs_that_are_over_stay_as_they_are(
     sweep: TrackedSweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = started_runs(sweep)
@@ -142,8 +143,9 @@ def test_all_runs_end_the_parent_last_and_those_that_are_over_stay(
         ensure(runs, key)
     runs.end("trunk a", "FAILED")
     ended = count_calls(monkeypatch, runs.client, "set_terminated")
-    runs.end_all("KILLED")
-    keys = ["trunk b", "cell c", SWEEP_KEY]
+    for key in runs.keys:
+        runs.end_if_running(key, "KILLED")
+    keys = [SWEEP_KEY, "trunk b", "cell c"]
     assert [run_id for run_id, *_ in ended] == [runs.run_id(key) for key in keys]
     statuses = {run.data.tags["key"]: run.info.status for run in sweep.runs()}
     assert statuses == dict.fromkeys(keys, "KILLED") | {"trunk a": "FAILED"}
@@ -153,5 +155,5 @@ def test_sweeps_in_one_experiment_keep_apart(sweep: TrackedSweep) -> None:
     ensure(started_runs(sweep))
     other = RunStore(sweep.client, sweep.experiment_id, "another sweep")
     assert other.keys == []
-    with pytest.raises(KeyError):
+    with pytest.raises(NoRunError, match=KEY):
         other.run_id(KEY)

@@ -27,7 +27,9 @@ def writer_of(runs: RunStore) -> SweepRunWriter:
 
 
 def test_the_parent_names_the_grid_the_images_and_the_plan(sweep: TrackedSweep) -> None:
-    writer_of(run_store(sweep)).begin(PLAN, AT_MS)
+    writer = writer_of(run_store(sweep))
+    writer.begin(PLAN, AT_MS)
+    writer.log_view()
     parent = sweep.run(SWEEP_KEY)
     assert (parent.info.run_name, parent.info.start_time) == ("a sweep", AT_MS)
     assert parent.data.params == {"variants": "b0", "train_res": "64 96", "test_res": "64 96"}
@@ -57,7 +59,7 @@ def test_system_metrics_are_stepped_in_seconds_since_the_first_start(sweep: Trac
         writer = writer_of(runs)
         writer.begin(PLAN, AT_MS + offset_ms - 2_500)
         writer.defer_system_metrics({"system/load": 0.5}, AT_MS + offset_ms)
-        runs.log_deferred()
+        runs.log_metrics(SWEEP_KEY)
     assert sweep.points() == {(SWEEP_KEY, "system/load"): [(2, 0.5), (60, 0.5)]}
 
 
@@ -66,8 +68,9 @@ def test_files_become_artifacts_in_their_folder(sweep: TrackedSweep, tmp_path: P
     writer.begin(PLAN, AT_MS)
     for name in ("spec.json", "a.png", "b.png"):
         (tmp_path / name).write_text("{}")
-    writer.log_files([tmp_path / "spec.json"])
-    writer.log_files([tmp_path / "a.png", tmp_path / "b.png"], "figures")
+    writer.log_file(tmp_path / "spec.json")
+    writer.log_file(tmp_path / "a.png", "figures")
+    writer.log_file(tmp_path / "b.png", "figures")
     run_id = sweep.run(SWEEP_KEY).info.run_id
     assert {a.path for a in sweep.client.list_artifacts(run_id)} == {"figures", "spec.json"}
     figures = {a.path for a in sweep.client.list_artifacts(run_id, "figures")}
@@ -81,6 +84,7 @@ def test_the_results_stand_once_however_often_they_are_written(sweep: TrackedSwe
         writer.begin(PLAN, AT_MS)
         runs.ensure(cell_key("c"), "a cell", {}, {"role": "cell"}, AT_MS)
         writer.log_results(CHOICE, [*ROWS, *HELD_OUT_ROWS])
+        writer.log_leaderboard([*ROWS, *HELD_OUT_ROWS])
     parent = sweep.run(SWEEP_KEY)
     assert parent.data.metrics["test/top1"] == 0.75
     assert parent.data.metrics["test/top1_untuned"] == 0.6

@@ -14,8 +14,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from sweeps.events.event_types import CellBegan, CellEnded, TrialRetried, TrunkBegan, TrunkEnded
+from sweeps.tracking.model_registry import Candidate
+from sweeps.tracking.preflight import connect
 from sweeps.tracking.runs import SWEEP_KEY, cell_key, trunk_key
-from sweeps.tracking.tracker import MlflowTracker
 from tests.sweeps.tracking.recorded_sweep import (
     HELD_OUT_ROWS,
     RecordedSweep,
@@ -23,9 +24,14 @@ from tests.sweeps.tracking.recorded_sweep import (
     run_store,
 )
 from tests.waiting import HANG_S
-from trainables.errors import SweepError, UserError
-from trainables.storage.artifact_store import Store
+from trainables.errors import UserError
 from trainables.training.trunk import TrunkStatus
+
+
+def candidate(folder: Path, name: str, images: str = "i", val_top1: float = 0.5) -> Candidate:
+    return Candidate(
+        folder=folder, name=name, tags={"variant": "b0"}, images=images, val_top1=val_top1
+    )
 
 
 def test_a_sweep_is_a_parent_with_a_run_for_each_trunk_and_cell(sweep: TrackedSweep) -> None:
@@ -99,11 +105,11 @@ def test_the_model_is_registered_after_what_was_written_before_it(
     tracker = sweep.tracker()
     for event in sweep.events:
         tracker.on(event)
-    tracker.register_model(tmp_path, f"net-{sweep.id}", {"variant": "b0"})
+    tracker.register_model(candidate(tmp_path, f"net-{sweep.id}"))
     sweep.finish(tracker)
     version = sweep.client.get_model_version_by_alias(f"net-{sweep.id}", "champion")
     assert version.run_id == sweep.run(SWEEP_KEY).info.run_id
-    assert version.tags == {"sweep": sweep.id, "variant": "b0"}
+    assert version.tags.items() >= {"sweep": sweep.id, "variant": "b0"}.items()
     assert SWEEP_KEY in sweep.models()
 
 
@@ -190,7 +196,7 @@ class UnreliableClient(MlflowClient):
         run = super().create_run(*args, **kwargs)
         if not self.lost:
             self.lost += 1
-            raise MlflowException("the answer was lost on its way")
+            raise MlflowException("API request to x failed with exception: lost answer")
         return run
 
     def log_batch(self, *args: Any, **kwargs: Any) -> Any:
@@ -223,8 +229,7 @@ def test_while_the_server_is_away_nothing_waits_and_nothing_is_lost(sweep: Track
     for event in sweep.events[half:]:
         tracker.on(event)
     assert time.monotonic() - began < 0.5
-    with pytest.raises(SweepError, match="the same command again writes what MLflow lacks"):
-        tracker.flush(patience_s=1.0)
+    assert not tracker.flush(patience_s=1.0)
     client.away.clear()
     sweep.finish(tracker)
     sweep.check_whole()
@@ -257,28 +262,29 @@ def test_a_lost_answer_about_a_model_does_not_log_it_twice(
     assert lost and {m.status.name for m in sweep.models().values()} == {"READY"}
 
 
-def test_what_mlflow_refuses_is_raised_and_the_rest_is_written(
+def test_what_mlflow_refuses_is_told_and_the_rest_is_written(
     sweep: TrackedSweep, tmp_path: Path
 ) -> None:
     (tmp_path / "README.md").write_text("# a model\n")
-    tracker = sweep.tracker()
+    messages: list[str] = []
+    tracker = sweep.tracker(messages.append)
     tracker.on(sweep.events[0])
-    tracker.register_model(tmp_path, "not/allowed", {})
+    tracker.register_model(candidate(tmp_path, "not/allowed"))
     tracker.attach([tmp_path / "README.md"])
-    with pytest.raises(MlflowException, match="Invalid model name"):
-        tracker.flush()
     tracker.close("FINISHED")
     artifacts = sweep.client.list_artifacts(run_store(sweep).run_id(SWEEP_KEY))
     assert [a.path for a in artifacts] == ["README.md"]
+    (message,) = messages
+    assert message.startswith("MLflow refused get_registered_model (Invalid model name")
 
 
-def test_a_server_that_does_not_answer_is_named_soon(tmp_path: Path) -> None:
+def test_a_server_that_does_not_answer_is_named_soon() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
     began = time.monotonic()
     with pytest.raises(UserError) as refusal:
-        MlflowTracker(f"http://me:s3cret@127.0.0.1:{port}", "e", "s", "n", Store(tmp_path))
+        connect(f"http://me:s3cret@127.0.0.1:{port}", "e", "--tracking-uri")
     assert time.monotonic() - began < 15
     message = str(refusal.value)
     assert f"--tracking-uri http://127.0.0.1:{port} cannot be used" in message

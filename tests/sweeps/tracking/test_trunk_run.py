@@ -26,6 +26,7 @@ def test_a_trunk_has_its_point_and_hyperparameters_as_params(sweep: TrackedSweep
     writer = writer_of(sweep, started_runs(sweep))
     trunk = sweep.recorded.ended_trunks[0].trunk
     assert not writer.begin(trunk, AT_MS)
+    writer.log_images(trunk, AT_MS)
     run = sweep.run(trunk_key(trunk.key))
     assert run.info.run_name == f"b0-tr{trunk.train_res}-{trunk.key[:6]}"
     assert (run.info.status, run.info.start_time) == ("RUNNING", AT_MS)
@@ -47,8 +48,8 @@ def test_epochs_are_deferred_and_written_again_at_the_end(sweep: TrackedSweep) -
     ended = next(e for e in sweep.recorded.ended_trunks if len(e.reports) == 2)
     writer.defer_epoch(ended.trunk, ended.reports[0], AT_MS)
     assert not sweep.points()
-    runs.log_deferred()
     key = trunk_key(ended.trunk.key)
+    runs.log_metrics(key)
     assert [step for step, _ in sweep.points()[key, "lr"]] == [1]
     writer.end(ended.trunk, TrunkStatus.FINISHED, ended.reports, AT_MS + 1000)
     points = sweep.points()

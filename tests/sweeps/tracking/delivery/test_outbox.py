@@ -10,17 +10,28 @@ from typing import Any
 
 import pytest
 
-from sweeps.tracking import outbox
-from sweeps.tracking.outbox import Outbox
-from tests.waiting import HANG_S
+from sweeps.tracking.delivery import outbox
+from sweeps.tracking.delivery.outbox import Outbox, Verdict
+from tests.waiting import HANG_S, wait_until
 
 
 class AwayError(Exception):
     """No answer."""
 
 
+class FaultError(Exception):
+    """An answer that the other side failed."""
+
+
 class RefusedError(Exception):
     """An answer that another try would not change."""
+
+
+VERDICTS = {
+    AwayError: Verdict.AWAY,
+    FaultError: Verdict.FAULT,
+    RefusedError: Verdict.REFUSED,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -39,11 +50,14 @@ class OtherSide:
         self.messages: list[str] = []
         self.recovered = 0
         self.away = False
+        self.given_up: list[tuple[str, str]] = []
         self.box = Outbox(
-            is_transient=lambda error: isinstance(error, AwayError),
+            judge=lambda error: VERDICTS[type(error)],
             recover=self.recover,
-            on_idle=self.write,
+            idle_jobs=lambda: [("deferred", self.write)],
             notify=self.messages.append,
+            describe=lambda error: type(error).__name__,
+            on_given_up=lambda label, error: self.given_up.append((label, str(error))),
         )
 
     def recover(self) -> None:
@@ -63,7 +77,7 @@ class OtherSide:
             self.deferred.clear()
 
     def put(self, value: Any) -> None:
-        self.box.put(lambda: self.take(value))
+        self.box.put(str(value), lambda: self.take(value))
 
 
 @pytest.fixture
@@ -96,7 +110,7 @@ def test_all_is_done_in_order_whoever_puts_it_in(other: OtherSide) -> None:
 
 def test_what_waited_is_written_together(other: OtherSide) -> None:
     gate = threading.Event()
-    other.box.put(lambda: assert_true(gate.wait(HANG_S)))
+    other.box.put("", lambda: assert_true(gate.wait(HANG_S)))
     for i in range(50):
         other.put(i)
     gate.set()
@@ -119,7 +133,7 @@ def test_it_survives_a_side_that_comes_and_goes(other: OtherSide, seed: int) -> 
 
 
 def test_patience_is_counted_only_while_it_is_away(other: OtherSide) -> None:
-    other.box.put(lambda: time.sleep(0.5))  # slow is not away
+    other.box.put("", lambda: time.sleep(0.5))  # slow is not away
     other.put("a")
     other.box.flush(0.05)
     other.away = True
@@ -133,17 +147,76 @@ def test_patience_is_counted_only_while_it_is_away(other: OtherSide) -> None:
     assert other.kept == ["a", "b"] and other.messages[1].startswith("is back after 0 s")
 
 
-def test_what_is_refused_is_raised_once_and_the_rest_is_done(other: OtherSide) -> None:
-    def refuse() -> None:
-        raise RefusedError("no such thing")
+class Answers:
+    """A job that fails by these errors, one after the other, and then is done."""
 
+    def __init__(self, *errors: Exception):
+        self.errors, self.tries = list(errors), 0
+
+    def __call__(self) -> None:
+        self.tries += 1
+        if self.errors:
+            raise self.errors.pop(0)
+
+
+def test_what_is_refused_is_reported_and_the_rest_is_done(other: OtherSide) -> None:
+    refused = Answers(RefusedError("no such thing"))
     other.put(1)
-    other.box.put(refuse)
+    other.box.put("a", refused)
     other.put(2)
-    with pytest.raises(RefusedError, match="no such thing"):
-        other.box.flush(10)
     other.box.flush(10)
-    assert other.kept == [1, 2]
+    assert other.kept == [1, 2] and refused.tries == 1
+    assert other.given_up == [("a", "no such thing")] and not other.messages
+
+
+def test_a_fault_is_tried_a_few_times_and_no_more(other: OtherSide) -> None:
+    passing = Answers(*[FaultError("500")] * (outbox.FAULT_TRIES - 1))
+    lasting = Answers(*[FaultError("500")] * 100)
+    other.box.put("passing", passing)
+    other.box.put("lasting", lasting)
+    other.put(1)
+    other.box.flush(10)
+    assert passing.tries == lasting.tries == outbox.FAULT_TRIES
+    assert other.given_up == [("lasting", "500")] and other.kept == [1]
+
+
+def test_where_all_is_faulty_each_job_has_one_try(other: OtherSide) -> None:
+    jobs = [Answers(*[FaultError("500")] * 100) for _ in range(outbox.FAULTS_IN_A_ROW + 2)]
+    for job in jobs:
+        other.box.put("x", job)
+    after = Answers(*[FaultError("500")] * (outbox.FAULT_TRIES - 1))
+    other.box.put("y", lambda: None)  # It succeeds: the next has all its tries.
+    other.box.put("z", after)
+    other.box.flush(10)
+    assert [job.tries for job in jobs] == [outbox.FAULT_TRIES] * outbox.FAULTS_IN_A_ROW + [1, 1]
+    assert after.tries == outbox.FAULT_TRIES and len(other.given_up) == len(jobs)
+
+
+def test_an_error_that_cannot_be_judged_or_reported_stops_nothing(other: OtherSide) -> None:
+    other.box.put("a", Answers(KeyError("of no known kind")))
+    other.put(1)
+    other.box.flush(10)
+    assert other.kept == [1]
+
+
+def test_what_is_not_done_yet_is_listed(other: OtherSide) -> None:
+    other.away = True
+    for value in ("a", "b"):
+        other.put(value)
+    wait_until(lambda: other.box.is_away)
+    assert other.box.left == ["a", "b"]
+    other.away = False
+    other.box.flush(10)
+    assert other.box.left == []
+
+
+def test_after_the_end_nothing_is_waited_for(other: OtherSide) -> None:
+    other.away = True
+    other.put("a")
+    other.box.stop()
+    other.put("b")
+    other.box.flush(HANG_S)
+    assert other.kept == []
 
 
 def test_stopped_it_tries_no_more() -> None:
