@@ -13,7 +13,7 @@ from mlflow.entities import LoggedModel, LoggedModelInput, LoggedModelOutput, Me
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
-from sweeps.tracking.runs import RunStore
+from sweeps.tracking.runs import NoRunError, RunStore
 from trainables.storage.files import Place, local_copy
 
 TAG = "checkpoint"  # tag of a run: the id of its logged model, or DROPPED
@@ -76,7 +76,10 @@ class LoggedModels:
             step: of the run, at which the model was made.
             source_key: of the run whose model this one was made from.
         """
-        if TAG in self._runs.tags(key) or not all(path.exists() for path in files):
+        if TAG in self._runs.tags(key):
+            return
+        if not all(path.exists() for path in files):
+            self._runs.set_tags(key, {TAG: DROPPED})
             return
         model = find_model(self._runs, key) or create_model(
             self._runs, key, name=name, params=params, model_type=key.partition(" ")[0]
@@ -86,17 +89,23 @@ class LoggedModels:
                 self._client.log_model_artifact(model.model_id, str(local))
         run = self._client.get_run(self._runs.run_id(key))
         log_output(self._client, run, model.model_id, step)
-        if source_key is not None:
-            self._log_source(run, source_key)
         self._runs.log_metrics(key, [_of_model(metric, model.model_id) for metric in metrics])
         self._client.finalize_logged_model(model.model_id, "READY")
+        if source_key is not None:
+            self._log_source(run, source_key)
         self._runs.set_tags(key, {TAG: model.model_id})
 
     def _log_source(self, run: Run, source_key: str) -> None:
-        """Log the model of another run as an input of this one, unless it is one already."""
+        """Log the model of another run as an input of this one, unless it is one already.
+
+        Raises:
+            NoRunError: the model of the other run was refused.
+        """
         source = self._runs.tags(source_key).get(TAG)
+        if source is None:
+            raise NoRunError(f"there is no model of {source_key}")
         inputs = run.inputs.model_inputs if run.inputs else ()
-        if source is not None and source not in {model.model_id for model in inputs}:
+        if source != DROPPED and source not in {model.model_id for model in inputs}:
             self._client.log_inputs(run.info.run_id, models=[LoggedModelInput(source)])
 
     def keep_only(self, keys: Collection[str]) -> None:

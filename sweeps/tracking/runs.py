@@ -21,7 +21,7 @@ LINKS = frozenset(("mlflow.parentRunId", "trunk_run"))
 
 
 class NoRunError(Exception):
-    """There is no such run: what it was made from was refused before."""
+    """There is no such run, or no model of it: to make it was refused before."""
 
 
 def trunk_key(key: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 from mlflow.entities import Metric
 
 from sweeps.tracking.logged_models import DROPPED, TAG, LoggedModels, find_model
-from sweeps.tracking.runs import RunStore, cell_key, trunk_key
+from sweeps.tracking.runs import NoRunError, RunStore, cell_key, trunk_key
 from tests.sweeps.tracking.recorded_sweep import TrackedSweep, run_store, started_runs
 
 AT_MS = 1_700_000_000_000
@@ -102,14 +102,30 @@ def test_cut_off_after_any_step_it_is_logged_once(
     check_both(sweep)
 
 
-def test_a_model_of_which_the_source_has_none_has_no_input(
+def test_a_model_of_which_the_source_was_refused_is_there_and_gets_it_later(
     sweep: TrackedSweep, runs: RunStore, file: Path
 ) -> None:
-    LoggedModels(runs).log(
-        CELL, "a cell", params={}, files=[file], metrics=[], step=0, source_key=TRUNK
-    )
-    assert sweep.sources_of(CELL) == []
-    assert find_model(runs, TRUNK) is None and find_model(runs, CELL) is not None
+    cell: dict[str, Any] = {"params": {"test_res": 96}, "files": [file], "source_key": TRUNK}
+    with pytest.raises(NoRunError, match=TRUNK):
+        LoggedModels(runs).log(CELL, "a cell", metrics=[METRIC], step=2, **cell)
+    assert sweep.sources_of(CELL) == [] and find_model(runs, TRUNK) is None
+    model = find_model(runs, CELL)
+    assert model is not None and model.status.name == "READY"
+    log_both(runs, file)
+    check_both(sweep)
+
+
+def test_a_model_whose_files_are_pruned_is_not_logged(
+    sweep: TrackedSweep, runs: RunStore, file: Path
+) -> None:
+    file.rename(file.with_name("elsewhere"))
+    log_both(runs, file)
+    assert sweep.models() == {} and sweep.run(CELL).data.tags[TAG] == DROPPED
+    file.with_name("elsewhere").rename(file)
+    models = LoggedModels(runs)
+    runs.ensure("cell d", "cell d", {}, {"role": "cell"}, AT_MS)
+    models.log("cell d", "d", params={}, files=[file], metrics=[], step=0, source_key=TRUNK)
+    assert sweep.sources_of("cell d") == []
 
 
 def test_deleted_models_leave_the_disk_and_are_not_logged_again(
