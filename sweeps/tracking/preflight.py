@@ -249,12 +249,8 @@ def _check_artifacts(experiment: Experiment, uri: str, say: Callable[[str], None
     if scheme in ("", "file"):
         folder = Path(local_file_uri_to_path(root))
         reason = _why_not_writable(folder)
-        host = urlsplit(uri).hostname if _scheme(uri) in SERVER_SCHEMES else None
-        if reason is None and host is not None and host not in LOOPBACK:
-            say(
-                f"MLflow's server does not take artifacts itself: they go into {folder} of this "
-                "machine"
-            )
+        if reason is None and _is_folder_unexpected(uri):
+            say(f"MLflow at {without_credentials(uri)} takes no files: they go into {folder} here")
     elif scheme in PACKAGE_OF_ARTIFACTS and not _is_installed(PACKAGE_OF_ARTIFACTS[scheme][0]):
         reason = f"this needs the Python package {PACKAGE_OF_ARTIFACTS[scheme][1]}"
     else:
@@ -265,6 +261,13 @@ def _check_artifacts(experiment: Experiment, uri: str, say: Callable[[str], None
             f"where this machine cannot write them ({reason}): start MLflow's server with "
             "--serve-artifacts or another --default-artifact-root, and name a new experiment."
         )
+
+
+def _is_folder_unexpected(uri: str) -> bool:
+    """Whether files are expected elsewhere than on this machine, or beside its database."""
+    if _scheme(uri) in SERVER_SCHEMES:
+        return urlsplit(uri).hostname not in LOOPBACK
+    return _scheme(uri) != "sqlite"
 
 
 def _why_not_writable(folder: Path) -> str | None:
