@@ -139,12 +139,28 @@ def _run_or_continue(
         _show_result(terminal, location, outcome, spec, record.ui)
         if shortfall_path(store).exists():
             plan = planning.build_plan(spec, images, _find_weights(spec, store))
-            connection = _connect(spec, out, terminal)
-            with _tracked(connection, location, record.sweep, terminal) as tracker:
-                sweep = _Sweep(plan, images, data, location, record, tracker, terminal)
-                sweep.send_again(outcome)
-            _tell_shortcoming(tracker, location, terminal)
+            _send_again(plan, images, data, location, record, outcome, terminal)
     _free_disk(spec, location, record.sweep, outcome, terminal, connection)
+
+
+def _send_again(
+    plan: Plan,
+    images: ImageSet,
+    data: Place,
+    location: SweepLocation,
+    record: SweepRecord,
+    outcome: Outcome,
+    terminal: Terminal,
+) -> None:
+    """Send MLflow what it lacks of a finished sweep, if it can be used now."""
+    try:
+        connection = _connect(plan.spec, location.out, terminal)
+    except UserError as error:
+        terminal.say(f"warning: MLflow lacks part of this sweep, and {error}")
+        return
+    with _tracked(connection, location, record.sweep, terminal) as tracker:
+        _Sweep(plan, images, data, location, record, tracker, terminal).send_again(outcome)
+    _tell_shortcoming(tracker, location, terminal)
 
 
 def _find_weights(spec: SweepSpec, store: Store) -> list[Weights]:
