@@ -195,7 +195,7 @@ def _source(
             *notes,
             *found.notes,
             *_copies(listing, found),
-            *_outside(listing, items),
+            *_outside(listing, items, found.passed_over),
             *left_out_notes(listing.left_out),
         ),
         items=lambda: iter(items),
@@ -225,14 +225,23 @@ def _copies(listing: Listing, found: FolderLayout) -> list[str]:
     ]
 
 
-def _outside(listing: Listing, items: Sequence[Item]) -> list[str]:
-    """Write a sentence on files that lie in no class folder, where there are some."""
-    count = len(listing.files) - len(items)
-    if not count:
-        return []
+def _outside(listing: Listing, items: Sequence[Item], passed_over: Sequence[str]) -> list[str]:
+    """Write a sentence on files that lie in no class folder, where there are some.
+
+    Args:
+        passed_over: folders that are told of already.
+    """
     inside = {item.path for item in items}
-    example = next(entry.path for entry in listing.files if entry.path not in inside)
-    return [f"{count} file(s) outside of the class folders are left out, as {printable(example)}."]
+    told = tuple(f"{folder}/" for folder in passed_over)
+    outside = [
+        entry.path
+        for entry in listing.files
+        if entry.path not in inside and not entry.path.startswith(told)
+    ]
+    if not outside:
+        return []
+    example = printable(outside[0])
+    return [f"{len(outside)} file(s) outside of the class folders are left out, as {example}."]
 
 
 def _class_files(listing: Listing, found: FolderLayout) -> dict[str, FilesByClass]:

@@ -26,7 +26,8 @@ UNLABELLED = ("unknown", "unlabeled", "unlabelled", "images", "imgs", "img", "pi
 PARTS = frozenset(
     (
         *("images", "image", "imgs", "jpegimages", "pngimages", "masks", "mask", "labels"),
-        *("annotations", "annotation", "segmentations", "segmentationclass", "gt"),
+        *("annotations", "annotation", "segmentations", "segmentationclass", "imagesets", "gt"),
+        "segmentationobject",
     )
 )
 MIN_SHARED = 2  # subfolders that all classes share, from which on they are no classes
@@ -43,6 +44,8 @@ class FolderLayout:
     places: dict[str, tuple[str, str]]
     """Relative folder -> split and class of all that lies below it."""
     notes: tuple[str, ...] = ()
+    passed_over: tuple[str, ...] = ()
+    """Folders of splits without labels, of which the notes tell."""
 
 
 def recognise(listing: Listing, choice: LayoutChoice = "auto") -> FolderLayout:
@@ -56,7 +59,7 @@ def recognise(listing: Listing, choice: LayoutChoice = "auto") -> FolderLayout:
     if splits:
         return _below_splits(tree, splits, guess=choice == "auto")
     if choice == "auto":
-        _check_parts(tree)
+        _check_parts(tree, "")
         splits_of_class = _splits_below_classes(tree)
         if splits_of_class:
             return _class_first(splits_of_class)
@@ -184,7 +187,7 @@ def _below_splits(tree: _Tree, splits: dict[str, str], *, guess: bool) -> Folder
     if guess:
         splits = {split: _innermost(tree, split, folder) for split, folder in splits.items()}
     trained = set(tree.children[splits["train"]]) if "train" in splits else set()
-    notes = []
+    notes, passed_over = [], []
     for split, folder in list(splits.items()):
         if split != "train" and "train" in splits and _is_unlabelled(tree, folder, trained):
             count = tree.files[folder] + sum(
@@ -194,9 +197,11 @@ def _below_splits(tree: _Tree, splits: dict[str, str], *, guess: bool) -> Folder
                 f"The {split} split ({folder}/, {count} file(s)) has no class folders and is left"
                 " out."
             )
+            passed_over.append(folder)
             del splits[split]
     if guess:
         for folder in splits.values():
+            _check_parts(tree, folder)
             _check_classes(tree, folder)
     told = (f"{folder}/ ({split})" for split, folder in splits.items())
     return FolderLayout(
@@ -207,6 +212,7 @@ def _below_splits(tree: _Tree, splits: dict[str, str], *, guess: bool) -> Folder
             for name in tree.children[folder]
         },
         notes=tuple(notes),
+        passed_over=tuple(passed_over),
     )
 
 
@@ -281,18 +287,18 @@ def _class_first(splits_of_class: dict[str, dict[str, str]]) -> FolderLayout:
 # --- folders that are no classes ----------------------------------------------------------------
 
 
-def _check_parts(tree: _Tree) -> None:
+def _check_parts(tree: _Tree, folder: str) -> None:
     """Refuse the parts of a data set for another task.
 
     Raises:
         UserError: there are no folders but such.
     """
-    names = tree.children[""]
+    names = tree.children[folder]
     if len(names) > 1 and all(name.lower() in PARTS for name in names):
         raise UserError(
-            f"{tree.root} holds {_named(names, 3)}, as data for detection or segmentation does:"
-            f" give a folder with the images of each class in a folder of its own,"
-            f" {FOLDERS_ANYWAY}."
+            f"{tree.root / folder if folder else tree.root} holds {_named(names, 3)}, as data for"
+            " detection or segmentation does: give a folder with the images of each class in a"
+            f" folder of its own, {FOLDERS_ANYWAY}."
         )
 
 
@@ -308,7 +314,7 @@ def _check_classes(tree: _Tree, folder: str) -> None:
         inner = tree.children[names[0]]
         raise UserError(
             f"{where} holds one folder, {names[0]}/, with {_named(inner)} in it: give"
-            f" {where / names[0]} if these are the classes or the splits, {FOLDERS_ANYWAY}."
+            f" {where / names[0]} if these are the classes or the splits."
         )
     for name in names:
         inner = tree.children[_join(folder, name)]
@@ -329,9 +335,14 @@ def _check_classes(tree: _Tree, folder: str) -> None:
 
 def _shared_folders(tree: _Tree, folder: str) -> list[str]:
     """The folders that folders in the place of classes share; empty where they are classes."""
-    names = tree.children[folder]
-    inner = [set(tree.children[_join(folder, name)]) for name in names]
-    if len(names) < 2 or not all(tree.holds_only_folders(_join(folder, name)) for name in names):
+    paths = [_join(folder, name) for name in tree.children[folder]]
+    inner = [set(tree.children[path]) for path in paths]
+    while len(paths) > 1 and len(inner[0]) == 1 and all(one == inner[0] for one in inner):
+        if not all(map(tree.holds_only_folders, paths)):
+            return []
+        paths = [_join(path, *inner[0]) for path in paths]  # as in amazon/images, dslr/images
+        inner = [set(tree.children[path]) for path in paths]
+    if len(paths) < 2 or not all(map(tree.holds_only_folders, paths)):
         return []
     union, common = set.union(*inner), set.intersection(*inner)
     coverage = sum(map(len, inner)) / (len(inner) * len(union))

@@ -141,6 +141,24 @@ def test_what_changes_the_images_changes_the_digest(tmp_path, cache, options):
     assert prepare(data, cache, options).digest != prepare(data, cache, ReadOptions()).digest
 
 
+def test_the_order_of_classes_counts_only_where_it_differs(tmp_path, cache):
+    numbers = folder(tmp_path / "numbers", per_class=5, classes=("1", "2", "10"))
+    words = folder(tmp_path / "words", per_class=5, classes=("ant", "bee", "cat"))
+    natural = ReadOptions(class_order="natural")
+    given = ReadOptions(class_order=("2", "10", "1"))
+    sets = [prepare(numbers, cache, options) for options in (ReadOptions(), natural, given)]
+    assert [found.classes for found in sets] == [
+        ("1", "10", "2"),
+        ("1", "2", "10"),
+        ("2", "10", "1"),
+    ]
+    assert len({found.digest for found in sets}) == 3
+    assert prepare(words, cache, natural).digest == prepare(words, cache, ReadOptions()).digest
+    asked = prepare(words, cache, ReadOptions(layout="folders"))
+    assert asked.digest == prepare(words, cache, ReadOptions()).digest
+    assert asked.layout == "class folders"
+
+
 def test_changed_file_is_seen(tmp_path, cache):
     data = folder(tmp_path / "data")
     first = prepare(data, cache, ReadOptions())

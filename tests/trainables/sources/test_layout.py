@@ -87,6 +87,7 @@ def test_split_folders_below_classes_are_given_splits(tmp_path, inner):
         ("trains", "buses"),
         ("vehicle/train", "vehicle/car", "animal/cat", "animal/dog"),
         ("n01/images", "n02/images"),
+        ("n01/images/raw", "n02/images/raw"),
         ("dog/beagle", "dog/poodle", "cat/tabby", "cat/siamese"),
         ("red/left", "red/right", "blue"),
     ],
@@ -121,6 +122,15 @@ def test_classes_stay_classes(tmp_path, classes):
         (["a/x/1", "b/x/1/train", "b/x/1/test", "a/train", "a/test", "a/more"], "a is in the pl"),
         (["images", "masks"], "as data for detection or segmentation does"),
         (["images/train", "images/val", "labels/train/1.txt", "labels/val/1.txt"], "detection"),
+        (
+            ["train/images", "train/labels/1.txt", "val/images"],
+            "train holds images/ and labels/",
+        ),
+        (["JPEGImages", "Annotations/1.xml", "ImageSets/a.txt"], "detection or segmentation"),
+        (
+            [f"{a}/images/{b}" for a in ("web", "cam") for b in ("x", "y")],
+            "same folders in them",
+        ),
         (["train_a/x", "train_b/x", "test_a/x"], "holds both train_a/ and train_b/"),
         (["val_images/a", "val_images/b"], "no train/ folder"),
     ],
@@ -157,8 +167,8 @@ def test_a_split_without_labels_is_left_out_with_a_note(tmp_path, inner):
     listing = make(tmp_path, "train/a", "train/b", *(f"test/{inner}{n}.jpg" for n in range(10)))
     source = folder_source(listing)
     assert source.given_splits == ("train",) and source.total == 4
-    assert source.notes[0] == (
-        "The test split (test/, 10 file(s)) has no class folders and is left out."
+    assert source.notes == (
+        "The test split (test/, 10 file(s)) has no class folders and is left out.",
     )
 
 
