@@ -25,8 +25,8 @@ STRIP_SAMPLES = 1 << 24  # that are scaled at a time
 
 _DEEP_COLOUR = re.compile(r"(RGB|RGBA|RGBX|CMYK|LA);16([BLN])")
 # TIFF's tags.
-_BITS, _PHOTOMETRIC, _MAX_SAMPLE_VALUE, _PLANAR = 258, 262, 281, 284
-_SEPARATE_PLANES = 2
+_SUBFILE, _BITS, _PHOTOMETRIC, _MAX_SAMPLE_VALUE, _PLANAR = 254, 258, 262, 281, 284
+_REDUCED, _SEPARATE_PLANES = 1, 2
 
 
 class BadSamplesError(Exception):
@@ -64,6 +64,8 @@ def layout_of(image: Image.Image) -> Layout:
         BadSamplesError: they lie so that Pillow reads other pixels than the file's.
     """
     tags = _tags(image)
+    if tags.get(_SUBFILE, 0) & _REDUCED:  # as in DNG and NEF
+        raise BadSamplesError("its first picture is a thumbnail, as in raw photographs: convert it")
     if tags.get(_PLANAR) == _SEPARATE_PLANES and max(tags.get(_BITS, (1,))) > 8:
         raise BadSamplesError("more than 8 bits in separate planes: save it with mixed planes")
     tiles: list[Any] = getattr(image, "tile", [])

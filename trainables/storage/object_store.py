@@ -312,7 +312,10 @@ def place_of(data: str | Path) -> Path | RemotePath:
         UserError: it is a URI of no store that is known here, or an ambiguous one.
     """
     if not is_uri(data):
-        return Path(data).expanduser()
+        try:
+            return Path(data).expanduser()
+        except RuntimeError as error:
+            raise UserError(f"{data} cannot be found ({error}): write the path out.") from None
     parts = _split_uri(str(data))
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
         return Path(unquote(parts.path))

@@ -143,6 +143,12 @@ def test_separate_planes_of_sixteen_bits_are_refused():
         to_rgb(data, 1024)
 
 
+def test_the_thumbnail_of_a_raw_photograph_is_refused():
+    with pytest.raises(BadImageError, match="first picture is a thumbnail, as in raw photographs"):
+        to_rgb(tiff(samples(65535, 3), more={254: 1}), 1024)
+    assert to_rgb(tiff(samples(65535, 3), more={254: 0}), 1024).shape == (*SIZE, 3)
+
+
 def test_a_white_that_is_given_holds_for_its_kind():
     dark = samples(700)
     whites = {"16-bit grey PNG": 4095, "16-bit colour PNG": 255}

@@ -125,6 +125,11 @@ def test_uris_of_no_store_are_no_paths(uri: str) -> None:
     assert "k:s" not in str(caught.value)
 
 
+def test_the_home_of_nobody_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^~nobody-here/x cannot be found \(.*home.*\): write"):
+        place_of("~nobody-here/x")
+
+
 def test_a_uri_of_a_store_is_a_path_there(tmp_path: Path) -> None:
     uri = "s3://bucket/a?region=eu-west-1"
     assert place_of(uri) == remote_path(uri)
