@@ -18,8 +18,11 @@ from trainables.models.backbone import State
 from trainables.models.tensor_names import CLASSIFIER
 from trainables.models.variants import Variant, hub_config
 from trainables.storage.artifact_store import Store
-from trainables.storage.files import read_json, read_tensors, write_json, write_tensors
+from trainables.storage.damage import DamagedFileError, unless_damaged
+from trainables.storage.files import read_record, read_tensors, write_json, write_tensors
 from trainables.storage.hashing import content_hash
+from trainables.storage.object_store import RemotePath
+from trainables.storage.typed import checked
 
 HUB_TIMEOUT_S = 5.0  # after which a hub counts as out of reach
 
@@ -48,9 +51,9 @@ def find_weights(variant: Variant, source: str, store: Store) -> Weights:
     if source == "none":
         return Weights(variant=variant.name, source="none", digest="none", name=None)
     record_path = store.root / "weights" / f"{variant.name}-from-{content_hash(source)}.json"
-    record = read_json(record_path)
-    if record and store.weights(record["name"]).exists():
-        return Weights(**record)
+    record = unless_damaged(lambda: read_record(record_path, lambda v: checked(Weights(**v))))
+    if record is not None and _is_stored(record, store):
+        return record
     state, origin = _read_source(variant, source)
     state = _with_timm_names(variant, state, origin)
     name = f"{variant.name}-{_tensor_digest(state)}"
@@ -67,8 +70,28 @@ def find_weights(variant: Variant, source: str, store: Store) -> Weights:
 
 
 def stored_state(weights: Weights, store: Store) -> State | None:
-    """Read the weights that :func:`find_weights` copied; None for a random start."""
-    return read_tensors(store.weights(weights.name)) if weights.name else None
+    """Read the weights that :func:`find_weights` copied; None for a random start.
+
+    Raises:
+        DamagedFileError: they are damaged or missing.
+    """
+    if weights.name is None:
+        return None
+    path = store.weights(weights.name)
+    try:
+        return read_tensors(path)
+    except FileNotFoundError:
+        raise DamagedFileError(path, "it is missing") from None
+
+
+def _is_stored(weights: Weights, store: Store) -> bool:
+    """Whether the store holds the weights: undamaged, where that takes no download."""
+    if weights.name is None:
+        return False
+    path = store.weights(weights.name)
+    if isinstance(path, RemotePath):
+        return path.exists()
+    return path.exists() and unless_damaged(lambda: stored_state(weights, store)) is not None
 
 
 def _read_source(variant: Variant, source: str) -> tuple[State, str]:
