@@ -84,8 +84,9 @@ def _sweep(argv: list[str], prog: str) -> None:
     # MLflow.
     from sweeps.sweep import run
     from sweeps.terminal.console import Terminal
+    from trainables.storage.full_disk import full_disk_told
 
-    with Terminal() as terminal:
+    with full_disk_told(spec.output.out), Terminal() as terminal:
         run(spec, terminal)
 
 
