@@ -9,9 +9,12 @@ from pathlib import Path
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from sweeps.tracking.moved_folder import ARTIFACTS, DATABASE
+from sweeps.tracking.outbox import does_not_answer
 from sweeps.tracking.payloads import EXPERIMENT_NOTE
 from sweeps.tracking.ui_links import without_credentials
 from trainables.errors import UserError
+from trainables.storage.full_disk import disk_full, disk_state
 
 REQUEST_ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # The outbox tries again.
@@ -22,7 +25,7 @@ REQUEST_ENVIRONMENT = {
 
 def default_uri(out: Path) -> str:
     """Return MLFLOW_TRACKING_URI, or else the URI of a sqlite file in the folder ``out``."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{out}/mlflow.db"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{out}/{DATABASE}"
 
 
 def set_request_environment() -> None:
@@ -63,7 +66,7 @@ def open_experiment(client: MlflowClient, uri: str, name: str) -> str:
     if uri.startswith("sqlite:///"):
         # By default, MLflow would write artifacts to the working directory.
         database = Path(uri.removeprefix("sqlite:///")).resolve()
-        location = (database.parent / "mlartifacts").as_uri()
+        location = (database.parent / ARTIFACTS).as_uri()
     tags = {"mlflow.note.content": EXPERIMENT_NOTE}
     return str(client.create_experiment(name, artifact_location=location, tags=tags))
 
@@ -78,10 +81,26 @@ def unusable_store(uri: str, error: MlflowException) -> UserError:
     )
 
 
+def why_not_written(error: Exception) -> str:
+    """Say in half a sentence why MLflow has not taken something."""
+    state = disk_state(error)
+    if state is None:
+        return does_not_answer(error)
+    return f"cannot write: {str(disk_full(state, _file_of(error))).partition(':')[0]}, free some"
+
+
+def _file_of(error: Exception) -> str | None:
+    """Return the file that an error of the system names, if it names one."""
+    name = getattr(error, "filename", None)
+    return name if isinstance(name, str) else None
+
+
 def is_transient(error: Exception) -> bool:
     """Return whether another try may help: there was no answer, or one that says to come back."""
     if isinstance(error, MlflowException):
         return bool(error.get_http_status_code() >= 500 or error.get_http_status_code() == 429)
+    if disk_state(error) is not None:
+        return True
     response = getattr(error, "response", None)
     if response is not None:  # The upload of an artifact was answered by an HTTP error.
         return bool(response.status_code >= 500 or response.status_code in (408, 429))

@@ -16,6 +16,11 @@ Job = Callable[[], None]
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0  # between tries; doubled after each
 
 
+def does_not_answer(error: Exception) -> str:
+    """Say in half a sentence that the other side is away."""
+    return f"does not answer ({type(error).__name__})"
+
+
 class Outbox:
     """Keeps a queue of jobs, and a thread that does them.
 
@@ -26,6 +31,7 @@ class Outbox:
         on_idle: done like a job whenever the queue has become empty, for what jobs have deferred
             to be done together.
         notify: called with half a sentence when the other side is away, and when it is back.
+        describe: says in half a sentence why a job is to be tried again.
     """
 
     def __init__(
@@ -35,9 +41,10 @@ class Outbox:
         recover: Job,
         on_idle: Job,
         notify: Callable[[str], None],
+        describe: Callable[[Exception], str] = does_not_answer,
     ):
         self._is_transient, self._recover = is_transient, recover
-        self._on_idle, self._notify = on_idle, notify
+        self._on_idle, self._notify, self._describe = on_idle, notify, describe
         self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
         self._busy = self._stopped = False
@@ -118,7 +125,7 @@ class Outbox:
     def _note_away(self, error: Exception) -> None:
         if self._away_since is None:
             self._away_since = time.monotonic()
-            self._notify(f"does not answer ({type(error).__name__}); what is for it waits")
+            self._notify(f"{self._describe(error)}; what is for it waits")
 
     def _note_back(self) -> None:
         if self._away_since is not None:

@@ -37,6 +37,7 @@ from sweeps.tracking.connection import (
     quiet_client,
     set_request_environment,
     unusable_store,
+    why_not_written,
 )
 from sweeps.tracking.datasets import ImageDatasets
 from sweeps.tracking.logged_models import LoggedModels
@@ -94,6 +95,7 @@ class MlflowTracker:
             recover=self._runs.reload,
             on_idle=self._runs.log_deferred,
             notify=lambda words: notify(f"MLflow {words}"),
+            describe=why_not_written,
         )
 
     def ui_command(self) -> str:

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 from urllib.parse import urlencode
+
+from sweeps.tracking.moved_folder import DATABASE
 
 
 def _view_key(sweep_id: str) -> str:
@@ -35,6 +39,20 @@ def ui_command(uri: str, experiment_id: str, sweep_id: str) -> str:
         f"mlflow ui --backend-store-uri {without_credentials(uri)} --host 127.0.0.1 "
         f"--port 5000\n  then http://127.0.0.1:5000{path}"
     )
+
+
+def followed_ui(ui: str | None, out: Path) -> str | None:
+    """Return how to open the UI of a sweep whose own database has moved with its folder.
+
+    Args:
+        ui: what :func:`ui_command` gave, where the sweep was then.
+        out: the folder in which it is now.
+    """
+    uri = f"sqlite:///{out / DATABASE}"
+    found = re.match(rf"mlflow ui --backend-store-uri (\S.*/{re.escape(DATABASE)}) ", ui or "")
+    if ui is None or found is None or not (out / DATABASE).exists():
+        return ui
+    return ui.replace(found[1], without_credentials(uri), 1)
 
 
 def compare_link(run_ids: Sequence[str], experiment_id: str) -> str:
