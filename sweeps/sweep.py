@@ -5,6 +5,7 @@ spec -> plan -> trunks (phase 1) -> cells (phase 2) -> leaderboard -> choice -> 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from sweeps.final_model.model_folder import write_model
 from sweeps.final_model.outcome import (
     Outcome,
     ServedModel,
+    lost_results,
     read_outcome,
     served_as_swept,
     write_choice,
@@ -34,6 +36,8 @@ from sweeps.planning.spec import SweepSpec, identity
 from sweeps.report.build import write_evidence
 from sweeps.report.model_card import model_card
 from sweeps.scheduling.cell_scheduler import CellScheduler, cells_of
+from sweeps.scheduling.journal import read_journal
+from sweeps.scheduling.repair import check_trunks, with_repairs
 from sweeps.scheduling.trunk_scheduler import TrunkScheduler
 from sweeps.selection import leaderboard
 from sweeps.selection.choice import choose
@@ -44,7 +48,9 @@ from sweeps.terminal.console import Terminal
 from sweeps.terminal.plan_tables import plan_view
 from sweeps.terminal.result_tables import summary
 from sweeps.tracking.connection import default_uri
+from sweeps.tracking.moved_folder import DATABASE, follow_folder
 from sweeps.tracking.tracker import MlflowTracker
+from sweeps.tracking.ui_links import followed_ui
 from trainables.data.image_set import ImageSet
 from trainables.errors import SweepError, UserError
 from trainables.fixres.cell import recorded_hits
@@ -58,6 +64,7 @@ from trainables.training.trunk import EpochReport, TrunkSpec, recorded_reports
 # Seconds that MLflow gets to take what is still to be sent, where the sweep did not end well.
 STOPPED_PATIENCE_S = 5.0
 
+log = logging.getLogger("fixres")
 SurvivingTrunk = tuple[TrunkSpec, tuple[EpochReport, ...]]
 
 
@@ -91,6 +98,7 @@ def _run_or_continue(
     spec: SweepSpec, location: SweepLocation, terminal: Terminal, *, is_new_sweep: bool
 ) -> None:
     out, store = location.out, location.store
+    follow_folder(out / DATABASE)
     # Weights that cannot be reached are reported at once, not after all images have been decoded.
     weights = _find_weights(spec, store) if is_new_sweep else []
     images, data = open_images(spec, terminal)
@@ -98,10 +106,11 @@ def _run_or_continue(
     record = folder.read_matching_record(out, sweep_identity)
     if record:
         check_same(record, location)
-    outcome = read_outcome(out, spec.extra_test_sets)
+    outcome = _finished_outcome(spec, location) if record else None
     if outcome is None:
         plan = planning.build_plan(spec, images, weights or _find_weights(spec, store))
         if record is None:
+            read_journal(store, plan)  # refuses the store of another sweep
             uri = location.remote.uri if location.remote else None
             record = new_sweep_record(spec, sweep_identity, uri, images.classes)
             record.write(out)
@@ -114,8 +123,25 @@ def _run_or_continue(
         write_choice(out, outcome)
         location.publish_results()
     assert record is not None, "a finished sweep has a record"
-    _show_result(terminal, location, outcome, spec, record.ui)
+    ui = followed_ui(record.ui, out) if spec.tracking.tracking_uri is None else record.ui
+    if ui != record.ui:
+        replace(record, ui=ui).write(out)
+    _show_result(terminal, location, outcome, spec, ui)
     _free_disk(spec, location, record.sweep, outcome, terminal)
+
+
+def _finished_outcome(spec: SweepSpec, location: SweepLocation) -> Outcome | None:
+    """Read the outcome of a finished sweep; None: it is not finished, or its files are lost."""
+    outcome = read_outcome(location.out, spec.extra_test_sets)
+    lost = lost_results(location.out) if outcome else []
+    if not lost:
+        return outcome
+    files = f"{len(lost)} files of {location.out} are damaged or missing ({lost[0]}, ...)"
+    if not location.store.journal.exists():
+        log.warning("%s, and so is the store that they were made from", files)
+        return outcome
+    log.warning("%s: they are written again", files)
+    return None
 
 
 def _find_weights(spec: SweepSpec, store: Store) -> list[Weights]:
@@ -174,9 +200,13 @@ class _Sweep:
         history = History()
         with RayCluster(self.plan.spec.resources) as cluster:
             watcher = self._begin(history)
-            survivors = self._train_trunks(watcher, cluster)
-            rows = self._adapt_in_cells(survivors, watcher, cluster)
-            return self._conclude(rows, history, cluster)
+
+            def work() -> Outcome:
+                survivors = self._train_trunks(watcher, cluster)
+                rows = self._adapt_in_cells(survivors, watcher, cluster)
+                return self._conclude(rows, history, cluster)
+
+            return with_repairs(work, self.store, self.terminal.say)
 
     def _begin(self, history: History) -> Watcher:
         """Announce the sweep to everything that watches it, and publish its spec."""
@@ -205,6 +235,7 @@ class _Sweep:
     ) -> list[Row]:
         """Run phase 2: adapt the surviving trunks to every test resolution."""
         cells = cells_of(self.plan, survivors)
+        check_trunks(self.store, cells)
         cell_scheduler = CellScheduler(self.plan, cells, self.store, watcher)
         if not cell_scheduler.is_over:
             run_cells(cell_scheduler, self._trial_context(), cluster.placement)
