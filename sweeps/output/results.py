@@ -6,16 +6,17 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from sweeps.output.location import CARD, FOLDERS, REPORT
+from sweeps.output.location import BOARD, CARD, FOLDERS, REPORT
 from trainables.storage.files import files_below
 
 
 def result_digests(out: Path) -> dict[str, str]:
-    """Hash the report, the figures and the model's files, by their names relative to ``out``.
+    """Hash leaderboard, report, figures and the model's files, by their names relative to ``out``.
 
     The card is left out: that of an object store has links which the first one has not.
     """
-    names = [REPORT, *(f"{folder}/{n}" for folder in FOLDERS for n in files_below(out / folder))]
+    in_folders = [f"{folder}/{n}" for folder in FOLDERS for n in files_below(out / folder)]
+    names = [BOARD, REPORT, *in_folders]
     kept = [name for name in names if name != CARD and "__pycache__" not in name]
     return {name: _digest(out / name) for name in kept if (out / name).is_file()}
 
