@@ -41,7 +41,9 @@ docs: $(VENV)/.whole-lite ## write the tables of docs/options.md from the option
 	$(BIN)/python docs/write_options.py
 
 ui: has-runs $(VENV)/.whole-lite ## look at a sweep's runs in MLflow: make ui OUT=folder
-	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --workers 1 --backend-store-uri 'sqlite:///$(abspath $(OUT))/mlflow.db' --host 127.0.0.1 --port $(PORT)
+	@uri=$$($(BIN)/python -c 'import pathlib, sys; from sweeps.tracking.connection import sqlite_uri; \
+	    print(sqlite_uri(pathlib.Path(sys.argv[1]).resolve() / "mlflow.db"))' '$(OUT)'); \
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --workers 1 --backend-store-uri "$$uri" --host 127.0.0.1 --port $(PORT)
 
 has-runs: # before a set-up of minutes
 	@test -e '$(OUT)/mlflow.db' || { echo "No $(OUT)/mlflow.db: run a sweep first, or name its folder with OUT=..." >&2; exit 1; }

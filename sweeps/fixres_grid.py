@@ -17,7 +17,12 @@ from pathlib import Path
 if not __package__:  # run as a script: its own folder is first on the path, not the project's
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from sweeps.environment import interrupt_on_sigterm, set_environment
+from sweeps.environment import (
+    check_environment,
+    interrupt_on_sigterm,
+    notes,
+    set_environment,
+)
 
 set_environment()
 
@@ -79,14 +84,20 @@ def main(argv: list[str], prog: str = "fixres_grid.py") -> int:
 
 
 def _sweep(argv: list[str], prog: str) -> None:
-    spec = check_spec(parse(argv, prog))
-    # Imported after the check, so that bad options fail at once: these import torch, Ray and
+    spec = parse(argv, prog)
+    check_environment()
+    check_spec(spec)
+    # Imported after the checks, so that bad options fail at once: these import torch, Ray and
     # MLflow.
+    from sweeps.execution.ray_cluster import check_cluster
     from sweeps.sweep import run
     from sweeps.terminal.console import Terminal
     from trainables.storage.full_disk import full_disk_told
 
+    check_cluster()
     with full_disk_told(spec.output.out), Terminal() as terminal:
+        for note in notes():
+            terminal.say(note)
         run(spec, terminal)
 
 

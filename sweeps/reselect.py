@@ -15,7 +15,7 @@ from sweeps.output.location import BOARD, recorded_store
 from sweeps.output.retention import check_not_pruned
 from sweeps.output.sweep_record import SPEC, SweepRecord, read_sweep_record
 from sweeps.planning import plan as planning
-from sweeps.planning.dataset import open_images
+from sweeps.planning.dataset import check_extra_test_sets, open_images
 from sweeps.planning.spec import ServingOptions
 from sweeps.planning.validation import looks_like_uri
 from sweeps.report import heatmap
@@ -74,6 +74,7 @@ def write_other_choice(
     images, _ = open_images(spec, terminal)
     if images.digest != record.identity["images"]:
         raise UserError(f"--data {spec.images.data} holds other images than the sweep saw.")
+    check_extra_test_sets(spec, images, terminal)
     trunk = read_trunk_spec(store, row.trunk)
     plan = planning.build_plan(spec, images, [trunk.weights])
     served_model = served_as_swept(plan, row, store)

@@ -30,7 +30,8 @@ from sweeps.output import folder, retention
 from sweeps.output.location import BOARD, SweepLocation, check_same, location_of
 from sweeps.output.sweep_record import SPEC, SweepRecord, new_sweep_record
 from sweeps.planning import plan as planning
-from sweeps.planning.dataset import open_images
+from sweeps.planning.dataset import check_extra_test_sets, open_images
+from sweeps.planning.kept_classifiers import kept_classifier_lines
 from sweeps.planning.plan import Plan
 from sweeps.planning.spec import SweepSpec, identity
 from sweeps.report.build import write_evidence
@@ -47,7 +48,7 @@ from sweeps.selection.row_latency import with_latencies
 from sweeps.terminal.console import Terminal
 from sweeps.terminal.plan_tables import plan_view
 from sweeps.terminal.result_tables import summary
-from sweeps.tracking.connection import default_uri
+from sweeps.tracking.connection import default_uri, sqlite_uri
 from sweeps.tracking.moved_folder import DATABASE, follow_folder
 from sweeps.tracking.tracker import MlflowTracker
 from sweeps.tracking.ui_links import followed_ui
@@ -76,10 +77,11 @@ def run(spec: SweepSpec, terminal: Terminal) -> None:
         SweepError: it can, but came to nothing.
     """
     out = folder.find_folder(spec)
-    location = location_of(out, spec.output.storage)
+    location = location_of(out, spec.output.storage, spec.output.link_days)
     make_writable(spec.cache, "cache_dir")
     if spec.run.dry_run:
         images, _ = open_images(spec, terminal)
+        check_extra_test_sets(spec, images, terminal)
         terminal.console.print(plan_view(planning.build_plan(spec, images, ())))
         return
     is_new_folder = not out.exists()
@@ -108,6 +110,7 @@ def _run_or_continue(
         check_same(record, location)
     outcome = _finished_outcome(spec, location) if record else None
     if outcome is None:
+        check_extra_test_sets(spec, images, terminal)
         plan = planning.build_plan(spec, images, weights or _find_weights(spec, store))
         if record is None:
             read_journal(store, plan)  # refuses the store of another sweep
@@ -116,6 +119,8 @@ def _run_or_continue(
             record.write(out)
         folder.write_rejected(out, images)
         terminal.console.print(plan_view(plan))
+        for line in kept_classifier_lines(plan, images, store):
+            terminal.say(line)
         with _tracked(spec, location, record.sweep, terminal) as tracker:
             outcome = _Sweep(plan, images, data, location, record, tracker, terminal).run()
         record = replace(record, ui=tracker.ui_command())
@@ -123,7 +128,9 @@ def _run_or_continue(
         write_choice(out, outcome)
         location.publish_results()
     assert record is not None, "a finished sweep has a record"
-    ui = followed_ui(record.ui, out) if spec.tracking.tracking_uri is None else record.ui
+    ui = record.ui
+    if spec.tracking.tracking_uri is None and (out / DATABASE).exists():
+        ui = followed_ui(ui, sqlite_uri(out / DATABASE))
     if ui != record.ui:
         replace(record, ui=ui).write(out)
     _show_result(terminal, location, outcome, spec, ui)

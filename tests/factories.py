@@ -65,6 +65,8 @@ def plan_of(spec: SweepSpec, train: int = 120, val: int = 50, test: int = 40) ->
         images_digest="0123456789abcdef",
         counts={"train": train, "val": val, "test": test},
         classes=("cat", "dog", "fox"),
+        class_sizes=(90, 70, train + val + test - 160),
+        layout="class folders",
         weights={w.variant: w for w in weights_of(spec)},
         costs={
             (v, r): Cost(

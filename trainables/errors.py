@@ -6,9 +6,14 @@ command line knows what its user calls it.
 
 from __future__ import annotations
 
+import io
+import os
 import re
 import sys
+import unicodedata
 from collections.abc import Callable, Mapping
+
+_CONTROL = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")  # categories of Unicode that show nothing
 
 
 class UserError(Exception):
@@ -33,6 +38,28 @@ def with_option_names(message: str, names: Mapping[str, str]) -> str:
     return re.sub(r"`(\w+)`", lambda match: names.get(match[1], match[0]), message)
 
 
+def printable(name: str) -> str:
+    r"""Escape what is no UTF-8 in a file's name, and control characters, as \xe9 and \n.
+
+    Other names stay as they are. A name with bytes that are no UTF-8 can be neither printed nor
+    written into a file of text.
+    """
+    text = os.fsencode(name).decode("utf-8", errors="backslashreplace")
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) in _CONTROL else c
+        for c in text
+    )
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name can be written as UTF-8: a file's name may hold any bytes."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def exit_code(work: Callable[[], object], wording: Callable[[str], str]) -> int:
     """Do a command's work, and tell an error that is for people in one line on stderr.
 
@@ -42,6 +69,9 @@ def exit_code(work: Callable[[], object], wording: Callable[[str], str]) -> int:
     Returns:
         The exit code: 0, 2 for a :class:`UserError`, 1 for a :class:`SweepError`.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # A terminal need not have every letter of a name.
+            stream.reconfigure(errors="backslashreplace")
     try:
         work()
     except UserError as error:

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -13,7 +14,10 @@ from trainables.data.decode import prepare
 from trainables.data.options import ReadOptions
 from trainables.errors import exit_code, with_option_names
 from trainables.models import variants
+from trainables.models.imagenet import with_fitting_classifier
 from trainables.models.weights import find_weights
+from trainables.sources.class_names import class_order_of
+from trainables.sources.layout import LayoutChoice
 from trainables.storage.artifact_store import Store
 from trainables.storage.full_disk import full_disk_told
 from trainables.storage.object_store import place_of
@@ -28,7 +32,9 @@ from trainables.transforms.resolution import TEST_CROP_PCT
 SETTING_NAMES = {
     "batch_size": "--batch-size",
     "cache_dir": "--cache",
+    "class_order": "--class-order",
     "data": "--data",
+    "layout": "--layout",
     "test_res": "--test-res",
     "train_res": "--train-res",
     "variant": "--variant",
@@ -59,6 +65,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--data", type=place_of, required=True, help="images: a folder, or a URI")
+    parser.add_argument("--layout", choices=get_args(LayoutChoice), default=ReadOptions.layout)
+    parser.add_argument("--class-order", default="string", help="string, natural or a file")
     parser.add_argument("--store", type=place_of, required=True, help="where the trunk is kept")
     parser.add_argument("--cache", type=Path, required=True, help="where decoded images are kept")
     parser.add_argument("--variant", default="b0", help="b0..b8, b0_ap..b7_ap, l2, lite0..lite4")
@@ -86,17 +94,26 @@ def _train(options: argparse.Namespace) -> None:
         SweepError: memory does not suffice, or the store did not answer for long.
     """
     variant = variants.get(options.variant)
-    images = prepare(options.data, options.cache, ReadOptions(seed=options.seed))
+    reading = ReadOptions(
+        seed=options.seed,
+        layout=options.layout,
+        class_order=class_order_of(options.class_order),
+    )
+    images = prepare(options.data, options.cache, reading)
     store = Store(options.store)
     spec = TrunkSpec(
         variant=variant.name,
         train_res=options.train_res,
-        weights=find_weights(variant, options.weights, store),
+        weights=with_fitting_classifier(
+            find_weights(variant, options.weights, store), images.classes
+        ),
         images=images.digest,
         recipe=Recipe(epochs=options.epochs, batch_size=options.batch_size),
         hyper=Hyper(lr=options.lr, weight_decay=1e-2, label_smoothing=0.1),
         seed=options.seed,
     )
+    for note in images.notes:
+        print(note, file=sys.stderr)
     torch.set_num_threads(options.threads)
     if not (store.trunk(spec.key) / "result.json").exists():
         guard = PreemptionGuard()

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,11 @@ import torch
 from sweeps.environment import interrupt_on_sigterm, on_cluster
 from sweeps.execution.resources import ClusterResources, Placement, known_gpu
 from sweeps.planning.spec import ResourceOptions
+from trainables.errors import UserError
+from trainables.storage.retry import first_line
 
+# Seconds within which a cluster's head accepts a connection, or is told not to answer.
+ANSWER_S = 5.0
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -29,6 +37,79 @@ def current_placement(options: ResourceOptions) -> Placement:
         cluster=on_cluster(),
     )
     return Placement(options=options, cluster_resources=cluster_resources)
+
+
+def check_cluster() -> None:
+    """Check that the given cluster answers, if one is given, before anything is made.
+
+    Raises:
+        UserError: RAY_ADDRESS is not the address of a cluster's head.
+    """
+    if not on_cluster():
+        return
+    given = os.environ["RAY_ADDRESS"]
+    host, port = _head_of(given)
+    try:
+        with socket.create_connection((host, port), ANSWER_S) as head:
+            is_web_server = _answers_http(head)
+    except OSError as error:
+        raise UserError(
+            f"RAY_ADDRESS {given} does not answer ({error.strerror or error}): start the cluster, "
+            "or unset it to run on this machine."
+        ) from None
+    if is_web_server:
+        raise UserError(
+            f"RAY_ADDRESS {given} answers as a dashboard, to which jobs are submitted: submit the "
+            "sweep with ray job submit, or unset it to run on this machine."
+        )
+    _greet(f"{host}:{port}", given)
+
+
+def _greet(head: str, given: str) -> None:
+    """Ask a head who it is. Without this, joining one that refuses takes minutes."""
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+    from ray.exceptions import AuthenticationError, RayError
+
+    try:
+        GcsClient(address=head)
+    except AuthenticationError:
+        raise UserError(
+            f"RAY_ADDRESS {given} wants a token that this process does not have: set "
+            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or unset the address to run on this machine."
+        ) from None
+    except RayError as error:
+        raise UserError(
+            f"RAY_ADDRESS {given} does not answer as the head of a Ray cluster "
+            f"({first_line(error)}): give another, or unset it to run on this machine."
+        ) from None
+
+
+def _head_of(address: str) -> tuple[str, int]:
+    """Find the host and the port of the head that RAY_ADDRESS means."""
+    from ray._private.services import canonicalize_bootstrap_address
+
+    try:
+        host, _, port = str(canonicalize_bootstrap_address(address)).rpartition(":")
+        return host.strip("[]"), int(port)
+    except ConnectionError:
+        raise UserError(
+            f"RAY_ADDRESS {address} finds no cluster on this machine: start one with ray start "
+            "--head, or unset it to run without."
+        ) from None
+    except ValueError:
+        raise UserError(
+            f"RAY_ADDRESS {address} is no address: give host:port of a cluster's head, or unset it "
+            "to run on this machine."
+        ) from None
+
+
+def _answers_http(head: socket.socket) -> bool:
+    """Say whether HTTP/1 is spoken there; a head's control service speaks HTTP/2 alone."""
+    try:
+        head.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        return head.recv(5) == b"HTTP/"
+    except OSError:
+        return False
 
 
 def start_ray(options: ResourceOptions) -> None:
@@ -50,16 +131,33 @@ def _start_private_ray(options: ResourceOptions) -> None:
     import ray
 
     gpus = torch.cuda.device_count()
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=150_000_000,  # Bytes: trials share images through files, not objects.
-        num_gpus=gpus,
-        _node_ip_address="127.0.0.1",
-        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "passive"}},
-    )
+    with _without_dashboard_process():
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=150_000_000,  # Bytes: trials share images by files, not objects.
+            num_gpus=gpus,
+            runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "passive"}},
+        )
+
+
+@contextmanager
+def _without_dashboard_process() -> Iterator[None]:
+    """Keep Ray from starting a process for usage statistics where there is to be no dashboard.
+
+    Even with the statistics switched off, that process asks the metadata servers of three clouds
+    whether this machine is theirs.
+    """
+    from ray._private import services
+
+    start = services.start_api_server
+    services.start_api_server = lambda *_, **__: (None, None)
+    try:
+        yield
+    finally:
+        services.start_api_server = start
 
 
 class RayCluster:

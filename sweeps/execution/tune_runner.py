@@ -17,6 +17,7 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
 from sweeps.execution.resources import PhaseResources
+from sweeps.redaction import redacted
 from trainables.ray_backend.tune_trainables import TrialContext
 from trainables.storage.full_disk import full_disk_in
 
@@ -207,6 +208,7 @@ class _PhaseScheduler(_Unpickled, FIFOScheduler):
         """
         path = trial.error_file
         trace = Path(path).read_text(errors="replace") if path and Path(path).exists() else ""
+        trace = redacted(trace)
         failures = trial.run_metadata.num_failures
         # Tune reports the end of a reused process twice; by the second time the trial waits again.
         is_new = trial.status == Trial.ERROR or trial.trial_id not in self.failures

@@ -64,7 +64,13 @@ def _held_out_sets(plan: Plan, view_cache: ViewCache, progress: Progress) -> Ite
     )
     for name, where in plan.spec.extra_test_sets.items():
         extra = open_extra_test_set(
-            name, place_of(where), view_cache.cache, images.classes, plan.spec.read, progress
+            name,
+            place_of(where),
+            view_cache.cache,
+            images.classes,
+            plan.spec.read,
+            progress,
+            whites=images.whites,
         )
         yield HeldOutSet(name=name, images=extra.images, digest=extra.digest, present=extra.present)
 

@@ -1,7 +1,7 @@
 """Make the finished model's folder, which timm opens, an MLflow model too.
 
     MLmodel                      the flavor python_function, its signature and its input example
-    code/                        the two modules that run the model, without the rest of the project
+    code/                        the modules that run the model, without the rest of the project
     requirements.txt             the packages that those modules need; PyTorch is none of them
     python_env.yaml, conda.yaml  the same packages, for MLflow's environment managers
     input_example.json           an image; serving_input_example.json: the same as a request
@@ -21,6 +21,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,20 +32,30 @@ from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import AnyType, Array
 
 from sweeps.final_model import pyfunc_model
-from trainables.data import pixels
+from trainables.data import pixels, samples
 from trainables.data.options import ReadOptions
 from trainables.storage.files import write_json, write_text
+from trainables.transforms import centre_crop
 
 PACKAGES = ("mlflow", "numpy", "onnxruntime", "pandas", "pillow")
 # MLflow requires a date; a fixed one keeps the bytes the same for the same folder.
 EPOCH = "1970-01-01 00:00:00"
 # Modules by their path in code/, from which they are imported. There, trainables is a folder
 # without __init__.py: it never hides the whole package where that is installed.
-CODE = {"pyfunc_model.py": pyfunc_model, "trainables/data/pixels.py": pixels}
+CODE = {
+    "pyfunc_model.py": pyfunc_model,
+    "trainables/data/pixels.py": pixels,
+    "trainables/data/samples.py": samples,
+    "trainables/transforms/centre_crop.py": centre_crop,
+}
 
 
 def write_mlflow_model(
-    folder: Path, *, example: bytes, cache_side: int = ReadOptions.cache_side
+    folder: Path,
+    *,
+    example: bytes,
+    cache_side: int = ReadOptions.cache_side,
+    whites: Mapping[str, int] | None = None,
 ) -> None:
     """Add the files that make ``folder`` an MLflow model; the same folder gets the same bytes.
 
@@ -54,6 +65,7 @@ def write_mlflow_model(
             twice, in base64.
         cache_side: the shorter side (px) that larger images are reduced to before anything else, as
             in the sweep.
+        whites: the value that is white by kind of image, where samples have more than eight bits.
     """
     for name, module in CODE.items():
         write_text(folder / "code" / name, Path(str(module.__file__)).read_text(encoding="utf-8"))
@@ -70,7 +82,7 @@ def write_mlflow_model(
         code="code",
         conda_env="conda.yaml",
         python_env="python_env.yaml",
-        model_config={"cache_side": cache_side},
+        model_config={"cache_side": cache_side} | ({"whites": dict(whites)} if whites else {}),
     )
     write_text(folder / "MLmodel", model.to_yaml())
 
@@ -93,7 +105,8 @@ def _signature() -> ModelSignature:
 
 def _write_environment(folder: Path) -> None:
     """Write the pinned packages; MLflow requires conda.yaml even where conda is not used."""
-    pins = [f"{name}=={version(name)}" for name in PACKAGES]
+    packages = (*PACKAGES, "pillow-heif") if pixels.reads_heic() else PACKAGES
+    pins = [f"{name}=={version(name)}" for name in packages]
     python = platform.python_version()
     write_text(folder / "requirements.txt", "".join(f"{pin}\n" for pin in pins))
     environment = {

@@ -56,7 +56,10 @@ def write_model(
         (new_folder / picture.name).write_bytes(picture.read_bytes())
         write_text(new_folder / "README.md", card)
         write_mlflow_model(
-            new_folder, example=_example_image(), cache_side=plan.spec.images.cache_side
+            new_folder,
+            example=_example_image(),
+            cache_side=plan.spec.images.cache_side,
+            whites=plan.whites,
         )
 
 

@@ -1,7 +1,7 @@
 """Run the finished model in MLflow: image files in, labels and probabilities out.
 
-A copy of this file, and of the decoder that it imports, lies in the model's own folder. It must run
-where neither this project nor PyTorch is installed: ONNX Runtime computes the logits.
+A copy of this file, and of what it imports of the project, lies in the model's own folder. It must
+run where neither this project nor PyTorch is installed: ONNX Runtime computes the logits.
 """
 
 from __future__ import annotations
@@ -9,16 +9,21 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pandas as pd
 from PIL import Image
 
 from trainables.data.pixels import BadImageError, to_rgb
+from trainables.transforms.centre_crop import resize_and_crop
+
+# Otherwise ONNX Runtime calls its makers, and keeps an id of the device in the home folder.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime
 
 # Images that the net sees at once, which bounds the memory.
 BATCH = 32
@@ -29,19 +34,21 @@ def _load_pyfunc(path: str, model_config: Mapping[str, Any]) -> ImageModel:
 
     Args:
         model_config: "cache_side", the shorter side (px) that larger images are reduced to before
-            anything else, as in the sweep.
+            anything else, as in the sweep; and "whites", if images of the sweep had more than eight
+            bits: the value that is white by kind of image.
     """
-    return ImageModel(Path(path), int(model_config["cache_side"]))
+    whites = model_config.get("whites", {})
+    return ImageModel(Path(path), int(model_config["cache_side"]), whites)
 
 
 class ImageModel:
     """The model with its preprocessing, the same as the sweep scored the model with."""
 
-    def __init__(self, folder: Path, cache_side: int):
+    def __init__(self, folder: Path, cache_side: int, whites: Mapping[str, int]):
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         data = config["pretrained_cfg"]
         self._labels: list[str] = config["label_names"]
-        self._cache_side = cache_side
+        self._cache_side, self._whites = cache_side, whites
         self._res = int(data["test_input_size"][-1])
         self._side = int(self._res / data["test_crop_pct"])
         self._resampling = Image.Resampling[data["interpolation"].upper()]
@@ -80,18 +87,10 @@ class ImageModel:
     def _square(self, row: int, image: Any) -> np.ndarray:
         """Decode, resize and crop an image: (R, R, 3) uint8 RGB."""
         try:
-            rgb = to_rgb(_file_bytes(image), self._cache_side)
+            rgb = to_rgb(_file_bytes(image), self._cache_side, self._whites)
         except (BadImageError, ValueError) as error:
             raise ValueError(f'The "image" in row {row}: {error}.') from error
-        height, width = rgb.shape[:2]
-        longer = int(self._side * max(height, width) / min(height, width))
-        width_height = (self._side, longer) if width <= height else (longer, self._side)
-        picture = Image.fromarray(rgb)
-        if picture.size != width_height:
-            picture = picture.resize(width_height, self._resampling)
-        left = round((picture.width - self._res) / 2)
-        top = round((picture.height - self._res) / 2)
-        return np.asarray(picture.crop((left, top, left + self._res, top + self._res)))
+        return resize_and_crop(Image.fromarray(rgb), self._side, self._res, self._resampling)
 
     def _logits(self, pixels: np.ndarray) -> np.ndarray:
         """Normalise pixels (N, R, R, 3) uint8 and run the net: (N, C) float32."""

@@ -34,6 +34,8 @@ class SweepLocation:
     out: Path
     remote: RemotePath | None = None
     """The prefix that holds the store and a copy of the results; None: all is in ``out``."""
+    link_days: float = 0
+    """Days for which the model card there links to its files, for whoever reads it; 0: no links."""
 
     @property
     def store(self) -> Store:
@@ -102,24 +104,28 @@ class SweepLocation:
         self.publish(*(name for name in FILES if (self.out / name).exists()))
         for folder in FOLDERS:
             (self.remote / folder).upload_files(self.out / folder, files_below(self.out / folder))
-        self._link_card(self.remote)
+        if self.link_days:
+            self._link_card(self.remote)
         self.publish(SPEC)
         self.publish(CHOICE)
 
     def _link_card(self, remote: RemotePath) -> None:
         """Upload the model card, with links for downloading the files that it describes."""
         model = [f"model/{n}" for n in files_below(self.out / "model") if not n.endswith(".md")]
-        links = s3_bucket.presigned_links([remote / name for name in (*model, "report.html")])
+        paths = [remote / name for name in (*model, "report.html")]
+        links = s3_bucket.presigned_links(paths, self.link_days)
         signed = [f"* [{path.name}]({url})" for path, url in links.items()]
         if not signed:
             return
-        until = datetime.now(UTC) + timedelta(days=s3_bucket.LINK_DAYS)
+        ends = s3_bucket.credentials_end()
+        asked = datetime.now(UTC) + timedelta(days=self.link_days)
+        until = min(asked, ends) if ends else asked
         lines = [
             "",
             "## Download",
             "",
             f"From {remote}. The links are for whoever reads this, until {until:%Y-%m-%d %H:%M} "
-            "UTC or as long as the credentials that signed them.",
+            f"UTC{'' if ends else ', or as long as the credentials that signed them'}.",
             "",
             *signed,
         ]
@@ -127,13 +133,14 @@ class SweepLocation:
         write_text(remote / CARD, text.rstrip("\n") + "\n" + "\n".join(lines) + "\n")
 
 
-def location_of(out: Path, uri: str | None) -> SweepLocation:
+def location_of(out: Path, uri: str | None, link_days: float = 0) -> SweepLocation:
     """Make the location of a sweep from its folder and the URI of its object store, if it has one.
 
     Raises:
         UserError: it is the URI of no store that is known.
     """
-    return SweepLocation(out=out, remote=remote_path(uri) if uri else None)
+    remote = remote_path(uri) if uri else None
+    return SweepLocation(out=out, remote=remote, link_days=link_days)
 
 
 def recorded_store(out: Path, record: SweepRecord) -> Store:
@@ -147,7 +154,11 @@ def check_same(record: SweepRecord, location: SweepLocation) -> None:
     Raises:
         UserError: the store of the sweep in OUT is elsewhere.
     """
-    if record.storage != (location.remote.uri if location.remote else None):
+    uri = location.remote.uri if location.remote else None
+    # A record of before may write the same place otherwise.
+    if record.storage != uri and not (
+        record.storage and uri and remote_path(record.storage) == location.remote
+    ):
         begun = f"--storage {record.storage}" if record.storage else "no --storage"
         raise UserError(
             f"--out {location.out} holds a sweep that was begun with {begun}: give the same to "

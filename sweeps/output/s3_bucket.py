@@ -17,7 +17,6 @@ from trainables.errors import UserError
 from trainables.storage.object_store import RemotePath
 from trainables.storage.retry import first_line
 
-LINK_DAYS = 7  # the longest validity that S3 signs
 # Answers to a request for the bucket, by status code.
 REFUSALS = {
     "404": "there is no such bucket; create it, or correct the name",
@@ -75,20 +74,31 @@ def abort_stale_uploads(path: RemotePath) -> int:
     return aborted
 
 
-def presigned_links(paths: Sequence[RemotePath]) -> dict[RemotePath, str]:
-    """Sign links through which anyone may download the objects, for ``LINK_DAYS``.
+def credentials_end() -> datetime | None:
+    """Return when the credentials end, and with them all that they signed; None: it is not known.
 
-    A link ends earlier if the credentials that sign it do.
+    Those of a role end, usually within hours; a key of a user does not.
+    """
+    credentials = boto3.Session().get_credentials()
+    end = getattr(credentials, "_expiry_time", None)  # botocore has no public name for it.
+    return end if isinstance(end, datetime) else None
+
+
+def presigned_links(paths: Sequence[RemotePath], days: float) -> dict[RemotePath, str]:
+    """Sign links through which anyone may download the objects, for some days.
+
+    A link ends earlier if the credentials that sign it do: see :func:`credentials_end`.
 
     Args:
         paths: objects of one bucket, at least one.
+        days: at most 7; S3 signs no longer validity.
 
     Returns:
         A link for each path; empty where they are not on S3.
     """
     if paths[0].scheme != "s3":
         return {}
-    client, seconds = _client(paths[0]), LINK_DAYS * 86400
+    client, seconds = _client(paths[0]), round(days * 86400)
     return {
         path: client.generate_presigned_url(
             "get_object", Params={"Bucket": path.bucket, "Key": path.key}, ExpiresIn=seconds

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeps.planning.spec import SweepSpec, spec_from_json
+from sweeps.redaction import redacted, redacted_values
 from trainables.storage.files import Place, read_record, write_json
 from trainables.storage.hashing import to_jsonable
 from trainables.storage.typed import checked
@@ -44,8 +45,8 @@ class SweepRecord:
     """The command or address that opens its runs in MLflow."""
 
     def write(self, folder: Path) -> None:
-        """Write spec.json into the folder."""
-        written = to_jsonable(self)
+        """Write spec.json into the folder, without secrets."""
+        written = redacted_values(to_jsonable(self))
         if self.ui is None:
             del written["ui"]
         write_json(folder / SPEC, written)
@@ -72,7 +73,7 @@ def _record_from_json(written: dict[str, Any]) -> SweepRecord:
 def new_sweep_record(
     spec: SweepSpec, identity: Mapping[str, Any], storage: str | None, classes: tuple[str, ...]
 ) -> SweepRecord:
-    """Make the record of a sweep that this process begins, with its command line.
+    """Make the record of a sweep that this process begins, with its command line but no secret.
 
     Args:
         identity: see :func:`sweeps.planning.spec.identity`.
@@ -81,10 +82,10 @@ def new_sweep_record(
     """
     return SweepRecord(
         sweep=uuid.uuid4().hex[:12],
-        command=("python", "sweeps/fixres_grid.py", *sys.argv[1:]),
+        command=("python", "sweeps/fixres_grid.py", *map(redacted, sys.argv[1:])),
         identity=identity,
         storage=storage,
-        spec=spec,
+        spec=spec_from_json(redacted_values(to_jsonable(spec))),
         classes=classes,
         versions={name: version(name) for name in PACKAGES},
         began=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -9,10 +9,14 @@ from sweeps.environment import on_cluster
 from sweeps.planning.spec import SweepSpec
 from trainables.data import builtin_digits
 from trainables.data.decode import Progress, prepare
+from trainables.data.extra_test_sets import open_extra_test_set
 from trainables.data.image_set import ImageSet
+from trainables.errors import UserError, printable
+from trainables.sources.splits import SPLITS
 from trainables.storage.files import files_below
 from trainables.storage.hashing import content_hash
 from trainables.storage.object_store import RemotePath, place_of, remote_path
+from trainables.storage.retry import first_line
 
 
 class Messages(Protocol):
@@ -38,6 +42,7 @@ def open_images(spec: SweepSpec, messages: Messages) -> tuple[ImageSet, Path | R
     if spec.images.data is not None:
         data = place_of(spec.images.data)
     if isinstance(data, RemotePath):
+        _check_reachable(data, "--data")
         work = "downloading and decoding images"
     elif data is not None:
         data = data.resolve()
@@ -52,6 +57,49 @@ def open_images(spec: SweepSpec, messages: Messages) -> tuple[ImageSet, Path | R
     for note in images.notes:
         messages.say(note)
     return images, data
+
+
+def check_extra_test_sets(spec: SweepSpec, images: ImageSet, messages: Messages) -> None:
+    """Open and decode the extra test sets, so that what is wrong with one is known at once.
+
+    Says what is left out of each, and how many of its images the sweep has as well.
+
+    Raises:
+        UserError: one of them cannot be used.
+    """
+    for name, where in spec.extra_test_sets.items():
+        progress = messages.counting(f"decoding --also-test {name}")
+        data = place_of(where)
+        if isinstance(data, RemotePath):
+            _check_reachable(data, f"--also-test {name}")
+        extra = open_extra_test_set(
+            name, data, spec.cache, images.classes, spec.read, progress, whites=images.whites
+        )
+        if extra.rejected:
+            messages.say(
+                f"--also-test {name}: {len(extra.rejected)} files cannot be read and are left out,"
+                f" as {printable(extra.rejected[0].path)} ({extra.rejected[0].reason})"
+            )
+        for note in extra.notes:
+            messages.say(f"--also-test {name}: {note}")
+        hashes = extra.images.hashes()
+        for split in SPLITS:
+            shared = len(hashes & images.split(split).hashes())
+            if shared:
+                messages.say(
+                    f"--also-test {name}: {shared} image(s) of it are also in {split}, byte for"
+                    " byte."
+                )
+
+
+def _check_reachable(data: RemotePath, option: str) -> None:
+    try:
+        data.check_reachable()
+    except OSError as error:
+        raise UserError(
+            f"{option} {data} cannot be reached ({first_line(error)}): check the address, its "
+            "rights and the network."
+        ) from None
 
 
 def _draw_digits(spec: SweepSpec, messages: Messages) -> Path | RemotePath:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
 
 from sweeps.planning.cell import Cell
 from sweeps.planning.grid import Grid, Point, resolve_grid
@@ -17,10 +18,11 @@ from trainables.errors import UserError
 from trainables.fixres.cell import CellSpec
 from trainables.fixres.head_settings import HeadGrid
 from trainables.models import variants
+from trainables.models.imagenet import IMAGENET_CLASSES, with_fitting_classifier
 from trainables.models.weights import Weights
 from trainables.profiling.cost import Cost, cost
 from trainables.sources.splits import SPLITS
-from trainables.storage.object_store import is_uri
+from trainables.storage.object_store import is_uri, name_in
 from trainables.training.recipe import Hyper, Recipe
 from trainables.training.trunk import TrunkSpec
 from trainables.transforms.augmentation import Augmentation
@@ -36,8 +38,11 @@ class Plan:
     images_digest: str
     counts: Mapping[str, int]  # images by split
     classes: tuple[str, ...]
+    class_sizes: tuple[int, ...]  # images of each class, over all splits
+    layout: str  # how the images lay, in words
     weights: Mapping[str, Weights]  # by variant
     costs: Mapping[tuple[str, int], Cost]  # by variant and resolution
+    whites: Mapping[str, int] = field(default_factory=dict)  # by kind of image, as in the images
 
     @property
     def name(self) -> str:
@@ -46,8 +51,7 @@ class Plan:
         if data is None:
             return "built-in digits"
         if is_uri(data):
-            parts = urlsplit(data)
-            return PurePosixPath(unquote(parts.path)).name or parts.netloc
+            return name_in(data)
         return Path(data).expanduser().resolve().name
 
     @property
@@ -152,19 +156,24 @@ def build_plan(spec: SweepSpec, images: ImageSet, weights: Iterable[Weights]) ->
     Raises:
         UserError: no cell can be within the serving limits, or the weights do not fit the classes.
     """
-    grid = resolve_grid(spec, images.split("train").sizes)
+    splits = {name: images.split(name) for name in SPLITS}
+    grid = resolve_grid(spec, splits["train"].sizes)
+    labels = np.concatenate([split.labels for split in splits.values()])
     plan = Plan(
         spec=spec,
         grid=grid,
         images_digest=images.digest,
-        counts={s: len(images.split(s)) for s in SPLITS},
+        counts={name: len(split) for name, split in splits.items()},
         classes=images.classes,
-        weights={w.variant: w for w in weights},
+        class_sizes=tuple(np.bincount(labels, minlength=len(images.classes)).tolist()),
+        layout=images.layout,
+        weights={w.variant: with_fitting_classifier(w, images.classes) for w in weights},
         costs={
             (point.variant, r): cost(point.variant, r, len(images.classes))
             for point, tests in grid.tests.items()
             for r in sorted({point.train_res, *tests})
         },
+        whites=images.whites,
     )
     _check_limits(plan)
     if spec.trunks.epochs == 0:
@@ -180,6 +189,13 @@ def _check_classifiers(plan: Plan) -> None:
                 f"--epochs 0 keeps the classifier of {weights.variant}'s weights, of "
                 f"{weights.classes} classes, and the images are of {len(plan.classes)}: give the "
                 "images that it was trained on, or train for some epochs."
+            )
+        if not weights.keep_classifier:
+            raise UserError(
+                f"--epochs 0 keeps the classifier of {weights.variant}'s weights, of ImageNet's "
+                f"{IMAGENET_CLASSES} classes, and those of the images are not named so (the first "
+                f"is {plan.classes[0]}): name them n01440764 and so on, in this order, or train "
+                "for some epochs."
             )
 
 

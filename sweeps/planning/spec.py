@@ -7,9 +7,12 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from sweeps.redaction import redacted
 from trainables.data.options import ReadOptions
 from trainables.errors import with_option_names
 from trainables.fixres.head_settings import HeadGrid, HeadOptimizer
+from trainables.sources.class_names import class_order_of
+from trainables.sources.layout import LayoutChoice
 from trainables.storage.hashing import to_jsonable
 from trainables.storage.typed import checked
 from trainables.training.recipe import Optimizer, Recipe, Schedule
@@ -26,6 +29,10 @@ class DataOptions:
 
     data: str | None = None
     """Image folder, or Parquet or Arrow files, here or in a store; left out: built-in digits."""
+    layout: LayoutChoice = ReadOptions.layout
+    """auto recognises it; folders: the folders are the classes, whatever lies in them; tables."""
+    class_order: str = "string"
+    """string (a table has its own), natural (2 before 10, as timm) or a FILE: a class a line."""
     val_share: float = ReadOptions.val_share
     """Share of the images for val, where the data names no val split."""
     test_share: float = ReadOptions.test_share
@@ -152,6 +159,8 @@ class OutputOptions:
     """Where the sweep lives: results, store, final model. The same command again continues."""
     storage: str | None = None
     """Object store (s3://bucket/prefix, gs://...): keeps store and results; OUT is then a copy."""
+    link_days: float = 0
+    """Days for which the card in the store links to the files, open to its readers; 0: no links."""
     keep: Literal["all", "front", "best"] = "all"
     """Checkpoints left once it is finished, now or later: all, the Pareto fronts' or the best's."""
 
@@ -232,6 +241,8 @@ class SweepSpec:
             max_corrupt=self.images.max_corrupt,
             cache_side=self.images.cache_side,
             cache_gb=self.images.cache_gb,
+            layout=self.images.layout,
+            class_order=class_order_of(self.images.class_order),
         )
 
     @property
@@ -282,7 +293,8 @@ def _from_json(declared: Field[Any], value: Any) -> Any:
 NOT_IDENTITY = frozenset(
     (
         *("data", "cache_dir", "cache_gb", "max_corrupt"),
-        *("out", "storage", "keep"),
+        *("layout", "class_order"),  # the digest of the images has what they decide
+        *("out", "storage", "link_days", "keep"),
         *("concurrency", "cpus_per_trial", "gpus_per_trial", "gpu_memory_gb"),
         *("workers_per_trial", "price_per_hour"),
         *("tracking_uri", "experiment", "register_as"),
@@ -328,9 +340,9 @@ def option(name: str) -> str:
 
 
 def with_options(message: str) -> str:
-    """Write the settings that an error's message names as options of the command line."""
+    """Word an error's message for the command line: settings as options, secrets masked."""
     options = {name: option(name) for name in _flat(SweepSpec())} | {"variant": option("variants")}
-    return with_option_names(message, options)
+    return redacted(with_option_names(message, options))
 
 
 def value_in_words(value: Any) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeps.planning.spec import ServingOptions, SweepSpec, option, value_in_words
-from trainables.errors import UserError
+from trainables.errors import UserError, is_utf8, printable
 from trainables.fixres.arms import ARMS
 from trainables.models import variants
 from trainables.sources.splits import SPLITS
@@ -76,6 +76,7 @@ RANGE_OF_OPTION = {
     "max_memory_mb": Range(0, open_low=True),
     "max_latency_ms": Range(0, open_low=True),
     "min_top1": Range(0, 1, open_low=True),
+    "link_days": Range(0, 7),  # S3 signs no longer validity.
     "seed": Range(0, 2**31 - 1),
     "concurrency": Range(1),
     "cpus_per_trial": Range(1),
@@ -92,7 +93,7 @@ SET_OPTIONS = (
     *("head_lr", "head_smoothing", "head_weight_decay", "head_optimizer"),
 )
 # Words that may not be empty.
-NAME_OPTIONS = ("experiment", "register_as", "weights")
+NAME_OPTIONS = ("experiment", "register_as", "weights", "class_order")
 
 
 def check_spec(spec: SweepSpec) -> SweepSpec:
@@ -102,6 +103,8 @@ def check_spec(spec: SweepSpec) -> SweepSpec:
         UserError: says the first thing that is wrong with it.
     """
     values = _values(spec)
+    for name, value in values.items():
+        _check_text(name, value)
     for name in NAME_OPTIONS:
         if not values[name].strip():
             raise UserError(f"{option(name)} is empty: give a name.")
@@ -123,8 +126,18 @@ def check_spec(spec: SweepSpec) -> SweepSpec:
     return spec
 
 
+def _check_text(name: str, value: Any) -> None:
+    """Check that what is given can be written into the results: a file's name may be no UTF-8."""
+    for part in value if isinstance(value, tuple) else (value,):
+        if isinstance(part, (str, Path)) and not is_utf8(str(part)):
+            raise UserError(
+                f"{option(name)} {printable(str(part))} is not UTF-8: rename it, or give a link to"
+                " it."
+            )
+
+
 def _check_reading(spec: SweepSpec) -> None:
-    """Check the shares of splits and what else decides how images are read."""
+    """Check the shares of splits, the order of classes and what else decides on reading."""
     _ = spec.read
 
 

@@ -13,8 +13,11 @@ from sweeps.planning.units import three_digits
 from sweeps.selection.choice import eligible
 from sweeps.selection.leaderboard import Row
 from trainables.evaluation.confidence import wilson
+from trainables.evaluation.kept_classifier import other_orders
 from trainables.fixres.arms import ARMS, UNTUNED
 from trainables.models import variants
+
+CLASSES_SHOWN = 10  # first and last
 
 
 def model_card(plan: Plan, outcome: Outcome, versions: Mapping[str, str], picture: str) -> str:
@@ -31,8 +34,11 @@ def model_card(plan: Plan, outcome: Outcome, versions: Mapping[str, str], pictur
         _what_it_is(plan, outcome),
         "## On images that nothing was chosen on",
         _on_held_out_sets(outcome),
+        "## Classes",
+        _class_map(plan.classes),
         "## Use",
         USE,
+        _pixels(plan),
         "## Why this one",
         outcome.choice.reason,
         f"Limits asked for: {limits_in_words(plan.spec.serving)}.",
@@ -67,6 +73,21 @@ import mlflow
 model = mlflow.pyfunc.load_model("PATH/TO/THIS/FOLDER")
 print(model.predict({"image": [open("image.jpg", "rb").read()]}))  # label, probability, ...
 ```"""
+
+
+def _pixels(plan: Plan) -> str:
+    """Say what the sweep did to images before the transform, which the MLflow model does too."""
+    words = [
+        f"Images with a short side above {plan.spec.images.cache_side:,} px were first reduced to "
+        "it, as the MLflow model does; timm's transform alone makes slightly other pixels of them."
+    ]
+    if plan.whites:
+        kinds = ", ".join(f"{white:,} in {kind}" for kind, white in plan.whites.items())
+        words.append(
+            f"Samples of more than eight bits were scaled so that white is {kinds}; Pillow's own "
+            "conversion does not."
+        )
+    return " ".join(words)
 
 
 def _front_matter(plan: Plan, outcome: Outcome) -> str:
@@ -119,6 +140,27 @@ def _what_it_is(plan: Plan, outcome: Outcome) -> str:
             "this one on but the sets below."
         )
     return "\n".join(lines)
+
+
+def _class_map(classes: Sequence[str]) -> str:
+    """Say which output is which class, and which programs would number the classes otherwise."""
+    numbered = [f"{number} {name}" for number, name in enumerate(classes)]
+    if len(numbered) > 2 * CLASSES_SHOWN:
+        numbered = [*numbered[:CLASSES_SHOWN], "...", *numbered[-CLASSES_SHOWN:]]
+    lines = [
+        f"The outputs, counted from 0: {', '.join(numbered)}. Output k is line k + 1 of labels.txt."
+    ]
+    readers = {
+        "natural": "timm's readers of class folders (give them `--class-map labels.txt`)",
+        "string": "torchvision's ImageFolder",
+    }
+    others = [readers[order] for order in other_orders(classes)]
+    if others:
+        lines.append(
+            f"**Other programs number these classes otherwise**, as {' and '.join(others)}: go by"
+            " the names."
+        )
+    return " ".join(lines)
 
 
 def _on_held_out_sets(outcome: Outcome) -> str:

@@ -15,6 +15,8 @@ from sweeps.execution.resources import MemoryNeed, PhaseResources, TrialResource
 from sweeps.planning.plan import Plan
 from sweeps.planning.workload import expected_gmacs_left, gmacs_left, image_passes
 
+CLASSES_SHOWN = 3  # first and last
+
 
 def plan_view(plan: Plan) -> Group:
     """Lay out the plan: lines of counts, a table of costs and, with GPUs, one of memory."""
@@ -25,6 +27,8 @@ def plan_view(plan: Plan) -> Group:
     expected_gmacs = sum(expected_gmacs_left(plan, p) for p in plan.points) * plan.samples
     lines = [
         f"images   {counts}; {len(plan.classes)} classes; fingerprint {plan.images_digest[:12]}",
+        *([f"layout   {plan.layout}"] if plan.layout else []),
+        f"classes  {_classes(plan)}",
         f"trunks   {plan.trunks}: {' '.join(spec.grid.variants)} x train {_px(grid.train_res)} x "
         f"{plan.samples} samples; {_epochs(plan)}",
         f"cells    {plan.cells}: {plan.survivors} trunk(s) of each variant and train resolution x "
@@ -38,10 +42,23 @@ def plan_view(plan: Plan) -> Group:
             f"{expected_gmacs / 1e3:,.1f} with cuts"
         )
     else:
-        lines.append(
-            "labels   classes in the order of their names are taken for the weights' own order"
-        )
+        lines.append("labels   the classes in this order are taken for the weights' own order")
     return Group(*(Text(line) for line in lines), _costs(plan), *_gpus(plan))
+
+
+def _classes(plan: Plan) -> str:
+    """Name the first and the last classes in their order, and the smallest and the largest."""
+    names, sizes = plan.classes, plan.class_sizes
+    shown = list(names)
+    if len(names) > 2 * CLASSES_SHOWN:
+        shown = [*names[:CLASSES_SHOWN], "...", *names[-CLASSES_SHOWN:]]
+    least, most = (pick(range(len(names)), key=lambda i: sizes[i]) for pick in (min, max))
+    counts = (
+        f"smallest {names[least]} ({sizes[least]} images), largest {names[most]} ({sizes[most]})"
+    )
+    if sizes[least] == sizes[most]:
+        counts = f"each of {sizes[least]} images"
+    return f"{', '.join(shown)} (--class-order {plan.spec.images.class_order}); {counts}"
 
 
 def _px(resolutions: Sequence[int]) -> str:

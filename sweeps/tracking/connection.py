@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+from urllib.parse import quote
 
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy.engine import make_url
 
 from sweeps.tracking.moved_folder import ARTIFACTS, DATABASE
 from sweeps.tracking.outbox import does_not_answer
@@ -16,6 +18,7 @@ from sweeps.tracking.ui_links import without_credentials
 from trainables.errors import UserError
 from trainables.storage.full_disk import disk_full, disk_state
 
+SQLITE = "sqlite:///"
 REQUEST_ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # The outbox tries again.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds
@@ -25,7 +28,32 @@ REQUEST_ENVIRONMENT = {
 
 def default_uri(out: Path) -> str:
     """Return MLFLOW_TRACKING_URI, or else the URI of a sqlite file in the folder ``out``."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{out}/{DATABASE}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(out / DATABASE)
+
+
+def sqlite_uri(database: Path) -> str:
+    """Build the URI of an SQLite database, whatever characters its path has.
+
+    Raises:
+        UserError: its path cannot be written as a URI.
+    """
+    # MLflow makes the folder that the text after the scheme seems to lie in: in the second form,
+    # for paths with a question mark or a percent sign, it has none, as its slashes are quoted too.
+    for uri in (f"{SQLITE}{database}", SQLITE + quote(str(database), safe="")):
+        if database_of(uri) == database:
+            return uri
+    raise UserError(
+        f"--out {database.parent} cannot be written as the URI of a database: name a folder "
+        "without question marks and percent signs, or give --tracking-uri."
+    )
+
+
+def database_of(uri: str) -> Path | None:
+    """Find the file of a database from its URI; None where it is no file of SQLite."""
+    if not uri.startswith(SQLITE):
+        return None
+    url = make_url(uri)
+    return Path(url.database) if url.database and not url.query else None
 
 
 def set_request_environment() -> None:
@@ -63,10 +91,10 @@ def open_experiment(client: MlflowClient, uri: str, name: str) -> str:
             )
         return str(experiment.experiment_id)
     location = None
-    if uri.startswith("sqlite:///"):
+    database = database_of(uri)
+    if database is not None:
         # By default, MLflow would write artifacts to the working directory.
-        database = Path(uri.removeprefix("sqlite:///")).resolve()
-        location = (database.parent / ARTIFACTS).as_uri()
+        location = (database.resolve().parent / ARTIFACTS).as_uri()
     tags = {"mlflow.note.content": EXPERIMENT_NOTE}
     return str(client.create_experiment(name, artifact_location=location, tags=tags))
 

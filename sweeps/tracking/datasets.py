@@ -7,6 +7,7 @@ import json
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric
 
 from sweeps.planning.plan import Plan
+from sweeps.redaction import redacted
 from sweeps.tracking.runs import RunStore
 
 
@@ -20,7 +21,7 @@ class ImageDatasets:
 
     def define(self, plan: Plan) -> None:
         """Take the splits of the plan's images."""
-        source = str(plan.spec.images.data or plan.name)
+        source = redacted(str(plan.spec.images.data or plan.name))
         self._by_split = {
             split: _dataset(plan.name, plan.images_digest, split, source, count)
             for split, count in plan.counts.items()

@@ -10,7 +10,7 @@ import json
 import re
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
+from shlex import quote
 from urllib.parse import urlencode
 
 from sweeps.tracking.moved_folder import DATABASE
@@ -36,23 +36,22 @@ def ui_command(uri: str, experiment_id: str, sweep_id: str) -> str:
     if uri.startswith("http"):
         return f"{without_credentials(uri).rstrip('/')}{path}"
     return (
-        f"mlflow ui --backend-store-uri {without_credentials(uri)} --host 127.0.0.1 "
+        f"mlflow ui --backend-store-uri {quote(without_credentials(uri))} --host 127.0.0.1 "
         f"--port 5000\n  then http://127.0.0.1:5000{path}"
     )
 
 
-def followed_ui(ui: str | None, out: Path) -> str | None:
+def followed_ui(ui: str | None, uri: str) -> str | None:
     """Return how to open the UI of a sweep whose own database has moved with its folder.
 
     Args:
         ui: what :func:`ui_command` gave, where the sweep was then.
-        out: the folder in which it is now.
+        uri: of the database now.
     """
-    uri = f"sqlite:///{out / DATABASE}"
-    found = re.match(rf"mlflow ui --backend-store-uri (\S.*/{re.escape(DATABASE)}) ", ui or "")
-    if ui is None or found is None or not (out / DATABASE).exists():
+    found = re.match(r"mlflow ui --backend-store-uri (\'?sqlite:.*?) --host ", ui or "")
+    if ui is None or found is None or DATABASE not in found[1]:
         return ui
-    return ui.replace(found[1], without_credentials(uri), 1)
+    return ui.replace(found[1], quote(without_credentials(uri)), 1)
 
 
 def compare_link(run_ids: Sequence[str], experiment_id: str) -> str:

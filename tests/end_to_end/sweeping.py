@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,14 @@ OPTIONS = (
     *("--batch-size", "16", "--head-epochs", "3", "--concurrency", "1", "--views", "1"),
     *("--arms", *ARMS),
 )
+
+# Variables of a user's environment that no file of a sweep may hold.
+SECRETS = {
+    "HF_TOKEN": "hf_0123planted",
+    "AWS_SECRET_ACCESS_KEY": "aws/0123planted",
+    "MLFLOW_TRACKING_PASSWORD": "mlflow-0123planted",
+}
+PLANTED = "0123planted"
 
 
 def draw_shapes(folder: Path, each: int = 36) -> Path:
@@ -75,15 +84,25 @@ def sweep(data: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]
     return run_command(command(data, out, *more))
 
 
-def run_command(argv: list[str]) -> subprocess.CompletedProcess[str]:
+def run_command(
+    argv: list[str], variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, with further variables of the environment."""
     return subprocess.run(
         argv,
         cwd=ROOT,
-        env=environment(),
+        env=environment() | dict(variables or {}),
         capture_output=True,
         text=True,
         timeout=HANG_S,
     )
+
+
+def files_with(secret: str, *folders: Path) -> list[Path]:
+    """Find the files below the folders that hold the word."""
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    assert len(files) > 50, "there is little to search"
+    return [path for path in files if secret.encode() in path.read_bytes()]
 
 
 def board(out: Path) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from tests.end_to_end.sweeping import ROOT, command, environment
+from tests.end_to_end.sweeping import PLANTED, ROOT, command, environment, files_with
 from tests.ports import free_ports
 from tests.waiting import HANG_S, wait_until
 
@@ -84,10 +84,12 @@ def points(uri: str) -> dict[tuple[str, str], Any]:
 
 
 def test_nothing_is_lost(data: Path, undisturbed: Path) -> None:
+    """The password in the server's address is none of what is kept."""
     out, server = data.parent / "outage", Server(data.parent / "server")
+    uri = server.uri.replace("://", f"://someone:{PLANTED}@")
     try:
         driver = subprocess.Popen(
-            command(data, out, "--tracking-uri", server.uri),
+            command(data, out, "--tracking-uri", uri),
             cwd=ROOT,
             env=environment(),
             stdout=subprocess.PIPE,
@@ -103,5 +105,6 @@ def test_nothing_is_lost(data: Path, undisturbed: Path) -> None:
         assert driver.returncode == 0, said
         assert said.count("MLflow does not answer") == said.count("MLflow is back") == 1, said
         assert points(server.uri) == points(f"sqlite:///{undisturbed}/mlflow.db")
+        assert PLANTED not in said and not files_with(PLANTED, out, server.folder)
     finally:
         server.kill()

@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from sweeps.environment import interrupt_on_sigterm, on_cluster, set_environment
+from sweeps.environment import (
+    MAX_SOCKET_BYTES,
+    SOCKET,
+    check_environment,
+    interrupt_on_sigterm,
+    notes,
+    on_cluster,
+    set_environment,
+)
+from trainables.errors import UserError
 
 
 def test_a_cluster_is_one_that_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    for address, expected in ((None, False), ("", False), ("10.0.0.1:6379", True)):
+    for address, expected in (
+        (None, False),
+        ("", False),
+        ("local", False),
+        ("10.0.0.1:6379", True),
+    ):
         monkeypatch.delenv("RAY_ADDRESS", raising=False)
         if address is not None:
             monkeypatch.setenv("RAY_ADDRESS", address)
@@ -45,3 +62,82 @@ def test_sigterm_interrupts() -> None:
             signal.raise_signal(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def temporary_folder(parent: Path, size: int) -> str:
+    """A folder whose path has ``size`` bytes, the last of them not ASCII."""
+    folder = f"{parent}/{'x' * (size - len(str(parent)) - 3)}\u00e9"
+    os.makedirs(folder)
+    assert len(os.fsencode(folder)) == size
+    return folder
+
+
+@pytest.fixture
+def user(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An environment in which nothing that is checked is set."""
+    for name in ("RAY_ADDRESS", "RAY_TMPDIR", "TMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="x") as folder:
+        yield Path(folder)
+
+
+def test_a_usual_environment_is_taken(user: pytest.MonkeyPatch, short: Path) -> None:
+    check_environment()
+    user.setenv("TMPDIR", temporary_folder(short, MAX_SOCKET_BYTES - len(SOCKET)))
+    set_environment()
+    assert "RAY_TMPDIR" not in os.environ and notes() == []
+    check_environment()
+
+
+def test_a_long_tmpdir_is_left_to_others_than_ray(user: pytest.MonkeyPatch, short: Path) -> None:
+    user.setenv("TMPDIR", temporary_folder(short, MAX_SOCKET_BYTES - len(SOCKET) + 1))
+    user.setenv("RAY_TMPDIR", "")  # so that it is taken back
+    user.delenv("RAY_TMPDIR")
+    set_environment()
+    assert os.environ["RAY_TMPDIR"] == "/tmp"
+    check_environment()
+    (note,) = notes()
+    assert os.environ["TMPDIR"] in note and "/tmp" in note
+
+
+def test_a_long_folder_that_is_meant_for_ray_is_refused(
+    user: pytest.MonkeyPatch, short: Path
+) -> None:
+    user.setenv("RAY_TMPDIR", temporary_folder(short, MAX_SOCKET_BYTES - len(SOCKET) + 1))
+    set_environment()
+    with pytest.raises(UserError, match=r"^RAY_TMPDIR .* is too long .* at most 39 bytes"):
+        check_environment()
+
+
+def test_a_temporary_folder_that_is_not_there_is_refused(user: pytest.MonkeyPatch) -> None:
+    user.setenv("TMPDIR", "/nonexistent")
+    with pytest.raises(UserError, match=r"^TMPDIR /nonexistent is no folder"):
+        check_environment()
+
+
+def test_a_user_without_a_home_is_told(user: pytest.MonkeyPatch) -> None:
+    user.delenv("HOME", raising=False)
+    user.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    with pytest.raises(UserError, match=r"^HOME is not set"):
+        check_environment()
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("http://127.0.0.1:8265", "dashboard.* ray job submit"),
+        ("https://ray.example.org", "dashboard.* ray job submit"),
+        ("ray://10.0.0.1:10001", "Ray Client.* ray job submit"),
+    ],
+)
+def test_an_address_of_another_kind_is_refused(
+    user: pytest.MonkeyPatch, address: str, reason: str
+) -> None:
+    user.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UserError, match=f"^RAY_ADDRESS {address} is .*{reason}"):
+        check_environment()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ast
+import io
+import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from trainables import train
-from trainables.errors import with_option_names
+from trainables.errors import UserError, exit_code, is_utf8, printable, with_option_names
 
 PACKAGE = Path(train.__file__).parent
 NAMES = {"cache_side": "--cache-side", "variant": "--variants"}
@@ -29,6 +32,35 @@ NAMES = {"cache_side": "--cache-side", "variant": "--variants"}
 )
 def test_settings_in_backquotes_are_reworded_and_nothing_else(message: str, shown: str) -> None:
     assert with_option_names(message, NAMES) == shown
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (b"caf\xe9.jpg", r"caf\xe9.jpg"),
+        ("café \u3000日本.jpg".encode(), "café \u3000日本.jpg"),
+        (b"a\tb\nc", r"a\tb\nc"),
+        ("a\u2028b\u202ec".encode(), r"a\u2028b\u202ec"),
+    ],
+)
+def test_names_are_printable_and_stay_as_they_are_where_they_can(name: bytes, shown: str) -> None:
+    assert printable(os.fsdecode(name)) == shown
+    assert is_utf8(os.fsdecode(name)) == (name != b"caf\xe9.jpg")
+
+
+def test_letters_that_the_terminal_lacks_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="ascii") for _ in range(2)]
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+
+    def work() -> None:
+        print("café \udce9", flush=True)
+        raise UserError("日本")
+
+    assert exit_code(work, str) == 2
+    streams[1].flush()
+    said = [stream.buffer.getvalue() for stream in streams]
+    assert said == [b"caf\\xe9 \\udce9\n", b"error: \\u65e5\\u672c\n"]
 
 
 def messages() -> Iterator[str]:

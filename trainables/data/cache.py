@@ -213,6 +213,17 @@ class GrowingFile:
             self.size += written
             left = left[written:]
 
+    def rewrite(self, offset: int, data: memoryview) -> None:
+        """Write data over what was appended, from ``offset`` on.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        left = data.cast("B")
+        while left:
+            written = os.pwrite(self._file.fileno(), left, offset)
+            offset, left = offset + written, left[written:]
+
 
 def _entries(cache: Path) -> list[_Entry]:
     """List decoded sets, views, and views that their writers abandoned."""

@@ -6,24 +6,18 @@ other's locks.
 
     CACHE/<digest>/pixels.bin    H x W x 3 uint8 RGB of each image, one after another
     CACHE/<digest>/index.arrow   one row for each image: where, how large, label, split, hash
-    CACHE/<digest>/images.json   classes, and how long pixels.bin must be
-    CACHE/listings/<key>.json    the digest that a listing led to, rejected files, notes
+    CACHE/<digest>/images.json   classes, how long pixels.bin must be, white by kind of image
+    CACHE/listings/<key>.json    the digest that a listing led to, rejected files, layout, notes
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 import uuid
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import pyarrow as pa
+from typing import Any
 
 from trainables.data.cache import (
     GrowingFile,
@@ -33,48 +27,24 @@ from trainables.data.cache import (
     set_limit,
     write_errors,
 )
-from trainables.data.decode_pool import decode_all, estimate_bytes
+from trainables.data.decode_pass import FORMAT, check_rejected, decode_into
+from trainables.data.decode_pool import estimate_bytes
 from trainables.data.image_set import ImageSet, Rejected
 from trainables.data.locks import hold
 from trainables.data.options import ReadOptions
-from trainables.errors import UserError
-from trainables.sources import folders, tables
+from trainables.data.pixels import reads_heic
+from trainables.errors import UserError, is_utf8, printable
+from trainables.sources import folders
 from trainables.sources.downloads import scan_store
 from trainables.sources.listing import Listing
+from trainables.sources.reading import read_source
 from trainables.sources.source import Source
-from trainables.sources.splits import assign_splits, duplicate_notes
 from trainables.storage.object_store import RemotePath
 
 INDEX_ROW_BYTES = 128  # about
-FORMAT = 1  # raise it when the same images would be stored differently
-MAX_REJECTED_NAMED = 3  # in an error
+READING = 2  # raise it when the same listing may lead to other images
 
 Progress = Callable[[int, int], None]
-
-
-class _Stored(NamedTuple):
-    """An image's row in the index."""
-
-    path: str
-    label: int
-    split: str
-    sha256: bytes
-    offset: int
-    height: int
-    width: int
-
-
-_SCHEMA = pa.schema(
-    {
-        "path": pa.string(),
-        "label": pa.int64(),
-        "split": pa.string(),
-        "sha256": pa.binary(32),
-        "offset": pa.int64(),
-        "height": pa.int32(),
-        "width": pa.int32(),
-    }
-)
 
 
 def prepare(
@@ -99,13 +69,12 @@ def prepare(
         UserError: the images or the cache folder are not usable; the message says why.
         SweepError: a store did not answer for long.
     """
-    shares = (options.val_share, options.test_share, options.seed)
-    return decode_once(data, cache, options, shares, _read_source, progress, patient=patient)
 
+    def source_of(listing: Listing, scratch: Path) -> Source:
+        return read_source(listing, scratch, options.layout, options.class_order)
 
-def _read_source(listing: Listing, scratch: Path) -> Source:
-    is_table = tables.holds_tables(listing)
-    return tables.table_source(listing, scratch) if is_table else folders.folder_source(listing)
+    settings = (options.val_share, options.test_share, options.seed, options.class_order)
+    return decode_once(data, cache, options, settings, source_of, progress, patient=patient)
 
 
 def known_set(cache: Path, digest: str, options: ReadOptions) -> ImageSet | None:
@@ -116,10 +85,8 @@ def known_set(cache: Path, digest: str, options: ReadOptions) -> ImageSet | None
     cache = cache.absolute()
     set_limit(cache, options.cache_gb)
     root = cache / digest
-    classes = _sound_classes(root) if hold(root) else None
-    if classes is None:
-        return None
-    return ImageSet(root=root, digest=digest, classes=classes, rejected=(), notes=())
+    description = _sound_description(root) if hold(root) else None
+    return None if description is None else _opened(root, description, (), ())
 
 
 def decode_once(
@@ -130,6 +97,7 @@ def decode_once(
     source_of: Callable[[Listing, Path], Source],
     progress: Progress | None = None,
     *,
+    whites: Mapping[str, int] | None = None,
     patient: bool = False,
 ) -> ImageSet:
     """Open the set that the cache holds of the data; decode it first where there is none.
@@ -141,16 +109,20 @@ def decode_once(
         settings: what the set depends on beside the files and the stored size.
         source_of: finds the labelled images of a listing; its second argument is the folder for
             what it has to download. It is not called where the cache has the set.
+        whites: the value that is white by kind of image, where samples have more than eight bits;
+            None: what holds the values of all images of the kind in this set.
 
     Raises:
         UserError: the images or the cache folder are not usable; the message says why.
         SweepError: a store did not answer for long.
     """
+    _check_name(data, str(data))
     cache = cache.absolute()  # other processes, in other folders, reopen what is opened here
     listing = _scan(data, cache, patient)
     with write_errors(cache, "another disk"):
         set_limit(cache, options.cache_gb)
-    key = listing.digest(FORMAT, *settings, options.cache_side)
+    readers = {"whites": whites, "heic": reads_heic()}
+    key = listing.digest(FORMAT, READING, options.layout, *settings, options.cache_side, readers)
     image_set = _look_up(cache, key, data, options)
     if image_set is not None:
         return image_set
@@ -160,6 +132,8 @@ def decode_once(
             return image_set
         draft = cache / f"tmp-{uuid.uuid4().hex}"
         source = source_of(listing, draft / "files")
+        for name in source.classes:
+            _check_name(data, name)
         needed = estimate_bytes(source, options.cache_side)
         extra = INDEX_ROW_BYTES * source.total + source.scratch_bytes
         request = options.space_request(source.total)
@@ -167,7 +141,7 @@ def decode_once(
         with write_errors(cache, request.smaller), draft_folder(draft):
             with (draft / "pixels.bin").open("wb", buffering=0) as file:
                 pixels = GrowingFile(file, cache, needed, request)
-                record = _decode_into(draft, pixels, data, source, options, progress)
+                record = decode_into(draft, pixels, data, source, options, whites, progress)
             _publish(draft, cache, key, record)
             image_set = _look_up(cache, key, data, options)
     assert image_set is not None, "what was just written must be there"
@@ -195,82 +169,62 @@ def _look_up(
     try:
         record = json.loads((cache / "listings" / f"{key}.json").read_text())
         root = cache / record["digest"]
-        classes = _sound_classes(root) if hold(root) else None
+        description = _sound_description(root) if hold(root) else None
     except (OSError, ValueError, KeyError):
         return None
-    if classes is None:
+    if description is None:
         return None
     rejected = tuple(Rejected(**one) for one in record["rejected"])
-    _check_rejected(rejected, record["total"], data, options)
+    check_rejected(rejected, record["total"], data, options)
+    return _opened(root, description, rejected, tuple(record["notes"]), record["layout"])
+
+
+def _opened(
+    root: Path,
+    description: Mapping[str, Any],
+    rejected: tuple[Rejected, ...],
+    notes: tuple[str, ...],
+    layout: str = "",
+) -> ImageSet:
     return ImageSet(
         root=root,
-        digest=record["digest"],
-        classes=classes,
+        digest=root.name,
+        classes=tuple(description["classes"]),
         rejected=rejected,
-        notes=tuple(record["notes"]),
+        notes=notes,
+        whites=description.get("whites", {}),
+        layout=layout,
     )
 
 
-def _sound_classes(root: Path) -> tuple[str, ...] | None:
-    """Read the classes of a decoded set; None where it is missing or was cut short."""
+def _sound_description(root: Path) -> dict[str, Any] | None:
+    """Read images.json of a decoded set; None where the set is missing or was cut short."""
     try:
-        description = json.loads((root / "images.json").read_text())
+        description: dict[str, Any] = json.loads((root / "images.json").read_text())
         is_whole = (root / "pixels.bin").stat().st_size == description["bytes"]
-        if is_whole and (root / "index.arrow").exists():
-            return tuple(description["classes"])
-        return None
+        is_sound = is_whole and "classes" in description and (root / "index.arrow").exists()
+        return description if is_sound else None
     except (OSError, ValueError, KeyError):
         return None
 
 
-def _decode_into(
-    draft: Path,
-    pixels: GrowingFile,
-    data: Path | RemotePath,
-    source: Source,
-    options: ReadOptions,
-    progress: Progress | None,
-) -> dict[str, Any]:
-    """Decode a source into the draft folder, the pixels into their file there.
-
-    Returns:
-        The record for CACHE/listings.
+def _check_name(data: Path | RemotePath, name: str) -> None:
+    """Refuse a name that no result could be written with.
 
     Raises:
-        UserError: too many images are unreadable, or too few are left of a class or a split.
+        UserError: it is no UTF-8.
     """
-    rejected: list[Rejected] = []
-    stored: list[_Stored] = []
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="PIL")  # odd metadata, reported a line a file
-        for count, decoded in enumerate(decode_all(source, options.cache_side), 1):
-            item, rgb = decoded.item, decoded.pixels
-            if rgb is None:
-                rejected.append(Rejected(path=item.path, reason=decoded.reason))
-            else:
-                location = (pixels.size, *rgb.shape[:2])
-                stored.append(_Stored(item.path, item.label, item.split, decoded.sha256, *location))
-                pixels.append(rgb.data)
-            if progress is not None:
-                progress(count, source.total)
-    _check_rejected(rejected, source.total, data, options)
-    stored, notes = _split(data, source, stored, options)
-    digest = _digest(stored, source.classes, options)
-    _write_index(draft / "index.arrow", stored)
-    description = {"digest": digest, "classes": source.classes, "bytes": pixels.size}
-    (draft / "images.json").write_text(json.dumps(description))
-    return {
-        "digest": digest,
-        "total": source.total,
-        "rejected": [asdict(one) for one in rejected],
-        "notes": [*source.notes, *notes],
-    }
+    if not is_utf8(name):
+        raise UserError(
+            f"{printable(str(data))} has a name that is not UTF-8 ({printable(name)}): rename it, "
+            "for example with convmv."
+        )
 
 
 def _publish(draft: Path, cache: Path, key: str, record: dict[str, Any]) -> None:
     """Give the draft its final name, then record what the listing led to: each in one step."""
     root = cache / record["digest"]
-    if _sound_classes(root) is None:
+    if _sound_description(root) is None:
         shutil.rmtree(root, ignore_errors=True)
         draft.rename(root)
     listings = cache / "listings"
@@ -278,71 +232,3 @@ def _publish(draft: Path, cache: Path, key: str, record: dict[str, Any]) -> None
     temporary = listings / f"{key}.tmp"
     temporary.write_text(json.dumps(record))
     temporary.replace(listings / f"{key}.json")
-
-
-def _check_rejected(
-    rejected: Sequence[Rejected], total: int, data: Path | RemotePath, options: ReadOptions
-) -> None:
-    """Raise a UserError where more files were rejected than the options tolerate."""
-    if len(rejected) <= options.max_corrupt * total:
-        return
-    examples = "; ".join(f"{one.path} ({one.reason})" for one in rejected[:MAX_REJECTED_NAMED])
-    raise UserError(
-        f"{data} has {len(rejected)} unreadable of {total} files ({len(rejected) / total:.2%},"
-        f" allowed {options.max_corrupt:.2%}), as {examples}: mend or remove them, or raise"
-        " `max_corrupt`."
-    )
-
-
-def _split(
-    data: Path | RemotePath,
-    source: Source,
-    stored: list[_Stored],
-    options: ReadOptions,
-) -> tuple[list[_Stored], list[str]]:
-    """Assign the splits that the data lacks, and order the images by hash, mixing the classes.
-
-    Returns:
-        The images, and sentences for the user.
-
-    Raises:
-        UserError: a class has too few images, or a split none.
-    """
-    missing = set(source.required_splits) - set(source.given_splits)
-    all_shares = {"val": options.val_share, "test": options.test_share}
-    shares = {split: share for split, share in all_shares.items() if split in missing}
-    labels = [one.label for one in stored]
-    hashes = [one.sha256 for one in stored]
-    splits = [one.split for one in stored]
-    if "train" in source.required_splits:
-        splits = assign_splits(labels, hashes, splits, source.classes, shares, options.seed)
-    notes = duplicate_notes(labels, hashes, splits)
-    for split in source.required_splits:
-        count = splits.count(split)
-        if count == 0:
-            where = f"The {split} split of {data}" if len(source.required_splits) > 1 else data
-            raise UserError(f"{where} has no readable image: add some.")
-        if split in shares:
-            notes.append(
-                f"The data has no {split} split: {count} images of train became it, by a hash of"
-                f" their bytes (seed {options.seed})."
-            )
-    stored = [one._replace(split=split) for one, split in zip(stored, splits, strict=True)]
-    return sorted(stored, key=lambda one: (one.sha256, one.label, one.split)), notes
-
-
-def _digest(stored: Sequence[_Stored], classes: Sequence[str], options: ReadOptions) -> str:
-    """Hash what training sees; the images must be in their final order."""
-    sha = hashlib.sha256(json.dumps([FORMAT, options.cache_side, classes]).encode())
-    for one in stored:
-        sha.update(f"{one.sha256.hex()} {one.label} {one.split}\n".encode())
-    return sha.hexdigest()
-
-
-def _write_index(path: Path, stored: Sequence[_Stored]) -> None:
-    columns = {name: [getattr(one, name) for one in stored] for name in _SCHEMA.names}
-    # File names need not be valid Unicode; here they only help people find an image.
-    columns["path"] = [os.fsencode(one.path).decode(errors="replace") for one in stored]
-    table = pa.table(columns, schema=_SCHEMA)
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, _SCHEMA) as writer:
-        writer.write_table(table)

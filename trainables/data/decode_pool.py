@@ -6,7 +6,7 @@ Threads suffice: Pillow and hashlib release the interpreter's lock while they wo
 import hashlib
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from trainables.data import pixels
+from trainables.data.samples import Samples
 from trainables.sources.downloads import with_contents
 from trainables.sources.listing import MAX_FILE_BYTES
 from trainables.sources.source import Item, Source
@@ -28,20 +29,24 @@ class Decoded(NamedTuple):
     sha256: bytes  # of the bytes of the file, not of the pixels
     pixels: np.ndarray | None  # (H, W, 3) uint8 RGB
     reason: str
+    samples: Samples | None = None  # how more than eight bits were scaled
+    reduced: bool = False  # from more pixels
+    brightest: int = 255  # the largest value of the pixels
 
 
-def decode_all(source: Source, side: int) -> Iterator[Decoded]:
+def decode_all(source: Source, side: int, whites: Mapping[str, int]) -> Iterator[Decoded]:
     """Decode every item, in the order of the source.
 
     Args:
-        side: px; larger images are reduced as in :func:`pixels.to_rgb`.
+        side: px; larger images are reduced as in :func:`pixels.decode`.
+        whites: as there.
     """
     cores = _available_cores()
     pending: deque[Future[Decoded]] = deque()
     with ThreadPoolExecutor(cores) as pool:
         try:
             for item in with_contents(source.items()):
-                pending.append(pool.submit(_decode, item, side))
+                pending.append(pool.submit(_decode, item, side, whites))
                 if len(pending) > MAX_PENDING_PER_CORE * cores:
                     yield pending.popleft().result()
             while pending:
@@ -68,13 +73,14 @@ def _available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _decode(item: Item, side: int) -> Decoded:
+def _decode(item: Item, side: int, whites: Mapping[str, int]) -> Decoded:
     try:
         content = _read(item)
-        rgb = pixels.to_rgb(content, side)
+        picture = pixels.decode(content, side, whites)
     except pixels.BadImageError as error:
         return Decoded(item, b"", None, str(error))
-    return Decoded(item, hashlib.sha256(content).digest(), rgb, "")
+    rgb, sha256 = picture.rgb, hashlib.sha256(content).digest()
+    return Decoded(item, sha256, rgb, "", picture.samples, picture.reduced, int(rgb.max()))
 
 
 def _read(item: Item) -> bytes:

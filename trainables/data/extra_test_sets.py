@@ -7,7 +7,7 @@ What a fix gains at its resolution it may lose on shifted images, such as ImageN
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +18,8 @@ from trainables.data.image_set import Rejected, SplitImages
 from trainables.data.locks import let_go
 from trainables.data.options import ReadOptions
 from trainables.errors import UserError
-from trainables.sources import tables
-from trainables.sources.folders import extra_folder_source
 from trainables.sources.listing import Listing
+from trainables.sources.reading import read_extra_source
 from trainables.sources.source import Source
 from trainables.sources.splits import SPLITS
 from trainables.storage.object_store import RemotePath
@@ -49,6 +48,8 @@ def open_extra_test_set(
     classes: Sequence[str],
     options: ReadOptions,
     progress: Progress | None = None,
+    *,
+    whites: Mapping[str, int],
 ) -> ExtraTestSet:
     """Find, check and decode an extra test set; images that the cache holds are not read again.
 
@@ -60,6 +61,8 @@ def open_extra_test_set(
         classes: the trained classes, in the order of the model's outputs.
         options: how many unreadable files are tolerated, and the stored size.
         progress: called with images done and images in all, while they are decoded.
+        whites: those of the trained set (:attr:`ImageSet.whites`): a model sees images as they
+            were in its training.
 
     Raises:
         UserError: the name is a split's, a class was not trained on, or the images or the cache
@@ -70,12 +73,11 @@ def open_extra_test_set(
         raise UserError(f"A further set cannot be called {name}: give it a name of its own.")
 
     def source_of(listing: Listing, scratch: Path) -> Source:
-        if tables.holds_tables(listing):
-            return tables.extra_table_source(listing, classes, scratch)
-        return extra_folder_source(listing, classes)
+        return read_extra_source(listing, scratch, options.layout, classes)
 
     # "further" names such sets in the cache.
-    decoded = decode_once(data, cache, options, ("further", tuple(classes)), source_of, progress)
+    settings = ("further", tuple(classes))
+    decoded = decode_once(data, cache, options, settings, source_of, progress, whites=whites)
     images = decoded.split("test")
     weakref.finalize(images, let_go, decoded.root)  # the cache may drop it once nothing maps it
     return ExtraTestSet(

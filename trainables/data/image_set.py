@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,10 @@ class ImageSet:
     rejected: tuple[Rejected, ...]
     notes: tuple[str, ...]
     """Sentences to show to the user."""
+    layout: str = ""
+    """How the images lay, in words; empty where they were not listed."""
+    whites: Mapping[str, int] = field(default_factory=dict, hash=False)
+    """The value that is white by kind of image (:mod:`trainables.data.samples`)."""
     val_in_train: bool = False
     """Whether train holds the images of val too: then there is no val."""
 
@@ -76,9 +81,7 @@ class SplitImages:
     sizes: np.ndarray
 
     def __init__(self, root: Path, stored: Sequence[str]) -> None:
-        with pa.memory_map(str(root / "index.arrow")) as mapped:
-            table = pa.ipc.open_file(mapped).read_all()
-            chosen = table.filter(pc.is_in(table["split"], pa.array(stored)))
+        with _opened_index(root, stored) as chosen:
             self.labels = chosen["label"].to_numpy().astype(np.int64)
             self.sizes = np.stack(
                 [chosen[edge].to_numpy().astype(np.int32) for edge in ("height", "width")], axis=1
@@ -93,6 +96,11 @@ class SplitImages:
     def __reduce__(self) -> tuple[type[SplitImages], tuple[Path, tuple[str, ...]]]:
         return SplitImages, self._opened
 
+    def hashes(self) -> set[bytes]:
+        """Read the sha256 of the bytes of each image's file."""
+        with _opened_index(*self._opened) as chosen:
+            return set(chosen["sha256"].to_pylist())
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -101,3 +109,11 @@ class SplitImages:
         start = self._offsets[index]
         height, width = self.sizes[index].tolist()
         return self._pixels[start : start + height * width * 3].reshape(height, width, 3)
+
+
+@contextmanager
+def _opened_index(root: Path, stored: Sequence[str]) -> Iterator[pa.Table]:
+    """Open the rows of the index that are of these splits."""
+    with pa.memory_map(str(root / "index.arrow")) as mapped:
+        table = pa.ipc.open_file(mapped).read_all()
+        yield table.filter(pc.is_in(table["split"], pa.array(stored)))

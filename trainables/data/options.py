@@ -7,6 +7,8 @@ from math import inf
 
 from trainables.data.cache import SpaceRequest
 from trainables.errors import UserError
+from trainables.sources.class_names import ClassOrder
+from trainables.sources.layout import LayoutChoice
 
 MAX_SPLIT_SHARE = 0.5  # A split that is carved off is smaller than what is left to train on.
 MAX_HELD_OUT_SHARE = 0.8  # of val and test together
@@ -28,6 +30,10 @@ class ReadOptions:
     """px; images whose short side is larger are stored reduced to it."""
     cache_gb: float | None = None
     """GB that the cache folder may hold on a node; None: what the disk has."""
+    layout: LayoutChoice = "auto"
+    """Whether class folders or tables hold the images; "auto" recognises it, or refuses."""
+    class_order: ClassOrder = "string"
+    """Order of the classes: as strings, as timm orders folders ("natural"), or that of names."""
 
     def __post_init__(self) -> None:
         for name in ("val_share", "test_share"):

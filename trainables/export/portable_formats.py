@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import copy
 import io
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 from onnxscript import ir
 from onnxscript.ir.passes.common import ClearMetadataAndDocStringPass
@@ -21,6 +21,10 @@ from torch import nn
 
 from trainables.errors import SweepError
 from trainables.storage.files import replacing
+
+# Otherwise ONNX Runtime calls its makers, and keeps an id of the device in the home folder.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime
 
 PIXELS, LOGITS, BATCH = "pixels", "logits", "N"  # names in the ONNX graph
 # Protobuf cannot read 2 GiB or more; the rest is left for the graph itself. L2 with ImageNet's

@@ -20,11 +20,13 @@ from trainables.models.variants import Variant, hub_config
 from trainables.storage.artifact_store import Store
 from trainables.storage.damage import DamagedFileError, unless_damaged
 from trainables.storage.files import read_record, read_tensors, write_json, write_tensors
-from trainables.storage.hashing import content_hash
+from trainables.storage.hashing import added_later, content_hash
 from trainables.storage.object_store import RemotePath
 from trainables.storage.typed import checked
 
+AVERAGED = "n_averaged"  # counts the steps of torch's AveragedModel, beside its "module."
 HUB_TIMEOUT_S = 5.0  # after which a hub counts as out of reach
+GIVEN = "file "  # how the source of a user's own weights begins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,12 @@ class Weights:
     digest: str  # "none", or a hash over names and bytes of the tensors
     name: str | None  # in the store; None: there are none
     classes: int | None = None  # outputs of their classifier
+    keep_classifier: bool = added_later(True)  # where it has as many outputs as there are classes
+
+    @property
+    def are_given(self) -> bool:
+        """Whether they are the user's own, of which it is not known what they were trained on."""
+        return self.source.startswith(GIVEN)
 
 
 def find_weights(variant: Variant, source: str, store: Store) -> Weights:
@@ -72,16 +80,20 @@ def find_weights(variant: Variant, source: str, store: Store) -> Weights:
 def stored_state(weights: Weights, store: Store) -> State | None:
     """Read the weights that :func:`find_weights` copied; None for a random start.
 
+    They come without a classifier that is not to be kept.
+
     Raises:
         DamagedFileError: they are damaged or missing.
     """
-    if weights.name is None:
+    if not weights.name:
         return None
     path = store.weights(weights.name)
     try:
-        return read_tensors(path)
+        state = read_tensors(path)
     except FileNotFoundError:
         raise DamagedFileError(path, "it is missing") from None
+    kept = {name: tensor for name, tensor in state.items() if name not in CLASSIFIER}
+    return state if weights.keep_classifier else kept
 
 
 def _is_stored(weights: Weights, store: Store) -> bool:
@@ -116,7 +128,7 @@ def _from_folder(variant: Variant, folder: Path) -> tuple[State, str]:
         for suffix in (".safetensors", ".pth", ".pt", ".bin"):
             for path in (folder / f"{stem}{suffix}", folder / stem / f"model{suffix}"):
                 if path.is_file():
-                    return _load(path), f"file {path.name}"
+                    return _load(path), f"{GIVEN}{path.name}"
     raise UserError(
         f"`weights` {folder} holds no weights for {variant.name}: put "
         f"{variant.timm_id}.safetensors (or .pth) there."
@@ -179,13 +191,15 @@ def _load(path: Path) -> State:
 def _with_timm_names(variant: Variant, state: State, origin: str) -> State:
     """Give the tensors timm's names; the classifier may be for any number of classes.
 
-    Some ports (the PyPI packages among them) have their own names, in timm's order.
+    A wrapper's prefix ("module.", "model.") is dropped. Some ports (the PyPI packages among them)
+    have their own names, in timm's order.
 
     Raises:
         UserError: the tensors are not this variant's.
     """
     with torch.device("meta"):
         expected = timm.create_model(variant.timm_name, pretrained=False).state_dict()
+    state = _without_prefix(state, expected)
     if set(state) != set(expected):
         if len(state) != len(expected):
             raise UserError(
@@ -200,6 +214,17 @@ def _with_timm_names(variant: Variant, state: State, origin: str) -> State:
                 f"{variant.timm_name} has {tuple(tensor.shape)} ({name}): they are of another net."
             )
     return {name: state[name].contiguous() for name in expected}
+
+
+def _without_prefix(state: State, expected: State) -> State:
+    """Drop what all names of a wrapped net begin with, and the counter of an averaged one."""
+    first = next(iter(expected))
+    prefixes = [name.removesuffix(first) for name in state if name.endswith(f".{first}")]
+    for prefix in prefixes:
+        named = {name.removeprefix(prefix): v for name, v in state.items() if name != AVERAGED}
+        if set(named) == set(expected):
+            return named
+    return state
 
 
 def _tensor_digest(state: State) -> str:

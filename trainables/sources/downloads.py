@@ -18,6 +18,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from trainables.errors import UserError
+from trainables.sources.left_out import is_image_name, is_left_out, leftover_name
 from trainables.sources.listing import MAX_FILE_BYTES, FileEntry, Listing, StoredFile, single_file
 from trainables.sources.source import Item
 from trainables.storage.object_store import MAX_REQUESTS_AT_ONCE, RemotePath
@@ -61,16 +62,22 @@ def scan_store(data: RemotePath, *, patient: bool) -> Listing:
 
 
 def _listing(data: RemotePath, path: str, infos: Iterable[fs.FileInfo]) -> Listing:
-    """Turn pyarrow's list into a listing, hidden names left out.
+    """Turn pyarrow's list into a listing, hidden names and leftovers left out.
 
     A store need not list folders: what files lie in counts as one.
     """
     files: list[FileEntry] = []
     folders: set[str] = set()
+    left_out: set[str] = set()
     for info in infos:
         name = info.path.removeprefix(f"{path}/")
         parts = name.split("/")
-        if any(part.startswith(".") for part in parts):
+        depth = next((depth for depth, part in enumerate(parts, 1) if is_left_out(part)), None)
+        if depth is not None:
+            is_file = info.type != fs.FileType.Directory
+            if leftover_name(parts[depth - 1]) or (is_file and is_image_name(name)):
+                is_folder = depth < len(parts) or not is_file
+                left_out.add("/".join(parts[:depth]) + "/" * is_folder)
             continue
         if info.type == fs.FileType.Directory:
             folders.add(name)
@@ -80,7 +87,12 @@ def _listing(data: RemotePath, path: str, infos: Iterable[fs.FileInfo]) -> Listi
             files.append(FileEntry(name, info.size, info.mtime_ns or -1))
         folders.update("/".join(parts[:depth]) for depth in range(1, len(parts)))
     named = sorted(folder for folder in folders if "" not in folder.split("/"))
-    return Listing(root=data, files=tuple(sorted(files)), folders=tuple(named))
+    return Listing(
+        root=data,
+        files=tuple(sorted(files)),
+        folders=tuple(named),
+        left_out=tuple(sorted(left_out)),
+    )
 
 
 def with_contents(items: Iterable[Item]) -> Iterator[Item]:

@@ -14,11 +14,14 @@ TABLE_SUFFIXES = (".parquet", ".arrow")
 
 
 class FileEntry(NamedTuple):
-    """A file below the data folder; size and mtime are -1 where it is no readable file."""
+    """A file below the data folder; size and times are -1 where it is no readable file."""
 
     path: str  # relative, with "/"
     size: int  # bytes
     mtime_ns: int
+    # Of its last change, which nobody can set: other content under the same size and mtime is
+    # known by it. A store has none, and sets mtime itself.
+    ctime_ns: int = -1
 
 
 class StoredFile(NamedTuple):
@@ -30,11 +33,16 @@ class StoredFile(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """The files and folders below a data folder, or one table file, hidden entries left out."""
+    """The files and folders below a data folder, or one table file.
+
+    Hidden entries and leftovers (:mod:`trainables.sources.left_out`) are not among them.
+    """
 
     root: Path | RemotePath
     files: tuple[FileEntry, ...]
     folders: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+    """Paths that are worth a word; those of folders end with "/"."""
 
     def digest(self, *settings: object) -> str:
         """Name this listing and the settings that its images are read with: 64 hex digits.
@@ -42,9 +50,10 @@ class Listing:
         The root is part of it: copies may agree in names, sizes and times and differ in content.
         """
         root = self.root.uri if isinstance(self.root, RemotePath) else str(self.root)
-        sha = hashlib.sha256(json.dumps([root, self.folders, settings]).encode())
+        sha = hashlib.sha256(json.dumps([root, self.folders, self.left_out, settings]).encode())
         for entry in self.files:
-            sha.update(f"{entry.path!r} {entry.size} {entry.mtime_ns}\n".encode())
+            line = f"{entry.path!r} {entry.size} {entry.mtime_ns} {entry.ctime_ns}\n"
+            sha.update(line.encode())
         return sha.hexdigest()
 
     def locate(self, entry: FileEntry) -> Path | StoredFile:
@@ -54,7 +63,7 @@ class Listing:
         return self.root / entry.path
 
 
-def single_file(data: Path | RemotePath, size: int, mtime_ns: int) -> Listing:
+def single_file(data: Path | RemotePath, size: int, mtime_ns: int, ctime_ns: int = -1) -> Listing:
     """List one file.
 
     Raises:
@@ -64,5 +73,5 @@ def single_file(data: Path | RemotePath, size: int, mtime_ns: int) -> Listing:
         raise UserError(
             f"{data} is a single file: give a folder of images, or a .parquet or .arrow file."
         )
-    only = FileEntry(data.name, size, mtime_ns)
+    only = FileEntry(data.name, size, mtime_ns, ctime_ns)
     return Listing(root=data.parent, files=(only,), folders=())

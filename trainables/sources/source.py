@@ -28,6 +28,7 @@ class Source:
     classes: tuple[str, ...]
     total: int  # images, readable or not
     given_splits: tuple[str, ...]  # that the data comes with
+    layout: str  # words for the user: how it is laid out
     notes: tuple[str, ...]  # sentences for the user
     items: Callable[[], Iterator[Item]]
     sample: Callable[[], Iterator[Item]]  # up to a few hundred items, to estimate sizes

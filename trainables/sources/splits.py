@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
@@ -19,6 +20,24 @@ SPLIT_WORDS = {
     "test": "test",
     "testing": "test",
 }
+# "TestSet", "train2017" and "val_images" speak of splits as well, and so does "dev".
+_WORDS = SPLIT_WORDS | {"dev": "val"}
+_SPEAKING = re.compile(
+    rf"({'|'.join(_WORDS)})(set|data|dataset|image|img|pic|picture|photo|split)?s?\d*"
+)
+
+
+def splits_named_in(name: str) -> set[str]:
+    """The splits that the words of a file's or folder's name speak of, as seg_train does."""
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).lower()
+    matches = (_SPEAKING.fullmatch(word) for word in re.findall(r"[^\W_]+", spaced))
+    return {_WORDS[match[1]] for match in matches if match}
+
+
+def split_of_folder(name: str) -> str | None:
+    """The split that a folder's name speaks of; None: of none, or of several."""
+    splits = splits_named_in(name)
+    return splits.pop() if len(splits) == 1 else None
 
 
 def assign_splits(

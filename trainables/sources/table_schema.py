@@ -1,7 +1,8 @@
 """Find the columns of a table that hold images and labels, by its schema alone."""
 
 import json
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -10,6 +11,8 @@ from trainables.errors import UserError
 
 IMAGE_NAMES = ("image", "images", "img", "bytes", "image_bytes", "picture", "photo")
 LABEL_NAMES = ("label", "labels", "class", "fine_label", "target", "category")
+IMAGE_REMEDY = "the bytes of the image files, or a struct with them"
+LABEL_REMEDY = "integers or text"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,15 +41,78 @@ def find_columns(schema: pa.Schema, table: str) -> Columns:
     class_labels = {name for name in labels if _feature_type(features, name) == "ClassLabel"}
     label = _only(labels & set(LABEL_NAMES)) or _only(class_labels)
     if image is None:
-        raise _unclear(schema, table, "images", IMAGE_NAMES)
+        raise _unclear(schema, table, "images", IMAGE_NAMES, images, IMAGE_REMEDY)
     if label is None:
-        raise _unclear(schema, table, "labels", LABEL_NAMES)
-    declared = features.get(label, {}).get("names") if label in class_labels else None
-    names = tuple(map(str, declared)) if isinstance(declared, list) and declared else None
-    return Columns(image=image, label=label, names=names)
+        raise _unclear(schema, table, "labels", LABEL_NAMES, labels, LABEL_REMEDY)
+    return Columns(image=image, label=label, names=_declared_names(schema, label, table))
 
 
-def _unclear(schema: pa.Schema, table: str, what: str, known_names: tuple[str, ...]) -> UserError:
+def columns_of(schema: pa.Schema, like: Columns, table: str) -> Columns:
+    """Give the same columns of another table, with that table's own class names.
+
+    A table need not have the column of labels.
+
+    Raises:
+        UserError: a class is named twice.
+    """
+    return replace(like, names=_declared_names(schema, like.label, table))
+
+
+def without_odd_types(labels: list[Any], schema: pa.Schema, column: str, table: str) -> list[Any]:
+    """Give the labels of a table; all None where a column of numbers that are no labels is empty.
+
+    Raises:
+        UserError: the column holds something else than integers or text.
+    """
+    if _is_label(schema.field(column).type):
+        return labels
+    if any(label is not None and label == label for label in labels):  # NaN stands for none
+        raise _wrong_type(schema, table, column, LABEL_REMEDY)
+    return [None] * len(labels)
+
+
+def _declared_names(schema: pa.Schema, label: str, table: str) -> tuple[str, ...] | None:
+    """The class names that the metadata gives to the numbers of a column; None: there are none.
+
+    Raises:
+        UserError: it names a class twice.
+    """
+    if label not in schema.names or not _is_label(schema.field(label).type):
+        return None
+    feature = _features(schema).get(label, {})
+    declared = feature.get("names") if feature.get("_type") == "ClassLabel" else None
+    if not isinstance(declared, list) or not declared:
+        return None
+    names = tuple(map(str, declared))
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise UserError(
+            f"{table} names the class {twice[0]} of its column {label} twice: give each class a"
+            " name of its own."
+        )
+    return names
+
+
+def _wrong_type(schema: pa.Schema, table: str, column: str, remedy: str) -> UserError:
+    return UserError(f"Column {column} of {table} is {schema.field(column).type}: give {remedy}.")
+
+
+def _unclear(
+    schema: pa.Schema,
+    table: str,
+    what: str,
+    known_names: tuple[str, ...],
+    fitting: set[str],
+    remedy: str,
+) -> UserError:
+    """Word the error that no column, or several, may be meant.
+
+    Args:
+        fitting: the columns whose type may hold what is looked for.
+    """
+    named = [name for name in known_names if name in schema.names]
+    if named and not fitting & set(named):  # the column is there, and holds something else
+        return _wrong_type(schema, table, named[0], remedy)
     columns = ", ".join(f"{field.name} ({_short(field.type)})" for field in schema)
     return UserError(
         f"{table} has no column, or several, that may hold the {what}; its columns are"

@@ -4,7 +4,7 @@ Tables are read batch by batch and need not fit into memory. In an object store,
 are read in place; a table is downloaded for its images.
 """
 
-import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,13 +17,31 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from trainables.errors import UserError
+from trainables.errors import UserError, is_utf8, printable
+from trainables.sources.class_names import (
+    ClassOrder,
+    Spelling,
+    case_notes,
+    check_class_names,
+    check_in_train,
+    check_trained,
+    in_order,
+)
 from trainables.sources.downloads import RangeReader, local_files, max_bytes_on_disk
-from trainables.sources.folders import check_trained
+from trainables.sources.left_out import is_image_name, left_out_notes
 from trainables.sources.listing import TABLE_SUFFIXES, Listing, StoredFile
 from trainables.sources.source import Item, Source
-from trainables.sources.splits import SPLIT_WORDS, SPLITS
-from trainables.sources.table_schema import Columns, find_columns
+from trainables.sources.splits import SPLITS, splits_named_in
+from trainables.sources.table_labels import (
+    Label,
+    Labelled,
+    check_kinds,
+    class_name,
+    class_names,
+    known_label,
+    unused_names,
+)
+from trainables.sources.table_schema import Columns, columns_of, find_columns, without_odd_types
 from trainables.storage.object_store import MAX_REQUESTS_AT_ONCE, RemotePath
 
 MAX_BATCH_ROWS = 64  # a batch is held in memory with the bytes of its images
@@ -33,7 +51,6 @@ MAX_SAMPLE_TABLES = 4  # about: every n-th table
 READ_ERRORS = (pa.ArrowException, OSError)
 
 Table = Path | StoredFile
-Label = int | str | None
 
 
 def is_table(path: str) -> bool:
@@ -44,43 +61,50 @@ def is_table(path: str) -> bool:
     return name.lower().endswith(TABLE_SUFFIXES)
 
 
-def holds_tables(listing: Listing) -> bool:
-    """Whether a listing is to be read as tables, not as class folders."""
-    return any(is_table(entry.path) for entry in listing.files)
-
-
-def table_source(listing: Listing, scratch: Path | None = None) -> Source:
-    """Read a listing's Parquet and Arrow files as labelled images.
+def table_source(
+    listing: Listing, scratch: Path | None = None, class_order: ClassOrder = "string"
+) -> Source:
+    """Read a listing's Parquet and Arrow files as labelled images, each by its own class names.
 
     Args:
         scratch: the folder that tables of an object store are downloaded to.
+        class_order: "string" is the first table's own order, where its labels are numbers.
 
     Raises:
-        UserError: a file is damaged, its columns or its split are ambiguous, train has no labels,
-            or there is one class only.
+        UserError: a file is damaged, its columns, its classes or its split are ambiguous, train
+            has no labels, or lacks a class, or there is one class only.
     """
     tables = _locate_tables(listing)
     split_of = _split_of_each(listing.root, list(tables))
-    first = tables[next(path for path in tables if split_of[path] == "train")]
-    columns = find_columns(_read_schema(first), _display_name(first))
-    label_column = f"Column {columns.label} of {_display_name(first)}"
-    labels = _read_all_labels(tables, columns, split_of)
+    first = next(path for path in tables if split_of[path] == "train")
+    read = _read_all_labels(tables, first, split_of)
+    label_column = f"Column {read[first].columns.label} of {_display_name(tables[first])}"
 
     notes = []
     for split in SPLITS:
-        paths = [path for path in labels if split_of[path] == split]
-        if paths and all(_known(label) is None for path in paths for label in labels[path]):
-            rows = sum(len(labels.pop(path)) for path in paths)
+        paths = [path for path in read if split_of[path] == split]
+        if paths and all(
+            known_label(label) is None for path in paths for label in read[path].labels
+        ):
+            rows = sum(len(read.pop(path).labels) for path in paths)
             if split == "train":
                 raise UserError(f"{label_column} holds no labels: give labelled images.")
             notes.append(f"The {split} split ({rows} rows) has no labels and is left out.")
-    classes = _class_names(labels, columns)
-    if len(classes) < 2:
+    check_kinds(listing.root, read)
+    in_split = {split: [read[path] for path in read if split_of[path] == split] for split in SPLITS}
+    names = class_names(in_split["train"])
+    if len(names) < 2:
         raise UserError(
-            f"{label_column} holds {len(classes)} class(es): give images of at least two."
+            f"{label_column} holds {len(names)} class(es): give images of at least two."
         )
-    parts = [_part(tables[path], path, split_of[path]) for path in labels]
-    return _source(parts, columns, labels, classes, notes, scratch)
+    for split in SPLITS:
+        found = class_names(in_split[split])
+        check_class_names(listing.root, found)
+        check_in_train(listing.root, split, found, names)
+    classes = in_order(listing.root, names, class_order)
+    notes += [*case_notes(classes), *unused_names(in_split["train"], classes)]
+    parts = [_part(tables[path], path, split_of[path], read[path]) for path in read]
+    return _source(listing, parts, classes, notes, scratch)
 
 
 def extra_table_source(
@@ -96,12 +120,11 @@ def extra_table_source(
         UserError: a file is damaged, its columns are ambiguous, or a label names no trained class.
     """
     tables = _locate_tables(listing)
-    first = next(iter(tables.values()))
-    columns = find_columns(_read_schema(first), _display_name(first))
-    labels = _read_all_labels(tables, columns, dict.fromkeys(tables, "train"))
-    check_trained(listing.root, _class_names(labels, columns), trained)
-    parts = [_part(table, path, "test") for path, table in tables.items()]
-    source = _source(parts, columns, labels, tuple(trained), [], scratch)
+    read = _read_all_labels(tables, next(iter(tables)), dict.fromkeys(tables, "train"))
+    check_kinds(listing.root, read)
+    check_trained(listing.root, class_names(list(read.values())), trained)
+    parts = [_part(table, path, "test", read[path]) for path, table in tables.items()]
+    source = _source(listing, parts, tuple(trained), [], scratch)
     return replace(source, required_splits=("test",))
 
 
@@ -115,6 +138,9 @@ def _locate_tables(listing: Listing) -> dict[str, Table]:
     for entry in entries:
         if entry.size < 0:
             raise UserError(f"{listing.root}/{entry.path} is no file to open: mend or remove it.")
+        if not is_utf8(entry.path):  # pyarrow opens no such file
+            shown = printable(entry.path)
+            raise UserError(f"{listing.root}/{shown} has a name that is not UTF-8: rename it.")
     return {entry.path: listing.locate(entry) for entry in entries}
 
 
@@ -125,43 +151,56 @@ class _Part(NamedTuple):
     display_name: str  # the user's own file, though ``table`` may be a copy of it
     path: str  # below the data folder
     split: str
+    columns: Columns
+    rows: int
 
 
-def _part(table: Table, path: str, split: str) -> _Part:
-    return _Part(table, _display_name(table), path, split)
+def _part(table: Table, path: str, split: str, read: Labelled) -> _Part:
+    return _Part(table, _display_name(table), path, split, read.columns, len(read.labels))
 
 
 def _source(
+    listing: Listing,
     parts: Sequence[_Part],
-    columns: Columns,
-    labels: dict[str, list[Label]],
     classes: tuple[str, ...],
     notes: list[str],
     scratch: Path | None,
 ) -> Source:
-    class_numbers = {name: number for number, name in enumerate(classes)}
+    spelling = Spelling(classes)
     # A few rows of a few files: a table's first rows are as good as any for an estimate.
     sampled = parts[:: max(1, len(parts) // MAX_SAMPLE_TABLES)]
 
     def items() -> Iterator[Item]:
         for part in _local_parts(parts, scratch):
-            yield from _items(part, columns, class_numbers)
+            yield from _items(part, spelling)
 
     def sample() -> Iterator[Item]:
         for part in sampled:
-            yield from islice(_items(part, columns, class_numbers), MAX_BATCH_ROWS)
+            yield from islice(_items(part, spelling), MAX_BATCH_ROWS)
 
+    counts = Counter(part.split for part in parts)
+    given_splits = tuple(split for split in SPLITS if split in counts)
     return Source(
         classes=classes,
-        total=sum(len(part_labels) for part_labels in labels.values()),
-        given_splits=tuple(split for split in SPLITS if split in {part.split for part in parts}),
-        notes=tuple(notes),
+        total=sum(part.rows for part in parts),
+        given_splits=given_splits,
+        layout=f"tables ({', '.join(f'{counts[s]} file(s) of {s}' for s in given_splits)})",
+        notes=(*notes, *_passed_over(listing), *left_out_notes(listing.left_out)),
         items=items,
         sample=sample,
         scratch_bytes=max_bytes_on_disk(
             part.table.size for part in parts if isinstance(part.table, StoredFile)
         ),
     )
+
+
+def _passed_over(listing: Listing) -> list[str]:
+    """Write a sentence on image files beside the tables, where there are some."""
+    images = [entry.path for entry in listing.files if is_image_name(entry.path)]
+    if not images:
+        return []
+    example = printable(images[0])
+    return [f"{len(images)} image file(s) beside the tables are left out, as {example}."]
 
 
 def _local_parts(parts: Sequence[_Part], scratch: Path | None) -> Iterator[_Part]:
@@ -200,8 +239,7 @@ def _split_of_each(root: Path | RemotePath, paths: Sequence[str]) -> dict[str, s
 def _named_split(root: Path | RemotePath, path: str) -> str | None:
     """The split that the file's name gives, or else the nearest folder's; None: neither does."""
     for part in reversed(path.split("/")):
-        words = re.split(r"[^a-z0-9]+", part.lower())
-        splits = {SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS}
+        splits = splits_named_in(part)
         if len(splits) > 1:
             raise UserError(f"{root / path} names several splits: rename it to one of them.")
         if splits:
@@ -275,74 +313,63 @@ def _damaged(display_name: str, error: Exception) -> UserError:
 
 
 def _read_all_labels(
-    tables: Mapping[str, Table], columns: Columns, split_of: Mapping[str, str]
-) -> dict[str, list[Label]]:
-    """Read the labels of all tables, many at a time: a store takes long to answer."""
+    tables: Mapping[str, Table], first: str, split_of: Mapping[str, str]
+) -> dict[str, Labelled]:
+    """Read the labels of all tables, many at a time: a store takes long to answer.
+
+    Args:
+        first: the table that says which columns hold images and labels.
+    """
+    columns = find_columns(_read_schema(tables[first]), _display_name(tables[first]))
     with ThreadPoolExecutor(MAX_REQUESTS_AT_ONCE) as pool:
-        labels = pool.map(lambda path: _read_labels(tables[path], columns, split_of[path]), tables)
-        return dict(zip(tables, labels, strict=True))
+        read = pool.map(lambda path: _read_labels(tables[path], columns, split_of[path]), tables)
+        return dict(zip(tables, read, strict=True))
 
 
-def _read_labels(table: Table, columns: Columns, split: str) -> list[Label]:
+def _read_labels(table: Table, columns: Columns, split: str) -> Labelled:
     """Read the label of each row; all None where a val or test table has no such column.
 
     Raises:
         UserError: the table lacks a column that the others have, or is damaged.
     """
-    names = _read_schema(table).names
-    has_labels = columns.label in names
-    if columns.image not in names or (not has_labels and split == "train"):
+    schema = _read_schema(table)
+    has_labels = columns.label in schema.names
+    if columns.image not in schema.names or (not has_labels and split == "train"):
         raise UserError(
             f"{_display_name(table)} lacks the column {columns.image} or {columns.label} of the"
             " other files: give all files the same columns."
         )
+    own_columns = columns_of(schema, columns, _display_name(table))
     column = columns.label if has_labels else columns.image
     labels: list[Label] = []
-    for batch in _read_batches(table, [column], _display_name(table)):
-        labels.extend(batch.column(0).to_pylist() if has_labels else [None] * batch.num_rows)
-    return labels
+    try:
+        for batch in _read_batches(table, [column], _display_name(table)):
+            labels.extend(batch.column(0).to_pylist() if has_labels else [None] * batch.num_rows)
+    except UnicodeDecodeError as error:  # text need not be the UTF-8 that its type says
+        raise _damaged(_display_name(table), error) from error
+    if has_labels:
+        labels = without_odd_types(labels, schema, columns.label, _display_name(table))
+    return Labelled(own_columns, labels)
 
 
-def _known(label: Label) -> Label:
-    """The label, or None where it says that there is none: null, or -1 as on the hub."""
-    return None if label is None or (isinstance(label, int) and label < 0) else label
-
-
-def _class_names(labels: dict[str, list[Label]], columns: Columns) -> tuple[str, ...]:
-    """List the classes that occur, in the file's own order, else by number, else by name."""
-    known = {_known(label) for table_labels in labels.values() for label in table_labels} - {None}
-    ordered = sorted(known, key=lambda label: (isinstance(label, str), label))
-    names = (_class_name(label, columns) for label in ordered)
-    return tuple(dict.fromkeys(name for name in names if name is not None))
-
-
-def _class_name(label: Label, columns: Columns) -> str | None:
-    """The class name of a label; None for no label, and for a number without a name."""
-    known = _known(label)
-    if known is None:
-        return None
-    if columns.names is None or isinstance(known, str):
-        return str(known)
-    return columns.names[known] if known < len(columns.names) else None
-
-
-def _items(part: _Part, columns: Columns, class_numbers: dict[str, int]) -> Iterator[Item]:
+def _items(part: _Part, spelling: Spelling) -> Iterator[Item]:
     """Read the rows of a table as items."""
-    row = 0
+    row, columns = 0, part.columns
     names = list(dict.fromkeys([columns.image, columns.label]))
     for batch in _read_batches(part.table, names, part.display_name):
         images = batch.column(columns.image)
         if pa.types.is_struct(images.type):
             images = pc.struct_field(images, "bytes")
         labels = batch.column(columns.label).to_pylist()
-        for content, label in zip(images.to_pylist(), labels, strict=True):
-            name = _class_name(label, columns)
+        for content, given in zip(images.to_pylist(), labels, strict=True):
+            name = class_name(given, columns)
+            label = None if name is None else spelling.label(name)
             reason = "no image bytes (null)" if content is None else ""
-            if name is None:
-                reason = f"no class for label {label}"
+            if label is None:
+                reason = f"no class for label {given}"
             yield Item(
                 path=f"{part.path}#{row}",
-                label=-1 if name is None else class_numbers[name],
+                label=-1 if label is None else label,
                 split=part.split,
                 content=None if reason else content,
                 reason=reason,

@@ -22,7 +22,7 @@ import pyarrow as pa
 import torch
 from safetensors.torch import load, load_file, save_file
 
-from trainables.errors import UserError
+from trainables.errors import UserError, is_utf8, printable
 from trainables.storage.damage import damage_told
 from trainables.storage.digests import (
     DIGEST,
@@ -342,8 +342,13 @@ def make_writable(folder: Path, setting: str) -> None:
         setting: by which the user names the folder, for the message.
 
     Raises:
-        UserError: it cannot be made or written to.
+        UserError: it cannot be made or written to, or its name is no UTF-8.
     """
+    if not is_utf8(str(folder)):
+        raise UserError(
+            f"`{setting}` {printable(str(folder))} has a name that is not UTF-8: name another "
+            "folder, or give a link to it."
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder):

@@ -6,6 +6,7 @@ from a URI.
 
 from __future__ import annotations
 
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterable
@@ -13,12 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
 
-from trainables.errors import UserError
+from trainables.errors import UserError, printable
 from trainables.storage.retry import T, first_line, with_retries
 
 MAX_REQUESTS_AT_ONCE = 16  # threads that wait for a store, whatever the number of cores
@@ -30,7 +31,7 @@ ATOMIC_SCHEMES = ("s3", "gcs", "abfs")
 
 def is_uri(text: str | Path) -> bool:
     """Whether the text names something in a store, not on this machine."""
-    return "://" in str(text)
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", str(text)) is not None
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,10 @@ class RemotePath:
 
     @property
     def uri(self) -> str:
-        """The whole URI, settings included."""
+        """The whole URI, settings included, which :func:`remote_path` reads as this path."""
         bucket, mark, settings = self.root.partition("?")
-        return f"{bucket.removesuffix('/')}/{self.key}{mark}{settings}"
+        key = self.key.replace("%", "%25").replace("?", "%3F")
+        return f"{bucket.removesuffix('/')}/{key}{mark}{settings}"
 
     @property
     def scheme(self) -> str:
@@ -148,7 +150,7 @@ class RemotePath:
         Raises:
             OSError: there is no answer, or access is refused.
         """
-        self.filesystem.get_file_info(self.path)
+        self._attempt(lambda: self.filesystem.get_file_info(self.path))
 
     def upload_files(self, folder: Path, names: Iterable[str]) -> None:
         """Upload files of a folder to below this prefix, under the same names, many at a time."""
@@ -238,7 +240,23 @@ class RemotePath:
         return self._with_retries(lambda: self.filesystem.get_file_info(self.path))
 
     def _with_retries(self, action: Callable[[], T]) -> T:
-        return with_retries(action, str(self))
+        return with_retries(lambda: self._attempt(action), str(self))
+
+    def _attempt(self, action: Callable[[], T]) -> T:
+        """Do it once.
+
+        Raises:
+            OSError: it failed. Stores that pyarrow reaches through fsspec, such as ``hf``, raise
+                whatever the client for them does.
+        """
+        try:
+            return action()
+        except OSError:
+            raise
+        except Exception as error:
+            if not isinstance(self.filesystem, fs.PyFileSystem):
+                raise
+            raise OSError(f"{type(error).__name__}: {first_line(error)}") from error
 
     @property
     def filesystem(self) -> fs.FileSystem:
@@ -255,14 +273,17 @@ class RemotePath:
 def remote_path(uri: str) -> RemotePath:
     """Parse a URI of an object or a prefix.
 
+    What follows a question mark are settings; one in a name is written %3F, and a percent sign %25.
+    A # is part of the name, as stores have it.
+
     Raises:
-        UserError: it is no URI of a store that is known here, or holds credentials.
+        UserError: it is no URI of a store that is known here, is ambiguous, or holds credentials.
     """
-    parts = urlsplit(uri)
+    parts = _split_uri(uri)
     if not parts.netloc and parts.scheme != "file":
         raise UserError(f"{uri} names no bucket: write it as s3://bucket/prefix.")
     if "@" in parts.netloc:
-        shown = f"{parts.scheme}://...@{parts.netloc.rpartition('@')[2]}{parts.path}"
+        shown = f"{parts.scheme}://***@{parts.netloc.rpartition('@')[2]}{parts.path}"
         raise UserError(
             f"{shown} holds credentials: leave them out, they are taken from the environment, a "
             "profile or the machine's role."
@@ -288,12 +309,48 @@ def place_of(data: str | Path) -> Path | RemotePath:
     """Locate the folder or file, on this machine or in a store, that a user names.
 
     Raises:
-        UserError: it is a URI of no store that is known here.
+        UserError: it is a URI of no store that is known here, or an ambiguous one.
     """
-    parts = urlsplit(str(data))
+    if not is_uri(data):
+        return Path(data).expanduser()
+    parts = _split_uri(str(data))
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
         return Path(unquote(parts.path))
-    return remote_path(str(data)) if is_uri(data) else Path(data).expanduser()
+    return remote_path(str(data))
+
+
+def name_in(uri: str) -> str:
+    """Give the last part of a URI, or the bucket where it names nothing in it."""
+    parts = _split_uri(uri)
+    return unquote(parts.path).strip("/").rpartition("/")[2] or parts.netloc
+
+
+def _split_uri(uri: str) -> SplitResult:
+    """Split a URI whose # and, in that of a file, ? are parts of names.
+
+    Raises:
+        UserError: it is none, or says something that would be dropped.
+    """
+    shown = re.sub(r"://[^/]*@", "://...@", printable(uri))
+    if printable(uri) != uri:
+        raise UserError(f"{shown} holds a character that a URI cannot: write it as %0A or like it.")
+    try:
+        parts = urlsplit(uri, allow_fragments=False)
+    except ValueError as error:
+        raise UserError(f"{shown} is no URI ({error}): write it as s3://bucket/prefix.") from None
+    if parts.path and not parts.path.startswith("/"):
+        raise UserError(f"{shown} has a # in its bucket: write it as s3://bucket/prefix.")
+    if parts.scheme == "file":
+        _, mark, rest = uri.partition("?")
+        return parts._replace(path=parts.path + mark + rest, query="")
+    settings = parts.query.split("&") if "?" in uri else []
+    unknown = [setting for setting in settings if "=" not in setting]
+    if unknown:
+        raise UserError(
+            f"{shown} has a question mark, after which a store's settings are expected, such as "
+            "region=eu-central-1: write one that is part of a name as %3F."
+        )
+    return parts
 
 
 @cache

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from trainables.transforms import centre_crop
 from trainables.transforms.resolution import resize_side
 
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -14,7 +15,11 @@ RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.
 
 @dataclass(frozen=True, kw_only=True)
 class EvalTransform:
-    """Resize the short side, then crop the centre: timm's evaluation transform, pixel for pixel."""
+    """Resize the short side, then crop the centre: timm's evaluation transform, pixel for pixel.
+
+    It takes images as they are stored, larger ones reduced to ``cache_side`` before. Of a picture
+    that would be resized to more than 16 megapixels only the crop is: the same but for rounding.
+    """
 
     test_res: int  # px
     crop_pct: float  # side of the centre crop over the resized short side
@@ -22,26 +27,26 @@ class EvalTransform:
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Resize and crop: (H, W, 3) uint8 -> (test_res, test_res, 3) uint8."""
-        return self.cropped(self.resized(image))
+        return self.resized_crop(Image.fromarray(image))
 
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
         """Compute the width and height, px, to resize an image of ``height`` and ``width`` to."""
-        short = resize_side(self.test_res, self.crop_pct)
-        long = int(short * max(height, width) / min(height, width))
-        return (short, long) if width <= height else (long, short)
+        return centre_crop.resized_size(height, width, self._short)
 
     def resized(self, image: np.ndarray) -> Image.Image:
         """Resize (H, W, 3) uint8 to :meth:`resized_size`, before the crop."""
-        target_size = self.resized_size(*image.shape[:2])
-        picture = Image.fromarray(image)
-        if picture.size == target_size:
-            return picture
-        return picture.resize(target_size, RESAMPLING[self.interpolation])
+        size = self.resized_size(*image.shape[:2])
+        return centre_crop.resized(Image.fromarray(image), size, RESAMPLING[self.interpolation])
 
     def cropped(self, picture: Image.Image, shift: int = 0) -> np.ndarray:
         """Crop the centre, or ``shift`` px to the right of it: (test_res, test_res, 3) uint8."""
-        res = self.test_res
-        left = round((picture.width - res) / 2) + shift
-        top = round((picture.height - res) / 2)
-        # A crop ratio over 1 would reach outside, where PIL pads with black as torchvision does.
-        return np.asarray(picture.crop((left, top, left + res, top + res)))
+        return centre_crop.crop_centre(picture, self.test_res, shift)
+
+    def resized_crop(self, picture: Image.Image, shift: int = 0) -> np.ndarray:
+        """Resize and crop a picture in one: (test_res, test_res, 3) uint8."""
+        resampling = RESAMPLING[self.interpolation]
+        return centre_crop.resize_and_crop(picture, self._short, self.test_res, resampling, shift)
+
+    @property
+    def _short(self) -> int:
+        return resize_side(self.test_res, self.crop_pct)

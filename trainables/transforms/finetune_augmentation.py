@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageEnhance
 
+from trainables.transforms.centre_crop import is_too_long
 from trainables.transforms.eval_transform import EvalTransform
 
 MAX_JITTER = 0.05  # factors lie between 1 - MAX_JITTER and 1 + MAX_JITTER
@@ -78,7 +79,8 @@ def mild_transform(image: np.ndarray, transform: EvalTransform, draw: MildDraw) 
     """Resize as in testing, mirror, jitter the colours, crop at a shift from the centre.
 
     The colours change as in torchvision's ColorJitter on PIL images, over the whole picture: the
-    mean that contrast is relative to is taken before the crop.
+    mean that contrast is relative to is taken before the crop. Of a picture that is too long to be
+    resized as a whole (:mod:`trainables.transforms.centre_crop`) only the crop is jittered.
 
     Args:
         image: (H, W, 3) uint8.
@@ -86,9 +88,14 @@ def mild_transform(image: np.ndarray, transform: EvalTransform, draw: MildDraw) 
     Returns:
         (test_res, test_res, 3) uint8.
     """
-    picture = transform.resized(image)
+    too_long = is_too_long(transform.resized_size(*image.shape[:2]))
+    if too_long:
+        shift = -draw.shift if draw.flip else draw.shift
+        picture = Image.fromarray(transform.resized_crop(Image.fromarray(image), shift))
+    else:
+        picture = transform.resized(image)
     if draw.flip:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     for i in draw.order:
         picture = _ENHANCERS[i](picture).enhance(draw.factors[i])
-    return transform.cropped(picture, draw.shift)
+    return np.asarray(picture) if too_long else transform.cropped(picture, draw.shift)

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import ray
+from ray.exceptions import AuthenticationError, RpcError
 
 from sweeps.execution import ray_cluster
-from sweeps.execution.ray_cluster import RayCluster, current_placement
+from sweeps.execution.ray_cluster import ROOT, RayCluster, current_placement
 from sweeps.execution.resources import ClusterResources
 from sweeps.planning.spec import ResourceOptions
+from tests.waiting import HANG_S
+from trainables.errors import UserError
 
 
 def give_nodes(monkeypatch: pytest.MonkeyPatch, *resources: dict[str, float]) -> None:
@@ -52,7 +63,33 @@ def test_a_given_cluster_is_joined_and_else_a_private_ray_started(
     assert after == {}  # SIGTERM is handled once Ray is running.
     assert ("address" in init) is not cluster
     if not cluster:
-        assert init["address"] == "local" and init["_node_ip_address"] == "127.0.0.1"
+        assert init["address"] == "local"
+
+
+LISTEN = """
+import json, psutil
+from sweeps.environment import set_environment
+set_environment()
+from sweeps.execution.ray_cluster import start_ray
+from sweeps.planning.spec import ResourceOptions
+start_ray(ResourceOptions())
+own = psutil.Process()
+sockets = [c for p in (own, *own.children(recursive=True)) for c in p.net_connections("inet")]
+print(json.dumps([c.laddr.ip for c in sockets if c.status == psutil.CONN_LISTEN]))
+"""
+
+
+@pytest.mark.ray
+def test_a_private_ray_listens_on_loopback_alone() -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    command = [sys.executable, "-c", LISTEN]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=HANG_S
+    )
+    assert done.returncode == 0, done.stderr
+    addresses = json.loads(done.stdout.splitlines()[-1])
+    assert len(addresses) >= 3  # at least its control service, its raylet and the driver
+    assert {address.removeprefix("::ffff:") for address in addresses} <= {"127.0.0.1", "::1"}
 
 
 def test_ray_runs_only_if_a_trial_is_placed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,3 +103,86 @@ def test_ray_runs_only_if_a_trial_is_placed(monkeypatch: pytest.MonkeyPatch) -> 
     with RayCluster(ResourceOptions()) as cluster:
         assert cluster.placement is cluster.placement
     assert calls == ["start", "stop"]
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server
+
+
+def answer(server: socket.socket, with_bytes: bytes) -> threading.Thread:
+    """Answer one request."""
+
+    def serve() -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(100)
+            connection.sendall(with_bytes)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_without_a_cluster_nothing_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for address in ("", "local"):
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        ray_cluster.check_cluster()
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (None, None),
+        (AuthenticationError("InvalidAuthToken"), "wants a token"),
+        (RpcError("Timed out"), r"does not answer as the head of a Ray cluster \(Timed out"),
+    ],
+)
+def test_a_head_that_answers_is_greeted(
+    monkeypatch: pytest.MonkeyPatch,
+    listener: socket.socket,
+    error: Exception | None,
+    reason: str | None,
+) -> None:
+    def greet(address: str) -> None:
+        if error:
+            raise error
+
+    monkeypatch.setattr("ray._raylet.GcsClient", greet)
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{listener.getsockname()[1]}")
+    monkeypatch.setattr("ray._private.services.resolve_ip_for_localhost", lambda host: host)
+    thread = answer(listener, b"\0\0\x06\x04\0")  # settings of HTTP/2
+    with pytest.raises(UserError, match=reason) if reason else nullcontext():
+        ray_cluster.check_cluster()
+    thread.join(HANG_S)
+
+
+def test_a_dashboard_is_told_from_a_head(
+    monkeypatch: pytest.MonkeyPatch, listener: socket.socket
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{listener.getsockname()[1]}")
+    monkeypatch.setattr("ray._private.services.resolve_ip_for_localhost", lambda host: host)
+    answer(listener, b"HTTP/1.1 200 OK\r\n\r\n")
+    with pytest.raises(UserError, match=r"answers as a dashboard.* ray job submit"):
+        ray_cluster.check_cluster()
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("auto", "auto finds no cluster on this machine: start one"),
+        ("127.0.0.1:1", r"127.0.0.1:1 does not answer \(.*\): start the cluster"),
+        ("head.invalid:6379", r"head.invalid:6379 does not answer \(.*\): start the cluster"),
+        ("somewhere", "somewhere is no address: give host:port"),
+        ("10.0.0.1:x", "10.0.0.1:x is no address: give host:port"),
+    ],
+)
+def test_an_address_without_a_head_is_refused(
+    monkeypatch: pytest.MonkeyPatch, address: str, reason: str
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", lambda: set())
+    monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda folder: None)
+    with pytest.raises(UserError, match=f"^RAY_ADDRESS {reason}"):
+        ray_cluster.check_cluster()

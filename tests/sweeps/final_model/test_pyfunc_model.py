@@ -93,6 +93,24 @@ def test_predicts_what_the_sweep_scored(
     np.testing.assert_allclose(logits(predicted), expected, atol=1e-4, rtol=1e-5)
 
 
+def test_sees_deep_images_and_long_strips_as_the_sweep_did(folder: Path, tmp_path: Path) -> None:
+    """A dark picture of 12 bits is not stretched: white is that of the images in training."""
+    values = noise(70, 90, 1, seed=4)[..., 0].astype(np.uint16) * 4
+    strip = np.full((1, 20000, 3), 90, np.uint8)
+    shutil.copytree(folder, tmp_path / "model")
+    whites = {"16-bit grey PNG": 4095}
+    write_mlflow_model(tmp_path / "model", example=b"", whites=whites)
+    served = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    files = [file_of(values), strip]
+    grey = np.floor(values * 255.0 / 4095 + 0.5).astype(np.uint8)[..., None].repeat(3, axis=2)
+    same = [file_of(grey), np.full((64, 64, 3), 90, np.uint8)]
+    np.testing.assert_allclose(
+        logits(served.predict(table(*files))), logits(served.predict(table(*same))), atol=1e-4
+    )
+    with pytest.raises(ValueError, match="values above 4,095"):
+        served.predict(table(file_of(values * 16)))
+
+
 def test_rows_do_not_depend_on_their_neighbours_and_keep_their_index(model: Any) -> None:
     images = [noise(64, 64, seed=i) for i in range(BATCH + 2)]
     index = [f"file {i}" for i in range(len(images))]

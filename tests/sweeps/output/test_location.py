@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import urllib.request
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from sweeps.output import s3_bucket
 from sweeps.output.location import LEASE, check_same, location_of, recorded_store
 from tests.factories import a_record
 from tests.storing import S3Server
@@ -55,15 +57,31 @@ def test_results_come_back_on_another_machine(s3: S3Server, out: Path, tmp_path:
 
 
 def test_the_card_in_the_store_has_links_that_open(s3: S3Server, out: Path, tmp_path: Path) -> None:
+    """If they are asked for: a link is open to whoever reads the card."""
     uri = s3.uri(f"tests/{tmp_path.name}")
     location_of(out, uri).publish_results()
-    card = (remote_path(uri) / "model" / "README.md").read_text()
+    card_path = remote_path(uri) / "model" / "README.md"
+    assert card_path.read_text() == "# Card\n"
+    location_of(out, uri, link_days=0.5).publish_results()
+    card = card_path.read_text()
+    assert "X-Amz-Expires=43200" in card
     assert card.startswith("# Card\n\n## Download\n")
     (link,) = [line for line in card.splitlines() if line.startswith("* [model.safetensors]")]
     with urllib.request.urlopen(link.partition("(")[2].rstrip(")")) as answer:  # no credentials
         assert answer.read() == b"weights"
     assert "secret" not in card
     assert (out / "model" / "README.md").read_text() == "# Card\n"
+
+
+def test_the_card_says_when_links_end_with_the_credentials(
+    s3: S3Server, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+    monkeypatch.setattr(s3_bucket, "credentials_end", lambda: end)
+    uri = s3.uri(f"tests/{tmp_path.name}")
+    location_of(out, uri, link_days=7).publish_results()
+    card = (remote_path(uri) / "model" / "README.md").read_text()
+    assert "until 2026-01-02 03:04 UTC." in card
 
 
 def test_results_that_are_there_are_not_downloaded(s3: S3Server, out: Path, tmp_path: Path) -> None:
@@ -88,6 +106,7 @@ def test_a_sweep_stays_with_its_storage(out: Path, tmp_path: Path, s3: S3Server)
     here, there = location_of(out, None), location_of(out, s3.uri("x"))
     check_same(a_record(), here)
     check_same(a_record(s3.uri("x")), there)
+    check_same(a_record(s3.uri("50%off")), location_of(out, s3.uri("50%25off")))
     with pytest.raises(UserError, match="begun with no --storage"):
         check_same(a_record(), there)
     with pytest.raises(UserError, match="begun with --storage s3://sweeps/x"):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import urllib.request
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import boto3
 import pytest
+from botocore.credentials import Credentials, RefreshableCredentials
 
 from sweeps.output import s3_bucket
 from tests.storing import BUCKET, S3Server
@@ -81,7 +82,7 @@ def test_only_stale_uploads_below_the_path_are_aborted(
 def test_a_link_opens_without_credentials(s3: S3Server, tmp_path: Path) -> None:
     path = remote_path(s3.uri(f"tests/{tmp_path.name}/a.txt"))
     write_text(path, "content")
-    links = s3_bucket.presigned_links([path])
+    links = s3_bucket.presigned_links([path], days=7)
     assert list(links) == [path]
     with urllib.request.urlopen(links[path]) as answer:
         assert answer.read() == b"content"
@@ -89,12 +90,23 @@ def test_a_link_opens_without_credentials(s3: S3Server, tmp_path: Path) -> None:
 
 def test_the_paths_own_endpoint_and_region_are_taken(s3: S3Server) -> None:
     own = s3.uri("x") + "?endpoint_override=localhost:9000&scheme=http&region=eu-central-1"
-    (link,) = s3_bucket.presigned_links([remote_path(own)]).values()
+    (link,) = s3_bucket.presigned_links([remote_path(own)], days=1).values()
     assert link.startswith("http://localhost:9000/") and "eu-central-1" in link
+
+
+def test_the_end_of_credentials_is_known_where_they_have_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    end = datetime.now(UTC)
+    role = RefreshableCredentials("a", "b", "c", end, dict, "assume-role")
+    for credentials, expected in ((role, end), (Credentials("a", "b"), None), (None, None)):
+        given = credentials
+        monkeypatch.setattr("boto3.Session.get_credentials", lambda self, given=given: given)
+        assert s3_bucket.credentials_end() == expected
 
 
 def test_other_stores_are_passed_over(tmp_path: Path) -> None:
     path = remote_path(tmp_path.as_uri())
     s3_bucket.check_bucket(path, "--storage")
     assert s3_bucket.abort_stale_uploads(path) == 0
-    assert s3_bucket.presigned_links([path]) == {}
+    assert s3_bucket.presigned_links([path], days=1) == {}

@@ -86,3 +86,27 @@ def test_a_record_of_the_first_release_is_read(record: SweepRecord, tmp_path: Pa
         written["spec"]["run"] |= written["spec"].pop(group)
     (tmp_path / "spec.json").write_text(json.dumps(written))
     assert read_sweep_record(tmp_path) == record
+
+
+def test_no_secret_of_the_command_line_is_recorded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    uri = "https://someone:hunter2secret@host/mlflow"
+    monkeypatch.setattr("sys.argv", ["fixres_grid.py", "--tracking-uri", uri])
+    record = a_record(tracking_uri=uri)
+    assert "hunter2secret" not in str(record)
+    record.write(tmp_path)
+    assert "hunter2secret" not in (tmp_path / "spec.json").read_text()
+    assert record.spec.tracking.tracking_uri == "https://***@host/mlflow"
+
+
+def test_a_secret_that_an_earlier_release_recorded_is_not_written_again(tmp_path: Path) -> None:
+    a_record().write(tmp_path)
+    file = tmp_path / "spec.json"
+    written = json.loads(file.read_text())
+    written["command"] += ["--tracking-uri", "https://someone:hunter2secret@host"]
+    file.write_text(json.dumps(written))
+    record = read_sweep_record(tmp_path)
+    assert record is not None
+    record.write(tmp_path)
+    assert "hunter2secret" not in file.read_text()

@@ -8,11 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from sweeps.planning import dataset
-from sweeps.planning.dataset import open_images
+from sweeps.planning.dataset import check_extra_test_sets, open_images
 from tests.factories import spec_with
 from trainables.data import builtin_digits
+from trainables.errors import UserError
 from trainables.sources.splits import SPLITS
 from trainables.storage.object_store import RemotePath, remote_path
 
@@ -70,12 +72,27 @@ def test_a_users_folder_is_decoded_and_what_is_left_out_is_said(
     assert messages.work == ["decoding images"]
 
 
-def test_a_store_is_downloaded_from(drawn: list[Path], tmp_path: Path) -> None:
+def test_a_store_is_downloaded_from(
+    drawn: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RemotePath, "check_reachable", lambda self: None)
     messages = Messages()
     uri = "s3://bucket/images?region=us-east-1"
     _, data = open_images(spec_with(data=uri, cache_dir=tmp_path), messages)
     assert data == remote_path(uri) and not drawn
     assert messages.work == ["downloading and decoding images"]
+
+
+def test_a_store_that_does_not_answer_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: RemotePath) -> None:
+        raise OSError("ConnectError: Name or service not known")
+
+    monkeypatch.setattr(RemotePath, "check_reachable", fail)
+    spec = spec_with(data="hf://datasets/x/y", cache_dir=tmp_path)
+    with pytest.raises(UserError, match=r"^--data hf://datasets/x/y cannot be reached \(Connect"):
+        open_images(spec, Messages())
 
 
 def test_digits_are_drawn_in_the_cache_of_this_machine(
@@ -117,3 +134,32 @@ def test_on_a_cluster_with_a_store_digits_are_uploaded_once_and_the_marker_last(
     assert uploads[-1] == builtin_digits.MARKER and len(uploads) == len(SPLITS) + 1
     assert (store / data.name / builtin_digits.MARKER).exists()
     assert open_images(spec, Messages())[1] == data and len(drawn) == 1
+
+
+def pictures(root: Path, classes: str, first: int) -> Path:
+    """Eight pictures of each class, the same ones for the same numbers."""
+    for at, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for number in range(8):
+            colour = (first + number, 10 * at, 200)
+            Image.new("RGB", (8, 8), colour).save(root / name / f"{number}.png")
+    return root
+
+
+def test_what_is_to_know_of_extra_test_sets_is_known_before_training(tmp_path: Path) -> None:
+    data = pictures(tmp_path / "data", "abc", 0)
+    near, odd = pictures(tmp_path / "near", "ab", 5), pictures(tmp_path / "odd", "ax", 100)
+    (near / "a" / "@eaDir").mkdir()
+    (near / "b" / "bad.png").write_bytes(b"no image")
+    options = {"data": str(data), "cache_dir": tmp_path / "cache", "max_corrupt": 0.2}
+    spec = spec_with(**options, also_test=(f"near={near}",))
+    images, _ = open_images(spec, Messages())
+    messages = Messages()
+    check_extra_test_sets(spec, images, messages)
+    told = "\n".join(messages.lines)
+    assert "near: 1 files cannot be read and are left out, as b/bad.png (not an image" in told
+    assert "near: Left out, as file managers" in told
+    shared = [int(line.split()[2]) for line in messages.lines if "byte for byte" in line]
+    assert sum(shared) == 6 and any("also in train" in line for line in messages.lines)
+    with pytest.raises(UserError, match=r"odd has 1 class\(es\) that were not trained on, as x"):
+        check_extra_test_sets(spec_with(**options, also_test=(f"odd={odd}",)), images, messages)

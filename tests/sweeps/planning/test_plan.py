@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from timm.data import ImageNetInfo
 
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import build_plan
@@ -27,11 +28,15 @@ def images(train: int = 120, val: int = 50, test: int = 40, classes: int = 10) -
     class Split:
         def __init__(self, name: str):
             self.sizes = np.full((counts[name], 2), 100)
+            self.labels = np.arange(counts[name]) % classes
 
         def __len__(self) -> int:
             return len(self.sizes)
 
-    return SimpleNamespace(digest="d1", classes=tuple(map(str, range(classes))), split=Split)
+    names = tuple(map(str, range(classes)))
+    return SimpleNamespace(
+        digest="d1", classes=names, split=Split, layout="class folders", whites={}
+    )
 
 
 # --- costs ------------------------------------------------------------------------------------
@@ -178,6 +183,40 @@ def test_an_untrained_net_must_have_the_classes(classes: int | None) -> None:
     with pytest.raises(UserError, match=r"^--epochs 0 keeps the classifier of lite0's weights"):
         build_plan(spec, images(classes=10), weights)
     build_plan(spec, images(classes=10), [replace(w, classes=10) for w in weights])
+
+
+def test_a_thousand_own_classes_are_not_taken_for_imagenets() -> None:
+    spec = spec_with(variants=("lite0",), train_res=(32,), test_res=(32,), epochs=1)
+    hub, own = (
+        [replace(w, source=source, name="n", digest="d", classes=1000) for w in weights_of(spec)]
+        for source in ("hub timm/lite0", "file lite0.pth")
+    )
+    pictures = images(classes=1000)
+    names = tuple(ImageNetInfo().label_names())
+    imagenet: Any = SimpleNamespace(**{**vars(pictures), "classes": names})
+    for found, weights, kept in (
+        (pictures, hub, False),
+        (pictures, own, True),
+        (imagenet, hub, True),
+        (images(classes=10), hub, True),
+    ):
+        plan = build_plan(spec, found, weights)
+        assert plan.weights["lite0"].keep_classifier == kept
+        assert (plan.weights["lite0"] == weights[0]) == kept
+    untrained = spec_with(spec, epochs=0)
+    with pytest.raises(
+        UserError, match=r"of ImageNet's 1000 .* \(the first is 0\): name"
+    ) as caught:
+        build_plan(untrained, pictures, hub)
+    assert is_one_sentence(str(caught.value))
+    build_plan(untrained, imagenet, hub)
+    build_plan(untrained, pictures, own)
+
+
+def test_the_plan_counts_each_class_over_all_splits() -> None:
+    spec = spec_with(variants=("lite0",), train_res=(32,), test_res=(32,))
+    plan = build_plan(spec, images(train=7, val=3, test=2, classes=3), weights_of(spec))
+    assert plan.class_sizes == (5, 4, 3) and plan.layout == "class folders"
 
 
 def test_limits_that_leave_something_are_taken() -> None:

@@ -53,11 +53,14 @@ def test_rungs_are_those_of_rays_asha(grace: int, reduction: int) -> None:
 # What may differ when a sweep is continued: where and how fast it runs.
 FREE = {
     "data": "/elsewhere",
+    "layout": "folders",
+    "class_order": "natural",
     "cache_dir": Path("/elsewhere"),
     "cache_gb": 5.0,
     "max_corrupt": 0.5,
     "out": Path("/elsewhere"),
     "storage": "s3://elsewhere/sweep",
+    "link_days": 3.0,
     "concurrency": 4,
     "cpus_per_trial": 3,
     "gpus_per_trial": 0.5,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"views": 0}, "--views 0", "at least 1"),
     ({"test_crop_pct": 0.0}, "--test-crop-pct 0.0", "above 0 to 1"),
     ({"also_test": ("v2",)}, "--also-test v2", "is not NAME=DIR"),
+    ({"class_order": "/no/such"}, "--class-order /no/such", "give natural, string, or a file"),
+    ({"class_order": " "}, "--class-order", "is empty"),
     ({"also_test": ("test=/",)}, "--also-test test=/", "not train, val or test"),
     ({"also_test": ("v2=/no/such",)}, "--also-test v2=/no/such", "does not exist"),
     ({"also_test": ("v2=/", "v2=/tmp")}, "--also-test v2=/ v2=/tmp", "a name of its own"),
@@ -134,7 +137,11 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"data": "/no/such/folder"}, "--data /no/such/folder", "does not exist"),
     ({"data": "s3:///prefix"}, "s3:///prefix", "names no bucket"),
     ({"also_test": ("v2=nowhere://b/x",)}, "nowhere://b/x", "in no store that is known"),
-    ({"data": "s3://key:secret@bucket/x"}, "s3://...@bucket/x", "holds credentials"),
+    ({"data": "s3://b/what?a"}, "s3://b/what?a", "as %3F"),
+    ({"data": os.fsdecode(b"/x/caf\xe9")}, r"--data /x/caf\xe9", "is not UTF-8"),
+    ({"out": Path(os.fsdecode(b"caf\xe9"))}, r"--out caf\xe9", "is not UTF-8"),
+    ({"also_test": (os.fsdecode(b"a=caf\xe9"),)}, r"--also-test a=caf\xe9", "is not UTF-8"),
+    ({"data": "s3://key:secret@bucket/x"}, "s3://***@bucket/x", "holds credentials"),
 ]
 
 

@@ -131,3 +131,33 @@ def test_it_says_where_the_net_came_from() -> None:
 def test_the_arm_is_put_into_words(row: Row) -> None:
     (line,) = [line for line in made(row).splitlines() if line.startswith("tf_efficientnet_b0")]
     assert line.endswith(f": {ARMS[row.arm].words}.")
+
+
+@pytest.mark.parametrize(
+    ("classes", "told", "others"),
+    [
+        (("cat", "dog"), "0 cat, 1 dog", ()),
+        (("0", "1", "10", "2"), "2 10, 3 2", ("timm's readers",)),
+        (("0", "1", "2", "10"), "2 2, 3 10", ("torchvision's ImageFolder",)),
+        (("dog", "cat"), "0 dog, 1 cat", ("timm's readers", "torchvision's ImageFolder")),
+        (tuple(map(chr, range(97, 122))), "9 j, ..., 15 p", ()),
+    ],
+)
+def test_the_card_tells_the_class_map(
+    classes: tuple[str, ...], told: str, others: tuple[str, ...]
+) -> None:
+    plan = replace(PLAN, classes=classes)
+    outcome = outcome_of(ROWS, Choice(row=ROWS[1], reason="It is the best.", optimism=0.0))
+    card = model_card(plan, outcome, {"torch": "2.0"}, "heatmap.png")
+    section = card.partition("## Classes\n\n")[2].partition("\n\n")[0]
+    assert told in section and "labels.txt" in section
+    assert ("number these classes otherwise" in section) == bool(others)
+    assert all(other in section for other in others)
+
+
+def test_the_card_says_what_was_done_to_pixels_before_the_transform() -> None:
+    plan = replace(PLAN, whites={"16-bit grey PNG": 4095})
+    text = model_card(plan, outcome_of(ROWS), {}, "p.png")
+    assert "short side above 1,024 px were first reduced to it, as the MLflow model does" in text
+    assert "white is 4,095 in 16-bit grey PNG" in text
+    assert "white is" not in model_card(PLAN, outcome_of(ROWS), {}, "p.png")

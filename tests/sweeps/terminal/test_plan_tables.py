@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from sweeps.execution import gpu_memory
@@ -35,3 +36,17 @@ def test_the_plan_says_what_does_not_fit() -> None:
     assert f"{gb(1):.1f} on 1 *" in small and "steps are split" in small
     spread = shown(gpu_memory_gb=0.9 * gb(1), workers_per_trial=4)
     assert f"{gb(4):.1f} on each of 4" in spread
+
+
+def test_the_plan_names_classes_and_layout() -> None:
+    few = shown()
+    assert "layout   class folders\n" in few
+    assert "cat, dog, fox (--class-order string); smallest fox (50 images), largest cat (90)" in few
+    names = tuple("abcdefghij")
+    many = replace(plan(class_order="natural"), classes=names, class_sizes=tuple(range(10, 20)))
+    console = file_console()
+    console.print(plan_view(many))
+    told = "a, b, c, ..., h, i, j (--class-order natural); smallest a (10 images), largest j (19)"
+    assert told in output_of(console)
+    console.print(plan_view(replace(many, class_sizes=(7,) * 10)))
+    assert "; each of 7 images\n" in output_of(console)

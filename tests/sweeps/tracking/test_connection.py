@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,12 +13,15 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, REQUEST_LIMIT_
 from mlflow.tracking import MlflowClient
 
 from sweeps.tracking.connection import (
+    database_of,
     default_uri,
     is_transient,
     open_experiment,
+    quiet_client,
     set_request_environment,
     unusable_store,
 )
+from sweeps.tracking.ui_links import ui_command
 from tests.factories import is_one_sentence
 from tests.sweeps.tracking.recorded_sweep import EXPERIMENT
 from trainables.errors import UserError
@@ -30,6 +34,31 @@ def test_the_default_store_is_that_of_the_environment_or_a_file(
     assert default_uri(Path("/a/out")) == "sqlite:////a/out/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracker:5000")
     assert default_uri(Path("/a/out")) == "http://tracker:5000"
+
+
+@pytest.mark.parametrize("name", ["what?a", "a%20b", "50%", "a b#[c]é", "d'q&$"])
+def test_the_default_database_lies_in_its_folder_whatever_its_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "sweeps" / name
+    out.mkdir(parents=True)
+    uri = default_uri(out)
+    assert database_of(uri) == out / "mlflow.db"
+    client = quiet_client(uri)
+    experiment = client.get_experiment(open_experiment(client, uri, "one"))
+    assert experiment.artifact_location == (out / "mlartifacts").as_uri()
+    assert (out / "mlflow.db").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["sweeps"]
+    assert [path.name for path in out.parent.iterdir()] == [name]
+    command = shlex.split(ui_command(uri, "7", "s1").splitlines()[0])
+    assert command[:4] == ["mlflow", "ui", "--backend-store-uri", uri]
+
+
+def test_databases_elsewhere_are_no_files() -> None:
+    assert database_of("postgresql://db/mlflow") is None
+    assert database_of("sqlite:////x/mlflow.db?mode=ro") is None
 
 
 @pytest.mark.parametrize("chosen", [None, "false"])

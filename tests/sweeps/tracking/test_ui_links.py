@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from pathlib import Path
 from urllib.parse import parse_qs
 
 import pytest
@@ -52,14 +51,14 @@ def test_the_ui_of_a_file_is_a_command_and_a_link() -> None:
     assert link.strip().startswith("then http://127.0.0.1:5000/#/experiments/7/runs?")
 
 
-def test_the_command_for_the_ui_follows_the_folder(tmp_path: Path) -> None:
-    ui = ui_command("sqlite:////old place/out/mlflow.db", "7", "abc")
-    assert followed_ui(ui, tmp_path) == ui  # there is no database
-    (tmp_path / "mlflow.db").touch()
-    assert followed_ui(ui, tmp_path) == ui_command(f"sqlite:///{tmp_path}/mlflow.db", "7", "abc")
-    postgres = "mlflow ui --backend-store-uri postgresql://host/db --port 1"
+@pytest.mark.parametrize("place", ["/old place/out", "/old", "/o'ld"])
+def test_the_command_for_the_ui_follows_the_folder(place: str) -> None:
+    ui = ui_command(f"sqlite:///{place}/mlflow.db", "7", "abc")
+    new = "sqlite:////new place/mlflow.db"
+    assert followed_ui(ui, new) == ui_command(new, "7", "abc")
+    postgres = "mlflow ui --backend-store-uri postgresql://host/db --host 1"
     for other in (None, "http://host/#/experiments/7", postgres):
-        assert followed_ui(other, tmp_path) == other
+        assert followed_ui(other, new) == other
 
 
 def test_the_comparison_names_all_cells() -> None:

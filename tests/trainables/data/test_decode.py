@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import os
 import pickle
 import shutil
 import subprocess
@@ -11,14 +12,18 @@ from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
+from tests.trainables.data.deep_images import GREY
+from tests.trainables.data.deep_images import png as deep_png
 from tests.waiting import HANG_S
-from trainables.data import decode
+from trainables.data import decode, decode_pass
 from trainables.data.decode import prepare
 from trainables.data.decode_pool import estimate_bytes
 from trainables.data.options import ReadOptions
+from trainables.data.samples import shared_whites
 from trainables.errors import UserError
 from trainables.sources.folders import folder_source, scan
 
@@ -221,7 +226,7 @@ def test_disk_that_fills_up_is_reported(tmp_path, cache, monkeypatch):
     def fill(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(decode, "decode_all", fill)
+    monkeypatch.setattr(decode_pass, "decode_all", fill)
     with pytest.raises(UserError, match=r"cache is full: choose another `cache_dir`"):
         prepare(folder(tmp_path / "data"), cache, ReadOptions())
     assert not list(cache.glob("tmp-*"))
@@ -335,3 +340,111 @@ def test_real_photographs(cache):
         assert {tuple(size) for size in split.sizes.tolist()} == {(64, 64)}
     test = found.split("test")
     assert 60 < np.mean([test[index].mean() for index in range(len(test))]) < 220
+
+
+def deep(root, tops):
+    """Class folders with ordinary images and one grey PNG of 16 bits for each largest value."""
+    folder(root)
+    for number, top in enumerate(tops):
+        values = np.random.default_rng(number).integers(0, top + 1, (6, 8))
+        values[0, 0] = top
+        (root / "ant" / f"deep{number}.png").write_bytes(deep_png(values, GREY))
+    return root
+
+
+def brightest(found, name):
+    """The largest value that is stored of a file."""
+    with pa.memory_map(str(found.root / "index.arrow")) as mapped:
+        rows = pa.ipc.open_file(mapped).read_all().to_pylist()
+    (row,) = (row for row in rows if row["path"] == name)
+    pixels = np.fromfile(found.root / "pixels.bin", np.uint8)
+    return int(pixels[row["offset"] :][: 3 * row["height"] * row["width"]].max())
+
+
+def test_images_of_one_kind_share_their_white(tmp_path, cache):
+    found = prepare(deep(tmp_path / "data", [4000, 900, 200]), cache, ReadOptions())
+    assert found.whites == {"16-bit grey PNG": 4095}
+    stored = [brightest(found, f"ant/deep{number}.png") for number in range(3)]
+    assert stored == [round(top * 255 / 4095) for top in (4000, 900, 200)]
+    assert found.notes[0] == (
+        "3 image(s) are 16-bit grey PNG: 4,095 is white in them, the least range that holds their"
+        " values."
+    )
+    assert found.notes[1].startswith("1 image(s) are nearly black, with no value above 15 of 255,")
+    assert "ant/deep2.png" in found.notes[1]
+    assert prepare(tmp_path / "data", cache, ReadOptions()).whites == found.whites
+    known = decode.known_set(cache, found.digest, ReadOptions())
+    assert known is not None and known.whites == found.whites
+
+
+def test_an_image_that_changes_between_its_two_decodings_is_refused(tmp_path, cache, monkeypatch):
+    data = deep(tmp_path / "data", [4000, 900])
+
+    def meanwhile(read):
+        (data / "ant" / "deep1.png").write_bytes(deep_png(np.full((6, 8), 5), GREY))
+        return shared_whites(read)
+
+    monkeypatch.setattr(decode_pass, "shared_whites", meanwhile)
+    with pytest.raises(UserError, match=r"ant/deep1\.png in .* was changed while"):
+        prepare(data, cache, ReadOptions())
+
+
+def test_only_images_that_were_read_otherwise_change_the_digest(tmp_path, cache):
+    """Sweeps over ordinary sets, begun before, are to be continued."""
+    plain = prepare(folder(tmp_path / "plain"), cache, ReadOptions())
+    as_in_0_1_0 = "c0c26f7b60d39d7c1eef6c4d3cc6ff3baa06f71a310a04f5ba01b24b8d393db0"
+    assert plain.digest == as_in_0_1_0
+    full = prepare(deep(tmp_path / "full", [65535, 900]), cache, ReadOptions())
+    assert full.whites == {"16-bit grey PNG": 65535}
+
+
+def test_reduced_images_are_told(tmp_path, cache):
+    data = folder(tmp_path / "data")
+    write(data / "ant" / "large.png", 5000, height=80, width=40)
+    notes = prepare(data, cache, ReadOptions(cache_side=20)).notes
+    assert notes[0] == (
+        "1 image(s) have a short side above 20 px: they are kept reduced to it, and each"
+        " resolution is resized from there."
+    )
+
+
+def rename(path, name):
+    os.rename(os.fsencode(path), os.fsencode(path.parent) + b"/" + name)
+
+
+def test_a_class_whose_name_no_result_could_hold_is_refused_before_decoding(
+    tmp_path, cache, monkeypatch
+):
+    data = folder(tmp_path / "data")
+    rename(data / "cat", b"caf\xe9")
+    monkeypatch.setattr(decode_pass, "decode_all", None)
+    with pytest.raises(
+        UserError, match=r"data has a name that is not UTF-8 \(caf\\xe9\): rename it"
+    ):
+        prepare(data, cache, ReadOptions())
+    assert not list(cache.glob("tmp-*"))
+
+
+def test_names_of_files_are_escaped_wherever_they_are_listed(tmp_path, cache):
+    data = folder(tmp_path / "data")
+    (data / "ant" / "broken").write_bytes(b"no image")
+    rename(data / "ant" / "broken", b"a\tb\xe9.jpg")
+    rename(data / "ant" / "0.png", b"caf\xe9.png")
+    for _ in range(2):  # decoded, then from the cache
+        found = prepare(data, cache, ReadOptions(max_corrupt=0.1))
+        assert [one.path for one in found.rejected] == [r"ant/a\tb\xe9.jpg"]
+    assert brightest(found, r"ant/caf\xe9.png") > 200
+    with pytest.raises(UserError, match=r"as ant/a\\tb\\xe9.jpg \(not an image"):
+        prepare(data, cache, ReadOptions())
+
+
+def test_heic_is_read_again_once_its_reader_is_there(tmp_path, cache, monkeypatch):
+    data = folder(tmp_path / "data")
+    (data / "ant" / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    options = ReadOptions(max_corrupt=0.1)
+    monkeypatch.setattr(decode, "reads_heic", lambda: False)
+    assert len(prepare(data, cache, options).rejected) == 1
+    asked = []
+    monkeypatch.setattr(decode, "reads_heic", lambda: True)
+    prepare(data, cache, options, lambda *call: asked.append(call))
+    assert asked

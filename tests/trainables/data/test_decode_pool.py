@@ -31,6 +31,7 @@ def source_of(items, sample=None):
         classes=("a", "b"),
         total=len(items),
         given_splits=("train",),
+        layout="class folders",
         notes=(),
         items=lambda: iter(items),
         sample=lambda: iter(items if sample is None else sample),
@@ -45,7 +46,7 @@ def test_images_come_in_the_order_of_the_source(tmp_path, monkeypatch, cores):
     for number, (_, data) in enumerate(made):
         (tmp_path / f"{number}.png").write_bytes(data)
         items.append(item(data if number % 2 else tmp_path / f"{number}.png", str(number)))
-    decoded = list(decode_all(source_of(items), 1024))
+    decoded = list(decode_all(source_of(items), 1024, {}))
     assert [one.item for one in decoded] == items
     for one, (pixels, data) in zip(decoded, made, strict=True):
         np.testing.assert_array_equal(one.pixels, pixels)
@@ -62,14 +63,14 @@ def test_images_come_in_the_order_of_the_source(tmp_path, monkeypatch, cores):
     ],
 )
 def test_what_cannot_be_decoded_comes_with_its_reason(content, reason):
-    (one,) = decode_all(source_of([item(content, reason="given reason")]), 1024)
+    (one,) = decode_all(source_of([item(content, reason="given reason")]), 1024, {})
     assert (one.pixels, one.sha256, one.reason) == (None, b"", reason)
 
 
 def test_very_large_files_are_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(decode_pool, "MAX_FILE_BYTES", 9)
     (tmp_path / "film").write_bytes(b"0" * 10)
-    (one,) = decode_all(source_of([item(tmp_path / "film")]), 1024)
+    (one,) = decode_all(source_of([item(tmp_path / "film")]), 1024, {})
     assert one.reason == "larger than 1 GiB"
 
 
@@ -82,7 +83,7 @@ def test_only_a_few_images_are_taken_before_they_are_asked_for(monkeypatch):
             taken.append(number)
             yield item(data)
 
-    decoded: Any = decode_all(Source(**{**vars(source_of([])), "items": items}), 1024)
+    decoded: Any = decode_all(Source(**{**vars(source_of([])), "items": items}), 1024, {})
     next(decoded)
     decoded.close()
     assert len(taken) <= MAX_IMAGES_AHEAD + 2 * MAX_PENDING_PER_CORE + 2

@@ -1,7 +1,9 @@
 """Extra test sets, with the labels of the trained classes."""
 
+import hashlib
 import io
 import pickle
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -9,10 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from trainables.data import extra_test_sets
 from trainables.data.decode import prepare
-from trainables.data.extra_test_sets import open_extra_test_set
 from trainables.data.options import ReadOptions
 from trainables.errors import UserError
+
+open_extra_test_set = partial(extra_test_sets.open_extra_test_set, whites={})
 
 TRAINED = ("ant", "bee", "cat", "dog")
 
@@ -137,6 +141,32 @@ def test_the_same_folder_may_be_a_data_set_too(tmp_path, cache):
     assert trained.digest != further.digest
     assert sum(len(trained.split(name)) for name in ("train", "val", "test")) == 16
     assert len(open_extra_test_set("own", data, cache, TRAINED, ReadOptions()).images) == 16
+
+
+def test_the_layout_of_the_trained_images_is_not_forced_on_another_set(tmp_path, cache):
+    data = folder(tmp_path / "data")
+    images = [file.read_bytes() for file in sorted(data.rglob("*.png"))]
+    labels = [file.parent.name for file in sorted(data.rglob("*.png"))]
+    (tmp_path / "table").mkdir()
+    pq.write_table(pa.table({"image": images, "label": labels}), tmp_path / "table/x.parquet")
+    tables, folders = ReadOptions(layout="tables"), ReadOptions(layout="folders")
+    one = open_extra_test_set("v2", data, cache, TRAINED, tables)
+    other = open_extra_test_set("v2", tmp_path / "table", cache, TRAINED, folders)
+    assert content(one) == content(other) == as_pillow_decodes(data)
+
+
+def test_folders_in_the_folder_of_a_trained_class_are_of_that_class(tmp_path, cache):
+    write(tmp_path / "data/dog/beagle/1.png", png(1))
+    write(tmp_path / "data/dog/poodle/2.png", png(2))
+    found = open_extra_test_set("v2", tmp_path / "data", cache, TRAINED, ReadOptions())
+    assert found.images.labels.tolist() == [3, 3]
+
+
+def test_the_hashes_of_a_set_are_those_of_its_files(tmp_path, cache):
+    data = folder(tmp_path / "data")
+    found = open_extra_test_set("v2", data, cache, TRAINED, ReadOptions())
+    files = {hashlib.sha256(file.read_bytes()).digest() for file in data.rglob("*.png")}
+    assert found.images.hashes() == files and len(files) == 8
 
 
 def test_goes_to_another_process_as_a_path(tmp_path, cache):

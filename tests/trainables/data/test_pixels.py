@@ -179,6 +179,9 @@ def test_reduced_jpeg_equals_reduction_of_the_whole():
     assert close(to_rgb(data, 120).astype(int), np.asarray(whole).astype(int), 3)
 
 
+HEIC = b"\0\0\0\x1cftypheic\0\0\0\0mif1heic"
+
+
 def huge_png():
     def chunk(kind, body):
         return (
@@ -202,12 +205,53 @@ def huge_png():
         (saved(coloured(), "PNG")[:20], "image|Truncated"),
         (huge_png(), "bomb"),
         (saved(Image.new("F", (4, 4), 0.5), "TIFF"), "floating"),
+        (HEIC, "HEIC, which needs pillow-heif: pip install pillow-heif, or convert it to JPEG"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1heic", "HEIC"),
+        (b"\xff\x0a and more", "JPEG XL, which is not read here: convert it to PNG"),
+        (b"version https://git-lfs.github.com/spec/v1", "a pointer of Git LFS"),
+        (b"\n<!DOCTYPE html><html>", "a web page, not an image"),
         (saved(Image.fromarray(np.full((4, 4), 70000, np.int32)), "TIFF"), "65535"),
     ],
 )
 def test_bad_bytes_are_refused_with_a_reason(data, reason):
     with pytest.raises(BadImageError, match=reason):
         to_rgb(data, 1024)
+
+
+HEIC_READER = """
+from PIL import Image, ImageFile
+
+class HeifFile(ImageFile.ImageFile):
+    format = "HEIF"
+
+    def _open(self):
+        self._mode, self._size, self.tile = "RGB", (2, 3), []
+        self._im = Image.new("RGB", (2, 3), (10, 20, 30)).im
+
+def register_heif_opener():
+    Image.register_open("HEIF", HeifFile, lambda head: head[4:8] == b"ftyp")
+"""
+
+
+def test_heic_is_read_where_pillow_heif_is(tmp_path, monkeypatch):
+    (tmp_path / "pillow_heif.py").write_text(HEIC_READER)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert (to_rgb(HEIC, 1024) == (10, 20, 30)).all()
+    avif = HEIC.replace(b"heic", b"avif").replace(b"mif1", b"avis")
+    with pytest.raises(BadImageError) as refused:
+        to_rgb(avif, 1024)
+    assert "HEIC" not in str(refused.value)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_strips_that_are_laid_on_white_make_the_whole(monkeypatch, mode):
+    see_through = Image.merge("RGBA", [*noise().split(), noise().getchannel("R")])
+    image = see_through.convert(mode) if mode != "P" else noise().quantize(16)
+    data = saved(image, "PNG", **({"transparency": 3} if mode == "P" else {}))
+    whole = to_rgb(data, 1024)
+    monkeypatch.setattr("trainables.data.pixels._STRIP_PIXELS", 5 * WIDTH)
+    np.testing.assert_array_equal(to_rgb(data, 1024), whole)
+    assert (whole != np.asarray(noise())).any()
 
 
 def test_stored_bytes_tells_the_decoded_size():

@@ -3,6 +3,7 @@
 import importlib
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from trainables.errors import UserError
 from trainables.models import backbone, variants
 from trainables.models.weights import find_weights, stored_state
 from trainables.storage.artifact_store import Store
+from trainables.storage.hashing import content_hash
 
 LITE0, B0 = variants.get("lite0"), variants.get("b0")
 
@@ -74,10 +76,21 @@ def saved(folder, kind, state):
     elif kind == "other names":
         renamed = {f"module.{name}": tensor for name, tensor in state.items()}
         torch.save({"model": renamed}, folder / "lite0.pt")
+    elif kind in PREFIXES:
+        renamed = {f"{kind}{name}": tensor for name, tensor in state.items()}
+        save_file(renamed, folder / "lite0.safetensors")
+    elif kind == "averaged":
+        renamed = {f"module.{name}": tensor for name, tensor in state.items()}
+        save_file({"n_averaged": torch.tensor(7), **renamed}, folder / "lite0.safetensors")
     return str(folder)
 
 
-KINDS = ["timm id", "variant", "folder of a model", "bare", "checkpoint", "other names"]
+PREFIXES = ["module.", "model.", "_orig_mod.module.", "backbone."]
+KINDS = [
+    *("timm id", "variant", "folder of a model", "bare", "checkpoint", "other names"),
+    *PREFIXES,
+    "averaged",
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -249,3 +262,17 @@ def test_packaged_weights_know_a_palace(name, store):
         top = ours(x).softmax(1)[0].topk(3).indices.tolist()
     # palace, stupa, monastery, boathouse, lakeside
     assert set(top) & {698, 832, 663, 449, 975}
+
+
+def test_a_classifier_that_is_not_kept_is_not_read_and_makes_another_trunk(store, lite0_weights):
+    kept = find_weights(LITE0, str(lite0_weights), store)
+    given_up = replace(kept, keep_classifier=False)
+    assert kept.keep_classifier and kept.are_given
+    whole, rest = (stored_state(weights, store) or {} for weights in (kept, given_up))
+    assert set(whole) - set(rest) == {"classifier.weight", "classifier.bias"}
+    net = backbone.build(LITE0, 5)
+    backbone.load_trunk(net, rest)
+    assert not net.classifier.weight.any() and not net.classifier.bias.any()
+    assert content_hash(kept) != content_hash(given_up)
+    written = {k: v for k, v in vars(kept).items() if k != "keep_classifier"}
+    assert content_hash(kept) == content_hash(written)  # as keys were before there was a choice

@@ -151,10 +151,23 @@ def test_a_further_set_is_the_same_here_and_there(bucket, tmp_path, cache, prefi
     files = {path: data for path, data in pictures().items() if not path.startswith("ant")}
     there = bucket(prefix, files | {"t.parquet": table(files, "parquet")})
     here = on_disk(tmp_path / "data", files)
-    read = partial(open_extra_test_set, classes=CLASSES, options=ReadOptions())
+    read = partial(open_extra_test_set, classes=CLASSES, options=ReadOptions(), whites={})
     expected = read("v2", here, cache).digest
     assert read("v2", there / "t.parquet", tmp_path / "cache2").digest == expected
-    assert read("v2", there, tmp_path / "cache3").present == (1, 2)
+    as_tables, as_folders = ReadOptions(layout="tables"), ReadOptions(layout="folders")
+    assert read("v2", there, tmp_path / "cache3", options=as_tables).digest == expected
+    assert read("v2", there, tmp_path / "cache4", options=as_folders).digest == expected
+
+
+def test_leftovers_are_the_same_here_and_there(bucket, tmp_path, cache, prefix):
+    files = pictures()
+    odd = ("ant/@eaDir/0.jpg/T.jpg", "bee/@eaDir/1.jpg", "Thumbs.db", "ant/._0.png", ".5/1.jpg")
+    files |= dict.fromkeys((*odd, ".git/config", "cat/.DS_Store"), b"no")
+    there = scan_store(bucket(prefix, files), patient=False)
+    here = folders.scan(on_disk(tmp_path, files))
+    assert there.left_out == here.left_out
+    assert there.left_out == (".5/", "Thumbs.db", "ant/._0.png", "ant/@eaDir/", "bee/@eaDir/")
+    assert [entry.path for entry in there.files] == [entry.path for entry in here.files]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -184,7 +197,7 @@ def test_what_a_store_may_hold_and_a_disk_may_not(bucket, cache, prefix):
         client.put_object(Bucket=BUCKET, Key=key, Body=b"")
     found = prepare(place_of(f"s3://{BUCKET}/{prefix}/"), cache, ReadOptions())
     assert sum(len(found.split(name)) for name in SPLITS) == len(files) + 1
-    assert "1 file(s) outside of the class folders are left out." in found.notes
+    assert "1 file(s) outside of the class folders are left out, as ant." in found.notes
     client.put_object(Bucket=BUCKET, Key=f"{prefix}/dog/", Body=b"")
     with pytest.raises(UserError, match="dog is empty: add images"):
         prepare(place_of(f"s3://{BUCKET}/{prefix}"), cache, ReadOptions())

@@ -1,5 +1,6 @@
 """Listings: their digests, and where their files are."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +31,18 @@ def test_a_digest_sees_names_sizes_times_and_settings(tmp_path):
     assert scan(tmp_path).digest(0) != second
 
 
+def test_a_digest_sees_other_content_of_the_same_size_and_time(tmp_path):
+    touch(tmp_path, "a/1.jpg", "b/1.jpg")
+    file = tmp_path / "a/1.jpg"
+    status, first = file.stat(), scan(tmp_path).digest(0)
+    while file.stat().st_ctime_ns == status.st_ctime_ns:  # clocks of file systems are coarse
+        file.write_bytes(b"x" * status.st_size)
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    again = file.stat()
+    assert (again.st_size, again.st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+    assert scan(tmp_path).digest(0) != first
+
+
 def test_a_digest_sees_the_root_and_times():
     entry = FileEntry("a/1.jpg", 3, 7)
     listing = Listing(root=Path("/x"), files=(entry,), folders=("a",))
@@ -37,8 +50,9 @@ def test_a_digest_sees_the_root_and_times():
         replace(listing, root=Path("/y")),
         replace(listing, root=RemotePath(root="s3://b", key="x")),
         replace(listing, files=(entry._replace(mtime_ns=8),)),
+        replace(listing, files=(entry._replace(ctime_ns=9),)),
     ]
-    assert len({one.digest() for one in (listing, *others)}) == 4
+    assert len({one.digest() for one in (listing, *others)}) == 5
 
 
 @pytest.mark.parametrize("name", ["t.parquet", "T.ARROW"])

@@ -82,7 +82,20 @@ def test_metadata_that_cannot_be_read_is_ignored(features):
             {"image": pa.binary(), "label": pa.int64(), "class": pa.int64()},
             "or several, that may hold the labels",
         ),
-        ({"image": pa.struct({"path": pa.string()}), "label": pa.int64()}, "hold the images"),
+        (
+            {"image": pa.struct({"path": pa.string()}), "label": pa.int64()},
+            r"^Column image of t is struct<path: string>: give the bytes of the image files",
+        ),
+        (
+            {"image": pa.string(), "label": pa.int64()},
+            "^Column image of t is string: give the bytes of the image files, or a struct with",
+        ),
+        *(
+            ({"image": pa.binary(), "label": kind}, r"^Column label of t is \S.*: give integers or")
+            for kind in (pa.float64(), pa.float32(), pa.bool_(), pa.list_(pa.int64()))
+        ),
+        ({"image": pa.binary(), "label": pa.decimal128(3)}, "^Column label of t is decimal128"),
+        ({"image": pa.binary(), "target": pa.float64()}, "^Column target of t is double: give int"),
         ({}, "its columns are none"),
     ],
 )

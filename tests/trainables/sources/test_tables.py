@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 
 import numpy as np
 import pyarrow as pa
@@ -180,8 +181,132 @@ def test_unclear_splits_are_refused(tmp_path, names, message):
 def test_class_that_train_lacks_is_refused(tmp_path, cache):
     write(tmp_path / "train.parquet", hub_table(range(20), [0, 1] * 10))
     write(tmp_path / "test.parquet", hub_table(range(30, 33), [0, 1, 2]))
-    with pytest.raises(UserError, match="Class 2 has 0 distinct readable training"):
+    with pytest.raises(UserError, match=r"test split .* a class that train lacks \(2\): add"):
         prepare(tmp_path, cache, ReadOptions())
+
+
+def told(found):
+    """The class name of each image by its number, in all splits."""
+    numbers = {png(number): number for number in range(60)}
+    decoded = {np.asarray(Image.open(io.BytesIO(data))).tobytes(): n for data, n in numbers.items()}
+    return {
+        decoded[image.tobytes()]: found.classes[label]
+        for name in SPLITS
+        for image, label in zip(found.split(name), found.split(name).labels, strict=True)
+    }
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("trainset", "testset"), ("TrainingData", "TestData"), ("train2017", "val2017")],
+)
+def test_splits_of_tables_are_known_by_many_names(tmp_path, train, test):
+    for name in (train, test):
+        write(tmp_path / f"{name}.parquet", hub_table([0, 1], [0, 1]))
+    source = table_source(scan(tmp_path))
+    assert source.given_splits == ("train", "val" if "val" in test else "test")
+    assert {item.path.partition(".")[0] for item in source.items() if item.split == "train"} == {
+        train
+    }
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+@pytest.mark.parametrize(
+    "others", [["cat", "bee", "ant"], ["bee", "cat", "ant", "dog"], ["x", "cat", "bee", "ant"]]
+)
+def test_each_table_is_read_by_its_own_class_names(tmp_path, cache, suffix, others):
+    names = ["ant", "bee", "cat"]
+    splits = ("train-0", "train-1", "validation", "test")
+    for at, split in enumerate(splits):
+        own = names if at == 0 else others
+        numbers = range(15 * at, 15 * at + 15)
+        labels = [own.index(names[number % 3]) for number in numbers]
+        write(tmp_path / f"{split}.{suffix}", hub_table(numbers, labels, own))
+    found = prepare(tmp_path, cache, ReadOptions())
+    assert found.classes == ("ant", "bee", "cat")
+    assert told(found) == {number: names[number % 3] for number in range(60)}
+
+
+def test_a_class_that_only_a_later_table_names_comes_last(tmp_path):
+    write(tmp_path / "train-0.parquet", hub_table([0, 1], [0, 1], ["cat", "ant"]))
+    write(tmp_path / "train-1.parquet", hub_table([2, 3], [1, 0], ["bee", "cat"]))
+    assert table_source(scan(tmp_path)).classes == ("cat", "ant", "bee")
+
+
+def test_names_and_text_may_be_mixed_but_not_names_and_numbers(tmp_path):
+    write(tmp_path / "train-0.parquet", hub_table([0, 1], [0, 1], ["cat", "ant"]))
+    text = pa.table({"image": [png(2), png(3)], "label": ["ant", "cat"]})
+    write(tmp_path / "train-1.parquet", text)
+    source = table_source(scan(tmp_path))
+    assert source.classes == ("cat", "ant")
+    assert [item.label for item in source.items()] == [0, 1, 1, 0]
+    write(tmp_path / "train-2.parquet", hub_table([4, 5], [0, 1]))
+    message = r"train-2\.parquet numbers its classes and .*train-0\.parquet names them: give all"
+    with pytest.raises(UserError, match=message):
+        table_source(scan(tmp_path))
+
+
+def test_text_that_is_the_same_numbers_is_no_other_class(tmp_path):
+    write(tmp_path / "train-0.parquet", hub_table([0, 1], [0, 1]))
+    write(tmp_path / "train-1.parquet", pa.table({"image": [png(2)], "label": ["1"]}))
+    source = table_source(scan(tmp_path))
+    assert source.classes == ("0", "1") and [item.label for item in source.items()] == [0, 1, 1]
+
+
+def test_a_name_that_is_declared_twice_is_refused(tmp_path):
+    write(tmp_path / "x.parquet", hub_table([0, 1, 2], [0, 1, 2], ["a", "b", "a"]))
+    with pytest.raises(UserError, match="names the class a of its column label twice"):
+        table_source(scan(tmp_path))
+
+
+def test_a_class_without_images_is_told(tmp_path):
+    write(tmp_path / "x.parquet", hub_table([0, 1], [0, 2], ["a", "b", "c", "d"]))
+    source = table_source(scan(tmp_path))
+    assert source.classes == ("a", "c")
+    assert source.notes == (
+        "2 class(es) that the tables name have no image in train and get no output, as b.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["", "c"], "empty name ''"),
+        (["a\nb", "c"], r"line break .*'a\\nb'"),
+        (["caf\u00e9", "cafe\u0301"], "look the same"),
+    ],
+)
+def test_labels_that_no_list_can_hold_are_refused(tmp_path, labels, message):
+    write(tmp_path / "x.parquet", pa.table({"image": [png(0), png(1)], "label": labels}))
+    with pytest.raises(UserError, match=message):
+        table_source(scan(tmp_path))
+
+
+@pytest.mark.parametrize("kind", [pa.float64(), pa.bool_()])
+@pytest.mark.parametrize("split", ["train-1", "test"])
+def test_labels_of_another_type_in_a_later_table_are_refused(tmp_path, kind, split):
+    write(tmp_path / "train-0.parquet", hub_table([0, 1], [0, 1]))
+    labels = pa.array([0, None]).cast(kind)
+    write(tmp_path / f"{split}.parquet", pa.table({"image": [png(2), png(3)], "label": labels}))
+    with pytest.raises(UserError, match=rf"{split}\.parquet is {kind}: give integers or text"):
+        table_source(scan(tmp_path))
+
+
+@pytest.mark.parametrize("empty", [None, float("nan")])
+def test_an_unlabelled_split_may_have_an_empty_column_of_floats(tmp_path, empty):
+    write(tmp_path / "train-0.parquet", hub_table([0, 1], [0, 1]))
+    labels = pa.array([empty, empty], pa.float64())
+    write(tmp_path / "test.parquet", pa.table({"image": [png(2), png(3)], "label": labels}))
+    source = table_source(scan(tmp_path))
+    assert source.notes == ("The test split (2 rows) has no labels and is left out.",)
+
+
+def test_the_order_of_classes_may_be_asked_for(tmp_path):
+    write(tmp_path / "x.parquet", hub_table([0, 1, 2], [0, 1, 2], ["b10", "b9", "a"]))
+    listing = scan(tmp_path)
+    assert table_source(listing).classes == ("b10", "b9", "a")
+    assert table_source(listing, class_order="natural").classes == ("a", "b9", "b10")
+    assert table_source(listing, class_order=("b9", "a", "b10")).classes == ("b9", "a", "b10")
 
 
 @pytest.mark.parametrize("name", ["x.parquet", "x.arrow"])
@@ -197,4 +322,16 @@ def test_different_columns_are_refused(tmp_path):
         tmp_path / "train-1.parquet", hub_table([2, 3], [0, 1]).rename_columns(["picture", "label"])
     )
     with pytest.raises(UserError, match=r"train-1\.parquet lacks the column image"):
+        table_source(scan(tmp_path))
+
+
+def test_text_and_names_of_tables_that_are_no_utf8_are_refused(tmp_path):
+    latin = pa.array([b"caf\xe9", b"bee"]).view(pa.string())
+    table = pa.table({"image": pa.array([b"1", b"2"]), "label": latin})
+    pq.write_table(table, tmp_path / "train.parquet")
+    with pytest.raises(UserError, match=r"train\.parquet cannot be read \(.*utf-8.*\): check it"):
+        table_source(scan(tmp_path))
+    name = os.fsencode(tmp_path) + b"/caf\xe9.parquet"
+    os.rename(tmp_path / "train.parquet", name)
+    with pytest.raises(UserError, match=r"caf\\xe9\.parquet has a name that is not UTF-8: rename"):
         table_source(scan(tmp_path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -274,3 +275,10 @@ def test_make_writable_says_which_option_and_what_to_do(tmp_path):
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UserError, match=r"`out` .*file.* cannot be written to \(.+\): name"):
             make_writable(folder, "out")
+
+
+def test_make_writable_refuses_a_name_that_no_result_could_hold(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    with pytest.raises(UserError, match=r"^`out` .*caf\\xe9 has a name that is not UTF-8: name an"):
+        make_writable(folder, "out")
+    assert not folder.exists()

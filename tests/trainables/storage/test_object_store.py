@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
+from pyarrow import fs
 
 from tests.storing import S3Server, served
-from trainables.errors import UserError
+from trainables.errors import SweepError, UserError
+from trainables.storage import object_store
 from trainables.storage.files import append_line, read_json, read_lines, write_json
-from trainables.storage.object_store import RemotePath, place_of, remote_path
+from trainables.storage.object_store import RemotePath, name_in, place_of, remote_path
 
 
 def test_large_files_go_in_parts(s3: S3Server, tmp_path: Path) -> None:
@@ -42,6 +45,12 @@ def test_a_path_reads_like_one(s3: S3Server) -> None:
         ("s3:///prefix", "names no bucket"),
         ("nonsense://bucket/prefix", "no store that is known"),
         ("s3://AKIA:secret@bucket/prefix", "holds credentials"),
+        ("s3://bucket/what?a", "write one that is part of a name as %3F"),
+        ("s3://bucket/what?", "write one that is part of a name as %3F"),
+        ("s3://AKIA:secret@bucket/what?a", "as %3F"),
+        ("s3://bucket#2/prefix", "has a # in its bucket"),
+        ("s3://[bucket/prefix", "is no URI"),
+        ("s3://bucket/pre\nfix", r"pre\\nfix holds a character that a URI cannot"),
     ],
 )
 def test_a_uri_of_no_known_store_is_refused(uri: str, said: str) -> None:
@@ -79,12 +88,34 @@ def test_a_store_without_whole_writes_gets_them(tmp_path: Path) -> None:
     [
         ("file:///x%20y/z", Path("/x y/z")),
         ("file://localhost/x", Path("/x")),
+        ("file:///x/pre#fix", Path("/x/pre#fix")),
+        ("file:///x/what?a=b", Path("/x/what?a=b")),
+        ("file:///x/50%", Path("/x/50%")),
+        ("file:///x/a%23%3F%25", Path("/x/a#?%")),
+        ("/x/a://b#c?", Path("/x/a://b#c?")),
         ("~/x", Path.home() / "x"),
         ("a=b/c", Path("a=b/c")),
     ],
 )
 def test_paths_on_this_machine(uri: str, path: Path) -> None:
     assert place_of(uri) == path
+
+
+@pytest.mark.parametrize(
+    ("uri", "key", "name"),
+    [
+        ("s3://bucket/pre#fix?region=eu-west-1", "pre#fix", "pre#fix"),
+        ("s3://bucket/a/what%3Fa?region=eu-west-1", "a/what?a", "what?a"),
+        ("s3://bucket/50%25?region=eu-west-1", "50%", "50%"),
+        ("s3://bucket/a%2520b/?region=eu-west-1", "a%20b", "a%20b"),
+        ("s3://bucket?region=eu-west-1", "", "bucket"),
+        ("file:///tmp/x#2/what?a", "tmp/x#2/what?a", "what?a"),
+    ],
+)
+def test_signs_in_names_are_kept_and_written_back(uri: str, key: str, name: str) -> None:
+    path = remote_path(uri)
+    assert path.key == key and name_in(uri) == name
+    assert remote_path(path.uri) == path
 
 
 @pytest.mark.parametrize("uri", ["s3:///x", "nowhere://b/x", "file://host/x", "s3://k:s@b/x"])
@@ -98,3 +129,24 @@ def test_a_uri_of_a_store_is_a_path_there(tmp_path: Path) -> None:
     uri = "s3://bucket/a?region=eu-west-1"
     assert place_of(uri) == remote_path(uri)
     assert place_of(tmp_path) == tmp_path
+
+
+class ClientError(Exception):
+    """What the client of a store raises that pyarrow knows through fsspec alone."""
+
+
+def test_whatever_the_client_of_a_store_raises_is_an_error_of_the_store(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ClientError("Name or service not known")
+
+    monkeypatch.setattr(MemoryFileSystem, "info", fail)
+    filesystem = fs.PyFileSystem(fs.FSSpecHandler(MemoryFileSystem()))
+    monkeypatch.setattr(object_store, "_filesystem", lambda root: (filesystem, ""))
+    path = remote_path("hf://datasets/x/y")
+    with pytest.raises(OSError, match=r"^ClientError: Name or service not known$"):
+        path.check_reachable()
+    monkeypatch.setattr("trainables.storage.retry.MAX_OUTAGE_S", 0.0)
+    with pytest.raises(SweepError, match="ClientError"):
+        path.exists()

@@ -1,0 +1,79 @@
+"""Keep secrets out of all that a sweep writes and says: those in URIs and those of the environment.
+
+A secret is known by where it stands: before the host of a URI, in a parameter of its query such as
+``token=``, or in a variable of the environment whose name says so, such as ``HF_TOKEN``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from typing import Any
+from urllib.parse import unquote
+
+MASK = "***"
+# Shorter values would mask ordinary words.
+MIN_SECRET_LENGTH = 6
+
+_SECRET_WORDS = r"secret|passw(?:or)?d|token|signature|credential|api_?key|access_?key|account_?key"
+_SECRET_NAME = re.compile(rf"{_SECRET_WORDS}|private_?key", re.IGNORECASE)
+# Such a variable tells where a secret is, not the secret.
+_PLACE_NAME = re.compile(r"_(?:FILE|PATH|DIR|URL|URI|ENDPOINT|PROVIDER)$", re.IGNORECASE)
+_USER = re.compile(r"(?<=://)[^/?#\s'\"<>]+(?=@)")
+_PARAMETER = re.compile(rf"([?&;][\w.-]*(?:{_SECRET_WORDS}|\bsig)[\w.-]*=)[^&;#\s'\"<>]+", re.I)
+
+
+def redacted(text: str) -> str:
+    """Return the text with each secret in it replaced by ``***``."""
+    known = _known_secrets()
+    if known is not None:
+        text = known.sub(MASK, text)
+    return _PARAMETER.sub(rf"\1{MASK}", _USER.sub(MASK, text))
+
+
+def redacted_values(value: Any) -> Any:
+    """Return a JSON value with the secrets of all its strings replaced; keys stay."""
+    if isinstance(value, str):
+        return redacted(value)
+    if isinstance(value, Mapping):
+        return {name: redacted_values(v) for name, v in value.items()}
+    return [redacted_values(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+@cache
+def _known_secrets() -> re.Pattern[str] | None:
+    """Match any secret that this process was started with; None: there is none."""
+    secrets = secrets_of(os.environ, sys.argv)
+    if not secrets:
+        return None
+    return re.compile("|".join(map(re.escape, sorted(secrets, key=len, reverse=True))))
+
+
+def secrets_of(environment: Mapping[str, str], words: Iterable[str]) -> set[str]:
+    """Find the secrets in an environment and a command line.
+
+    Args:
+        words: of the command line.
+    """
+    found = {value for name, value in environment.items() if _names_secret(name)}
+    for text in (*environment.values(), *words):
+        found.update(_passwords(text))
+    return {secret for secret in found if len(secret) >= MIN_SECRET_LENGTH}
+
+
+def _names_secret(name: str) -> bool:
+    return bool(_SECRET_NAME.search(name)) and not _PLACE_NAME.search(name)
+
+
+def _passwords(text: str) -> Iterator[str]:
+    """Find the passwords of URIs, as they are written and as they are sent."""
+    for user in _USER.findall(text):
+        _, colon, password = user.partition(":")
+        secret = password if colon else user
+        yield from {secret, unquote(secret)}
+    for match in _PARAMETER.finditer(text):
+        value = match[0].partition("=")[2]
+        yield from {value, unquote(value)}

@@ -1,0 +1,251 @@
+"""Decode all images of a source into the files of a set: one pass, and its splits, digest, notes.
+
+The files lie in a draft folder of the cache, which :mod:`trainables.data.decode` publishes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from trainables.data.cache import GrowingFile
+from trainables.data.decode_pool import Decoded, decode_all
+from trainables.data.image_set import Rejected
+from trainables.data.options import ReadOptions
+from trainables.data.samples import Samples, shared_whites, white_notes
+from trainables.errors import UserError, printable
+from trainables.sources.source import Source
+from trainables.sources.splits import assign_splits, duplicate_notes
+from trainables.storage.object_store import RemotePath
+
+FORMAT = 1  # raise it when the same images would be stored differently
+MAX_REJECTED_NAMED = 3  # in an error
+NEARLY_BLACK = 16  # of 256: an image without larger values is one that was read wrongly, or black
+
+
+class _Stored(NamedTuple):
+    """An image's row in the index, and how it was read."""
+
+    path: str
+    label: int
+    split: str
+    sha256: bytes
+    offset: int
+    height: int
+    width: int
+    samples: Samples | None
+    reduced: bool
+    brightest: int
+
+
+_SCHEMA = pa.schema(
+    {
+        "path": pa.string(),
+        "label": pa.int64(),
+        "split": pa.string(),
+        "sha256": pa.binary(32),
+        "offset": pa.int64(),
+        "height": pa.int32(),
+        "width": pa.int32(),
+    }
+)
+
+
+def decode_into(
+    draft: Path,
+    pixels: GrowingFile,
+    data: Path | RemotePath,
+    source: Source,
+    options: ReadOptions,
+    whites: Mapping[str, int] | None,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, Any]:
+    """Decode a source into the draft folder, the pixels into their file there.
+
+    Returns:
+        The record for CACHE/listings.
+
+    Raises:
+        UserError: too many images are unreadable, or too few are left of a class or a split.
+    """
+    rejected: list[Rejected] = []
+    stored: list[_Stored] = []
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")  # odd metadata, reported a line a file
+        for count, decoded in enumerate(decode_all(source, options.cache_side, whites or {}), 1):
+            if decoded.pixels is None:
+                path = printable(decoded.item.path)
+                rejected.append(Rejected(path=path, reason=printable(decoded.reason)))
+            else:
+                stored.append(_stored(decoded, pixels.size))
+                pixels.append(decoded.pixels.data)
+            if progress is not None:
+                progress(count, source.total)
+        check_rejected(rejected, source.total, data, options)
+        if whites is None:
+            whites = shared_whites(one.samples for one in stored)
+            stored = _with_shared_whites(stored, pixels, data, source, options, whites)
+    notes = _reading_notes(stored, options)
+    stored, split_notes = _split(data, source, stored, options)
+    digest = _digest(stored, source.classes, options)
+    _write_index(draft / "index.arrow", stored)
+    description = {"digest": digest, "classes": source.classes, "bytes": pixels.size}
+    if whites:
+        description["whites"] = dict(whites)
+    (draft / "images.json").write_text(json.dumps(description))
+    return {
+        "digest": digest,
+        "total": source.total,
+        "rejected": [asdict(one) for one in rejected],
+        "notes": [*source.notes, *notes, *split_notes],
+        "layout": source.layout,
+    }
+
+
+def _stored(decoded: Decoded, offset: int) -> _Stored:
+    item, rgb = decoded.item, decoded.pixels
+    assert rgb is not None, "the caller has looked"
+    return _Stored(
+        path=item.path,
+        label=item.label,
+        split=item.split,
+        sha256=decoded.sha256,
+        offset=offset,
+        height=rgb.shape[0],
+        width=rgb.shape[1],
+        samples=decoded.samples,
+        reduced=decoded.reduced,
+        brightest=decoded.brightest,
+    )
+
+
+def _with_shared_whites(
+    stored: list[_Stored],
+    pixels: GrowingFile,
+    data: Path | RemotePath,
+    source: Source,
+    options: ReadOptions,
+    whites: Mapping[str, int],
+) -> list[_Stored]:
+    """Decode again the images whose own values led to another white than their kind has.
+
+    Raises:
+        UserError: one of them has changed.
+    """
+    own = {
+        one.path: position
+        for position, one in enumerate(stored)
+        if one.samples is not None
+        and not one.samples.stated
+        and one.samples.white != whites[one.samples.kind]
+    }
+    if not own:
+        return stored
+    again = replace(source, items=lambda: (i for i in source.items() if i.path in own))
+    result = list(stored)
+    for decoded in decode_all(again, options.cache_side, whites):
+        position = own[decoded.item.path]
+        former = stored[position]
+        if decoded.pixels is None or decoded.sha256 != former.sha256:
+            raise UserError(
+                f"{printable(decoded.item.path)} in {data} was changed while the images were read: "
+                "give the same command again once all of them are in place."
+            )
+        pixels.rewrite(former.offset, decoded.pixels.data)
+        result[position] = _stored(decoded, former.offset)
+    return result
+
+
+def _reading_notes(stored: Sequence[_Stored], options: ReadOptions) -> list[str]:
+    """Write sentences on images whose pixels are not simply those of their files."""
+    notes = white_notes([one.samples for one in stored])
+    reduced = sum(one.reduced for one in stored)
+    if reduced:
+        notes.append(
+            f"{reduced} image(s) have a short side above {options.cache_side:,} px: they are kept "
+            "reduced to it, and each resolution is resized from there."
+        )
+    dark = [printable(one.path) for one in stored if one.brightest < NEARLY_BLACK]
+    if dark:
+        notes.append(
+            f"{len(dark)} image(s) are nearly black, with no value above {NEARLY_BLACK - 1} of 255,"
+            f" as {dark[0]}: look at them."
+        )
+    return notes
+
+
+def check_rejected(
+    rejected: Sequence[Rejected], total: int, data: Path | RemotePath, options: ReadOptions
+) -> None:
+    """Raise a UserError where more files were rejected than the options tolerate."""
+    if len(rejected) <= options.max_corrupt * total:
+        return
+    examples = "; ".join(f"{one.path} ({one.reason})" for one in rejected[:MAX_REJECTED_NAMED])
+    raise UserError(
+        f"{data} has {len(rejected)} unreadable of {total} files ({len(rejected) / total:.2%},"
+        f" allowed {options.max_corrupt:.2%}), as {examples}: mend or remove them, or raise"
+        " `max_corrupt`."
+    )
+
+
+def _split(
+    data: Path | RemotePath,
+    source: Source,
+    stored: list[_Stored],
+    options: ReadOptions,
+) -> tuple[list[_Stored], list[str]]:
+    """Assign the splits that the data lacks, and order the images by hash, mixing the classes.
+
+    Returns:
+        The images, and sentences for the user.
+
+    Raises:
+        UserError: a class has too few images, or a split none.
+    """
+    missing = set(source.required_splits) - set(source.given_splits)
+    all_shares = {"val": options.val_share, "test": options.test_share}
+    shares = {split: share for split, share in all_shares.items() if split in missing}
+    labels = [one.label for one in stored]
+    hashes = [one.sha256 for one in stored]
+    splits = [one.split for one in stored]
+    if "train" in source.required_splits:
+        splits = assign_splits(labels, hashes, splits, source.classes, shares, options.seed)
+    notes = duplicate_notes(labels, hashes, splits)
+    for split in source.required_splits:
+        count = splits.count(split)
+        if count == 0:
+            where = f"The {split} split of {data}" if len(source.required_splits) > 1 else data
+            raise UserError(f"{where} has no readable image: add some.")
+        if split in shares:
+            notes.append(
+                f"The data has no {split} split: {count} images of train became it, by a hash of"
+                f" their bytes (seed {options.seed})."
+            )
+    stored = [one._replace(split=split) for one, split in zip(stored, splits, strict=True)]
+    return sorted(stored, key=lambda one: (one.sha256, one.label, one.split)), notes
+
+
+def _digest(stored: Sequence[_Stored], classes: Sequence[str], options: ReadOptions) -> str:
+    """Hash what training sees; the images must be in their final order."""
+    sha = hashlib.sha256(json.dumps([FORMAT, options.cache_side, classes]).encode())
+    for one in stored:
+        reading = one.samples.reading if one.samples else ""
+        line = f"{one.sha256.hex()} {one.label} {one.split} {reading}".rstrip()
+        sha.update(f"{line}\n".encode())
+    return sha.hexdigest()
+
+
+def _write_index(path: Path, stored: Sequence[_Stored]) -> None:
+    columns = {name: [getattr(one, name) for one in stored] for name in _SCHEMA.names}
+    # File names need not be valid Unicode; here they only help people find an image.
+    columns["path"] = [printable(one.path) for one in stored]
+    table = pa.table(columns, schema=_SCHEMA)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, _SCHEMA) as writer:
+        writer.write_table(table)

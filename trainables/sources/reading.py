@@ -1,0 +1,85 @@
+"""Read a listing as class folders or as tables, whichever it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainables.errors import UserError
+from trainables.sources import folders, tables
+from trainables.sources.class_names import ClassOrder
+from trainables.sources.layout import LayoutChoice
+from trainables.sources.left_out import is_image_name
+from trainables.sources.listing import Listing
+from trainables.sources.source import Source
+
+# Tells about the images in the folders beside it, as the hub's folders of images have it.
+ABOUT_IMAGES = "metadata.parquet"
+
+
+def read_source(
+    listing: Listing, scratch: Path, layout: LayoutChoice, class_order: ClassOrder
+) -> Source:
+    """Read a listing as labelled images.
+
+    Args:
+        scratch: the folder that tables of an object store are downloaded to.
+
+    Raises:
+        UserError: it is not clear what the images, their classes or their splits are.
+    """
+    if _holds_tables(listing, layout):
+        return tables.table_source(listing, scratch, class_order)
+    return folders.folder_source(listing, layout, class_order)
+
+
+def read_extra_source(
+    listing: Listing, scratch: Path, layout: LayoutChoice, trained: Sequence[str]
+) -> Source:
+    """Read a listing as one set of images of classes that a model was trained on.
+
+    Args:
+        layout: where the listing holds both class folders and tables, which of them to read: it is
+            chosen for the images that are trained on, and further sets may be of the other kind.
+
+    Raises:
+        UserError: as in :func:`read_source`, or a class was not trained on.
+    """
+    has_tables = any(tables.is_table(entry.path) for entry in listing.files)
+    has_folders = bool(_folders_with_images(listing))
+    if (layout == "tables" and not has_tables) or (layout == "folders" and not has_folders):
+        layout = "auto"
+    if _holds_tables(listing, layout):
+        return tables.extra_table_source(listing, trained, scratch)
+    return folders.extra_folder_source(listing, trained, layout)
+
+
+def _holds_tables(listing: Listing, layout: LayoutChoice) -> bool:
+    """Whether a listing is to be read as tables, not as class folders.
+
+    Raises:
+        UserError: it may be either.
+    """
+    found = [entry.path for entry in listing.files if tables.is_table(entry.path)]
+    if layout == "tables" and not found:
+        raise UserError(
+            f"{listing.root} holds no Parquet or Arrow file, though `layout` is tables: set it to"
+            " auto or folders."
+        )
+    if layout != "auto" or not found:
+        return layout == "tables"
+    with_images = _folders_with_images(listing)
+    if len(with_images) < 2:  # a picture or two for a readme are no classes
+        return True
+    if all(path.rpartition("/")[2].lower() == ABOUT_IMAGES for path in found):
+        return False
+    raise UserError(
+        f"{listing.root} holds both {found[0]} and folders with images, as {with_images[0]}/: move"
+        " one of them elsewhere, or set `layout` to folders or tables."
+    )
+
+
+def _folders_with_images(listing: Listing) -> list[str]:
+    """List the folders that hold images."""
+    above = (e.path.rpartition("/")[0] for e in listing.files if is_image_name(e.path))
+    return sorted({folder for folder in above if folder})
