@@ -41,7 +41,7 @@ docs: $(VENV)/.whole-lite ## write the tables of docs/options.md from the option
 	$(BIN)/python docs/write_options.py
 
 ui: has-runs $(VENV)/.whole-lite ## look at a sweep's runs in MLflow: make ui OUT=folder
-	@uri=$$($(BIN)/python -c 'import pathlib, sys; from sweeps.tracking.connection import sqlite_uri; \
+	@uri=$$($(BIN)/python -c 'import pathlib, sys; from sweeps.tracking.access.connection import sqlite_uri; \
 	    print(sqlite_uri(pathlib.Path(sys.argv[1]).resolve() / "mlflow.db"))' '$(OUT)'); \
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --workers 1 --backend-store-uri "$$uri" --host 127.0.0.1 --port $(PORT)
 

@@ -92,9 +92,10 @@ def _sweep(argv: list[str], prog: str) -> None:
     from sweeps.execution.ray_cluster import check_cluster
     from sweeps.sweep import run
     from sweeps.terminal.console import Terminal
+    from trainables.storage.full_disk import full_disk_told
 
     check_cluster()
-    with Terminal() as terminal:
+    with full_disk_told(spec.output.out), Terminal() as terminal:
         for note in notes():
             terminal.say(note)
         run(spec, terminal)

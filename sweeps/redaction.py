@@ -15,8 +15,8 @@ from typing import Any
 from urllib.parse import unquote
 
 MASK = "***"
-# Shorter values would mask ordinary words.
-MIN_SECRET_LENGTH = 6
+# Shorter ones would mask ordinary words, as the value of a variable that only switches tokens on.
+MIN_VALUE_LENGTH, MIN_PASSWORD_LENGTH = 6, 4
 
 _SECRET_WORDS = r"secret|passw(?:or)?d|token|signature|credential|api_?key|access_?key|account_?key"
 _SECRET_NAME = re.compile(rf"{_SECRET_WORDS}|private_?key", re.IGNORECASE)
@@ -26,11 +26,16 @@ _USER = re.compile(r"(?<=://)[^/?#\s'\"<>]+(?=@)")
 _PARAMETER = re.compile(rf"([?&;][\w.-]*(?:{_SECRET_WORDS}|\bsig)[\w.-]*=)[^&;#\s'\"<>]+", re.I)
 
 
-def redacted(text: str) -> str:
-    """Return the text with each secret in it replaced by ``***``."""
-    known = _known_secrets()
-    if known is not None:
-        text = known.sub(MASK, text)
+def redacted(text: str, *quoted: str) -> str:
+    """Return the text with each secret in it replaced by ``***``.
+
+    Args:
+        quoted: URIs that the text may quote, whole or in parts, beside those that this process was
+            started with.
+    """
+    for secrets in (_known_secrets(), _any_of(secrets_of({}, quoted))):
+        if secrets is not None:
+            text = secrets.sub(MASK, text)
     return _PARAMETER.sub(rf"\1{MASK}", _USER.sub(MASK, text))
 
 
@@ -46,7 +51,10 @@ def redacted_values(value: Any) -> Any:
 @cache
 def _known_secrets() -> re.Pattern[str] | None:
     """Match any secret that this process was started with; None: there is none."""
-    secrets = secrets_of(os.environ, sys.argv)
+    return _any_of(secrets_of(os.environ, sys.argv))
+
+
+def _any_of(secrets: set[str]) -> re.Pattern[str] | None:
     if not secrets:
         return None
     return re.compile("|".join(map(re.escape, sorted(secrets, key=len, reverse=True))))
@@ -58,10 +66,11 @@ def secrets_of(environment: Mapping[str, str], words: Iterable[str]) -> set[str]
     Args:
         words: of the command line.
     """
-    found = {value for name, value in environment.items() if _names_secret(name)}
-    for text in (*environment.values(), *words):
-        found.update(_passwords(text))
-    return {secret for secret in found if len(secret) >= MIN_SECRET_LENGTH}
+    values = {value for name, value in environment.items() if _names_secret(name)}
+    passwords = {p for text in (*environment.values(), *words) for p in _passwords(text)}
+    return {value for value in values if len(value) >= MIN_VALUE_LENGTH} | {
+        password for password in passwords if len(password) >= MIN_PASSWORD_LENGTH
+    }
 
 
 def _names_secret(name: str) -> bool:

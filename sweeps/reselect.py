@@ -17,6 +17,7 @@ from sweeps.output.sweep_record import SPEC, SweepRecord, read_sweep_record
 from sweeps.planning import plan as planning
 from sweeps.planning.dataset import check_extra_test_sets, open_images
 from sweeps.planning.spec import ServingOptions
+from sweeps.planning.validation import looks_like_uri
 from sweeps.report import heatmap
 from sweeps.report.model_card import model_card
 from sweeps.selection.choice import Choice
@@ -43,6 +44,8 @@ def check_target(sweep: str, target: Path) -> None:
             f"--write needs the sweep's folder or its URI in an object store, and --sweep {sweep} "
             "is neither: name one of them, or choose without --write."
         )
+    if looks_like_uri(target):
+        raise UserError(f"--write {target} is a folder of this machine: give a path.")
     if target.exists() and not (target / "model.safetensors").exists():
         raise UserError(f"--write {target} exists and is no model's folder: name a new one.")
 

@@ -23,6 +23,7 @@ import tyro
 from sweeps.planning.spec import ServingOptions, with_options
 from sweeps.planning.validation import check_serving
 from trainables.errors import exit_code
+from trainables.storage.full_disk import full_disk_told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,12 @@ def main(argv: list[str], prog: str = "select_best.py") -> int:
         prog=prog,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
-    return exit_code(lambda: _tell(asked), with_options)
+    return exit_code(lambda: _tell_or_say_why(asked), with_options)
+
+
+def _tell_or_say_why(asked: SelectOptions) -> None:
+    with full_disk_told(asked.write):
+        _tell(asked)
 
 
 def _tell(asked: SelectOptions) -> None:

@@ -5,6 +5,7 @@ spec -> plan -> trunks (phase 1) -> cells (phase 2) -> leaderboard -> choice -> 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ from sweeps.final_model.model_folder import write_model
 from sweeps.final_model.outcome import (
     Outcome,
     ServedModel,
+    lost_results,
     read_outcome,
     served_as_swept,
     write_choice,
@@ -36,6 +38,8 @@ from sweeps.planning.spec import SweepSpec, identity
 from sweeps.report.build import write_evidence
 from sweeps.report.model_card import model_card
 from sweeps.scheduling.cell_scheduler import CellScheduler, cells_of
+from sweeps.scheduling.journal import read_journal
+from sweeps.scheduling.repair import check_trunks, with_repairs
 from sweeps.scheduling.trunk_scheduler import TrunkScheduler
 from sweeps.selection import leaderboard
 from sweeps.selection.choice import choose
@@ -45,11 +49,13 @@ from sweeps.selection.row_latency import with_latencies
 from sweeps.terminal.console import Terminal
 from sweeps.terminal.plan_tables import plan_view
 from sweeps.terminal.result_tables import summary
-from sweeps.tracking.connection import default_uri
+from sweeps.tracking.access.connection import default_uri, sqlite_uri
+from sweeps.tracking.access.moved_folder import DATABASE, follow_folder
+from sweeps.tracking.access.preflight import Connection, check_address, check_names, connect
 from sweeps.tracking.delivery.shortfall import shortfall_path
 from sweeps.tracking.model_registry import Candidate
-from sweeps.tracking.preflight import Connection, check_address, check_names, connect
 from sweeps.tracking.tracker import MlflowTracker
+from sweeps.tracking.ui_links import followed_ui
 from trainables.data.image_set import ImageSet
 from trainables.errors import SweepError, UserError
 from trainables.fixres.cell import recorded_hits
@@ -63,6 +69,7 @@ from trainables.training.trunk import EpochReport, TrunkSpec, recorded_reports
 # Seconds that MLflow gets to take what is still to be sent, where the sweep did not end well.
 STOPPED_PATIENCE_S = 5.0
 
+log = logging.getLogger("fixres")
 SurvivingTrunk = tuple[TrunkSpec, tuple[EpochReport, ...]]
 
 
@@ -100,6 +107,7 @@ def _run_or_continue(
     spec: SweepSpec, location: SweepLocation, terminal: Terminal, *, is_new_sweep: bool
 ) -> None:
     out, store = location.out, location.store
+    follow_folder(out / DATABASE)
     # An MLflow that cannot be used, and weights that cannot be reached, are reported at once, not
     # after all images have been decoded. MLflow in OUT is not made for a sweep that is refused.
     connection = None
@@ -111,11 +119,12 @@ def _run_or_continue(
     record = folder.read_matching_record(out, sweep_identity)
     if record:
         check_same(record, location)
-    outcome = read_outcome(out, spec.extra_test_sets)
+    outcome = _finished_outcome(spec, location) if record else None
     if outcome is None:
         check_extra_test_sets(spec, images, terminal)
         plan = planning.build_plan(spec, images, weights or _find_weights(spec, store))
         if record is None:
+            read_journal(store, plan)  # refuses the store of another sweep
             uri = location.remote.uri if location.remote else None
             record = new_sweep_record(spec, sweep_identity, uri, images.classes)
             record.write(out)
@@ -136,6 +145,7 @@ def _run_or_continue(
         _tell_shortcoming(tracker, location, terminal)
     else:
         assert record is not None, "a finished sweep has a record"
+        record = _record_with_followed_ui(record, spec, out)
         _show_result(terminal, location, outcome, spec, record.ui)
         if shortfall_path(store).exists():
             plan = planning.build_plan(spec, images, _find_weights(spec, store))
@@ -161,6 +171,30 @@ def _send_again(
     with _tracked(connection, location, record.sweep, terminal) as tracker:
         _Sweep(plan, images, data, location, record, tracker, terminal).send_again(outcome)
     _tell_shortcoming(tracker, location, terminal)
+
+
+def _record_with_followed_ui(record: SweepRecord, spec: SweepSpec, out: Path) -> SweepRecord:
+    """Return the record with the command for MLflow's UI that is right where OUT is now."""
+    if spec.tracking.tracking_uri is not None or not (out / DATABASE).exists():
+        return record
+    followed = replace(record, ui=followed_ui(record.ui, sqlite_uri(out / DATABASE)))
+    if followed != record:
+        followed.write(out)
+    return followed
+
+
+def _finished_outcome(spec: SweepSpec, location: SweepLocation) -> Outcome | None:
+    """Read the outcome of a finished sweep; None: it is not finished, or its files are lost."""
+    outcome = read_outcome(location.out, spec.extra_test_sets)
+    lost = lost_results(location.out) if outcome else []
+    if not lost:
+        return outcome
+    files = f"{len(lost)} files of {location.out} are damaged or missing ({lost[0]}, ...)"
+    if not location.store.journal.exists():
+        log.warning("%s, and so is the store that they were made from", files)
+        return outcome
+    log.warning("%s: they are written again", files)
+    return None
 
 
 def _find_weights(spec: SweepSpec, store: Store) -> list[Weights]:
@@ -240,9 +274,13 @@ class _Sweep:
         history = History()
         with RayCluster(self.plan.spec.resources) as cluster:
             watcher = self._begin(history)
-            survivors = self._train_trunks(watcher, cluster)
-            rows = self._adapt_in_cells(survivors, watcher, cluster)
-            return self._conclude(rows, history, cluster)
+
+            def work() -> Outcome:
+                survivors = self._train_trunks(watcher, cluster)
+                rows = self._adapt_in_cells(survivors, watcher, cluster)
+                return self._conclude(rows, history, cluster)
+
+            return with_repairs(work, self.store, self.terminal.say)
 
     def send_again(self, outcome: Outcome) -> None:
         """Have MLflow told of a finished sweep again, from its store: it takes what it lacks."""
@@ -287,6 +325,7 @@ class _Sweep:
     ) -> list[Row]:
         """Run phase 2: adapt the surviving trunks to every test resolution."""
         cells = cells_of(self.plan, survivors)
+        check_trunks(self.store, cells)
         cell_scheduler = CellScheduler(self.plan, cells, self.store, watcher)
         if not cell_scheduler.is_over:
             run_cells(cell_scheduler, self._trial_context(), cluster.placement)

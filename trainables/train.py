@@ -19,6 +19,7 @@ from trainables.models.weights import find_weights
 from trainables.sources.class_names import class_order_of
 from trainables.sources.layout import LayoutChoice
 from trainables.storage.artifact_store import Store
+from trainables.storage.full_disk import full_disk_told
 from trainables.storage.object_store import place_of
 from trainables.training.preemption import PreemptionGuard
 from trainables.training.recipe import Hyper, Recipe
@@ -50,7 +51,7 @@ SETTING_NAMES = {
 def main() -> None:
     """Parse the command line, train, and end with code 2 for bad input, 1 for other failures."""
     code = exit_code(
-        lambda: _train(_parser().parse_args()),
+        lambda: _train_or_say_why(_parser().parse_args()),
         lambda message: with_option_names(message, SETTING_NAMES),
     )
     if code:
@@ -78,6 +79,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
     parser.add_argument("--seed", type=int, default=0, help="of splits, order and start")
     return parser
+
+
+def _train_or_say_why(options: argparse.Namespace) -> None:
+    with full_disk_told(options.store):
+        _train(options)
 
 
 def _train(options: argparse.Namespace) -> None:

@@ -35,11 +35,14 @@ class LiveBoard:
 
     def __init__(self, *paths: Place):
         self._paths = paths
-        self._rows: list[Row] = []
+        self._rows: dict[str, tuple[Row, ...]] = {}  # by the key of the cell
 
     def on(self, event: Event) -> None:
-        """Add the rows of a cell that has ended, and write all rows so far."""
+        """Add the rows of a cell that has ended, and write all rows so far.
+
+        Where a cell ends twice, as one that is made again does, its last rows are kept.
+        """
         if isinstance(event, CellEnded) and event.rows:
-            self._rows += event.rows
+            self._rows[event.cell.key] = event.rows
             for path in self._paths:
-                leaderboard.write(path, self._rows)
+                leaderboard.write(path, [row for rows in self._rows.values() for row in rows])

@@ -8,21 +8,25 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
+from ray.tune.stopper import Stopper
 
 from sweeps.execution.resources import PhaseResources
 from sweeps.redaction import redacted
 from trainables.ray_backend.tune_trainables import TrialContext
+from trainables.storage.full_disk import full_disk_in
 
 # A trial may fail this often in a row without an epoch done in between; each retry continues from
 # the checkpoint that the trial saved.
 MAX_FAILURES_WITHOUT_PROGRESS = 5
 Config = dict[str, Any]
+P = ParamSpec("P")
+T = TypeVar("T")
 Trainable = tune.Trainable
 
 
@@ -45,13 +49,6 @@ class Phase:
     retried: Callable[[Config, str], None] = lambda _, __: None
 
 
-@dataclass
-class _Task:
-    config: Config
-    failures: int = 0
-    """Failures of those trials of the configuration that Tune gave up."""
-
-
 class _Unpickled:
     """Base of objects that pickle to nothing.
 
@@ -60,6 +57,63 @@ class _Unpickled:
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+
+class _Fault(_Unpickled, Stopper):
+    """Ends the phase where it cannot go on, by the first error that its callbacks raise.
+
+    Tune would take what a callback raises for a failure of the trial, and try that again.
+    """
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+
+    def guard(self, callback: Callable[P, T], otherwise: T) -> Callable[P, T]:
+        """Wrap a callback: one that raises gives ``otherwise``, as do all after it."""
+
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+            if self.error is not None:
+                return otherwise
+            try:
+                return callback(*args, **kwargs)
+            except Exception as error:
+                self.error = error
+                return otherwise
+
+        return guarded
+
+    def guarded(self, phase: Phase) -> Phase:
+        """Wrap all callbacks of a phase; a disk that is full for a trial ends the phase too."""
+
+        def checked(then: Callable[[Config, str], None]) -> Callable[[Config, str], None]:
+            def check(config: Config, trace: str) -> None:
+                if full := full_disk_in(trace):
+                    raise full
+                then(config, trace)
+
+            return self.guard(check, None)
+
+        return Phase(
+            next_config=self.guard(phase.next_config, None),
+            should_continue=self.guard(phase.should_continue, False),
+            failed=checked(phase.failed),
+            retried=checked(phase.retried),
+        )
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Stop no single trial."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether to stop the whole phase."""
+        return self.error is not None
+
+
+@dataclass
+class _Task:
+    config: Config
+    failures: int = 0
+    """Failures of those trials of the configuration that Tune gave up."""
 
 
 class _PhaseSearcher(_Unpickled, Searcher):
@@ -173,7 +227,11 @@ def run_trials(
 
     Raises:
         UserError: a trial could never be placed.
+        DiskFullError: the disk was full for a trial.
+        Exception: what a callback of the phase raised.
     """
+    fault = _Fault()
+    phase = fault.guarded(phase)
     trial_resources = phase_resources.trial_resources
 
     def next_config_with_resources() -> Config | None:
@@ -207,7 +265,10 @@ def run_trials(
                 storage_path=str(scratch),
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=MAX_FAILURES_WITHOUT_PROGRESS),
+                stop=fault,
             ),
         ).fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    if fault.error is not None:
+        raise fault.error

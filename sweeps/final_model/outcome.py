@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sweeps.output.location import BOARD, CHOICE
+from sweeps.output.results import damaged_results, result_digests
 from sweeps.planning.cell import Cell
 from sweeps.planning.plan import Plan
 from sweeps.selection import leaderboard
@@ -15,7 +17,9 @@ from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row, from_record, to_record
 from trainables.evaluation.confidence import paired_difference
 from trainables.storage.artifact_store import Store
+from trainables.storage.damage import damage_told, unless_damaged
 from trainables.storage.files import read_json, write_json
+from trainables.storage.typed import checked
 from trainables.training.trunk import read_trunk_spec
 
 
@@ -40,11 +44,14 @@ class Outcome:
 
 
 def write_choice(out: Path, outcome: Outcome) -> None:
-    """Write ``choice.json`` into ``out``; its presence says that the sweep is finished."""
+    """Write ``choice.json`` into ``out``; its presence says that the sweep is finished.
+
+    It has the digests of the other results, which are there already.
+    """
     row = outcome.choice.row
     shown = ("split", "arm", "n", "top1", "top5")
     write_json(
-        out / "choice.json",
+        out / CHOICE,
         {
             "chosen": to_record(row),
             "reason": outcome.choice.reason,
@@ -57,6 +64,7 @@ def write_choice(out: Path, outcome: Outcome) -> None:
             "gains": outcome.gains,
             "refit": outcome.refit,
             "test_cells": outcome.test_cells,
+            "files": result_digests(out),
         },
     )
 
@@ -68,25 +76,51 @@ def read_outcome(out: Path, extra_test_sets: Iterable[str]) -> Outcome | None:
         extra_test_sets: names of the sets that the sweep is to be scored on beside the test split.
 
     Returns:
-        None where the sweep is not finished, or a held-out set is still to be read.
+        None where the sweep is not finished, a held-out set is still to be read, or a file of it is
+        damaged, which a warning tells.
     """
-    record = read_json(out / "choice.json")
+    return unless_damaged(lambda: _read_outcome(out, {"test", *extra_test_sets}))
+
+
+def _read_outcome(out: Path, held_out_sets: set[str]) -> Outcome | None:
+    """Read the outcome; see :func:`read_outcome`.
+
+    Raises:
+        DamagedFileError: choice.json or the leaderboard is damaged, or the leaderboard is missing.
+    """
+    record = read_json(out / CHOICE)
     if record is None:
         return None
-    rows = leaderboard.read(out / "leaderboard.parquet")
-    if {"test", *extra_test_sets} - {r.split for r in rows}:
+    rows = leaderboard.read(out / BOARD)
+    if held_out_sets - {r.split for r in rows}:
         return None
-    choice = Choice(
-        row=from_record(record["chosen"]), reason=record["reason"], optimism=record["optimism"]
-    )
-    gains = {name: PairedGain(**gain) for name, gain in record["gains"].items()}
-    return Outcome(
-        rows=rows,
-        choice=choice,
-        gains=gains,
-        refit=record["refit"],
-        test_cells=record["test_cells"],
-    )
+    with damage_told(out / CHOICE):
+        outcome = Outcome(
+            rows=rows,
+            choice=checked(
+                Choice(
+                    row=from_record(record["chosen"]),
+                    reason=record["reason"],
+                    optimism=record["optimism"],
+                )
+            ),
+            gains={name: checked(PairedGain(**gain)) for name, gain in record["gains"].items()},
+            refit=record["refit"],
+            test_cells=record["test_cells"],
+        )
+        if outcome.choice.row not in rows:
+            raise ValueError("its choice is no row of the leaderboard")
+        _ = outcome.test
+        return checked(outcome)
+
+
+def lost_results(out: Path) -> list[str]:
+    """List the results of a finished sweep that are damaged or missing, by their names in ``out``.
+
+    Those of a sweep that was finished before digests were written are taken as they are.
+    """
+    files = (read_json(out / CHOICE) or {}).get("files", {})
+    return damaged_results(out, files) if isinstance(files, dict) else []
 
 
 @dataclass(frozen=True, kw_only=True)

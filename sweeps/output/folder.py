@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,20 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from sweeps.environment import on_cluster
+from sweeps.output.location import BOARD, CHOICE, FILES, FOLDERS, location_of
 from sweeps.output.sweep_record import SPEC, SweepRecord, read_sweep_record
 from sweeps.planning.spec import SweepSpec, differences
 from trainables.data.image_set import ImageSet
 from trainables.errors import UserError
+from trainables.storage.damage import DamagedFileError
 from trainables.storage.files import write_text
+
+DAMAGED_SPEC = f"{SPEC}.damaged"
+# What may lie in a sweep's folder, beside its store.
+SWEEP_NAMES = frozenset((SPEC, DAMAGED_SPEC, CHOICE, *FILES, *FOLDERS, "mlartifacts")) | {
+    f"mlflow.db{suffix}" for suffix in ("", "-journal", "-wal", "-shm")
+}
+log = logging.getLogger("fixres")
 
 
 def find_folder(spec: SweepSpec) -> Path:
@@ -39,11 +49,18 @@ def find_folder(spec: SweepSpec) -> Path:
         raise UserError(f"--out {out} is a file: name a folder.")
     names = {p.name for p in out.iterdir() if p.name[0] != "."} if out.is_dir() else set()
     others = sorted(names - {"store"})  # A sweep that was killed at once leaves a bare store.
-    if others and SPEC not in others:
+    if others and SPEC not in others and not _has_lost_its_record(spec, out, others):
         raise UserError(
             f"--out {out} holds other files ({others[0]}, ...): name a new or an empty folder."
         )
     return out
+
+
+def _has_lost_its_record(spec: SweepSpec, out: Path, names: Sequence[str]) -> bool:
+    """Whether a folder without spec.json holds a sweep all the same: its store shows it."""
+    if not set(names) <= SWEEP_NAMES:
+        return False
+    return spec.output.storage is not None or location_of(out, None).store.journal.exists()
 
 
 @contextmanager
@@ -79,7 +96,9 @@ def remove_unfinished(out: Path, is_new: bool) -> None:
 
 
 def read_matching_record(out: Path, identity: Mapping[str, Any]) -> SweepRecord | None:
-    """Read the record of the sweep in ``out``; None: there is none.
+    """Read the record of the sweep in ``out``; None: there is none, or it is damaged.
+
+    Of a damaged one a copy is kept, as it is written anew: results are found by their own keys.
 
     Args:
         identity: that of the sweep which is to run, see :func:`sweeps.planning.spec.identity`.
@@ -87,7 +106,22 @@ def read_matching_record(out: Path, identity: Mapping[str, Any]) -> SweepRecord 
     Raises:
         UserError: the folder holds another sweep.
     """
-    record = read_sweep_record(out)
+    try:
+        record = read_sweep_record(out)
+    except DamagedFileError as error:
+        shutil.copyfile(out / SPEC, out / DAMAGED_SPEC)
+        log.warning(
+            "%s: it is written anew from the options of this command, with a new run in MLflow; "
+            "%s is a copy",
+            error.what, DAMAGED_SPEC,
+        )  # fmt: skip
+        return None
+    if record is None and any((out / name).exists() for name in (CHOICE, BOARD)):
+        log.warning(
+            "%s is missing: it is written anew from the options of this command, with a new run "
+            "in MLflow",
+            out / SPEC,
+        )
     differing = differences(record.identity, identity) if record else []
     if differing:
         raise UserError(

@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 
 from trainables.errors import UserError
+from trainables.storage.damage import DamagedFileError
 from trainables.storage.files import read_json, write_json
 from trainables.storage.object_store import RemotePath
 
@@ -43,7 +44,7 @@ class Lease:
     @property
     def ours(self) -> bool:
         """Whether the store holds this lease, and not that of another driver."""
-        return bool((read_json(self.path) or {}).get("owner") == self.owner)
+        return (_read(self.path) or {}).get("owner") == self.owner
 
 
 @contextmanager
@@ -96,18 +97,27 @@ def _wait_out(path: RemotePath, say: Callable[[str], None], beat_s: float, dead_
     Raises:
         UserError: the lease was renewed in the meantime.
     """
-    first = read_json(path)
+    first = _read(path)
     if first is None or _has_ended(first):
         return
     say(f"{path} is held by {_holder(first)}: waiting up to {dead_s:.0f} s for a sign of life")
     began = time.monotonic()
     while time.monotonic() - began < dead_s:
         time.sleep(min(beat_s, dead_s) / 5)
-        current = read_json(path)
+        current = _read(path)
         if current is None:
             return
         if current != first:
             raise UserError(_in_use(path, _holder(current)))
+
+
+def _read(path: RemotePath) -> dict[str, Any] | None:
+    """Read a lease; None: there is none. What is no lease counts as that of nobody known."""
+    try:
+        lease = read_json(path)
+    except DamagedFileError:
+        lease = {}
+    return lease if lease is None or isinstance(lease, dict) else {}
 
 
 def _machine() -> dict[str, str]:
@@ -120,14 +130,15 @@ def _machine() -> dict[str, str]:
 
 
 def _holder(lease: Mapping[str, Any]) -> str:
-    return f"process {lease['pid']} on {lease['host']}"
+    return f"process {lease.get('pid', '?')} on {lease.get('host', '?')}"
 
 
 def _has_ended(lease: Mapping[str, Any]) -> bool:
     """Say whether the lease was held by a process of this machine that runs no more."""
-    if not lease["boot"] or {name: lease[name] for name in _machine()} != _machine():
+    if not lease.get("boot") or {name: lease.get(name) for name in _machine()} != _machine():
         return False
-    return not psutil.pid_exists(lease["pid"])
+    pid = lease.get("pid")
+    return isinstance(pid, int) and not psutil.pid_exists(pid)
 
 
 def _in_use(path: RemotePath, holder: str) -> str:

@@ -20,9 +20,9 @@ from trainables.storage.files import Place, files_below, replacing, write_text
 from trainables.storage.object_store import RemotePath, remote_path
 from trainables.storage.retry import first_line
 
-BOARD, CHOICE = "leaderboard.parquet", "choice.json"
+BOARD, CHOICE, REPORT = "leaderboard.parquet", "choice.json", "report.html"
 # The results, beside spec.json and choice.json.
-FILES, FOLDERS = ("rejected.tsv", BOARD, "report.html"), ("figures", "model")
+FILES, FOLDERS = ("rejected.tsv", BOARD, REPORT), ("figures", "model")
 LEASE = "driver.json"
 CARD = "model/README.md"
 

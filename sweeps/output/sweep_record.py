@@ -13,8 +13,9 @@ from typing import Any
 
 from sweeps.planning.spec import SweepSpec, spec_from_json
 from sweeps.redaction import redacted, redacted_values
-from trainables.storage.files import Place, read_json, write_json
+from trainables.storage.files import Place, read_record, write_json
 from trainables.storage.hashing import to_jsonable
+from trainables.storage.typed import checked
 
 SPEC = "spec.json"
 PACKAGES = (
@@ -52,15 +53,21 @@ class SweepRecord:
 
 
 def read_sweep_record(folder: Place) -> SweepRecord | None:
-    """Read spec.json of a folder, of this version or an earlier one; None: there is none."""
-    written: dict[str, Any] | None = read_json(folder / SPEC)
-    if written is None:
-        return None
+    """Read spec.json of a folder, of this version or an earlier one; None: there is none.
+
+    Raises:
+        DamagedFileError: it is no record of a sweep.
+    """
+    return read_record(folder / SPEC, _record_from_json)
+
+
+def _record_from_json(written: dict[str, Any]) -> SweepRecord:
+    """Read a record from its JSON; raises anything for what is none."""
     values: dict[str, Any] = {f.name: written.get(f.name) for f in fields(SweepRecord)}
     values["spec"] = spec_from_json(written["spec"])
     for name in ("command", "classes"):
         values[name] = tuple(values[name])
-    return SweepRecord(**values)
+    return checked(SweepRecord(**values))
 
 
 def new_sweep_record(

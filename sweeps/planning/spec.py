@@ -14,6 +14,7 @@ from trainables.fixres.head_settings import HeadGrid, HeadOptimizer
 from trainables.sources.class_names import class_order_of
 from trainables.sources.layout import LayoutChoice
 from trainables.storage.hashing import to_jsonable
+from trainables.storage.typed import checked
 from trainables.training.recipe import Optimizer, Recipe, Schedule
 from trainables.transforms.augmentation import Augmentation
 from trainables.transforms.resolution import TEST_CROP_PCT
@@ -269,7 +270,7 @@ class SweepSpec:
 
 
 def spec_from_json(value: Mapping[str, Any]) -> SweepSpec:
-    """Read a spec from its JSON, an object of groups of options.
+    """Read a spec from its JSON, an object of groups of options; raises anything for others.
 
     Names of options are unique: an option is known by its name, in whatever group an earlier
     version wrote it. An option that is missing is at its default.
@@ -279,7 +280,8 @@ def spec_from_json(value: Mapping[str, Any]) -> SweepSpec:
     for group in fields(SweepSpec):
         kind = type(getattr(SweepSpec(), group.name))
         present = [f for f in fields(kind) if f.name in written]
-        groups[group.name] = kind(**{f.name: _from_json(f, written[f.name]) for f in present})
+        options = kind(**{f.name: _from_json(f, written[f.name]) for f in present})
+        groups[group.name] = checked(options)
     return SweepSpec(**groups)
 
 

@@ -6,6 +6,7 @@ An error names the option, the value and what to give instead, in one sentence.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,7 @@ def check_spec(spec: SweepSpec) -> SweepSpec:
             raise UserError(f"{option(name)} {low} {high} is no range: give the lower end first.")
     _check_combinations(spec)
     _check_sources(spec)
+    _check_folders(spec)
     return spec
 
 
@@ -219,6 +221,36 @@ def _check_arms(spec: SweepSpec) -> None:
         raise UserError(
             f"--arms {value_in_words(list(spec.fix.arms))} gives no net to hand over: add one."
         )
+
+
+def _check_folders(spec: SweepSpec) -> None:
+    """Check that folders of this machine are named where they are to be, and lie apart."""
+    out, cache = spec.output.out, spec.images.cache_dir
+    if looks_like_uri(out):
+        raise UserError(
+            f"--out {out} is a folder of this machine, where the results are put: give a path, and "
+            "name an object store by --storage."
+        )
+    if looks_like_uri(cache):
+        raise UserError(f"--cache-dir {cache} is a folder of each node: give a path.")
+    data = None if spec.images.data is None else place_of(spec.images.data)
+    sources = {"--data": data} | {
+        f"--also-test {name}": place_of(where) for name, where in spec.extra_test_sets.items()
+    }
+    for name, source in sources.items():
+        if not isinstance(source, Path) or not source.is_dir():
+            continue
+        for given, folder in (("--out", out), ("--cache-dir", cache)):
+            if folder.expanduser().resolve().is_relative_to(source.resolve()):
+                raise UserError(
+                    f"{given} {folder} lies in {name} {source}, so that its files would count as "
+                    "images: give a folder elsewhere."
+                )
+
+
+def looks_like_uri(folder: Path) -> bool:
+    """Whether a path was given as a URI, of which a path keeps one slash: "s3:/bucket"."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(folder)) is not None
 
 
 def _may_exist(data: str) -> bool:

@@ -52,9 +52,9 @@ class CellScheduler:
         self._cells = {cell.key: cell for cell in cells}
         self._rows: dict[str, tuple[Row, ...]] = {}
         watcher.on(CellsPlanned(cells=tuple(cells)))
-        for key in self._cells:
+        for key, cell in self._cells.items():
             results = recorded_results(store, key)
-            if results is not None:
+            if results is not None and {r.arm for r in results} == set(cell.spec.arms):
                 self.take(key, results)
         self._waiting = [key for key in self._cells if key not in self._rows]
 

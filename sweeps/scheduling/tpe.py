@@ -23,6 +23,7 @@ from sweeps.planning.spec import TrunkOptions
 from trainables.training.recipe import Hyper
 
 STARTUP_TRIALS = 4  # Trials of a variant that are random, before TPE proposes.
+ROUNDING = 1e-6  # relative: values are rounded to six significant digits
 NAMES = ("lr", "weight_decay", "label_smoothing")
 
 
@@ -40,19 +41,22 @@ class Trial:
 def search_space(options: TrunkOptions) -> dict[str, BaseDistribution]:
     """Make the range of each hyperparameter; lr and weight decay are on a log scale."""
     return {
-        "lr": FloatDistribution(*options.lr, log=True),
-        "weight_decay": FloatDistribution(*options.weight_decay, log=True),
-        "label_smoothing": FloatDistribution(*options.label_smoothing),
+        "lr": FloatDistribution(*_bounds("lr", options), log=True),
+        "weight_decay": FloatDistribution(*_bounds("weight_decay", options), log=True),
+        "label_smoothing": FloatDistribution(*_bounds("label_smoothing", options)),
     }
 
 
 def middle_of_ranges(options: TrunkOptions) -> Hyper:
     """Return the middle of each range: the geometric mean where it is on a log scale."""
     low, high = options.label_smoothing
-    return Hyper(
-        lr=_round(math.sqrt(options.lr[0] * options.lr[1])),
-        weight_decay=_round(math.sqrt(options.weight_decay[0] * options.weight_decay[1])),
-        label_smoothing=_round((low + high) / 2),
+    return _rounded(
+        {
+            "lr": math.sqrt(options.lr[0] * options.lr[1]),
+            "weight_decay": math.sqrt(options.weight_decay[0] * options.weight_decay[1]),
+            "label_smoothing": (low + high) / 2,
+        },
+        options,
     )
 
 
@@ -82,12 +86,12 @@ def propose(
     own = [t for t in history if t.point.variant == point.variant]
     study.add_trials([_frozen(t, own, options) for t in own])
     proposal = study.ask(search_space(options))
-    return Hyper(**{name: _round(proposal.params[name]) for name in NAMES})
+    return _rounded(proposal.params, options)
 
 
 def _frozen(trial: Trial, all_trials: Sequence[Trial], options: TrunkOptions) -> FrozenTrial:
     """Convert a trial to Optuna's: one that was cut is pruned, at its last rung."""
-    params = {name: getattr(trial.hyper, name) for name in NAMES}
+    params = {name: _within(name, getattr(trial.hyper, name), options) for name in NAMES}
     if trial.running:
         return create_trial(
             state=TrialState.RUNNING, params=params, distributions=search_space(options)
@@ -115,9 +119,24 @@ def _rank(trial: Trial, epoch: int, all_trials: Sequence[Trial]) -> float:
     return (below + ties / 2) / len(others)
 
 
-def _round(value: float) -> float:
-    """Round to six significant digits: as good, and readable in a table."""
-    return float(f"{value:.6g}")
+def _rounded(values: Mapping[str, float], options: TrunkOptions) -> Hyper:
+    """Round to six significant digits, as good and readable in a table, within the ranges."""
+    return Hyper(**{n: _within(n, float(f"{values[n]:.6g}"), options) for n in NAMES})
+
+
+def _within(name: str, value: float, options: TrunkOptions) -> float:
+    """Move a value into its range: a narrow range may hold no number of six digits."""
+    low, high = _bounds(name, options)
+    return min(max(value, low), high)
+
+
+def _bounds(name: str, options: TrunkOptions) -> tuple[float, float]:
+    """Return the range of a hyperparameter; one without two numbers of six digits is its low end.
+
+    In so narrow a range the sampler's own arithmetic has no digits left.
+    """
+    low, high = map(float, getattr(options, name))
+    return (low, high) if high - low > ROUNDING * high else (low, low)
 
 
 def _seed(*parts: object) -> int:

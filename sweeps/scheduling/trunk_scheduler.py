@@ -6,6 +6,7 @@ from where it stood: what was proposed is proposed again, and what was cut stays
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,9 +14,12 @@ from sweeps.events.event_types import EpochEnded, TrialRetried, TrunkBegan, Trun
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
 from sweeps.scheduling.asha import GroupedAsha
+from sweeps.scheduling.journal import point_at, read_journal
+from sweeps.scheduling.repair import discard_trunk
 from sweeps.scheduling.tpe import Trial, propose
 from trainables.storage.artifact_store import Store
-from trainables.storage.files import append_line, read_lines, write_text
+from trainables.storage.damage import DamagedFileError
+from trainables.storage.files import append_line, write_text
 from trainables.training.recipe import Hyper
 from trainables.training.trunk import (
     EpochReport,
@@ -25,6 +29,8 @@ from trainables.training.trunk import (
     recorded_reports,
 )
 from trainables.transforms.eval_transform import EvalTransform
+
+log = logging.getLogger("fixres")
 
 
 class TrunkScheduler:
@@ -45,34 +51,45 @@ class TrunkScheduler:
             reduction=options.halving.reduction,
         )
         self._trunks: dict[str, TrunkSpec] = {}  # by key, in the order of the proposals
-        self._next_index = 0
+        self._proposed: set[int] = set()  # indices of trials
         self._reports: dict[str, dict[int, EpochReport]] = {}  # by key and epoch
         self._ended: dict[str, TrunkStatus] = {}  # by key
         self._handed_out: set[str] = set()
         self._replay()
 
     def _replay(self) -> None:
-        """Restore the state that the journal records, and finish what a kill left unfinished."""
-        for line in read_lines(self._store.journal):
-            if line["event"] == "ask":
-                self._add(line["index"], Hyper(**line["hyper"]))
-            elif line["event"] == "rung":
-                self._asha.remember(
-                    line["group"], line["trunk"], line["epoch"], line["top1"], line["goes_on"]
-                )
-            elif line["event"] == "end":
-                self._ended[line["trunk"]] = TrunkStatus(line["why"])
-        for key, status in self._ended.items():
-            if status != TrunkStatus.FAILED:
-                finalize_trunk(self._store, key, status)
-            self._reports[key] = {r.epoch: r for r in recorded_reports(self._store, key)}
+        """Restore the state that the journal records, and finish what a kill left unfinished.
+
+        A trunk that ended, but whose result is damaged or gone, is trained again: what was decided
+        at its rungs stands.
+        """
+        recorded = read_journal(self._store, self._plan)
+        for index, trunk in recorded.asked.items():
+            self._trunks.setdefault(trunk.key, trunk)
+            self._proposed.add(index)
+        for index, trunk in recorded.restored.items():
+            self._record(event="ask", index=index, trunk=trunk.key, hyper=trunk.hyper)
+        for line in recorded.decided:
+            self._asha.remember(line.group, line.trunk, line.epoch, line.top1, line.goes_on)
+        for key, status in recorded.ended.items():
+            try:
+                if status != TrunkStatus.FAILED:
+                    finalize_trunk(self._store, key, status)
+                reports = recorded_reports(self._store, key)
+            except DamagedFileError as error:
+                log.warning("%s: the trunk is trained again", error.what)
+                discard_trunk(self._store, key)
+                continue
+            self._ended[key] = status
+            self._reports[key] = {r.epoch: r for r in reports}
             self._announce_end(key)
 
     def _error_of(self, key: str) -> str:
-        """Read the trace of a trunk that failed; "": it did not."""
-        if self._ended[key] != TrunkStatus.FAILED:
+        """Read the trace of a trunk that failed; "": it did not, or its trace is gone."""
+        path = self._store.trunk(key) / "error.txt"
+        if self._ended[key] != TrunkStatus.FAILED or not path.exists():
             return ""
-        return (self._store.trunk(key) / "error.txt").read_text(encoding="utf-8")
+        return path.read_bytes().decode("utf-8", errors="replace")
 
     @property
     def plan(self) -> Plan:
@@ -91,7 +108,12 @@ class TrunkScheduler:
     @property
     def is_over(self) -> bool:
         """Whether every trunk of the plan has been proposed and has ended."""
-        return self._next_index >= self._plan.trunks and not set(self._trunks) - set(self._ended)
+        return self._next_index is None and not set(self._trunks) - set(self._ended)
+
+    @property
+    def _next_index(self) -> int | None:
+        """The first trial that has not been proposed; None: all have."""
+        return next((i for i in range(self._plan.trunks) if i not in self._proposed), None)
 
     def next(self) -> TrunkSpec | None:
         """Hand out the next trunk to train, unfinished ones of an earlier process first.
@@ -102,11 +124,10 @@ class TrunkScheduler:
         for key, trunk in self._trunks.items():
             if key not in self._ended and key not in self._handed_out:
                 return self._hand_out(trunk)
-        while self._next_index < self._plan.trunks:
-            index = self._next_index
+        while (index := self._next_index) is not None:
             hyper = propose(
                 self._plan.spec.trunks,
-                self._point(index),
+                point_at(self._plan, index),
                 list(self._history()),
                 seed=self._plan.spec.run.seed,
                 index=index,
@@ -194,15 +215,11 @@ class TrunkScheduler:
             )
         )
 
-    def _point(self, index: int) -> Point:
-        """Return the point of a trial: each has its first trial before any has its second."""
-        return self.points[index % len(self.points)]
-
     def _add(self, index: int, hyper: Hyper) -> TrunkSpec:
         """Add the trunk of trial ``index``; it may be one that was proposed before."""
-        trunk = self._plan.trunk(self._point(index), hyper)
+        trunk = self._plan.trunk(point_at(self._plan, index), hyper)
         self._trunks.setdefault(trunk.key, trunk)
-        self._next_index = max(self._next_index, index + 1)
+        self._proposed.add(index)
         return trunk
 
     def _hand_out(self, trunk: TrunkSpec) -> TrunkSpec:

@@ -12,10 +12,13 @@ import pyarrow.parquet as pq
 
 from sweeps.planning.cell import Cell, cell_label
 from trainables.errors import UserError
+from trainables.fixres.arms import ARMS
 from trainables.fixres.cell import ArmResult
 from trainables.fixres.head_settings import HeadSetting
 from trainables.profiling.cost import Cost
+from trainables.storage.damage import DamagedFileError, damage_told
 from trainables.storage.files import Place, write_file
+from trainables.storage.typed import checked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,11 +105,14 @@ def to_record(row: Row) -> dict[str, Any]:
 
 
 def from_record(record: Mapping[str, Any]) -> Row:
-    """Make a row from a record of :func:`to_record`."""
+    """Make a row from a record of :func:`to_record`; raises anything for what is none."""
     setting = {name: record[column] for column, name in _HEAD_COLUMNS.items()}
     others = {name: value for name, value in record.items() if name not in _HEAD_COLUMNS}
-    head = None if None in setting.values() else HeadSetting(**setting)
-    return Row(**others, head=head)
+    head = None if None in setting.values() else checked(HeadSetting(**setting))
+    row = checked(Row(**others, head=head))
+    if row.arm not in ARMS or row.n < 1:
+        raise ValueError(f"no arm {row.arm} of {row.n} images")
+    return row
 
 
 def make_row(cell: Cell, cost: Cost, result: ArmResult) -> Row:
@@ -156,12 +162,17 @@ def read(path: Path) -> list[Row]:
 
     Raises:
         UserError: another version of this wrote it.
+        DamagedFileError: it is damaged or missing.
     """
-    arrow = pq.read_table(path)
+    if not path.exists():
+        raise DamagedFileError(path, "it is missing")
+    with damage_told(path):
+        arrow = pq.read_table(path)
     differing = sorted(set(arrow.column_names) ^ set(SCHEMA.names))
     if differing:
         raise UserError(
             f"{path} was written by another version of this (columns that only one of them has: "
             f"{', '.join(differing)}): run the sweep again, in a new --out."
         )
-    return from_table(arrow)
+    with damage_told(path):
+        return from_table(arrow)

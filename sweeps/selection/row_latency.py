@@ -8,8 +8,10 @@ from dataclasses import replace
 from sweeps.selection.leaderboard import Row
 from trainables.profiling.latency import Latency, device_name, measure
 from trainables.storage.artifact_store import Store
-from trainables.storage.files import read_json, write_json
+from trainables.storage.damage import unless_damaged
+from trainables.storage.files import read_record, write_json
 from trainables.storage.hashing import content_hash
+from trainables.storage.typed import checked
 
 
 def with_latencies(rows: Sequence[Row], classes: int, store: Store) -> list[Row]:
@@ -32,9 +34,9 @@ def with_latencies(rows: Sequence[Row], classes: int, store: Store) -> list[Row]
 
 def _latency(variant: str, res: int, classes: int, store: Store) -> Latency:
     path = store.latency(content_hash("latency 1", device_name(), variant, res, classes))
-    kept = read_json(path)
+    kept = unless_damaged(lambda: read_record(path, lambda value: checked(Latency(**value))))
     if kept is not None:
-        return Latency(**kept)
+        return kept
     latency = measure(variant, res, classes)
     write_json(path, latency)
     return latency

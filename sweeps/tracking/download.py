@@ -11,16 +11,19 @@ from mlflow.tracking import MlflowClient
 
 from sweeps.output.location import BOARD
 from sweeps.output.sweep_record import SPEC
+from sweeps.redaction import redacted
 from sweeps.selection import leaderboard
 from sweeps.selection.leaderboard import Row
-from sweeps.tracking.connection import quiet_client, without_secrets
+from sweeps.tracking.access.connection import quiet_client
+from sweeps.tracking.access.preflight import check_address
 from sweeps.tracking.delivery.answers import reason_of
 from sweeps.tracking.payloads import ROWS_FILE
-from sweeps.tracking.preflight import check_address
 from sweeps.tracking.ui_links import without_credentials
 from trainables.errors import UserError
-from trainables.fixres.cell import PREDICTIONS
+from trainables.fixres.cell import PREDICTIONS, read_hits
 from trainables.storage.artifact_store import Store
+from trainables.storage.damage import DamagedFileError
+from trainables.storage.hashing import is_key
 
 
 def download_sweep(run_id: str, tracking_uri: str | None, folder: Path) -> None:
@@ -35,7 +38,7 @@ def download_sweep(run_id: str, tracking_uri: str | None, folder: Path) -> None:
         folder: an empty one.
 
     Raises:
-        UserError: MLflow does not answer, or has no such run.
+        UserError: MLflow does not answer, has no such run, or its files are no sweep's.
     """
     if tracking_uri is not None:
         check_address(tracking_uri, "--tracking-uri")
@@ -49,25 +52,45 @@ def download_sweep(run_id: str, tracking_uri: str | None, folder: Path) -> None:
             max_results=10_000,
         )
         client.download_artifacts(run_id, SPEC, str(folder))
-        rows: list[Row] = []
+        rows: dict[str, list[Row]] = {}  # by cell: one may have several runs
         for run in cells:
-            rows += _download_cell(client, run.info.run_id, folder)
+            rows.update(_download_cell(client, run.info.run_id, folder))
     except (MlflowException, OSError) as error:
         uri = client.tracking_uri
         raise UserError(
             f"--sweep runs:/{run_id} cannot be read from MLflow at {without_credentials(uri)} "
-            f"({without_secrets(reason_of(error), uri)}): check the run's id and --tracking-uri."
+            f"({redacted(reason_of(error), uri)}): check the run's id and --tracking-uri."
+        ) from None
+    except DamagedFileError as error:
+        raise UserError(
+            f"--sweep runs:/{run_id} has a file that is no sweep's (the {error.path.name} of a "
+            f"run is damaged: {error.why}): name another sweep, or delete that run."
         ) from None
     if rows:
-        leaderboard.write(folder / BOARD, rows)
+        leaderboard.write(folder / BOARD, [row for of_cell in rows.values() for row in of_cell])
 
 
-def _download_cell(client: MlflowClient, run_id: str, folder: Path) -> list[Row]:
-    """Return a cell's rows, and put its predictions into the folder's store."""
+def _download_cell(client: MlflowClient, run_id: str, folder: Path) -> dict[str, list[Row]]:
+    """Return a cell's rows by its key, and put its predictions into the folder's store.
+
+    Raises:
+        UserError: the rows are of no cell, or of several.
+        DamagedFileError: a file is not what a sweep has written.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         rows = leaderboard.read(Path(client.download_artifacts(run_id, ROWS_FILE, temporary)))
+        keys = {row.cell for row in rows}
+        # Whoever writes to MLflow writes these: they name folders, here and in the sweep's store.
+        if len(keys) != 1 or not all(is_key(row.cell) and is_key(row.trunk) for row in rows):
+            raise UserError(
+                f"{ROWS_FILE} of MLflow's run {run_id} does not name one cell by its key: it was "
+                "not written by a sweep, and is not read; delete that run."
+            )
+        (key,) = keys
         predictions = Path(client.download_artifacts(run_id, PREDICTIONS, temporary))
-        target = Store(folder / "store").cell(rows[0].cell) / PREDICTIONS
-        target.parent.mkdir(parents=True)
+        for row in rows:
+            read_hits(predictions, row.arm)
+        target = Store(folder / "store").cell(key) / PREDICTIONS
+        target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(predictions, target)
-    return rows
+    return {key: rows}

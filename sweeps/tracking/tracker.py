@@ -29,17 +29,17 @@ from sweeps.events.event_types import (
     TrunkBegan,
     TrunkEnded,
 )
+from sweeps.redaction import redacted
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row
+from sweeps.tracking.access.preflight import Connection
 from sweeps.tracking.cell_run import CellRunWriter
-from sweeps.tracking.connection import without_secrets
 from sweeps.tracking.datasets import ImageDatasets
 from sweeps.tracking.delivery.answers import answered_status, call_of, judge, reason_of
 from sweeps.tracking.delivery.outbox import Job, Labelled, Outbox
 from sweeps.tracking.delivery.shortfall import Shortfall, shortfall_path
 from sweeps.tracking.logged_models import LoggedModels
 from sweeps.tracking.model_registry import Candidate, ModelRegistry
-from sweeps.tracking.preflight import Connection
 from sweeps.tracking.runs import SWEEP_KEY, NoRunError, RunStore, cell_key, trunk_key
 from sweeps.tracking.sweep_run import SweepRunWriter
 from sweeps.tracking.system_metrics import SystemMetricsSampler
@@ -189,7 +189,7 @@ class MlflowTracker:
         self._refusals[words] += 1
 
     def _reason(self, error: Exception) -> str:
-        return without_secrets(reason_of(error), self._uri)
+        return redacted(reason_of(error), self._uri)
 
     def _are_runs_gone(self) -> bool:
         try:

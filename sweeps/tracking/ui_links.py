@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import zlib
 from collections.abc import Sequence
 from shlex import quote
 from urllib.parse import urlencode
+
+from sweeps.tracking.access.moved_folder import DATABASE
 
 
 def _view_key(sweep_id: str) -> str:
@@ -36,6 +39,19 @@ def ui_command(uri: str, experiment_id: str, sweep_id: str) -> str:
         f"mlflow ui --backend-store-uri {quote(without_credentials(uri))} --host 127.0.0.1 "
         f"--port 5000\n  then http://127.0.0.1:5000{path}"
     )
+
+
+def followed_ui(ui: str | None, uri: str) -> str | None:
+    """Return how to open the UI of a sweep whose own database has moved with its folder.
+
+    Args:
+        ui: what :func:`ui_command` gave, where the sweep was then.
+        uri: of the database now.
+    """
+    found = re.match(r"mlflow ui --backend-store-uri (\'?sqlite:.*?) --host ", ui or "")
+    if ui is None or found is None or DATABASE not in found[1]:
+        return ui
+    return ui.replace(found[1], quote(without_credentials(uri)), 1)
 
 
 def compare_link(run_ids: Sequence[str], experiment_id: str) -> str:

@@ -65,6 +65,18 @@ def test_a_known_secret_is_masked_wherever_it_stands(monkeypatch: pytest.MonkeyP
         redaction._known_secrets.cache_clear()
 
 
+@pytest.mark.parametrize(
+    ("uri", "text", "masked"),
+    [
+        ("http://me:s3cret@h:1/", "from http://me:s3cret@h:1/a", "from http://***@h:1/a"),
+        ("postgresql://me:p%40ss@h/x", 'for "me" with p@ss or p%40ss', 'for "me" with *** or ***'),
+        ("http://h:1", "no answer from http://h:1/a", "no answer from http://h:1/a"),
+    ],
+)
+def test_parts_of_a_quoted_uri_are_masked(uri: str, text: str, masked: str) -> None:
+    assert redacted(text, uri) == masked
+
+
 word = st.text(
     st.characters(exclude_characters="/?#@\\'\"<>", exclude_categories=["Z", "C"]), min_size=4
 )

@@ -16,6 +16,15 @@ class Score:
     hits1: int
     hits5: int
 
+    def __post_init__(self) -> None:
+        """Check the counts.
+
+        Raises:
+            ValueError: there are no images, or more hits than images.
+        """
+        if not (self.n > 0 and 0 <= self.hits1 <= self.n and 0 <= self.hits5 <= self.n):
+            raise ValueError(f"{self.hits1} and {self.hits5} hits among {self.n} images")
+
     @property
     def top1(self) -> float:
         """Share of images whose label is the most likely class."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from trainables.fixres.arms import ARMS
-from trainables.fixres.cell import CellSpec, delta_path, native_transform
+from trainables.fixres.cell import CellSpec, native_transform, read_delta
 from trainables.models.backbone import State
 from trainables.storage.artifact_store import Store
-from trainables.storage.files import read_tensors
 from trainables.training.trunk import TrunkSpec, read_trunk_weights
 from trainables.transforms.eval_transform import EvalTransform
 
@@ -18,11 +17,11 @@ def adapted_state(store: Store, trunk: str, cell: str, arm: str) -> State:
         trunk, cell: keys.
 
     Raises:
-        FileNotFoundError: the trunk is not finished, or the cell has not this arm.
+        DamagedFileError: weights are damaged or missing, as where the trunk is not finished.
     """
     state = read_trunk_weights(store, trunk)
     if ARMS[arm].changes:
-        state = {**state, **read_tensors(delta_path(store, cell, arm))}
+        state = {**state, **read_delta(store, cell, arm)}
     return state
 
 

@@ -23,8 +23,10 @@ from trainables.models import backbone, variants
 from trainables.models.backbone import Net, State
 from trainables.models.device import pick_device
 from trainables.storage.artifact_store import Store
-from trainables.storage.files import Place, read_batch, read_json, write_batch
+from trainables.storage.damage import DamagedFileError, unless_damaged
+from trainables.storage.files import Place, read_batch, read_record, read_tensors, write_batch
 from trainables.storage.hashing import content_hash
+from trainables.storage.typed import checked
 from trainables.training.trunk import TrunkSpec
 from trainables.transforms.eval_transform import EvalTransform
 
@@ -75,20 +77,38 @@ class ArmResult:
 
 
 def arm_result_from_json(value: Mapping[str, Any]) -> ArmResult:
-    """Read a result from its JSON."""
-    head = HeadSetting(**value["head"]) if value["head"] else None
-    return ArmResult(**{**value, "score": Score(**value["score"]), "head": head})
+    """Read a result from its JSON; raises anything for what is no result."""
+    head = checked(HeadSetting(**value["head"])) if value["head"] else None
+    nested = {"score": checked(Score(**value["score"])), "head": head}
+    return checked(ArmResult(**{**value, **nested}))
 
 
 def recorded_results(store: Store, key: str) -> list[ArmResult] | None:
-    """Read a finished cell's results; None where it is not finished."""
-    rows = read_json(store.cell(key) / "rows.json")
-    return None if rows is None else [arm_result_from_json(r) for r in rows]
+    """Read a finished cell's results; None where it is not finished, or they are damaged."""
+
+    def results_from_json(rows: list[dict[str, Any]]) -> list[ArmResult]:
+        return [arm_result_from_json(row) for row in rows]
+
+    path = store.cell(key) / "rows.json"
+    return unless_damaged(lambda: read_record(path, results_from_json))
 
 
 def delta_path(store: Store, cell: str, arm: str) -> Place:
     """Give the path of the tensors that an arm changed; there is none where it changed none."""
     return store.cell(cell) / f"delta-{arm}.safetensors"
+
+
+def read_delta(store: Store, cell: str, arm: str) -> State:
+    """Read the tensors that an arm changed.
+
+    Raises:
+        DamagedFileError: they are damaged or missing.
+    """
+    path = delta_path(store, cell, arm)
+    try:
+        return read_tensors(path)
+    except FileNotFoundError:
+        raise DamagedFileError(path, "it is missing") from None
 
 
 def load_model(spec: TrunkSpec, state: State, classes: int) -> Net:
@@ -121,8 +141,16 @@ def read_hits(path: Place, arm: str) -> np.ndarray:
 
     Args:
         path: what :func:`write_predictions` wrote.
+
+    Raises:
+        DamagedFileError: it is damaged or missing, or not of this arm.
     """
-    batch = read_batch(path)
+    try:
+        batch = read_batch(path)
+    except FileNotFoundError:
+        raise DamagedFileError(path, "it is missing") from None
+    if not {arm, "label"} <= set(batch.schema.names):
+        raise DamagedFileError(path, f"it has no column {arm}")
     hits: np.ndarray = batch[arm].to_numpy() == batch["label"].to_numpy()
     return hits
 

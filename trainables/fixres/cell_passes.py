@@ -38,7 +38,8 @@ from trainables.models.backbone import Net, State
 from trainables.models.device import pick_device
 from trainables.models.tensor_names import STATISTICS
 from trainables.storage.artifact_store import Store
-from trainables.storage.files import read_json, write_json
+from trainables.storage.damage import unless_damaged
+from trainables.storage.files import read_record, write_json
 from trainables.storage.hashing import content_hash
 from trainables.training.trunk import read_trunk_spec, read_trunk_weights
 from trainables.transforms.resolution import feature_side
@@ -288,13 +289,13 @@ class CellPasses:
         if images != self.trunk.images:  # a pretrained trunk, refitted on other images
             key_parts.append(images)
         path = self._store.activations(content_hash(*key_parts))
-        values = read_json(path)
+        values = unless_damaged(lambda: read_record(path, _quantiles_from_json))
         if values is None:
             view = self._views.view("train", transform, most=FRECHET_IMAGES)
             features = self._pass_to_features(self._model_with(self._trained_norm), view)
-            values = frechet.quantiles(features.numpy()).tolist()
-            write_json(path, values)
-        return np.array(values)
+            values = frechet.quantiles(features.numpy())
+            write_json(path, values.tolist())
+        return values
 
     def _model_with(self, statistics: NormStatistics) -> Net:
         """The one model that passes share, its last batch norm set to these statistics."""
@@ -303,3 +304,11 @@ class CellPasses:
 
     def _load_trunk(self) -> Net:
         return load_model(self.trunk, self._trunk_state, len(self._views.images.classes))
+
+
+def _quantiles_from_json(value: list[float]) -> np.ndarray:
+    """Read quantiles; raises anything for what is no list of so many numbers."""
+    values = np.array(value, dtype=float)
+    if values.shape != frechet.PROBABILITIES.shape:
+        raise ValueError("they are no quantiles")
+    return values

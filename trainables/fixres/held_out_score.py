@@ -30,7 +30,8 @@ from trainables.fixres.features import body_pass, pool_logits
 from trainables.models import variants
 from trainables.models.device import pick_device
 from trainables.storage.artifact_store import Store
-from trainables.storage.files import Place, append_line, read_json, read_lines, write_json
+from trainables.storage.damage import unless_damaged
+from trainables.storage.files import Place, append_line, read_record, read_records, write_json
 from trainables.storage.hashing import content_hash
 from trainables.training.trunk import read_trunk_spec
 from trainables.transforms.resolution import feature_side
@@ -58,15 +59,16 @@ def score_held_out(
         views: of the sweep's images, which name the classes.
 
     Raises:
-        FileNotFoundError: the cell has not this arm.
+        DamagedFileError: the cell's weights are damaged or missing.
     """
     path = _result_path(held_out, store, cell, arm)
-    recorded = read_json(path)
+    recorded = unless_damaged(lambda: read_record(path, arm_result_from_json))
+    if recorded is None or cell.key not in cells_tested_on(store, held_out.name):
+        # Before the look: that the set was looked at is not forgotten, whatever comes of it.
+        look = {"set": held_out.name, "images": held_out.digest, "cell": cell.key, "arm": arm}
+        append_line(store.readings, look | {"at": int(time.time() * 1000)})
     if recorded is not None:
-        return arm_result_from_json(recorded)
-    # Before the look: that the set was looked at is not forgotten, whatever comes of it.
-    look = {"set": held_out.name, "images": held_out.digest, "cell": cell.key, "arm": arm}
-    append_line(store.readings, look | {"at": int(time.time() * 1000)})
+        return recorded
     began = time.monotonic()
     logits = _logits(held_out, store, cell, arm, views)
     labels = torch.tensor(held_out.images.labels)
@@ -84,14 +86,18 @@ def score_held_out(
 
 
 def held_out_hits(held_out: HeldOutSet, store: Store, cell: CellSpec, arm: str) -> np.ndarray:
-    """Read which images an arm classifies correctly, after :func:`score_held_out`: (n,) bool."""
+    """Read which images an arm classifies correctly, after :func:`score_held_out`: (n,) bool.
+
+    Raises:
+        DamagedFileError: what was predicted is damaged or missing.
+    """
     return read_hits(_predictions_path(_result_path(held_out, store, cell, arm)), arm)
 
 
 def cells_tested_on(store: Store, set_name: str) -> list[str]:
     """List the keys of the cells that a held-out set was looked at for, by their first look."""
-    looks = [look for look in read_lines(store.readings) if look["set"] == set_name]
-    return list(dict.fromkeys(look["cell"] for look in looks))
+    looks = read_records(store.readings, lambda look: (str(look["set"]), str(look["cell"])))
+    return list(dict.fromkeys(cell for name, cell in looks if name == set_name))
 
 
 def _result_path(held_out: HeldOutSet, store: Store, cell: CellSpec, arm: str) -> Place:

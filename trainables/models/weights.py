@@ -18,8 +18,11 @@ from trainables.models.backbone import State
 from trainables.models.tensor_names import CLASSIFIER
 from trainables.models.variants import Variant, hub_config
 from trainables.storage.artifact_store import Store
-from trainables.storage.files import read_json, read_tensors, write_json, write_tensors
+from trainables.storage.damage import DamagedFileError, unless_damaged
+from trainables.storage.files import read_record, read_tensors, write_json, write_tensors
 from trainables.storage.hashing import added_later, content_hash
+from trainables.storage.object_store import RemotePath
+from trainables.storage.typed import checked
 
 AVERAGED = "n_averaged"  # counts the steps of torch's AveragedModel, beside its "module."
 HUB_TIMEOUT_S = 5.0  # after which a hub counts as out of reach
@@ -56,9 +59,9 @@ def find_weights(variant: Variant, source: str, store: Store) -> Weights:
     if source == "none":
         return Weights(variant=variant.name, source="none", digest="none", name=None)
     record_path = store.root / "weights" / f"{variant.name}-from-{content_hash(source)}.json"
-    record = read_json(record_path)
-    if record and store.weights(record["name"]).exists():
-        return Weights(**record)
+    record = unless_damaged(lambda: read_record(record_path, lambda v: checked(Weights(**v))))
+    if record is not None and _is_stored(record, store):
+        return record
     state, origin = _read_source(variant, source)
     state = _with_timm_names(variant, state, origin)
     name = f"{variant.name}-{_tensor_digest(state)}"
@@ -78,12 +81,29 @@ def stored_state(weights: Weights, store: Store) -> State | None:
     """Read the weights that :func:`find_weights` copied; None for a random start.
 
     They come without a classifier that is not to be kept.
+
+    Raises:
+        DamagedFileError: they are damaged or missing.
     """
     if not weights.name:
         return None
-    state = read_tensors(store.weights(weights.name))
+    path = store.weights(weights.name)
+    try:
+        state = read_tensors(path)
+    except FileNotFoundError:
+        raise DamagedFileError(path, "it is missing") from None
     kept = {name: tensor for name, tensor in state.items() if name not in CLASSIFIER}
     return state if weights.keep_classifier else kept
+
+
+def _is_stored(weights: Weights, store: Store) -> bool:
+    """Whether the store holds the weights: undamaged, where that takes no download."""
+    if weights.name is None:
+        return False
+    path = store.weights(weights.name)
+    if isinstance(path, RemotePath):
+        return path.exists()
+    return path.exists() and unless_damaged(lambda: stored_state(weights, store)) is not None
 
 
 def _read_source(variant: Variant, source: str) -> tuple[State, str]:

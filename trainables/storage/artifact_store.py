@@ -15,10 +15,12 @@ A key is a digest of all that the result depends on: where it is there, it need 
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Generic, cast
 
 from typing_extensions import TypeVar
 
+from trainables.errors import UserError
 from trainables.storage.files import Place
 
 P = TypeVar("P", bound=Place, covariant=True, default=Place)
@@ -33,6 +35,9 @@ class Store(Generic[P]):
     def _at(self, *names: str) -> P:
         path: Place = self.root
         for name in names:
+            # Names come from files too, such as another's leaderboard: none may lead elsewhere.
+            if not re.fullmatch(r"\w[\w. -]*", name):
+                raise UserError(f"{name!r} is no key of a store: {self.root} is not read with it.")
             path = path / name
         return cast(P, path)
 
@@ -75,6 +80,11 @@ class Store(Generic[P]):
     def latency(self, key: str) -> P:
         """Locate the file of one measured latency."""
         return self._at("latency", f"{key}.json")
+
+    @property
+    def readings_folder(self) -> P:
+        """The folder of all readings of held-out sets."""
+        return self._at("readings")
 
     def reading(self, key: str) -> P:
         """Locate the file of one reading of a held-out set."""

@@ -8,24 +8,39 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import torch
 from safetensors.torch import load, load_file, save_file
 
 from trainables.errors import UserError, is_utf8, printable
+from trainables.storage.damage import damage_told
+from trainables.storage.digests import (
+    DIGEST,
+    HEADER_LENGTH_BYTES,
+    MAX_HEADER_BYTES,
+    batch_digest,
+    check_digest,
+    metadata_of,
+    tensor_digest,
+)
+from trainables.storage.full_disk import full_disk_told
 from trainables.storage.hashing import canonical_json, to_jsonable
 from trainables.storage.object_store import RemotePath
 from trainables.storage.retry import with_retries
 
 Place = Path | RemotePath
+T = TypeVar("T")
+log = logging.getLogger("fixres")
 
 
 @contextmanager
@@ -77,7 +92,8 @@ def write_file(path: Place, fill: Callable[[Path], None]) -> None:
     if isinstance(path, RemotePath):
         with tempfile.TemporaryDirectory(prefix="fixres-send-") as folder:
             temporary = Path(folder) / path.name
-            fill(temporary)
+            with full_disk_told(folder):
+                fill(temporary)
             path.upload(temporary)
         return
 
@@ -132,17 +148,36 @@ def write_json(path: Place, value: Any) -> None:
 
 
 def read_json(path: Place) -> Any | None:
-    """Read the value at ``path``; None where there is no such file."""
+    """Read the value at ``path``; None where there is no such file.
+
+    Raises:
+        DamagedFileError: it is no JSON.
+    """
+    return read_record(path, lambda value: value)
+
+
+def read_record(path: Place, build: Callable[[Any], T]) -> T | None:
+    """Build a value from the JSON at ``path``; None where there is no such file.
+
+    Args:
+        build: may raise anything for JSON that it has not written.
+
+    Raises:
+        DamagedFileError: it is no JSON, or another value's.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except FileNotFoundError:
         return None
+    with damage_told(path):
+        return build(json.loads(content.decode("utf-8")))
 
 
 def write_tensors(path: Place, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write tensors of any device and memory layout as safetensors."""
+    """Write tensors of any device and memory layout as safetensors, with their digest."""
     contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    write_file(path, lambda temporary: save_file(contiguous, temporary))
+    metadata = {DIGEST: tensor_digest(contiguous)}
+    write_file(path, lambda temporary: save_file(contiguous, temporary, metadata))
 
 
 def read_tensors(path: Place) -> dict[str, torch.Tensor]:
@@ -150,48 +185,93 @@ def read_tensors(path: Place) -> dict[str, torch.Tensor]:
 
     Raises:
         FileNotFoundError: there is no such file.
+        DamagedFileError: it is cut short, or its content is not what was written.
     """
     if isinstance(path, RemotePath):
-        return load(path.read_bytes())
-    return load_file(path, device="cpu")
+        content = path.read_bytes()
+        with damage_told(path):
+            return _checked_tensors(load(content), metadata_of(content))
+    with path.open("rb") as file, damage_told(path):
+        header = file.read(HEADER_LENGTH_BYTES)
+        header += file.read(min(int.from_bytes(header, "little"), MAX_HEADER_BYTES))
+        return _checked_tensors(load_file(path, device="cpu"), metadata_of(header))
+
+
+def _checked_tensors(
+    tensors: dict[str, torch.Tensor], metadata: Mapping[str, Any]
+) -> dict[str, torch.Tensor]:
+    if DIGEST in metadata:
+        check_digest(metadata[DIGEST], tensor_digest(tensors))
+    return tensors
 
 
 def write_state(path: Place, state: Mapping[str, Any]) -> None:
     """Write a nested mapping of tensors and plain values, as :func:`read_state` reads it."""
-    write_file(path, lambda temporary: torch.save(dict(state), temporary))
+
+    def fill(temporary: Path) -> None:
+        # Into a file of Python's, as torch's own passes on no reason where it cannot write.
+        with temporary.open("wb") as file:
+            torch.save(dict(state), file)
+
+    write_file(path, fill)
 
 
 def read_state(path: Place) -> dict[str, Any] | None:
     """Read the state at ``path`` onto the CPU; None where there is no such file.
 
     It is read as data only (``weights_only``): nothing in a store is executed.
+
+    Raises:
+        DamagedFileError: it is cut short, or its content is not what was written.
     """
     try:
-        source = io.BytesIO(path.read_bytes()) if isinstance(path, RemotePath) else path
-        state: dict[str, Any] = torch.load(source, map_location="cpu", weights_only=True)
+        source = io.BytesIO(path.read_bytes()) if isinstance(path, RemotePath) else path.open("rb")
     except FileNotFoundError:
         return None
+    with source, damage_told(path):
+        with zipfile.ZipFile(source) as archive:
+            broken = archive.testzip()  # by the checksums, which torch writes and does not read
+        if broken is not None:
+            raise ValueError(f"{broken} in it is not what was written, by its checksum")
+        source.seek(0)
+        state: dict[str, Any] = torch.load(source, map_location="cpu", weights_only=True)
     return state
 
 
 def write_batch(path: Place, batch: pa.RecordBatch) -> None:
     """Write an Arrow IPC file of one record batch, which can be read by mapping it."""
+    digested = batch.replace_schema_metadata({DIGEST: batch_digest(batch)})
 
     def fill(temporary: Path) -> None:
         with (
             pa.OSFile(str(temporary), "wb") as sink,
-            pa.ipc.new_file(sink, batch.schema) as writer,
+            pa.ipc.new_file(sink, digested.schema) as writer,
         ):
-            writer.write_batch(batch)
+            writer.write_batch(digested)
 
     write_file(path, fill)
 
 
 def read_batch(path: Place) -> pa.RecordBatch:
-    """Read the one record batch of an Arrow IPC file; it is mapped where it is a local file."""
+    """Read the one record batch of an Arrow IPC file; it is mapped where it is a local file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DamagedFileError: it is cut short, or its content is not what was written.
+    """
     if isinstance(path, RemotePath):
-        return pa.ipc.open_file(pa.BufferReader(path.read_bytes())).get_batch(0)
-    return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+        source = pa.BufferReader(path.read_bytes())
+    elif file_size(path):
+        source = pa.memory_map(str(path))
+    else:
+        source = pa.BufferReader(b"")  # nothing can be mapped of an empty file
+    with damage_told(path):
+        batch = pa.ipc.open_file(source).get_batch(0)
+        batch.validate(full=True)
+        expected = (batch.schema.metadata or {}).get(DIGEST.encode())
+        if expected is not None:
+            check_digest(expected.decode(), batch_digest(batch))
+    return batch
 
 
 def append_line(path: Place, value: Any) -> None:
@@ -226,13 +306,32 @@ def _read_whole(path: Place) -> bytes:
 
 
 def read_lines(path: Place) -> list[Any]:
-    """Read every whole JSON line; one that a crash cut short is skipped."""
-    values = []
-    for line in _read_whole(path).decode("utf-8", errors="replace").splitlines():
-        try:
-            values.append(json.loads(line))
-        except json.JSONDecodeError:
+    """Read every whole JSON line; see :func:`read_records`."""
+    return read_records(path, lambda value: value)
+
+
+def read_records(path: Place, build: Callable[[Any], T]) -> list[T]:
+    """Build a value from every JSON line; what a crash cut short or damage spoilt is left out.
+
+    A warning says which lines are left out.
+
+    Args:
+        build: may raise anything for JSON that it has not written.
+    """
+    values, spoilt = [], []
+    for number, line in enumerate(_read_whole(path).split(b"\n"), start=1):
+        if not line.strip():
             continue
+        try:
+            values.append(build(json.loads(line.decode("utf-8"))))
+        except Exception:  # of any type, as any bytes may stand there
+            spoilt.append(number)
+    if spoilt:
+        log.warning(
+            "%s: %d of %d lines cannot be read (the first is line %d), cut short or damaged: they "
+            "are left out, and what they said is found elsewhere or decided anew",
+            path, len(spoilt), len(spoilt) + len(values), spoilt[0],
+        )  # fmt: skip
     return values
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,11 @@ def content_hash(*parts: Any) -> str:
     """
     text = _dumps(_convert(list(parts), for_key=True))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def is_key(text: object) -> bool:
+    """Whether a text may be a key that :func:`content_hash` has made."""
+    return isinstance(text, str) and re.fullmatch(r"[0-9a-f]{16}", text) is not None
 
 
 def _dumps(value: Any) -> str:

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from trainables.errors import SweepError
+from trainables.storage.full_disk import disk_full, disk_state
 
 MAX_OUTAGE_S = 300.0  # without an answer: long enough for a restart of the store
+MAX_FULL_S = 10.0  # with a full disk: nothing is lost by an end, as the same command continues
 FIRST_PAUSE_S = 0.5  # doubled after each try
 MAX_PAUSE_S = 10.0
 MAX_LINE_LENGTH = 200  # characters of an error that a message quotes
@@ -23,8 +25,7 @@ PERMANENT_ERRORS = (
 )
 # Local and network file systems give these for states that may end.
 TRANSIENT_ERRNOS = frozenset(
-    getattr(errno, name)
-    for name in ("EAGAIN", "EBUSY", "EDQUOT", "EIO", "ENOSPC", "EROFS", "ESTALE", "ETIMEDOUT")
+    getattr(errno, name) for name in ("EAGAIN", "EBUSY", "EIO", "ESTALE", "ETIMEDOUT")
 )
 log = logging.getLogger("fixres")
 T = TypeVar("T")
@@ -38,6 +39,7 @@ def with_retries(action: Callable[[], T], path: str) -> T:
         path: the file, for messages.
 
     Raises:
+        DiskFullError: the disk has been full for ``MAX_FULL_S``, whatever library said so.
         SweepError: there was no answer for ``MAX_OUTAGE_S``.
         OSError: an error that waiting does not cure.
     """
@@ -45,16 +47,23 @@ def with_retries(action: Callable[[], T], path: str) -> T:
     while True:
         try:
             return action()
-        except OSError as error:
-            if not is_transient(error):
+        except SweepError:
+            raise
+        except Exception as error:
+            state = disk_state(error)
+            if state is None and not (isinstance(error, OSError) and is_transient(error)):
                 raise
-            if time.monotonic() - began > MAX_OUTAGE_S:
+            waited_s = time.monotonic() - began
+            if state is not None and waited_s > MAX_FULL_S:
+                raise disk_full(state, path) from error
+            if waited_s > MAX_OUTAGE_S:
                 raise SweepError(
                     f"{path} could not be read or written for {MAX_OUTAGE_S:.0f} s "
                     f"({first_line(error)}): the same command goes on once it can."
                 ) from error
             if not warned:
-                log.warning("%s: %s; trying again", path, first_line(error))
+                why = first_line(error) if state is None else disk_full(state, path)
+                log.warning("%s: %s; trying again", path, why)
                 warned = True
             time.sleep(pause)
             pause = min(2 * pause, MAX_PAUSE_S)

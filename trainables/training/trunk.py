@@ -18,8 +18,16 @@ import torch
 from trainables.evaluation.metrics import Score
 from trainables.models.weights import Weights
 from trainables.storage.artifact_store import Store
-from trainables.storage.files import read_json, read_state, read_tensors, write_json, write_tensors
+from trainables.storage.damage import DamagedFileError, damage_told, unless_damaged
+from trainables.storage.files import (
+    read_record,
+    read_state,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
 from trainables.storage.hashing import content_hash
+from trainables.storage.typed import checked
 from trainables.training.recipe import Hyper, Recipe
 from trainables.transforms.augmentation import Augmentation
 
@@ -75,7 +83,7 @@ class EpochReport:
 
 
 def trunk_spec_from_json(value: Mapping[str, Any]) -> TrunkSpec:
-    """Read a spec from its JSON."""
+    """Read a spec from its JSON; raises anything for what is no spec."""
     recipe = dict(value["recipe"])
     augmentation = recipe["augmentation"]
     recipe["augmentation"] = Augmentation(
@@ -84,27 +92,45 @@ def trunk_spec_from_json(value: Mapping[str, Any]) -> TrunkSpec:
         hflip=augmentation["hflip"],
     )
     nested = {
-        "weights": Weights(**value["weights"]),
-        "recipe": Recipe(**recipe),
-        "hyper": Hyper(**value["hyper"]),
+        "weights": checked(Weights(**value["weights"])),
+        "recipe": checked(Recipe(**recipe)),
+        "hyper": hyper_from_json(value["hyper"]),
     }
-    return TrunkSpec(**{**value, **nested})
+    return checked(TrunkSpec(**{**value, **nested}))
+
+
+def hyper_from_json(value: Mapping[str, Any]) -> Hyper:
+    """Read hyperparameters from their JSON; raises anything for what is none."""
+    return checked(Hyper(**value))
 
 
 def epoch_report_from_json(value: Mapping[str, Any]) -> EpochReport:
-    """Read a report from its JSON."""
-    val = {int(res): Score(**s) for res, s in value["val"].items()}
-    return EpochReport(**{**value, "val": val})
+    """Read a report from its JSON; raises anything for what is no report."""
+    val = {int(res): checked(Score(**s)) for res, s in value["val"].items()}
+    return checked(EpochReport(**{**value, "val": val}))
 
 
 def recorded_reports(store: Store, key: str) -> list[EpochReport]:
-    """Read the reports of all epochs of a trunk, finished or in training, that are in the store."""
+    """Read the reports of all epochs of a trunk, finished or in training, that are in the store.
+
+    A damaged state counts as none: the training begins anew.
+
+    Raises:
+        DamagedFileError: the result of a finished trunk is damaged.
+    """
     folder = store.trunk(key)
-    record = read_json(folder / "result.json")
-    if record is None:
-        record = read_state(folder / "state.pt")
-    if record is None:
+    reports = read_record(folder / "result.json", _reports_of)
+    if reports is not None:
+        return reports
+    path = folder / "state.pt"
+    state = unless_damaged(lambda: read_state(path))
+    if state is None:
         return []
+    with damage_told(path):
+        return _reports_of(state)
+
+
+def _reports_of(record: Mapping[str, Any]) -> list[EpochReport]:
     return [epoch_report_from_json(r) for r in record["reports"]]
 
 
@@ -121,26 +147,47 @@ def finalize_trunk(store: Store, key: str, status: TrunkStatus) -> None:
 
     Args:
         status: how the training ended.
+
+    Raises:
+        DamagedFileError: the state is damaged, missing or within an epoch.
     """
     folder = store.trunk(key)
     if (folder / "result.json").exists():
         (folder / "state.pt").unlink(missing_ok=True)
         return
     state = read_state(folder / "state.pt")
-    assert state is not None, f"no trunk {key} in training"
-    assert state.get("progress") is None, f"trunk {key} is within an epoch"
+    if state is None:
+        raise DamagedFileError(folder / "state.pt", "it is missing")
+    if state.get("progress") is not None:
+        raise DamagedFileError(folder / "state.pt", "it is within an epoch of an ended trunk")
     write_tensors(folder / "trunk.safetensors", state.get("ema", state["model"]))
     write_json(folder / "result.json", {"why": status, "reports": state["reports"]})
     (folder / "state.pt").unlink()
 
 
 def read_trunk_spec(store: Store, key: str) -> TrunkSpec:
-    """Read the spec of a trunk that has been begun."""
-    spec = read_json(store.trunk(key) / "spec.json")
-    assert spec is not None, f"no trunk {key}"
-    return trunk_spec_from_json(spec)
+    """Read the spec of a trunk that has been begun.
+
+    Raises:
+        DamagedFileError: it is missing, or is not that of this key.
+    """
+    path = store.trunk(key) / "spec.json"
+    spec = read_record(path, trunk_spec_from_json)
+    if spec is None:
+        raise DamagedFileError(path, "it is missing")
+    if spec.key != key:
+        raise DamagedFileError(path, f"it is the spec of trunk {spec.key}")
+    return spec
 
 
 def read_trunk_weights(store: Store, key: str) -> dict[str, torch.Tensor]:
-    """Read the weights of a finished trunk, on the CPU, by the names of timm's state dict."""
-    return read_tensors(store.trunk(key) / "trunk.safetensors")
+    """Read the weights of a finished trunk, on the CPU, by the names of timm's state dict.
+
+    Raises:
+        DamagedFileError: they are damaged or missing.
+    """
+    path = store.trunk(key) / "trunk.safetensors"
+    try:
+        return read_tensors(path)
+    except FileNotFoundError:
+        raise DamagedFileError(path, "it is missing") from None

@@ -18,10 +18,16 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from trainables.storage.artifact_store import Store
-from trainables.storage.files import append_line, read_state, write_json, write_state
+from trainables.storage.damage import unless_damaged
+from trainables.storage.files import append_line, read_record, read_state, write_json, write_state
 from trainables.storage.hashing import to_jsonable
 from trainables.training.distributed import WorkerGroup
-from trainables.training.trunk import EpochReport, TrunkSpec, epoch_report_from_json
+from trainables.training.trunk import (
+    EpochReport,
+    TrunkSpec,
+    epoch_report_from_json,
+    trunk_spec_from_json,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +70,8 @@ class TrunkCheckpoint:
     def resume(self) -> TrainingPosition:
         """Set model, optimiser and moving average to the saved state; without one, write the spec.
 
+        A damaged state counts as none, which a warning tells.
+
         Returns:
             Where the training stands.
 
@@ -72,9 +80,9 @@ class TrunkCheckpoint:
         """
         if (self.folder / "result.json").exists():
             raise ValueError(f"trunk {self._spec.key} is finished")
-        state = read_state(self.folder / "state.pt")
+        state = unless_damaged(lambda: read_state(self.folder / "state.pt"))
         if state is None:
-            if self._group.rank == 0 and not (self.folder / "spec.json").exists():
+            if self._group.rank == 0 and not self._has_spec():
                 write_json(self.folder / "spec.json", self._spec)
             return TrainingPosition()
         self._model.load_state_dict(state["model"])
@@ -87,6 +95,11 @@ class TrunkCheckpoint:
             steps=state.get("steps", 0),
             micro_batch=state.get("micro_batch"),
         )
+
+    def _has_spec(self) -> bool:
+        """Whether the store holds the spec, undamaged."""
+        path = self.folder / "spec.json"
+        return unless_damaged(lambda: read_record(path, trunk_spec_from_json)) == self._spec
 
     def save(self, position: TrainingPosition) -> None:
         """Replace the state by that of model, optimiser and moving average as they are now.

@@ -24,6 +24,7 @@ from sweeps.execution.tune_runner import Config, Phase, run_trials
 from sweeps.planning.spec import ResourceOptions
 from trainables.data.options import ReadOptions
 from trainables.ray_backend.tune_trainables import TrialContext
+from trainables.storage.full_disk import DiskFullError
 
 NET = ("", 0)
 CONTEXT = TrialContext(
@@ -99,6 +100,50 @@ def run_with_stand_in(
     return Tuner.trials
 
 
+FULL = "The disk of /out is full: free some, and the same command continues."
+FULL_TRACE = f"ray::train()\ntrainables.storage.full_disk.DiskFullError: {FULL}\n"
+
+
+def test_a_disk_that_is_full_for_a_trial_ends_the_phase(monkeypatch: pytest.MonkeyPatch) -> None:
+    fault, retried, failed = tune_runner._Fault(), list[str](), list[str]()
+    phase = fault.guarded(
+        Phase(
+            next_config=lambda: {"name": "another"},
+            should_continue=lambda config, result: True,
+            failed=lambda config, trace: failed.append(trace),
+            retried=lambda config, trace: retried.append(trace),
+        )
+    )
+    phase.retried({}, "ValueError: x")
+    assert retried == ["ValueError: x"] and not fault.stop_all()
+    assert phase.next_config() is not None
+    phase.retried({}, FULL_TRACE)
+    assert fault.stop_all() and str(fault.error) == FULL
+    assert retried == ["ValueError: x"]
+    assert phase.next_config() is None and not phase.should_continue({}, {})
+
+
+def test_what_a_callback_raises_leaves_the_phase(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune, "Tuner", Tuner)
+    monkeypatch.setattr(tune, "with_parameters", lambda trainable, context: trainable)
+
+    def raise_full() -> Config | None:
+        raise DiskFullError(FULL)
+
+    phase = Phase(
+        next_config=raise_full,
+        should_continue=lambda config, result: False,
+        failed=lambda config, error: None,
+    )
+    resources = PhaseResources(
+        placement=Placement(options=ResourceOptions(), cluster_resources=TWO_GPUS),
+        needs={("small", 1): MemoryNeed(gb=lambda workers: 1.0, max_workers=1)},
+    )
+    with pytest.raises(DiskFullError, match="is full"):
+        run_trials(tune.Trainable, phase, CONTEXT, resources)
+    assert Tuner.trials == []
+
+
 @pytest.fixture(scope="module")
 def real_ray() -> Iterator[None]:
     """Start Ray on loopback, for this process alone."""
@@ -136,6 +181,8 @@ class Fragile(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         self._end_in("step", self.config)
+        if self.config["name"] == "full":
+            raise DiskFullError(FULL)
         if self.config["name"] == "broken":
             raise ValueError("of no use. At all.")
         return {"name": self.config["name"], "done": True}
@@ -180,6 +227,13 @@ def run(folder: Path, names: list[str]) -> tuple[list[str], list[str], list[str]
     )
     run_trials(Fragile, phase, context, resources)
     return sorted(set(ended)), failed, retried
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("real_ray")
+def test_a_full_disk_is_not_tried_again(tmp_path: Path) -> None:
+    with pytest.raises(DiskFullError, match="The disk of /out is full: free some"):
+        run(tmp_path, ["full", "never begun"])
 
 
 @pytest.mark.slow

@@ -8,9 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sweeps.final_model.outcome import PairedGain, paired_gain, read_outcome, write_choice
+from sweeps.final_model.outcome import (
+    PairedGain,
+    lost_results,
+    paired_gain,
+    read_outcome,
+    write_choice,
+)
 from sweeps.selection import leaderboard
 from tests.factories import a_row, outcome_of
+from trainables.storage.damage import DamagedFileError
 
 ROWS = [a_row(90, 100), a_row(40, 50, split="test"), a_row(30, 50, split="test", arm="crop1")]
 GAINS = {"test": PairedGain(difference=0.2, error=0.05)}
@@ -30,6 +37,39 @@ def test_a_set_that_is_still_to_be_read_makes_it_unfinished(tmp_path: Path) -> N
     leaderboard.write(tmp_path / "leaderboard.parquet", outcome.rows)
     write_choice(tmp_path, outcome)
     assert read_outcome(tmp_path, ("sketch",)) is None
+
+
+@pytest.mark.parametrize("name", ["choice.json", "leaderboard.parquet"])
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"PAR1", b"\xff" * 99])
+def test_a_damaged_file_makes_it_unfinished(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, content: bytes
+) -> None:
+    outcome = outcome_of(ROWS, gains=GAINS)
+    leaderboard.write(tmp_path / "leaderboard.parquet", outcome.rows)
+    write_choice(tmp_path, outcome)
+    (tmp_path / name).write_bytes(content)
+    assert read_outcome(tmp_path, ()) is None
+    assert f"{name} is damaged" in caplog.text
+
+
+def test_a_leaderboard_of_unknown_arms_is_damaged(tmp_path: Path) -> None:
+    leaderboard.write(tmp_path / "board.parquet", [a_row(9, 10, arm="../x")])
+    with pytest.raises(DamagedFileError, match="no arm"):
+        leaderboard.read(tmp_path / "board.parquet")
+
+
+def test_results_that_are_not_what_was_written_are_listed(tmp_path: Path) -> None:
+    outcome = outcome_of(ROWS, gains=GAINS)
+    for name in ("report.html", "model/model.onnx", "model/README.md", "figures/a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    leaderboard.write(tmp_path / "leaderboard.parquet", outcome.rows)
+    write_choice(tmp_path, outcome)
+    assert lost_results(tmp_path) == []
+    (tmp_path / "model" / "README.md").write_text("with links")  # as in an object store
+    (tmp_path / "model" / "model.onnx").write_text("model/model.onny")
+    (tmp_path / "report.html").unlink()
+    assert sorted(lost_results(tmp_path)) == ["model/model.onnx", "report.html"]
 
 
 def test_a_gain_is_the_paired_difference() -> None:

@@ -51,6 +51,31 @@ def test_an_empty_folder_or_one_of_a_sweep_is_taken(tmp_path: Path, names: tuple
     assert find_folder(spec_with(out=tmp_path)) == tmp_path
 
 
+@pytest.mark.parametrize("others", [("choice.json", "model"), ("mlflow.db", "mlartifacts")])
+def test_a_sweep_that_has_lost_its_record_is_known_by_its_store(
+    tmp_path: Path, others: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in others:
+        (tmp_path / name).touch()
+    assert "holds other files" in refusal(out=tmp_path)
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "journal.jsonl").touch()
+    assert find_folder(spec_with(out=tmp_path)) == tmp_path
+    assert read_matching_record(tmp_path, {}) is None
+    assert ("spec.json is missing" in caplog.text) == ("choice.json" in others)
+    (tmp_path / "thesis.tex").touch()
+    assert "holds other files" in refusal(out=tmp_path)
+
+
+def test_a_copy_is_kept_of_a_damaged_record(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "spec.json").write_text('{"spec": ')
+    assert read_matching_record(tmp_path, {}) is None
+    assert (tmp_path / "spec.json.damaged").read_text() == '{"spec": '
+    assert "spec.json is damaged" in caplog.text and "written anew" in caplog.text
+
+
 def test_a_folder_of_other_files_is_refused_and_one_is_named(tmp_path: Path) -> None:
     for name in ("store", "thesis.tex", "z.txt"):
         (tmp_path / name).touch()

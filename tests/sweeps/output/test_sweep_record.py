@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from sweeps.output.sweep_record import SweepRecord, read_sweep_record
 from tests.factories import a_record
+from trainables.storage.damage import DamagedFileError, unless_damaged
 
 OPTIONS = {"variants": ("b0", "b1"), "lr": (1e-3, 1e-2), "seed": 7, "keep": "front"}
 
@@ -30,6 +34,48 @@ def test_a_record_is_read_as_it_was_written(record: SweepRecord, tmp_path: Path)
 
 def test_every_sweep_has_an_id_of_its_own() -> None:
     assert a_record().sweep != a_record().sweep
+
+
+NOISE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner),
+    max_leaves=6,
+)
+quick = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@quick
+@given(value=NOISE, data=st.data())
+def test_a_value_of_another_type_anywhere_is_damage_and_nothing_else(
+    record: SweepRecord, tmp_path: Path, value: Any, data: st.DataObject
+) -> None:
+    record.write(tmp_path)
+    written = json.loads((tmp_path / "spec.json").read_text())
+    place, path = written, data.draw(st.sampled_from(PLACES))
+    for name in path[:-1]:
+        place = place[name]
+    place[path[-1]] = value
+    (tmp_path / "spec.json").write_text(json.dumps(written))
+    found = unless_damaged(lambda: read_sweep_record(tmp_path))  # raises anything else
+    assert found is None or isinstance(found, SweepRecord)
+
+
+PLACES = (
+    *(("sweep",), ("command",), ("identity",), ("storage",), ("spec",), ("classes",), ("began",)),
+    *(("versions",), ("ui",), ("spec", "trunks"), ("spec", "trunks", "lr"), ("spec", "new")),
+    *(("spec", "grid", "train_res"), ("spec", "output", "out"), ("spec", "trunks", "epochs")),
+)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"null", b"{}", b"\xff", b'{"spec": {"trunks": 1}}']
+)
+def test_a_file_that_is_no_record_is_damaged(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "spec.json").write_bytes(content)
+    with pytest.raises(DamagedFileError, match=r"spec.json is damaged"):
+        read_sweep_record(tmp_path)
 
 
 def test_a_record_of_the_first_release_is_read(record: SweepRecord, tmp_path: Path) -> None:

@@ -172,3 +172,36 @@ def test_limits_are_checked_on_their_own_too() -> None:
     check_serving(ServingOptions(max_gmacs=1.0, min_top1=1.0))
     with pytest.raises(UserError, match=r"^--max-gmacs -1.0 is out of bounds: give more than 0.$"):
         check_serving(ServingOptions(max_gmacs=-1.0))
+
+
+@pytest.mark.parametrize("out", ["s3://my-bucket/first", "gs://b/x", "file:///tmp/x", "http://h/x"])
+def test_folders_of_this_machine_are_no_uris(out: str) -> None:
+    with pytest.raises(UserError, match=r"--out \w+:/.* is a folder of this machine.*--storage"):
+        check_spec(spec_with(out=Path(out)))
+    with pytest.raises(UserError, match=r"--cache-dir \w+:/.* is a folder of each node"):
+        check_spec(spec_with(cache_dir=Path(out)))
+
+
+def test_folders_whose_names_have_colons_are_taken(tmp_path: Path) -> None:
+    check_spec(spec_with(out=tmp_path / "12:30" / "x"))
+    check_spec(spec_with(out=Path("run-12:30/x")))
+
+
+@pytest.mark.parametrize("name", ["out", "cache_dir"])
+@pytest.mark.parametrize("inside", [".", "result", "a/b"])
+@pytest.mark.parametrize("source", ["--data", "--also-test other"])
+def test_what_is_written_must_not_lie_among_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, inside: str, source: str
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    monkeypatch.chdir(images)
+    given: dict[str, Any] = {"data": "."}
+    if source != "--data":
+        given = {"data": str(tmp_path.parent / "elsewhere"), "also_test": (f"other={images}",)}
+        (tmp_path.parent / "elsewhere").mkdir(exist_ok=True)
+    option = f"--{name.replace('_', '-')}"
+    for folder in (Path(inside), images / inside):
+        with pytest.raises(UserError, match=f"^{option} .* lies in {source} .* elsewhere"):
+            check_spec(spec_with(**{**given, "out": tmp_path, "cache_dir": tmp_path, name: folder}))
+    check_spec(spec_with(**{**given, "out": tmp_path / "images-out", "cache_dir": tmp_path}))

@@ -147,6 +147,40 @@ def test_a_range_of_one_value_gives_that_value(ranges: dict[str, Any]) -> None:
         history.append(finished(SMALL, hyper))
 
 
+NARROW = [
+    (0.0012345678, 0.0012345678),
+    (0.0012345678, 0.00123456785),
+    (0.001, math.nextafter(0.001, 1)),
+    (0.00123449999, 0.00123450001),
+    (1e-320, 1e-320),
+    (1e-200, 1e-190),
+    (1e200, 1e210),
+    (123456789.0, 123456790.0),
+]
+
+
+@pytest.mark.parametrize("name", ["lr", "weight_decay", "label_smoothing"])
+@pytest.mark.parametrize("ends", NARROW)
+def test_proposals_stay_within_ranges_narrower_than_their_rounding(
+    name: str, ends: tuple[float, float]
+) -> None:
+    low, high = ends
+    if name == "label_smoothing" and high >= 1:
+        low, high = 0.123456789, 0.12345679
+    ranges: dict[str, Any] = {name: (low, high)}
+    options, history = replace(OPTIONS, **ranges), list[Trial]()
+    for index in range(7):  # of which the last ones are the sampler's own
+        hyper = propose(options, SMALL, history, seed=0, index=index)
+        assert low <= getattr(hyper, name) <= high
+        history.append(finished(SMALL, hyper, top1=index / 10))
+
+
+def test_an_earlier_trial_whose_rounding_left_the_range_is_taken() -> None:
+    options = replace(OPTIONS, lr=(0.0012345678, 0.0012345678))
+    rounded = finished(SMALL, Hyper(lr=0.00123457, weight_decay=0.01, label_smoothing=0.1))
+    assert propose(options, SMALL, [rounded], seed=0, index=1).lr == 0.0012345678
+
+
 @pytest.mark.parametrize("kind", ["diverged", "cut", "running", "tied", "one"])
 def test_any_outcome_of_earlier_trials_is_taken(kind: str) -> None:
     rng = random.Random(0)

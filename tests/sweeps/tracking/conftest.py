@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from sweeps.tracking.connection import open_experiment, quiet_client
+from sweeps.tracking.access.connection import open_experiment, quiet_client
 from sweeps.tracking.delivery.shortfall import shortfall_path
 from tests.sweeps.tracking.recorded_sweep import (
     EXPERIMENT,

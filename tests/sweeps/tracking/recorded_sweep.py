@@ -22,8 +22,8 @@ from sweeps.events.event_types import (
 )
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row
+from sweeps.tracking.access.preflight import Connection, connect
 from sweeps.tracking.delivery.shortfall import shortfall_path
-from sweeps.tracking.preflight import Connection, connect
 from sweeps.tracking.runs import SWEEP_KEY, RunStore, cell_key, trunk_key
 from sweeps.tracking.tracker import MlflowTracker
 from tests.factories import a_row, plan_of, spec_with

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,12 +11,13 @@ import pytest
 from sweeps.output.sweep_record import read_sweep_record
 from sweeps.reselect import load_sweep
 from sweeps.selection import leaderboard
+from sweeps.selection.leaderboard import Row
 from sweeps.tracking.download import download_sweep
 from sweeps.tracking.runs import SWEEP_KEY
 from tests.factories import a_record
 from tests.sweeps.tracking.recorded_sweep import TrackedSweep
 from trainables.errors import UserError
-from trainables.fixres.cell import recorded_hits
+from trainables.fixres.cell import PREDICTIONS, recorded_hits
 from trainables.storage.artifact_store import Store
 
 
@@ -57,6 +60,55 @@ def test_without_a_finished_cell_there_is_no_leaderboard(
 ) -> None:
     download_sweep(track(sweep, 1), sweep.uri, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["spec.json"]
+
+
+def planted(sweep: TrackedSweep, folder: Path, change: Callable[[Row], Row]) -> str:
+    """A sweep in MLflow to which somebody has added another run of a cell, with other rows."""
+    run_id = track(sweep, len(sweep.events))
+    cell = sweep.recorded.ended_cells[0]
+    parent = sweep.client.get_run(run_id)
+    tags = {"mlflow.parentRunId": run_id, "role": "cell"}
+    added = sweep.client.create_run(parent.info.experiment_id, tags=tags).info.run_id
+    leaderboard.write(folder / "rows.parquet", [change(row) for row in cell.rows])
+    predictions = sweep.recorded.store.cell(cell.cell.key) / PREDICTIONS
+    for file in (folder / "rows.parquet", predictions):
+        sweep.client.log_artifact(added, str(file))
+    sweep.client.set_terminated(added)
+    return run_id
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda row: replace(row, cell="../../planted"),
+        lambda row: replace(row, trunk="../../planted"),
+        lambda row: replace(row, cell="0123456789ABCDEF"),
+        lambda row: replace(row, cell="0123456789abcdef" if row.arm == "fix" else row.cell),
+    ],
+)
+def test_keys_that_lead_elsewhere_are_refused(
+    sweep: TrackedSweep, tmp_path: Path, change: Callable[[Row], Row]
+) -> None:
+    folder = tmp_path / "deep" / "sweep"
+    folder.mkdir(parents=True)
+    run_id = planted(sweep, tmp_path, change)
+    with pytest.raises(UserError, match="does not name one cell by its key"):
+        download_sweep(run_id, sweep.uri, folder)
+    assert not list(tmp_path.rglob("planted*"))
+
+
+def test_a_cell_with_two_runs_is_taken_once(sweep: TrackedSweep, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    folder.mkdir()
+    download_sweep(planted(sweep, tmp_path, lambda row: row), sweep.uri, folder)
+    rows = leaderboard.read(folder / "leaderboard.parquet")
+    assert sorted(map(repr, rows)) == sorted(map(repr, sweep.recorded.rows))
+
+
+def test_rows_without_their_predictions_are_refused(sweep: TrackedSweep, tmp_path: Path) -> None:
+    run_id = planted(sweep, tmp_path, lambda row: replace(row, arm="bn"))
+    with pytest.raises(UserError, match=r"has a file that is no sweep's .*no column bn"):
+        download_sweep(run_id, sweep.uri, tmp_path)
 
 
 def test_a_run_that_is_not_there_is_the_users_to_mend(sweep: TrackedSweep, tmp_path: Path) -> None:

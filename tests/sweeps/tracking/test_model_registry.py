@@ -22,7 +22,7 @@ from PIL import Image
 
 from sweeps.final_model.mlflow_flavor import write_mlflow_model
 from sweeps.planning.spec import RegisterIf
-from sweeps.tracking.connection import open_experiment
+from sweeps.tracking.access.connection import open_experiment
 from sweeps.tracking.model_registry import CHAMPION, PREVIOUS, Candidate, ModelRegistry
 from sweeps.tracking.runs import SWEEP_KEY, RunStore, points
 from tests.sweeps.tracking.recorded_sweep import EXPERIMENT

@@ -14,8 +14,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from sweeps.events.event_types import CellBegan, CellEnded, TrialRetried, TrunkBegan, TrunkEnded
+from sweeps.tracking.access.preflight import connect
 from sweeps.tracking.model_registry import Candidate
-from sweeps.tracking.preflight import connect
 from sweeps.tracking.runs import SWEEP_KEY, cell_key, trunk_key
 from tests.sweeps.tracking.recorded_sweep import (
     HELD_OUT_ROWS,

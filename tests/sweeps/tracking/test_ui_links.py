@@ -9,7 +9,13 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from sweeps.tracking.ui_links import compare_link, sweep_view, ui_command, without_credentials
+from sweeps.tracking.ui_links import (
+    compare_link,
+    followed_ui,
+    sweep_view,
+    ui_command,
+    without_credentials,
+)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +49,16 @@ def test_the_ui_of_a_file_is_a_command_and_a_link() -> None:
         "mlflow ui --backend-store-uri sqlite:////out/mlflow.db --host 127.0.0.1 --port 5000"
     )
     assert link.strip().startswith("then http://127.0.0.1:5000/#/experiments/7/runs?")
+
+
+@pytest.mark.parametrize("place", ["/old place/out", "/old", "/o'ld"])
+def test_the_command_for_the_ui_follows_the_folder(place: str) -> None:
+    ui = ui_command(f"sqlite:///{place}/mlflow.db", "7", "abc")
+    new = "sqlite:////new place/mlflow.db"
+    assert followed_ui(ui, new) == ui_command(new, "7", "abc")
+    postgres = "mlflow ui --backend-store-uri postgresql://host/db --host 1"
+    for other in (None, "http://host/#/experiments/7", postgres):
+        assert followed_ui(other, new) == other
 
 
 def test_the_comparison_names_all_cells() -> None:

@@ -59,7 +59,7 @@ def test_a_long_outage_ends_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> 
         (OSError("AWS Error UNKNOWN (HTTP status 503) during PutObject operation"), True),
         (OSError("AWS Error ACCESS_DENIED during PutObject operation"), False),
         (OSError("AWS Error UNKNOWN (HTTP status 403) during HeadObject operation"), False),
-        (OSError(errno.ENOSPC, "full"), True),
+        (OSError(errno.ENOSPC, "full"), False),  # see test_full_disk.py
         (OSError(errno.EIO, "input/output error"), True),
         (PermissionError(errno.EACCES, "denied"), False),
         (FileNotFoundError(errno.ENOENT, "none"), False),

@@ -10,6 +10,7 @@ import torch
 from tests.trainables.training.bare_trunk import SPEC, report
 from trainables.evaluation.metrics import Score
 from trainables.storage.artifact_store import Store
+from trainables.storage.damage import DamagedFileError
 from trainables.storage.files import write_json, write_state
 from trainables.storage.hashing import canonical_json, content_hash, to_jsonable
 from trainables.training import trunk
@@ -154,13 +155,13 @@ def test_a_state_beside_the_finished_trunk_goes(store):
 
 
 def test_a_trunk_within_an_epoch_or_never_begun_is_not_finished(store):
-    with pytest.raises(AssertionError, match="no trunk"):
+    with pytest.raises(DamagedFileError, match=r"state.pt is damaged \(it is missing"):
         finalize_trunk(store, SPEC.key, TrunkStatus.FINISHED)
     in_training(store, progress={"batches": 1})
-    with pytest.raises(AssertionError, match="within an epoch"):
+    with pytest.raises(DamagedFileError, match="within an epoch"):
         finalize_trunk(store, SPEC.key, TrunkStatus.CUT)
 
 
 def test_a_trunk_that_is_not_there_has_no_spec(store):
-    with pytest.raises(AssertionError, match="no trunk other"):
+    with pytest.raises(DamagedFileError, match=r"other/spec.json is damaged \(it is missing"):
         read_trunk_spec(store, "other")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from mlflow.entities import Experiment
 from mlflow.tracking import MlflowClient
 from sqlalchemy.engine import make_url
 
+from sweeps.tracking.access.moved_folder import ARTIFACTS, DATABASE
 from sweeps.tracking.payloads import EXPERIMENT_NOTE
-from sweeps.tracking.ui_links import without_credentials
 from trainables.errors import UserError
 
 SQLITE = "sqlite:///"
@@ -26,7 +26,7 @@ REQUEST_ENVIRONMENT = {
 
 def default_uri(out: Path) -> str:
     """Return MLFLOW_TRACKING_URI, or else the URI of a sqlite file in the folder ``out``."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(out / "mlflow.db")
+    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(out / DATABASE)
 
 
 def sqlite_uri(database: Path) -> str:
@@ -92,18 +92,7 @@ def open_experiment(client: MlflowClient, uri: str, name: str) -> Experiment:
     database = database_of(uri)
     if database is not None:
         # By default, MLflow would write artifacts to the working directory.
-        location = (database.resolve().parent / "mlartifacts").as_uri()
+        location = (database.resolve().parent / ARTIFACTS).as_uri()
     tags = {"mlflow.note.content": EXPERIMENT_NOTE}
     created = client.create_experiment(name, artifact_location=location, tags=tags)
     return client.get_experiment(created)
-
-
-def without_secrets(text: str, uri: str) -> str:
-    """Return the text without the credentials of a URI that it may quote, whole or in parts."""
-    shown = text.replace(uri.rstrip("/"), without_credentials(uri).rstrip("/"))
-    credentials = uri.partition("://")[2].partition("/")[0].rpartition("@")[0]
-    password = credentials.partition(":")[2]
-    for secret in (credentials, unquote(credentials), password, unquote(password)):
-        if len(secret) > 3:  # A shorter one would be found in words that do not quote it.
-            shown = shown.replace(secret, "...")
-    return shown

@@ -27,11 +27,11 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.plugins import get_entry_points
 
 from sweeps.planning.spec import SweepSpec
-from sweeps.tracking.connection import (
+from sweeps.redaction import redacted
+from sweeps.tracking.access.connection import (
     open_experiment,
     quiet_client,
     set_request_environment,
-    without_secrets,
 )
 from sweeps.tracking.delivery.answers import reason_of
 from sweeps.tracking.payloads import metric_group
@@ -173,7 +173,7 @@ def _check_driver(uri: str, shown: str) -> None:
             f"'{package}', or give the http:// address of a server."
         ) from None
     except (sqlalchemy.exc.SQLAlchemyError, ValueError, TypeError) as error:
-        reason = without_secrets(str(error).splitlines()[0][:200].rstrip(". "), uri)
+        reason = redacted(str(error).splitlines()[0][:200].rstrip(". "), uri)
         raise UserError(
             f"{shown} is no address of a database ({reason}): give it as "
             "postgresql://USER@HOST/NAME or sqlite:////PATH/mlflow.db."
@@ -235,7 +235,7 @@ def _try_database(uri: str) -> None:
 def _unusable(uri: str, option: str, error: Exception) -> UserError:
     """Build the error that says why a tracking store cannot be used, without its credentials."""
     cause = getattr(error, "orig", None) or error  # a driver's own words
-    reason = without_secrets(reason_of(cause), uri)
+    reason = redacted(reason_of(cause), uri)
     advice = "start the server, or leave it out for a sqlite file in OUT"
     if _scheme(uri) == "sqlite":
         advice = "name a file that can be written, or move a damaged one away"
@@ -290,7 +290,7 @@ def _why_no_repository(root: str, uri: str) -> str | None:
     try:
         get_artifact_repository(root, tracking_uri=uri)
     except Exception as error:  # whatever MLflow or a plugin has
-        return without_secrets(without_secrets(reason_of(error), uri), root)
+        return redacted(reason_of(error), uri, root)
     return None
 
 

@@ -10,9 +10,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.validation import _validate_metric_name, _validate_model_name
 
-from sweeps.tracking.connection import quiet_client
+from sweeps.tracking.access.connection import quiet_client
+from sweeps.tracking.access.preflight import check_address, check_names, connect
 from sweeps.tracking.payloads import metric_group
-from sweeps.tracking.preflight import check_address, check_names, connect
 from tests.factories import is_one_sentence, spec_with
 from trainables.errors import UserError
 
@@ -177,7 +177,7 @@ def test_artifacts_of_a_server_elsewhere_that_come_to_this_machine_are_told(
     """A server that does not take artifacts names a folder, which each client has of its own."""
     local = quiet_client(f"sqlite:///{database}/mlflow.db")
     local.create_experiment("far away", artifact_location=f"{tmp_path}/a")
-    monkeypatch.setattr("sweeps.tracking.preflight.quiet_client", lambda _: local)
+    monkeypatch.setattr("sweeps.tracking.access.preflight.quiet_client", lambda _: local)
     for host, told in (("tracking.example", True), ("127.0.0.1", False)):
         said: list[str] = []
         connect(f"http://{host}:1", "far away", "--tracking-uri", said.append)

@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from sweeps.tracking.connection import (
+from sweeps.tracking.access.connection import (
     database_of,
     default_uri,
     open_experiment,
     quiet_client,
     set_request_environment,
-    without_secrets,
 )
 from sweeps.tracking.ui_links import ui_command
 from tests.sweeps.tracking.recorded_sweep import EXPERIMENT
@@ -86,23 +85,3 @@ def test_a_deleted_experiment_is_the_users_to_mend(database: Path, client: Mlflo
     client.delete_experiment(client.create_experiment("gone"))
     with pytest.raises(UserError, match="--experiment gone has been deleted in MLflow: restore it"):
         open_experiment(client, uri, "gone")
-
-
-@pytest.mark.parametrize(
-    ("uri", "text", "shown"),
-    [
-        (
-            "http://me:s3cret@h:1/",
-            "no answer from http://me:s3cret@h:1/a",
-            "no answer from http://h:1/a",
-        ),
-        (
-            "postgresql://me:p%40ss@h/x",
-            'for "me" with p@ss and p%40ss',
-            'for "me" with ... and ...',
-        ),
-        ("http://h:1", "no answer from http://h:1/a", "no answer from http://h:1/a"),
-    ],
-)
-def test_credentials_are_left_out_of_errors(uri: str, text: str, shown: str) -> None:
-    assert without_secrets(text, uri) == shown

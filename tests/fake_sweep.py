@@ -1,0 +1,173 @@
+"""A whole sweep without nets, Ray and MLflow: its story, its store and its results are real."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from sweeps import sweep as story
+from sweeps.final_model.outcome import Outcome, ServedModel
+from sweeps.planning import plan as planning
+from sweeps.planning.plan import Plan
+from sweeps.scheduling import trunk_scheduler
+from sweeps.scheduling.cell_scheduler import CellScheduler
+from sweeps.scheduling.trunk_scheduler import TrunkScheduler
+from sweeps.selection.choice import Choice
+from sweeps.selection.leaderboard import Row
+from sweeps.terminal.console import Terminal
+from tests.factories import file_console, output_of, plan_of, spec_with
+from tests.fake_training import Farm
+from trainables.evaluation.metrics import Score
+from trainables.fixres.adapted_net import adapted_state
+from trainables.fixres.cell import PREDICTIONS, ArmResult, delta_path, write_predictions
+from trainables.storage.artifact_store import Store
+from trainables.storage.files import write_json, write_tensors, write_text
+from trainables.training.recipe import Hyper
+from trainables.training.trunk import read_trunk_weights
+
+ARMS = ("none", "crop1", "bn")  # "bn" changes statistics, and has a delta
+SPEC = spec_with(
+    variants=("b0",),
+    train_res=(64, 96),
+    test_res=(64, 128),
+    epochs=2,
+    samples=2,
+    grace_epochs=1,
+    reduction=2,
+    arms=ARMS,
+)
+
+
+class FakeSweep:
+    """Runs a sweep in a folder; what is trained and adapted is counted, by key."""
+
+    def __init__(self, out: Path, patch: pytest.MonkeyPatch):
+        self.out, self.made = out, Counter[str]()
+        self.spec = spec_with(SPEC, out=out, cache_dir=out.parent / "cache", data=str(out.parent))
+        images = SimpleNamespace(digest="0123456789abcdef", rejected=(), classes=("cat", "dog"))
+        for name, stand_in in {
+            "open_images": lambda *_: (images, out.parent),
+            "_find_weights": lambda *_: [],
+            "plan_view": lambda _: "plan",
+            "summary": lambda *_: "summary",
+            "comparisons_of_recipe": lambda *_: [],
+            "_tracked": no_tracking,
+            "RayCluster": NoCluster,
+            "run_trunks": self._run_trunks,
+            "run_cells": self._run_cells,
+            "with_latencies": lambda rows, *_: rows,
+            "score_choice": score_choice,
+            "write_evidence": write_evidence,
+            "model_card": lambda *_: "# card\n",
+            "write_model": write_model,
+        }.items():
+            patch.setattr(story, name, stand_in)
+        patch.setattr(planning, "build_plan", lambda spec, *_: plan_of(spec))
+        patch.setattr("os.fsync", lambda _: None)  # no power is cut here
+        patch.setattr(trunk_scheduler, "propose", propose)
+
+    def run(self) -> str:
+        """Run the sweep to its end, and return what it prints."""
+        console = file_console()
+        story.run(self.spec, Terminal(console))
+        return output_of(console)
+
+    def _run_trunks(self, scheduler: TrunkScheduler, context: Any, _: object) -> None:
+        farm = Farm(scheduler.plan, Store(context.store))
+        farm.run(scheduler)
+        self.made.update(key for key, _ in farm.trained)
+
+    def _run_cells(self, scheduler: CellScheduler, context: Any, _: object) -> None:
+        store = Store(context.store)
+        while (cell := scheduler.next()) is not None:
+            weights = read_trunk_weights(store, cell.trunk.key)
+            labels, results = torch.zeros(50, dtype=torch.int64), []
+            predicted = {}
+            for place, arm in enumerate(ARMS):
+                hits = 20 + 5 * place + (cell.test_res > 100)
+                predicted[arm] = (torch.arange(50) >= hits).long()
+                score = Score(split="val", n=50, hits1=hits, hits5=50)
+                results.append(ArmResult(arm=arm, score=score, seconds=1.0))
+            write_tensors(delta_path(store, cell.key, "bn"), {"w": weights["w"] + 1})
+            write_predictions(store.cell(cell.key) / PREDICTIONS, labels, predicted)
+            write_json(store.cell(cell.key) / "spec.json", cell.spec)
+            write_json(store.cell(cell.key) / "rows.json", results)
+            self.made[cell.key] += 1
+            scheduler.take(cell.key, results)
+
+
+class NoCluster:
+    """Stands for Ray."""
+
+    placement = None
+
+    def __init__(self, *_: object): ...
+
+    def __enter__(self) -> NoCluster:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class NoTracker:
+    """Stands for MLflow."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_, **__: "mlflow ui"
+
+
+@contextmanager
+def no_tracking(*_: object) -> Iterator[NoTracker]:
+    yield NoTracker()
+
+
+def score_choice(
+    plan: Plan, choice: Choice, served: ServedModel, rows: Sequence[Row], *_: object
+) -> Outcome:
+    row = Row(**{**vars(choice.row), "split": "test"})
+    return Outcome(rows=[*rows, row], choice=choice, gains={}, refit=False, test_cells=1)
+
+
+@cache
+def draw(seed: int, index: int) -> Hyper:
+    rng = random.Random(f"{seed} {index}")
+    return Hyper(lr=rng.uniform(1e-4, 1e-3), weight_decay=0.01, label_smoothing=0.1)
+
+
+def propose(*_: object, seed: int, index: int) -> Hyper:
+    return draw(seed, index)
+
+
+def write_evidence(out: Path, *_: object) -> list[Path]:
+    write_text(out / "report.html", "<p>report</p>")
+    write_text(out / "figures" / "heatmap.png", "picture")
+    return [out / "figures" / "heatmap.png"]
+
+
+def write_model(folder: Path, plan: Plan, served: ServedModel, store: Store, **_: object) -> None:
+    state = adapted_state(store, served.cell.trunk.key, served.cell.key, served.arm)
+    write_tensors(folder / "model.safetensors", state)
+    write_text(folder / "README.md", "# card\n")
+
+
+def contents(out: Path) -> Mapping[str, Any]:
+    """What a finished sweep holds, without clocks and ids: JSON as values, all else as bytes."""
+    found: dict[str, Any] = {}
+    for path in sorted(p for p in out.rglob("*") if p.is_file() and p.name != ".lock"):
+        name = path.relative_to(out).as_posix()
+        if name == "spec.json":
+            record = json.loads(path.read_text())
+            found[name] = {k: v for k, v in record.items() if k not in ("sweep", "began")}
+        else:
+            found[name] = path.read_bytes()
+    return found
