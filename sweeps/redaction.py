@@ -48,6 +48,13 @@ def redacted_values(value: Any) -> Any:
     return [redacted_values(v) for v in value] if isinstance(value, list | tuple) else value
 
 
+def without_credentials(uri: str) -> str:
+    """Return a URI without user, password and query."""
+    scheme, separator, rest = uri.partition("://")
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path.partition('?')[0]}"
+
+
 @cache
 def _known_secrets() -> re.Pattern[str] | None:
     """Match any secret that this process was started with; None: there is none."""

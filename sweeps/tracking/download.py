@@ -11,14 +11,13 @@ from mlflow.tracking import MlflowClient
 
 from sweeps.output.location import BOARD
 from sweeps.output.sweep_record import SPEC
-from sweeps.redaction import redacted
+from sweeps.redaction import redacted, without_credentials
 from sweeps.selection import leaderboard
 from sweeps.selection.leaderboard import Row
 from sweeps.tracking.access.connection import quiet_client
 from sweeps.tracking.access.preflight import check_address
 from sweeps.tracking.delivery.answers import reason_of
 from sweeps.tracking.payloads import ROWS_FILE
-from sweeps.tracking.ui_links import without_credentials
 from trainables.errors import UserError
 from trainables.fixres.cell import PREDICTIONS, read_hits
 from trainables.storage.artifact_store import Store

@@ -29,7 +29,7 @@ from sweeps.events.event_types import (
     TrunkBegan,
     TrunkEnded,
 )
-from sweeps.redaction import redacted
+from sweeps.redaction import redacted, without_credentials
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row
 from sweeps.tracking.access.preflight import Connection
@@ -44,7 +44,7 @@ from sweeps.tracking.runs import SWEEP_KEY, NoRunError, RunStore, cell_key, trun
 from sweeps.tracking.sweep_run import SweepRunWriter
 from sweeps.tracking.system_metrics import SystemMetricsSampler
 from sweeps.tracking.trunk_run import TrunkRunWriter
-from sweeps.tracking.ui_links import ui_command, without_credentials
+from sweeps.tracking.ui_links import ui_command
 from trainables.storage.artifact_store import Store
 
 PATIENCE_S = 600.0  # with a server that is away when the sweep is done

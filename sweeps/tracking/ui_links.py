@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from shlex import quote
 from urllib.parse import urlencode
 
+from sweeps.redaction import without_credentials
 from sweeps.tracking.access.moved_folder import DATABASE
 
 
@@ -92,10 +93,3 @@ def sweep_view(sweep_id: str, name: str) -> tuple[str, str]:
     view = {"name": f"Cells of {name}, best first", "createdAt": 0, "updatedAt": 0}
     key = f"mlflow.sharedViewState.{_view_key(sweep_id)}"
     return key, json.dumps(view | {"state": f"deflate;{packed}"})
-
-
-def without_credentials(uri: str) -> str:
-    """Return a URI without user, password and query."""
-    scheme, separator, rest = uri.partition("://")
-    authority, slash, path = rest.partition("/")
-    return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path.partition('?')[0]}"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweeps import redaction
-from sweeps.redaction import redacted, redacted_values, secrets_of
+from sweeps.redaction import redacted, redacted_values, secrets_of, without_credentials
 
 
 @pytest.mark.parametrize(
@@ -75,6 +75,24 @@ def test_a_known_secret_is_masked_wherever_it_stands(monkeypatch: pytest.MonkeyP
 )
 def test_parts_of_a_quoted_uri_are_masked(uri: str, text: str, masked: str) -> None:
     assert redacted(text, uri) == masked
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+        ("https://me:pass@host:443/path", "https://host:443/path"),
+        ("https://me:p@ss@host/path", "https://host/path"),
+        ("https://token@host", "https://host"),
+        ("postgresql://me:pass@db/mlflow", "postgresql://db/mlflow"),
+        ("postgresql+psycopg://me:pass@db/mlflow?x=1", "postgresql+psycopg://db/mlflow"),
+        ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
+        ("https://host/path@version", "https://host/path@version"),
+        ("databricks", "databricks"),
+    ],
+)
+def test_no_password_is_shown(uri: str, shown: str) -> None:
+    assert without_credentials(uri) == shown
 
 
 word = st.text(

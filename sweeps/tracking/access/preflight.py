@@ -27,7 +27,7 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.plugins import get_entry_points
 
 from sweeps.planning.spec import SweepSpec
-from sweeps.redaction import redacted
+from sweeps.redaction import redacted, without_credentials
 from sweeps.tracking.access.connection import (
     open_experiment,
     quiet_client,
@@ -35,7 +35,6 @@ from sweeps.tracking.access.connection import (
 )
 from sweeps.tracking.delivery.answers import reason_of
 from sweeps.tracking.payloads import metric_group
-from sweeps.tracking.ui_links import without_credentials
 from trainables.errors import UserError
 
 LONGEST_MODEL_NAME, LONGEST_SET_NAME = 256, 200  # characters

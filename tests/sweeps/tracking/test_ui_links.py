@@ -14,26 +14,7 @@ from sweeps.tracking.ui_links import (
     followed_ui,
     sweep_view,
     ui_command,
-    without_credentials,
 )
-
-
-@pytest.mark.parametrize(
-    ("uri", "shown"),
-    [
-        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
-        ("https://me:pass@host:443/path", "https://host:443/path"),
-        ("https://me:p@ss@host/path", "https://host/path"),
-        ("https://token@host", "https://host"),
-        ("postgresql://me:pass@db/mlflow", "postgresql://db/mlflow"),
-        ("postgresql+psycopg://me:pass@db/mlflow?x=1", "postgresql+psycopg://db/mlflow"),
-        ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
-        ("https://host/path@version", "https://host/path@version"),
-        ("databricks", "databricks"),
-    ],
-)
-def test_no_password_is_shown(uri: str, shown: str) -> None:
-    assert without_credentials(uri) == shown
 
 
 def test_the_ui_of_a_server_is_a_link_to_the_view_of_the_sweep() -> None:
