@@ -6,9 +6,6 @@ spec -> plan -> trunks (phase 1) -> cells (phase 2) -> leaderboard -> choice -> 
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -49,13 +46,19 @@ from sweeps.selection.row_latency import with_latencies
 from sweeps.terminal.console import Terminal
 from sweeps.terminal.plan_tables import plan_view
 from sweeps.terminal.result_tables import summary
-from sweeps.tracking.access.connection import default_uri, sqlite_uri
 from sweeps.tracking.access.moved_folder import DATABASE, follow_folder
-from sweeps.tracking.access.preflight import Connection, check_address, check_names, connect
+from sweeps.tracking.access.preflight import Connection
 from sweeps.tracking.delivery.shortfall import shortfall_path
 from sweeps.tracking.model_registry import Candidate
+from sweeps.tracking.session import (
+    check_tracking,
+    connect_tracking,
+    say_shortcoming,
+    tracked,
+    tracking_option,
+    with_followed_ui,
+)
 from sweeps.tracking.tracker import MlflowTracker
-from sweeps.tracking.ui_links import followed_ui
 from trainables.data.image_set import ImageSet
 from trainables.errors import SweepError, UserError
 from trainables.fixres.cell import recorded_hits
@@ -65,9 +68,6 @@ from trainables.ray_backend.tune_trainables import TrialContext
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import Place, make_writable
 from trainables.training.trunk import EpochReport, TrunkSpec, recorded_reports
-
-# Seconds that MLflow gets to take what is still to be sent, where the sweep did not end well.
-STOPPED_PATIENCE_S = 5.0
 
 log = logging.getLogger("fixres")
 SurvivingTrunk = tuple[TrunkSpec, tuple[EpochReport, ...]]
@@ -80,9 +80,7 @@ def run(spec: SweepSpec, terminal: Terminal) -> None:
         UserError: the sweep cannot be run with these options.
         SweepError: it can, but came to nothing.
     """
-    check_names(spec)
-    if option := _tracking_option(spec):
-        check_address(_tracking_uri(spec, spec.output.out), option)
+    check_tracking(spec)
     out = folder.find_folder(spec)
     location = location_of(out, spec.output.storage, spec.output.link_days)
     make_writable(spec.cache, "cache_dir")
@@ -111,8 +109,8 @@ def _run_or_continue(
     # An MLflow that cannot be used, and weights that cannot be reached, are reported at once, not
     # after all images have been decoded. MLflow in OUT is not made for a sweep that is refused.
     connection = None
-    if _tracking_option(spec) and not (out / CHOICE).exists():
-        connection = _connect(spec, out, terminal)
+    if tracking_option(spec) and not (out / CHOICE).exists():
+        connection = connect_tracking(spec, out, terminal.say)
     weights = _find_weights(spec, store) if is_new_sweep else []
     images, data = open_images(spec, terminal)
     sweep_identity = identity(spec, images.digest)
@@ -132,8 +130,8 @@ def _run_or_continue(
         terminal.console.print(plan_view(plan))
         for line in kept_classifier_lines(plan, images, store):
             terminal.say(line)
-        connection = connection or _connect(spec, out, terminal)
-        with _tracked(connection, location, record.sweep, terminal) as tracker:
+        connection = connection or connect_tracking(spec, out, terminal.say)
+        with tracked(connection, location, record.sweep, terminal.say) as tracker:
             sweep = _Sweep(plan, images, data, location, record, tracker, terminal)
             outcome = sweep.run()
             # The results are whole before anything waits for MLflow.
@@ -142,10 +140,10 @@ def _run_or_continue(
             write_choice(out, outcome)
             location.publish_results()
             _show_result(terminal, location, outcome, spec, tracker.ui_command())
-        _tell_shortcoming(tracker, location, terminal)
+        say_shortcoming(tracker, out, terminal.say)
     else:
         assert record is not None, "a finished sweep has a record"
-        record = _record_with_followed_ui(record, spec, out)
+        record = with_followed_ui(record, spec, out)
         _show_result(terminal, location, outcome, spec, record.ui)
         if shortfall_path(store).exists():
             plan = planning.build_plan(spec, images, _find_weights(spec, store))
@@ -164,23 +162,13 @@ def _send_again(
 ) -> None:
     """Send MLflow what it lacks of a finished sweep, if it can be used now."""
     try:
-        connection = _connect(plan.spec, location.out, terminal)
+        connection = connect_tracking(plan.spec, location.out, terminal.say)
     except UserError as error:
         terminal.say(f"warning: MLflow lacks part of this sweep, and {error}")
         return
-    with _tracked(connection, location, record.sweep, terminal) as tracker:
+    with tracked(connection, location, record.sweep, terminal.say) as tracker:
         _Sweep(plan, images, data, location, record, tracker, terminal).send_again(outcome)
-    _tell_shortcoming(tracker, location, terminal)
-
-
-def _record_with_followed_ui(record: SweepRecord, spec: SweepSpec, out: Path) -> SweepRecord:
-    """Return the record with the command for MLflow's UI that is right where OUT is now."""
-    if spec.tracking.tracking_uri is not None or not (out / DATABASE).exists():
-        return record
-    followed = replace(record, ui=followed_ui(record.ui, sqlite_uri(out / DATABASE)))
-    if followed != record:
-        followed.write(out)
-    return followed
+    say_shortcoming(tracker, location.out, terminal.say)
 
 
 def _finished_outcome(spec: SweepSpec, location: SweepLocation) -> Outcome | None:
@@ -199,51 +187,6 @@ def _finished_outcome(spec: SweepSpec, location: SweepLocation) -> Outcome | Non
 
 def _find_weights(spec: SweepSpec, store: Store) -> list[Weights]:
     return [find_weights(variants.get(v), spec.grid.weights, store) for v in spec.grid.variants]
-
-
-def _tracking_option(spec: SweepSpec) -> str | None:
-    """Name what the user gave the address of MLflow by; None: it is a file in OUT."""
-    if spec.tracking.tracking_uri:
-        return "--tracking-uri"
-    return "MLFLOW_TRACKING_URI" if os.environ.get("MLFLOW_TRACKING_URI") else None
-
-
-def _tracking_uri(spec: SweepSpec, out: Path) -> str:
-    return spec.tracking.tracking_uri or default_uri(out)
-
-
-def _connect(spec: SweepSpec, out: Path, terminal: Terminal) -> Connection:
-    option = _tracking_option(spec) or "MLflow's database"
-    return connect(_tracking_uri(spec, out), spec.tracking.experiment, option, terminal.say)
-
-
-@contextmanager
-def _tracked(
-    connection: Connection, location: SweepLocation, sweep: str, terminal: Terminal
-) -> Iterator[MlflowTracker]:
-    """Open a tracker; at the end it tells MLflow whether the sweep finished, failed or was killed.
-
-    Args:
-        sweep: id of the sweep.
-    """
-    tracker = MlflowTracker(connection, sweep, location.out.name, location.store, terminal.say)
-    try:
-        yield tracker
-    except BaseException as error:
-        with suppress(Exception):  # An error of MLflow must not hide why the sweep ended.
-            status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-            tracker.close(status, STOPPED_PATIENCE_S)
-        raise
-    tracker.close("FINISHED")
-
-
-def _tell_shortcoming(tracker: MlflowTracker, location: SweepLocation, terminal: Terminal) -> None:
-    """Say what MLflow lacks of a finished sweep, if it lacks anything: it costs nothing else."""
-    if tracker.shortcoming is not None:
-        terminal.say(
-            f"warning: MLflow lacks part of this sweep, as it {tracker.shortcoming}: all results "
-            f"are in {location.out}, and the same command again tries to send the rest"
-        )
 
 
 @dataclass(frozen=True)
@@ -406,8 +349,8 @@ def _free_disk(
     retained = retention.keys_to_retain(outcome.rows, outcome.choice.row, spec.output.keep)
     if not retention.deletable_files(store, retained):
         return
-    connection = connection or _connect(spec, location.out, terminal)
-    with _tracked(connection, location, sweep, terminal) as tracker:
+    connection = connection or connect_tracking(spec, location.out, terminal.say)
+    with tracked(connection, location, sweep, terminal.say) as tracker:
         tracker.keep_only(retained.trunks, retained.cells)
     if tracker.shortcoming is not None:
         terminal.say(

@@ -171,7 +171,7 @@ class ResourceOptions:
     """Resources"""
 
     concurrency: int | None = None
-    """Trials at a time; 1 is reproducible to the last digit. Left out: what fits, 1 on CPUs."""
+    """Trials at a time; 1 repeats to the last digit, on one kind of CPU. Left out: what fits."""
     cpus_per_trial: int | None = None
     """CPU cores of a trial. Left out: the cores of a node, shared among its trials."""
     gpus_per_trial: float | None = None

@@ -20,7 +20,7 @@ from trainables.storage.artifact_store import Store
 from trainables.storage.files import write_json
 from trainables.training.trunk import EpochReport, TrunkSpec
 
-SPEC = spec_with(variants=("b1", "b0"), train_res=(64, 32), test_res=(96, 64))
+SPEC = spec_with(variants=("b1", "b0"), train_res=(64, 32), test_res=(96, 64), arms=("none", "fix"))
 
 
 class Events(list[Event]):

@@ -60,7 +60,7 @@ def test_untrained_nets_are_said_to_be_so() -> None:
     text = output_of(console)
     assert "as their weights are, untrained" in text and "TMACs" not in text
     assert "train 224 px" in text and "test 320 px" in text
-    assert "classes in the order of their names" in text
+    assert "the classes in this order are taken for the weights' own order" in text
 
 
 def test_the_summary_shows_the_best_the_choice_and_test() -> None:
