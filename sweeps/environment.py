@@ -18,6 +18,8 @@ from trainables.errors import UserError
 MAX_SOCKET_BYTES = 107
 SOCKET = "/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
 
 def on_cluster() -> bool:
     """Say whether a Ray cluster is given, as in a submitted job."""
@@ -52,6 +54,16 @@ def set_environment() -> None:
             defaults["RAY_TMPDIR"] = "/tmp"
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    _spare_loopback_proxies()
+
+
+def _spare_loopback_proxies() -> None:
+    """Reach servers of this machine directly where a proxy is set for the others."""
+    proxies = ("http_proxy", "https_proxy", "all_proxy")
+    if any(os.environ.get(form) for name in proxies for form in (name, name.upper())):
+        given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+        spared = ",".join(filter(None, (given, *LOOPBACK)))
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = spared
 
 
 def _temporary_folder() -> str:

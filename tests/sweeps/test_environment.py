@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
 from sweeps.environment import (
     MAX_SOCKET_BYTES,
@@ -73,11 +74,16 @@ def temporary_folder(parent: Path, size: int) -> str:
 
 
 @pytest.fixture
-def user(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """An environment in which nothing that is checked is set."""
-    for name in ("RAY_ADDRESS", "RAY_TMPDIR", "TMPDIR"):
-        monkeypatch.delenv(name, raising=False)
-    return monkeypatch
+def user(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """An environment in which nothing that is checked is set; all that is set is taken back."""
+    before = dict(os.environ)
+    proxies = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+    for name in ("RAY_ADDRESS", "RAY_TMPDIR", "TMPDIR", *proxies, *map(str.upper, proxies)):
+        os.environ.pop(name, None)
+    yield monkeypatch
+    monkeypatch.undo()
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture
@@ -96,8 +102,6 @@ def test_a_usual_environment_is_taken(user: pytest.MonkeyPatch, short: Path) -> 
 
 def test_a_long_tmpdir_is_left_to_others_than_ray(user: pytest.MonkeyPatch, short: Path) -> None:
     user.setenv("TMPDIR", temporary_folder(short, MAX_SOCKET_BYTES - len(SOCKET) + 1))
-    user.setenv("RAY_TMPDIR", "")  # so that it is taken back
-    user.delenv("RAY_TMPDIR")
     set_environment()
     assert os.environ["RAY_TMPDIR"] == "/tmp"
     check_environment()
@@ -118,6 +122,20 @@ def test_a_temporary_folder_that_is_not_there_is_refused(user: pytest.MonkeyPatc
     user.setenv("TMPDIR", "/nonexistent")
     with pytest.raises(UserError, match=r"^TMPDIR /nonexistent is no folder"):
         check_environment()
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "HTTPS_PROXY", "ALL_PROXY"])
+@pytest.mark.parametrize("given", ["no_proxy", "NO_PROXY", None])
+def test_a_proxy_is_not_asked_for_servers_of_this_machine(
+    user: pytest.MonkeyPatch, name: str, given: str | None
+) -> None:
+    user.setenv(name, "http://proxy.example.org:3128")
+    if given:
+        user.setenv(given, "intern.example.org")
+    set_environment()
+    for host in ("127.0.0.1:5000", "localhost:5000", *(["intern.example.org"] if given else [])):
+        assert requests.utils.get_environ_proxies(f"http://{host}/") == {}
+    assert requests.utils.get_environ_proxies("https://example.org/")
 
 
 def test_a_user_without_a_home_is_told(user: pytest.MonkeyPatch) -> None:

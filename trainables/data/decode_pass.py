@@ -43,6 +43,7 @@ class _Stored(NamedTuple):
     samples: Samples | None
     reduced: bool
     brightest: int
+    has_more: bool
 
 
 _SCHEMA = pa.schema(
@@ -123,6 +124,7 @@ def _stored(decoded: Decoded, offset: int) -> _Stored:
         samples=decoded.samples,
         reduced=decoded.reduced,
         brightest=decoded.brightest,
+        has_more=decoded.has_more,
     )
 
 
@@ -171,6 +173,12 @@ def _reading_notes(stored: Sequence[_Stored], options: ReadOptions) -> list[str]
         notes.append(
             f"{reduced} image(s) have a short side above {options.cache_side:,} px: they are kept "
             "reduced to it, and each resolution is resized from there."
+        )
+    several = [printable(one.path) for one in stored if one.has_more]
+    if several:
+        notes.append(
+            f"{len(several)} image(s) have several frames or pages, as {several[0]}: the first is "
+            "taken."
         )
     dark = [printable(one.path) for one in stored if one.brightest < NEARLY_BLACK]
     if dark:

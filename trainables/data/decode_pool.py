@@ -32,6 +32,7 @@ class Decoded(NamedTuple):
     samples: Samples | None = None  # how more than eight bits were scaled
     reduced: bool = False  # from more pixels
     brightest: int = 255  # the largest value of the pixels
+    has_more: bool = False  # frames or pages, which are not read
 
 
 def decode_all(source: Source, side: int, whites: Mapping[str, int]) -> Iterator[Decoded]:
@@ -80,7 +81,10 @@ def _decode(item: Item, side: int, whites: Mapping[str, int]) -> Decoded:
     except pixels.BadImageError as error:
         return Decoded(item, b"", None, str(error))
     rgb, sha256 = picture.rgb, hashlib.sha256(content).digest()
-    return Decoded(item, sha256, rgb, "", picture.samples, picture.reduced, int(rgb.max()))
+    brightest = int(rgb.max())
+    return Decoded(
+        item, sha256, rgb, "", picture.samples, picture.reduced, brightest, picture.has_more
+    )
 
 
 def _read(item: Item) -> bytes:

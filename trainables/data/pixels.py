@@ -57,6 +57,7 @@ class Picture(NamedTuple):
     rgb: np.ndarray  # (H, W, 3) uint8 RGB, C-contiguous
     reduced: bool  # from more pixels
     samples: Samples | None  # how more than eight bits were scaled; None: there were eight
+    has_more: bool  # frames or pages, which are not read
 
 
 def to_rgb(data: bytes, side: int, whites: Mapping[str, int] | None = None) -> np.ndarray:
@@ -95,11 +96,12 @@ def decode(data: bytes, side: int, whites: Mapping[str, int] | None = None) -> P
                     image, layout, whites or {}, data, lambda: _open(data)
                 )
                 rgb = _eight_bit_rgb(eight)
+            has_more = _has_more(image)
         if min(rgb.size) > side:
             rgb = rgb.resize(_reduced(rgb.size, side), Image.Resampling.LANCZOS)
         if turn is not None:
             rgb = rgb.transpose(turn)
-        return Picture(np.ascontiguousarray(rgb, dtype=np.uint8), reduced, read)
+        return Picture(np.ascontiguousarray(rgb, dtype=np.uint8), reduced, read, has_more)
     except BadImageError:
         raise
     except samples.BadSamplesError as error:
@@ -173,6 +175,14 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:  # damaged EXIF is no reason to lose the image
         return 1
+
+
+def _has_more(image: Image.Image) -> bool:
+    """Whether there are more frames or pages; a camera's previews (MPO) are the same picture."""
+    try:
+        return image.format != "MPO" and bool(getattr(image, "is_animated", False))
+    except Exception:  # a damaged second frame is no reason to lose the first
+        return True
 
 
 def _eight_bit_rgb(image: Image.Image) -> Image.Image:

@@ -426,6 +426,19 @@ def test_reduced_images_are_told(tmp_path, cache):
     )
 
 
+def test_images_of_several_frames_are_told(tmp_path, cache):
+    data = folder(tmp_path / "data")
+    frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "green", "blue")]
+    frames[0].save(data / "ant" / "frames.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(data / "bee" / "pages.tiff", save_all=True, append_images=frames[1:])
+    frames[0].save(data / "bee" / "one.gif")
+    frames[0].save(data / "cat" / "preview.jpg", "MPO", save_all=True, append_images=frames[1:2])
+    notes = prepare(data, cache, ReadOptions()).notes
+    assert (
+        "2 image(s) have several frames or pages, as ant/frames.gif: the first is taken." in notes
+    )
+
+
 def rename(path, name):
     os.rename(os.fsencode(path), os.fsencode(path.parent) + b"/" + name)
 
