@@ -19,7 +19,9 @@ from trainables.storage.files import write_json, write_tensors
 
 PLAN = plan_of(spec_with(train_res=(64,), test_res=(96,), also_test=("v2=/a", "sketch=/b")))
 VIEW_CACHE: Any = SimpleNamespace(
-    images=SimpleNamespace(classes=("a", "b"), digest="d1", split=lambda name: f"images of {name}"),
+    images=SimpleNamespace(
+        classes=("a", "b"), digest="d1", split=lambda name: f"images of {name}", whites={}
+    ),
     cache=Path("/cache"),
 )
 
@@ -42,7 +44,7 @@ def test_each_set_is_read_for_the_chosen_arm_and_untuned(
 ) -> None:
     opened, read = [], []
 
-    def opening(name: str, folder: Path, *rest: Any) -> Any:
+    def opening(name: str, folder: Path, *rest: Any, whites: Any) -> Any:
         opened.append((name, folder))
         return SimpleNamespace(name=name, images=name, digest=f"of {name}", present=(1,))
 
