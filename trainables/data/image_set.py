@@ -34,7 +34,7 @@ class ImageSet:
     rejected: tuple[Rejected, ...]
     notes: tuple[str, ...]
     """Sentences to show to the user."""
-    layout: str = ""
+    layout: str = field(default="", compare=False)
     """How the images lay, in words; empty where they were not listed."""
     whites: Mapping[str, int] = field(default_factory=dict, hash=False)
     """The value that is white by kind of image (:mod:`trainables.data.samples`)."""

@@ -12,6 +12,7 @@ from tests.trainables.adapted import (
 )
 from trainables.fixres.adapted_net import adapted_state, serving_transform
 from trainables.fixres.arms import ARMS
+from trainables.storage.damage import DamagedFileError
 from trainables.training.trunk import read_trunk_spec
 
 
@@ -30,7 +31,7 @@ def test_an_arm_that_changes_nothing_is_the_trunk(made):
 
 
 def test_an_arm_that_the_cell_has_not_is_not_found(made):
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(DamagedFileError):
         adapted_state(made.store, made.cell.trunk, "no such cell", "fix")
 
 
