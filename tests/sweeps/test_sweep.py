@@ -16,6 +16,8 @@ from tests.fake_sweep import FakeSweep, contents
 from trainables.errors import SweepError, UserError
 from trainables.storage.files import read_json
 
+pytestmark = pytest.mark.slow  # all of them together
+
 
 def halve(path: Path) -> None:
     content = path.read_bytes()
