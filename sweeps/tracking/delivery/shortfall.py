@@ -6,6 +6,7 @@ from contextlib import suppress
 
 from trainables.errors import SweepError
 from trainables.storage.artifact_store import Store
+from trainables.storage.damage import DamagedFileError
 from trainables.storage.files import Place, read_json, write_json
 
 FILE = "tracking.json"
@@ -33,7 +34,7 @@ class Shortfall:
             written = read_json(path)
             if written is not None:
                 self._resent = {str(key) for key in written["runs"]}
-        except (ValueError, KeyError, TypeError):
+        except (DamagedFileError, KeyError, TypeError):
             self._is_everything_resent = True  # A damaged file does not say what is lacking.
 
     def __contains__(self, key: object) -> bool:
