@@ -112,7 +112,7 @@ class SweepLocation:
     def _link_card(self, remote: RemotePath) -> None:
         """Upload the model card, with links for downloading the files that it describes."""
         model = [f"model/{n}" for n in files_below(self.out / "model") if not n.endswith(".md")]
-        paths = [remote / name for name in (*model, "report.html")]
+        paths = [remote / name for name in (*model, REPORT)]
         links = s3_bucket.presigned_links(paths, self.link_days)
         signed = [f"* [{path.name}]({url})" for path, url in links.items()]
         if not signed:

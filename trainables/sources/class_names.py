@@ -77,14 +77,18 @@ class Spelling:
         return self._labels.get(plain_name(name)) if label is None else label
 
 
+def _unknown(names: Iterable[str], trained: Sequence[str]) -> list[str]:
+    known = Spelling(trained)
+    return sorted(name for name in set(names) if name not in known)
+
+
 def check_trained(data: Path | RemotePath, names: Iterable[str], trained: Sequence[str]) -> None:
     """Refuse classes that a model was not trained on.
 
     Raises:
         UserError: ``names`` holds such classes.
     """
-    known = Spelling(trained)
-    unknown = sorted(name for name in set(names) if name not in known)
+    unknown = _unknown(names, trained)
     if unknown:
         raise UserError(
             f"{data} has {len(unknown)} class(es) that were not trained on, as {unknown[0]}: class"
@@ -100,8 +104,7 @@ def check_in_train(
     Raises:
         UserError: there is one.
     """
-    known = Spelling(trained)
-    unknown = sorted(name for name in set(names) if name not in known)
+    unknown = _unknown(names, trained)
     if unknown:
         raise UserError(
             f"The {split} split of {data} has a class that train lacks ({unknown[0]}): add it"
