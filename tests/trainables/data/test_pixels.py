@@ -1,7 +1,9 @@
 """Bytes of image files, decoded upright, in eight bits and RGB."""
 
+import importlib
 import io
 import struct
+import sys
 import zlib
 
 import numpy as np
@@ -236,6 +238,11 @@ def register_heif_opener():
 def test_heic_is_read_where_pillow_heif_is(tmp_path, monkeypatch):
     (tmp_path / "pillow_heif.py").write_text(HEIC_READER)
     monkeypatch.syspath_prepend(tmp_path)
+    # What is imported here stays in sys.modules: the tests after this one must not find it.
+    monkeypatch.delitem(sys.modules, "pillow_heif", raising=False)
+    reader = importlib.import_module("pillow_heif")
+    del sys.modules["pillow_heif"]
+    monkeypatch.setitem(sys.modules, "pillow_heif", reader)
     assert (to_rgb(HEIC, 1024) == (10, 20, 30)).all()
     avif = HEIC.replace(b"heic", b"avif").replace(b"mif1", b"avis")
     with pytest.raises(BadImageError) as refused:

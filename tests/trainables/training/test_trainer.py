@@ -14,6 +14,7 @@ from trainables.evaluation.metrics import score
 from trainables.models import variants
 from trainables.models.weights import find_weights
 from trainables.storage.artifact_store import Store
+from trainables.storage.damage import DamagedFileError
 from trainables.storage.files import read_lines
 from trainables.training import trainer, validation
 from trainables.training.optim import lr_factor
@@ -187,7 +188,7 @@ def test_a_long_epoch_is_saved_within_and_a_kill_costs_what_came_after(make, mon
         training.epoch()
     assert recorded_reports(training.store, training.spec.key) == []
     assert state_of(training)["progress"]["batches"] == 3
-    with pytest.raises(AssertionError, match="within an epoch"):
+    with pytest.raises(DamagedFileError, match="within an epoch"):
         finalize_trunk(training.store, training.spec.key, TrunkStatus.CUT)
     monkeypatch.setattr(trainer, "SAVE_EVERY_S", 1e9)
     taken_up = make("parts", batch_size=4)
