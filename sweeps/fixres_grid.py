@@ -74,7 +74,10 @@ def _value_of(option: str, argv: list[str]) -> str | None:
 
 
 def main(argv: list[str], prog: str = "fixres_grid.py") -> int:
-    """Run the sweep; return the exit code: 0 done, 1 a fault of ours, 2 bad input, 130 stopped."""
+    """Run the sweep; return the exit code.
+
+    It is 0: done, 1: a fault of ours, 2: bad input, 130: stopped, 141: nobody reads the output.
+    """
     interrupt_on_sigterm()
     try:
         return exit_code(lambda: _sweep(argv, prog), with_options)
@@ -91,14 +94,18 @@ def _sweep(argv: list[str], prog: str) -> None:
     # MLflow.
     from sweeps.execution.ray_cluster import check_cluster
     from sweeps.sweep import run
-    from sweeps.terminal.console import Terminal
+    from sweeps.terminal.console import OutputClosedError, Terminal
     from trainables.storage.full_disk import full_disk_told
 
     check_cluster()
-    with full_disk_told(spec.output.out), Terminal() as terminal:
-        for note in notes():
-            terminal.say(note)
-        run(spec, terminal)
+    try:
+        with full_disk_told(spec.output.out), Terminal() as terminal:
+            for note in notes():
+                terminal.say(note)
+            run(spec, terminal)
+    except OutputClosedError:
+        print("stopped, as nobody reads the output; the same command continues", file=sys.stderr)
+        raise
 
 
 def console_main() -> int:
@@ -107,6 +114,4 @@ def console_main() -> int:
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1:])
-    sys.stdout.flush()
-    sys.exit(code)
+    sys.exit(main(sys.argv[1:]))

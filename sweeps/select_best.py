@@ -43,16 +43,16 @@ class SelectOptions:
 
 def main(argv: list[str], prog: str = "select_best.py") -> int:
     """Choose and print; return the exit code: 0 done, 1 a fault of ours, 2 bad input."""
+    return exit_code(lambda: _tell_or_say_why(argv, prog), with_options)
+
+
+def _tell_or_say_why(argv: list[str], prog: str) -> None:
     asked = tyro.cli(
         SelectOptions,
         args=argv,
         prog=prog,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
-    return exit_code(lambda: _tell_or_say_why(asked), with_options)
-
-
-def _tell_or_say_why(asked: SelectOptions) -> None:
     with full_disk_told(asked.write):
         _tell(asked)
 
@@ -60,15 +60,13 @@ def _tell_or_say_why(asked: SelectOptions) -> None:
 def _tell(asked: SelectOptions) -> None:
     check_serving(asked.serving)
     # Imported after the check, so that bad options fail at once: these import torch.
-    from rich.console import Console
-
     from sweeps.final_model.wording import optimism_in_words
     from sweeps.output.location import BOARD
     from sweeps.reselect import check_target, load_sweep, write_other_choice
     from sweeps.selection import leaderboard
     from sweeps.selection.choice import choose, known_costs
     from sweeps.selection.row_latency import with_latencies
-    from sweeps.terminal.console import Terminal
+    from sweeps.terminal.console import PlainConsole, Terminal
     from sweeps.terminal.result_tables import pareto_table
     from trainables.fixres.cell import recorded_hits
     from trainables.profiling.latency import device_name
@@ -78,7 +76,7 @@ def _tell(asked: SelectOptions) -> None:
     with load_sweep(asked.sweep, asked.tracking_uri) as found:
         record, store = found.record, found.store
         rows = [r for r in leaderboard.read(found.folder / BOARD) if r.split == "val"]
-        console = Console(highlight=False)
+        console = PlainConsole(highlight=False)
         if asked.latency or asked.serving.max_latency_ms is not None:
             rows = with_latencies(rows, len(record.classes), store)
             console.print(f"latency  one image, median, on {device_name()}", markup=False)

@@ -9,11 +9,16 @@ from __future__ import annotations
 import io
 import os
 import re
+import select
+import signal
 import sys
 import unicodedata
 from collections.abc import Callable, Mapping
+from typing import IO
 
 _CONTROL = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")  # categories of Unicode that show nothing
+# What a shell says of a tool that ended as its output was closed: the code of `... | head`.
+OUTPUT_CLOSED = 128 + signal.SIGPIPE
 
 
 class UserError(Exception):
@@ -64,16 +69,33 @@ def exit_code(work: Callable[[], object], wording: Callable[[str], str]) -> int:
     """Do a command's work, and tell an error that is for people in one line on stderr.
 
     Args:
+        work: all of it, the reading of options too, which may end with :class:`SystemExit`.
         wording: puts a message into the command's own words, such as its options.
 
     Returns:
-        The exit code: 0, 2 for a :class:`UserError`, 1 for a :class:`SweepError`.
+        The exit code: 0, 2 for a :class:`UserError`, 1 for a :class:`SweepError`, that of a
+        :class:`SystemExit`, and ``OUTPUT_CLOSED`` where nobody reads the output any longer.
     """
-    for stream in (sys.stdout, sys.stderr):
+    for stream in _streams():
         if isinstance(stream, io.TextIOWrapper):  # A terminal need not have every letter of a name.
             stream.reconfigure(errors="backslashreplace")
     try:
+        code = _code_of(work, wording)
+        for stream in _streams():
+            stream.flush()
+    except BrokenPipeError:
+        if not any(map(_is_closed, _streams())):
+            raise  # It is another pipe, and a fault of ours.
+        _discard_output()
+        return OUTPUT_CLOSED
+    return code
+
+
+def _code_of(work: Callable[[], object], wording: Callable[[str], str]) -> int:
+    try:
         work()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except UserError as error:
         print(f"error: {wording(str(error))}", file=sys.stderr)
         return 2
@@ -81,3 +103,25 @@ def exit_code(work: Callable[[], object], wording: Callable[[str], str]) -> int:
         print(f"failed: {wording(str(error))}", file=sys.stderr)
         return 1
     return 0
+
+
+def _streams() -> list[IO[str]]:
+    return [stream for stream in (sys.stdout, sys.stderr) if stream]  # None: begun without it
+
+
+def _is_closed(stream: IO[str]) -> bool:
+    """Whether a stream of this process is a pipe whose other end is closed."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), select.POLLERR)
+        return any(state & select.POLLERR for _, state in poll.poll(0))
+    except (OSError, ValueError):  # It is no file of the system's.
+        return False
+
+
+def _discard_output() -> None:
+    """Send what is still to be written nowhere, which Python would try again when it ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in filter(_is_closed, _streams()):
+        os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

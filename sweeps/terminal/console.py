@@ -38,11 +38,23 @@ ENDINGS = {
 }
 
 
+class OutputClosedError(BrokenPipeError):
+    """Nobody reads what is printed any longer, as after ``... | head``."""
+
+
+class PlainConsole(Console):
+    """A console that leaves it to the command what follows when nobody reads its output."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise :class:`OutputClosedError`."""
+        raise OutputClosedError
+
+
 class Terminal:
     """A watcher that prints what happens. Use it as a context, which ends the live panel."""
 
     def __init__(self, console: Console | None = None):
-        self.console = console or Console(highlight=False, soft_wrap=not _is_terminal(console))
+        self.console = console or PlainConsole(highlight=False, soft_wrap=not _is_terminal(console))
         self.progress = Progress()
         self._live: Live | None = None
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +18,7 @@ import pytest
 
 from sweeps.planning.recipes import RECIPES, builtin_digits
 from sweeps.planning.spec import SweepSpec
+from sweeps.terminal.console import OutputClosedError, PlainConsole, Terminal
 from tests.factories import is_one_sentence, spec_with
 from tests.waiting import HANG_S
 from trainables.data.cache import make_room, set_limit
@@ -170,6 +172,24 @@ def test_an_end_before_the_end_is_told_in_a_line(
     assert words in line
 
 
+def test_a_sweep_whose_output_nobody_reads_says_that_it_stopped(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*_: object) -> None:
+        read, write = os.pipe()
+        os.close(read)
+        with suppress(BrokenPipeError), os.fdopen(write, "w") as unread:
+            Terminal(PlainConsole(file=unread)).say("trunk 1")
+            pytest.fail("it was not noticed")
+        raise OutputClosedError
+
+    monkeypatch.setattr("sweeps.sweep.run", run)
+    with pytest.raises(OutputClosedError):
+        script._sweep([], "fixres_grid.py")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "stopped, as nobody reads the output; the same command continues"
+
+
 def test_an_unknown_variant_is_named_by_its_option(
     main: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -236,3 +256,12 @@ def test_names_of_arms_are_checked_before_anything_heavy_is_imported() -> None:
         timeout=HANG_S,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_help_may_be_cut_short_by_its_reader() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    argv = [sys.executable, str(ROOT / "sweeps" / "fixres_grid.py"), "--help"]
+    done = subprocess.run(argv, stdout=write, stderr=subprocess.PIPE, timeout=HANG_S)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +19,14 @@ from sweeps.selection import leaderboard
 from sweeps.selection.leaderboard import Row
 from tests.factories import a_record, a_row
 from tests.storing import S3Server
+from tests.waiting import HANG_S
 from trainables.errors import SweepError, UserError
 from trainables.fixres.cell import PREDICTIONS, recorded_hits, write_predictions
 from trainables.storage.artifact_store import Store
 from trainables.storage.object_store import remote_path
 
 N = 100
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -176,3 +182,12 @@ def test_a_model_is_written_only_where_it_can_be(
     assert main(["--sweep", at, "--write", str(sweep / target)]) == 2
     assert words in capsys.readouterr().err
     assert (sweep / "full" / "mine.txt").read_text() == "keep me"
+
+
+def test_help_may_be_cut_short_by_its_reader() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    argv = [sys.executable, str(ROOT / "sweeps" / "select_best.py"), "--help"]
+    done = subprocess.run(argv, stdout=write, stderr=subprocess.PIPE, timeout=HANG_S)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")

@@ -6,12 +6,14 @@ import ast
 import io
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.waiting import HANG_S
 from trainables import train
 from trainables.errors import UserError, exit_code, is_utf8, printable, with_option_names
 
@@ -61,6 +63,64 @@ def test_letters_that_the_terminal_lacks_are_escaped(monkeypatch: pytest.MonkeyP
     streams[1].flush()
     said = [stream.buffer.getvalue() for stream in streams]
     assert said == [b"caf\\xe9 \\udce9\n", b"error: \\u65e5\\u672c\n"]
+
+
+def run_unread(work: str, closed: str) -> tuple[int, bytes]:
+    """Do ``work`` as a command whose stdout, stderr or another pipe is closed by its reader.
+
+    Gives its exit code, and what it wrote to the others of the two.
+    """
+    lines = [
+        "import os, sys",
+        "from trainables.errors import UserError, exit_code",
+        "def work():",
+        f"    {work}",
+        "sys.exit(exit_code(work, str))",
+    ]
+    read, unread = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)],
+        cwd=PACKAGE.parent,
+        stdout=unread if closed == "stdout" else subprocess.PIPE,
+        stderr=unread if closed == "stderr" else subprocess.PIPE,
+        timeout=HANG_S,
+    )
+    os.close(unread)
+    return done.returncode, (done.stdout or b"") + (done.stderr or b"")
+
+
+OTHER_PIPE = "read, write = os.pipe(); os.close(read); os.write(write, b'x')"
+
+
+@pytest.mark.parametrize(
+    ("work", "closed", "code"),
+    [
+        ("print('help'); sys.exit(0)", "stdout", 141),
+        ("print('x' * 100_000)", "stdout", 141),
+        ("print('done')", "stdout", 141),
+        ("raise UserError('Bad.')", "stderr", 141),
+        ("raise UserError('Bad.')", "stdout", 2),
+        ("sys.exit(2)", "stdout", 2),
+        ("pass", "stdout", 0),
+    ],
+)
+def test_an_output_that_nobody_reads_is_no_fault(work: str, closed: str, code: int) -> None:
+    returned, said = run_unread(work, closed)
+    assert returned == code
+    assert said == (b"error: Bad.\n" if code == 2 and "UserError" in work else b"")
+
+
+def test_another_pipe_that_breaks_is_a_fault() -> None:
+    code, said = run_unread(OTHER_PIPE, "none")
+    assert code == 1 and said.endswith(b"BrokenPipeError: [Errno 32] Broken pipe\n")
+
+
+def test_a_command_may_begin_without_an_output() -> None:
+    argv = [sys.executable, "-c", "import sys; from trainables.errors import exit_code\n"
+            "sys.exit(exit_code(lambda: print('x'), str))"]  # fmt: skip
+    shell = ["sh", "-c", 'exec "$@" >&- 2>&-', "sh", *argv]
+    assert subprocess.run(shell, cwd=PACKAGE.parent, timeout=HANG_S).returncode == 0
 
 
 def messages() -> Iterator[str]:
