@@ -34,6 +34,7 @@ SETTING_NAMES = {
     "cache_dir": "--cache",
     "class_order": "--class-order",
     "data": "--data",
+    "group_by": "--group-by",
     "layout": "--layout",
     "test_res": "--test-res",
     "train_res": "--train-res",
@@ -42,6 +43,7 @@ SETTING_NAMES = {
     "cache_gb": "limit on the cache in GB",
     "cache_side": "size of stored images",
     "max_corrupt": "the tolerated share",
+    "pick_share": "share of images to pick by",
     "test_share": "share of test images",
     "val_share": "share of val images",
     "workers_per_trial": "number of workers",
@@ -67,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=place_of, required=True, help="images: a folder, or a URI")
     parser.add_argument("--layout", choices=get_args(LayoutChoice), default=ReadOptions.layout)
     parser.add_argument("--class-order", default="string", help="string, natural or a file")
+    parser.add_argument("--group-by", help="column, or pattern with one (group): shares a split")
     parser.add_argument("--store", type=place_of, required=True, help="where the trunk is kept")
     parser.add_argument("--cache", type=Path, required=True, help="where decoded images are kept")
     parser.add_argument("--variant", default="b0", help="b0..b8, b0_ap..b7_ap, l2, lite0..lite4")
@@ -98,6 +101,7 @@ def _train(options: argparse.Namespace) -> None:
         seed=options.seed,
         layout=options.layout,
         class_order=class_order_of(options.class_order),
+        group_by=options.group_by,
     )
     images = prepare(options.data, options.cache, reading)
     store = Store(options.store)

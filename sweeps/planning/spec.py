@@ -38,6 +38,10 @@ class DataOptions:
     """Share of the images for val, where the data names no val split."""
     test_share: float = ReadOptions.test_share
     """Share of the images for test, where the data names no test split."""
+    pick_share: float | None = ReadOptions.pick_share
+    """Share of train that picks, as val, where the data has one other split: that is then test."""
+    group_by: str | None = ReadOptions.group_by
+    """Column of tables, or pattern with one (group) over files' paths: its images share a split."""
     max_corrupt: float = ReadOptions.max_corrupt
     """Share of unreadable files that is skipped; more is an error."""
     cache_side: int = ReadOptions.cache_side
@@ -240,6 +244,8 @@ class SweepSpec:
         return ReadOptions(
             val_share=self.images.val_share,
             test_share=self.images.test_share,
+            pick_share=self.images.pick_share,
+            group_by=self.images.group_by,
             seed=self.run.seed,
             max_corrupt=self.images.max_corrupt,
             cache_side=self.images.cache_side,
@@ -296,7 +302,8 @@ def _from_json(declared: Field[Any], value: Any) -> Any:
 NOT_IDENTITY = frozenset(
     (
         *("data", "cache_dir", "cache_gb", "max_corrupt"),
-        *("layout", "class_order"),  # the digest of the images has what they decide
+        # The digest of the images has what these decide.
+        *("layout", "class_order", "pick_share", "group_by"),
         *("out", "storage", "link_days", "keep"),
         *("concurrency", "cpus_per_trial", "gpus_per_trial", "gpu_memory_gb"),
         *("workers_per_trial", "price_per_hour"),

@@ -16,6 +16,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from trainables.errors import UserError, is_utf8, printable
 from trainables.sources import folders
 from trainables.sources.downloads import scan_store
 from trainables.sources.listing import Listing
-from trainables.sources.reading import read_source
+from trainables.sources.reading import read_source, with_own_val_as_test
 from trainables.sources.source import Source
 from trainables.storage.object_store import RemotePath
 
@@ -71,10 +72,24 @@ def prepare(
     """
 
     def source_of(listing: Listing, scratch: Path) -> Source:
-        return read_source(listing, scratch, options.layout, options.class_order)
+        source = read_source(
+            listing, scratch, options.layout, options.class_order, options.group_by
+        )
+        return source if options.pick_share is None else with_own_val_as_test(source)
 
+    return decode_once(
+        data, cache, options, _split_settings(options), source_of, progress, patient=patient
+    )
+
+
+def _split_settings(options: ReadOptions) -> tuple[object, ...]:
+    """List the settings that decide on splits and labels.
+
+    Those that came later are left out where they are off, so that older listings are found.
+    """
     settings = (options.val_share, options.test_share, options.seed, options.class_order)
-    return decode_once(data, cache, options, settings, source_of, progress, patient=patient)
+    later = {"pick_share": options.pick_share, "group_by": options.group_by}
+    return (*settings, *({name: value} for name, value in later.items() if value is not None))
 
 
 def known_set(cache: Path, digest: str, options: ReadOptions) -> ImageSet | None:
@@ -176,7 +191,8 @@ def _look_up(
         return None
     rejected = tuple(Rejected(**one) for one in record["rejected"])
     check_rejected(rejected, record["total"], data, options)
-    return _opened(root, description, rejected, tuple(record["notes"]), record["layout"])
+    image_set = _opened(root, description, rejected, tuple(record["notes"]), record["layout"])
+    return replace(image_set, splits_in_words=record.get("splits", ""))
 
 
 def _opened(

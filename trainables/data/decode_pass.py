@@ -21,8 +21,10 @@ from trainables.data.image_set import Rejected
 from trainables.data.options import ReadOptions
 from trainables.data.samples import Samples, shared_whites, white_notes
 from trainables.errors import UserError, printable
+from trainables.sources.grouped_splits import assign_groups
+from trainables.sources.groups import count_groups, group_notes
 from trainables.sources.source import Source
-from trainables.sources.splits import assign_splits, duplicate_notes
+from trainables.sources.splits import SPLITS, assign_splits, duplicate_notes
 from trainables.storage.object_store import RemotePath
 
 FORMAT = 1  # raise it when the same images would be stored differently
@@ -44,6 +46,7 @@ class _Stored(NamedTuple):
     reduced: bool
     brightest: int
     has_more: bool
+    group: str | None
 
 
 _SCHEMA = pa.schema(
@@ -107,6 +110,7 @@ def decode_into(
         "rejected": [asdict(one) for one in rejected],
         "notes": [*source.notes, *notes, *split_notes],
         "layout": source.layout,
+        "splits": splits_in_words(source, stored),
     }
 
 
@@ -125,6 +129,7 @@ def _stored(decoded: Decoded, offset: int) -> _Stored:
         reduced=decoded.reduced,
         brightest=decoded.brightest,
         has_more=decoded.has_more,
+        group=item.group,
     )
 
 
@@ -217,27 +222,84 @@ def _split(
     Raises:
         UserError: a class has too few images, or a split none.
     """
-    missing = set(source.required_splits) - set(source.given_splits)
-    all_shares = {"val": options.val_share, "test": options.test_share}
-    shares = {split: share for split, share in all_shares.items() if split in missing}
+    shares = _shares(source, options)
     labels = [one.label for one in stored]
     hashes = [one.sha256 for one in stored]
     splits = [one.split for one in stored]
-    if "train" in source.required_splits:
+    groups = [one.group for one in stored]
+    if source.grouping and shares:
+        splits = assign_groups(labels, hashes, groups, splits, source.classes, shares, options.seed)
+    elif "train" in source.required_splits:
         splits = assign_splits(labels, hashes, splits, source.classes, shares, options.seed)
     notes = duplicate_notes(labels, hashes, splits)
     for split in source.required_splits:
-        count = splits.count(split)
-        if count == 0:
+        if split not in splits:
             where = f"The {split} split of {data}" if len(source.required_splits) > 1 else data
             raise UserError(f"{where} has no readable image: add some.")
-        if split in shares:
-            notes.append(
-                f"The data has no {split} split: {count} images of train became it, by a hash of"
-                f" their bytes (seed {options.seed})."
-            )
+    if source.grouping:
+        notes += group_notes(source.grouping, [one.path for one in stored], groups, splits)
     stored = [one._replace(split=split) for one, split in zip(stored, splits, strict=True)]
+    notes += _new_split_notes(source, stored, shares, options.seed)
     return sorted(stored, key=lambda one: (one.sha256, one.label, one.split)), notes
+
+
+def _shares(source: Source, options: ReadOptions) -> dict[str, float]:
+    """The share of train that becomes each split which the data lacks."""
+    picked = options.pick_share if source.picks_in_train else None
+    shares = {
+        "val": options.val_share if picked is None else picked,
+        "test": options.test_share,
+    }
+    missing = set(source.required_splits) - set(source.given_splits)
+    return {split: share for split, share in shares.items() if split in missing}
+
+
+def _new_split_notes(
+    source: Source, stored: Sequence[_Stored], shares: Mapping[str, float], seed: int
+) -> list[str]:
+    """Write sentences on the splits that are made of train."""
+    notes = []
+    splits = [one.split for one in stored]
+    groups = [one.group for one in stored]
+    from_train = splits.count("train") + sum(splits.count(split) for split in shares)
+    drawn_by = "group" if source.grouping else "bytes"
+    for split, asked in shares.items():
+        count = splits.count(split)
+        words = f"{count} images of train became it"
+        if source.own_val_is_test:
+            words = f"its val is test, and {count} images of train, held out, pick in its place"
+        if source.grouping:
+            number = count_groups(groups, splits, split)
+            words += f", {count / from_train:.1%} in {number} group(s) where {asked:.1%} was asked"
+        lacks = "test" if source.own_val_is_test else split
+        notes.append(
+            f"The data has no {lacks} split: {words}, by a hash of their {drawn_by} (seed {seed})."
+        )
+        present = {one.label for one in stored if one.split == split}
+        absent = [name for label, name in enumerate(source.classes) if label not in present]
+        if absent and source.grouping:
+            notes.append(
+                f"The {split} split lacks {len(absent)} class(es) of train, as {absent[0]}: they"
+                " are of too few groups."
+            )
+    return notes
+
+
+def splits_in_words(source: Source, stored: Sequence[_Stored]) -> str:
+    """Say where the splits are from, for results."""
+    new = [split for split in SPLITS if split not in source.given_splits]
+    parts = []
+    if source.own_val_is_test:
+        parts.append("test is val of the data, which picks nothing")
+    elif source.given_splits != ("train",):
+        *others, last = source.given_splits
+        parts.append(f"{', '.join(others)} and {last} are the data's own")
+    for split in new:
+        count = sum(one.split == split for one in stored)
+        picks = ", which picks," if source.picks_in_train else ""
+        parts.append(f"{split}{picks} is {count:,} images of its train")
+    kept = f"; images are kept together by {source.grouping}" if source.grouping else ""
+    return "; ".join(parts) + kept
 
 
 def _digest(stored: Sequence[_Stored], classes: Sequence[str], options: ReadOptions) -> str:

@@ -36,6 +36,8 @@ class ImageSet:
     """Sentences to show to the user."""
     layout: str = field(default="", compare=False)
     """How the images lay, in words; empty where they were not listed."""
+    splits_in_words: str = field(default="", compare=False)
+    """Where the splits are from; empty where they were read before this was kept."""
     whites: Mapping[str, int] = field(default_factory=dict, hash=False)
     """The value that is white by kind of image (:mod:`trainables.data.samples`)."""
     val_in_train: bool = False

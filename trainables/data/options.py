@@ -22,6 +22,10 @@ class ReadOptions:
     """Share of train that becomes val, where the data has no val split."""
     test_share: float = 0.15
     """Share of train that becomes test, where the data has no test split."""
+    pick_share: float | None = None
+    """Share of train that becomes val where the data has val or test alone, which is test then."""
+    group_by: str | None = None
+    """What keeps images in one split: a column of tables, or a pattern over the paths of files."""
     seed: int = 0
     """Salt of the split."""
     max_corrupt: float = 0.01
@@ -40,6 +44,14 @@ class ReadOptions:
             share = getattr(self, name)
             if not 0 < share < MAX_SPLIT_SHARE:
                 raise _out_of_bounds(name, share, f"above 0 to below {MAX_SPLIT_SHARE}")
+        if self.pick_share is not None and not 0 < self.pick_share < MAX_SPLIT_SHARE:
+            raise _out_of_bounds(
+                "pick_share", self.pick_share, f"above 0 to below {MAX_SPLIT_SHARE}"
+            )
+        if self.group_by is not None and not self.group_by.strip():
+            raise UserError(
+                "`group_by` is empty: give a column of tables, or a pattern for files, or none."
+            )
         if self.val_share + self.test_share > MAX_HELD_OUT_SHARE:
             raise UserError(
                 f"`val_share` {self.val_share} and `test_share` {self.test_share} leave too little "

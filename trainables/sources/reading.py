@@ -2,35 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from trainables.errors import UserError
 from trainables.sources import folders, tables
 from trainables.sources.class_names import ClassOrder
+from trainables.sources.groups import grouped_by_path
 from trainables.sources.layout import LayoutChoice
 from trainables.sources.left_out import is_image_name
 from trainables.sources.listing import Listing
-from trainables.sources.source import Source
+from trainables.sources.source import Item, Source
 
 # Tells about the images in the folders beside it, as the hub's folders of images have it.
 ABOUT_IMAGES = "metadata.parquet"
 
 
 def read_source(
-    listing: Listing, scratch: Path, layout: LayoutChoice, class_order: ClassOrder
+    listing: Listing,
+    scratch: Path,
+    layout: LayoutChoice,
+    class_order: ClassOrder,
+    group_by: str | None = None,
 ) -> Source:
     """Read a listing as labelled images.
 
     Args:
         scratch: the folder that tables of an object store are downloaded to.
+        group_by: what says which images belong together: a column of tables, or a pattern over the
+            paths of files (:func:`trainables.sources.groups.grouped_by_path`).
 
     Raises:
         UserError: it is not clear what the images, their classes or their splits are.
     """
     if _holds_tables(listing, layout):
-        return tables.table_source(listing, scratch, class_order)
-    return folders.folder_source(listing, layout, class_order)
+        return tables.table_source(listing, scratch, class_order, group_by)
+    source = folders.folder_source(listing, layout, class_order)
+    return grouped_by_path(source, group_by, listing.root) if group_by else source
+
+
+def with_own_val_as_test(source: Source) -> Source:
+    """Make val of the data the test split, so that a part of train may pick in its place.
+
+    A source with a test split and none of val is fit as it is. One with both, or none, gets a
+    note: its splits stay.
+    """
+    given = set(source.given_splits)
+    if given == {"train", "test"}:
+        return replace(source, picks_in_train=True)
+    if given != {"train", "val"}:
+        named = "val and test" if "val" in given else "neither val nor test"
+        note = f"The data has {named}: no part of train is held out in place of val."
+        return replace(source, notes=(*source.notes, note))
+
+    def items() -> Iterator[Item]:
+        for item in source.items():
+            yield replace(item, split="test") if item.split == "val" else item
+
+    return replace(
+        source,
+        items=items,
+        given_splits=("train", "test"),
+        picks_in_train=True,
+        own_val_is_test=True,
+    )
 
 
 def read_extra_source(

@@ -19,6 +19,7 @@ class Item:
     split: str
     content: bytes | Path | StoredFile | None  # None: it cannot be read, for this reason
     reason: str = ""
+    group: str | None = None  # of images that belong together; None: it is alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,3 +35,6 @@ class Source:
     sample: Callable[[], Iterator[Item]]  # up to a few hundred items, to estimate sizes
     required_splits: tuple[str, ...] = SPLITS
     scratch_bytes: int = 0  # that lie on the disk beside the decoded images while it is read
+    picks_in_train: bool = False  # val is to be a part of train, held out to pick
+    own_val_is_test: bool = False  # what is test here is the data's own val
+    grouping: str = ""  # what groups were found by, in words; empty: not asked for

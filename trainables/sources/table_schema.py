@@ -22,13 +22,18 @@ class Columns:
     image: str
     label: str
     names: tuple[str, ...] | None  # class names by label, where the file has them
+    group: str | None = None  # of images that belong together
 
 
-def find_columns(schema: pa.Schema, table: str) -> Columns:
+def find_columns(schema: pa.Schema, table: str, group: str | None = None) -> Columns:
     """Find the columns of a table, by what they hold, what the metadata says and their names.
 
+    Args:
+        group: the column that names what belongs together, if there is to be one.
+
     Raises:
-        UserError: no column, or several, may hold the images or the labels of ``table``.
+        UserError: no column, or several, may hold the images or the labels of ``table``, or it has
+            no such column of groups.
     """
     features = _features(schema)
     images = {field.name for field in schema if _is_image(field.type)}
@@ -44,7 +49,9 @@ def find_columns(schema: pa.Schema, table: str) -> Columns:
         raise _unclear(schema, table, "images", IMAGE_NAMES, images, IMAGE_REMEDY)
     if label is None:
         raise _unclear(schema, table, "labels", LABEL_NAMES, labels, LABEL_REMEDY)
-    return Columns(image=image, label=label, names=_declared_names(schema, label, table))
+    names = _declared_names(schema, label, table)
+    columns = Columns(image=image, label=label, names=names, group=group)
+    return columns_of(schema, columns, table)
 
 
 def columns_of(schema: pa.Schema, like: Columns, table: str) -> Columns:
@@ -53,8 +60,15 @@ def columns_of(schema: pa.Schema, like: Columns, table: str) -> Columns:
     A table need not have the column of labels.
 
     Raises:
-        UserError: a class is named twice.
+        UserError: a class is named twice, or the column of groups is missing or holds no words.
     """
+    group = like.group
+    if group is not None and group not in schema.names:
+        raise UserError(
+            f"`group_by` {group} is no column of {table}: name one of {', '.join(schema.names)}."
+        )
+    if group is not None and not _is_label(schema.field(group).type):
+        raise _wrong_type(schema, table, group, LABEL_REMEDY)
     return replace(like, names=_declared_names(schema, like.label, table))
 
 

@@ -62,13 +62,17 @@ def is_table(path: str) -> bool:
 
 
 def table_source(
-    listing: Listing, scratch: Path | None = None, class_order: ClassOrder = "string"
+    listing: Listing,
+    scratch: Path | None = None,
+    class_order: ClassOrder = "string",
+    group_by: str | None = None,
 ) -> Source:
     """Read a listing's Parquet and Arrow files as labelled images, each by its own class names.
 
     Args:
         scratch: the folder that tables of an object store are downloaded to.
         class_order: "string" is the first table's own order, where its labels are numbers.
+        group_by: the column that names which images belong together.
 
     Raises:
         UserError: a file is damaged, its columns, its classes or its split are ambiguous, train
@@ -77,7 +81,7 @@ def table_source(
     tables = _locate_tables(listing)
     split_of = _split_of_each(listing.root, list(tables))
     first = next(path for path in tables if split_of[path] == "train")
-    read = _read_all_labels(tables, first, split_of)
+    read = _read_all_labels(tables, first, split_of, group_by)
     label_column = f"Column {read[first].columns.label} of {_display_name(tables[first])}"
 
     notes = []
@@ -104,7 +108,8 @@ def table_source(
     classes = in_order(listing.root, names, class_order)
     notes += [*case_notes(classes), *unused_names(in_split["train"], classes)]
     parts = [_part(tables[path], path, split_of[path], read[path]) for path in read]
-    return _source(listing, parts, classes, notes, scratch)
+    source = _source(listing, parts, classes, notes, scratch)
+    return replace(source, grouping=f"the column {group_by}") if group_by else source
 
 
 def extra_table_source(
@@ -313,14 +318,17 @@ def _damaged(display_name: str, error: Exception) -> UserError:
 
 
 def _read_all_labels(
-    tables: Mapping[str, Table], first: str, split_of: Mapping[str, str]
+    tables: Mapping[str, Table],
+    first: str,
+    split_of: Mapping[str, str],
+    group_by: str | None = None,
 ) -> dict[str, Labelled]:
     """Read the labels of all tables, many at a time: a store takes long to answer.
 
     Args:
         first: the table that says which columns hold images and labels.
     """
-    columns = find_columns(_read_schema(tables[first]), _display_name(tables[first]))
+    columns = find_columns(_read_schema(tables[first]), _display_name(tables[first]), group_by)
     with ThreadPoolExecutor(MAX_REQUESTS_AT_ONCE) as pool:
         read = pool.map(lambda path: _read_labels(tables[path], columns, split_of[path]), tables)
         return dict(zip(tables, read, strict=True))
@@ -355,13 +363,14 @@ def _read_labels(table: Table, columns: Columns, split: str) -> Labelled:
 def _items(part: _Part, spelling: Spelling) -> Iterator[Item]:
     """Read the rows of a table as items."""
     row, columns = 0, part.columns
-    names = list(dict.fromkeys([columns.image, columns.label]))
+    names = list(dict.fromkeys([columns.image, columns.label, columns.group or columns.label]))
     for batch in _read_batches(part.table, names, part.display_name):
         images = batch.column(columns.image)
         if pa.types.is_struct(images.type):
             images = pc.struct_field(images, "bytes")
         labels = batch.column(columns.label).to_pylist()
-        for content, given in zip(images.to_pylist(), labels, strict=True):
+        groups = batch.column(columns.group or columns.label).to_pylist()
+        for content, given, group in zip(images.to_pylist(), labels, groups, strict=True):
             name = class_name(given, columns)
             label = None if name is None else spelling.label(name)
             reason = "no image bytes (null)" if content is None else ""
@@ -373,5 +382,6 @@ def _items(part: _Part, spelling: Spelling) -> Iterator[Item]:
                 split=part.split,
                 content=None if reason else content,
                 reason=reason,
+                group=None if columns.group is None or group is None else str(group),
             )
             row += 1

@@ -55,6 +55,8 @@ FREE = {
     "data": "/elsewhere",
     "layout": "folders",
     "class_order": "natural",
+    "pick_share": 0.1,
+    "group_by": r"(p\d+)",
     "cache_dir": Path("/elsewhere"),
     "cache_gb": 5.0,
     "max_corrupt": 0.5,

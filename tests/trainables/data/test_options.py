@@ -13,6 +13,8 @@ from trainables.errors import UserError
         ({"val_share": 0.0}, "`val_share` 0.0 is out of bounds: give above 0 to below 0.5."),
         ({"test_share": 1.5}, "`test_share` 1.5 is out of bounds"),
         ({"val_share": 0.45, "test_share": 0.45}, "leave too little to train on: give 0.8"),
+        ({"pick_share": 0.5}, "`pick_share` 0.5 is out of bounds: give above 0 to below 0.5."),
+        ({"group_by": " "}, "`group_by` is empty: give a column of tables, or a pattern"),
         ({"max_corrupt": -0.1}, "`max_corrupt` -0.1 is out"),
         ({"cache_side": 0}, "`cache_side` 0 is out"),
         ({"cache_gb": 0.0}, "`cache_gb` 0.0 is out"),
