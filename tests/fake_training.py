@@ -18,8 +18,9 @@ from sweeps.scheduling.trunk_scheduler import TrunkScheduler
 from tests.factories import spec_with
 from trainables.evaluation.metrics import Score
 from trainables.storage.artifact_store import Store
-from trainables.storage.files import read_lines, replacing
+from trainables.storage.files import read_lines
 from trainables.storage.hashing import to_jsonable
+from trainables.storage.replacing import replacing
 from trainables.training.trunk import EpochReport, TrunkSpec, recorded_reports
 
 SMALL_SPEC = spec_with(

@@ -21,7 +21,8 @@ from trainables.fixres.adapted_net import adapted_state, serving_transform
 from trainables.fixres.cell import load_model
 from trainables.models import variants
 from trainables.storage.artifact_store import Store
-from trainables.storage.files import replacing_folder, write_text
+from trainables.storage.files import write_text
+from trainables.storage.replacing import replacing_folder
 from trainables.transforms.eval_transform import EvalTransform
 
 

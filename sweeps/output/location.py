@@ -16,8 +16,9 @@ from sweeps.output import lease, s3_bucket
 from sweeps.output.sweep_record import SPEC, SweepRecord
 from trainables.errors import UserError
 from trainables.storage.artifact_store import Store
-from trainables.storage.files import Place, files_below, replacing, write_text
+from trainables.storage.files import Place, files_below, write_text
 from trainables.storage.object_store import RemotePath, remote_path
+from trainables.storage.replacing import replacing
 from trainables.storage.retry import first_line
 
 BOARD, CHOICE, REPORT = "leaderboard.parquet", "choice.json", "report.html"

@@ -14,7 +14,7 @@ from sweeps.planning.grid import Grid
 from sweeps.planning.plan import Plan
 from sweeps.selection.leaderboard import Row
 from trainables.fixres.arms import ARMS, rank
-from trainables.storage.files import replacing
+from trainables.storage.replacing import replacing
 
 # Colour-blind readers see these colours alike.
 COLOURS = matplotlib.colormaps["cividis"]

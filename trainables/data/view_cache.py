@@ -20,8 +20,8 @@ from trainables.data.cache import (
 )
 from trainables.data.image_set import ImageSet, SplitImages
 from trainables.data.locks import held_file, reserved
-from trainables.storage.files import replacing
 from trainables.storage.hashing import content_hash
+from trainables.storage.replacing import replacing
 from trainables.transforms.eval_transform import EvalTransform
 from trainables.transforms.finetune_augmentation import draw_mild, mild_transform
 

@@ -27,8 +27,6 @@ from trainables.storage.files import (
     read_lines,
     read_state,
     read_tensors,
-    replacing,
-    replacing_folder,
     write_batch,
     write_json,
     write_state,
@@ -36,6 +34,7 @@ from trainables.storage.files import (
     write_text,
 )
 from trainables.storage.object_store import remote_path
+from trainables.storage.replacing import replacing, replacing_folder
 
 
 def test_replacing_leaves_the_old_file_and_nothing_else_when_the_block_fails(tmp_path):
