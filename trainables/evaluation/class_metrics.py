@@ -99,4 +99,6 @@ def confusions(labels: np.ndarray, predicted: np.ndarray) -> list[Confusion]:
 
 def _shares(parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
     wholes = np.asarray(wholes, dtype=float)
-    return np.divide(parts, wholes, out=np.full(wholes.shape, np.nan), where=wholes > 0)
+    shares: np.ndarray = np.full(wholes.shape, np.nan)
+    np.divide(parts, wholes, out=shares, where=wholes > 0)
+    return shares

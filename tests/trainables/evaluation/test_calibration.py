@@ -20,7 +20,7 @@ from trainables.evaluation.calibration import (
 
 
 def a_sample(n: int = 400, classes: int = 5, sharpness: float = 3.0, seed: int = 0):
-    """Logits, and labels that are drawn from softmax(logits / sharpness): that is how sure to be."""
+    """Logits, and labels drawn from softmax(logits / sharpness): that is how sure to be."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 4, (n, classes)).astype(np.float32)
     gumbel = rng.gumbel(size=logits.shape)

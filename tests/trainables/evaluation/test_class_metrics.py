@@ -77,7 +77,8 @@ def test_a_net_that_never_says_the_rare_class_has_top_1_alone() -> None:
 
 def test_many_counts_give_many_values() -> None:
     rng = np.random.default_rng(0)
-    one = [count_by_class(*rng.integers(0, CLASSES, (2, 40)), CLASSES) for _ in range(5)]
+    drawn = [rng.integers(0, CLASSES, (2, 40)) for _ in range(5)]
+    one = [count_by_class(labels, predicted, CLASSES) for labels, predicted in drawn]
     stacked = ClassCounts(
         **{name: np.stack([getattr(c, name) for c in one]) for name in vars(one[0])}
     )
