@@ -84,7 +84,15 @@ def write_other_choice(
         picture = Path(folder) / "heatmap.png"
         heatmap.save_png(heatmap.plot_heatmaps(outcome.rows, plan, row), picture)
         card = model_card(plan, outcome, record.versions, picture.name)
-        write_model(target, plan, served_model, store, card=card, picture=picture)
+        write_model(
+            target,
+            plan,
+            served_model,
+            store,
+            card=card,
+            picture=picture,
+            temperature=outcome.temperature,
+        )
     for line in held_out_lines(outcome):
         terminal.console.print(line, soft_wrap=True)
     terminal.say(f"model    {target.resolve()}")

@@ -25,7 +25,7 @@ from sweeps.final_model.outcome import (
 )
 from sweeps.final_model.refit import refit
 from sweeps.output import folder, retention
-from sweeps.output.location import BOARD, CHOICE, SweepLocation, check_same, location_of
+from sweeps.output.location import BOARD, CHOICE, EVIDENCE, SweepLocation, check_same, location_of
 from sweeps.output.sweep_record import SPEC, SweepRecord, new_sweep_record
 from sweeps.planning import plan as planning
 from sweeps.planning.dataset import check_extra_test_sets, open_images
@@ -298,7 +298,15 @@ class _Sweep:
         figures = write_evidence(out, plan, outcome, history, self.record)
         heatmap = figures[0]
         card = model_card(plan, outcome, self.record.versions, heatmap.name)
-        write_model(out / "model", plan, served_model, store, card=card, picture=heatmap)
+        write_model(
+            out / "model",
+            plan,
+            served_model,
+            store,
+            card=card,
+            picture=heatmap,
+            temperature=outcome.temperature,
+        )
         self._track_outcome(outcome, figures)
         return outcome
 
@@ -315,7 +323,7 @@ class _Sweep:
         """Send outcome and files to MLflow, and register the model there."""
         tracker, chosen = self.tracker, outcome.choice.row
         tracker.write_results(outcome.choice, outcome.rows)
-        tracker.attach([self.out / name for name in (BOARD, "report.html")])
+        tracker.attach([self.out / name for name in EVIDENCE if (self.out / name).exists()])
         tracker.attach(figures, "figures")
         fields = ("variant", "train_res", "test_res", "arm")
         tracking = self.plan.spec.tracking

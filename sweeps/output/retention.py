@@ -1,4 +1,4 @@
-"""Delete what a finished sweep needs no longer: checkpoints that lost, and all features."""
+"""Delete what a finished sweep needs no longer: checkpoints and logits that lost, all features."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from trainables.storage.artifact_store import Store
 from trainables.storage.files import Place, children, file_size
 
 FEATURES = ("train.arrow", "val.arrow")
+OF_ARMS = ("delta-*.safetensors", "logits-*.arrow")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ def keys_to_retain(rows: Sequence[Row], chosen: Row, keep: str) -> RetainedKeys:
 
 
 def deletable_files(store: Store, retained: RetainedKeys) -> list[Place]:
-    """List the files that may be deleted: the checkpoints of all else, and all features.
+    """List the files that may be deleted: checkpoints and logits of all else, and all features.
 
     Rows and predictions stay, so that a choice may still be made among them.
     """
@@ -61,7 +62,7 @@ def deletable_files(store: Store, retained: RetainedKeys) -> list[Place]:
     for folder in children(store.cells):
         files += [folder / name for name in FEATURES]
         if folder.name not in retained.cells:
-            files += [p for p in children(folder) if fnmatch(p.name, "delta-*.safetensors")]
+            files += [p for p in children(folder) if any(fnmatch(p.name, k) for k in OF_ARMS)]
     return [path for path in files if path.exists()]
 
 

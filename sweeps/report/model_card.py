@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
+from sweeps.final_model.calibration import ECE_IN_WORDS, temperature_in_words
 from sweeps.final_model.outcome import Outcome
 from sweeps.final_model.wording import gain_in_words, reading_sentence
 from sweeps.planning.plan import Plan
@@ -34,6 +35,8 @@ def model_card(plan: Plan, outcome: Outcome, versions: Mapping[str, str], pictur
         _what_it_is(plan, outcome),
         "## On images that nothing was chosen on",
         _on_held_out_sets(outcome),
+        "## How sure it is",
+        _calibration(outcome),
         "## Classes",
         _class_map(plan.classes),
         "## Use",
@@ -174,6 +177,26 @@ def _on_held_out_sets(outcome: Outcome) -> str:
         f"Untuned is the same trunk on the same pixels (arm {UNTUNED}).",
     ]
     return "\n".join(lines)
+
+
+def _calibration(outcome: Outcome) -> str:
+    """Say where the temperature comes from, and what it does to the probabilities."""
+    words = temperature_in_words(outcome.calibration)
+    if outcome.calibration is None:
+        return words
+    lines = [
+        f"{words} The MLflow model applies it to its probabilities and not to its logits; the "
+        "other forms give logits alone. It is `temperature` in config.json.",
+        "",
+        "| set | n | cross-entropy, nats | scaled | calibration error, points | scaled |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {s.split} | {s.n} | {s.nll:.3f} | {s.scaled_nll:.3f} | {100 * s.ece:.1f} "
+        f"| {100 * s.scaled_ece:.1f} |"
+        for s in outcome.calibration.scores
+    ]
+    return "\n".join([*lines, "", ECE_IN_WORDS])
 
 
 def _origin(plan: Plan, outcome: Outcome, versions: Mapping[str, str]) -> str:

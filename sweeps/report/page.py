@@ -11,14 +11,22 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from sweeps.final_model.calibration import ECE_IN_WORDS, temperature_in_words
 from sweeps.final_model.outcome import Outcome
 from sweeps.final_model.wording import reading_sentence
 from sweeps.planning.plan import Plan
 from sweeps.planning.serving_limits import limits_in_words
 from sweeps.planning.units import duration, three_digits
+from sweeps.report.chosen_net.class_tables import (
+    MAX_CLASSES,
+    calibration_table,
+    class_table,
+    confusion_table,
+)
 from sweeps.report.ledger import Ledger
 from sweeps.report.svg import inline_svg
 from sweeps.report.tables import (
+    Table,
     count_of,
     held_out_table,
     images_table,
@@ -31,7 +39,9 @@ from sweeps.report.tables import (
 )
 from sweeps.selection.choice import Choice
 from sweeps.selection.published_comparison import Comparison
+from trainables.evaluation.class_metrics import count_by_class
 from trainables.fixres.arms import ARMS, UNTUNED
+from trainables.fixres.predictions import Predictions
 from trainables.models import variants
 
 _TEMPLATE = Path(__file__).with_name("template.html")
@@ -70,8 +80,8 @@ def render_page(
     """Render the page as HTML; the same arguments give the same bytes.
 
     Args:
-        figures: by name, some of "heatmap", "pareto", "curves", "arms" and "spending"; a section
-            without its figure is left out.
+        figures: by name, some of "heatmap", "pareto", "curves", "arms", "confusions",
+            "reliability" and "spending"; a section without its figure is left out.
         compared: comparisons with the published figures; without any, that section is left out.
         versions: package versions by name.
         command: the command that repeats the sweep.
@@ -96,6 +106,12 @@ def render_page(
         published_on=sorted({f"{c.row.split}, n = {c.row.n}" for c in compared}),
         held_out=held_out_table(outcome),
         held_out_note=_held_out_note(outcome),
+        by_class=[class_table(p, plan.classes) for p in outcome.predictions],
+        confusions=_confusion_tables(plan, outcome),
+        class_notes=[_class_note(p, plan) for p in outcome.predictions],
+        calibration=calibration_table(outcome.calibration) if outcome.calibration else None,
+        temperature=temperature_in_words(outcome.calibration),
+        ece_in_words=ECE_IN_WORDS,
         times=times_table(ledger),
         images=images_table(ledger),
         rows=leaderboard_table(outcome),
@@ -201,6 +217,17 @@ def _captions(plan: Plan, outcome: Outcome, ledger: Ledger) -> dict[str, tuple[s
             f"Untuned is the same trunk on the same pixels (arm {UNTUNED}). A mean over cells "
             "hides where the gains are: the dots show it.",
         ),
+        "confusions": (
+            "Matrices of the chosen net's confusions on val and test, in images.",
+            "The chosen net on val and on test: numbers are images, colours their shares of the "
+            f"class. Of more than {MAX_CLASSES} classes those of the most frequent confusions "
+            "are shown.",
+        ),
+        "reliability": (
+            "Share of right ones over confidence, on val and test.",
+            "The chosen net on val and on test, in bins of equally many images, with 95 % "
+            "intervals (Wilson). Below the dashed line it is surer than it is right.",
+        ),
         "spending": (
             f"Time of trials: {duration(ledger.spent_s)} spent, {duration(ledger.alone_s)} "
             "estimated for one trial a cell.",
@@ -209,6 +236,24 @@ def _captions(plan: Plan, outcome: Outcome, ledger: Ledger) -> dict[str, tuple[s
             "that was tried. Estimated from the times of this sweep's own epochs and passes.",
         ),
     }
+
+
+def _confusion_tables(plan: Plan, outcome: Outcome) -> list[Table]:
+    tables = [confusion_table(p, plan.classes) for p in outcome.predictions]
+    return [table for table in tables if table is not None]
+
+
+def _class_note(predictions: Predictions, plan: Plan) -> str:
+    """Say of which images a table of classes is, and how many of them it shows."""
+    counts = count_by_class(predictions.labels, predictions.predicted, len(plan.classes))
+    occurring = int((counts.images > 0).sum())
+    shown = f"the worst {MAX_CLASSES} of {occurring:,} classes" if occurring > MAX_CLASSES else ""
+    words = [
+        f"On {predictions.split} (n = {len(predictions.labels):,})",
+        f"balanced accuracy {percent(float(counts.value('balanced_accuracy')))} %",
+        f"macro-F1 {percent(float(counts.value('macro_f1')))} %",
+    ]
+    return "; ".join([*words, *([shown] if shown else [])]) + "."
 
 
 def _held_out_note(outcome: Outcome) -> str:

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sweeps.final_model.calibration import calibration_line
 from sweeps.final_model.outcome import Outcome, PairedGain
 from sweeps.final_model.wording import gain_in_words, optimism_in_words, repeated_readings_in_words
 from sweeps.planning.serving_costs import COST_OF_FIELD
@@ -34,6 +35,8 @@ def summary(outcome: Outcome, compared: Sequence[Comparison] = (), *, limit: int
     if outcome.refit:
         parts.append(Text("refit    trained again on train + val; what follows is of that net"))
     parts += held_out_lines(outcome)
+    if outcome.calibration is not None:
+        parts.append(Text(f"sureness {calibration_line(outcome.calibration)}"))
     return Group(*parts)
 
 

@@ -26,7 +26,7 @@ def store(tmp_path: Path) -> Store[Path]:
         put(store.trunk(trunk) / "trunk.safetensors", 1000)
         put(store.trunk(trunk) / "spec.json", 1)
     for cell in ("c0", "c1", "c2", "c3", "cagain"):
-        for name in ("delta-fix.safetensors", "train.arrow", "val.arrow"):
+        for name in ("delta-fix.safetensors", "logits-fix.arrow", "train.arrow", "val.arrow"):
             put(store.cell(cell) / name, 100)
         for name in ("rows.json", "predictions.arrow"):
             put(store.cell(cell) / name, 1)
@@ -54,8 +54,9 @@ def test_checkpoints_that_lost_and_all_features_are_deleted(
     freed = prune(store, retained)
     left = {p.parent.name for p in store.root.rglob("trunk.safetensors")}
     assert left == trunks
-    cells = {p.parent.name for p in store.root.rglob("delta-fix.safetensors")}
-    assert cells == {f"c{name.removeprefix('t')}" for name in trunks - {"never fixed"}}
+    for name in ("delta-fix.safetensors", "logits-fix.arrow"):
+        cells = {p.parent.name for p in store.root.rglob(name)}
+        assert cells == {f"c{trunk.removeprefix('t')}" for trunk in trunks - {"never fixed"}}
     assert bool(list(store.root.rglob("train.arrow"))) == (keep == "all")
     assert len(list(store.root.rglob("predictions.arrow"))) == 5
     after = sum(p.stat().st_size for p in store.root.rglob("*") if p.is_file())

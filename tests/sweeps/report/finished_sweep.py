@@ -18,6 +18,7 @@ from tests.factories import (
     an_ended_trunk,
     outcome_of,
 )
+from trainables.fixres.predictions import Predictions
 from trainables.training.trunk import TrunkStatus
 
 # A name that must never be taken for markup.
@@ -49,7 +50,7 @@ def an_outcome(
     chosen: Row = CHOSEN,
     gains: Mapping[str, PairedGain] = GAINS,
     rows: Sequence[Row] = ROWS,
-    **facts: bool | int,
+    **facts: bool | int | Sequence[Predictions],
 ) -> Outcome:
     choice = Choice(row=chosen, reason="It is the best.", optimism=0.012)
     return outcome_of(list(rows), choice, gains=gains, **facts)  # type: ignore[arg-type]
