@@ -53,6 +53,16 @@ def recorded_predictions(store: Store, cell: str, arm: str) -> Predictions:
     return _predictions("val", arm, classes, logits)
 
 
+def recorded_classes(store: Store, cell: str, arm: str) -> tuple[np.ndarray, np.ndarray]:
+    """Read val's labels, and the classes that an arm of a finished cell gives: (n,) int64 each.
+
+    Raises:
+        DamagedFileError: the file is damaged or missing.
+    """
+    batch = _read(store.cell(cell) / PREDICTIONS, arm, "label")
+    return batch["label"].to_numpy(), batch[arm].to_numpy()
+
+
 def read_predictions(path: Place, arm: str, *, split: str) -> Predictions:
     """Read what an arm gives a held-out set.
 
