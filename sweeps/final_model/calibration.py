@@ -48,6 +48,15 @@ class Calibration:
     """Of val, on which the temperature was fitted, and of test."""
 
     @property
+    def metrics(self) -> dict[str, float]:
+        """The numbers by names as a tracker has them: "test/ece", "test/ece_scaled" ..."""
+        named = {"temperature": self.divisor}
+        for s in self.scores:
+            named |= {f"{s.split}/nll": s.nll, f"{s.split}/nll_scaled": s.scaled_nll}
+            named |= {f"{s.split}/ece": s.ece, f"{s.split}/ece_scaled": s.scaled_ece}
+        return named
+
+    @property
     def divisor(self) -> float:
         """What the logits are divided by: 1 where there is no temperature."""
         return 1.0 if self.temperature is None else self.temperature

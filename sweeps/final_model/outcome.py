@@ -61,14 +61,16 @@ def write_choice(out: Path, outcome: Outcome) -> None:
     It has the digests of the other results, which are there already.
     """
     row = outcome.choice.row
-    shown = ("split", "arm", "n", "top1", "top5")
+    measures = ("n", "top1", "top5", "balanced_accuracy", "macro_f1")
+    shown = ("split", "arm", *measures)
     write_json(
         out / CHOICE,
         {
             "chosen": to_record(row),
             "reason": outcome.choice.reason,
             "optimism": outcome.choice.optimism,
-            "val": {"n": row.n, "top1": row.top1, "top5": row.top5},
+            "metric": outcome.choice.metric,
+            "val": {name: getattr(row, name) for name in measures},
             "test_top1": outcome.test.top1,
             "unseen": [
                 {name: getattr(r, name) for name in shown} for r in outcome.rows if r.split != "val"
@@ -115,6 +117,7 @@ def _read_outcome(out: Path, held_out_sets: set[str]) -> Outcome | None:
                     row=from_record(record["chosen"]),
                     reason=record["reason"],
                     optimism=record["optimism"],
+                    metric=record.get("metric", "top1"),
                 )
             ),
             gains={name: checked(PairedGain(**gain)) for name, gain in record["gains"].items()},

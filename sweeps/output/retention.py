@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
-from sweeps.selection.choice import known_costs, pareto_front
+from sweeps.selection.choice import Choice, known_costs, pareto_front
 from sweeps.selection.leaderboard import Row
 from trainables.errors import UserError
 from trainables.fixres.cell import delta_path
@@ -27,7 +27,7 @@ class RetainedKeys:
     """Nothing is deleted."""
 
 
-def keys_to_retain(rows: Sequence[Row], chosen: Row, keep: str) -> RetainedKeys:
+def keys_to_retain(rows: Sequence[Row], choice: Choice, keep: str) -> RetainedKeys:
     """Decide which trunks and cells stay.
 
     Args:
@@ -35,10 +35,10 @@ def keys_to_retain(rows: Sequence[Row], chosen: Row, keep: str) -> RetainedKeys:
         keep: "best": the chosen row's trunk and cell; "front": also those of every Pareto front;
             "all": everything.
     """
-    retained = {chosen}
+    retained = {choice.row}
     if keep == "front":
         val = [r for r in rows if r.split == "val"]
-        retained |= {row for cost in known_costs(val) for row in pareto_front(val, cost)}
+        retained |= {row for c in known_costs(val) for row in pareto_front(val, c, choice.metric)}
     # Rows on held-out sets belong to the net that is handed over; a refit has a trunk of its own.
     retained |= {row for row in rows if row.split != "val"}
     return RetainedKeys(

@@ -63,15 +63,15 @@ def draw_figures(
     plan: Plan, outcome: Outcome, history: History, ledger: Ledger
 ) -> dict[str, Figure]:
     """Draw the figures, by name, as far as there is something to draw."""
-    rows, chosen = outcome.rows, outcome.choice.row
+    rows, chosen, metric = outcome.rows, outcome.choice.row, outcome.choice.metric
     costs = [cost.field for cost in SERVING_COSTS]
     figures = {
-        "heatmap": heatmap.plot_heatmaps(rows, plan, chosen),
-        "pareto": plot_pareto_fronts(rows, costs, chosen, plan.spec.serving),
+        "heatmap": heatmap.plot_heatmaps(rows, plan, chosen, metric),
+        "pareto": plot_pareto_fronts(rows, costs, chosen, plan.spec.serving, metric),
         "curves": plot_learning_curves(
-            list(history.trunks.values()), chosen.trunk, plan.spec.rungs
+            list(history.trunks.values()), chosen.trunk, plan.spec.rungs, metric
         ),
-        "arms": plot_arms(rows),
+        "arms": plot_arms(rows, metric),
         "spending": plot_spending(ledger),
     }
     if plan.spec.trunks.epochs == 0:

@@ -24,6 +24,7 @@ from sweeps.report.chosen_net.class_tables import (
     confusion_table,
 )
 from sweeps.report.ledger import Ledger
+from sweeps.report.style import sentence_case
 from sweeps.report.svg import inline_svg
 from sweeps.report.tables import (
     Table,
@@ -39,7 +40,7 @@ from sweeps.report.tables import (
 )
 from sweeps.selection.choice import Choice
 from sweeps.selection.published_comparison import Comparison
-from trainables.evaluation.class_metrics import count_by_class
+from trainables.evaluation.class_metrics import IN_WORDS, count_by_class
 from trainables.fixres.arms import ARMS, UNTUNED
 from trainables.fixres.predictions import Predictions
 from trainables.models import variants
@@ -158,14 +159,24 @@ def _key_figures(outcome: Outcome, device: str) -> list[KeyFigure]:
             note=_no_break(f"95 % interval {interval(test)} (Wilson), n = {test.n}"),
         )
     ]
+    if outcome.choice.metric != "top1":
+        figures.append(
+            KeyFigure(
+                name=f"{sentence_case(IN_WORDS[outcome.choice.metric])} on test",
+                value=percent(test.value(outcome.choice.metric)),
+                unit="%",
+                note=_no_break(f"by which val chose; n = {test.n}"),
+            )
+        )
     if gain is not None:
         note = f"on test, image by image; standard error {percent(gain.error)}"
         value = signed(100 * gain.difference)
         figures.append(KeyFigure(name="Gain on the untuned", value=value, unit="points", note=note))
+    metric = outcome.choice.metric
     figures.append(
         KeyFigure(
-            name="Top-1 on val",
-            value=percent(row.top1),
+            name=f"{sentence_case(IN_WORDS[metric])} on val",
+            value=percent(row.value(metric)),
             unit="%",
             note=_no_break(f"n = {row.n}; val chose, which {_optimism(outcome.choice)}"),
         )
@@ -192,25 +203,27 @@ def _captions(plan: Plan, outcome: Outcome, ledger: Ledger) -> dict[str, tuple[s
     """Describe each figure: the text for those who cannot see it, and the caption."""
     row = outcome.choice.row
     n = f"n = {row.n}"
-    val = f"{percent(row.top1)} % on val ({n})"
+    words = IN_WORDS[outcome.choice.metric]
+    capital = sentence_case(words)
+    val = f"{percent(row.value(outcome.choice.metric))} % on val ({n})"
     choice = f"{row.variant}, {row.train_res} px to {row.test_res} px, arm {row.arm}"
     cut = " A number of epochs under a value marks a trunk that was cut." if ledger.cut else ""
     return {
         "heatmap": (
-            f"Heat maps of top-1 on val over train and test resolution. Framed: {choice}, {val}.",
-            f"Top-1 on val ({n}) over train and test resolution, as trained and after the "
+            f"Heat maps of {words} on val over train and test resolution. Framed: {choice}, {val}.",
+            f"{capital} on val ({n}) over train and test resolution, as trained and after the "
             "adaptation to the test resolution. Bold: the best test resolution of a row. Framed: "
             f"the choice.{cut}",
         ),
         "pareto": (
-            f"Top-1 on val against the costs of serving. Ringed: {choice}, {val}.",
+            f"{capital} on val against the costs of serving. Ringed: {choice}, {val}.",
             "Each point is a cell and an arm; on the stepped line nothing is both better and "
             f"cheaper. Limits asked for: {limits_in_words(plan.spec.serving)}.",
         ),
         "curves": (
-            f"Top-1 on val of {count_of(ledger.trunks, 'trunk')} over the epochs.",
-            f"{count_of(ledger.trunks, 'trunk')}, {ledger.cut or 'none'} cut by ASHA. Top-1 is "
-            "that at the best of the trunk's test resolutions, on val, before any adaptation.",
+            f"{capital} on val of {count_of(ledger.trunks, 'trunk')} over the epochs.",
+            f"{count_of(ledger.trunks, 'trunk')}, {ledger.cut or 'none'} cut by ASHA. {capital} "
+            "is that at the best of the trunk's test resolutions, on val, before any adaptation.",
         ),
         "arms": (
             f"What each arm gains on the trunk untuned, over {count_of(ledger.cells, 'cell')}.",
@@ -259,8 +272,8 @@ def _class_note(predictions: Predictions, plan: Plan) -> str:
 def _held_out_note(outcome: Outcome) -> str:
     return (
         f"{reading_sentence(outcome.test_cells)} A set with fewer classes is scored among its own. "
-        f"Untuned is the same trunk on the same pixels (arm {UNTUNED}); gains are paired, image by "
-        "image."
+        f"Untuned is the same trunk on the same pixels (arm {UNTUNED}); gains are of top-1, and "
+        "paired, image by image."
     )
 
 

@@ -28,6 +28,11 @@ def test_val_gives_the_temperature_and_both_splits_are_scored() -> None:
     assert test.scaled_nll == pytest.approx(cross_entropy(exact / found.divisor, labels).item())
     assert test.scaled_ece == reliability(TEST.logits, TEST.labels, found.divisor).ece
     assert test.scaled_nll < test.nll and test.scaled_ece < test.ece
+    assert found.metrics["temperature"] == found.temperature
+    assert (found.metrics["test/nll"], found.metrics["val/ece_scaled"]) == (
+        test.nll,
+        found.scores[0].scaled_ece,
+    )
 
 
 def test_test_has_no_say_in_the_temperature() -> None:

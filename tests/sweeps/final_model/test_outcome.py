@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def test_a_choice_of_a_version_without_calibration_is_read(tmp_path: Path) -> No
     outcome = outcome_of(ROWS, gains=GAINS)
     leaderboard.write(tmp_path / "leaderboard.parquet", outcome.rows)
     write_choice(tmp_path, outcome)
-    record = read_json(tmp_path / "choice.json")
+    record: Any = read_json(tmp_path / "choice.json")
     assert record.pop("calibration") is None
     write_json(tmp_path / "choice.json", record)
     assert read_outcome(tmp_path, ()) == outcome

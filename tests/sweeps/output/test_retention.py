@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sweeps.output.retention import check_not_pruned, deletable_files, keys_to_retain, prune
+from sweeps.selection.choice import Choice
 from tests.factories import a_row
 from trainables.errors import UserError
 from trainables.storage.artifact_store import Store
@@ -17,6 +18,7 @@ ROWS = [
     for i, (hits, gmacs) in enumerate([(60, 1.0), (80, 2.0), (70, 3.0), (90, 4.0)])
 ]
 TEST = a_row(9, 10, split="test", trunk="again", cell="cagain")
+CHOICE = Choice(row=ROWS[1], reason="It is the best.", optimism=0.0)
 
 
 @pytest.fixture
@@ -50,7 +52,7 @@ def test_checkpoints_that_lost_and_all_features_are_deleted(
     store: Store[Path], keep: str, trunks: set[str]
 ) -> None:
     everything = sum(p.stat().st_size for p in store.root.rglob("*") if p.is_file())
-    retained = keys_to_retain([*ROWS, TEST], ROWS[1], keep)
+    retained = keys_to_retain([*ROWS, TEST], CHOICE, keep)
     freed = prune(store, retained)
     left = {p.parent.name for p in store.root.rglob("trunk.safetensors")}
     assert left == trunks
@@ -65,7 +67,7 @@ def test_checkpoints_that_lost_and_all_features_are_deleted(
 
 
 def test_a_row_whose_checkpoints_are_gone_is_refused(store: Store[Path]) -> None:
-    prune(store, keys_to_retain([*ROWS, TEST], ROWS[1], "best"))
+    prune(store, keys_to_retain([*ROWS, TEST], CHOICE, "best"))
     check_not_pruned(store, ROWS[1], changes=True)
     with pytest.raises(UserError, match="were pruned"):
         check_not_pruned(store, ROWS[3], changes=True)
