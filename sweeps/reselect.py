@@ -82,9 +82,17 @@ def write_other_choice(
     outcome = score_choice(plan, choice, served_model, rows, images, store, progress)
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "heatmap.png"
-        heatmap.save_png(heatmap.plot_heatmaps(outcome.rows, plan, row), picture)
+        heatmap.save_png(heatmap.plot_heatmaps(outcome.rows, plan, row, choice.metric), picture)
         card = model_card(plan, outcome, record.versions, picture.name)
-        write_model(target, plan, served_model, store, card=card, picture=picture)
+        write_model(
+            target,
+            plan,
+            served_model,
+            store,
+            card=card,
+            picture=picture,
+            temperature=outcome.temperature,
+        )
     for line in held_out_lines(outcome):
         terminal.console.print(line, soft_wrap=True)
     terminal.say(f"model    {target.resolve()}")

@@ -23,6 +23,7 @@ import tyro
 from sweeps.planning.spec import ServingOptions, with_options
 from sweeps.planning.validation import check_serving
 from trainables.errors import exit_code
+from trainables.evaluation.class_metrics import Metric
 from trainables.storage.full_disk import full_disk_told
 
 
@@ -34,6 +35,8 @@ class SelectOptions:
     """A sweep's folder; its place in an object store (s3://...); runs:/ID of it in MLflow."""
     tracking_uri: str | None = None
     """MLflow, for runs:/ID. Left out: MLFLOW_TRACKING_URI."""
+    metric: Metric | None = None
+    """What val decides by: top1, balanced_accuracy or macro_f1. Left out: what the sweep did by."""
     latency: bool = False
     """Measure latencies on this device, and show them; --max-latency-ms does so too."""
     write: Path | None = None
@@ -64,11 +67,11 @@ def _tell(asked: SelectOptions) -> None:
     from sweeps.output.location import BOARD
     from sweeps.reselect import check_target, load_sweep, write_other_choice
     from sweeps.selection import leaderboard
-    from sweeps.selection.choice import choose, known_costs
+    from sweeps.selection.choice import known_costs
+    from sweeps.selection.from_store import choose_from_store
     from sweeps.selection.row_latency import with_latencies
     from sweeps.terminal.console import PlainConsole, Terminal
     from sweeps.terminal.result_tables import pareto_table
-    from trainables.fixres.cell import recorded_hits
     from trainables.profiling.latency import device_name
 
     if asked.write is not None:
@@ -80,8 +83,9 @@ def _tell(asked: SelectOptions) -> None:
         if asked.latency or asked.serving.max_latency_ms is not None:
             rows = with_latencies(rows, len(record.classes), store)
             console.print(f"latency  one image, median, on {device_name()}", markup=False)
-        choice = choose(rows, asked.serving, lambda r: recorded_hits(store, r.cell, r.arm))
-        console.print(pareto_table(rows, known_costs(rows), choice.row))
+        metric = asked.metric or record.spec.evaluation.metric
+        rows, choice = choose_from_store(rows, asked.serving, store, metric)
+        console.print(pareto_table(rows, known_costs(rows), choice.row, choice.metric))
         console.print(f"chosen   {choice.reason}", markup=False, soft_wrap=True)
         console.print(f"optimism {optimism_in_words(choice)}", markup=False, soft_wrap=True)
         if asked.write is not None:

@@ -25,7 +25,7 @@ from sweeps.final_model.outcome import (
 )
 from sweeps.final_model.refit import refit
 from sweeps.output import folder, retention
-from sweeps.output.location import BOARD, CHOICE, SweepLocation, check_same, location_of
+from sweeps.output.location import BOARD, CHOICE, EVIDENCE, SweepLocation, check_same, location_of
 from sweeps.output.sweep_record import SPEC, SweepRecord, new_sweep_record
 from sweeps.planning import plan as planning
 from sweeps.planning.dataset import check_extra_test_sets, open_images
@@ -39,7 +39,7 @@ from sweeps.scheduling.journal import read_journal
 from sweeps.scheduling.repair import check_trunks, with_repairs
 from sweeps.scheduling.trunk_scheduler import TrunkScheduler
 from sweeps.selection import leaderboard
-from sweeps.selection.choice import choose
+from sweeps.selection.from_store import choose_from_store
 from sweeps.selection.leaderboard import Row
 from sweeps.selection.published_comparison import comparisons_of_recipe
 from sweeps.selection.row_latency import with_latencies
@@ -61,7 +61,6 @@ from sweeps.tracking.session import (
 from sweeps.tracking.tracker import MlflowTracker
 from trainables.data.image_set import ImageSet
 from trainables.errors import SweepError, UserError
-from trainables.fixres.cell import recorded_hits
 from trainables.models import variants
 from trainables.models.weights import Weights, find_weights
 from trainables.ray_backend.tune_trainables import TrialContext
@@ -290,7 +289,7 @@ class _Sweep:
         """Choose, score the choice on the held-out sets, and write the model and the report."""
         plan, store, out = self.plan, self.store, self.out
         rows = with_latencies(rows, len(plan.classes), store)
-        choice = choose(rows, plan.spec.serving, lambda r: recorded_hits(store, r.cell, r.arm))
+        rows, choice = choose_from_store(rows, plan.spec.serving, store, plan.metric)
         served_model = self._served_model(choice.row, cluster)
         progress = self.terminal.counting("decoding images")
         outcome = score_choice(plan, choice, served_model, rows, self.images, store, progress)
@@ -298,7 +297,15 @@ class _Sweep:
         figures = write_evidence(out, plan, outcome, history, self.record)
         heatmap = figures[0]
         card = model_card(plan, outcome, self.record.versions, heatmap.name)
-        write_model(out / "model", plan, served_model, store, card=card, picture=heatmap)
+        write_model(
+            out / "model",
+            plan,
+            served_model,
+            store,
+            card=card,
+            picture=heatmap,
+            temperature=outcome.temperature,
+        )
         self._track_outcome(outcome, figures)
         return outcome
 
@@ -314,8 +321,9 @@ class _Sweep:
     def _track_outcome(self, outcome: Outcome, figures: list[Path]) -> None:
         """Send outcome and files to MLflow, and register the model there."""
         tracker, chosen = self.tracker, outcome.choice.row
-        tracker.write_results(outcome.choice, outcome.rows)
-        tracker.attach([self.out / name for name in (BOARD, "report.html")])
+        further = outcome.calibration.metrics if outcome.calibration else None
+        tracker.write_results(outcome.choice, outcome.rows, further)
+        tracker.attach([self.out / name for name in EVIDENCE if (self.out / name).exists()])
         tracker.attach(figures, "figures")
         fields = ("variant", "train_res", "test_res", "arm")
         tracking = self.plan.spec.tracking
@@ -326,6 +334,8 @@ class _Sweep:
                 tags={name: str(getattr(chosen, name)) for name in fields},
                 images=self.plan.images_digest,
                 val_top1=chosen.top1,
+                metric=outcome.choice.metric,
+                value=chosen.value(outcome.choice.metric),
                 condition=tracking.register_if,
             )
         )
@@ -346,7 +356,7 @@ def _free_disk(
         connection: to MLflow, if it is connected already.
     """
     store = location.store
-    retained = retention.keys_to_retain(outcome.rows, outcome.choice.row, spec.output.keep)
+    retained = retention.keys_to_retain(outcome.rows, outcome.choice, spec.output.keep)
     if not retention.deletable_files(store, retained):
         return
     connection = connection or connect_tracking(spec, location.out, terminal.say)

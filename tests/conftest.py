@@ -53,6 +53,7 @@ MARKED = {
         "tests/trainables/fixres/test_features.py",
         "tests/trainables/fixres/test_heads.py::test_the_chosen_head_is_what_plain_loops",
         "tests/trainables/fixres/test_held_out_score.py",
+        "tests/trainables/fixres/test_predictions.py",
         "tests/trainables/fixres/test_refit_cell.py",
         "tests/trainables/models/test_backbone.py",
         "tests/trainables/models/test_family.py",

@@ -14,6 +14,7 @@ from sweeps.events.event_types import (
     CellEnded,
     TrunkEnded,
 )
+from sweeps.final_model.calibration import calibrate
 from sweeps.final_model.outcome import Outcome, PairedGain
 from sweeps.output.sweep_record import SweepRecord, new_sweep_record
 from sweeps.planning.grid import resolve_grid
@@ -23,6 +24,7 @@ from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row
 from trainables.evaluation.metrics import Score
 from trainables.fixres.head_settings import HeadSetting
+from trainables.fixres.predictions import Predictions
 from trainables.models.weights import Weights
 from trainables.profiling.cost import Cost
 from trainables.training.recipe import Hyper
@@ -112,6 +114,7 @@ def outcome_of(
     gains: Mapping[str, PairedGain] | None = None,
     refit: bool = False,
     test_cells: int = 1,
+    predictions: Sequence[Predictions] = (),
 ) -> Outcome:
     """An outcome; the first row is chosen unless there is a choice."""
     return Outcome(
@@ -120,7 +123,19 @@ def outcome_of(
         gains=gains or {},
         refit=refit,
         test_cells=test_cells,
+        calibration=calibrate(predictions, refit=refit),
+        predictions=tuple(predictions),
     )
+
+
+def predictions_of(
+    split: str = "val", n: int = 50, classes: int = 3, *, sharpness: float = 3.0, seed: int = 0
+) -> Predictions:
+    """Logits that are ``sharpness`` times as far apart as their labels bear out."""
+    rng = np.random.default_rng([seed, *split.encode()])
+    logits = rng.normal(0, 4, (n, classes)).astype(np.float32)
+    labels = (logits / sharpness + rng.gumbel(size=logits.shape)).argmax(axis=1)
+    return Predictions(split=split, labels=labels, predicted=logits.argmax(axis=1), logits=logits)
 
 
 def output_of(console: Console) -> str:

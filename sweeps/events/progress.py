@@ -26,6 +26,7 @@ from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
 from sweeps.planning.workload import cell_gmacs, epoch_gmacs, expected_gmacs_left, gmacs_left
 from sweeps.selection.leaderboard import Row
+from trainables.evaluation.class_metrics import Metric
 from trainables.evaluation.metrics import Score
 from trainables.training.trunk import TrunkSpec
 
@@ -100,7 +101,7 @@ class Progress:
                 self.cells_running.discard(cell.key)
                 self.cells_done.add(cell.key)
                 for row in rows:
-                    if self.best_row is None or row.hits1 > self.best_row.hits1:
+                    if self.best_row is None or self._value(row) > self._value(self.best_row):
                         self.best_row = row
 
     def _begin(self, key: str) -> None:
@@ -115,8 +116,17 @@ class Progress:
 
     def _compare_with_best_trunk(self, trunk: TrunkSpec, val: dict[int, Score]) -> None:
         for res, score in val.items():
-            if self.best_trunk is None or score.hits1 > self.best_trunk[0].hits1:
+            best = self.best_trunk
+            if best is None or self._value(score) > self._value(best[0]):
                 self.best_trunk = (score, trunk, res)
+
+    def _value(self, scored: Row | Score) -> float:
+        return scored.value(self.metric)
+
+    @property
+    def metric(self) -> Metric:
+        """What val decides by."""
+        return "top1" if self.plan is None else self.plan.metric
 
     @property
     def elapsed(self) -> float:

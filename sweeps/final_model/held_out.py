@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from sweeps.execution import resources
+from sweeps.final_model.calibration import calibrate
 from sweeps.final_model.outcome import Outcome, PairedGain, ServedModel, paired_gain
 from sweeps.planning.plan import Plan
 from sweeps.selection.choice import Choice
@@ -22,8 +23,10 @@ from trainables.fixres.held_out_score import (
     HeldOutSet,
     cells_tested_on,
     held_out_hits,
+    held_out_predictions,
     score_held_out,
 )
+from trainables.fixres.predictions import recorded_predictions
 from trainables.storage.artifact_store import Store
 from trainables.storage.object_store import place_of
 
@@ -56,12 +59,7 @@ def score_held_out_sets(
 
 def _held_out_sets(plan: Plan, view_cache: ViewCache, progress: Progress) -> Iterator[HeldOutSet]:
     images = view_cache.images
-    yield HeldOutSet(
-        name="test",
-        images=images.split("test"),
-        digest=f"{images.digest} test",
-        present=tuple(range(len(images.classes))),
-    )
+    yield test_set(images)
     for name, where in plan.spec.extra_test_sets.items():
         extra = open_extra_test_set(
             name,
@@ -75,6 +73,16 @@ def _held_out_sets(plan: Plan, view_cache: ViewCache, progress: Progress) -> Ite
         yield HeldOutSet(name=name, images=extra.images, digest=extra.digest, present=extra.present)
 
 
+def test_set(images: ImageSet) -> HeldOutSet:
+    """Make the test split a held-out set."""
+    return HeldOutSet(
+        name="test",
+        images=images.split("test"),
+        digest=f"{images.digest} test",
+        present=tuple(range(len(images.classes))),
+    )
+
+
 def score_choice(
     plan: Plan,
     choice: Choice,
@@ -84,13 +92,27 @@ def score_choice(
     store: Store,
     progress: Progress,
 ) -> Outcome:
-    """Score the choice's model on the held-out sets; ``rows`` are the sweep's, on val."""
+    """Score the choice's model on the held-out sets, and fit its temperature on val.
+
+    Args:
+        rows: the sweep's, on val.
+
+    Raises:
+        DamagedFileError: the weights, or what was predicted, are damaged or missing.
+    """
     view_cache = ViewCache(images=images, cache=plan.spec.cache, threads=resources.driver_threads())
     held_out_rows, gains = score_held_out_sets(plan, served_model, store, view_cache, progress)
+    cell, chosen = served_model.cell.spec, choice.row
+    predictions = (
+        recorded_predictions(store, chosen.cell, chosen.arm),
+        held_out_predictions(test_set(images), store, cell, served_model.arm),
+    )
     return Outcome(
         rows=[*rows, *held_out_rows],
         choice=choice,
         gains=gains,
         refit=served_model.refit,
         test_cells=len(cells_tested_on(store, "test")),
+        calibration=calibrate(predictions, refit=served_model.refit),
+        predictions=predictions,
     )

@@ -27,12 +27,20 @@ from trainables.transforms.eval_transform import EvalTransform
 
 
 def write_model(
-    folder: Path, plan: Plan, served_model: ServedModel, store: Store, *, card: str, picture: Path
+    folder: Path,
+    plan: Plan,
+    served_model: ServedModel,
+    store: Store,
+    *,
+    card: str,
+    picture: Path,
+    temperature: float | None = None,
 ) -> None:
     """Write ``folder`` with the forms for timm, ONNX Runtime, plain PyTorch and MLflow, and a card.
 
     Args:
         card: the model card, Markdown; it shows ``picture`` by its name.
+        temperature: what the MLflow model divides logits by for its probabilities; None: nothing.
 
     Raises:
         SweepError: a form does not give the logits that the net itself gives.
@@ -49,6 +57,7 @@ def write_model(
             classes=plan.classes,
             train_res=trunk.train_res,
             transform=transform,
+            temperature=temperature,
         )
         onnx, program = new_folder / "model.onnx", new_folder / "model.pt2"
         write_onnx(onnx, model, transform.test_res, _metadata(plan, trunk.variant, transform))

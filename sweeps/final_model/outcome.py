@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from sweeps.final_model.calibration import Calibration, CalibrationScore
 from sweeps.output.location import BOARD, CHOICE
 from sweeps.output.results import damaged_results, result_digests
 from sweeps.planning.cell import Cell
@@ -16,6 +18,7 @@ from sweeps.selection import leaderboard
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row, from_record, to_record
 from trainables.evaluation.confidence import paired_difference
+from trainables.fixres.predictions import Predictions
 from trainables.storage.artifact_store import Store
 from trainables.storage.damage import damage_told, unless_damaged
 from trainables.storage.files import read_json, write_json
@@ -36,6 +39,15 @@ class Outcome:
     """Whether the served model was trained again, on train + val."""
     test_cells: int
     """Cells of this sweep that the test split has been read for so far."""
+    calibration: Calibration | None = None
+    """None: the logits were not kept, as by earlier versions."""
+    predictions: tuple[Predictions, ...] = field(default=(), compare=False, repr=False)
+    """Of the chosen row on val, and of the served model on test; none in a sweep that is read."""
+
+    @property
+    def temperature(self) -> float | None:
+        """What logits are divided by for probabilities; None: nothing."""
+        return self.calibration.temperature if self.calibration else None
 
     @property
     def test(self) -> Row:
@@ -49,14 +61,16 @@ def write_choice(out: Path, outcome: Outcome) -> None:
     It has the digests of the other results, which are there already.
     """
     row = outcome.choice.row
-    shown = ("split", "arm", "n", "top1", "top5")
+    measures = ("n", "top1", "top5", "balanced_accuracy", "macro_f1")
+    shown = ("split", "arm", *measures)
     write_json(
         out / CHOICE,
         {
             "chosen": to_record(row),
             "reason": outcome.choice.reason,
             "optimism": outcome.choice.optimism,
-            "val": {"n": row.n, "top1": row.top1, "top5": row.top5},
+            "metric": outcome.choice.metric,
+            "val": {name: getattr(row, name) for name in measures},
             "test_top1": outcome.test.top1,
             "unseen": [
                 {name: getattr(r, name) for name in shown} for r in outcome.rows if r.split != "val"
@@ -64,6 +78,7 @@ def write_choice(out: Path, outcome: Outcome) -> None:
             "gains": outcome.gains,
             "refit": outcome.refit,
             "test_cells": outcome.test_cells,
+            "calibration": outcome.calibration,
             "files": result_digests(out),
         },
     )
@@ -102,16 +117,25 @@ def _read_outcome(out: Path, held_out_sets: set[str]) -> Outcome | None:
                     row=from_record(record["chosen"]),
                     reason=record["reason"],
                     optimism=record["optimism"],
+                    metric=record.get("metric", "top1"),
                 )
             ),
             gains={name: checked(PairedGain(**gain)) for name, gain in record["gains"].items()},
             refit=record["refit"],
             test_cells=record["test_cells"],
+            calibration=_calibration_from_json(record.get("calibration")),
         )
         if outcome.choice.row not in rows:
             raise ValueError("its choice is no row of the leaderboard")
         _ = outcome.test
         return checked(outcome)
+
+
+def _calibration_from_json(value: Mapping[str, Any] | None) -> Calibration | None:
+    if value is None:
+        return None
+    scores = tuple(checked(CalibrationScore(**score)) for score in value["scores"])
+    return checked(Calibration(**{**value, "scores": scores}))
 
 
 def lost_results(out: Path) -> list[str]:

@@ -48,6 +48,7 @@ class ImageModel:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         data = config["pretrained_cfg"]
         self._labels: list[str] = config["label_names"]
+        self._temperature = float(config.get("temperature", 1.0))
         self._cache_side, self._whites = cache_side, whites
         self._res = int(data["test_input_size"][-1])
         self._side = int(self._res / data["test_crop_pct"])
@@ -67,7 +68,8 @@ class ImageModel:
 
         Returns:
             A row for each image: label (str), probability (float), and, in the order of
-            labels.txt, probabilities and logits (lists of float).
+            labels.txt, probabilities and logits (lists of float). The probabilities are those of
+            the logits over the temperature that config.json names.
 
         Raises:
             ValueError: an image cannot be read; the message says which, counted from 0.
@@ -101,7 +103,7 @@ class ImageModel:
 
     def _table(self, logits: np.ndarray, index: pd.Index) -> pd.DataFrame:
         exact = logits.astype(np.float64)
-        odds = np.exp(exact - exact.max(axis=1, keepdims=True))
+        odds = np.exp((exact - exact.max(axis=1, keepdims=True)) / self._temperature)
         probabilities = odds / odds.sum(axis=1, keepdims=True)
         best = logits.argmax(axis=1)
         columns = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sweeps.final_model.outcome import PairedGain
 from sweeps.selection.choice import Choice
+from trainables.evaluation.class_metrics import IN_WORDS
 
 
 def reading_sentence(cells: int) -> str:
@@ -26,9 +27,9 @@ def repeated_readings_in_words(cells: int) -> str:
 
 
 def optimism_in_words(choice: Choice) -> str:
-    """Say by how much choosing the best row overstates its val top-1."""
+    """Say by how much choosing the best row overstates its value on val."""
     return (
-        f"choosing the best of so many rows flatters its val top-1 by about "
+        f"choosing the best of so many rows flatters its val {IN_WORDS[choice.metric]} by about "
         f"{max(0.0, 100 * choice.optimism):.1f} points"
     )
 

@@ -22,8 +22,11 @@ from trainables.storage.replacing import replacing
 from trainables.storage.retry import first_line
 
 BOARD, CHOICE, REPORT = "leaderboard.parquet", "choice.json", "report.html"
+# The chosen net class by class, and which classes it takes for which.
+CLASSES, CONFUSIONS = "per_class.parquet", "confusions.parquet"
+EVIDENCE = (BOARD, CLASSES, CONFUSIONS, REPORT)
 # The results, beside spec.json and choice.json.
-FILES, FOLDERS = ("rejected.tsv", BOARD, REPORT), ("figures", "model")
+FILES, FOLDERS = ("rejected.tsv", *EVIDENCE), ("figures", "model")
 LEASE = "driver.json"
 CARD = "model/README.md"
 

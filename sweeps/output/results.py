@@ -6,17 +6,17 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from sweeps.output.location import BOARD, CARD, FOLDERS, REPORT
+from sweeps.output.location import CARD, EVIDENCE, FOLDERS
 from trainables.storage.files import files_below
 
 
 def result_digests(out: Path) -> dict[str, str]:
-    """Hash leaderboard, report, figures and the model's files, by their names relative to ``out``.
+    """Hash leaderboard, tables, report, figures and the model's files, by their names in ``out``.
 
     The card is left out: that of an object store has links which the first one has not.
     """
     in_folders = [f"{folder}/{n}" for folder in FOLDERS for n in files_below(out / folder)]
-    names = [BOARD, REPORT, *in_folders]
+    names = [*EVIDENCE, *in_folders]
     kept = [name for name in names if name != CARD and "__pycache__" not in name]
     return {name: _digest(out / name) for name in kept if (out / name).is_file()}
 

@@ -1,4 +1,4 @@
-"""Delete what a finished sweep needs no longer: checkpoints that lost, and all features."""
+"""Delete what a finished sweep needs no longer: checkpoints and logits that lost, all features."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
-from sweeps.selection.choice import known_costs, pareto_front
+from sweeps.selection.choice import Choice, known_costs, pareto_front
 from sweeps.selection.leaderboard import Row
 from trainables.errors import UserError
 from trainables.fixres.cell import delta_path
@@ -14,6 +14,7 @@ from trainables.storage.artifact_store import Store
 from trainables.storage.files import Place, children, file_size
 
 FEATURES = ("train.arrow", "val.arrow")
+OF_ARMS = ("delta-*.safetensors", "logits-*.arrow")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class RetainedKeys:
     """Nothing is deleted."""
 
 
-def keys_to_retain(rows: Sequence[Row], chosen: Row, keep: str) -> RetainedKeys:
+def keys_to_retain(rows: Sequence[Row], choice: Choice, keep: str) -> RetainedKeys:
     """Decide which trunks and cells stay.
 
     Args:
@@ -34,10 +35,10 @@ def keys_to_retain(rows: Sequence[Row], chosen: Row, keep: str) -> RetainedKeys:
         keep: "best": the chosen row's trunk and cell; "front": also those of every Pareto front;
             "all": everything.
     """
-    retained = {chosen}
+    retained = {choice.row}
     if keep == "front":
         val = [r for r in rows if r.split == "val"]
-        retained |= {row for cost in known_costs(val) for row in pareto_front(val, cost)}
+        retained |= {row for c in known_costs(val) for row in pareto_front(val, c, choice.metric)}
     # Rows on held-out sets belong to the net that is handed over; a refit has a trunk of its own.
     retained |= {row for row in rows if row.split != "val"}
     return RetainedKeys(
@@ -48,7 +49,7 @@ def keys_to_retain(rows: Sequence[Row], chosen: Row, keep: str) -> RetainedKeys:
 
 
 def deletable_files(store: Store, retained: RetainedKeys) -> list[Place]:
-    """List the files that may be deleted: the checkpoints of all else, and all features.
+    """List the files that may be deleted: checkpoints and logits of all else, and all features.
 
     Rows and predictions stay, so that a choice may still be made among them.
     """
@@ -61,7 +62,7 @@ def deletable_files(store: Store, retained: RetainedKeys) -> list[Place]:
     for folder in children(store.cells):
         files += [folder / name for name in FEATURES]
         if folder.name not in retained.cells:
-            files += [p for p in children(folder) if fnmatch(p.name, "delta-*.safetensors")]
+            files += [p for p in children(folder) if any(fnmatch(p.name, k) for k in OF_ARMS)]
     return [path for path in files if path.exists()]
 
 

@@ -15,6 +15,7 @@ from sweeps.planning.spec import SweepSpec, option
 from sweeps.planning.units import three_digits
 from trainables.data.image_set import ImageSet
 from trainables.errors import UserError
+from trainables.evaluation.class_metrics import Metric
 from trainables.fixres.cell import CellSpec
 from trainables.fixres.head_settings import HeadGrid
 from trainables.models import variants
@@ -119,6 +120,11 @@ class Plan:
         return tuple(self.transform(point.variant, res) for res in self.grid.tests[point])
 
     @property
+    def metric(self) -> Metric:
+        """What val decides by."""
+        return self.spec.evaluation.metric
+
+    @property
     def head_grid(self) -> HeadGrid:
         """The settings with which the classifier of every cell is fitted."""
         fix = self.spec.fix
@@ -130,6 +136,7 @@ class Plan:
             epochs=fix.head_epochs,
             patience=fix.head_patience,
             batch_size=fix.head_batch_size,
+            metric=self.metric,
         )
 
     def cell(self, trunk: TrunkSpec, trunk_epochs: int, test_res: int) -> Cell:

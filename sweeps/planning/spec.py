@@ -10,6 +10,7 @@ from typing import Any, Literal
 from sweeps.redaction import redacted
 from trainables.data.options import ReadOptions
 from trainables.errors import with_option_names
+from trainables.evaluation.class_metrics import Metric
 from trainables.fixres.head_settings import HeadGrid, HeadOptimizer
 from trainables.sources.class_names import class_order_of
 from trainables.sources.layout import LayoutChoice
@@ -204,10 +205,12 @@ class TrackingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions:
-    """Evaluation of the model that is chosen"""
+    """Evaluation"""
 
     also_test: tuple[str, ...] = ()
     """NAME=DIR or URI: further sets of images to score the chosen model on, also once finished."""
+    metric: Metric = "top1"
+    """What val decides by, from rungs to the choice; the others weigh rare classes as any."""
     refit: bool = False
     """Train the chosen configuration again on train + val, and hand that over."""
 

@@ -15,8 +15,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from sweeps.planning.units import duration
-from sweeps.report.style import HALO, INK, NORMAL, QUIET, SMALL, STEPS, new_figure, style_axes
+from sweeps.report.style import (
+    HALO,
+    INK,
+    NORMAL,
+    QUIET,
+    SMALL,
+    STEPS,
+    new_figure,
+    sentence_case,
+    style_axes,
+)
 from sweeps.selection.leaderboard import Row
+from trainables.evaluation.class_metrics import IN_WORDS, Metric
 from trainables.fixres.arms import ARMS, UNTUNED, rank
 
 # The heat maps' colours without the yellow end, which cannot be seen on white.
@@ -28,12 +39,12 @@ _ONE_COLOUR = "#0072b2"
 _HALF_HEIGHT = 0.3
 
 
-def plot_arms(rows: Sequence[Row]) -> Figure:
+def plot_arms(rows: Sequence[Row], metric: Metric = "top1") -> Figure:
     """Draw a strip for each arm, cheapest first: a dot for each cell, the mean as a bar.
 
-    The value is the gain on the untuned trunk in the same cell, in points of val top-1; where the
-    untuned arm was not run, or no other was, it is top-1 itself. A cell has the same height in all
-    strips: cells are in the order of test over train resolution.
+    The value is the gain on the untuned trunk in the same cell, in points of the metric on val;
+    where the untuned arm was not run, or no other was, it is the metric itself. A cell has the same
+    height in all strips: cells are in the order of test over train resolution.
 
     Args:
         rows: at least one of val; rows of other splits are ignored.
@@ -43,18 +54,22 @@ def plot_arms(rows: Sequence[Row]) -> Figure:
     gains = any(r.arm != UNTUNED and r.cell in untuned for r in rows)
     if gains:
         rows = [r for r in rows if r.arm != UNTUNED and r.cell in untuned]
-    values = {r: 100 * (r.top1 - (untuned[r.cell].top1 if gains else 0)) for r in rows}
+    values = {
+        r: 100 * (r.value(metric) - (untuned[r.cell].value(metric) if gains else 0)) for r in rows
+    }
     names = sorted({r.arm for r in rows}, key=rank)
     cells = len({r.cell for r in rows})
     over = f"{cells} cells" if cells > 1 else "1 cell"
-    what = "Gain of each arm on the untuned trunk" if gains else "Top-1 of each arm"
+    words = IN_WORDS[metric]
+    of_each = f"{sentence_case(words)} of each arm"
+    what = "Gain of each arm on the untuned trunk" if gains else of_each
     title = f"{what} ({over}, val, n = {rows[0].n})"
     figure = new_figure(8.5, 0.62 * len(names) + 1.7, title)
     ax = figure.subplots()
     ratios = sorted({_ratio(r) for r in rows})
     norm = LogNorm(ratios[0], ratios[-1]) if len(ratios) > 1 else None
     _strips(ax, names, values, norm, signed=gains)
-    _label_axes(ax, names, gains=gains)
+    _label_axes(ax, names, words, gains=gains)
     _annotate_times(ax, names, rows)
     if norm is not None:
         _colour_bar(figure, ax, norm)
@@ -113,14 +128,14 @@ def _heights(rows: Sequence[Row]) -> dict[str, float]:
     }
 
 
-def _label_axes(ax: Axes, names: Sequence[str], *, gains: bool) -> None:
+def _label_axes(ax: Axes, names: Sequence[str], words: str, *, gains: bool) -> None:
     """Draw the axes and the zero line, and describe each arm."""
     style_axes(ax, grid="x")
     ax.set_ylim(len(names) - 0.5, -0.8)
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)
     ax.xaxis.set_major_locator(MaxNLocator(8, steps=STEPS))
-    unit = "gain in val top-1 (points)" if gains else "val top-1 (%)"
+    unit = f"gain in val {words} (points)" if gains else f"val {words} (%)"
     ax.set_xlabel(f"{unit}; a dot a cell, bars: means", fontsize=NORMAL, color=INK)
     if gains:
         ax.axvline(0, color=QUIET, linewidth=1, zorder=2)
@@ -129,15 +144,15 @@ def _label_axes(ax: Axes, names: Sequence[str], *, gains: bool) -> None:
             textcoords="offset points", ha="center", va="bottom", fontsize=SMALL, color=QUIET,
         )  # fmt: skip
     for line, name in enumerate(names):
-        words = textwrap.wrap(ARMS[name].words, 40, break_on_hyphens=False)
-        top = (11 + 9 * len(words)) / 2
+        described = textwrap.wrap(ARMS[name].words, 40, break_on_hyphens=False)
+        top = (11 + 9 * len(described)) / 2
         where: dict[str, Any] = {"xy": (0, line), "xycoords": ax.get_yaxis_transform()}
         how: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "va": "top"}
         ax.annotate(
             name, xytext=(-8, top), **where, **how, fontsize=NORMAL, weight="bold", color=INK
         )
         ax.annotate(
-            "\n".join(words), xytext=(-8, top - 12), **where, **how, fontsize=7, color=QUIET
+            "\n".join(described), xytext=(-8, top - 12), **where, **how, fontsize=7, color=QUIET
         )
 
 

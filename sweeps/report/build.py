@@ -1,4 +1,4 @@
-"""Write the evidence of a choice: its figures as PNG, and the report, one HTML file."""
+"""Write the evidence of a choice: tables, figures as PNG, and the report, one HTML file."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from sweeps.events.recorders import History
+from sweeps.final_model.class_results import write_class_results
 from sweeps.final_model.outcome import Outcome
 from sweeps.output.sweep_record import SweepRecord
 from sweeps.planning.plan import Plan
 from sweeps.planning.serving_costs import SERVING_COSTS
 from sweeps.report import heatmap
 from sweeps.report.arms_plot import plot_arms
+from sweeps.report.chosen_net.confusion_plot import plot_confusions
+from sweeps.report.chosen_net.reliability_plot import plot_reliability
 from sweeps.report.learning_curves import plot_learning_curves
 from sweeps.report.ledger import Ledger, build_ledger
 from sweeps.report.page import render_page
@@ -26,7 +29,7 @@ from trainables.storage.files import write_text
 def write_evidence(
     out: Path, plan: Plan, outcome: Outcome, history: History, record: SweepRecord
 ) -> list[Path]:
-    """Write ``report.html`` and ``figures/*.png`` into ``out``.
+    """Write ``report.html``, ``figures/*.png`` and the files of classes into ``out``.
 
     Args:
         record: supplies package versions and the command.
@@ -34,6 +37,8 @@ def write_evidence(
     Returns:
         The figures' files, the heat map first.
     """
+    if outcome.predictions:
+        write_class_results(out, outcome.predictions, plan.classes)
     ledger = build_ledger(plan, history, outcome.rows, plan.spec.resources.price_per_hour)
     figures = draw_figures(plan, outcome, history, ledger)
     files = []
@@ -57,18 +62,22 @@ def write_evidence(
 def draw_figures(
     plan: Plan, outcome: Outcome, history: History, ledger: Ledger
 ) -> dict[str, Figure]:
-    """Draw the figures, by name; without training there are no learning curves."""
-    rows, chosen = outcome.rows, outcome.choice.row
+    """Draw the figures, by name, as far as there is something to draw."""
+    rows, chosen, metric = outcome.rows, outcome.choice.row, outcome.choice.metric
     costs = [cost.field for cost in SERVING_COSTS]
     figures = {
-        "heatmap": heatmap.plot_heatmaps(rows, plan, chosen),
-        "pareto": plot_pareto_fronts(rows, costs, chosen, plan.spec.serving),
+        "heatmap": heatmap.plot_heatmaps(rows, plan, chosen, metric),
+        "pareto": plot_pareto_fronts(rows, costs, chosen, plan.spec.serving, metric),
         "curves": plot_learning_curves(
-            list(history.trunks.values()), chosen.trunk, plan.spec.rungs
+            list(history.trunks.values()), chosen.trunk, plan.spec.rungs, metric
         ),
-        "arms": plot_arms(rows),
+        "arms": plot_arms(rows, metric),
         "spending": plot_spending(ledger),
     }
     if plan.spec.trunks.epochs == 0:
         del figures["curves"]
+    if outcome.predictions:
+        figures["confusions"] = plot_confusions(outcome.predictions, plan.classes)
+    if outcome.calibration is not None:
+        figures["reliability"] = plot_reliability(outcome.predictions, outcome.temperature)
     return figures

@@ -12,7 +12,9 @@ from matplotlib.figure import Figure
 
 from sweeps.planning.grid import Grid
 from sweeps.planning.plan import Plan
+from sweeps.report.style import sentence_case
 from sweeps.selection.leaderboard import Row
+from trainables.evaluation.class_metrics import IN_WORDS, Metric
 from trainables.fixres.arms import ARMS, rank
 from trainables.storage.replacing import replacing
 
@@ -20,15 +22,15 @@ from trainables.storage.replacing import replacing
 COLOURS = matplotlib.colormaps["cividis"]
 
 
-def plot_heatmaps(rows: Sequence[Row], plan: Plan, chosen: Row) -> Figure:
-    """Draw val top-1 over train and test resolution; for each variant, before and after the fix.
+def plot_heatmaps(rows: Sequence[Row], plan: Plan, chosen: Row, metric: Metric = "top1") -> Figure:
+    """Draw val over train and test resolution; for each variant, before and after the fix.
 
     Of several trunks of a point, the best is shown. All maps share one colour scale.
     """
     grid, variants = plan.grid, plan.spec.grid.variants
     shown = _shown_arms(plan.spec.fix.arms, chosen)
     val = [r for r in rows if r.split == "val" and r.arm in shown]
-    shares = [100 * r.top1 for r in val]
+    shares = [100 * r.value(metric) for r in val]
     limits = (min(shares), max(max(shares), min(shares) + 1e-6))
     wide = max(len(grid.of(v).test_res) for v in variants)
     high = max(len(grid.of(v).train_res) for v in variants)
@@ -42,16 +44,18 @@ def plot_heatmaps(rows: Sequence[Row], plan: Plan, chosen: Row) -> Figure:
     for line, variant in zip(axes, variants, strict=True):
         for ax, (arm, title) in zip(line, shown.items(), strict=True):
             own = [r for r in val if r.variant == variant and r.arm == arm]
-            image = _draw(ax, own, grid.of(variant), plan.spec.trunks.epochs, limits, chosen)
+            epochs = plan.spec.trunks.epochs
+            image = _draw(ax, own, grid.of(variant), epochs, limits, chosen, metric)
             ax.set_title(f"{variant}, {title}", fontsize=10, loc="left")
         line[0].set_ylabel("train resolution (px)")
     for ax in axes[-1]:
         ax.set_xlabel("test resolution (px)")
     n = val[0].n
-    figure.suptitle(f"Top-1 on val (%, n = {n})", fontsize=12, x=0.01, ha="left", weight="bold")
+    title = f"{sentence_case(IN_WORDS[metric])} on val (%, n = {n})"
+    figure.suptitle(title, fontsize=12, x=0.01, ha="left", weight="bold")
     bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.015)
     bar.outline.set_visible(False)
-    bar.set_label("val top-1 (%)")
+    bar.set_label(f"val {IN_WORDS[metric]} (%)")
     return figure
 
 
@@ -77,19 +81,20 @@ def _draw(
     epochs: int,
     limits: tuple[float, float],
     chosen: Row,
+    metric: Metric,
 ) -> matplotlib.image.AxesImage:
     trains, tests = grid.train_res, grid.test_res
-    best = _best_by_resolutions(rows)
+    best = _best_by_resolutions(rows, metric)
     values = np.full((len(trains), len(tests)), np.nan)
     for (train, test), row in best.items():
-        values[trains.index(train), tests.index(test)] = 100 * row.top1
+        values[trains.index(train), tests.index(test)] = 100 * row.value(metric)
     image = ax.imshow(values, cmap=COLOURS, vmin=limits[0], vmax=limits[1], aspect="auto")
     ax.set_xticks(range(len(tests)), [str(t) for t in tests])
     ax.set_yticks(range(len(trains)), [str(t) for t in trains])
     ax.tick_params(length=0, labelleft=True, labelbottom=True)
     for spine in ax.spines.values():
         spine.set_visible(False)
-    peaks = {train: _peak(best, train) for train in trains}
+    peaks = {train: _peak(best, train, metric) for train in trains}
     for (train, test), row in best.items():
         y, x = trains.index(train), tests.index(test)
         shade = (values[y, x] - limits[0]) / (limits[1] - limits[0])
@@ -110,18 +115,18 @@ def _draw(
     return image
 
 
-def _best_by_resolutions(rows: Sequence[Row]) -> dict[tuple[int, int], Row]:
+def _best_by_resolutions(rows: Sequence[Row], metric: Metric) -> dict[tuple[int, int], Row]:
     best: dict[tuple[int, int], Row] = {}
     for row in rows:
         resolutions = (row.train_res, row.test_res)
-        if resolutions not in best or row.hits1 > best[resolutions].hits1:
+        if resolutions not in best or row.value(metric) > best[resolutions].value(metric):
             best[resolutions] = row
     return best
 
 
-def _peak(best: dict[tuple[int, int], Row], train: int) -> int | None:
+def _peak(best: dict[tuple[int, int], Row], train: int, metric: Metric) -> int | None:
     """Find the test resolution (px) at which the trunk of a train resolution does best."""
-    line = [(row.hits1, -test) for (t, test), row in best.items() if t == train]
+    line = [(row.value(metric), -test) for (t, test), row in best.items() if t == train]
     return -max(line)[1] if line else None
 
 

@@ -1,4 +1,4 @@
-"""Plot how the trunks learned: val top-1 and train loss by epoch, a panel for each point."""
+"""Plot how the trunks learned: val and train loss by epoch, a panel for each point."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from sweeps.report.style import (
     style_axes,
     variant_styles,
 )
+from trainables.evaluation.class_metrics import IN_WORDS, Metric
 from trainables.models.variants import VARIANTS
 from trainables.training.trunk import TrunkStatus
 
@@ -45,7 +46,10 @@ _OTHERS = "#a3a3a3"
 
 
 def plot_learning_curves(
-    trunks: Sequence[TrunkEnded], chosen_trunk: str, rungs: Sequence[int]
+    trunks: Sequence[TrunkEnded],
+    chosen_trunk: str,
+    rungs: Sequence[int],
+    metric: Metric = "top1",
 ) -> Figure:
     """Draw a panel for each variant and train resolution, with a line for each trunk.
 
@@ -57,9 +61,10 @@ def plot_learning_curves(
         trunks: at least one.
         chosen_trunk: key of the chosen row's trunk.
         rungs: epochs at which val is scored.
+        metric: by which val is shown, and decides.
     """
     of_point = _by_point(trunks)
-    shown = _best_points(of_point, chosen_trunk)
+    shown = _best_points(of_point, chosen_trunk, metric)
     drawn = [t for p in shown for t in of_point[p]]
     with_loss = len(shown) <= _MAX_POINTS_WITH_LOSS and any(_losses(t) for t in drawn)
     columns = min(_COLUMNS, len(shown))
@@ -70,7 +75,7 @@ def plot_learning_curves(
     width = max(7.0, 2.15 * columns + 0.4)
     figure = new_figure(width, bands * (3.6 if with_loss else 1.9) + 0.7, title)
     styles = variant_styles(t.trunk.variant for t in trunks)
-    scale = _scale(drawn, rungs, (width - 0.9) / columns)
+    scale = _scale(drawn, rungs, (width - 0.9) / columns, metric)
     panels = [
         _Panel(
             val=val,
@@ -79,6 +84,7 @@ def plot_learning_curves(
             chosen=chosen_trunk,
             colour=styles[point.variant].colour,
             scale=scale,
+            metric=metric,
         )
         for point, (val, loss) in zip(shown, _axes(figure, bands, columns, with_loss), strict=False)
     ]
@@ -127,32 +133,34 @@ def _by_point(trunks: Iterable[TrunkEnded]) -> dict[Point, list[TrunkEnded]]:
     return {point: of_point[point] for point in ordered}
 
 
-def _best_points(of_point: dict[Point, list[TrunkEnded]], chosen: str) -> list[Point]:
+def _best_points(
+    of_point: dict[Point, list[TrunkEnded]], chosen: str, metric: Metric
+) -> list[Point]:
     """Choose as many points as a page holds, the chosen trunk's among them; in the given order."""
 
-    def point_rank(point: Point) -> tuple[bool, tuple[int, int]]:
+    def point_rank(point: Point) -> tuple[bool, tuple[int, float]]:
         own = of_point[point]
-        return any(t.trunk.key == chosen for t in own), max(map(_trunk_rank, own))
+        return any(t.trunk.key == chosen for t in own), max(_trunk_rank(t, metric) for t in own)
 
     best = sorted(of_point, key=point_rank, reverse=True)[:_MAX_POINTS]
     return [point for point in of_point if point in best]
 
 
-def _trunk_rank(trunk: TrunkEnded) -> tuple[int, int]:
-    """Rank a trunk as phase 2 does: by its epochs, then by its hits on val.
+def _trunk_rank(trunk: TrunkEnded, metric: Metric) -> tuple[int, float]:
+    """Rank a trunk as phase 2 does: by its epochs, then by val.
 
     A trunk that diverged, failed or was never scored on val ranks last: (-1, 0).
     """
-    with_val = [r for r in trunk.reports if r.best_val]
-    if not with_val or trunk.status not in (TrunkStatus.FINISHED, TrunkStatus.CUT):
-        return -1, 0
-    last = max(with_val, key=lambda r: r.epoch)
-    return last.epoch, last.best_val.hits1 if last.best_val else 0
+    tops = _tops(trunk, metric)
+    if not tops or trunk.status not in (TrunkStatus.FINISHED, TrunkStatus.CUT):
+        return -1, 0.0
+    return max(tops)
 
 
-def _tops(trunk: TrunkEnded) -> list[tuple[int, float]]:
-    """List epoch and val top-1 (%) at the best test resolution."""
-    return [(r.epoch, 100 * r.best_val.top1) for r in trunk.reports if r.best_val]
+def _tops(trunk: TrunkEnded, metric: Metric) -> list[tuple[int, float]]:
+    """List epoch and value on val (%) at the best test resolution."""
+    best = ((r.epoch, r.best_by(metric)) for r in trunk.reports)
+    return [(epoch, 100 * score.value(metric)) for epoch, score in best if score is not None]
 
 
 def _losses(trunk: TrunkEnded) -> list[tuple[int, float]]:
@@ -169,7 +177,7 @@ class _Scale:
     right: float
     """Right end of the axes, in epochs."""
     tops: tuple[float, float]
-    """Range of top-1, %."""
+    """Range of the metric, %."""
     losses: tuple[float, float]
     """Range of the loss, nats."""
 
@@ -184,7 +192,9 @@ class _Scale:
         return kept
 
 
-def _scale(trunks: Sequence[TrunkEnded], rungs: Sequence[int], width: float) -> _Scale:
+def _scale(
+    trunks: Sequence[TrunkEnded], rungs: Sequence[int], width: float, metric: Metric
+) -> _Scale:
     """Choose the limits of the axes so that all trunks fit.
 
     Args:
@@ -194,7 +204,7 @@ def _scale(trunks: Sequence[TrunkEnded], rungs: Sequence[int], width: float) -> 
     first, last = min(epochs), max(epochs)
     span = (last - first) or 1
     names_share = 0.8 / width  # The share of a panel that the names need.
-    tops = [top for t in trunks for _, top in _tops(t)] or [0.0, 100.0]
+    tops = [top for t in trunks for _, top in _tops(t, metric)] or [0.0, 100.0]
     pad = max(max(tops) - min(tops), 1.0)
     # The loss of a trunk that diverges would flatten all other lines.
     stable = [t for t in trunks if t.status != TrunkStatus.DIVERGED and _losses(t)] or trunks
@@ -222,12 +232,14 @@ class _Panel:
     chosen: str
     colour: str
     scale: _Scale
+    metric: Metric
 
     @property
     def best(self) -> TrunkEnded | None:
         """The trunk that ranks first; None where all diverged or failed."""
-        best = max(self.trunks, key=_trunk_rank)
-        return best if _trunk_rank(best)[0] >= 0 else None
+        ranks = {t.trunk.key: _trunk_rank(t, self.metric) for t in self.trunks}
+        best = max(self.trunks, key=lambda t: ranks[t.trunk.key])
+        return best if ranks[best.trunk.key][0] >= 0 else None
 
     def draw(self, point: Point, *, first: bool, lowest: bool) -> None:
         """Draw all but the names of lines; ``first``: in its row, ``lowest``: in its column."""
@@ -239,9 +251,10 @@ class _Panel:
             textcoords="offset points", fontsize=SMALL, color=QUIET,
         )  # fmt: skip
         ends.set_in_layout(False)
-        self._axes(self.val, self.scale.tops, "top-1 on val (%),\nbest test res" if first else "")
+        name = f"{IN_WORDS[self.metric]} on val (%),\nbest test res"
+        self._axes(self.val, self.scale.tops, name if first else "")
         for trunk in self.trunks:
-            self._line(self.val, trunk, _tops(trunk), dots=True)
+            self._line(self.val, trunk, _tops(trunk, self.metric), dots=True)
         if self.loss is not None:
             self._axes(self.loss, self.scale.losses, "train loss (nats)" if first else "")
             for trunk in self.trunks:
@@ -301,13 +314,13 @@ class _Panel:
         The figure must be laid out before.
         """
         named = [t for t in self.trunks if t is self.best or t.trunk.key == self.chosen]
-        named = [t for t in named if _tops(t)]
+        named = [t for t in named if _tops(t, self.metric)]
         figure = self.val.get_figure(root=True)
         assert figure is not None
         low, high = self.scale.tops
         points = self.val.get_window_extent().height / figure.dpi * 72
         gap = 2.6 * SMALL / points * (high - low)  # A name has two lines of text.
-        ends = [_tops(t)[-1] for t in named]
+        ends = [_tops(t, self.metric)[-1] for t in named]
         for trunk, (epoch, _), height in zip(
             named, ends, spread_apart([y for _, y in ends], gap), strict=True
         ):
@@ -325,7 +338,7 @@ class _Panel:
 
 
 def _name_rung(own: _Panel, rung: int) -> None:
-    """Name a rung where lines seldom are: low on the losses, or high on top-1."""
+    """Name a rung where lines seldom are: low on the losses, or high on val."""
     ax = own.loss or own.val
     low = own.loss is not None
     ax.annotate(

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
+from sweeps.final_model.calibration import ECE_IN_WORDS, temperature_in_words
 from sweeps.final_model.outcome import Outcome
 from sweeps.final_model.wording import gain_in_words, reading_sentence
 from sweeps.planning.plan import Plan
 from sweeps.planning.serving_limits import limits_in_words
 from sweeps.planning.units import three_digits
+from sweeps.report.style import sentence_case
+from sweeps.report.tables import class_metrics
 from sweeps.selection.choice import eligible
 from sweeps.selection.leaderboard import Row
+from trainables.evaluation.class_metrics import IN_WORDS, Metric
 from trainables.evaluation.confidence import wilson
 from trainables.evaluation.kept_classifier import other_orders
 from trainables.fixres.arms import ARMS, UNTUNED
@@ -28,12 +32,15 @@ def model_card(plan: Plan, outcome: Outcome, versions: Mapping[str, str], pictur
         picture: the name of the heat map's file, which lies beside the card.
     """
     row = outcome.choice.row
+    capital = sentence_case(IN_WORDS[outcome.choice.metric])
     parts = [
         _front_matter(plan, outcome),
         f"# FixEfficientNet {row.variant}, {row.train_res} -> {row.test_res} px",
         _what_it_is(plan, outcome),
         "## On images that nothing was chosen on",
         _on_held_out_sets(outcome),
+        "## How sure it is",
+        _calibration(outcome),
         "## Classes",
         _class_map(plan.classes),
         "## Use",
@@ -42,10 +49,10 @@ def model_card(plan: Plan, outcome: Outcome, versions: Mapping[str, str], pictur
         "## Why this one",
         outcome.choice.reason,
         f"Limits asked for: {limits_in_words(plan.spec.serving)}.",
-        f"![Top-1 over train and test resolution, before and after]({picture})",
+        f"![{capital} over train and test resolution, before and after]({picture})",
         "## All cells",
-        f"Top-1 on val in % (n = {row.n}), for each arm.",
-        "\n".join(_cells_table(outcome.rows, plan.spec.fix.arms)),
+        f"{capital} on val in % (n = {row.n}), for each arm.",
+        "\n".join(_cells_table(outcome.rows, plan.spec.fix.arms, outcome.choice.metric)),
         "\n".join(f"- {ARMS[arm].name}: {ARMS[arm].words}" for arm in plan.spec.fix.arms),
         "## Origin",
         _origin(plan, outcome, versions),
@@ -124,7 +131,7 @@ def _what_it_is(plan: Plan, outcome: Outcome) -> str:
         f"{variant.timm_name}, trained at {row.train_res} px and tested at {row.test_res} px: "
         f"{ARMS[row.arm].words}.",
         "",
-        f"- Top-1 {100 * row.top1:.1f} % on val (n = {row.n}); val chose the cell among "
+        f"- {_on_val(row, choice.metric)} on val (n = {row.n}); val chose the cell among "
         f"{len(eligible(outcome.rows))} rows and the classifier among "
         f"{max(1, row.head_tried)} (setting, epoch) pairs. The former flatters the best "
         f"row by about {max(0.0, 100 * choice.optimism):.1f} points (choosing again on halves of "
@@ -140,6 +147,14 @@ def _what_it_is(plan: Plan, outcome: Outcome) -> str:
             "this one on but the sets below."
         )
     return "\n".join(lines)
+
+
+def _on_val(row: Row, metric: Metric) -> str:
+    top1 = f"op-1 {100 * row.top1:.1f} %"
+    if metric == "top1":
+        return f"T{top1}"
+    decides = f"{sentence_case(IN_WORDS[metric])} {100 * row.value(metric):.1f} %"
+    return f"{decides} (by which it was chosen) and t{top1}"
 
 
 def _class_map(classes: Sequence[str]) -> str:
@@ -176,6 +191,26 @@ def _on_held_out_sets(outcome: Outcome) -> str:
     return "\n".join(lines)
 
 
+def _calibration(outcome: Outcome) -> str:
+    """Say where the temperature comes from, and what it does to the probabilities."""
+    words = temperature_in_words(outcome.calibration)
+    if outcome.calibration is None:
+        return words
+    lines = [
+        f"{words} The MLflow model applies it to its probabilities and not to its logits; the "
+        "other forms give logits alone. It is `temperature` in config.json.",
+        "",
+        "| set | n | cross-entropy, nats | scaled | calibration error, points | scaled |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {s.split} | {s.n} | {s.nll:.3f} | {s.scaled_nll:.3f} | {100 * s.ece:.1f} "
+        f"| {100 * s.scaled_ece:.1f} |"
+        for s in outcome.calibration.scores
+    ]
+    return "\n".join([*lines, "", ECE_IN_WORDS])
+
+
 def _origin(plan: Plan, outcome: Outcome, versions: Mapping[str, str]) -> str:
     row = outcome.choice.row
     weights = plan.weights[row.variant]
@@ -197,20 +232,21 @@ def _origin(plan: Plan, outcome: Outcome, versions: Mapping[str, str]) -> str:
 
 def _held_out_table(rows: Sequence[Row]) -> list[str]:
     lines = [
-        "| set | arm | top-1 % | 95 % interval | top-5 % | n |",
-        "|---|---|---:|---:|---:|---:|",
+        "| set | arm | top-1 % | 95 % interval | top-5 % | balanced accuracy % | macro-F1 % | n |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
         if row.split != "val":
             low, high = wilson(row.hits1, row.n)
             lines.append(
                 f"| {row.split} | {row.arm} | {100 * row.top1:.1f} | {100 * low:.1f} to "
-                f"{100 * high:.1f} | {100 * row.top5:.1f} | {row.n} |"
+                f"{100 * high:.1f} | {100 * row.top5:.1f} | {' | '.join(class_metrics(row))} "
+                f"| {row.n} |"
             )
     return lines
 
 
-def _cells_table(rows: Sequence[Row], arms: Sequence[str]) -> list[str]:
+def _cells_table(rows: Sequence[Row], arms: Sequence[str], metric: Metric) -> list[str]:
     cells: dict[str, dict[str, Row]] = {}
     for row in rows:
         if row.split == "val":
@@ -221,7 +257,7 @@ def _cells_table(rows: Sequence[Row], arms: Sequence[str]) -> list[str]:
     ]
     for by_arm in cells.values():
         first = next(iter(by_arm.values()))
-        shares = " | ".join(f"{100 * by_arm[arm].top1:.1f}" for arm in arms)
+        shares = " | ".join(f"{100 * by_arm[arm].value(metric):.1f}" for arm in arms)
         lines.append(
             f"| {first.variant} | {first.train_res} | {first.test_res} | {first.trunk_epochs} "
             f"| {shares} | {first.gmacs:.3g} |"

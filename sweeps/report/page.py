@@ -11,14 +11,23 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from sweeps.final_model.calibration import ECE_IN_WORDS, temperature_in_words
 from sweeps.final_model.outcome import Outcome
 from sweeps.final_model.wording import reading_sentence
 from sweeps.planning.plan import Plan
 from sweeps.planning.serving_limits import limits_in_words
 from sweeps.planning.units import duration, three_digits
+from sweeps.report.chosen_net.class_tables import (
+    MAX_CLASSES,
+    calibration_table,
+    class_table,
+    confusion_table,
+)
 from sweeps.report.ledger import Ledger
+from sweeps.report.style import sentence_case
 from sweeps.report.svg import inline_svg
 from sweeps.report.tables import (
+    Table,
     count_of,
     held_out_table,
     images_table,
@@ -31,7 +40,9 @@ from sweeps.report.tables import (
 )
 from sweeps.selection.choice import Choice
 from sweeps.selection.published_comparison import Comparison
+from trainables.evaluation.class_metrics import IN_WORDS, count_by_class
 from trainables.fixres.arms import ARMS, UNTUNED
+from trainables.fixres.predictions import Predictions
 from trainables.models import variants
 
 _TEMPLATE = Path(__file__).with_name("template.html")
@@ -70,8 +81,8 @@ def render_page(
     """Render the page as HTML; the same arguments give the same bytes.
 
     Args:
-        figures: by name, some of "heatmap", "pareto", "curves", "arms" and "spending"; a section
-            without its figure is left out.
+        figures: by name, some of "heatmap", "pareto", "curves", "arms", "confusions",
+            "reliability" and "spending"; a section without its figure is left out.
         compared: comparisons with the published figures; without any, that section is left out.
         versions: package versions by name.
         command: the command that repeats the sweep.
@@ -96,6 +107,12 @@ def render_page(
         published_on=sorted({f"{c.row.split}, n = {c.row.n}" for c in compared}),
         held_out=held_out_table(outcome),
         held_out_note=_held_out_note(outcome),
+        by_class=[class_table(p, plan.classes) for p in outcome.predictions],
+        confusions=_confusion_tables(plan, outcome),
+        class_notes=[_class_note(p, plan) for p in outcome.predictions],
+        calibration=calibration_table(outcome.calibration) if outcome.calibration else None,
+        temperature=temperature_in_words(outcome.calibration),
+        ece_in_words=ECE_IN_WORDS,
         times=times_table(ledger),
         images=images_table(ledger),
         rows=leaderboard_table(outcome),
@@ -142,14 +159,24 @@ def _key_figures(outcome: Outcome, device: str) -> list[KeyFigure]:
             note=_no_break(f"95 % interval {interval(test)} (Wilson), n = {test.n}"),
         )
     ]
+    if outcome.choice.metric != "top1":
+        figures.append(
+            KeyFigure(
+                name=f"{sentence_case(IN_WORDS[outcome.choice.metric])} on test",
+                value=percent(test.value(outcome.choice.metric)),
+                unit="%",
+                note=_no_break(f"by which val chose; n = {test.n}"),
+            )
+        )
     if gain is not None:
         note = f"on test, image by image; standard error {percent(gain.error)}"
         value = signed(100 * gain.difference)
         figures.append(KeyFigure(name="Gain on the untuned", value=value, unit="points", note=note))
+    metric = outcome.choice.metric
     figures.append(
         KeyFigure(
-            name="Top-1 on val",
-            value=percent(row.top1),
+            name=f"{sentence_case(IN_WORDS[metric])} on val",
+            value=percent(row.value(metric)),
             unit="%",
             note=_no_break(f"n = {row.n}; val chose, which {_optimism(outcome.choice)}"),
         )
@@ -176,30 +203,43 @@ def _captions(plan: Plan, outcome: Outcome, ledger: Ledger) -> dict[str, tuple[s
     """Describe each figure: the text for those who cannot see it, and the caption."""
     row = outcome.choice.row
     n = f"n = {row.n}"
-    val = f"{percent(row.top1)} % on val ({n})"
+    words = IN_WORDS[outcome.choice.metric]
+    capital = sentence_case(words)
+    val = f"{percent(row.value(outcome.choice.metric))} % on val ({n})"
     choice = f"{row.variant}, {row.train_res} px to {row.test_res} px, arm {row.arm}"
     cut = " A number of epochs under a value marks a trunk that was cut." if ledger.cut else ""
     return {
         "heatmap": (
-            f"Heat maps of top-1 on val over train and test resolution. Framed: {choice}, {val}.",
-            f"Top-1 on val ({n}) over train and test resolution, as trained and after the "
+            f"Heat maps of {words} on val over train and test resolution. Framed: {choice}, {val}.",
+            f"{capital} on val ({n}) over train and test resolution, as trained and after the "
             "adaptation to the test resolution. Bold: the best test resolution of a row. Framed: "
             f"the choice.{cut}",
         ),
         "pareto": (
-            f"Top-1 on val against the costs of serving. Ringed: {choice}, {val}.",
+            f"{capital} on val against the costs of serving. Ringed: {choice}, {val}.",
             "Each point is a cell and an arm; on the stepped line nothing is both better and "
             f"cheaper. Limits asked for: {limits_in_words(plan.spec.serving)}.",
         ),
         "curves": (
-            f"Top-1 on val of {count_of(ledger.trunks, 'trunk')} over the epochs.",
-            f"{count_of(ledger.trunks, 'trunk')}, {ledger.cut or 'none'} cut by ASHA. Top-1 is "
-            "that at the best of the trunk's test resolutions, on val, before any adaptation.",
+            f"{capital} on val of {count_of(ledger.trunks, 'trunk')} over the epochs.",
+            f"{count_of(ledger.trunks, 'trunk')}, {ledger.cut or 'none'} cut by ASHA. {capital} "
+            "is that at the best of the trunk's test resolutions, on val, before any adaptation.",
         ),
         "arms": (
             f"What each arm gains on the trunk untuned, over {count_of(ledger.cells, 'cell')}.",
             f"Untuned is the same trunk on the same pixels (arm {UNTUNED}). A mean over cells "
             "hides where the gains are: the dots show it.",
+        ),
+        "confusions": (
+            "Matrices of the chosen net's confusions on val and test, in images.",
+            "The chosen net on val and on test: numbers are images, colours their shares of the "
+            f"class. Of more than {MAX_CLASSES} classes those of the most frequent confusions "
+            "are shown.",
+        ),
+        "reliability": (
+            "Share of right ones over confidence, on val and test.",
+            "The chosen net on val and on test, in bins of equally many images, with 95 % "
+            "intervals (Wilson). Below the dashed line it is surer than it is right.",
         ),
         "spending": (
             f"Time of trials: {duration(ledger.spent_s)} spent, {duration(ledger.alone_s)} "
@@ -211,11 +251,29 @@ def _captions(plan: Plan, outcome: Outcome, ledger: Ledger) -> dict[str, tuple[s
     }
 
 
+def _confusion_tables(plan: Plan, outcome: Outcome) -> list[Table]:
+    tables = [confusion_table(p, plan.classes) for p in outcome.predictions]
+    return [table for table in tables if table is not None]
+
+
+def _class_note(predictions: Predictions, plan: Plan) -> str:
+    """Say of which images a table of classes is, and how many of them it shows."""
+    counts = count_by_class(predictions.labels, predictions.predicted, len(plan.classes))
+    occurring = int((counts.images > 0).sum())
+    shown = f"the worst {MAX_CLASSES} of {occurring:,} classes" if occurring > MAX_CLASSES else ""
+    words = [
+        f"On {predictions.split} (n = {len(predictions.labels):,})",
+        f"balanced accuracy {percent(float(counts.value('balanced_accuracy')))} %",
+        f"macro-F1 {percent(float(counts.value('macro_f1')))} %",
+    ]
+    return "; ".join([*words, *([shown] if shown else [])]) + "."
+
+
 def _held_out_note(outcome: Outcome) -> str:
     return (
         f"{reading_sentence(outcome.test_cells)} A set with fewer classes is scored among its own. "
-        f"Untuned is the same trunk on the same pixels (arm {UNTUNED}); gains are paired, image by "
-        "image."
+        f"Untuned is the same trunk on the same pixels (arm {UNTUNED}); gains are of top-1, and "
+        "paired, image by image."
     )
 
 

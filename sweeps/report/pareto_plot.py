@@ -1,4 +1,4 @@
-"""Plot top-1 against each cost of serving: rows, Pareto fronts, limits and the choice."""
+"""Plot val against each cost of serving: rows, Pareto fronts, limits and the choice."""
 
 from __future__ import annotations
 
@@ -28,11 +28,13 @@ from sweeps.report.style import (
     Labels,
     VariantStyle,
     new_figure,
+    sentence_case,
     style_axes,
     variant_styles,
 )
 from sweeps.selection.choice import eligible, pareto_front
 from sweeps.selection.leaderboard import Row
+from trainables.evaluation.class_metrics import IN_WORDS, Metric
 from trainables.evaluation.confidence import wilson
 
 _DASHES = (0, (4, 3))
@@ -41,9 +43,13 @@ _ALONG_LINE = [(i + side, -3.0 - 12 * i, dy) for i in range(20) for side, dy in 
 
 
 def plot_pareto_fronts(
-    rows: Sequence[Row], costs: Sequence[str], chosen: Row, limits: ServingOptions
+    rows: Sequence[Row],
+    costs: Sequence[str],
+    chosen: Row,
+    limits: ServingOptions,
+    metric: Metric = "top1",
 ) -> Figure:
-    """Draw a panel for each cost: val top-1 of every row that may be chosen, and their front.
+    """Draw a panel for each cost: every row that may be chosen by its value on val, their front.
 
     A cost that has not been measured has no panel, nor one that is the same for all rows; the
     figure names the latter below the panels.
@@ -60,23 +66,34 @@ def plot_pareto_fronts(
         f"{_name(c)}: {_cost(rows[0], c):.4g} for every row" for c in measured if c not in shown
     ]
     wide, high = min(len(shown), 2), math.ceil(len(shown) / 2)
-    title = f"Top-1 on val against what it costs to serve ({_rows(len(rows))}, n = {chosen.n})"
+    words = IN_WORDS[metric]
+    title = (
+        f"{sentence_case(words)} on val against what it costs to serve ({_rows(len(rows))}, "
+        f"n = {chosen.n})"
+    )
     figure = new_figure(8.5, 3.1 * high + 0.9, title)
     axes = list(figure.subplots(high, wide, squeeze=False, sharey=True).flat)
     spare = axes[len(shown) :]
-    styles, heights = variant_styles(r.variant for r in rows), _heights(rows, shown, chosen, limits)
+    styles = variant_styles(r.variant for r in rows)
+    heights = _heights(rows, shown, chosen, limits, metric)
     panels = []
     for cost, ax in zip(shown, axes, strict=False):
         own = [r for r in rows if _cost(r, cost) is not None]
-        panels.append(_Panel(ax=ax, cost=cost, rows=own, chosen=chosen, bounds=limits_set(limits)))
+        bounds = limits_set(limits)
+        panels.append(
+            _Panel(ax=ax, cost=cost, rows=own, chosen=chosen, bounds=bounds, metric=metric)
+        )
         panels[-1].draw(styles, heights)
     for ax in axes[::wide]:
-        ax.set_ylabel(f"top-1 on val (%, n = {chosen.n})", fontsize=NORMAL, color=INK)
+        ax.set_ylabel(f"{words} on val (%, n = {chosen.n})", fontsize=NORMAL, color=INK)
     for ax in spare:
         ax.set_axis_off()
-    lower = sum(100 * r.top1 < heights[0] for r in rows)
+    lower = sum(100 * r.value(metric) < heights[0] for r in rows)
     notes = [*same, f"{_rows(lower)} lower than shown"] if lower else same
-    _key(figure, spare, styles, _named(chosen, several=len(styles) > 1), "; ".join(notes))
+    ring = f"chosen: {_named(chosen, several=len(styles) > 1)}"
+    if metric == "top1":
+        ring += ", with its 95 % interval (Wilson)"
+    _key(figure, spare, styles, ring, "; ".join(notes))
     for panel in panels:
         panel.name(several=len(styles) > 1)
     return figure
@@ -102,19 +119,32 @@ def _rows(count: int) -> str:
     return f"{count} rows" if count > 1 else "1 row"
 
 
+def _interval(row: Row, metric: Metric) -> tuple[float, float]:
+    """Give the 95 % interval (Wilson) of top-1, %; a mean over classes has none, but its value."""
+    if metric != "top1":
+        return 100 * row.value(metric), 100 * row.value(metric)
+    low, high = wilson(row.hits1, row.n)
+    return 100 * low, 100 * high
+
+
 def _heights(
-    rows: Sequence[Row], costs: Sequence[str], chosen: Row, limits: ServingOptions
+    rows: Sequence[Row],
+    costs: Sequence[str],
+    chosen: Row,
+    limits: ServingOptions,
+    metric: Metric,
 ) -> tuple[float, float]:
-    """Choose the range of top-1 to show (%): the fronts and some way below, not every row."""
+    """Choose the range of values to show (%): the fronts and some way below, not every row."""
     fronts = [
-        r for c in costs for r in pareto_front([r for r in rows if _cost(r, c) is not None], c)
+        r
+        for c in costs
+        for r in pareto_front([r for r in rows if _cost(r, c) is not None], c, metric)
     ]
-    low, high = (100 * share for share in wilson(chosen.hits1, chosen.n))
-    needed = [low, high, *(100 * r.top1 for r in fronts)]
-    if limits.min_top1 is not None:
+    needed = [*_interval(chosen, metric), *(100 * r.value(metric) for r in fronts)]
+    if limits.min_top1 is not None and metric == "top1":
         needed.append(100 * limits.min_top1)
     span = max(max(needed) - min(needed), 1.0)
-    lowest = min(100 * r.top1 for r in rows)
+    lowest = min(100 * r.value(metric) for r in rows)
     bottom = max(min(min(needed), lowest), min(needed) - 0.5 * span)
     return bottom - 0.06 * span, max(needed) + 0.12 * span
 
@@ -128,6 +158,7 @@ class _Panel:
     rows: Sequence[Row]
     chosen: Row
     bounds: Sequence[ServingLimit]
+    metric: Metric
 
     def x(self, row: Row) -> float:
         """Return the row's cost."""
@@ -135,10 +166,14 @@ class _Panel:
         assert value is not None
         return value
 
+    def y(self, row: Row) -> float:
+        """Return the row's value on val, %."""
+        return 100 * row.value(self.metric)
+
     @property
     def front(self) -> list[Row]:
         """The rows that no other row beats, the cheapest first."""
-        return pareto_front(self.rows, self.cost)
+        return pareto_front(self.rows, self.cost, self.metric)
 
     def draw(self, styles: dict[str, VariantStyle], heights: tuple[float, float]) -> None:
         """Draw all but the names of the points."""
@@ -151,7 +186,7 @@ class _Panel:
         self._scale([*map(self.x, self.rows), *(b.limit for b in self._cost_limits)])
         self._points(self.rows, styles, markersize=4, alpha=0.4, markeredgewidth=0, zorder=2)
         best = self.front
-        xs, ys = [self.x(r) for r in best], [100 * r.top1 for r in best]
+        xs, ys = [self.x(r) for r in best], [self.y(r) for r in best]
         right = ax.get_xlim()[1]
         ax.step([*xs, right], [*ys, ys[-1]], where="post", color=QUIET, linewidth=1.1, zorder=3)
         edge: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.6}
@@ -167,7 +202,7 @@ class _Panel:
     def _points(self, rows: Sequence[Row], styles: dict[str, VariantStyle], **how: Any) -> None:
         for variant, style in styles.items():
             own = [r for r in rows if r.variant == variant]
-            xs, ys = [self.x(r) for r in own], [100 * r.top1 for r in own]
+            xs, ys = [self.x(r) for r in own], [self.y(r) for r in own]
             self.ax.plot(xs, ys, style.marker, color=style.colour, **how)
 
     @property
@@ -176,7 +211,7 @@ class _Panel:
 
     @property
     def _top1_limits(self) -> list[ServingLimit]:
-        return [b for b in self.bounds if b.cost == "top1"]
+        return [b for b in self.bounds if b.cost == "top1" == self.metric]
 
     def _scale(self, values: Sequence[float]) -> None:
         low, high = min(values), max(values)
@@ -198,10 +233,10 @@ class _Panel:
         if _cost(self.chosen, self.cost) is None:
             return
         x = self.x(self.chosen)
-        low, high = (100 * share for share in wilson(self.chosen.hits1, self.chosen.n))
+        low, high = _interval(self.chosen, self.metric)
         self.ax.vlines(x, low, high, color=CHOSEN, linewidth=1.3, zorder=4)
         self.ax.plot(
-            x, 100 * self.chosen.top1, "o", markersize=11, markerfacecolor="none",
+            x, self.y(self.chosen), "o", markersize=11, markerfacecolor="none",
             markeredgecolor=CHOSEN, markeredgewidth=2, zorder=6,
         )  # fmt: skip
 
@@ -229,18 +264,18 @@ class _Panel:
             several: whether there are several variants, so that names need theirs.
         """
         steps = self.front
-        gains = {b: b.hits1 - a.hits1 for a, b in pairwise(steps)}
+        gains = {b: round(self.y(b) - self.y(a), 9) for a, b in pairwise(steps)}
         named = sorted(steps, key=lambda r: (r not in (steps[0], steps[-1]), -gains.get(r, 0)))
         if _cost(self.chosen, self.cost) is not None:
             named = [self.chosen, *(r for r in named if r != self.chosen)]
-        points = [(self.x(r), 100 * r.top1) for r in named]
+        points = [(self.x(r), self.y(r)) for r in named]
         labels = Labels(self.ax, points, self._marks())
         for bound in self._top1_limits:
             at = self.ax.get_xlim()[1], 100 * bound.limit
             labels.put(f"{option(bound.name)} {bound.limit:g}", at, spots=_ALONG_LINE)
         for row in named:
             words = _named(row, several=several)
-            at = self.x(row), 100 * row.top1
+            at = self.x(row), self.y(row)
             if row == self.chosen:
                 labels.put(words, at, CHOSEN, "bold", AROUND_RING, math.inf)
                 labels.keep_clear(at, 8)
@@ -249,14 +284,12 @@ class _Panel:
 
     def _marks(self) -> list[tuple[float, float]]:
         """List points that names should not cover: rows, front, limits, the choice's interval."""
-        points = [(self.x(r), 100 * r.top1) for r in self.rows]
-        corners = [(self.x(r), 100 * r.top1) for r in self.front]
+        points = [(self.x(r), self.y(r)) for r in self.rows]
+        corners = [(self.x(r), self.y(r)) for r in self.front]
         corners.append((self.ax.get_xlim()[1], corners[-1][1]))
         if _cost(self.chosen, self.cost) is not None:
-            low, high = wilson(self.chosen.hits1, self.chosen.n)
-            points += [
-                (self.x(self.chosen), 100 * (low + (high - low) * i / 20)) for i in range(21)
-            ]
+            low, high = _interval(self.chosen, self.metric)
+            points += [(self.x(self.chosen), low + (high - low) * i / 20) for i in range(21)]
         low_end, high_end = self.ax.get_ylim()
         points += [
             (bound.limit, low_end + (high_end - low_end) * i / 50)
@@ -272,7 +305,11 @@ class _Panel:
 
 
 def _key(
-    figure: Figure, spare: Sequence[Axes], styles: dict[str, VariantStyle], chosen: str, note: str
+    figure: Figure,
+    spare: Sequence[Axes],
+    styles: dict[str, VariantStyle],
+    ring_label: str,
+    note: str,
 ) -> None:
     """Explain the marks: in the spare panel if there is one, else below all panels."""
     handles = [
@@ -285,7 +322,7 @@ def _key(
     ring = Line2D(
         [], [], marker="o", markersize=8, markerfacecolor="none", markeredgecolor=CHOSEN,
         markeredgewidth=1.6, color=CHOSEN, linewidth=1.3,
-        label=f"chosen: {chosen}, with its 95 % interval (Wilson)",
+        label=ring_label,
     )  # fmt: skip
     parent = spare[0] if spare else figure
     parent.legend(

@@ -63,6 +63,11 @@ def new_figure(width: float, height: float, title: str) -> Figure:
     return figure
 
 
+def sentence_case(words: str) -> str:
+    """Begin words with a capital, and leave the rest as it is."""
+    return words[:1].upper() + words[1:]
+
+
 def style_axes(ax: Axes, grid: str = "y") -> None:
     """Keep only the left and bottom lines of the frame; draw a light grid, and small numbers."""
     for side, spine in ax.spines.items():

@@ -11,6 +11,7 @@ from sweeps.planning.units import duration, price
 from sweeps.report.ledger import Ledger
 from sweeps.selection.leaderboard import Row
 from sweeps.selection.published_comparison import Comparison
+from trainables.evaluation.class_metrics import IN_WORDS
 from trainables.evaluation.confidence import wilson
 from trainables.fixres.arms import rank
 
@@ -59,6 +60,15 @@ def interval(row: Row) -> str:
     return f"{percent(low)} to {percent(high)}"
 
 
+CLASS_COLUMNS = tuple(f"{IN_WORDS[m]} %" for m in ("balanced_accuracy", "macro_f1"))
+
+
+def class_metrics(row: Row) -> tuple[str, ...]:
+    """Write the metrics by class of a row, in percent; empty where they were not counted."""
+    found = (row.balanced_accuracy, row.macro_f1)
+    return tuple("" if value is None else percent(value) for value in found)
+
+
 def count_of(n: int, what: str) -> str:
     """Write a number with its noun, in the plural where needed."""
     return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
@@ -81,11 +91,15 @@ def held_out_table(outcome: Outcome) -> Table:
                 percent(row.top1),
                 interval(row),
                 percent(row.top5),
+                *class_metrics(row),
                 f"{row.n}",
                 f"{signed(100 * gain.difference)} ± {percent(gain.error)}" if gain else "",
             )
             lines.append(TableRow(cells=cells, strong=chosen))
-    names = ("set", "arm", "top-1 %", "95 % interval", "top-5 %", "n", "gain (points, ± s.e.)")
+    names = (
+        *("set", "arm", "top-1 %", "95 % interval", "top-5 %", *CLASS_COLUMNS),
+        *("n", "gain (points, ± s.e.)"),
+    )
     return Table(
         name="Sets that nothing was chosen on",
         columns=_columns(*names, words=("set", "arm")),
@@ -171,13 +185,14 @@ def images_table(ledger: Ledger) -> Table:
 
 def leaderboard_table(outcome: Outcome) -> Table:
     """Make the table of the whole leaderboard: val, best first, then the held-out sets."""
-    chosen = outcome.choice.row
+    chosen, metric = outcome.choice.row, outcome.choice.metric
     ordered = sorted(
-        outcome.rows, key=lambda r: (r.split != "val", -r.hits1 / r.n, r.gmacs, rank(r.arm))
+        outcome.rows, key=lambda r: (r.split != "val", -r.value(metric), r.gmacs, rank(r.arm))
     )
     words = ("variant", "arm", "split", "classifier")
     names = [
         *("variant", "train px", "test px", "arm", "split", "n", "top-1 %", "top-5 %"),
+        *CLASS_COLUMNS,
         *(cost.column for cost in SERVING_COSTS),
         *("images/s", "seconds", "epochs", "classifier"),
     ]
@@ -198,6 +213,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{row.n}",
         percent(row.top1),
         percent(row.top5),
+        *class_metrics(row),
         *(cost.text(getattr(row, cost.field)) for cost in SERVING_COSTS),
         "" if row.images_s is None else f"{row.images_s:.0f}",
         f"{row.seconds:.1f}",

@@ -25,7 +25,7 @@ class GroupedAsha:
     def __init__(self, *, epochs: int, grace_epochs: int, reduction: int):
         self._make: Callable[[], AsyncHyperBandScheduler] = lambda: AsyncHyperBandScheduler(
             time_attr="epoch",
-            metric="top1",
+            metric="value",
             mode="max",
             max_t=epochs,
             grace_period=min(grace_epochs, epochs),
@@ -39,21 +39,21 @@ class GroupedAsha:
         """Return whether the trunk ``key`` went on after ``epoch``; None: it is not decided yet."""
         return self._decided.get((key, epoch))
 
-    def should_continue(self, group: str, key: str, epoch: int, top1: float) -> bool:
+    def should_continue(self, group: str, key: str, epoch: int, value: float) -> bool:
         """Decide whether the trunk ``key`` goes on after ``epoch``.
 
         Args:
-            top1: the rung metric, a share.
+            value: the rung metric, a share.
         """
-        self._decided[key, epoch] = self._decide(group, key, epoch, top1)
+        self._decided[key, epoch] = self._decide(group, key, epoch, value)
         return self._decided[key, epoch]
 
-    def remember(self, group: str, key: str, epoch: int, top1: float, went_on: bool) -> None:
+    def remember(self, group: str, key: str, epoch: int, value: float, went_on: bool) -> None:
         """Restore a decision of an earlier process; call in the order of the decisions."""
-        self._decide(group, key, epoch, top1)
+        self._decide(group, key, epoch, value)
         self._decided[key, epoch] = went_on
 
-    def _decide(self, group: str, key: str, epoch: int, top1: float) -> bool:
+    def _decide(self, group: str, key: str, epoch: int, value: float) -> bool:
         if group not in self._groups:
             self._groups[group] = self._make()
         scheduler = self._groups[group]
@@ -62,5 +62,5 @@ class GroupedAsha:
         if key not in self._known:
             self._known.add(key)
             scheduler.on_trial_add(controller, trial)
-        decision = scheduler.on_trial_result(controller, trial, {"epoch": epoch, "top1": top1})
+        decision = scheduler.on_trial_result(controller, trial, {"epoch": epoch, "value": value})
         return bool(decision == TrialScheduler.CONTINUE)

@@ -33,7 +33,7 @@ class Trial:
 
     point: Point
     hyper: Hyper
-    top1: Mapping[int, float]  # val top-1 by epoch, at rungs
+    values: Mapping[int, float]  # of the metric on val by epoch, at rungs
     running: bool
     finished: bool  # trained to its last epoch
 
@@ -96,7 +96,7 @@ def _frozen(trial: Trial, all_trials: Sequence[Trial], options: TrunkOptions) ->
         return create_trial(
             state=TrialState.RUNNING, params=params, distributions=search_space(options)
         )
-    ranks = {epoch: _rank(trial, epoch, all_trials) for epoch in trial.top1} or {0: 0.0}
+    ranks = {epoch: _rank(trial, epoch, all_trials) for epoch in trial.values} or {0: 0.0}
     return create_trial(
         state=TrialState.COMPLETE if trial.finished else TrialState.PRUNED,
         value=ranks[max(ranks)] if trial.finished else None,
@@ -112,8 +112,8 @@ def _rank(trial: Trial, epoch: int, all_trials: Sequence[Trial]) -> float:
     It is the share of the trials measured at that epoch which are worse. Ties, the trial itself
     among them, count half, so that the middle is 0.5.
     """
-    own = trial.top1[epoch]
-    others = [t.top1[epoch] for t in all_trials if t.point == trial.point and epoch in t.top1]
+    own = trial.values[epoch]
+    others = [t.values[epoch] for t in all_trials if t.point == trial.point and epoch in t.values]
     below = sum(o < own for o in others)
     ties = sum(o == own for o in others)
     return (below + ties / 2) / len(others)

@@ -165,7 +165,7 @@ class TrunkScheduler:
             self._end(trunk.key, TrunkStatus.FAILED)
 
     def survivors(self) -> list[TrunkSpec]:
-        """List the best trunks of each point: by how far they were trained, then by val top-1."""
+        """List the best trunks of each point: by how far they were trained, then by val."""
         best = []
         for point in self.points:
             candidates = [
@@ -184,17 +184,24 @@ class TrunkScheduler:
             return TrunkStatus.DIVERGED
         if report.epoch >= trunk.recipe.epochs:
             return TrunkStatus.FINISHED
-        if report.best_val is None:
+        value = self._value(report)
+        if value is None:
             return None
         goes_on = self._asha.recall(trunk.key, report.epoch)
         if goes_on is None:
-            goes_on = self._decide(trunk, report.epoch, report.best_val.top1)
+            goes_on = self._decide(trunk, report.epoch, value)
         return None if goes_on else TrunkStatus.CUT
 
-    def _decide(self, trunk: TrunkSpec, epoch: int, top1: float) -> bool:
+    def _value(self, report: EpochReport) -> float | None:
+        """Return the rung metric at the best test resolution; None: val was not scored."""
+        best = report.best_by(self._plan.metric)
+        return None if best is None else best.value(self._plan.metric)
+
+    def _decide(self, trunk: TrunkSpec, epoch: int, value: float) -> bool:
         key, group = trunk.key, trunk.variant
-        goes_on = self._asha.should_continue(group, key, epoch, top1)
-        self._record(event="rung", group=group, trunk=key, epoch=epoch, top1=top1, goes_on=goes_on)
+        goes_on = self._asha.should_continue(group, key, epoch, value)
+        # The journal has one name for it, whatever the metric: the sweep's spec says which it is.
+        self._record(event="rung", group=group, trunk=key, epoch=epoch, top1=value, goes_on=goes_on)
         return goes_on
 
     def _end(self, key: str, status: TrunkStatus) -> None:
@@ -233,16 +240,16 @@ class TrunkScheduler:
             yield Trial(
                 point=point_of(trunk),
                 hyper=trunk.hyper,
-                top1={e: r.best_val.top1 for e, r in reports.items() if r.best_val},
+                values={e: v for e, r in reports.items() if (v := self._value(r)) is not None},
                 running=key not in self._ended,
                 finished=self._ended.get(key) == TrunkStatus.FINISHED,
             )
 
-    def _merit(self, key: str) -> tuple[int, int]:
-        """Return the last epoch at which a trunk was scored, and its hits there."""
-        reports = [r for r in self._reports[key].values() if r.best_val]
-        last = max(reports, key=lambda r: r.epoch, default=None)
-        return (last.epoch, last.best_val.hits1) if last and last.best_val else (0, 0)
+    def _merit(self, key: str) -> tuple[int, float]:
+        """Return the last epoch at which a trunk was scored, and its value there."""
+        values = {r.epoch: self._value(r) for r in self._reports[key].values()}
+        scored = {epoch: value for epoch, value in values.items() if value is not None}
+        return max(scored.items(), default=(0, 0.0))
 
     def _record(self, **line: Any) -> None:
         """Append a line to the journal."""

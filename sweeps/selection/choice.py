@@ -1,4 +1,4 @@
-"""Choose the row that serves best: the best val top-1, or a cheaper one that is as good. Pure."""
+"""Choose the row that serves best: the best on val, or a cheaper one that is as good. Pure."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from sweeps.planning.spec import ServingOptions, option
 from sweeps.planning.units import three_digits
 from sweeps.selection.leaderboard import Row
 from sweeps.selection.optimism import optimism
+from sweeps.selection.resampling import Resampler
 from trainables.errors import UserError
+from trainables.evaluation.class_metrics import IN_WORDS, Metric
 from trainables.evaluation.confidence import paired_difference
 from trainables.fixres.arms import ARMS, rank
 
 Hits = Callable[[Row], np.ndarray]  # Returns (n,) bool: which images of val a row has right.
+# Returns (n,) each: the labels of val, and what a row says they are.
+Said = Callable[[Row], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +32,9 @@ class Choice:
     reason: str
     """One sentence."""
     optimism: float
-    """By how much the best row's val top-1 is expected to be too high, as a share."""
+    """By how much the best row's value on val is expected to be too high, as a share."""
+    metric: Metric = "top1"
+    """By which the row is the best."""
 
 
 def eligible(rows: Sequence[Row]) -> list[Row]:
@@ -36,11 +42,21 @@ def eligible(rows: Sequence[Row]) -> list[Row]:
     return [r for r in rows if r.split == "val" and ARMS[r.arm].plain]
 
 
-def choose(rows: Sequence[Row], limits: ServingOptions, hits: Hits) -> Choice:
+def choose(
+    rows: Sequence[Row],
+    limits: ServingOptions,
+    hits: Hits,
+    metric: Metric = "top1",
+    said: Said | None = None,
+) -> Choice:
     """Choose the cheapest of the eligible rows that are within the limits and as good as the best.
 
-    A row is as good if its val top-1 is within one standard error of the best: that of the paired
-    difference, image by image. GMACs decide what is cheapest, then parameters.
+    A row is as good if its value on val is within one standard error of the best: that of the
+    paired difference, image by image; of means over classes by a bootstrap. GMACs decide what is
+    cheapest, then parameters.
+
+    Args:
+        said: needed for a metric other than top-1.
 
     Raises:
         UserError: no row is within the limits; says what each rules out, and the nearest miss.
@@ -49,18 +65,51 @@ def choose(rows: Sequence[Row], limits: ServingOptions, hits: Hits) -> Choice:
     assert rows, "a sweep has eligible rows"
     allowed = [r for r in rows if all(bound.admits(r) for bound in set_limits)]
     if not allowed:
-        raise UserError(_explain_none(rows, set_limits))
-    best = min(allowed, key=lambda r: (-r.hits1, r.gmacs, r.params_m, -r.top5, rank(r.arm)))
-    right = {r: hits(r) for r in allowed}
-    behind = {r: paired_difference(right[best], right[r]) for r in allowed}
+        raise UserError(_explain_none(rows, set_limits, metric))
+    judge: HitsJudge | Resampler
+    if metric == "top1":
+        judge = HitsJudge(np.stack([hits(r) for r in allowed]))
+    else:
+        assert said is not None, "a mean over classes is of predicted classes"
+        labels, predicted = zip(*map(said, allowed), strict=True)
+        judge = Resampler(metric=metric, labels=labels[0], predicted=predicted)
+    value = dict(zip(allowed, judge.values, strict=True))
+    best = min(allowed, key=lambda r: (-value[r], r.gmacs, r.params_m, -r.top5, rank(r.arm)))
+    differences, errors = judge.differences(allowed.index(best))
+    behind = dict(zip(allowed, zip(differences, errors, strict=True), strict=True))
     as_good = [r for r, (difference, error) in behind.items() if difference <= error]
-    chosen = min(as_good, key=lambda r: (r.gmacs, r.params_m, -r.hits1, -r.top5, rank(r.arm)))
-    _, error = behind[chosen]
+    chosen = min(as_good, key=lambda r: (r.gmacs, r.params_m, -value[r], -r.top5, rank(r.arm)))
+    error = float(behind[chosen][1])
     return Choice(
         row=chosen,
-        reason=_reason(chosen, best, error, len(allowed), set_limits),
-        optimism=optimism(np.stack([right[r] for r in allowed])),
+        reason=_reason(chosen, best, error, len(allowed), set_limits, metric),
+        optimism=judge.optimism(),
+        metric=metric,
     )
+
+
+@dataclass(frozen=True)
+class HitsJudge:
+    """Judges rows by top-1, as :class:`.Resampler` does by other metrics."""
+
+    right: np.ndarray
+    """(rows, n) bool."""
+
+    @property
+    def values(self) -> np.ndarray:
+        """Top-1 of each row."""
+        shares: np.ndarray = self.right.mean(axis=1)
+        return shares
+
+    def differences(self, first: int) -> tuple[np.ndarray, np.ndarray]:
+        """Compute by how much row ``first`` is better than each, and the standard errors."""
+        pairs = [paired_difference(self.right[first], other) for other in self.right]
+        differences, errors = np.array(pairs).T
+        return differences, errors
+
+    def optimism(self) -> float:
+        """Estimate by how much, as a share, the best row's top-1 is too high."""
+        return optimism(self.right)
 
 
 def known_costs(rows: Sequence[Row]) -> list[str]:
@@ -72,28 +121,30 @@ def known_costs(rows: Sequence[Row]) -> list[str]:
     return [field for field in fields if all(getattr(row, field) is not None for row in rows)]
 
 
-def pareto_front(rows: Sequence[Row], cost: str) -> list[Row]:
+def pareto_front(rows: Sequence[Row], cost: str, metric: Metric = "top1") -> list[Row]:
     """Find the Pareto front of the eligible rows.
 
     No other row is cheaper and as good as one of the front, or better and as cheap.
 
     Args:
         cost: field of a row; the rows all have it.
+        metric: by which a row is better.
 
     Returns:
         The front, cheapest first; of equal rows the one of the cheapest arm.
     """
     ordered = sorted(
-        eligible(rows), key=lambda r: (getattr(r, cost), -r.hits1, -r.top5, rank(r.arm), r.gmacs)
+        eligible(rows),
+        key=lambda r: (getattr(r, cost), -r.value(metric), -r.top5, rank(r.arm), r.gmacs),
     )
     front: list[Row] = []
     for row in ordered:
-        if not front or row.hits1 > front[-1].hits1:
+        if not front or row.value(metric) > front[-1].value(metric):
             front.append(row)
     return front
 
 
-def _explain_none(rows: Sequence[Row], set_limits: Sequence[ServingLimit]) -> str:
+def _explain_none(rows: Sequence[Row], set_limits: Sequence[ServingLimit], metric: Metric) -> str:
     """Say what each limit rules out, and which row misses the limits by least."""
     parts = []
     for bound in set_limits:
@@ -112,7 +163,8 @@ def _explain_none(rows: Sequence[Row], set_limits: Sequence[ServingLimit]) -> st
     worst = max(set_limits, key=lambda bound: bound.excess(nearest))
     return (
         f"None of the {len(rows)} rows is within {_in_words(set_limits)}: {'; '.join(parts)}; the "
-        f"nearest miss is {_named(nearest)} with {three_digits(worst.value(nearest))} {worst.unit}."
+        f"nearest miss is {_named(nearest, metric)} with {three_digits(worst.value(nearest))} "
+        f"{worst.unit}."
     )
 
 
@@ -121,20 +173,26 @@ def _in_words(set_limits: Sequence[ServingLimit]) -> str:
 
 
 def _reason(
-    chosen: Row, best: Row, error: float, count: int, set_limits: Sequence[ServingLimit]
+    chosen: Row,
+    best: Row,
+    error: float,
+    count: int,
+    set_limits: Sequence[ServingLimit],
+    metric: Metric,
 ) -> str:
+    words = IN_WORDS[metric]
     among = f"of {count} rows" + (f" within {_in_words(set_limits)}" if set_limits else "")
     if chosen == best:
         return (
-            f"{_named(chosen)} is the best val top-1 {among}; none cheaper is within one standard "
-            "error of the paired difference."
+            f"{_named(chosen, metric)} is the best val {words} {among}; none cheaper is within "
+            "one standard error of the paired difference."
         )
     return (
-        f"{_named(chosen)} is within one standard error of the paired difference "
-        f"({100 * error:.1f} points) of the best val top-1 {among}, {_named(best)}, at "
+        f"{_named(chosen, metric)} is within one standard error of the paired difference "
+        f"({100 * error:.1f} points) of the best val {words} {among}, {_named(best, metric)}, at "
         f"{chosen.gmacs:.3g} instead of {best.gmacs:.3g} GMACs."
     )
 
 
-def _named(row: Row) -> str:
-    return f"{row.label} px, arm {row.arm} ({100 * row.top1:.1f} %, n={row.n})"
+def _named(row: Row, metric: Metric) -> str:
+    return f"{row.label} px, arm {row.arm} ({100 * row.value(metric):.1f} %, n={row.n})"

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from sweeps.planning.cell import Cell, cell_label
 from trainables.errors import UserError
+from trainables.evaluation.class_metrics import Metric
 from trainables.fixres.arms import ARMS
 from trainables.fixres.cell import ArmResult
 from trainables.fixres.head_settings import HeadSetting
@@ -44,11 +45,18 @@ class Row:
     trunk_epochs: int
     head: HeadSetting | None  # how the arm's classifier was fitted; None: it was not
     head_tried: int  # number of (setting, epoch) pairs that the head was picked from, on val
+    balanced_accuracy: float | None = None  # mean recall of classes; None: it was not counted
+    macro_f1: float | None = None  # mean F1 of classes; None: it was not counted
 
     @property
     def hits1(self) -> int:
         """The number of images whose top-1 is right."""
         return round(self.top1 * self.n)
+
+    def value(self, metric: Metric) -> float:
+        """Give the row's value by a metric, a share; below any other where it was not counted."""
+        found: float | None = getattr(self, metric)
+        return -1.0 if found is None else found
 
     @property
     def label(self) -> str:
@@ -90,6 +98,8 @@ def _fields_of_schema() -> Iterator[pa.Field]:
 
 
 SCHEMA = pa.schema(list(_fields_of_schema()))
+# A file of a version without these columns is read as one in which they are empty.
+ADDED_LATER = frozenset(("balanced_accuracy", "macro_f1"))
 
 
 def to_record(row: Row) -> dict[str, Any]:
@@ -126,6 +136,8 @@ def make_row(cell: Cell, cost: Cost, result: ArmResult) -> Row:
         n=result.score.n,
         top1=result.score.top1,
         top5=result.score.top5,
+        balanced_accuracy=result.score.balanced_accuracy,
+        macro_f1=result.score.macro_f1,
         params_m=cost.params_m,
         gmacs=cost.gmacs,
         memory_mb=cost.memory_mb,
@@ -168,7 +180,8 @@ def read(path: Path) -> list[Row]:
         raise DamagedFileError(path, "it is missing")
     with damage_told(path):
         arrow = pq.read_table(path)
-    differing = sorted(set(arrow.column_names) ^ set(SCHEMA.names))
+    names = set(arrow.column_names)
+    differing = sorted((names - set(SCHEMA.names)) | (set(SCHEMA.names) - names - ADDED_LATER))
     if differing:
         raise UserError(
             f"{path} was written by another version of this (columns that only one of them has: "

@@ -25,6 +25,7 @@ from sweeps.events.progress import Progress
 from sweeps.planning.cell import cell_label
 from sweeps.planning.spec import with_options
 from sweeps.planning.units import duration
+from trainables.evaluation.class_metrics import IN_WORDS, Metric
 from trainables.evaluation.metrics import Score
 from trainables.training.trunk import TrunkSpec, trained_epochs
 
@@ -100,11 +101,11 @@ class Terminal:
                 if report.best_val and continues and not self.console.is_terminal:
                     self.say(
                         f"trunk {_trunk_words(trunk)}: epoch {report.epoch}, "
-                        f"{_best_val(report.val)}, goes on; {self._left()}"
+                        f"{self._best_val(report.val)}, goes on; {self._left()}"
                     )
             case TrunkEnded(trunk=trunk, status=status, reports=reports):
                 last = next((r.val for r in reversed(reports) if r.val), {})
-                accuracy = f", {_best_val(last)}" if last else ""
+                accuracy = f", {self._best_val(last)}" if last else ""
                 self.say(
                     f"trunk {_trunk_words(trunk)}: {ENDINGS[status]} after "
                     f"{trained_epochs(reports)} epochs{accuracy}; {self._left()}"
@@ -118,8 +119,9 @@ class Terminal:
                     self.say(f"{subject}: failed")
                     self._say_error(event.error)
                     return
-                scores = ", ".join(f"{r.arm} {100 * r.top1:.1f} %" for r in rows)
-                self.say(f"{subject}: val top-1 {scores} (n={rows[0].n}); {self._left()}")
+                metric, words = self._metric
+                scores = ", ".join(f"{r.arm} {100 * r.value(metric):.1f} %" for r in rows)
+                self.say(f"{subject}: val {words} {scores} (n={rows[0].n}); {self._left()}")
             case TrialRetried(trunk=trunk, cell=cell, error=error):
                 subject = f"cell {cell.label}" if cell else f"trunk {_trunk_words(trunk)}"
                 why = _last_line(error).partition(". ")[0].rstrip(".")
@@ -173,16 +175,27 @@ class Terminal:
         return Group(*lines)
 
     def _best(self) -> str:
-        row = self.progress.best_row
+        row, (metric, words) = self.progress.best_row, self._metric
         if row is not None:
-            return f"{row.label} px, {row.arm}: val top-1 {100 * row.top1:.1f} % (n={row.n})"
+            value = f"{100 * row.value(metric):.1f} % (n={row.n})"
+            return f"{row.label} px, {row.arm}: val {words} {value}"
         if self.progress.best_trunk is not None:
             score, trunk, res = self.progress.best_trunk
             return (
-                f"{cell_label(trunk.variant, trunk.train_res, res)} px: val top-1 "
-                f"{100 * score.top1:.1f} % (n={score.n}), before any fix"
+                f"{cell_label(trunk.variant, trunk.train_res, res)} px: val {words} "
+                f"{100 * score.value(metric):.1f} % (n={score.n}), before any fix"
             )
         return "nothing scored yet"
+
+    @property
+    def _metric(self) -> tuple[Metric, str]:
+        """What val decides by, and its name in words."""
+        return self.progress.metric, IN_WORDS[self.progress.metric]
+
+    def _best_val(self, val: dict[int, Score]) -> str:
+        metric, words = self._metric
+        res, score = max(val.items(), key=lambda item: item[1].value(metric))
+        return f"val {words} {100 * score.value(metric):.1f} % at {res} px (n={score.n})"
 
 
 def _is_terminal(console: Console | None) -> bool:
@@ -197,8 +210,3 @@ def _trunk_words(trunk: TrunkSpec) -> str:
 def _last_line(trace: str) -> str:
     lines = (line.strip() for line in reversed(trace.splitlines()))
     return with_options(next((line for line in lines if line), ""))
-
-
-def _best_val(val: dict[int, Score]) -> str:
-    res, score = max(val.items(), key=lambda item: item[1].hits1)
-    return f"val top-1 {100 * score.top1:.1f} % at {res} px (n={score.n})"

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sweeps.final_model.calibration import calibration_line
 from sweeps.final_model.outcome import Outcome, PairedGain
 from sweeps.final_model.wording import gain_in_words, optimism_in_words, repeated_readings_in_words
 from sweeps.planning.serving_costs import COST_OF_FIELD
@@ -16,6 +17,7 @@ from sweeps.planning.units import three_digits
 from sweeps.selection.choice import Choice, pareto_front
 from sweeps.selection.leaderboard import Row
 from sweeps.selection.published_comparison import Comparison
+from trainables.evaluation.class_metrics import IN_WORDS, Metric
 from trainables.evaluation.confidence import wilson
 from trainables.fixres.arms import UNTUNED, rank
 
@@ -23,10 +25,13 @@ from trainables.fixres.arms import UNTUNED, rank
 def summary(outcome: Outcome, compared: Sequence[Comparison] = (), *, limit: int = 8) -> Group:
     """Lay out the best rows, the arms, the choice, and its scores on the held-out sets."""
     rows, choice = outcome.rows, outcome.choice
-    val = sorted((r for r in rows if r.split == "val"), key=lambda r: (-r.hits1, r.gmacs, r.arm))
+    metric = choice.metric
+    val = sorted(
+        (r for r in rows if r.split == "val"), key=lambda r: (-r.value(metric), r.gmacs, r.arm)
+    )
     parts: list[RenderableType] = [_board(val, choice, limit)]
     if len({r.arm for r in val}) > 1:
-        parts.append(_arms(val))
+        parts.append(_arms(val, metric))
     if compared:
         parts.append(_published(compared))
     parts.append(Text(f"chosen   {choice.reason}"))
@@ -34,6 +39,8 @@ def summary(outcome: Outcome, compared: Sequence[Comparison] = (), *, limit: int
     if outcome.refit:
         parts.append(Text("refit    trained again on train + val; what follows is of that net"))
     parts += held_out_lines(outcome)
+    if outcome.calibration is not None:
+        parts.append(Text(f"sureness {calibration_line(outcome.calibration)}"))
     return Group(*parts)
 
 
@@ -41,7 +48,7 @@ def held_out_lines(outcome: Outcome) -> list[Text]:
     """Write a line for each held-out set with the score of the chosen arm."""
     arm = outcome.choice.row.arm
     lines = [
-        _held_out_line(row, outcome.gains.get(row.split))
+        _held_out_line(row, outcome.gains.get(row.split), outcome.choice.metric)
         for row in outcome.rows
         if row.split != "val" and row.arm == arm
     ]
@@ -56,7 +63,11 @@ def _board(val: Sequence[Row], choice: Choice, limit: int) -> Table:
         title_justify="left",
         box=box.SIMPLE_HEAD,
     )
-    for name in ("variant", "train", "test", "arm", "top-1 %", "top-5 %", "GMACs", "M params"):
+    decides = _deciding_column(choice.metric)
+    for name in (
+        *("variant", "train", "test", "arm", *decides),
+        *("top-1 %", "top-5 %", "GMACs", "M params"),
+    ):
         board.add_column(name, justify="left" if name in ("variant", "arm") else "right")
     shown = list(val[:limit])
     if choice.row not in shown:
@@ -67,6 +78,7 @@ def _board(val: Sequence[Row], choice: Choice, limit: int) -> Table:
             str(row.train_res),
             str(row.test_res),
             row.arm,
+            *(f"{100 * row.value(choice.metric):.1f}" for _ in decides),
             f"{100 * row.top1:.1f}",
             f"{100 * row.top5:.1f}",
             f"{row.gmacs:.3g}",
@@ -76,7 +88,12 @@ def _board(val: Sequence[Row], choice: Choice, limit: int) -> Table:
     return board
 
 
-def _arms(val: Sequence[Row]) -> Table:
+def _deciding_column(metric: Metric) -> tuple[str, ...]:
+    """Name the column of the metric that decided; none for top-1, which has one anyway."""
+    return () if metric == "top1" else (f"{IN_WORDS[metric]} %",)
+
+
+def _arms(val: Sequence[Row], metric: Metric) -> Table:
     """Compare the arms over all cells with the same trunk on the same pixels, untuned."""
     count = len({r.cell for r in val})
     cells = f"{count} cells" if count > 1 else "one cell"
@@ -85,9 +102,10 @@ def _arms(val: Sequence[Row]) -> Table:
         title_justify="left",
         box=box.SIMPLE_HEAD,
     )
-    untuned = {r.cell: r.top1 for r in val if r.arm == UNTUNED}
+    untuned = {r.cell: r.value(metric) for r in val if r.arm == UNTUNED}
+    words = IN_WORDS[metric]
     table.add_column("arm")
-    for name in ("mean top-1 %", "best top-1 %", "seconds"):
+    for name in (f"mean {words} %", f"best {words} %", "seconds"):
         table.add_column(name, justify="right")
     if untuned:
         table.add_column(f"on {UNTUNED}", justify="right")
@@ -96,12 +114,12 @@ def _arms(val: Sequence[Row]) -> Table:
         own = [r for r in val if r.arm == arm]
         columns = [
             arm,
-            f"{100 * sum(r.top1 for r in own) / len(own):.1f}",
-            f"{100 * max(r.top1 for r in own):.1f}",
+            f"{100 * sum(r.value(metric) for r in own) / len(own):.1f}",
+            f"{100 * max(r.value(metric) for r in own):.1f}",
             f"{sum(r.seconds for r in own) / len(own):.1f}",
         ]
         if untuned:
-            gains = [100 * (r.top1 - untuned[r.cell]) for r in own]
+            gains = [100 * (r.value(metric) - untuned[r.cell]) for r in own]
             columns.append(f"{sum(gains) / len(gains):+.1f}" if arm != UNTUNED else "")
             better, worse = sum(g > 0 for g in gains), sum(g < 0 for g in gains)
             columns.append(f"{better}/{worse}" if arm != UNTUNED else "")
@@ -109,13 +127,15 @@ def _arms(val: Sequence[Row]) -> Table:
     return table
 
 
-def pareto_table(rows: Sequence[Row], costs: Sequence[str], chosen: Row) -> Table:
-    """Lay out the rows on the Pareto front of top-1 and any of the costs, cheapest first."""
-    fronts = {cost: pareto_front(rows, cost) for cost in costs}
+def pareto_table(
+    rows: Sequence[Row], costs: Sequence[str], chosen: Row, metric: Metric = "top1"
+) -> Table:
+    """Lay out the rows on the Pareto front of the metric and any of the costs, cheapest first."""
+    fronts = {cost: pareto_front(rows, cost, metric) for cost in costs}
     shown = {r for front in fronts.values() for r in front} | {chosen}
     n = chosen.n
     table = Table(
-        title=f"Pareto fronts, top-1 on val (n={n}) against cost: * is on that front",
+        title=f"Pareto fronts, {IN_WORDS[metric]} on val (n={n}) against cost: * is on that front",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),  # So that nine columns fit in 80 characters.
@@ -125,11 +145,12 @@ def pareto_table(rows: Sequence[Row], costs: Sequence[str], chosen: Row) -> Tabl
         "train",
         "test",
         "arm",
+        *_deciding_column(metric),
         "top-1 %",
         *(COST_OF_FIELD[cost].column for cost in costs),
     ):
         table.add_column(name, justify="left" if name in ("variant", "arm") else "right")
-    for row in sorted(shown, key=lambda r: (r.gmacs, r.hits1, rank(r.arm))):
+    for row in sorted(shown, key=lambda r: (r.gmacs, r.value(metric), rank(r.arm))):
         values = (
             f"{three_digits(getattr(row, c))}{' *' if row in fronts[c] else '  '}" for c in costs
         )
@@ -138,6 +159,7 @@ def pareto_table(rows: Sequence[Row], costs: Sequence[str], chosen: Row) -> Tabl
             str(row.train_res),
             str(row.test_res),
             row.arm,
+            *(f"{100 * row.value(metric):.1f}" for _ in _deciding_column(metric)),
             f"{100 * row.top1:.1f}",
             *values,
             style="bold green" if row == chosen else "",
@@ -170,10 +192,11 @@ def _published(compared: Sequence[Comparison]) -> Table:
     return table
 
 
-def _held_out_line(row: Row, gain: PairedGain | None) -> Text:
+def _held_out_line(row: Row, gain: PairedGain | None, metric: Metric) -> Text:
     low, high = wilson(row.hits1, row.n)
+    decides = f"{IN_WORDS[metric]} {100 * row.value(metric):.1f} %, " if metric != "top1" else ""
     words = (
-        f"{row.split:8} top-1 {100 * row.top1:.1f} % (n={row.n}, 95 % interval {100 * low:.1f} to "
-        f"{100 * high:.1f}), top-5 {100 * row.top5:.1f} %; "
+        f"{row.split:8} {decides}top-1 {100 * row.top1:.1f} % (n={row.n}, 95 % interval "
+        f"{100 * low:.1f} to {100 * high:.1f}), top-5 {100 * row.top5:.1f} %; "
     )
     return Text(words + (gain_in_words(gain) if gain else "nothing was tuned"))

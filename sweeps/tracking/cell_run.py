@@ -74,8 +74,10 @@ class CellRunWriter:
 
     def _log_metrics(self, cell: Cell, rows: Sequence[Row]) -> None:
         key = cell_key(cell.key)
-        self._runs.log_metrics(key, points(cell_metrics(rows), self._runs.start_ms(key), 0))
-        self._runs.set_tags(key, cell_end_tags(rows))
+        metric = cell.spec.heads.metric
+        values = cell_metrics(rows, metric)
+        self._runs.log_metrics(key, points(values, self._runs.start_ms(key), 0))
+        self._runs.set_tags(key, cell_end_tags(rows, metric))
         self._datasets.log_input(key, "val")
 
     def _log_files(self, cell: Cell, rows: Sequence[Row]) -> None:

@@ -18,6 +18,8 @@ from mlflow.exceptions import MlflowException
 from sweeps.planning.spec import RegisterIf
 from sweeps.tracking.logged_models import create_model, find_model, log_output
 from sweeps.tracking.runs import SWEEP_KEY, RunStore
+from trainables.evaluation.class_metrics import IN_WORDS
+from trainables.evaluation.class_metrics import Metric as MetricName
 
 CHAMPION, PREVIOUS = "champion", "previous"  # aliases of versions
 IMAGES_TAG, VAL_TAG = "images", "val_top1"  # tags of a version, by which others are compared to it
@@ -38,6 +40,10 @@ class Candidate:
     """Digest of the images that it was chosen on."""
     val_top1: float
     """As a share."""
+    metric: MetricName = "top1"
+    """By which it was chosen, and is better than another."""
+    value: float | None = None
+    """The share on val by that metric; None: it is top-1."""
     condition: RegisterIf = "better"
     """On which it is registered."""
 
@@ -75,15 +81,16 @@ class ModelRegistry:
         is_first = champion is None or champion.tags.get("sweep") == self._runs.sweep_id
         becomes_champion = is_first or candidate.condition == "always"
         if champion is not None and not becomes_champion:
-            val_top1 = self._val_top1(champion, candidate.images)
-            if val_top1 is not None and val_top1 >= candidate.val_top1:
+            val = self._val(champion, candidate)
+            own = candidate.val_top1 if candidate.value is None else candidate.value
+            if val is not None and val >= own:
                 self._say(
                     f"not registered: version {champion.version} of {name}, its champion, has val "
-                    f"top-1 {100 * val_top1:.1f} % on the same images, and this model "
-                    f"{100 * candidate.val_top1:.1f} % (--register-if always registers it)"
+                    f"{IN_WORDS[candidate.metric]} {100 * val:.1f} % on the same images, and this "
+                    f"model {100 * own:.1f} % (--register-if always registers it)"
                 )
                 return None
-            becomes_champion = val_top1 is not None
+            becomes_champion = val is not None
         number = self._version(model, candidate)
         if VERSIONS_TAG not in model.tags:
             # A server sets this tag itself, a database without a server does not.
@@ -112,7 +119,7 @@ class ModelRegistry:
         accuracies = [
             Metric(key, value, run.info.start_time, 0, model_id=model.model_id)
             for key, value in run.data.metrics.items()
-            if "/top" in key
+            if any(name in key for name in ("/top", "/balanced_accuracy", "/macro_f1"))
         ]
         self._client.log_batch(run.info.run_id, metrics=accuracies)
         return self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
@@ -128,11 +135,16 @@ class ModelRegistry:
             number = None
         return None if number is None else self._client.get_model_version(name, str(number))
 
-    def _val_top1(self, version: ModelVersion, images: str) -> float | None:
-        """Return the version's top-1 on val; None: it is of other images, or not known."""
+    def _val(self, version: ModelVersion, candidate: Candidate) -> float | None:
+        """Return the version's value on val by the candidate's metric.
+
+        None: it is of other images, or not known.
+        """
         tags, metrics = dict(version.tags), {}
-        if VAL_TAG not in tags and version.run_id:
-            # It was registered before versions had these tags: the sweep's run has them.
+        tag = f"val_{candidate.metric}"
+        if tag not in tags and version.run_id:
+            # It was chosen by another metric, or registered before versions had these tags: the
+            # sweep's run has them.
             try:
                 data = self._client.get_run(version.run_id).data
             except MlflowException as error:
@@ -140,9 +152,9 @@ class ModelRegistry:
                     raise
             else:
                 tags, metrics = data.tags, data.metrics
-        if tags.get(IMAGES_TAG) != images:
+        if tags.get(IMAGES_TAG) != candidate.images:
             return None
-        value = tags.get(VAL_TAG, metrics.get("val/top1"))
+        value = tags.get(tag, metrics.get(f"val/{candidate.metric}"))
         return None if value is None else float(value)
 
     def _version(self, model: LoggedModel, candidate: Candidate) -> str:
@@ -163,9 +175,15 @@ class ModelRegistry:
                 **candidate.tags,
                 IMAGES_TAG: candidate.images,
                 VAL_TAG: str(candidate.val_top1),
+                **self._value_tag(candidate),
             },
         )
         return str(created.version)
+
+    def _value_tag(self, candidate: Candidate) -> dict[str, str]:
+        if candidate.value is None:
+            return {}
+        return {f"val_{candidate.metric}": str(candidate.value)}
 
     def _make_champion(self, name: str, number: str) -> None:
         champion = self._client.get_registered_model(name).aliases.get(CHAMPION)

@@ -15,6 +15,7 @@ from sweeps.planning.cell import Cell
 from sweeps.planning.plan import Plan
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row
+from trainables.evaluation.class_metrics import Metric
 from trainables.training.trunk import EpochReport, TrunkSpec, TrunkStatus
 
 ROWS_FILE = "rows.parquet"  # artifact of a cell's run: its rows of the leaderboard
@@ -73,8 +74,7 @@ def result_metrics(choice: Choice, rows: Sequence[Row]) -> dict[str, float]:
     """
     row = choice.row
     values = {
-        "val/top1": row.top1,
-        "val/top5": row.top5,
+        **accuracies("val", row),
         "val/optimism": choice.optimism,
         "work/params_m": row.params_m,
         "work/gmacs": row.gmacs,
@@ -86,8 +86,15 @@ def result_metrics(choice: Choice, rows: Sequence[Row]) -> dict[str, float]:
         if other.split != "val":
             name = metric_group(other.split)
             suffix = "" if other.arm == row.arm else "_untuned"
-            values |= {f"{name}/top1{suffix}": other.top1, f"{name}/top5{suffix}": other.top5}
+            values |= accuracies(name, other, suffix)
     return values
+
+
+def accuracies(group: str, row: Row, suffix: str = "") -> dict[str, float]:
+    """Name a row's accuracies, as far as they were counted: "val/top1", "val/macro_f1" ..."""
+    names = ("top1", "top5", "balanced_accuracy", "macro_f1")
+    found = {f"{group}/{name}{suffix}": getattr(row, name) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def metric_group(split: str) -> str:
@@ -147,6 +154,10 @@ def epoch_metrics(report: EpochReport) -> dict[str, float]:
     if report.best_val is not None:
         values["val/top1"] = report.best_val.top1
         values |= {f"val/top1_at_{res}": score.top1 for res, score in report.val.items()}
+        for name in ("balanced_accuracy", "macro_f1"):
+            found = [getattr(score, name) for score in report.val.values()]
+            if None not in found:
+                values[f"val/{name}"] = max(found)
     return values
 
 
@@ -164,32 +175,36 @@ def cell_params(cell: Cell) -> dict[str, object]:
     return {**axes, "test_res": cell.test_res}
 
 
-def cell_end_tags(rows: Sequence[Row]) -> dict[str, object]:
+def cell_end_tags(rows: Sequence[Row], metric: Metric = "top1") -> dict[str, object]:
     """Name a cell's best arm, and say how each arm's classifier was fitted.
 
     Args:
         rows: of the cell's arms on val, at least one.
+        metric: by which an arm is the best.
     """
-    best = _best(rows)
+    best = _best(rows, metric)
     return {"n_val": best.n, "best_arm": best.arm} | {
         f"head_{r.arm}": r.head_in_words for r in rows if r.head_tried
     }
 
 
-def cell_metrics(rows: Sequence[Row]) -> dict[str, float]:
+def cell_metrics(rows: Sequence[Row], metric: Metric = "top1") -> dict[str, float]:
     """Collect the accuracies of a cell's best arm and of every arm, and the cost.
 
     Args:
         rows: of the cell's arms on val, at least one.
+        metric: by which an arm is the best.
     """
-    best = _best(rows)
-    values = {"val/top1": best.top1, "val/top5": best.top5}
-    values |= {f"val/top1_{r.arm}": r.top1 for r in rows}
+    best = _best(rows, metric)
+    values = accuracies("val", best)
+    for row in rows:
+        of_arm = accuracies("val", row, f"_{row.arm}")
+        values |= {name: value for name, value in of_arm.items() if "/top5" not in name}
     values |= {"work/gmacs": best.gmacs, "work/params_m": best.params_m}
     values["work/seconds"] = sum(r.seconds for r in rows)
     return values
 
 
-def _best(rows: Sequence[Row]) -> Row:
-    """Return the row with the most hits, the first of those that are equal."""
-    return max(rows, key=lambda r: r.hits1)
+def _best(rows: Sequence[Row], metric: Metric) -> Row:
+    """Return the best row, the first of those that are equal."""
+    return max(rows, key=lambda r: r.value(metric))

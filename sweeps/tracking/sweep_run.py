@@ -19,10 +19,12 @@ from sweeps.tracking.payloads import (
 )
 from sweeps.tracking.runs import SWEEP_KEY, RunStore, cell_key, points
 from sweeps.tracking.ui_links import compare_link, sweep_view
+from trainables.evaluation.class_metrics import Metric
 
 LEADERBOARD_FILE = "leaderboard.json"
 LEADERBOARD_COLUMNS = (
-    "variant", "train_res", "test_res", "arm", "split", "n", "top1", "top5", "gmacs"
+    "variant", "train_res", "test_res", "arm", "split", "n", "top1", "top5", "balanced_accuracy",
+    "macro_f1", "gmacs",
 )  # fmt: skip
 
 
@@ -36,6 +38,7 @@ class SweepRunWriter:
     def __init__(self, runs: RunStore, datasets: ImageDatasets, name: str):
         self._runs, self._datasets, self._name = runs, datasets, name
         self._note = ""
+        self._metric: Metric = "top1"
 
     def begin(self, plan: Plan, at_ms: int) -> None:
         """Create the run, or open it again, with the images of the plan.
@@ -43,7 +46,7 @@ class SweepRunWriter:
         Args:
             at_ms: Unix time at which a new run began.
         """
-        self._note = sweep_note(plan)
+        self._note, self._metric = sweep_note(plan), plan.metric
         self._datasets.define(plan)
         if self._runs.ensure(SWEEP_KEY, self._name, sweep_params(plan), sweep_tags(plan), at_ms):
             self._runs.reopen(SWEEP_KEY)
@@ -52,7 +55,7 @@ class SweepRunWriter:
 
     def log_view(self) -> None:
         """Save a view of the sweep's cells for the UI."""
-        view = sweep_view(self._runs.sweep_id, self._name)
+        view = sweep_view(self._runs.sweep_id, self._name, self._metric)
         self._runs.client.set_experiment_tag(self._runs.experiment_id, *view)
 
     def defer_system_metrics(self, values: Mapping[str, float], at_ms: int) -> None:
@@ -70,14 +73,18 @@ class SweepRunWriter:
         run_id = self._runs.run_id(SWEEP_KEY)
         self._runs.client.log_artifact(run_id, str(path), folder or None)
 
-    def log_results(self, choice: Choice, rows: Sequence[Row]) -> None:
+    def log_results(
+        self, choice: Choice, rows: Sequence[Row], further: Mapping[str, float] | None = None
+    ) -> None:
         """Write the choice, and a link that compares all cells.
 
         Args:
             rows: the whole leaderboard.
+            further: metrics beside those of the rows, by name.
         """
         at_ms = self._runs.start_ms(SWEEP_KEY)
-        self._runs.log_metrics(SWEEP_KEY, points(result_metrics(choice, rows), at_ms, 0))
+        metrics = {**result_metrics(choice, rows), **(further or {})}
+        self._runs.log_metrics(SWEEP_KEY, points(metrics, at_ms, 0))
         cells = [self._runs.run_id(k) for k in self._runs.keys if k.startswith(cell_key(""))]
         link = compare_link(cells, self._runs.experiment_id)
         note = {"mlflow.note.content": f"{link}\n\n{choice.reason}\n\n{self._note}"}

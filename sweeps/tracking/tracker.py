@@ -132,9 +132,15 @@ class MlflowTracker:
         for path in files:
             self._write(SWEEP_KEY, partial(self._sweep.log_file, path, folder))
 
-    def write_results(self, choice: Choice, rows: Sequence[Row]) -> None:
-        """Have the choice and the whole leaderboard written to the parent."""
-        self._write(SWEEP_KEY, partial(self._sweep.log_results, choice, rows))
+    def write_results(
+        self, choice: Choice, rows: Sequence[Row], further: Mapping[str, float] | None = None
+    ) -> None:
+        """Have the choice and the whole leaderboard written to the parent.
+
+        Args:
+            further: metrics of the chosen net that rows do not have, by name.
+        """
+        self._write(SWEEP_KEY, partial(self._sweep.log_results, choice, rows, further))
         self._write(SWEEP_KEY, partial(self._sweep.log_leaderboard, rows))
 
     def register_model(self, candidate: Candidate) -> None:

@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 
 from sweeps.redaction import without_credentials
 from sweeps.tracking.access.moved_folder import DATABASE
+from trainables.evaluation.class_metrics import Metric
 
 
 def _view_key(sweep_id: str) -> str:
@@ -62,11 +63,12 @@ def compare_link(run_ids: Sequence[str], experiment_id: str) -> str:
     return f"[Compare the {len(run_ids)} cells](#/compare-runs?{urlencode(query)})"
 
 
-def sweep_view(sweep_id: str, name: str) -> tuple[str, str]:
+def sweep_view(sweep_id: str, name: str, metric: Metric = "top1") -> tuple[str, str]:
     """Build a view of a sweep's cells, best first, with the columns that tell them apart.
 
     Args:
         name: of the sweep, for a person.
+        metric: by which cells are compared.
 
     Returns:
         Key and value of a tag of the experiment: there the UI keeps the views that users save.
@@ -74,13 +76,14 @@ def sweep_view(sweep_id: str, name: str) -> tuple[str, str]:
     columns = [
         "attributes.`Duration`",
         *(f"params.`{column}`" for column in ("variant", "train_res", "test_res")),
-        *(f"metrics.`{column}`" for column in ("val/top1", "val/top1_crop1", "val/top1_fix")),
+        *(f"metrics.`val/{metric}{arm}`" for arm in ("", "_crop1", "_fix")),
         "metrics.`work/gmacs`",
         "tags.`best_arm`",
     ]
     state = {
         "searchFilter": f"tags.sweep = '{sweep_id}' and tags.role = 'cell'",
-        "orderByKey": "metrics.`val/top1`",  # The UI shows runs sorted by a metric as a flat list.
+        # The UI shows runs sorted by a metric as a flat list.
+        "orderByKey": f"metrics.`val/{metric}`",
         "orderByAsc": False,
         "startTime": "ALL",
         "lifecycleFilter": "Active",

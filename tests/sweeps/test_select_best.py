@@ -73,6 +73,18 @@ def test_other_limits_choose_otherwise(
     assert {p: p.read_bytes() for p in sweep.rglob("*") if p.is_file()} == before
 
 
+def test_another_metric_decides_from_what_was_predicted(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The leaderboard has no metrics by class, as that of an earlier version."""
+    assert main(["--sweep", str(sweep), "--metric", "macro_f1"]) == 0
+    said = capsys.readouterr().out
+    # All labels are one class, of which 90 images are found: F1 is 2 * 90 / (100 + 90).
+    assert "b0 64 -> 96 px, arm fix (94.7 %, n=100) is the best val macro-F1 of 4 rows" in said
+    assert "Pareto fronts, macro-F1 on val" in said and "top-1 %" in said
+    assert "flatters its val macro-F1" in said
+
+
 def test_a_limit_on_latency_is_measured(
     sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,11 +24,15 @@ def write_timm(
     classes: Sequence[str],
     train_res: int,
     transform: EvalTransform,
+    temperature: float | None = None,
 ) -> None:
     """Write model.safetensors, config.json and labels.txt into ``folder``, which exists.
 
     In ``config.json``, input_size is the train resolution, and test_input_size and test_crop_pct
     are those of testing: timm's convention for a net that is tested larger than it was trained.
+
+    Args:
+        temperature: what logits are to be divided by before a softmax; timm passes over it.
     """
     row = variants.get(variant)
     preprocessing = variants.preprocessing(row)
@@ -38,7 +42,8 @@ def write_timm(
     save_config_for_hf(
         model,
         str(folder / "config.json"),
-        model_config={"label_names": list(classes)},
+        model_config={"label_names": list(classes)}
+        | ({} if temperature is None else {"temperature": temperature}),
         data_config={
             "input_size": (3, train_res, train_res),
             "test_input_size": (3, transform.test_res, transform.test_res),

@@ -41,6 +41,7 @@ from trainables.fixres.cell import (
     write_predictions,
 )
 from trainables.fixres.cell_passes import CellPasses
+from trainables.fixres.predictions import logits_path, write_logits
 from trainables.models.backbone import State
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import write_json, write_tensors
@@ -50,8 +51,9 @@ def adapt_cell(cell: CellSpec, store: Store, views: ViewCache) -> list[ArmResult
     """Work out a cell and leave it in the store, each arm of it in the table's order.
 
     Leaves the features that classifiers were trained on (memory-mapped Arrow), what each arm
-    changed (``delta-<arm>.safetensors``), what each predicts for val (``predictions.arrow``) and,
-    last of all, ``rows.json``. A refit has no val: it leaves no predictions, and no results.
+    changed (``delta-<arm>.safetensors``), what each predicts for val (``predictions.arrow`` and,
+    of nets that may be served, ``logits-<arm>.arrow``) and, last of all, ``rows.json``. A refit
+    has no val: it leaves no predictions, and no results.
 
     Args:
         views: of the images that the trunk was trained on; for a refit, of train and val in one.
@@ -76,6 +78,8 @@ def adapt_cell(cell: CellSpec, store: Store, views: ViewCache) -> list[ArmResult
                 continue
             logits = net.val_logits()
             predictions[arm.name] = logits.argmax(dim=1)
+            if arm.plain:  # of no other can it be asked how sure it is: none is ever served
+                write_logits(logits_path(store, cell.key, arm.name), logits)
             results.append(
                 ArmResult(
                     arm=arm.name,

@@ -14,6 +14,7 @@ from dataclasses import replace
 import torch
 from torch.nn.functional import cross_entropy
 
+from trainables.evaluation.class_metrics import Metric, count_by_class
 from trainables.fixres.features import Maps, features_of, pre_norm
 from trainables.fixres.head_settings import HeadGrid, HeadSetting
 from trainables.fixres.heads import epoch_order
@@ -35,8 +36,8 @@ def fit_affine(
 ) -> tuple[HeadSetting, int]:
     """Train the model from where it stands, by one setting, and keep its best epoch on val.
 
-    Best is, as in :func:`.heads.fit`, most hits and then the least cross-entropy; where no epoch
-    is finite, the model is left as it was.
+    Best is, as in :func:`.heads.fit`, most of the grid's metric and then the least cross-entropy;
+    where no epoch is finite, the model is left as it was.
 
     Args:
         model: in evaluation mode, on the device; left with no parameter that requires gradients.
@@ -50,9 +51,9 @@ def fit_affine(
     """
     trained = _trained(model)
     best = {name: p.detach().clone() for name, p in trained.items()}
-    best_key, best_epoch, epoch = (-1, 0.0), 0, 0
+    best_key, best_epoch, epoch = (-1.0, 0.0), 0, 0
     for epoch in _epochs(model, train, setting, grid, seed, device):
-        key = _val_key(model, val, batch_size, device)
+        key = _val_key(model, val, grid.metric, batch_size, device)
         if key > best_key:
             best_key, best_epoch = key, epoch
             best = {name: p.detach().clone() for name, p in trained.items()}
@@ -140,12 +141,17 @@ def _step(
 
 @torch.inference_mode()
 def _val_key(
-    model: Net, val: tuple[Maps, torch.Tensor], batch_size: int, device: torch.device
-) -> tuple[int, float]:
-    """Score val: hits, then minus the loss, the larger the better; not finite is worst."""
+    model: Net,
+    val: tuple[Maps, torch.Tensor],
+    metric: Metric,
+    batch_size: int,
+    device: torch.device,
+) -> tuple[float, float]:
+    """Score val: the metric, then minus the loss, the larger the better; not finite is worst."""
     features = features_of(model, val[0], batch_size=batch_size, device=device)
     logits = model.classifier(features.to(device)).cpu()
     loss = cross_entropy(logits, val[1]).double().item()
     if not math.isfinite(loss):
         return (-1, -math.inf)
-    return (int((logits.argmax(1) == val[1]).sum()), -loss)
+    counts = count_by_class(val[1].numpy(), logits.argmax(1).numpy(), logits.shape[1])
+    return (float(counts.value(metric)), -loss)

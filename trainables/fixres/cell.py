@@ -4,6 +4,7 @@ cells/<key>/spec.json                       the spec
 cells/<key>/rows.json                       results of all its arms; written last
 cells/<key>/delta-<arm>.safetensors         the tensors that an arm changed
 cells/<key>/predictions.arrow               val's labels, and the class that each arm gives
+cells/<key>/logits-<arm>.arrow              val's logits by an arm; see :mod:`.predictions`
 cells/<key>/{train,val,train-mild-<n>}.arrow  the features that classifiers were trained on
 """
 

@@ -9,6 +9,9 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
 
+from trainables.evaluation.class_metrics import Metric
+from trainables.storage.hashing import added_later
+
 HeadOptimizer = Literal["sgd", "adamw"]
 
 
@@ -35,6 +38,7 @@ class HeadGrid:
     patience: int  # epochs without a better val, after which a setting is given up
     batch_size: int  # images
     momentum: float = 0.9  # for SGD
+    metric: Metric = added_later("top1")  # by which val picks setting and epoch
 
     @property
     def settings(self) -> tuple[HeadSetting, ...]:

@@ -20,14 +20,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import inf, isfinite, sqrt
 
+import numpy as np
 import torch
 
+from trainables.evaluation.class_metrics import ClassCounts, Metric
 from trainables.fixres.head_settings import HeadGrid, HeadSetting
 
 MAX_LOGITS_AT_ONCE = 1 << 24  # numbers, 64 MB, when val is scored
 BETAS, EPS = (0.9, 0.999), 1e-8  # the defaults of torch.optim.AdamW
 
-Merit = tuple[int, float]  # on val: hits, then minus the loss; the larger the better
+Merit = tuple[float, float]  # on val: the metric, then minus the loss; the larger the better
 _WORST: Merit = (-1, -inf)  # the merit of a head whose loss is not finite, too
 
 
@@ -61,9 +63,10 @@ def fit(
 ) -> FittedHead:
     """Fit all settings from one start, and keep the best on val of all settings and epochs.
 
-    Better is: more hits, then a lower mean cross-entropy (without smoothing), then fewer epochs. A
-    setting is given up after ``grid.patience`` epochs without a better one of its own, or when its
-    loss on val is no longer finite; what is not finite never wins.
+    Better is: more of the grid's metric (of top-1: more hits), then a lower mean cross-entropy
+    (without smoothing), then fewer epochs. A setting is given up after ``grid.patience`` epochs
+    without a better one of its own, or when its loss on val is no longer finite; what is not finite
+    never wins.
 
     Args:
         views: (N, D) float32 features of the same images, at least one; epoch e trains on view
@@ -171,6 +174,7 @@ class _BatchedRuns(ABC):
     def __init__(self, start: tuple[torch.Tensor, torch.Tensor], grid: HeadGrid, name: str):
         self.settings = [s for s in grid.settings if s.optimizer == name]
         self.momentum, self.steps, self.classes = grid.momentum, 0, len(start[1])
+        self.metric = grid.metric
         weight = start[0].repeat(len(self.settings), 1)  # (R, D)
         bias = start[1].repeat(len(self.settings))[:, None]  # (R, 1)
         self.parts = [
@@ -219,7 +223,7 @@ class _BatchedRuns(ABC):
 
     def _merits(self, features: torch.Tensor, labels: torch.Tensor) -> list[Merit]:
         count = len(self.settings)
-        hits = torch.zeros(count, dtype=torch.int64, device=labels.device)
+        tally = _Tally(count, self.classes, self.metric, labels)
         loss = torch.zeros(count, dtype=torch.float64, device=labels.device)
         images = max(1, MAX_LOGITS_AT_ONCE // (count * self.classes))
         parts = torch.split(features, images), torch.split(labels, images)
@@ -228,11 +232,11 @@ class _BatchedRuns(ABC):
             top, first = z.max(dim=1, keepdim=True)
             own = z.sub_(top).gather(1, at)
             loss += (z.exp_().sum(dim=1).log_() - own[:, 0]).double().sum(dim=1)
-            hits += (first == at).sum(dim=(1, 2))
+            tally.add(first[:, 0], target)
         means = (loss / len(labels)).tolist()
         return [
-            (h, -mean) if isfinite(mean) else _WORST
-            for h, mean in zip(hits.tolist(), means, strict=True)
+            (value, -mean) if isfinite(mean) else _WORST
+            for value, mean in zip(tally.values(), means, strict=True)
         ]
 
     def head(self, i: int, epoch: int) -> FittedHead:
@@ -261,6 +265,45 @@ class _BatchedRuns(ABC):
     @abstractmethod
     def _update(self, part: tuple[torch.Tensor, ...], slope: torch.Tensor, x: torch.Tensor) -> None:
         """Step a part (R, K), parameters and moments, whose gradient is slope (R, B) x (B, K)."""
+
+
+class _Tally:
+    """Counts what runs predict, and gives each run its value by the metric.
+
+    Of top-1 the value is the number of hits: equal shares are equal numbers.
+    """
+
+    def __init__(self, runs: int, classes: int, metric: Metric, labels: torch.Tensor):
+        self._runs, self._metric = runs, metric
+        self._classes = 1 if metric == "top1" else classes  # hits need not be told apart
+        self._labels = labels
+        zeros = torch.zeros(runs * self._classes, dtype=torch.int64, device=labels.device)
+        self._hits, self._predicted = zeros, zeros.clone()
+
+    def add(self, predicted: torch.Tensor, labels: torch.Tensor) -> None:
+        """Count some images: (runs, B) and (B,)."""
+        hit = predicted == labels
+        if self._metric == "top1":
+            self._hits += hit.sum(dim=1)
+            return
+        first = torch.arange(self._runs, device=labels.device)[:, None] * self._classes
+        size = len(self._hits)
+        self._predicted += torch.bincount((first + predicted).flatten(), minlength=size)
+        self._hits += torch.bincount((first + labels)[hit], minlength=size)
+
+    def values(self) -> list[float]:
+        """Give the value of each run."""
+        if self._metric == "top1":
+            return self._hits.tolist()
+        shape = (self._runs, self._classes)
+        images = torch.bincount(self._labels, minlength=self._classes).cpu().numpy()
+        counts = ClassCounts(
+            images=np.broadcast_to(images, shape),
+            predicted=self._predicted.view(shape).cpu().numpy(),
+            hits=self._hits.view(shape).cpu().numpy(),
+        )
+        values: list[float] = counts.value(self._metric).tolist()
+        return values
 
 
 class _Sgd(_BatchedRuns):

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from trainables.data.image_set import SplitImages
@@ -24,14 +25,26 @@ from trainables.fixres.cell import (
     arm_result_from_json,
     load_model,
     read_hits,
-    write_predictions,
 )
 from trainables.fixres.features import body_pass, pool_logits
+from trainables.fixres.predictions import (
+    LOGITS,
+    Predictions,
+    logits_column,
+    read_predictions,
+)
 from trainables.models import variants
 from trainables.models.device import pick_device
 from trainables.storage.artifact_store import Store
 from trainables.storage.damage import unless_damaged
-from trainables.storage.files import Place, append_line, read_record, read_records, write_json
+from trainables.storage.files import (
+    Place,
+    append_line,
+    read_record,
+    read_records,
+    write_batch,
+    write_json,
+)
 from trainables.storage.hashing import content_hash
 from trainables.training.trunk import read_trunk_spec
 from trainables.transforms.resolution import feature_side
@@ -80,7 +93,9 @@ def score_held_out(
         score=score(logits, labels, held_out.name),
         seconds=round(time.monotonic() - began, 3),
     )
-    write_predictions(_predictions_path(path), labels, {arm: logits.argmax(dim=1)})
+    columns = {"label": labels.numpy(), arm: logits.argmax(dim=1).numpy()}
+    batch = pa.record_batch({**columns, LOGITS: logits_column(logits)})
+    write_batch(_predictions_path(path), batch)
     write_json(path, result)
     return result
 
@@ -92,6 +107,18 @@ def held_out_hits(held_out: HeldOutSet, store: Store, cell: CellSpec, arm: str) 
         DamagedFileError: what was predicted is damaged or missing.
     """
     return read_hits(_predictions_path(_result_path(held_out, store, cell, arm)), arm)
+
+
+def held_out_predictions(
+    held_out: HeldOutSet, store: Store, cell: CellSpec, arm: str
+) -> Predictions:
+    """Read what an arm gives a held-out set, after :func:`score_held_out`.
+
+    Raises:
+        DamagedFileError: what was predicted is damaged or missing.
+    """
+    path = _predictions_path(_result_path(held_out, store, cell, arm))
+    return read_predictions(path, arm, split=held_out.name)
 
 
 def cells_tested_on(store: Store, set_name: str) -> list[str]:

@@ -3,9 +3,10 @@
     weights/<variant>-<digest>.safetensors      pretrained weights as the sweep loaded them
     trunks/<key>/{spec,result}.json, state.pt, trunk.safetensors, work.jsonl
     activations/<key>.json                      quantiles of a trunk's pooled activations
-    cells/<key>/{spec,rows}.json, delta-<arm>.safetensors, {train,val,predictions}.arrow
+    cells/<key>/{spec,rows}.json, delta-<arm>.safetensors, {train,val,predictions}.arrow,
+                logits-<arm>.arrow
     latency/<key>.json                          a net's latency on a device
-    readings/<key>.json                         one reading of the test split or an extra test set
+    readings/<key>.{json,arrow}                 one reading of the test split or an extra test set
     readings.jsonl                              every reading, in order
     journal.jsonl                               what the driver decided, in order
 

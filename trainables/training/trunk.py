@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from trainables.evaluation.class_metrics import Metric
 from trainables.evaluation.metrics import Score
 from trainables.models.weights import Weights
 from trainables.storage.artifact_store import Store
@@ -79,7 +80,11 @@ class EpochReport:
     @property
     def best_val(self) -> Score | None:
         """The score with the most hits over the test resolutions; None: val was not scored."""
-        return max(self.val.values(), key=lambda s: s.hits1) if self.val else None
+        return self.best_by("top1")
+
+    def best_by(self, metric: Metric) -> Score | None:
+        """The best score by a metric over the test resolutions; None: val was not scored."""
+        return max(self.val.values(), key=lambda s: s.value(metric)) if self.val else None
 
 
 def trunk_spec_from_json(value: Mapping[str, Any]) -> TrunkSpec:

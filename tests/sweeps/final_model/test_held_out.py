@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,10 +11,14 @@ import numpy as np
 import pytest
 
 from sweeps.final_model import held_out
+from sweeps.final_model.calibration import calibrate
 from sweeps.final_model.outcome import served_as_swept
-from tests.factories import HYPER, a_row, plan_of, spec_with
+from sweeps.selection.choice import Choice
+from tests.factories import HYPER, a_row, plan_of, predictions_of, spec_with
+from trainables.evaluation.calibration import fit_temperature
 from trainables.evaluation.metrics import Score
 from trainables.fixres.cell import ArmResult
+from trainables.fixres.predictions import Predictions
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import write_json, write_tensors
 
@@ -74,3 +79,33 @@ def test_each_set_is_read_for_the_chosen_arm_and_untuned(
     }
     assert set(gains) == (set(sets) if len(arms) > 1 else set())
     assert all(gain.difference == 0.4 for gain in gains.values())
+
+
+@pytest.mark.parametrize("refit", [False, True])
+def test_the_temperature_is_of_the_chosen_row_on_val_whatever_is_served(
+    refit: bool, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    val, test = predictions_of("val", 200), predictions_of("test", 100)
+    trunk = PLAN.trunk(PLAN.points[0], HYPER)
+    row = a_row(trunk=trunk.key, variant=trunk.variant, train_res=64, test_res=96)
+    served = replace(served_as_swept(PLAN, row, store), refit=refit)
+    if refit:
+        served = replace(served, cell=replace(served.cell, spec=replace(served.cell.spec, seed=9)))
+
+    def of_test(one: Any, _store: Store, cell: Any, arm: str) -> Predictions:
+        assert (one.name, one.images) == ("test", "images of test")
+        return {(served.cell.key, "fix"): test}[cell.key, arm]
+
+    monkeypatch.setattr(held_out, "score_held_out_sets", lambda *_: ([], {}))
+    monkeypatch.setattr(
+        held_out, "recorded_predictions", lambda _, cell, arm: {(row.cell, "fix"): val}[cell, arm]
+    )
+    monkeypatch.setattr(held_out, "held_out_predictions", of_test)
+    choice = Choice(row=row, reason="It is the best.", optimism=0.0)
+    outcome = held_out.score_choice(
+        PLAN, choice, served, [row], VIEW_CACHE.images, store, lambda *_: None
+    )
+    assert outcome.predictions == (val, test)
+    assert outcome.calibration == calibrate([val, test], refit=refit)
+    assert val.logits is not None
+    assert outcome.temperature == fit_temperature(val.logits, val.labels)

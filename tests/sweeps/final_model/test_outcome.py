@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,20 +17,33 @@ from sweeps.final_model.outcome import (
     write_choice,
 )
 from sweeps.selection import leaderboard
-from tests.factories import a_row, outcome_of
+from tests.factories import a_row, outcome_of, predictions_of
 from trainables.storage.damage import DamagedFileError
+from trainables.storage.files import read_json, write_json
 
 ROWS = [a_row(90, 100), a_row(40, 50, split="test"), a_row(30, 50, split="test", arm="crop1")]
 GAINS = {"test": PairedGain(difference=0.2, error=0.05)}
 
 
 def test_read_as_written(tmp_path: Path) -> None:
-    outcome = outcome_of(ROWS, gains=GAINS, refit=True, test_cells=2)
+    found = [predictions_of("val", 100), predictions_of("test", 50)]
+    outcome = outcome_of(ROWS, gains=GAINS, refit=True, test_cells=2, predictions=found)
+    assert outcome.calibration is not None
     leaderboard.write(tmp_path / "leaderboard.parquet", outcome.rows)
     assert read_outcome(tmp_path, ()) is None
     write_choice(tmp_path, outcome)
     assert read_outcome(tmp_path, ()) == outcome
     assert outcome.test == ROWS[1]
+
+
+def test_a_choice_of_a_version_without_calibration_is_read(tmp_path: Path) -> None:
+    outcome = outcome_of(ROWS, gains=GAINS)
+    leaderboard.write(tmp_path / "leaderboard.parquet", outcome.rows)
+    write_choice(tmp_path, outcome)
+    record: Any = read_json(tmp_path / "choice.json")
+    assert record.pop("calibration") is None
+    write_json(tmp_path / "choice.json", record)
+    assert read_outcome(tmp_path, ()) == outcome
 
 
 def test_a_set_that_is_still_to_be_read_makes_it_unfinished(tmp_path: Path) -> None:

@@ -111,6 +111,25 @@ def test_sees_deep_images_and_long_strips_as_the_sweep_did(folder: Path, tmp_pat
         served.predict(table(file_of(values * 16)))
 
 
+def test_the_temperature_is_of_the_probabilities_alone(
+    folder: Path, model: Any, tmp_path: Path
+) -> None:
+    shutil.copytree(folder, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    assert "temperature" not in config
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"temperature": 2.5}))
+    served = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    images = table(*(file_of(noise(64, 64, seed=i)) for i in range(4)))
+    plain, scaled = model.predict(images), served.predict(images)
+    np.testing.assert_array_equal(logits(plain), logits(scaled))
+    assert plain["label"].tolist() == scaled["label"].tolist()
+    for found, temperature in ((plain, 1.0), (scaled, 2.5)):
+        expected = torch.softmax(torch.tensor(logits(found)).double() / temperature, dim=1)
+        given = np.array(found["probabilities"].tolist())
+        np.testing.assert_allclose(given, expected.numpy(), rtol=1e-12)
+        np.testing.assert_allclose(found["probability"], given.max(axis=1))
+
+
 def test_rows_do_not_depend_on_their_neighbours_and_keep_their_index(model: Any) -> None:
     images = [noise(64, 64, seed=i) for i in range(BATCH + 2)]
     index = [f"file {i}" for i in range(len(images))]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sweeps.output.retention import check_not_pruned, deletable_files, keys_to_retain, prune
+from sweeps.selection.choice import Choice
 from tests.factories import a_row
 from trainables.errors import UserError
 from trainables.storage.artifact_store import Store
@@ -17,6 +18,7 @@ ROWS = [
     for i, (hits, gmacs) in enumerate([(60, 1.0), (80, 2.0), (70, 3.0), (90, 4.0)])
 ]
 TEST = a_row(9, 10, split="test", trunk="again", cell="cagain")
+CHOICE = Choice(row=ROWS[1], reason="It is the best.", optimism=0.0)
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def store(tmp_path: Path) -> Store[Path]:
         put(store.trunk(trunk) / "trunk.safetensors", 1000)
         put(store.trunk(trunk) / "spec.json", 1)
     for cell in ("c0", "c1", "c2", "c3", "cagain"):
-        for name in ("delta-fix.safetensors", "train.arrow", "val.arrow"):
+        for name in ("delta-fix.safetensors", "logits-fix.arrow", "train.arrow", "val.arrow"):
             put(store.cell(cell) / name, 100)
         for name in ("rows.json", "predictions.arrow"):
             put(store.cell(cell) / name, 1)
@@ -50,12 +52,13 @@ def test_checkpoints_that_lost_and_all_features_are_deleted(
     store: Store[Path], keep: str, trunks: set[str]
 ) -> None:
     everything = sum(p.stat().st_size for p in store.root.rglob("*") if p.is_file())
-    retained = keys_to_retain([*ROWS, TEST], ROWS[1], keep)
+    retained = keys_to_retain([*ROWS, TEST], CHOICE, keep)
     freed = prune(store, retained)
     left = {p.parent.name for p in store.root.rglob("trunk.safetensors")}
     assert left == trunks
-    cells = {p.parent.name for p in store.root.rglob("delta-fix.safetensors")}
-    assert cells == {f"c{name.removeprefix('t')}" for name in trunks - {"never fixed"}}
+    for name in ("delta-fix.safetensors", "logits-fix.arrow"):
+        cells = {p.parent.name for p in store.root.rglob(name)}
+        assert cells == {f"c{trunk.removeprefix('t')}" for trunk in trunks - {"never fixed"}}
     assert bool(list(store.root.rglob("train.arrow"))) == (keep == "all")
     assert len(list(store.root.rglob("predictions.arrow"))) == 5
     after = sum(p.stat().st_size for p in store.root.rglob("*") if p.is_file())
@@ -64,7 +67,7 @@ def test_checkpoints_that_lost_and_all_features_are_deleted(
 
 
 def test_a_row_whose_checkpoints_are_gone_is_refused(store: Store[Path]) -> None:
-    prune(store, keys_to_retain([*ROWS, TEST], ROWS[1], "best"))
+    prune(store, keys_to_retain([*ROWS, TEST], CHOICE, "best"))
     check_not_pruned(store, ROWS[1], changes=True)
     with pytest.raises(UserError, match="were pruned"):
         check_not_pruned(store, ROWS[3], changes=True)

@@ -119,6 +119,7 @@ BINDING: dict[str, Any] = {
     "max_latency_ms": 10.0,
     "min_top1": 0.5,
     "seed": 1,
+    "metric": "macro_f1",
     "refit": True,
 }
 

@@ -18,6 +18,7 @@ from tests.factories import (
     an_ended_trunk,
     outcome_of,
 )
+from trainables.fixres.predictions import Predictions
 from trainables.training.trunk import TrunkStatus
 
 # A name that must never be taken for markup.
@@ -27,7 +28,8 @@ TRUNKS = [a_ledger_trunk(PLAN, point, 1e-3) for point in (0, 1)]
 CELLS = [an_ended_cell(PLAN, trunk, res) for trunk in TRUNKS for res in (64, 96)]
 VAL = [row for cell in CELLS for row in cell.rows]
 CHOSEN = replace(VAL[3], top1=0.7, latency_ms=12.3)
-TEST = [a_row(9, 30, split="test", top5=0.95), a_row(7, 30, split="test", arm="crop1")]
+_UNTUNED = a_row(7, 30, split="test", arm="crop1", balanced_accuracy=0.25, macro_f1=0.2)
+TEST = [a_row(9, 30, split="test", top5=0.95), _UNTUNED]
 ROWS = [*VAL[:3], CHOSEN, *VAL[4:], *TEST, a_row(5, 30, split=WILD)]
 GAINS = {
     "test": PairedGain(difference=0.067, error=0.031),
@@ -49,7 +51,7 @@ def an_outcome(
     chosen: Row = CHOSEN,
     gains: Mapping[str, PairedGain] = GAINS,
     rows: Sequence[Row] = ROWS,
-    **facts: bool | int,
+    **facts: bool | int | Sequence[Predictions],
 ) -> Outcome:
     choice = Choice(row=chosen, reason="It is the best.", optimism=0.012)
     return outcome_of(list(rows), choice, gains=gains, **facts)  # type: ignore[arg-type]

@@ -180,9 +180,9 @@ def test_an_untuned_choice_has_no_gain() -> None:
 
 def test_the_sets_read_after_the_choice_stand_in_a_table() -> None:
     assert Parsed(made()).table("set") == [
-        ["test", "fix", "30.0", "16.7 to 47.9", "95.0", "30", "+6.7 ± 3.1"],
-        ["test", "crop1", "23.3", "11.8 to 40.9", "33.3", "30", ""],
-        [WILD, "fix", "16.7", "7.3 to 33.6", "26.7", "30", "−10.0 ± 20.0"],
+        ["test", "fix", "30.0", "16.7 to 47.9", "95.0", "", "", "30", "+6.7 ± 3.1"],
+        ["test", "crop1", "23.3", "11.8 to 40.9", "33.3", "25.0", "20.0", "30", ""],
+        [WILD, "fix", "16.7", "7.3 to 33.6", "26.7", "", "", "30", "−10.0 ± 20.0"],
     ]
 
 
@@ -192,8 +192,23 @@ def test_all_rows_are_there_val_first_the_best_above() -> None:
     assert len(lines) == len(ROWS)
     assert [line[4] for line in lines[-3:]] == ["test", "test", WILD]
     assert lines[0][:7] == ["b0", "64", "64", "fix", "val", "50", "70.0"]
-    assert lines[0][11] == "12.3" and lines[1][11] == ""
+    assert lines[0][13] == "12.3" and lines[1][13] == ""
     assert lines[0][-1].endswith("5 epochs; of 30 tried")
+
+
+def test_the_metric_that_decided_is_named_and_orders_the_rows() -> None:
+    rows = [replace(r, macro_f1=1 - r.top1) for r in ROWS]
+    chosen = rows[ROWS.index(CHOSEN)]
+    outcome = an_outcome(chosen, rows=rows)
+    outcome = replace(outcome, choice=replace(outcome.choice, metric="macro_f1"))
+    html = made(outcome, figures={"heatmap": a_figure(), "pareto": a_figure()})
+    text = words(html)
+    assert "Macro-F1 on val 30.0 % n = 50" in text and "Top-1 on test 30.0 %" in text
+    assert "Macro-F1 on test 70.0 % by which val chose; n = 30" in text
+    assert "Macro-F1 on val (n = 50) over train and test resolution" in text
+    lines = Parsed(html).table("variant")
+    of_val = [float(line[9]) for line in lines if line[4] == "val"]
+    assert of_val == sorted(of_val, reverse=True)
 
 
 def test_sections_without_content_are_left_out() -> None:

@@ -43,7 +43,7 @@ def quality(hyper: Hyper) -> float:
 
 def finished(point: Point, hyper: Hyper, top1: float | None = None) -> Trial:
     value = quality(hyper) if top1 is None else top1
-    return Trial(point=point, hyper=hyper, top1={2: value / 2, 6: value}, running=False,
+    return Trial(point=point, hyper=hyper, values={2: value / 2, 6: value}, running=False,
                  finished=True)  # fmt: skip
 
 
@@ -54,11 +54,11 @@ def mixed_history(seed: int, points: Sequence[Point] = (SMALL, LARGE), count: in
         trial = finished(points[i % len(points)], random_hyper(rng))
         kind = rng.choice(("finished", "finished", "cut", "diverged", "running"))
         if kind == "cut":
-            trial = replace(trial, top1={2: trial.top1[2]}, finished=False)
+            trial = replace(trial, values={2: trial.values[2]}, finished=False)
         elif kind == "diverged":
-            trial = replace(trial, top1={}, finished=False)
+            trial = replace(trial, values={}, finished=False)
         elif kind == "running":
-            trial = replace(trial, top1={}, finished=False, running=True)
+            trial = replace(trial, values={}, finished=False, running=True)
         history.append(trial)
     return history
 
@@ -114,7 +114,7 @@ def test_only_the_order_within_a_train_resolution_matters(seed: int) -> None:
         LARGE: lambda x: 0.5 + 0.5 * x**3,
     }
     history = mixed_history(seed)
-    bent = [replace(t, top1={e: bend[t.point](v) for e, v in t.top1.items()}) for t in history]
+    bent = [replace(t, values={e: bend[t.point](v) for e, v in t.values.items()}) for t in history]
     assert bent != history and next_hyper(bent) == next_hyper(history)
 
 
@@ -186,13 +186,13 @@ def test_any_outcome_of_earlier_trials_is_taken(kind: str) -> None:
     rng = random.Random(0)
     history = [finished(SMALL, random_hyper(rng)) for _ in range(9)]
     if kind == "tied":
-        history = [replace(t, top1={6: 0.5}) for t in history]
+        history = [replace(t, values={6: 0.5}) for t in history]
     elif kind == "one":
         history = history[:1]
     else:
         top1 = {2: 0.1} if kind == "cut" else {}
         running = kind == "running"
-        history = [replace(t, top1=top1, finished=False, running=running) for t in history]
+        history = [replace(t, values=top1, finished=False, running=running) for t in history]
     assert OPTIONS.lr[0] <= next_hyper(history).lr <= OPTIONS.lr[1]
 
 

@@ -6,6 +6,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,43 @@ from trainables.storage.artifact_store import Store
 from trainables.storage.files import append_line, read_lines
 from trainables.training import trunk
 from trainables.training.trunk import EpochReport, TrunkSpec, recorded_reports
+
+
+def with_macro_f1(plan: Plan, trunk: TrunkSpec, epoch: int, at: int = 0) -> EpochReport:
+    """Macro-F1 says the reverse of top-1."""
+    report = report_of(plan, trunk, epoch, at)
+    val = {res: replace(s, macro_f1=1 - s.top1) for res, s in report.val.items()}
+    return replace(report, val=val)
+
+
+def test_rungs_proposals_and_survivors_go_by_the_metric(tmp_path: Path) -> None:
+    outcomes = {}
+    for metric in ("top1", "macro_f1"):
+        plan = plan_of(spec_with(SMALL_SPEC, metric=metric))
+        store = Store(tmp_path / metric)
+        scheduler = TrunkScheduler(plan, store, Events())
+        Farm(plan, store, with_macro_f1).run(scheduler)
+        outcomes[metric] = scheduler.survivors(), read_lines(store.journal), store
+    for metric, (survivors, lines, store) in outcomes.items():
+        for line in (line for line in lines if line["event"] == "rung"):
+            reports = recorded_reports(store, line["trunk"])
+            (report,) = (r for r in reports if r.epoch == line["epoch"])
+            assert line["top1"] == max(s.value(metric) for s in report.val.values())
+        for survivor in survivors:
+            own = [
+                (r[-1].epoch, max(s.value(metric) for s in r[-1].val.values()))
+                for line in lines
+                if line["event"] == "ask"
+                and (r := recorded_reports(store, line["trunk"]))
+                and point_of(trunk.read_trunk_spec(store, line["trunk"])) == point_of(survivor)
+            ]
+            last = recorded_reports(store, survivor.key)[-1]
+            assert (last.epoch, max(s.value(metric) for s in last.val.values())) == max(own)
+    asked = {
+        metric: [line["hyper"] for line in lines if line["event"] == "ask"]
+        for metric, (_, lines, _) in outcomes.items()
+    }
+    assert asked["top1"] != asked["macro_f1"]  # TPE was told otherwise
 
 
 class Killed(BaseException):

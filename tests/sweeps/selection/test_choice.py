@@ -13,8 +13,10 @@ import pytest
 from sweeps.planning.spec import ServingOptions
 from sweeps.selection.choice import Choice, choose, pareto_front
 from sweeps.selection.leaderboard import Row
+from sweeps.selection.row_metrics import with_class_metrics
 from tests.factories import a_row, is_one_sentence
 from trainables.errors import UserError
+from trainables.evaluation.class_metrics import Metric, count_by_class
 from trainables.fixres.arms import ARMS
 
 NO_LIMITS = ServingOptions()
@@ -239,3 +241,58 @@ def test_against_the_definition_on_random_rows(seed: int) -> None:
             -row.hits1,
         )
     assert decide(rng.sample(rows, len(rows)), limits).row.hits1 == row.hits1
+
+
+# --- another metric -------------------------------------------------------------------------------
+
+LABELS = np.repeat([0, 1], [950, 50])
+ALWAYS_0 = np.zeros(1000, int)  # the larger class, whatever the image
+FAIR = np.concatenate([np.repeat([0, 1], [855, 95]), np.repeat([0, 1], [5, 45])])  # 90 % of each
+NEAR = FAIR.copy()
+NEAR[0] = 1  # one image less
+
+
+def counted(said: np.ndarray, **other: float) -> Row:
+    counts = count_by_class(LABELS, said, 2)
+    values = {m: float(counts.value(m)) for m in ("balanced_accuracy", "macro_f1")}
+    return a_row(int((said == LABELS).sum()), 1000, **values, **other)
+
+
+def test_the_metric_decides_and_is_named() -> None:
+    rows = [counted(ALWAYS_0, gmacs=1.0, test_res=64), counted(FAIR, gmacs=2.0)]
+    given = dict(zip(rows, (ALWAYS_0, FAIR), strict=True))
+
+    def by(metric: Metric) -> Choice:
+        return choose(
+            rows, NO_LIMITS, lambda r: given[r] == LABELS, metric, lambda r: (LABELS, given[r])
+        )
+
+    assert by("top1").row == rows[0] and "val top-1 of 2 rows" in by("top1").reason
+    fair = by("balanced_accuracy")
+    assert fair.row == rows[1] and fair.metric == "balanced_accuracy"
+    assert "(90.0 %, n=1000) is the best val balanced accuracy of 2 rows" in fair.reason
+    assert by("macro_f1").row == rows[1] and "val macro-F1" in by("macro_f1").reason
+
+
+def test_a_cheaper_row_within_the_bootstrap_error_is_chosen() -> None:
+    rows = [counted(FAIR, gmacs=2.0), counted(NEAR, gmacs=1.0, test_res=64)]
+    given = dict(zip(rows, (FAIR, NEAR), strict=True))
+    result = choose(rows, NO_LIMITS, nested, "macro_f1", lambda r: (LABELS, given[r]))
+    assert result.row == rows[1] and "within one standard error" in result.reason
+    assert "val macro-F1" in result.reason and is_one_sentence(result.reason)
+
+
+def test_a_front_is_by_the_metric() -> None:
+    low = a_row(90, 100, gmacs=1.0, macro_f1=0.5)
+    high = a_row(80, 100, gmacs=2.0, macro_f1=0.7, test_res=128)
+    assert pareto_front([low, high], "gmacs") == [low]
+    assert pareto_front([low, high], "gmacs", "macro_f1") == [low, high]
+
+
+def test_metrics_that_an_earlier_version_did_not_count_are_counted_from_what_was_said() -> None:
+    old = a_row(900, 1000)
+    new, held_out = counted(FAIR, test_res=128), a_row(split="test")
+    said = {old: (LABELS, FAIR)}
+    filled = with_class_metrics([old, new, held_out], said.__getitem__)
+    assert (filled[0].macro_f1, filled[0].balanced_accuracy) == (new.macro_f1, 0.9)
+    assert filled[1:] == [new, held_out]

@@ -31,7 +31,7 @@ from trainables.profiling.cost import Cost
 
 ROWS = [
     a_row(arm="none", hits=20),
-    a_row(hits=31),
+    a_row(hits=31, balanced_accuracy=0.5, macro_f1=0.45),
     a_row(hits=3, n=7, split="test", variant="l2", top5=1.0),
     a_row(hits=0, seconds=0.0, gmacs=170.9, memory_mb=2668.1, params_m=480.3),
 ]
@@ -59,6 +59,8 @@ def test_schema_has_the_fields_names_and_plain_types(tmp_path: Path) -> None:
     assert nullable == {n for n in SCHEMA.names if n.startswith("head_")} - {"head_tried"} | {
         "latency_ms",
         "images_s",
+        "balanced_accuracy",
+        "macro_f1",
     }
 
 
@@ -102,6 +104,13 @@ def test_a_file_of_another_version_is_refused(written: pa.Table, tmp_path: Path)
         read(path)
     message = str(refusal.value)
     assert str(path) in message and name in message and is_one_sentence(message)
+
+
+def test_a_file_without_the_metrics_by_class_is_read_without_them(tmp_path: Path) -> None:
+    path = tmp_path / "leaderboard.parquet"
+    pq.write_table(to_table(ROWS).drop_columns(["balanced_accuracy", "macro_f1"]), path)
+    bare = [replace(row, balanced_accuracy=None, macro_f1=None) for row in ROWS]
+    assert read(path) == bare
 
 
 @pytest.mark.parametrize("n", [1, 3, 7, 50, 999, 50_000])

@@ -91,6 +91,23 @@ def test_a_cell_has_the_metrics_of_its_best_arm_and_the_top1_of_every_arm() -> N
     }
 
 
+def test_metrics_by_class_are_there_where_they_were_counted() -> None:
+    rows = [
+        a_row(30, arm="none", balanced_accuracy=0.5, macro_f1=0.4),
+        a_row(20, arm="fix", balanced_accuracy=0.3, macro_f1=0.6),
+    ]
+    values = cell_metrics(rows, "macro_f1")
+    assert (values["val/top1"], values["val/macro_f1"]) == (0.4, 0.6)  # of the best by macro-F1
+    assert values["val/balanced_accuracy_none"] == 0.5 and values["val/macro_f1_none"] == 0.4
+    assert cell_end_tags(rows, "macro_f1")["best_arm"] == "fix"
+    assert cell_end_tags(rows)["best_arm"] == "none"
+    choice = Choice(row=rows[1], reason="It is the best.", optimism=0.0, metric="macro_f1")
+    test = a_row(9, 10, split="test", balanced_accuracy=0.8, macro_f1=0.7)
+    results = result_metrics(choice, [*rows, test])
+    assert (results["val/macro_f1"], results["test/macro_f1"]) == (0.6, 0.7)
+    assert results["test/balanced_accuracy"] == 0.8
+
+
 def test_the_results_are_the_chosen_rows_on_every_set() -> None:
     row = a_row(30, latency_ms=7.0)
     choice = Choice(row=row, reason="It is the best.", optimism=0.01)

@@ -1,6 +1,9 @@
 from dataclasses import replace
+from typing import get_args
 
+from trainables.evaluation.class_metrics import Metric
 from trainables.fixres.head_settings import HeadGrid, HeadSetting
+from trainables.storage.hashing import content_hash
 
 GRID = HeadGrid(
     lr=(0.1, 0.2),
@@ -26,6 +29,13 @@ def test_settings_are_the_product_by_optimizer_rate_smoothing_and_decay():
     ]
     assert rows[8:] == [("adamw", *row[1:]) for row in rows[:8]]
     assert {s.epochs for s in settings} == {0}
+
+
+def test_the_metric_is_in_the_key_only_where_it_is_another_than_top_1():
+    former = {name: value for name, value in vars(GRID).items() if name != "metric"}
+    assert content_hash(GRID) == content_hash(former)
+    keys = {content_hash(replace(GRID, metric=m)) for m in get_args(Metric)}
+    assert len(keys) == 3
 
 
 def test_a_value_given_twice_is_one_setting():

@@ -5,7 +5,9 @@ from itertools import product
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.metrics import balanced_accuracy_score, f1_score
 
+from trainables.evaluation.class_metrics import Metric
 from trainables.fixres import heads
 from trainables.fixres.head_settings import HeadGrid, HeadOptimizer, HeadSetting
 from trainables.fixres.heads import FittedHead, epoch_order, fit, fit_setting
@@ -89,8 +91,17 @@ def plain_epochs(data: Data, grid: HeadGrid, s: HeadSetting, views: int = 1, see
         yield head.weight.detach().clone(), head.bias.detach().clone()
 
 
+def plain_value(metric: Metric, labels: torch.Tensor, predicted: torch.Tensor) -> float:
+    if metric == "top1":
+        return int((predicted == labels).sum())
+    if metric == "balanced_accuracy":
+        return balanced_accuracy_score(labels, predicted)
+    present = labels.unique()
+    return f1_score(labels, predicted, labels=present, average="macro", zero_division=0)
+
+
 def plain_search(data: Data, grid: HeadGrid, views: int = 1, seed: int = 0):
-    """Every setting of the product by itself: (hits, -loss, -epoch) ranked, and pairs counted."""
+    """Every setting of the product by itself: (value, -loss, -epoch) ranked, and pairs counted."""
     found, tried = [], 0
     for name, lr, smoothing, decay in product(
         grid.optimizer, grid.lr, grid.label_smoothing, grid.weight_decay
@@ -102,7 +113,8 @@ def plain_search(data: Data, grid: HeadGrid, views: int = 1, seed: int = 0):
         for epoch, (w, b) in enumerate(plain_epochs(data, grid, setting, views, seed), 1):
             logits = data.val.double() @ w.T + b
             loss = F.cross_entropy(logits, data.val_labels).item()
-            key = (int((logits.argmax(1) == data.val_labels).sum()), -loss)
+            value = plain_value(grid.metric, data.val_labels, logits.argmax(1))
+            key = (round(value, 12), -loss)
             tried += 1
             if not math.isfinite(loss):
                 break
@@ -201,6 +213,21 @@ def test_val_in_chunks_is_val_at_once(data, monkeypatch):
     for head in (parts, singles):
         assert (head.setting, head.tried) == (whole.setting, whole.tried)
         assert torch.equal(head.weight, whole.weight)
+
+
+@pytest.mark.parametrize("metric", ["balanced_accuracy", "macro_f1"])
+def test_another_metric_picks_as_plain_loops_do(data, metric, monkeypatch):
+    """On val with few images of two classes, where the metrics differ."""
+    few = [i for i, label in enumerate(data.val_labels.tolist()) if label < 2 or i % 5 == 0]
+    uneven = replace(data, val=data.val[few], val_labels=data.val_labels[few])
+    monkeypatch.setattr(heads, "MAX_LOGITS_AT_ONCE", 12 * CLASSES * 7)
+    grid = replace(GRID, metric=metric)
+    (value, _, _, setting, weight, bias), tried = plain_search(uneven, grid)
+    head = fitted(uneven, grid)
+    assert (head.setting, head.tried) == (setting, tried)
+    assert_same(head, weight, bias)
+    logits = uneven.val.double() @ head.weight.double().T + head.bias.double()
+    assert plain_value(metric, uneven.val_labels, logits.argmax(1)) == pytest.approx(value)
 
 
 # --- what val prefers: a learning rate of 0 stays at the start, however many epochs -------------

@@ -9,7 +9,12 @@ from tests.trainables.adapted import WHOLE, count_images, net_with, pixels_of
 from trainables.evaluation.metrics import score
 from trainables.fixres.adapted_net import adapted_state
 from trainables.fixres.arms import ARMS
-from trainables.fixres.held_out_score import HeldOutSet, cells_tested_on, score_held_out
+from trainables.fixres.held_out_score import (
+    HeldOutSet,
+    cells_tested_on,
+    held_out_predictions,
+    score_held_out,
+)
 
 
 def held_out_set(made, split="test", name="test", present=(0, 1, 2)):
@@ -35,6 +40,10 @@ def test_a_set_is_scored_once_for_each_arm(made, arm, monkeypatch):
     with torch.no_grad():
         logits = net_with(adapted_state(made.store, made.cell.trunk, made.cell.key, arm))(x)
     assert first.score == score(logits, y, "test")
+    kept = held_out_predictions(held_out_set(made), made.store, made.cell, arm)
+    assert (kept.split, kept.labels.tolist()) == ("test", y.tolist())
+    torch.testing.assert_close(torch.tensor(kept.logits), logits, rtol=1e-4, atol=1e-4)
+    assert int((kept.predicted == kept.labels).sum()) == first.score.hits1
 
 
 def test_the_pool_arm_is_scored_as_the_cell_scored_val(made):

@@ -1,0 +1,39 @@
+"""Choose among the rows of a sweep, by what its store holds of their predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sweeps.planning.spec import ServingOptions
+from sweeps.selection.choice import Choice, choose
+from sweeps.selection.leaderboard import Row
+from sweeps.selection.row_metrics import with_class_metrics
+from trainables.evaluation.class_metrics import Metric
+from trainables.fixres.cell import recorded_hits
+from trainables.fixres.predictions import recorded_classes
+from trainables.storage.artifact_store import Store
+
+
+def choose_from_store(
+    rows: Sequence[Row], limits: ServingOptions, store: Store, metric: Metric
+) -> tuple[list[Row], Choice]:
+    """Choose, as :func:`.choose` does.
+
+    Returns:
+        The rows, each with all metrics, and the choice among them.
+
+    Raises:
+        UserError: no row is within the limits.
+        DamagedFileError: predictions are damaged or missing.
+    """
+
+    def said(row: Row) -> tuple[np.ndarray, np.ndarray]:
+        return recorded_classes(store, row.cell, row.arm)
+
+    def hits(row: Row) -> np.ndarray:
+        return recorded_hits(store, row.cell, row.arm)
+
+    counted = with_class_metrics(rows, said)
+    return counted, choose(counted, limits, hits, metric, said)
