@@ -31,6 +31,7 @@ from tests.fake_training import (
     phase,
     report_of,
 )
+from trainables.evaluation.class_metrics import Metric
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import append_line, read_lines
 from trainables.training import trunk
@@ -46,7 +47,8 @@ def with_macro_f1(plan: Plan, trunk: TrunkSpec, epoch: int, at: int = 0) -> Epoc
 
 def test_rungs_proposals_and_survivors_go_by_the_metric(tmp_path: Path) -> None:
     outcomes = {}
-    for metric in ("top1", "macro_f1"):
+    metrics: tuple[Metric, ...] = ("top1", "macro_f1")
+    for metric in metrics:
         plan = plan_of(spec_with(SMALL_SPEC, metric=metric))
         store = Store(tmp_path / metric)
         scheduler = TrunkScheduler(plan, store, Events())

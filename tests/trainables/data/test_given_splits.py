@@ -38,7 +38,10 @@ def persons(root: Path, first: int = 0, count: int = PERSONS) -> Path:
 
 def of_split(found: ImageSet) -> dict[str, list[int]]:
     """The persons in each split, one entry for each image."""
-    return {name: [int(image[0, 0, 0]) for image in found.split(name)] for name in SPLITS}
+    return {
+        name: [int(found.split(name)[i][0, 0, 0]) for i in range(len(found.split(name)))]
+        for name in SPLITS
+    }
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from tests.trainables.export.test_portable_formats import tiny
-from trainables.export import candidates
 from trainables.export.candidates import set_resolution, write_candidates
 from trainables.export.portable_formats import write_onnx
 from trainables.models import backbone
@@ -53,7 +52,7 @@ def test_candidates_give_the_logits_of_their_net_at_each_resolution(
         built.append(build(*args))  # type: ignore[arg-type]
         return built[-1]
 
-    monkeypatch.setattr(candidates.backbone, "build", building)
+    monkeypatch.setattr(backbone, "build", building)
     files = write_candidates(tmp_path, variant, (75, 32, 64, 32), 7)
     assert {res: path.name for res, path in files.items()} == {
         res: f"{variant}-{res}.onnx" for res in (32, 64, 75)
