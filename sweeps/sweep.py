@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from sweeps.events.event_types import SweepBegan, Watcher, Watchers
@@ -25,6 +26,7 @@ from sweeps.final_model.outcome import (
 )
 from sweeps.final_model.refit import refit
 from sweeps.output import folder, retention
+from sweeps.output.disk_space import check_disks, check_expected, is_begun
 from sweeps.output.location import BOARD, CHOICE, EVIDENCE, SweepLocation, check_same, location_of
 from sweeps.output.sweep_record import SPEC, SweepRecord, new_sweep_record
 from sweeps.planning import plan as planning
@@ -84,9 +86,13 @@ def run(spec: SweepSpec, terminal: Terminal) -> None:
     location = location_of(out, spec.output.storage, spec.output.link_days)
     make_writable(spec.cache, "cache_dir")
     if spec.run.dry_run:
-        images, _ = open_images(spec, terminal)
+        begun = is_begun(location)
+        expect = None if begun else partial(check_expected, spec, location, say=terminal.say)
+        images, _ = open_images(spec, terminal, expect)
         check_extra_test_sets(spec, images, terminal)
-        terminal.console.print(plan_view(planning.build_plan(spec, images, ())))
+        plan = planning.build_plan(spec, images, ())
+        terminal.console.print(plan_view(plan))
+        check_disks(plan, location, terminal.say, begun=begun)
         return
     is_new_folder = not out.exists()
     make_writable(out, "out")
@@ -103,7 +109,7 @@ def run(spec: SweepSpec, terminal: Terminal) -> None:
 def _run_or_continue(
     spec: SweepSpec, location: SweepLocation, terminal: Terminal, *, is_new_sweep: bool
 ) -> None:
-    out, store = location.out, location.store
+    out, store, begun = location.out, location.store, is_begun(location)
     follow_folder(out / DATABASE)
     # An MLflow that cannot be used, and weights that cannot be reached, are reported at once, not
     # after all images have been decoded. MLflow in OUT is not made for a sweep that is refused.
@@ -111,7 +117,8 @@ def _run_or_continue(
     if tracking_option(spec) and not (out / CHOICE).exists():
         connection = connect_tracking(spec, out, terminal.say)
     weights = _find_weights(spec, store) if is_new_sweep else []
-    images, data = open_images(spec, terminal)
+    expect = None if begun else partial(check_expected, spec, location, say=terminal.say)
+    images, data = open_images(spec, terminal, expect)
     sweep_identity = identity(spec, images.digest)
     record = folder.read_matching_record(out, sweep_identity)
     if record:
@@ -127,6 +134,7 @@ def _run_or_continue(
             record.write(out)
         folder.write_rejected(out, images)
         terminal.console.print(plan_view(plan))
+        check_disks(plan, location, terminal.say, begun=begun)
         for line in kept_classifier_lines(plan, images, store):
             terminal.say(line)
         connection = connection or connect_tracking(spec, out, terminal.say)

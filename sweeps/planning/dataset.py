@@ -8,7 +8,7 @@ from typing import Protocol
 from sweeps.environment import on_cluster
 from sweeps.planning.spec import SweepSpec
 from trainables.data import builtin_digits
-from trainables.data.decode import Progress, prepare
+from trainables.data.decode import Expect, Progress, prepare
 from trainables.data.extra_test_sets import open_extra_test_set
 from trainables.data.image_set import ImageSet
 from trainables.errors import UserError, printable
@@ -29,8 +29,13 @@ class Messages(Protocol):
         """Show how far the work named ``what`` is, by the callable that is returned."""
 
 
-def open_images(spec: SweepSpec, messages: Messages) -> tuple[ImageSet, Path | RemotePath]:
+def open_images(
+    spec: SweepSpec, messages: Messages, expect: Expect | None = None
+) -> tuple[ImageSet, Path | RemotePath]:
     """Open and decode the images of a spec; without ``--data``, draw the built-in digits.
+
+    Args:
+        expect: as in :func:`trainables.data.decode.prepare`.
 
     Returns:
         The image set, and the folder or file that it was read from.
@@ -48,7 +53,7 @@ def open_images(spec: SweepSpec, messages: Messages) -> tuple[ImageSet, Path | R
         data = data.resolve()
     else:
         data = _draw_digits(spec, messages)
-    images = prepare(data, spec.cache, spec.read, messages.counting(work))
+    images = prepare(data, spec.cache, spec.read, messages.counting(work), expect=expect)
     if images.rejected:
         messages.say(
             f"{len(images.rejected)} files cannot be read and are left out (rejected.tsv in --out "

@@ -13,6 +13,7 @@ from sweeps.planning.grid import Grid, Point, resolve_grid
 from sweeps.planning.serving_limits import limits_set
 from sweeps.planning.spec import SweepSpec, option
 from sweeps.planning.units import three_digits
+from trainables.data.decode_pool import ExpectedImages
 from trainables.data.image_set import ImageSet
 from trainables.errors import UserError
 from trainables.evaluation.class_metrics import Metric
@@ -186,6 +187,28 @@ def build_plan(spec: SweepSpec, images: ImageSet, weights: Iterable[Weights]) ->
     if spec.trunks.epochs == 0:
         _check_classifiers(plan)
     return plan
+
+
+def expected_plan(spec: SweepSpec, expected: ExpectedImages) -> Plan | None:
+    """Build what is known of a plan before any image is decoded: its trunks, cells and counts.
+
+    Returns:
+        None where the test resolutions follow from the sizes of the images.
+    """
+    if spec.grid.test_res == "auto":
+        return None
+    grid = resolve_grid(spec, np.empty((0, 2)))
+    return Plan(
+        spec=spec,
+        grid=grid,
+        images_digest="",
+        counts=expected.counts,
+        classes=expected.classes,
+        class_sizes=(),
+        layout="",
+        weights={},
+        costs={},
+    )
 
 
 def _check_classifiers(plan: Plan) -> None:

@@ -28,6 +28,7 @@ from tests.end_to_end.sweeping import (
 )
 from tests.waiting import HANG_S
 from trainables.fixres.arms import ARMS, UNTUNED
+from trainables.storage.files import files_size
 
 pytestmark = pytest.mark.slow
 
@@ -49,6 +50,17 @@ def test_everything_is_handed_over(undisturbed: Path) -> None:
     for name in (*forms, "config.json", "labels.txt", "README.md", "heatmap.png"):
         assert (undisturbed / "model" / name).stat().st_size > 0
     assert not list(undisturbed.rglob("*.tmp")), "half-written files"
+
+
+def test_it_takes_no_less_of_the_disk_than_the_plan_said(undisturbed: Path) -> None:
+    """What is refused for want of so much would not have fitted; nor is much more needed."""
+    said = (undisturbed.parent / "said").read_text()
+    parts = re.search(r"disk     out: ([\d.]+) MB for all .*, ([\d.]+) MB for MLflow's", said)
+    assert parts is not None
+    own = sum(files_size(undisturbed / name) for name in ("store", "model")) / 1e6
+    copies = files_size(undisturbed / "mlartifacts") / 1e6
+    assert float(parts[1]) <= own <= 1.5 * float(parts[1])
+    assert float(parts[2]) <= copies <= 1.5 * float(parts[2])
 
 
 def test_every_trunk_is_trained_once(undisturbed: Path) -> None:

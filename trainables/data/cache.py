@@ -90,6 +90,37 @@ def set_limit(cache: Path, gigabytes: float | None) -> None:
     fresh.replace(path)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """Bytes that the cache may still take, once what nobody uses is dropped, and all views are."""
+
+    disk: int  # as far as the disk goes
+    bound: int | None  # as far as the bound of the folder goes; None: it has none
+
+    @property
+    def least(self) -> int:
+        """The smaller of the two."""
+        return self.disk if self.bound is None else min(self.disk, self.bound)
+
+
+def room_in(cache: Path) -> Room:
+    """Look up the room in the cache; drops nothing.
+
+    Views count as room even where another process holds them: it lets them go in time.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(cache / ".room"):
+        entries, limit = _entries(cache), _limit(cache)
+        kept = sum(
+            e.size for e in entries if e.lock != e.path and not _drop(e, cache, dry_run=True)
+        )
+        total = sum(entry.size for entry in entries)
+        return Room(
+            disk=shutil.disk_usage(cache).free + total - kept,
+            bound=None if limit is None else max(0, limit - kept - _drafts_size(cache)),
+        )
+
+
 def make_room(cache: Path, needed: int, request: SpaceRequest) -> bool:
     """Drop what was not used for longest, as far as room for ``needed`` bytes takes it.
 

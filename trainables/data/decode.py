@@ -29,7 +29,7 @@ from trainables.data.cache import (
     write_errors,
 )
 from trainables.data.decode_pass import FORMAT, check_rejected, decode_into
-from trainables.data.decode_pool import estimate_bytes
+from trainables.data.decode_pool import ExpectedImages, expected_images
 from trainables.data.image_set import ImageSet, Rejected
 from trainables.data.locks import hold
 from trainables.data.options import ReadOptions
@@ -46,6 +46,7 @@ INDEX_ROW_BYTES = 128  # about
 READING = 2  # raise it when the same listing may lead to other images
 
 Progress = Callable[[int, int], None]
+Expect = Callable[[ExpectedImages], None]
 
 
 def prepare(
@@ -54,6 +55,7 @@ def prepare(
     options: ReadOptions,
     progress: Progress | None = None,
     *,
+    expect: Expect | None = None,
     patient: bool = False,
 ) -> ImageSet:
     """Find, check, split and decode labelled images; those that the cache holds are not read again.
@@ -64,6 +66,8 @@ def prepare(
         cache: the folder that decoded images go to; on this node.
         options: how images are split and stored.
         progress: called with images done and images in all, while they are decoded.
+        expect: called before any image is decoded, with what they will come to; what it raises
+            ends the reading.
         patient: whether to wait for a store that does not answer, already for its listing.
 
     Raises:
@@ -77,8 +81,9 @@ def prepare(
         )
         return source if options.pick_share is None else with_own_val_as_test(source)
 
+    settings = _split_settings(options)
     return decode_once(
-        data, cache, options, _split_settings(options), source_of, progress, patient=patient
+        data, cache, options, settings, source_of, progress, expect=expect, patient=patient
     )
 
 
@@ -112,6 +117,7 @@ def decode_once(
     source_of: Callable[[Listing, Path], Source],
     progress: Progress | None = None,
     *,
+    expect: Expect | None = None,
     whites: Mapping[str, int] | None = None,
     patient: bool = False,
 ) -> ImageSet:
@@ -120,7 +126,7 @@ def decode_once(
     The set is held (:func:`trainables.data.locks.hold`) until this process ends.
 
     Args:
-        data, cache, options, progress, patient: as in :func:`prepare`.
+        data, cache, options, progress, expect, patient: as in :func:`prepare`.
         settings: what the set depends on beside the files and the stored size.
         source_of: finds the labelled images of a listing; its second argument is the folder for
             what it has to download. It is not called where the cache has the set.
@@ -149,9 +155,13 @@ def decode_once(
         source = source_of(listing, draft / "files")
         for name in source.classes:
             _check_name(data, name)
-        needed = estimate_bytes(source, options.cache_side)
+        shares = {"val": options.val_share, "test": options.test_share}
+        expected = expected_images(source, options.cache_side, shares)
+        needed = expected.stored_bytes
         extra = INDEX_ROW_BYTES * source.total + source.scratch_bytes
         request = options.space_request(source.total)
+        if expect is not None:
+            expect(expected)
         make_room(cache, needed + extra, request)
         with write_errors(cache, request.smaller), draft_folder(draft):
             with (draft / "pixels.bin").open("wb", buffering=0) as file:

@@ -5,9 +5,10 @@ Threads suffice: Pillow and hashlib release the interpreter's lock while they wo
 
 import hashlib
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from trainables.data.samples import Samples
 from trainables.sources.downloads import with_contents
 from trainables.sources.listing import MAX_FILE_BYTES
 from trainables.sources.source import Item, Source
+from trainables.sources.splits import SPLITS
 
 MAX_PENDING_PER_CORE = 4  # images that are decoded, or about to be, before they are taken
 
@@ -56,15 +58,41 @@ def decode_all(source: Source, side: int, whites: Mapping[str, int]) -> Iterator
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def estimate_bytes(source: Source, side: int) -> int:
-    """Estimate the bytes that all decoded images take, from the headers of some of them."""
-    sizes = []
+@dataclass(frozen=True, kw_only=True)
+class ExpectedImages:
+    """What a source will come to, as far as some of its items tell before any is decoded."""
+
+    classes: tuple[str, ...]
+    counts: Mapping[str, int]  # images by split, about
+    stored_bytes: int  # of all of them decoded, about
+    splits_are_guessed: bool  # from the sample: the data has splits of its own
+
+
+def expected_images(source: Source, side: int, shares: Mapping[str, float]) -> ExpectedImages:
+    """Estimate what a source will come to, from the headers and splits of some of its items.
+
+    Args:
+        side: px; larger images are reduced to it.
+        shares: of train that become the splits which the source lacks.
+    """
+    sizes: list[int] = []
+    splits = Counter[str]()
     for item in with_contents(source.sample()):
+        splits[item.split] += 1
         try:
             sizes.append(pixels.stored_bytes(_read(item), side))
         except pixels.BadImageError:
             sizes.append(0)
-    return sum(sizes) * source.total // max(1, len(sizes))
+    sampled = max(1, len(sizes))
+    counts = {split: splits[split] * source.total // sampled for split in SPLITS}
+    missing = {name: share for name, share in shares.items() if name not in source.given_splits}
+    new = {split: int(share * counts["train"]) for split, share in missing.items()}
+    return ExpectedImages(
+        classes=source.classes,
+        counts=counts | new | {"train": counts["train"] - sum(new.values())},
+        stored_bytes=sum(sizes) * source.total // sampled,
+        splits_are_guessed=len(source.given_splits) > 1,
+    )
 
 
 def _available_cores() -> int:

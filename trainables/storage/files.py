@@ -82,6 +82,11 @@ def files_below(folder: Path) -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
+def files_size(folder: Path) -> int:
+    """Sum up the bytes of the files below a folder of this machine; 0 where there is none."""
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+
+
 def children(path: Place) -> list[Place]:
     """List what lies directly below, sorted; nothing where there is no such folder."""
     if isinstance(path, RemotePath):

@@ -22,6 +22,7 @@ from trainables.data.cache import (
     draft_folder,
     locked,
     make_room,
+    room_in,
     set_limit,
 )
 from trainables.data.locks import held_file, hold, let_go, reserved
@@ -74,6 +75,29 @@ def test_what_was_not_used_for_longest_goes_and_no_more_than_must(cache):
     assert [path.exists() for path in sets] == [True, True, False]
     assert [path.exists() for path in views] == [True, True, False]
     assert not list(cache.glob("tmp-*"))
+
+
+def test_the_room_is_what_could_be_made(cache, monkeypatch):
+    """Sets in use and what is being written stay; views go in time, whoever holds them."""
+    disk_with(monkeypatch, cache, 20 * MB)
+    kept, _ = a_set(cache, 0, size=3 * MB), a_set(cache, 1, size=2 * MB)
+    views = [a_view(cache, name) for name in "ab"]
+    (cache / "tmp-1").mkdir()
+    (cache / "tmp-1" / "pixels.bin").write_bytes(b"\0" * 4 * MB)
+    assert hold(kept)
+    try:
+        held = held_file(views[0])
+        before = sorted(cache.rglob("*"))
+        assert room_in(cache).disk == 13 * MB and room_in(cache).bound is None
+        set_limit(cache, 0.012)
+        room = room_in(cache)
+        assert (room.bound, room.least) == (5 * MB, 5 * MB)
+        set_limit(cache, 0.002)
+        assert room_in(cache).least == 0
+        del held
+        assert {*before} <= {*cache.rglob("*")}
+    finally:
+        let_go(kept)
 
 
 def test_use_makes_young(cache):

@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,7 @@ from tests.trainables.data.deep_images import png as deep_png
 from tests.waiting import HANG_S
 from trainables.data import decode, decode_pass
 from trainables.data.decode import prepare
-from trainables.data.decode_pool import estimate_bytes
+from trainables.data.decode_pool import ExpectedImages, expected_images
 from trainables.data.options import ReadOptions
 from trainables.data.samples import shared_whites
 from trainables.errors import UserError
@@ -223,7 +224,8 @@ def test_class_without_readable_images_is_named(tmp_path, cache):
 def test_full_disk_is_refused_before_writing(tmp_path, cache, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 3_200_000_000))
-    monkeypatch.setattr(decode, "estimate_bytes", lambda *_: 12_300_000_000)
+    many = SimpleNamespace(stored_bytes=12_300_000_000)
+    monkeypatch.setattr(decode, "expected_images", lambda *_: many)
     with pytest.raises(UserError) as caught:
         prepare(folder(tmp_path / "data"), cache, ReadOptions())
     assert str(caught.value) == (
@@ -237,7 +239,22 @@ def test_estimate_is_the_size_on_disk(tmp_path, cache):
     data = folder(tmp_path / "data", per_class=200)
     found = prepare(data, cache, ReadOptions())
     written = (found.root / "pixels.bin").stat().st_size
-    assert estimate_bytes(folder_source(scan(data)), 1024) == written
+    expected = expected_images(folder_source(scan(data)), 1024, {"val": 0.15, "test": 0.15})
+    assert expected.stored_bytes == written
+    assert expected.counts == {split: len(found.split(split)) for split in SPLITS}
+
+
+def test_what_is_expected_may_end_the_reading_before_an_image_is_decoded(
+    tmp_path, cache, monkeypatch
+):
+    def refuse(_: ExpectedImages) -> None:
+        raise UserError("Too little room.")
+
+    data, decoded = folder(tmp_path / "data"), []
+    monkeypatch.setattr(decode, "decode_into", lambda *_: decoded.append(1))
+    with pytest.raises(UserError, match=r"Too little room."):
+        prepare(data, cache, ReadOptions(), expect=refuse)
+    assert not decoded and not entries(cache)
 
 
 def test_disk_that_fills_up_is_reported(tmp_path, cache, monkeypatch):

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from trainables.data import decode_pool
-from trainables.data.decode_pool import MAX_PENDING_PER_CORE, decode_all, estimate_bytes
+from trainables.data.decode_pool import MAX_PENDING_PER_CORE, decode_all, expected_images
 from trainables.sources.downloads import MAX_IMAGES_AHEAD
 from trainables.sources.source import Item, Source
 
@@ -93,6 +94,18 @@ def test_the_estimate_counts_reduced_images_and_leaves_out_unreadable_ones():
     small, large = png(0)[1], png(1, height=40, width=20)[1]
     sizes = [6 * 8 * 3, 20 * 10 * 3, 0, 0]
     items = [item(small), item(large), item(b"no image"), item(None, reason="none")]
-    assert estimate_bytes(source_of(items), 10) == sum(sizes)
-    assert estimate_bytes(source_of(items * 5, sample=items), 10) == 5 * sum(sizes)
-    assert estimate_bytes(source_of([]), 10) == 0
+    assert expected_images(source_of(items), 10, {}).stored_bytes == sum(sizes)
+    of_part = expected_images(source_of(items * 5, sample=items), 10, {})
+    assert of_part.stored_bytes == 5 * sum(sizes)
+    assert expected_images(source_of([]), 10, {}).stored_bytes == 0
+
+
+def test_splits_are_estimated_as_the_data_has_them_or_as_they_will_be_made():
+    shares, (_, data) = {"val": 0.25, "test": 0.25}, png(0)
+    bare = source_of([item(data)] * 40)
+    assert expected_images(bare, 10, shares).counts == {"train": 20, "val": 10, "test": 10}
+    assert not expected_images(bare, 10, shares).splits_are_guessed
+    items = [replace(item(data), split=split) for split in ("train", "train", "train", "val")]
+    given = replace(source_of(items * 10, sample=items), given_splits=("train", "val"))
+    assert expected_images(given, 10, shares).counts == {"train": 23, "val": 10, "test": 7}
+    assert expected_images(given, 10, shares).splits_are_guessed

@@ -1,0 +1,242 @@
+"""Compare what a sweep will write with the room that there is, before hours are spent on it.
+
+What is counted is the least that a sweep can do with: nothing is refused that would fit.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweeps.environment import on_cluster
+from sweeps.output.location import SweepLocation
+from sweeps.output.sweep_record import SPEC
+from sweeps.planning.grid import Point
+from sweeps.planning.plan import Plan, expected_plan
+from sweeps.planning.spec import SweepSpec
+from trainables.data.cache import Room, room_in, size_in_words
+from trainables.data.decode_pool import ExpectedImages
+from trainables.errors import UserError
+from trainables.fixres.arms import ARMS
+from trainables.models.device import pick_device
+from trainables.models.tensor_names import STATISTICS
+from trainables.profiling.disk_use import checkpoint_bytes, feature_bytes, map_bytes
+from trainables.profiling.training_memory import FLOAT, MOMENTS
+from trainables.storage.files import files_size
+
+BF16 = 2  # bytes of a number of the maps that a GPU makes
+MODEL_FORMS = 2.9  # of the final model, with all weights each; ONNX has the norms folded into them
+# What is known of images that are not decoded yet comes from a sample of them.
+SURE_SHARE = 0.9
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiskNeeds:
+    """The least bytes that a sweep writes, beside the decoded images."""
+
+    pixels: int  # that the largest cell shows its net: they are in the cache while it runs
+    cell: int  # these, and the maps that the net leaves of them
+    cell_name: str
+    views: int  # in the cache, where nothing has to be dropped
+    trunks: int  # in the store: checkpoints, and the weights that they start from
+    cells: int  # features
+    state: int  # of one trunk in training
+    model: int
+
+    @property
+    def store(self) -> int:
+        """The most that is in the store and the model's folder at once."""
+        return self.trunks + max(self.state, self.cells + self.model)
+
+
+def disk_needs(plan: Plan, map_number_bytes: int) -> DiskNeeds:
+    """Count what a plan writes.
+
+    Args:
+        map_number_bytes: bytes of each number of the maps that nets leave.
+    """
+    spec, tests = plan.spec, plan.grid.tests
+    arms = [ARMS[name] for name in spec.fix.arms]
+    needs_train = any(arm.needs_train for arm in arms)
+    leaves_maps = not all(arm.native_crop for arm in arms)
+    images = plan.counts["train" if needs_train else "val"]
+
+    def cell_bytes(variant: str, res: int) -> int:
+        maps = map_bytes(variant, res, map_number_bytes) if leaves_maps else 0
+        return images * (_view_bytes(res) + maps)
+
+    variant, res = max(
+        ((point.variant, res) for point in plan.points for res in tests[point]),
+        key=lambda cell: cell_bytes(*cell),
+    )
+    checkpoints = {v: checkpoint_bytes(v, len(plan.classes)) for v in spec.grid.variants}
+    mild = spec.fix.views * any(arm.needs_mild_views for arm in arms)
+    views = plan.counts["val"] + (needs_train + mild) * plan.counts["train"]
+    seen = {transform for point in plan.points for transform in plan.val_transforms(point)}
+    given = 0 if spec.grid.weights == "none" else sum(checkpoints.values())
+    smallest = min(checkpoints.values())
+    copies = 1 + MOMENTS[spec.trunks.optimizer] + (spec.trunks.ema_decay > 0)
+    return DiskNeeds(
+        pixels=images * _view_bytes(res),
+        cell=cell_bytes(variant, res),
+        cell_name=f"{variant} at {res} px",
+        views=sum(views * _view_bytes(transform.test_res) for transform in seen),
+        trunks=given + plan.samples * sum(checkpoints[point.variant] for point in plan.points),
+        cells=plan.survivors * sum(_features(plan, point) for point in plan.points),
+        state=copies * smallest if spec.trunks.epochs else smallest,
+        model=int(MODEL_FORMS * smallest),
+    )
+
+
+def _view_bytes(res: int) -> int:
+    return 3 * res**2
+
+
+def _features(plan: Plan, point: Point) -> int:
+    """Count the bytes of the features that the cells of one trunk keep."""
+    arms = [ARMS[name] for name in plan.spec.fix.arms]
+    images = plan.counts["val"] * any(set(STATISTICS) <= set(arm.changes) for arm in arms)
+    images += plan.counts["train"] * any(a.fits_features and not a.needs_mild_views for a in arms)
+    mild = any(arm.needs_mild_views for arm in arms)
+    images += plan.spec.fix.views * plan.counts["train"] * mild
+    return len(plan.grid.tests[point]) * images * feature_bytes(point.variant)
+
+
+def is_begun(location: SweepLocation) -> bool:
+    """Whether a sweep is continued, which may have done what takes most."""
+    return any((location.out / name).exists() for name in (SPEC, "store"))
+
+
+def check_expected(
+    spec: SweepSpec, location: SweepLocation, expected: ExpectedImages, say: Say
+) -> None:
+    """Check the room for a new sweep whose images are about to be decoded.
+
+    Says so where it looks too little.
+
+    Raises:
+        UserError: it is too little.
+    """
+    plan = expected_plan(spec, expected)
+    if plan is None:
+        return
+    needs, free = disk_needs(plan, _map_number_bytes()), _free(location.out)
+    if location.remote is None and SURE_SHARE * needs.store > free:
+        raise _out_too_small(plan, needs.store, free, location)
+    if not on_cluster():  # There its trials run on disks that are not seen from here.
+        _check_expected_cache(spec, needs, expected, say)
+
+
+def _check_expected_cache(
+    spec: SweepSpec, needs: DiskNeeds, expected: ExpectedImages, say: Say
+) -> None:
+    room, decoded = room_in(spec.cache), expected.stored_bytes
+    lacks = max(decoded + needs.cell - room.disk, decoded + needs.pixels - room.least)
+    if lacks <= 0:
+        return
+    words = (
+        f"he images take about {size_in_words(decoded)} decoded and the largest cell "
+        f"({needs.cell_name}) about {size_in_words(needs.cell)} beside them, and "
+        f"{_room_in_words(spec, room)}"
+    )
+    is_sure = lacks > (1 - SURE_SHARE) * (decoded + needs.cell)
+    if is_sure and not expected.splits_are_guessed:
+        raise UserError(f"T{words}: {_smaller_cell(spec)}.")
+    say(f"warning: t{words}, which may be too little")
+
+
+def check_disks(plan: Plan, location: SweepLocation, say: Say, *, begun: bool) -> None:
+    """Say what the sweep will write and how much room there is, and check that it can suffice.
+
+    Args:
+        begun: the sweep is continued: a warning is all it gets.
+
+    Raises:
+        UserError: it cannot suffice.
+    """
+    needs = disk_needs(plan, _map_number_bytes())
+    problems = [_cache_problem(plan.spec, needs, say), _out_problem(plan, needs, location, say)]
+    for problem in filter(None, problems):
+        if not begun:
+            raise problem
+        say(f"warning: {problem}")
+
+
+def _cache_problem(spec: SweepSpec, needs: DiskNeeds, say: Say) -> UserError | None:
+    what = f"{size_in_words(needs.cell)} for the largest cell ({needs.cell_name})"
+    kept = f"{size_in_words(needs.views)} where all views are kept"
+    if on_cluster():
+        say(f"disk     cache: {what} on a node, {kept}")
+        return None
+    room = room_in(spec.cache)
+    say(f"disk     cache: {what}, {kept}; {_room_in_words(spec, room)}")
+    if needs.cell <= room.disk and needs.pixels <= room.least:
+        return None
+    return UserError(
+        f"The largest cell ({needs.cell_name}) takes {size_in_words(needs.cell)} for its images "
+        f"and maps, and {_room_in_words(spec, room)}: {_smaller_cell(spec)}."
+    )
+
+
+def _out_problem(
+    plan: Plan, needs: DiskNeeds, location: SweepLocation, say: Say
+) -> UserError | None:
+    spec, free = plan.spec, _free(location.out)
+    if isinstance(location.store.root, Path):
+        least, what = needs.store, "all trunks, cells and the model"
+        written = files_size(location.store.root)
+    else:
+        least, what, written = needs.model, "the model", 0
+    tracked_elsewhere = spec.tracking.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    copies = 0 if tracked_elsewhere else needs.trunks + needs.model
+    words = f"disk     out: {size_in_words(least)} for {what}"
+    words += f", {size_in_words(copies)} for MLflow's copies" if copies else ""
+    words += f", {size_in_words(written)} of it written" if written else ""
+    say(f"{words}; {size_in_words(free)} free in {location.out}")
+    if least - written > free:
+        return _out_too_small(plan, least - written, free, location)
+    if least - written + copies > free:
+        say(
+            f"warning: {location.out} may become too full for MLflow's copies of checkpoints: give "
+            "--tracking-uri, or an --out on a larger disk"
+        )
+    return None
+
+
+def _out_too_small(plan: Plan, least: int, free: int, location: SweepLocation) -> UserError:
+    return UserError(
+        f"{plan.trunks} trunk(s) and {plan.cells} cell(s) take {size_in_words(least)} at least, "
+        f"and --out {location.out} has {size_in_words(free)} free: try fewer --samples or "
+        "--variants, or name a folder on a larger disk."
+    )
+
+
+def _smaller_cell(spec: SweepSpec) -> str:
+    bound = "" if spec.images.cache_gb is None else "a larger --cache-gb or "
+    return f"test at lower resolutions (--test-res), or name {bound}a --cache-dir on a larger disk"
+
+
+def _room_in_words(spec: SweepSpec, room: Room) -> str:
+    """Say how much room there is, and what bounds it."""
+    disk = size_in_words(room.disk)
+    if room.bound is not None and room.bound < room.disk:
+        disk = (
+            f"{size_in_words(room.bound)} of --cache-gb {spec.images.cache_gb:g} ({disk} of disk)"
+        )
+    return f"--cache-dir {spec.cache} has room for {disk}"
+
+
+def _map_number_bytes() -> int:
+    return BF16 if pick_device().type == "cuda" else FLOAT
+
+
+def _free(folder: Path) -> int:
+    """Look up the bytes that are free where a folder is, or is to be."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free

@@ -1,0 +1,212 @@
+"""What a sweep writes against the room there is: told, warned of, refused where it is certain."""
+
+from __future__ import annotations
+
+import shutil
+from collections import namedtuple
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeps.output import disk_space
+from sweeps.output.disk_space import check_disks, check_expected, disk_needs
+from sweeps.output.location import SweepLocation, location_of
+from sweeps.planning.plan import Plan
+from sweeps.planning.spec import SweepSpec
+from tests.factories import is_one_sentence, plan_of, spec_with
+from trainables.data.cache import set_limit
+from trainables.data.decode_pool import ExpectedImages
+from trainables.errors import UserError
+from trainables.profiling.disk_use import checkpoint_bytes
+from trainables.storage.object_store import remote_path
+
+Usage = namedtuple("Usage", "total used free")
+MB = 1_000_000
+# B0 has 1,280 features, and 320 channels before them; its maps at 96 px are 3 x 3, at 64 px 2 x 2.
+FEATURES, VIEW, MAPS = 1280, 96 * 96 * 3, 320 * 3 * 3 * 4
+B0 = checkpoint_bytes("b0", 3)
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> SweepSpec:
+    return spec_with(
+        variants=("b0",),
+        train_res=(64, 96),
+        test_res=(64, 96),
+        epochs=2,
+        samples=3,
+        survivors=2,
+        arms=("none", "fix"),
+        weights="none",
+        ema_decay=0.99,
+        cache_dir=tmp_path / "cache",
+        out=tmp_path / "out",
+    )
+
+
+@pytest.fixture
+def location(spec: SweepSpec) -> SweepLocation:
+    return location_of(spec.output.out, None)
+
+
+class Disks:
+    """Free bytes by folder."""
+
+    def __init__(self, spec: SweepSpec, patch: pytest.MonkeyPatch):
+        self.cache = self.out = 10**12
+        self._spec = spec
+        patch.setattr(shutil, "disk_usage", self._usage)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.delenv("RAY_ADDRESS", raising=False)
+
+    def _usage(self, path: Path) -> Usage:
+        return Usage(0, 0, self.cache if path == self._spec.cache else self.out)
+
+
+@pytest.fixture
+def disks(spec: SweepSpec, monkeypatch: pytest.MonkeyPatch) -> Disks:
+    return Disks(spec, monkeypatch)
+
+
+def checked(plan: Plan, location: SweepLocation, *, begun: bool = False) -> list[str]:
+    said: list[str] = []
+    check_disks(plan, location, said.append, begun=begun)
+    return said
+
+
+@pytest.mark.parametrize(
+    ("arms", "images", "features"),
+    [
+        (("none", "crop1"), 50, 0),
+        (("none", "bn"), 120, 50),
+        (("none", "fix"), 120, 50 + 120),
+        (("fix_aug",), 120, 50 + 3 * 120),
+    ],
+)
+def test_what_a_plan_writes_by_hand(
+    spec: SweepSpec, arms: tuple[str, ...], images: int, features: int
+) -> None:
+    needs = disk_needs(plan_of(spec_with(spec, arms=arms, views=3)), 4)
+    assert needs.cell_name == "b0 at 96 px"
+    assert (needs.pixels, needs.cell) == (images * VIEW, images * (VIEW + MAPS))
+    assert needs.trunks == 2 * 3 * B0
+    assert needs.cells == 2 * 2 * 2 * features * (4 * FEATURES + 8)
+    # Weights, AdamW's two moments and the moving average; the model in three forms.
+    assert needs.state == 4 * B0 and 2.8 * B0 < needs.model <= 3 * B0
+    assert needs.store == 6 * B0 + max(4 * B0, needs.model + needs.cells)
+    assert disk_needs(plan_of(spec_with(spec, arms=arms)), 2).cell == images * (VIEW + MAPS // 2)
+
+
+def test_an_arm_that_only_looks_leaves_no_maps(spec: SweepSpec) -> None:
+    needs = disk_needs(plan_of(spec_with(spec, arms=("none",))), 4)
+    assert needs.cell == needs.pixels == 50 * VIEW
+
+
+def test_weights_that_are_started_from_lie_in_the_store(spec: SweepSpec) -> None:
+    plan = plan_of(spec)
+    given = replace(plan, spec=spec_with(spec, weights="auto"))
+    assert disk_needs(given, 4).trunks == disk_needs(plan, 4).trunks + B0
+
+
+def test_both_numbers_are_told(spec: SweepSpec, location: SweepLocation, disks: Disks) -> None:
+    disks.out = 2 * 10**9
+    cache, out = checked(plan_of(spec), location)
+    assert "4.7 MB for the largest cell (b0 at 96 px)" in cache
+    assert f"--cache-dir {spec.cache} has room for 1000.0 GB" in cache
+    assert "for all trunks, cells and the model" in out and "MLflow's copies" in out
+    assert out.endswith(f"; 2.0 GB free in {spec.output.out}")
+
+
+def test_a_disk_is_refused_from_the_byte_on_that_it_lacks(
+    spec: SweepSpec, location: SweepLocation, disks: Disks
+) -> None:
+    plan = plan_of(spec)
+    needs = disk_needs(plan, 4)
+    disks.cache, disks.out = needs.cell, needs.store
+    said = checked(plan, location)
+    assert said[-1].startswith(
+        f"warning: {spec.output.out} may become too full for MLflow's copies"
+    )
+    disks.out -= 1
+    with pytest.raises(UserError, match=r"6 trunk\(s\) and 8 cell\(s\) take .* at least") as caught:
+        checked(plan, location)
+    assert is_one_sentence(str(caught.value).replace(str(spec.output.out), "OUT"))
+    disks.cache, disks.out = needs.cell - 1, 10**12
+    with pytest.raises(UserError, match=r"The largest cell \(b0 at 96 px\) takes 4.7 MB") as caught:
+        checked(plan, location)
+    assert "(--test-res), or name a --cache-dir on a larger disk." in str(caught.value)
+
+
+def test_the_bound_of_the_cache_counts_for_what_it_bounds(
+    spec: SweepSpec, location: SweepLocation, disks: Disks
+) -> None:
+    plan = plan_of(spec_with(spec, cache_gb=0.0033))  # less than the pixels; maps are beside it
+    spec.cache.mkdir()
+    set_limit(spec.cache, 0.0033)
+    with pytest.raises(
+        UserError, match=r"room for 3.3 MB of --cache-gb 0.0033 \(1000.0 GB of disk"
+    ):
+        checked(plan, location)
+    set_limit(spec.cache, 0.0034)
+    checked(plan, location)
+
+
+def test_a_sweep_that_is_continued_is_only_warned(
+    spec: SweepSpec, location: SweepLocation, disks: Disks
+) -> None:
+    disks.cache, disks.out = 0, 10 * MB
+    (spec.output.out / "store").mkdir(parents=True)
+    (spec.output.out / "store" / "trunk.safetensors").write_bytes(b"\0" * 3 * MB)
+    said = checked(plan_of(spec), location, begun=True)
+    assert "3.0 MB of it written; 10.0 MB free" in said[1]
+    assert [line.partition(":")[0] for line in said[2:]] == ["warning", "warning"]
+    assert disk_space.is_begun(location)
+
+
+def test_what_goes_elsewhere_needs_no_room_here(
+    spec: SweepSpec, disks: Disks, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A store elsewhere, MLflow elsewhere, and trials on the nodes of a cluster."""
+    plan = plan_of(spec_with(spec, tracking_uri="http://127.0.0.1:5000"))
+    remote = SweepLocation(out=spec.output.out, remote=remote_path((tmp_path / "s").as_uri()))
+    disks.out = disk_needs(plan, 4).model
+    assert "copies" not in checked(plan, remote)[1]
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    disks.cache = 0
+    assert "on a node" in checked(plan, remote)[0]
+
+
+def expected(**values: Any) -> ExpectedImages:
+    known = {"classes": ("a", "b", "c"), "counts": {"train": 120, "val": 50, "test": 40}}
+    return ExpectedImages(
+        **{**known, "stored_bytes": 50 * MB, "splits_are_guessed": False, **values}
+    )
+
+
+def test_images_are_not_decoded_for_cells_that_have_no_room_beside_them(
+    spec: SweepSpec, location: SweepLocation, disks: Disks
+) -> None:
+    said: list[str] = []
+    whole = 50 * MB + disk_needs(plan_of(spec), 4).cell
+    disks.cache = whole
+    check_expected(spec, location, expected(), said.append)
+    assert not said
+    disks.cache = whole - 1  # which an estimate does not tell for sure
+    check_expected(spec, location, expected(), said.append)
+    assert len(said) == 1 and said[0].startswith("warning: the images take about 50.0 MB decoded")
+    disks.cache = whole * 8 // 10
+    with pytest.raises(UserError, match=r"^The images take .* about 4.7 MB beside them, and"):
+        check_expected(spec, location, expected(), said.append)
+    check_expected(spec, location, expected(splits_are_guessed=True), said.append)
+    assert len(said) == 2
+
+
+def test_images_are_not_decoded_for_trunks_that_have_no_room(
+    spec: SweepSpec, location: SweepLocation, disks: Disks
+) -> None:
+    disks.out = B0
+    with pytest.raises(UserError, match=r"--out .* free: try fewer --samples or --variants"):
+        check_expected(spec, location, expected(), lambda _: None)
+    check_expected(spec_with(spec, test_res="auto"), location, expected(), lambda _: None)

@@ -1,0 +1,35 @@
+"""Bytes on a disk, against files that are really written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from trainables.fixres.features import body_pass, features_pass, write_features
+from trainables.models import backbone, variants
+from trainables.profiling.disk_use import checkpoint_bytes, feature_bytes, map_bytes
+from trainables.storage.files import write_tensors
+
+COUNT, CLASSES = 50, 7
+
+
+@pytest.mark.parametrize(("name", "res"), [("lite0", 32), ("b0", 72)])
+def test_files_have_the_sizes_that_are_counted(name: str, res: int, tmp_path: Path) -> None:
+    variant, device = variants.get(name), torch.device("cpu")
+    net, pixels = backbone.build(variant, CLASSES), variants.preprocessing(variant)
+    view = np.zeros((COUNT, res, res, 3), np.uint8)
+    with body_pass(net, view, pixels, batch_size=25, device=device, scratch=tmp_path / "scratch"):
+        (maps,) = (tmp_path / "scratch").iterdir()
+        assert maps.stat().st_size == COUNT * map_bytes(name, res, 4)
+    features = features_pass(net, view, pixels, batch_size=25, device=device)
+    write_features(tmp_path / "train.arrow", features, np.zeros(COUNT, np.int64))
+    write_tensors(tmp_path / "trunk.safetensors", net.state_dict())
+    counted = {
+        "train.arrow": COUNT * feature_bytes(name),
+        "trunk.safetensors": checkpoint_bytes(name, CLASSES),
+    }
+    for file, size in counted.items():
+        assert size <= (tmp_path / file).stat().st_size <= 1.02 * size  # with its header
