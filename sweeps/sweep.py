@@ -28,7 +28,7 @@ from sweeps.output import folder, retention
 from sweeps.output.location import BOARD, CHOICE, EVIDENCE, SweepLocation, check_same, location_of
 from sweeps.output.sweep_record import SPEC, SweepRecord, new_sweep_record
 from sweeps.planning import plan as planning
-from sweeps.planning.dataset import check_extra_test_sets, open_images
+from sweeps.planning.dataset import check_extra_test_sets, find_near_duplicates, open_images
 from sweeps.planning.kept_classifiers import kept_classifier_lines
 from sweeps.planning.plan import Plan
 from sweeps.planning.spec import SweepSpec, identity
@@ -85,8 +85,8 @@ def run(spec: SweepSpec, terminal: Terminal) -> None:
     make_writable(spec.cache, "cache_dir")
     if spec.run.dry_run:
         images, _ = open_images(spec, terminal)
-        check_extra_test_sets(spec, images, terminal)
-        terminal.console.print(plan_view(planning.build_plan(spec, images, ())))
+        near = find_near_duplicates(images, check_extra_test_sets(spec, images, terminal))
+        terminal.console.print(plan_view(planning.build_plan(spec, images, (), near.in_words)))
         return
     is_new_folder = not out.exists()
     make_writable(out, "out")
@@ -118,14 +118,16 @@ def _run_or_continue(
         check_same(record, location)
     outcome = _finished_outcome(spec, location) if record else None
     if outcome is None:
-        check_extra_test_sets(spec, images, terminal)
-        plan = planning.build_plan(spec, images, weights or _find_weights(spec, store))
+        near = find_near_duplicates(images, check_extra_test_sets(spec, images, terminal))
+        weights = weights or _find_weights(spec, store)
+        plan = planning.build_plan(spec, images, weights, near.in_words)
         if record is None:
             read_journal(store, plan)  # refuses the store of another sweep
             uri = location.remote.uri if location.remote else None
             record = new_sweep_record(spec, sweep_identity, uri, images.classes)
             record.write(out)
         folder.write_rejected(out, images)
+        folder.write_near_duplicates(out, near)
         terminal.console.print(plan_view(plan))
         for line in kept_classifier_lines(plan, images, store):
             terminal.say(line)
