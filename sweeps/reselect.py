@@ -15,7 +15,7 @@ from sweeps.output.location import BOARD, recorded_store
 from sweeps.output.retention import check_not_pruned
 from sweeps.output.sweep_record import SPEC, SweepRecord, read_sweep_record
 from sweeps.planning import plan as planning
-from sweeps.planning.dataset import check_extra_test_sets, open_images
+from sweeps.planning.dataset import check_extra_test_sets, find_near_duplicates, open_images
 from sweeps.planning.spec import ServingOptions
 from sweeps.planning.validation import looks_like_uri
 from sweeps.report import heatmap
@@ -74,9 +74,9 @@ def write_other_choice(
     images, _ = open_images(spec, terminal)
     if images.digest != record.identity["images"]:
         raise UserError(f"--data {spec.images.data} holds other images than the sweep saw.")
-    check_extra_test_sets(spec, images, terminal)
+    near = find_near_duplicates(images, check_extra_test_sets(spec, images, terminal))
     trunk = read_trunk_spec(store, row.trunk)
-    plan = planning.build_plan(spec, images, [trunk.weights])
+    plan = planning.build_plan(spec, images, [trunk.weights], near.in_words)
     served_model = served_as_swept(plan, row, store)
     progress = terminal.counting("decoding images")
     outcome = score_choice(plan, choice, served_model, rows, images, store, progress)

@@ -30,7 +30,7 @@ from sweeps.output.disk_space import check_disks, check_expected, is_begun
 from sweeps.output.location import BOARD, CHOICE, EVIDENCE, SweepLocation, check_same, location_of
 from sweeps.output.sweep_record import SPEC, SweepRecord, new_sweep_record
 from sweeps.planning import plan as planning
-from sweeps.planning.dataset import check_extra_test_sets, open_images
+from sweeps.planning.dataset import check_extra_test_sets, find_near_duplicates, open_images
 from sweeps.planning.kept_classifiers import kept_classifier_lines
 from sweeps.planning.plan import Plan
 from sweeps.planning.spec import SweepSpec, identity
@@ -89,8 +89,8 @@ def run(spec: SweepSpec, terminal: Terminal) -> None:
         begun = is_begun(location)
         expect = None if begun else partial(check_expected, spec, location, say=terminal.say)
         images, _ = open_images(spec, terminal, expect)
-        check_extra_test_sets(spec, images, terminal)
-        plan = planning.build_plan(spec, images, ())
+        near = find_near_duplicates(images, check_extra_test_sets(spec, images, terminal))
+        plan = planning.build_plan(spec, images, (), near.in_words)
         terminal.console.print(plan_view(plan))
         check_disks(plan, location, terminal.say, begun=begun)
         return
@@ -125,14 +125,16 @@ def _run_or_continue(
         check_same(record, location)
     outcome = _finished_outcome(spec, location) if record else None
     if outcome is None:
-        check_extra_test_sets(spec, images, terminal)
-        plan = planning.build_plan(spec, images, weights or _find_weights(spec, store))
+        near = find_near_duplicates(images, check_extra_test_sets(spec, images, terminal))
+        weights = weights or _find_weights(spec, store)
+        plan = planning.build_plan(spec, images, weights, near.in_words)
         if record is None:
             read_journal(store, plan)  # refuses the store of another sweep
             uri = location.remote.uri if location.remote else None
             record = new_sweep_record(spec, sweep_identity, uri, images.classes)
             record.write(out)
         folder.write_rejected(out, images)
+        folder.write_near_duplicates(out, near)
         terminal.console.print(plan_view(plan))
         check_disks(plan, location, terminal.say, begun=begun)
         for line in kept_classifier_lines(plan, images, store):

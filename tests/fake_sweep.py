@@ -30,6 +30,7 @@ from tests.fake_training import Farm
 from trainables.evaluation.metrics import Score
 from trainables.fixres.adapted_net import adapted_state
 from trainables.fixres.cell import PREDICTIONS, ArmResult, delta_path, write_predictions
+from trainables.near_duplicates.pairs import NearDuplicates
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import write_json, write_tensors, write_text
 from trainables.training.recipe import Hyper
@@ -58,6 +59,7 @@ class FakeSweep:
         for name, stand_in in {
             "open_images": lambda *_: (images, out.parent),
             "_find_weights": lambda *_: [],
+            "find_near_duplicates": lambda *_: NearDuplicates(),
             "plan_view": lambda _: "plan",
             "summary": lambda *_: "summary",
             "comparisons_of_recipe": lambda *_: [],

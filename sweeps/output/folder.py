@@ -13,11 +13,20 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from sweeps.environment import on_cluster
-from sweeps.output.location import BOARD, CHOICE, FILES, FOLDERS, location_of
+from sweeps.output.location import (
+    BOARD,
+    CHOICE,
+    FILES,
+    FOLDERS,
+    NEAR_DUPLICATES,
+    REJECTED,
+    location_of,
+)
 from sweeps.output.sweep_record import SPEC, SweepRecord, read_sweep_record
 from sweeps.planning.spec import SweepSpec, differences
 from trainables.data.image_set import ImageSet
 from trainables.errors import UserError
+from trainables.near_duplicates.pairs import NearDuplicates
 from trainables.storage.damage import DamagedFileError
 from trainables.storage.files import write_text
 
@@ -91,7 +100,7 @@ def remove_unfinished(out: Path, is_new: bool) -> None:
         shutil.rmtree(out)
         return
     # A bare store stays: it may have been there before, and the next sweep takes it up.
-    for name in (SPEC, "rejected.tsv"):
+    for name in (SPEC, REJECTED, NEAR_DUPLICATES):
         (out / name).unlink(missing_ok=True)
 
 
@@ -135,4 +144,12 @@ def write_rejected(out: Path, images: ImageSet) -> None:
     """List the files that could not be read in rejected.tsv, if there are any."""
     if images.rejected:
         lines = [f"{r.path}\t{r.reason}\n" for r in images.rejected]
-        write_text(out / "rejected.tsv", "path\treason\n" + "".join(lines))
+        write_text(out / REJECTED, "path\treason\n" + "".join(lines))
+
+
+def write_near_duplicates(out: Path, found: NearDuplicates) -> None:
+    """List the near-duplicates in near_duplicates.tsv; without any there is no such file."""
+    if found.pairs:
+        write_text(out / NEAR_DUPLICATES, found.table)
+    else:
+        (out / NEAR_DUPLICATES).unlink(missing_ok=True)

@@ -26,7 +26,8 @@ BOARD, CHOICE, REPORT = "leaderboard.parquet", "choice.json", "report.html"
 CLASSES, CONFUSIONS = "per_class.parquet", "confusions.parquet"
 EVIDENCE = (BOARD, CLASSES, CONFUSIONS, REPORT)
 # The results, beside spec.json and choice.json.
-FILES, FOLDERS = ("rejected.tsv", *EVIDENCE), ("figures", "model")
+REJECTED, NEAR_DUPLICATES = "rejected.tsv", "near_duplicates.tsv"
+FILES, FOLDERS = (REJECTED, NEAR_DUPLICATES, *EVIDENCE), ("figures", "model")
 LEASE = "driver.json"
 CARD = "model/README.md"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -9,9 +10,11 @@ from sweeps.environment import on_cluster
 from sweeps.planning.spec import SweepSpec
 from trainables.data import builtin_digits
 from trainables.data.decode import Expect, Progress, prepare
-from trainables.data.extra_test_sets import open_extra_test_set
+from trainables.data.extra_test_sets import ExtraTestSet, open_extra_test_set
 from trainables.data.image_set import ImageSet
+from trainables.data.stored_hashes import hashes_of
 from trainables.errors import UserError, printable
+from trainables.near_duplicates.pairs import HashedSet, NearDuplicates, near_duplicates
 from trainables.sources.splits import SPLITS
 from trainables.storage.files import files_below
 from trainables.storage.hashing import content_hash
@@ -64,7 +67,9 @@ def open_images(
     return images, data
 
 
-def check_extra_test_sets(spec: SweepSpec, images: ImageSet, messages: Messages) -> None:
+def check_extra_test_sets(
+    spec: SweepSpec, images: ImageSet, messages: Messages
+) -> list[ExtraTestSet]:
     """Open and decode the extra test sets, so that what is wrong with one is known at once.
 
     Says what is left out of each, and how many of its images the sweep has as well.
@@ -72,6 +77,7 @@ def check_extra_test_sets(spec: SweepSpec, images: ImageSet, messages: Messages)
     Raises:
         UserError: one of them cannot be used.
     """
+    opened = []
     for name, where in spec.extra_test_sets.items():
         progress = messages.counting(f"decoding --also-test {name}")
         data = place_of(where)
@@ -87,6 +93,7 @@ def check_extra_test_sets(spec: SweepSpec, images: ImageSet, messages: Messages)
             )
         for note in extra.notes:
             messages.say(f"--also-test {name}: {note}")
+        opened.append(extra)
         hashes = extra.images.hashes()
         for split in SPLITS:
             shared = len(hashes & images.split(split).hashes())
@@ -95,6 +102,16 @@ def check_extra_test_sets(spec: SweepSpec, images: ImageSet, messages: Messages)
                     f"--also-test {name}: {shared} image(s) of it are also in {split}, byte for"
                     " byte."
                 )
+    return opened
+
+
+def find_near_duplicates(images: ImageSet, extra: Sequence[ExtraTestSet]) -> NearDuplicates:
+    """Find images of a split, or of an extra test set, that look like one of another split."""
+    splits = {name: images.split(name) for name in SPLITS}
+    return near_duplicates(
+        [HashedSet(name, one.paths(), hashes_of(one)) for name, one in splits.items()],
+        [HashedSet(one.name, one.images.paths(), hashes_of(one.images)) for one in extra],
+    )
 
 
 def _check_reachable(data: RemotePath, option: str) -> None:

@@ -45,6 +45,8 @@ class Plan:
     weights: Mapping[str, Weights]  # by variant
     costs: Mapping[tuple[str, int], Cost]  # by variant and resolution
     whites: Mapping[str, int] = field(default_factory=dict)  # by kind of image, as in the images
+    splits: str = ""  # where they are from, in words; empty where it is not known
+    near_duplicates: str = ""  # between the splits and extra test sets, in words
 
     @property
     def name(self) -> str:
@@ -155,11 +157,14 @@ class Plan:
         return Cell(spec=spec, trunk=trunk, trunk_epochs=trunk_epochs)
 
 
-def build_plan(spec: SweepSpec, images: ImageSet, weights: Iterable[Weights]) -> Plan:
+def build_plan(
+    spec: SweepSpec, images: ImageSet, weights: Iterable[Weights], near_duplicates: str = ""
+) -> Plan:
     """Build the plan of a spec: resolve its grid, and look up the serving cost of each cell.
 
     Args:
         weights: the start of each variant.
+        near_duplicates: those between splits and extra test sets, in words.
 
     Raises:
         UserError: no cell can be within the serving limits, or the weights do not fit the classes.
@@ -182,6 +187,8 @@ def build_plan(spec: SweepSpec, images: ImageSet, weights: Iterable[Weights]) ->
             for r in sorted({point.train_res, *tests})
         },
         whites=images.whites,
+        splits=images.splits_in_words,
+        near_duplicates=near_duplicates,
     )
     _check_limits(plan)
     if spec.trunks.epochs == 0:

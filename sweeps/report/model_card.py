@@ -221,6 +221,8 @@ def _origin(plan: Plan, outcome: Outcome, versions: Mapping[str, str]) -> str:
             f"- Weights at the start: {start}.",
             f"- Images: {plan.name}, {', '.join(f'{n} {s}' for s, n in plan.counts.items())} "
             f"(fingerprint {plan.images_digest}).",
+            *([f"- Splits: {plan.splits}."] if plan.splits else []),
+            *([f"- Near-duplicates: {plan.near_duplicates}."] if plan.near_duplicates else []),
             f"- Trunk {row.trunk}, {row.trunk_epochs} epochs; cell {row.cell}; seed "
             f"{plan.spec.run.seed}.",
             f"- Made with {', '.join(f'{name} {number}' for name, number in versions.items())}.",

@@ -290,6 +290,8 @@ def _facts(
     return {
         "Images": f"{plan.name}: {', '.join(f'{n:,} {s}' for s, n in plan.counts.items())}; "
         f"fingerprint {plan.images_digest}",
+        **({"Splits": plan.splits} if plan.splits else {}),
+        **({"Near-duplicates": plan.near_duplicates} if plan.near_duplicates else {}),
         "Classes": f"{len(plan.classes)}: {shown}" + (f" and {more:,} more" if more > 0 else ""),
         "Weights": "; ".join(_start_in_words(plan, variant) for variant in plan.spec.grid.variants),
         "Seed": f"{plan.spec.run.seed}",

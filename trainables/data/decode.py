@@ -6,6 +6,7 @@ other's locks.
 
     CACHE/<digest>/pixels.bin    H x W x 3 uint8 RGB of each image, one after another
     CACHE/<digest>/index.arrow   one row for each image: where, how large, label, split, hash
+    CACHE/<digest>/perceptual-1.npy    its perceptual hash, four uint64
     CACHE/<digest>/images.json   classes, how long pixels.bin must be, white by kind of image
     CACHE/listings/<key>.json    the digest that a listing led to, rejected files, layout, notes
 """
@@ -42,7 +43,7 @@ from trainables.sources.reading import read_source, with_own_val_as_test
 from trainables.sources.source import Source
 from trainables.storage.object_store import RemotePath
 
-INDEX_ROW_BYTES = 128  # about
+INDEX_ROW_BYTES = 160  # about, with the perceptual hash
 READING = 2  # raise it when the same listing may lead to other images
 
 Progress = Callable[[int, int], None]

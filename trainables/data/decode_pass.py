@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from trainables.data.cache import GrowingFile
@@ -20,6 +21,7 @@ from trainables.data.decode_pool import Decoded, decode_all
 from trainables.data.image_set import Rejected
 from trainables.data.options import ReadOptions
 from trainables.data.samples import Samples, shared_whites, white_notes
+from trainables.data.stored_hashes import write_hashes
 from trainables.errors import UserError, printable
 from trainables.sources.grouped_splits import assign_groups
 from trainables.sources.groups import count_groups, group_notes
@@ -47,6 +49,7 @@ class _Stored(NamedTuple):
     brightest: int
     has_more: bool
     group: str | None
+    looks: np.ndarray
 
 
 _SCHEMA = pa.schema(
@@ -100,6 +103,7 @@ def decode_into(
     stored, split_notes = _split(data, source, stored, options)
     digest = _digest(stored, source.classes, options)
     _write_index(draft / "index.arrow", stored)
+    write_hashes(draft, [one.looks for one in stored])
     description = {"digest": digest, "classes": source.classes, "bytes": pixels.size}
     if whites:
         description["whites"] = dict(whites)
@@ -116,7 +120,7 @@ def decode_into(
 
 def _stored(decoded: Decoded, offset: int) -> _Stored:
     item, rgb = decoded.item, decoded.pixels
-    assert rgb is not None, "the caller has looked"
+    assert rgb is not None and decoded.looks is not None, "the caller has looked"
     return _Stored(
         path=item.path,
         label=item.label,
@@ -130,6 +134,7 @@ def _stored(decoded: Decoded, offset: int) -> _Stored:
         brightest=decoded.brightest,
         has_more=decoded.has_more,
         group=item.group,
+        looks=decoded.looks,
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from trainables.data import pixels
 from trainables.data.samples import Samples
+from trainables.near_duplicates.perceptual_hash import perceptual_hash
 from trainables.sources.downloads import with_contents
 from trainables.sources.listing import MAX_FILE_BYTES
 from trainables.sources.source import Item, Source
@@ -35,6 +36,7 @@ class Decoded(NamedTuple):
     reduced: bool = False  # from more pixels
     brightest: int = 255  # the largest value of the pixels
     has_more: bool = False  # frames or pages, which are not read
+    looks: np.ndarray | None = None  # the perceptual hash of the pixels
 
 
 def decode_all(source: Source, side: int, whites: Mapping[str, int]) -> Iterator[Decoded]:
@@ -109,9 +111,16 @@ def _decode(item: Item, side: int, whites: Mapping[str, int]) -> Decoded:
     except pixels.BadImageError as error:
         return Decoded(item, b"", None, str(error))
     rgb, sha256 = picture.rgb, hashlib.sha256(content).digest()
-    brightest = int(rgb.max())
     return Decoded(
-        item, sha256, rgb, "", picture.samples, picture.reduced, brightest, picture.has_more
+        item,
+        sha256,
+        rgb,
+        reason="",
+        samples=picture.samples,
+        reduced=picture.reduced,
+        brightest=int(rgb.max()),
+        has_more=picture.has_more,
+        looks=perceptual_hash(rgb),
     )
 
 

@@ -77,13 +77,17 @@ class SplitImages:
     Attributes:
         labels: (N,) int64, positions in :attr:`ImageSet.classes`.
         sizes: (N, 2) int32, height and width in px, of the stored images.
+        in_set: (M,) bool, which images of the whole set are in the split.
+        root: the folder in the cache.
     """
 
     labels: np.ndarray
     sizes: np.ndarray
+    in_set: np.ndarray
+    root: Path
 
     def __init__(self, root: Path, stored: Sequence[str]) -> None:
-        with _opened_index(root, stored) as chosen:
+        with _opened_index(root, stored) as (chosen, self.in_set):
             self.labels = chosen["label"].to_numpy().astype(np.int64)
             self.sizes = np.stack(
                 [chosen[edge].to_numpy().astype(np.int32) for edge in ("height", "width")], axis=1
@@ -93,6 +97,7 @@ class SplitImages:
         self.sizes.setflags(write=False)
         # A plain array over the map: slicing the memmap class itself costs several times more.
         self._pixels = np.asarray(np.memmap(root / "pixels.bin", dtype=np.uint8, mode="r"))
+        self.root = root
         self._opened = (root, tuple(stored))
 
     def __reduce__(self) -> tuple[type[SplitImages], tuple[Path, tuple[str, ...]]]:
@@ -100,8 +105,14 @@ class SplitImages:
 
     def hashes(self) -> set[bytes]:
         """Read the sha256 of the bytes of each image's file."""
-        with _opened_index(*self._opened) as chosen:
+        with _opened_index(*self._opened) as (chosen, _):
             return set(chosen["sha256"].to_pylist())
+
+    def paths(self) -> list[str]:
+        """Read the path of each image, as it was when it was decoded; in a table with "#row"."""
+        with _opened_index(*self._opened) as (chosen, _):
+            paths: list[str] = chosen["path"].to_pylist()
+            return paths
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -114,8 +125,9 @@ class SplitImages:
 
 
 @contextmanager
-def _opened_index(root: Path, stored: Sequence[str]) -> Iterator[pa.Table]:
-    """Open the rows of the index that are of these splits."""
+def _opened_index(root: Path, stored: Sequence[str]) -> Iterator[tuple[pa.Table, np.ndarray]]:
+    """Open the rows of the index that are of these splits, and say which of all rows they are."""
     with pa.memory_map(str(root / "index.arrow")) as mapped:
         table = pa.ipc.open_file(mapped).read_all()
-        yield table.filter(pc.is_in(table["split"], pa.array(stored)))
+        mask = pc.is_in(table["split"], pa.array(stored))
+        yield table.filter(mask), mask.to_numpy()

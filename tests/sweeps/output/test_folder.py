@@ -13,12 +13,14 @@ from sweeps.output.folder import (
     locked,
     read_matching_record,
     remove_unfinished,
+    write_near_duplicates,
     write_rejected,
 )
 from sweeps.planning.spec import identity
 from tests.factories import a_record, is_one_sentence, spec_with
 from trainables.data.image_set import Rejected
 from trainables.errors import UserError
+from trainables.near_duplicates.pairs import NearDuplicate, NearDuplicates
 
 OPTIONS = {"variants": ("b0", "b1"), "lr": (1e-3, 1e-2), "seed": 7, "keep": "front"}
 
@@ -113,7 +115,7 @@ def test_a_folder_has_one_driver_at_a_time(tmp_path: Path) -> None:
 def test_a_refused_sweep_leaves_nothing_of_its_own(tmp_path: Path, is_new: bool) -> None:
     out = tmp_path / "out"
     (out / "store").mkdir(parents=True)
-    for name in ("spec.json", "rejected.tsv", "store/journal.jsonl"):
+    for name in ("spec.json", "rejected.tsv", "near_duplicates.tsv", "store/journal.jsonl"):
         (out / name).touch()
     remove_unfinished(out, is_new)
     left = {path.name for path in out.rglob("*")} if out.exists() else set()
@@ -128,6 +130,16 @@ def test_rejected_files_are_listed_if_there_are_any(tmp_path: Path) -> None:
     images.rejected = (Rejected(path="a.jpg", reason="truncated"),)
     write_rejected(tmp_path, images)
     assert (tmp_path / "rejected.tsv").read_text() == "path\treason\na.jpg\ttruncated\n"
+
+
+def test_near_duplicates_are_listed_if_there_are_any(tmp_path: Path) -> None:
+    pair = NearDuplicate("val", "val/a/1.jpg", "train", "train/a/2.jpg", 7)
+    write_near_duplicates(tmp_path, NearDuplicates(pairs=(pair,), sizes={"train": 9, "val": 9}))
+    assert (tmp_path / "near_duplicates.tsv").read_text().splitlines()[1] == (
+        "val\tval/a/1.jpg\ttrain\ttrain/a/2.jpg\t7"
+    )
+    write_near_duplicates(tmp_path, NearDuplicates())  # of an extra set that is no longer given
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_same_sweep_is_recognised_and_another_is_refused(tmp_path: Path) -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_sample_image
 
 from sweeps.planning import dataset
-from sweeps.planning.dataset import check_extra_test_sets, open_images
+from sweeps.planning.dataset import check_extra_test_sets, find_near_duplicates, open_images
 from tests.factories import spec_with
 from trainables.data import builtin_digits
 from trainables.errors import UserError
@@ -163,3 +165,36 @@ def test_what_is_to_know_of_extra_test_sets_is_known_before_training(tmp_path: P
     assert sum(shared) == 6 and any("also in train" in line for line in messages.lines)
     with pytest.raises(UserError, match=r"odd has 1 class\(es\) that were not trained on, as x"):
         check_extra_test_sets(spec_with(**options, also_test=(f"odd={odd}",)), images, messages)
+
+
+def test_copies_of_other_bytes_are_found_across_splits_and_extra_sets(tmp_path: Path) -> None:
+    """Of 24 parts of a photograph, two are in val too and two in an extra set, not as they were."""
+    photograph = load_sample_image("china.jpg")
+
+    def part(number: int) -> Image.Image:
+        top, left = 105 * (number // 6), 105 * (number % 6)
+        return Image.fromarray(np.ascontiguousarray(photograph[top : top + 105, left : left + 105]))
+
+    def save(picture: Image.Image, name: str, quality: int = 95) -> None:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path, "JPEG", quality=quality)
+
+    for number in range(24):
+        split = ("train", "train", "val", "test")[number % 4]
+        save(part(number), f"data/{split}/{'ab'[number // 12]}/{number}.jpg")
+    save(part(12), "data/val/b/copy.jpg", 50)
+    save(part(13).resize((70, 70)), "data/val/b/small.jpg")
+    save(part(14).point(lambda value: min(255, int(1.1 * value))), "v2/b/brighter.jpg")
+    save(part(15), "v2/b/copy.jpg", 60)
+    options = {"data": str(tmp_path / "data"), "cache_dir": tmp_path / "cache"}
+    spec = spec_with(**options, also_test=(f"v2={tmp_path / 'v2'}",))
+    images, _ = open_images(spec, Messages())
+    found = find_near_duplicates(images, check_extra_test_sets(spec, images, Messages()))
+    assert sorted(pair[:4] for pair in found.pairs) == [
+        ("v2", "b/brighter.jpg", "val", "val/b/14.jpg"),
+        ("v2", "b/copy.jpg", "test", "test/b/15.jpg"),
+        ("val", "val/b/copy.jpg", "train", "train/b/12.jpg"),
+        ("val", "val/b/small.jpg", "train", "train/b/13.jpg"),
+    ]
+    assert "2 of 8 images of val look like one of train" in found.in_words

@@ -35,7 +35,12 @@ def images(train: int = 120, val: int = 50, test: int = 40, classes: int = 10) -
 
     names = tuple(map(str, range(classes)))
     return SimpleNamespace(
-        digest="d1", classes=names, split=Split, layout="class folders", whites={}
+        digest="d1",
+        classes=names,
+        split=Split,
+        layout="class folders",
+        whites={},
+        splits_in_words="",
     )
 
 

@@ -161,3 +161,13 @@ def test_the_card_says_what_was_done_to_pixels_before_the_transform() -> None:
     assert "short side above 1,024 px were first reduced to it, as the MLflow model does" in text
     assert "white is 4,095 in 16-bit grey PNG" in text
     assert "white is" not in model_card(PLAN, outcome_of(ROWS), {}, "p.png")
+
+
+def test_where_splits_are_from_and_what_looks_alike_in_them_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert "Splits:" not in made() and "Near-duplicates:" not in made()
+    told = replace(PLAN, splits="test is val of the data", near_duplicates="none between a, b")
+    monkeypatch.setitem(globals(), "PLAN", told)
+    card = made()
+    assert "\n- Splits: test is val of the data.\n- Near-duplicates: none between a, b.\n" in card

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import pytest
 from matplotlib.figure import Figure
 
 from sweeps.final_model.outcome import Outcome
@@ -260,3 +261,13 @@ def test_it_says_how_to_repeat_it() -> None:
 
 def test_the_limits_stand_below_the_costs() -> None:
     assert "Limits asked for: --max-gmacs 2." in made(figures={"pareto": a_figure()})
+
+
+def test_where_splits_are_from_and_what_looks_alike_in_them_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert "Near-duplicates" not in Parsed(made()).text
+    told = replace(PLAN, splits=f"test is {WILD}", near_duplicates="3 of 9 images of val")
+    monkeypatch.setitem(globals(), "PLAN", told)
+    words = " ".join(Parsed(made()).text.split())
+    assert f"Splits test is {WILD}" in words and "Near-duplicates 3 of 9 images of val" in words

@@ -50,3 +50,13 @@ def test_the_plan_names_classes_and_layout() -> None:
     assert told in output_of(console)
     console.print(plan_view(replace(many, class_sizes=(7,) * 10)))
     assert "; each of 7 images\n" in output_of(console)
+
+
+def test_the_plan_says_where_splits_are_from_and_what_looks_alike_in_them() -> None:
+    console = file_console()
+    console.print(plan_view(replace(plan(), splits="val is 9 images of its train")))
+    console.print(plan_view(replace(plan(), near_duplicates="none between train, val, test")))
+    told = output_of(console)
+    assert "\nsplits   val is 9 images of its train\n" in told
+    assert "\nnear     near-duplicates: none between train, val, test\n" in told
+    assert told.count("near-duplicates") == told.count("\nsplits") == 1

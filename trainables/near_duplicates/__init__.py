@@ -1,0 +1,1 @@
+"""Find images that look alike though their bytes differ: perceptual hashes and their neighbours."""
