@@ -37,7 +37,9 @@ class Resampler:
         """Compute by how much net ``first`` is better than each, and the standard errors.
 
         The errors are those of a paired bootstrap: images are drawn with replacement, for all nets
-        the same. A class that a resample misses is left out of its means.
+        the same. A class that a resample misses is left out of its means. To the images that two
+        nets take for different classes one is added, as :func:`.paired_error` adds half an image
+        to each kind of them: else a single image would be known to be no accident.
 
         Returns:
             (nets,) each; the same seed gives the same.
@@ -49,7 +51,9 @@ class Resampler:
         )
         resampled = self.weighted(weights)
         errors = (resampled[first] - resampled).std(axis=1, ddof=1)
-        return self.values[first] - self.values, errors
+        unlike = np.array([(self.predicted[first] != one).sum() for one in self.predicted])
+        values = self.values
+        return values[first] - values, errors * np.sqrt(1 + 1 / np.maximum(unlike, 1))
 
     def optimism(self, seed: int = 0) -> float:
         """Estimate by how much, as a share, the best net's value is too high.

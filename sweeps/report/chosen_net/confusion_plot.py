@@ -27,10 +27,10 @@ def plot_confusions(predictions: Sequence[Predictions], classes: Sequence[str]) 
     """
     shown = [_shown(p, len(classes)) for p in predictions]
     side = max(map(len, shown))
-    cell = 0.36 if side > 6 else 0.5
+    cell = 0.36 if side > 6 else 0.5  # inches; names and numbers are outside of the cells
     letters = max(len(_short(classes[i])) for some in shown for i in some)
-    width = len(shown) * (cell * (side + 1) + 0.085 * letters + 0.7) + 0.4
-    height = cell * side + 0.085 * letters + 1.5
+    width = len(shown) * (cell * (side + 1) + 0.07 * letters + 0.5)
+    height = cell * side + 0.07 * letters + 1.25
     figure = new_figure(max(6.0, width), height, "What images are, and what they are taken for")
     axes = figure.subplots(1, len(shown), squeeze=False)[0]
     for ax, split, some in zip(axes, predictions, shown, strict=True):
@@ -58,7 +58,7 @@ def _draw(ax: Axes, predictions: Predictions, shown: list[int], classes: Sequenc
     counts = np.concatenate([counts[:, :-1], rest], axis=1)
     totals = np.array([(predictions.labels == i).sum() for i in shown])[:, None]
     shares = counts / np.maximum(totals, 1)
-    ax.imshow(shares, cmap=_COLOURS, vmin=0, vmax=1, aspect="equal")
+    ax.imshow(shares, cmap=_COLOURS, vmin=0, vmax=1, aspect="auto")
     names = [_short(classes[i]) for i in shown]
     ax.set_xticks(range(counts.shape[1]), [*names, *[OTHERS] * rest.shape[1]], rotation=90)
     ax.set_yticks(range(len(shown)), names)

@@ -46,34 +46,34 @@ def with_macro_f1(plan: Plan, trunk: TrunkSpec, epoch: int, at: int = 0) -> Epoc
 
 
 def test_rungs_proposals_and_survivors_go_by_the_metric(tmp_path: Path) -> None:
-    outcomes = {}
     metrics: tuple[Metric, ...] = ("top1", "macro_f1")
+    proposed = {}
     for metric in metrics:
         plan = plan_of(spec_with(SMALL_SPEC, metric=metric))
-        store = Store(tmp_path / metric)
-        scheduler = TrunkScheduler(plan, store, Events())
+        store, events = Store(tmp_path / metric), Events()
+        scheduler = TrunkScheduler(plan, store, events)
         Farm(plan, store, with_macro_f1).run(scheduler)
-        outcomes[metric] = scheduler.survivors(), read_lines(store.journal), store
-    for metric, (survivors, lines, store) in outcomes.items():
-        for line in (line for line in lines if line["event"] == "rung"):
-            reports = recorded_reports(store, line["trunk"])
-            (report,) = (r for r in reports if r.epoch == line["epoch"])
-            assert line["top1"] == max(s.value(metric) for s in report.val.values())
-        for survivor in survivors:
-            own = [
-                (r[-1].epoch, max(s.value(metric) for s in r[-1].val.values()))
-                for line in lines
-                if line["event"] == "ask"
-                and (r := recorded_reports(store, line["trunk"]))
-                and point_of(trunk.read_trunk_spec(store, line["trunk"])) == point_of(survivor)
+        ended = {e.trunk.key: e for e in events if isinstance(e, TrunkEnded)}
+        values = {
+            (key, r.epoch): max(s.value(metric) for s in r.val.values())
+            for key, end in ended.items()
+            for r in end.reports
+            if r.val
+        }
+        rungs = [line for line in read_lines(store.journal) if line["event"] == "rung"]
+        assert rungs
+        assert all(line["top1"] == values[line["trunk"], line["epoch"]] for line in rungs)
+        for survivor in scheduler.survivors():
+            last = [
+                (max(e for key, e in values if key == end.trunk.key), end.trunk.key)
+                for end in ended.values()
+                if point_of(end.trunk) == point_of(survivor)
             ]
-            last = recorded_reports(store, survivor.key)[-1]
-            assert (last.epoch, max(s.value(metric) for s in last.val.values())) == max(own)
-    asked = {
-        metric: [line["hyper"] for line in lines if line["event"] == "ask"]
-        for metric, (_, lines, _) in outcomes.items()
-    }
-    assert asked["top1"] != asked["macro_f1"]  # TPE was told otherwise
+            best = max((epoch, values[key, epoch]) for epoch, key in last)
+            assert best in [(epoch, values[survivor.key, epoch]) for epoch, _ in last
+                            if (survivor.key, epoch) in values]  # fmt: skip
+        proposed[metric] = [end.trunk.hyper for end in ended.values()]
+    assert set(proposed["top1"]) != set(proposed["macro_f1"])  # TPE was told otherwise
 
 
 class Killed(BaseException):

@@ -56,10 +56,14 @@ def test_values_and_differences_are_on_all_images(metric: Metric) -> None:
     assert errors[1] == 0 and (errors[[0, 2]] > 0).all()
 
 
-def test_the_bootstrap_error_of_top_1_is_that_of_the_formula() -> None:
-    labels, said = nets(2000, (0.9, 0.8))
-    _, errors = Resampler(metric="top1", labels=labels, predicted=said).differences(0)
-    _, expected = paired_difference(*(predicted == labels for predicted in said))
+@pytest.mark.parametrize("unlike", [1, 3, 20, 300])
+def test_the_bootstrap_error_of_top_1_is_that_of_the_formula(unlike: int) -> None:
+    labels, (first, _) = nets(2000, (0.9, 0.8))
+    other = first.copy()
+    changed = np.flatnonzero(first == labels)[:unlike]
+    other[changed] = (labels[changed] + 1) % 4
+    _, errors = Resampler(metric="top1", labels=labels, predicted=[first, other]).differences(0)
+    _, expected = paired_difference(first == labels, other == labels)
     assert errors[1] == pytest.approx(expected, rel=0.15)  # of 300 resamples: 4 %
 
 
@@ -76,13 +80,16 @@ def test_nets_that_err_on_the_same_images_differ_with_less_error() -> None:
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_choosing_among_equals_flatters_and_among_one_does_not(metric: Metric) -> None:
-    labels, said = nets(400, (0.7,) * 20)
-    many = Resampler(metric=metric, labels=labels, predicted=said).optimism()
-    alone = Resampler(metric=metric, labels=labels, predicted=said[:1]).optimism()
-    values = Resampler(metric=metric, labels=labels, predicted=said).values
-    # All are as good, so that the best is too high by how far it is above their mean.
-    assert many == pytest.approx(values.max() - values.mean(), abs=0.02) and many > 0.01
-    assert abs(alone) < 0.005
+    many, alone, truth = [], [], []
+    for seed in range(10):
+        labels, said = nets(400, (0.7,) * 20, seed=seed)
+        judge = Resampler(metric=metric, labels=labels, predicted=said)
+        many.append(judge.optimism())
+        alone.append(Resampler(metric=metric, labels=labels, predicted=said[:1]).optimism())
+        # All are as good, so that the best is too high by how far it is above their mean.
+        truth.append(judge.values.max() - judge.values.mean())
+    assert 0.6 < np.mean(many) / np.mean(truth) < 1.5
+    assert abs(np.mean(alone)) < np.mean(many) / 4
 
 
 def test_the_same_seed_gives_the_same() -> None:
