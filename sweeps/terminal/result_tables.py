@@ -21,7 +21,6 @@ from trainables.evaluation.class_metrics import IN_WORDS, Metric
 from trainables.evaluation.confidence import wilson
 from trainables.fixres.arms import UNTUNED, rank
 
-
 # Columns are narrow: of words a heading breaks between.
 _SHORT: dict[Metric, str] = {"balanced_accuracy": "bal. acc. %", "macro_f1": "macro F1 %"}
 
