@@ -44,7 +44,7 @@ class DiskNeeds:
     cell_name: str
     views: int  # in the cache, where nothing has to be dropped
     trunks: int  # in the store: checkpoints, and the weights that they start from
-    cells: int  # features
+    cells: int  # features, and val's logits
     state: int  # of one trunk in training
     model: int
 
@@ -87,7 +87,8 @@ def disk_needs(plan: Plan, map_number_bytes: int) -> DiskNeeds:
         cell_name=f"{variant} at {res} px",
         views=sum(views * _view_bytes(transform.test_res) for transform in seen),
         trunks=given + plan.samples * sum(checkpoints[point.variant] for point in plan.points),
-        cells=plan.survivors * sum(_features(plan, point) for point in plan.points),
+        cells=plan.survivors
+        * sum(_features(plan, point) + _logits(plan, point) for point in plan.points),
         state=copies * smallest if spec.trunks.epochs else smallest,
         model=int(MODEL_FORMS * smallest),
     )
@@ -105,6 +106,13 @@ def _features(plan: Plan, point: Point) -> int:
     mild = any(arm.needs_mild_views for arm in arms)
     images += plan.spec.fix.views * plan.counts["train"] * mild
     return len(plan.grid.tests[point]) * images * feature_bytes(point.variant)
+
+
+def _logits(plan: Plan, point: Point) -> int:
+    """Count the bytes of the logits of val that the cells of one trunk keep."""
+    arms = sum(ARMS[name].plain for name in plan.spec.fix.arms)
+    cells = len(plan.grid.tests[point])
+    return cells * arms * plan.counts["val"] * len(plan.classes) * FLOAT
 
 
 def is_begun(location: SweepLocation) -> bool:

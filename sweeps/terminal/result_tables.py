@@ -21,6 +21,9 @@ from trainables.evaluation.class_metrics import IN_WORDS, Metric
 from trainables.evaluation.confidence import wilson
 from trainables.fixres.arms import UNTUNED, rank
 
+# Columns are narrow: of words a heading breaks between.
+_SHORT: dict[Metric, str] = {"balanced_accuracy": "bal. acc. %", "macro_f1": "macro F1 %"}
+
 
 def summary(outcome: Outcome, compared: Sequence[Comparison] = (), *, limit: int = 8) -> Group:
     """Lay out the best rows, the arms, the choice, and its scores on the held-out sets."""
@@ -90,7 +93,7 @@ def _board(val: Sequence[Row], choice: Choice, limit: int) -> Table:
 
 def _deciding_column(metric: Metric) -> tuple[str, ...]:
     """Name the column of the metric that decided; none for top-1, which has one anyway."""
-    return () if metric == "top1" else (f"{IN_WORDS[metric]} %",)
+    return () if metric == "top1" else (_SHORT[metric],)
 
 
 def _arms(val: Sequence[Row], metric: Metric) -> Table:

@@ -42,10 +42,16 @@ def test_everything_is_handed_over(undisturbed: Path) -> None:
     tuned = ARMS[choice["chosen"]["arm"]].changes
     assert [r["arm"] for r in tested] == [choice["chosen"]["arm"], *([UNTUNED] if tuned else [])]
     assert choice["val"]["n"] > 0 and all(r["n"] > 0 for r in choice["unseen"])
-    for name in ("heatmap", "pareto", "curves", "arms", "spending"):
+    named = ("heatmap", "pareto", "curves", "arms", "spending", "confusions", "reliability")
+    for name in named:
         picture = undisturbed / "figures" / f"{name}.png"
         assert picture.read_bytes().startswith(b"\x89PNG")
     assert (undisturbed / "report.html").read_text().lower().startswith("<!doctype html>")
+    by_class = pq.read_table(undisturbed / "per_class.parquet").to_pylist()
+    for split, n in (("val", choice["val"]["n"]), ("test", tested[0]["n"])):
+        assert sum(line["images"] for line in by_class if line["split"] == split) == n
+    config = json.loads((undisturbed / "model" / "config.json").read_text())
+    assert config.get("temperature") == choice["calibration"]["temperature"]
     forms = ("model.safetensors", "model.onnx", "model.pt2", "MLmodel")
     for name in (*forms, "config.json", "labels.txt", "README.md", "heatmap.png"):
         assert (undisturbed / "model" / name).stat().st_size > 0

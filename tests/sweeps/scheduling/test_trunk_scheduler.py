@@ -63,15 +63,10 @@ def test_rungs_proposals_and_survivors_go_by_the_metric(tmp_path: Path) -> None:
         rungs = [line for line in read_lines(store.journal) if line["event"] == "rung"]
         assert rungs
         assert all(line["top1"] == values[line["trunk"], line["epoch"]] for line in rungs)
+        merits = {key: max((e, v) for (k, e), v in values.items() if k == key) for key in ended}
         for survivor in scheduler.survivors():
-            last = [
-                (max(e for key, e in values if key == end.trunk.key), end.trunk.key)
-                for end in ended.values()
-                if point_of(end.trunk) == point_of(survivor)
-            ]
-            best = max((epoch, values[key, epoch]) for epoch, key in last)
-            assert best in [(epoch, values[survivor.key, epoch]) for epoch, _ in last
-                            if (survivor.key, epoch) in values]  # fmt: skip
+            rivals = [key for key, e in ended.items() if point_of(e.trunk) == point_of(survivor)]
+            assert merits[survivor.key] == max(merits[key] for key in rivals)
         proposed[metric] = [end.trunk.hyper for end in ended.values()]
     assert set(proposed["top1"]) != set(proposed["macro_f1"])  # TPE was told otherwise
 
