@@ -390,7 +390,8 @@ def _show_result(
     ui_command: str | None,
 ) -> None:
     out = location.out
-    terminal.console.print(summary(outcome, comparisons_of_recipe(spec, outcome.rows)))
+    compared = comparisons_of_recipe(spec, outcome.rows, outcome.choice.row)
+    terminal.console.print(summary(outcome, compared))
     terminal.say(f"report   {out / 'report.html'}")
     terminal.say(f"model    {out / 'model'}  (timm: local-dir:{out / 'model'})")
     if location.remote is not None:

@@ -50,7 +50,7 @@ def write_evidence(
         outcome,
         ledger,
         figures,
-        comparisons_of_recipe(plan.spec, outcome.rows),
+        comparisons_of_recipe(plan.spec, outcome.rows, outcome.choice.row),
         versions=record.versions,
         command=" ".join(record.command),
         device=device_name(),

@@ -44,14 +44,16 @@ def compare_with_published(rows: Sequence[Row], *, split: str = "val") -> list[C
     return comparisons
 
 
-def comparisons_of_recipe(spec: SweepSpec, rows: Sequence[Row]) -> list[Comparison]:
+def comparisons_of_recipe(spec: SweepSpec, rows: Sequence[Row], chosen: Row) -> list[Comparison]:
     """Compare with the published figures if the sweep follows a published recipe, else not at all.
 
     Only then are the images those of the figures. The arm none is left out: it has a crop ratio of
-    its own, not the published one.
+    its own, not the published one. Where a part of train picks, val is of images that the weights
+    have seen in their pretraining, so that test alone compares, which is read for the chosen row.
     """
-    return (
-        []
-        if spec.grid.recipe == "own"
-        else compare_with_published([r for r in rows if r.arm != "none"])
-    )
+    if spec.grid.recipe == "own":
+        return []
+    own = [r for r in rows if r.arm != "none"]
+    if spec.images.pick_share is None:
+        return compare_with_published(own)
+    return compare_with_published([r for r in own if r.arm == chosen.arm], split="test")

@@ -47,7 +47,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text("drawn")
 
-    def prepare(data: Any, cache: Path, options: Any, progress: Any) -> Any:
+    def prepare(data: Any, cache: Path, options: Any, progress: Any, **_: Any) -> Any:
         return SimpleNamespace(data=data, rejected=(), notes=())
 
     monkeypatch.setattr(builtin_digits, "make", draw)
@@ -63,7 +63,7 @@ def test_a_users_folder_is_decoded_and_what_is_left_out_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images: Any = SimpleNamespace(rejected=("a.jpg", "b.jpg"), notes=("test is val",))
-    monkeypatch.setattr(dataset, "prepare", lambda *_: images)
+    monkeypatch.setattr(dataset, "prepare", lambda *_, **__: images)
     (tmp_path / "data").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "data")
     messages = Messages()

@@ -30,3 +30,6 @@ def test_a_recipe_takes_the_published_nets_as_they_are_and_says_its_name(recipe:
     assert spec.grid.recipe == recipe
     assert spec.trunks.epochs == 0 and spec.grid.variants == tuple(PUBLISHED)
     assert (spec.grid.train_res, spec.grid.test_res) == ("native", "published")
+    # A part of train picks: where the data has train and val, val is read once, as test.
+    assert spec.read.pick_share == spec.images.pick_share == 0.02
+    assert SweepSpec().read.pick_share is None

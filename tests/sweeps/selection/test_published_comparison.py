@@ -53,6 +53,20 @@ def test_only_a_published_recipe_is_compared_and_not_its_unadapted_rows(recipe: 
     unadapted, fixed = (
         row_of("b0", 224, 320, hits, arm=a) for a, hits in (("none", 800), ("fix", 700))
     )
-    assert comparisons_of_recipe(SweepSpec(), [unadapted, fixed]) == []
-    (comparison,) = comparisons_of_recipe(spec_with(recipe=recipe), [unadapted, fixed])
+    rows = [unadapted, fixed]
+    assert comparisons_of_recipe(SweepSpec(), rows, fixed) == []
+    (comparison,) = comparisons_of_recipe(spec_with(recipe=recipe), rows, fixed)
     assert comparison.row == fixed
+
+
+def test_where_a_part_of_train_picks_the_chosen_row_is_compared_on_test() -> None:
+    """Val is of images that the pretrained weights were trained on, whatever it says."""
+    val = [row_of("b0", 224, 320, hits, arm=arm) for arm, hits in (("crop1", 880), ("fix", 900))]
+    other = row_of("b1", 240, 384, 890)
+    test = [row_of("b0", 224, 320, hits, arm=arm, split="test") for arm, hits in
+            (("fix", 790), ("crop1", 795))]  # fmt: skip
+    spec = spec_with(recipe="fixefficientnet", pick_share=0.02)
+    (comparison,) = comparisons_of_recipe(spec, [*val, other, *test], val[1])
+    assert comparison.row == test[0]  # not the better one on test, which picks nothing
+    (comparison,) = comparisons_of_recipe(spec, [*val, other, *test], val[0])
+    assert comparison.row == test[1]
