@@ -335,7 +335,7 @@ class _Sweep:
         tracker.write_results(outcome.choice, outcome.rows, further)
         tracker.attach([self.out / name for name in EVIDENCE if (self.out / name).exists()])
         tracker.attach(figures, "figures")
-        fields = ("variant", "train_res", "test_res", "arm")
+        fields = ("variant", "train_res", "test_res", "crop_pct", "arm")
         tracking = self.plan.spec.tracking
         tracker.register_model(
             Candidate(

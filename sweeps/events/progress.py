@@ -186,8 +186,8 @@ class Progress:
         if self.cells is None:
             return plan.survivors * sum(
                 cell_gmacs(plan, point.variant, res)
-                for point, tests in plan.grid.tests.items()
-                for res in tests
+                for point in plan.points
+                for res, _ in plan.grid.cells(point)
             )
         return sum(
             cell_gmacs(plan, cell.variant, cell.test_res)

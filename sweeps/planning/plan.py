@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sweeps.planning.cell import Cell
-from sweeps.planning.grid import Grid, Point, resolve_grid
+from sweeps.planning.grid import Grid, Point, native_crop, resolve_grid
 from sweeps.planning.serving_limits import limits_set
 from sweeps.planning.spec import SweepSpec, option
 from sweeps.planning.units import three_digits
@@ -79,7 +79,7 @@ class Plan:
     @property
     def cells(self) -> int:
         """The number of cells, over all points."""
-        return self.survivors * sum(map(len, self.grid.tests.values()))
+        return self.survivors * sum(len(self.grid.cells(point)) for point in self.points)
 
     @property
     def survivors(self) -> int:
@@ -108,18 +108,28 @@ class Plan:
             seed=self.spec.run.seed,
         )
 
-    def transform(self, variant: str, test_res: int) -> EvalTransform:
-        """Make the transform that images pass before the variant is tested on them."""
-        fix = self.spec.fix
-        native = variants.preprocessing(variants.get(variant)).interpolation
+    def transform(
+        self, variant: str, test_res: int, crop_pct: float | None = None
+    ) -> EvalTransform:
+        """Make the transform that images pass before the variant is tested on them.
+
+        Args:
+            crop_pct: None: that of the variant's weights.
+        """
+        asked = self.spec.fix.interpolation
+        native = variants.preprocessing(variants.get(variant))
         return EvalTransform(
             test_res=test_res,
-            crop_pct=fix.test_crop_pct,
-            interpolation=native if fix.interpolation == "weights" else fix.interpolation,
+            crop_pct=native.crop_pct if crop_pct is None else crop_pct,
+            interpolation=native.interpolation if asked == "weights" else asked,
         )
 
     def val_transforms(self, point: Point) -> tuple[EvalTransform, ...]:
-        """List the transforms of val that a trunk is scored with at its rungs: one a test res."""
+        """List the transforms of val that a trunk is scored with at its rungs.
+
+        One for each test resolution, at the crop ratio of the weights: which trunk is better
+        shows there, and a further ratio would cost another pass over val at each of them.
+        """
         return tuple(self.transform(point.variant, res) for res in self.grid.tests[point])
 
     @property
@@ -142,17 +152,18 @@ class Plan:
             metric=self.metric,
         )
 
-    def cell(self, trunk: TrunkSpec, trunk_epochs: int, test_res: int) -> Cell:
-        """Make the cell of a trunk, trained for so many epochs, at a test resolution."""
+    def cell(self, trunk: TrunkSpec, trunk_epochs: int, test_res: int, crop_pct: float) -> Cell:
+        """Make the cell of a trunk, trained for so many epochs, at a test resolution and crop."""
         fix = self.spec.fix
         spec = CellSpec(
             trunk=trunk.key,
-            transform=self.transform(trunk.variant, test_res),
+            transform=self.transform(trunk.variant, test_res, crop_pct),
             arms=fix.arms,
             heads=self.head_grid,
             views=fix.views,
             batch_size=self.spec.trunks.batch_size,
             seed=self.spec.run.seed,
+            none_in_transform="none" in fix.arms and crop_pct != native_crop(trunk.variant),
         )
         return Cell(spec=spec, trunk=trunk, trunk_epochs=trunk_epochs)
 

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sweeps.planning.cell import crop_in_words
 from sweeps.planning.grid import Grid
 from sweeps.planning.plan import Plan
 from sweeps.report.style import sentence_case
@@ -25,7 +26,8 @@ COLOURS = matplotlib.colormaps["cividis"]
 def plot_heatmaps(rows: Sequence[Row], plan: Plan, chosen: Row, metric: Metric = "top1") -> Figure:
     """Draw val over train and test resolution; for each variant, before and after the fix.
 
-    Of several trunks of a point, the best is shown. All maps share one colour scale.
+    Of several trunks of a point and of several crop ratios, the best is shown; where a sweep has
+    several crops, under the number. All maps share one colour scale.
     """
     grid, variants = plan.grid, plan.spec.grid.variants
     shown = _shown_arms(plan.spec.fix.arms, chosen)
@@ -52,6 +54,7 @@ def plot_heatmaps(rows: Sequence[Row], plan: Plan, chosen: Row, metric: Metric =
         ax.set_xlabel("test resolution (px)")
     n = val[0].n
     title = f"{sentence_case(IN_WORDS[metric])} on val (%, n = {n})"
+    title += ", at the best crop" if len(grid.crop_pct) > 1 else ""
     figure.suptitle(title, fontsize=12, x=0.01, ha="left", weight="bold")
     bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.015)
     bar.outline.set_visible(False)
@@ -84,7 +87,7 @@ def _draw(
     metric: Metric,
 ) -> matplotlib.image.AxesImage:
     trains, tests = grid.train_res, grid.test_res
-    best = _best_by_resolutions(rows, metric)
+    best = _best_by_resolutions(rows, chosen, metric)
     values = np.full((len(trains), len(tests)), np.nan)
     for (train, test), row in best.items():
         values[trains.index(train), tests.index(test)] = 100 * row.value(metric)
@@ -98,15 +101,16 @@ def _draw(
     for (train, test), row in best.items():
         y, x = trains.index(train), tests.index(test)
         shade = (values[y, x] - limits[0]) / (limits[1] - limits[0])
-        note = f"{row.trunk_epochs} of {epochs} epochs" if row.trunk_epochs < epochs else ""
+        notes = [f"crop {crop_in_words(row.crop_pct)}"] if len(grid.crop_pct) > 1 else []
+        notes += [f"{row.trunk_epochs} of {epochs} epochs"] if row.trunk_epochs < epochs else []
         ink = "black" if shade > 0.55 else "white"
         weight = "bold" if peaks[train] == test else "normal"
         ax.text(
             x, y, f"{values[y, x]:.1f}", ha="center", va="center", color=ink, weight=weight,
             fontsize=10,
         )  # fmt: skip
-        if note:
-            ax.text(x, y + 0.3, note, ha="center", va="center", color=ink, fontsize=5.5)
+        if notes:
+            ax.text(x, y + 0.3, "\n".join(notes), ha="center", va="center", color=ink, fontsize=5.5)
         if (row.cell, row.arm) == (chosen.cell, chosen.arm):
             box = matplotlib.patches.Rectangle(
                 (x - 0.47, y - 0.46), 0.94, 0.92, fill=False, edgecolor="#d62728", linewidth=2.5
@@ -115,12 +119,13 @@ def _draw(
     return image
 
 
-def _best_by_resolutions(rows: Sequence[Row], metric: Metric) -> dict[tuple[int, int], Row]:
+def _best_by_resolutions(
+    rows: Sequence[Row], chosen: Row, metric: Metric
+) -> dict[tuple[int, int], Row]:
+    """Find the best row at each train and test resolution, the chosen one among equals."""
     best: dict[tuple[int, int], Row] = {}
-    for row in rows:
-        resolutions = (row.train_res, row.test_res)
-        if resolutions not in best or row.value(metric) > best[resolutions].value(metric):
-            best[resolutions] = row
+    for row in sorted(rows, key=lambda r: (r.value(metric), r == chosen), reverse=True):
+        best.setdefault((row.train_res, row.test_res), row)
     return best
 
 

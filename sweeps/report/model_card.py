@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from sweeps.final_model.calibration import ECE_IN_WORDS, temperature_in_words
 from sweeps.final_model.outcome import Outcome
 from sweeps.final_model.wording import gain_in_words, reading_sentence
+from sweeps.planning.cell import crop_in_words
 from sweeps.planning.plan import Plan
 from sweeps.planning.serving_limits import limits_in_words
 from sweeps.planning.units import three_digits
@@ -20,6 +21,7 @@ from trainables.evaluation.confidence import wilson
 from trainables.evaluation.kept_classifier import other_orders
 from trainables.fixres.arms import ARMS, UNTUNED
 from trainables.models import variants
+from trainables.transforms.resolution import resize_side
 
 CLASSES_SHOWN = 10  # first and last
 
@@ -35,7 +37,8 @@ def model_card(plan: Plan, outcome: Outcome, versions: Mapping[str, str], pictur
     capital = sentence_case(IN_WORDS[outcome.choice.metric])
     parts = [
         _front_matter(plan, outcome),
-        f"# FixEfficientNet {row.variant}, {row.train_res} -> {row.test_res} px",
+        f"# FixEfficientNet {row.variant}, {row.train_res} -> {row.test_res} px, crop "
+        f"{crop_in_words(row.crop_pct)}",
         _what_it_is(plan, outcome),
         "## On images that nothing was chosen on",
         _on_held_out_sets(outcome),
@@ -128,8 +131,9 @@ def _what_it_is(plan: Plan, outcome: Outcome) -> str:
     row, choice = outcome.choice.row, outcome.choice
     variant = variants.get(row.variant)
     lines = [
-        f"{variant.timm_name}, trained at {row.train_res} px and tested at {row.test_res} px: "
-        f"{ARMS[row.arm].words}.",
+        f"{variant.timm_name}, trained at {row.train_res} px and tested at {row.test_res} px, "
+        f"crop ratio {crop_in_words(row.crop_pct)} (short side resized to "
+        f"{resize_side(row.test_res, row.crop_pct)} px): {ARMS[row.arm].words}.",
         "",
         f"- {_on_val(row, choice.metric)} on val (n = {row.n}); val chose the cell among "
         f"{len(eligible(outcome.rows))} rows and the classifier among "
@@ -186,7 +190,7 @@ def _on_held_out_sets(outcome: Outcome) -> str:
     lines += [
         "",
         f"{reading_sentence(outcome.test_cells)} A set with fewer classes is scored among its own. "
-        f"Untuned is the same trunk on the same pixels (arm {UNTUNED}).",
+        f"Untuned is the same trunk at the same resolution and crop (arm {UNTUNED}).",
     ]
     return "\n".join(lines)
 
@@ -254,14 +258,15 @@ def _cells_table(rows: Sequence[Row], arms: Sequence[str], metric: Metric) -> li
         if row.split == "val":
             cells.setdefault(row.cell, {})[row.arm] = row
     lines = [
-        f"| variant | train px | test px | epochs | {' | '.join(arms)} | GMACs |",
-        f"|---|---:|---:|---:|{'---:|' * len(arms)}---:|",
+        f"| variant | train px | test px | crop | epochs | {' | '.join(arms)} | GMACs |",
+        f"|---|---:|---:|---:|---:|{'---:|' * len(arms)}---:|",
     ]
     for by_arm in cells.values():
         first = next(iter(by_arm.values()))
         shares = " | ".join(f"{100 * by_arm[arm].value(metric):.1f}" for arm in arms)
         lines.append(
-            f"| {first.variant} | {first.train_res} | {first.test_res} | {first.trunk_epochs} "
-            f"| {shares} | {first.gmacs:.3g} |"
+            f"| {first.variant} | {first.train_res} | {first.test_res} "
+            f"| {crop_in_words(first.crop_pct)} | {first.trunk_epochs} | {shares} "
+            f"| {first.gmacs:.3g} |"
         )
     return lines

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sweeps.final_model.outcome import Outcome
+from sweeps.planning.cell import crop_in_words
 from sweeps.planning.serving_costs import SERVING_COSTS
 from sweeps.planning.units import duration, price
 from sweeps.report.ledger import Ledger
@@ -191,7 +192,7 @@ def leaderboard_table(outcome: Outcome) -> Table:
     )
     words = ("variant", "arm", "split", "classifier")
     names = [
-        *("variant", "train px", "test px", "arm", "split", "n", "top-1 %", "top-5 %"),
+        *("variant", "train px", "test px", "crop", "arm", "split", "n", "top-1 %", "top-5 %"),
         *CLASS_COLUMNS,
         *(cost.column for cost in SERVING_COSTS),
         *("images/s", "seconds", "epochs", "classifier"),
@@ -208,6 +209,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.variant,
         f"{row.train_res}",
         f"{row.test_res}",
+        crop_in_words(row.crop_pct),
         row.arm,
         row.split,
         f"{row.n}",

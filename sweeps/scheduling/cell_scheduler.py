@@ -26,9 +26,9 @@ def cells_of(
         survivors: trunks, each with the reports of its epochs.
     """
     cells = [
-        plan.cell(trunk, trained_epochs(reports), res)
+        plan.cell(trunk, trained_epochs(reports), res, crop)
         for trunk, reports in survivors
-        for res in plan.grid.tests[point_of(trunk)]
+        for res, crop in plan.grid.cells(point_of(trunk))
     ]
     return sorted(cells, key=lambda cell: -cell_gmacs(plan, cell.variant, cell.test_res))
 
@@ -79,6 +79,7 @@ class CellScheduler:
                 grid.variants.index(r.variant),
                 r.train_res,
                 r.test_res,
+                r.crop_pct,
                 r.trunk,
                 rank(r.arm),
             ),

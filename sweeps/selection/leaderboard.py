@@ -29,6 +29,7 @@ class Row:
     variant: str
     train_res: int
     test_res: int
+    crop_pct: float  # side of the centre crop over the resized short side
     arm: str
     split: str
     n: int
@@ -60,8 +61,8 @@ class Row:
 
     @property
     def label(self) -> str:
-        """The cell in words: "b0 128 -> 160"."""
-        return cell_label(self.variant, self.train_res, self.test_res)
+        """The cell in words: "b0 128 -> 160 px, crop 0.875"."""
+        return cell_label(self.variant, self.train_res, self.test_res, self.crop_pct)
 
     @property
     def head_in_words(self) -> str:
@@ -95,6 +96,10 @@ def _fields_of_schema() -> Iterator[pa.Field]:
         else:
             kind, _, rest = str(field.type).partition(" ")
             yield pa.field(field.name, _TYPES[kind], nullable="None" in rest)
+
+
+class OtherVersionError(UserError):
+    """A leaderboard was written by another version of this."""
 
 
 SCHEMA = pa.schema(list(_fields_of_schema()))
@@ -131,6 +136,7 @@ def make_row(cell: Cell, cost: Cost, result: ArmResult) -> Row:
         variant=cell.variant,
         train_res=cell.trunk.train_res,
         test_res=cell.test_res,
+        crop_pct=cell.crop_pct,
         arm=result.arm,
         split=result.score.split,
         n=result.score.n,
@@ -173,7 +179,7 @@ def read(path: Path) -> list[Row]:
     """Read rows from a Parquet file.
 
     Raises:
-        UserError: another version of this wrote it.
+        OtherVersionError: another version of this wrote it.
         DamagedFileError: it is damaged or missing.
     """
     if not path.exists():
@@ -183,7 +189,7 @@ def read(path: Path) -> list[Row]:
     names = set(arrow.column_names)
     differing = sorted((names - set(SCHEMA.names)) | (set(SCHEMA.names) - names - ADDED_LATER))
     if differing:
-        raise UserError(
+        raise OtherVersionError(
             f"{path} was written by another version of this (columns that only one of them has: "
             f"{', '.join(differing)}): run the sweep again, in a new --out."
         )

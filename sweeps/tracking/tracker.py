@@ -2,7 +2,7 @@
 
     parent   figures, report, leaderboard, spec, choice; system metrics; the registered model
     trunk    metrics by epoch; the weights of those that cells are made from, as a logged model
-    cell     the three axes as its only parameters, val accuracy, its rows and predictions; what
+    cell     the four axes as its only parameters, val accuracy, its rows and predictions; what
              each arm changed, as a logged model made from the trunk's
 
 The driver is the only writer, and it never waits: every write is a job in an outbox. A server that

@@ -39,10 +39,10 @@ def test_each_held_out_row_is_there_and_the_chosen_arm_stands_out() -> None:
 def test_the_leaderboard_has_val_first_and_the_best_above() -> None:
     table = leaderboard_table(an_outcome())
     assert len(table.lines) == len(ROWS)
-    splits = [line.cells[4] for line in table.lines]
+    splits = [line.cells[5] for line in table.lines]
     assert splits == sorted(splits, key=lambda split: split != "val")
     (chosen,) = [line for line in table.lines if line.strong]
-    assert chosen.cells[3] == CHOSEN.arm and percent(CHOSEN.top1) in chosen.cells
+    assert chosen.cells[3:5] == ("1.0", CHOSEN.arm) and percent(CHOSEN.top1) in chosen.cells
     assert all(len(line.cells) == len(table.columns) for line in table.lines)
 
 
