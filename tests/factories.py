@@ -58,8 +58,14 @@ def is_one_sentence(message: str) -> bool:
     return message.endswith(".") and ". " not in message and "\n" not in message
 
 
-def plan_of(spec: SweepSpec, train: int = 120, val: int = 50, test: int = 40) -> Plan:
-    """A plan with made-up costs: the i-th variant takes i + 1 GMACs at 100 px."""
+def plan_of(
+    spec: SweepSpec, train: int = 120, val: int = 50, test: int = 40, *, weights: bool = False
+) -> Plan:
+    """A plan with made-up costs: the i-th variant takes i + 1 GMACs at 100 px.
+
+    Args:
+        weights: whether there are pretrained weights, so that untouched nets are points too.
+    """
     grid = resolve_grid(spec, np.full((train, 2), 100))
     return Plan(
         spec=spec,
@@ -69,7 +75,10 @@ def plan_of(spec: SweepSpec, train: int = 120, val: int = 50, test: int = 40) ->
         classes=("cat", "dog", "fox"),
         class_sizes=(90, 70, train + val + test - 160),
         layout="class folders",
-        weights={w.variant: w for w in weights_of(spec)},
+        weights={
+            w.variant: replace(w, source="hub", digest="d", name=f"{w.variant}-d") if weights else w
+            for w in weights_of(spec)
+        },
         costs={
             (v, r): Cost(
                 params_m=4.0 + i, gmacs=(i + 1) * (r / 100) ** 2, memory_mb=16.0 + (r / 100) ** 2

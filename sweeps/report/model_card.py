@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from sweeps.final_model.calibration import ECE_IN_WORDS, temperature_in_words
 from sweeps.final_model.outcome import Outcome
-from sweeps.final_model.wording import gain_in_words, reading_sentence
+from sweeps.final_model.wording import gain_in_words, on_untouched_in_words, reading_sentence
 from sweeps.planning.cell import crop_in_words
 from sweeps.planning.plan import Plan
 from sweeps.planning.serving_limits import limits_in_words
@@ -19,7 +19,7 @@ from sweeps.selection.leaderboard import Row
 from trainables.evaluation.class_metrics import IN_WORDS, Metric
 from trainables.evaluation.confidence import wilson
 from trainables.evaluation.kept_classifier import other_orders
-from trainables.fixres.arms import ARMS, UNTUNED
+from trainables.fixres.arms import ARMS, UNTUNED, rank
 from trainables.models import variants
 from trainables.transforms.resolution import resize_side
 
@@ -37,7 +37,7 @@ def model_card(plan: Plan, outcome: Outcome, versions: Mapping[str, str], pictur
     capital = sentence_case(IN_WORDS[outcome.choice.metric])
     parts = [
         _front_matter(plan, outcome),
-        f"# FixEfficientNet {row.variant}, {row.train_res} -> {row.test_res} px, crop "
+        f"# FixEfficientNet {row.variant}, {row.train_in_words} -> {row.test_res} px, crop "
         f"{crop_in_words(row.crop_pct)}",
         _what_it_is(plan, outcome),
         "## On images that nothing was chosen on",
@@ -127,11 +127,15 @@ def _front_matter(plan: Plan, outcome: Outcome) -> str:
     return "\n".join([*lines, "---"])
 
 
+def _trained(row: Row) -> str:
+    return "not fine-tuned" if row.untouched else f"trained at {row.train_res} px"
+
+
 def _what_it_is(plan: Plan, outcome: Outcome) -> str:
     row, choice = outcome.choice.row, outcome.choice
     variant = variants.get(row.variant)
     lines = [
-        f"{variant.timm_name}, trained at {row.train_res} px and tested at {row.test_res} px, "
+        f"{variant.timm_name}, {_trained(row)} and tested at {row.test_res} px, "
         f"crop ratio {crop_in_words(row.crop_pct)} (short side resized to "
         f"{resize_side(row.test_res, row.crop_pct)} px): {ARMS[row.arm].words}.",
         "",
@@ -140,6 +144,7 @@ def _what_it_is(plan: Plan, outcome: Outcome) -> str:
         f"{max(1, row.head_tried)} (setting, epoch) pairs. The former flatters the best "
         f"row by about {max(0.0, 100 * choice.optimism):.1f} points (choosing again on halves of "
         "val), the latter adds to it.",
+        *([f"- {above}."] if (above := on_untouched_in_words(row)) else []),
         f"- {row.params_m:.2f} M parameters, {row.gmacs:.3g} GMACs an image; "
         f"{three_digits(row.memory_mb)} MB at its peak (float32, without workspaces).",
         f"- {len(plan.classes)} classes, in labels.txt and config.json.",
@@ -257,15 +262,19 @@ def _cells_table(rows: Sequence[Row], arms: Sequence[str], metric: Metric) -> li
     for row in rows:
         if row.split == "val":
             cells.setdefault(row.cell, {})[row.arm] = row
+    # An untouched net has an arm that the trunks of the sweep may not have.
+    arms = [*arms, *sorted({a for by_arm in cells.values() for a in by_arm} - set(arms), key=rank)]
     lines = [
         f"| variant | train px | test px | crop | epochs | {' | '.join(arms)} | GMACs |",
         f"|---|---:|---:|---:|---:|{'---:|' * len(arms)}---:|",
     ]
     for by_arm in cells.values():
         first = next(iter(by_arm.values()))
-        shares = " | ".join(f"{100 * by_arm[arm].value(metric):.1f}" for arm in arms)
+        shares = " | ".join(
+            f"{100 * by_arm[arm].value(metric):.1f}" if arm in by_arm else "" for arm in arms
+        )
         lines.append(
-            f"| {first.variant} | {first.train_res} | {first.test_res} "
+            f"| {first.variant} | {first.train_in_words} | {first.test_res} "
             f"| {crop_in_words(first.crop_pct)} | {first.trunk_epochs} | {shares} "
             f"| {first.gmacs:.3g} |"
         )

@@ -40,6 +40,7 @@ from sweeps.report.tables import (
     times_table,
 )
 from sweeps.selection.choice import Choice
+from sweeps.selection.leaderboard import Row
 from sweeps.selection.published_comparison import Comparison
 from trainables.evaluation.class_metrics import IN_WORDS, count_by_class
 from trainables.fixres.arms import ARMS, UNTUNED
@@ -128,10 +129,14 @@ def render_page(
 def _title(outcome: Outcome) -> str:
     row, test = outcome.choice.row, outcome.test
     return _no_break(
-        f"EfficientNet {row.variant}, trained at {row.train_res} px and served at {row.test_res} "
+        f"EfficientNet {row.variant}, {_trained_in_words(row)} and served at {row.test_res} "
         f"px (crop {crop_in_words(row.crop_pct)}), has {percent(test.top1)} % of test right "
         f"(top-1, n = {test.n})"
     )
+
+
+def _trained_in_words(row: Row) -> str:
+    return "not fine-tuned" if row.untouched else f"trained at {row.train_res} px"
 
 
 def _no_break(words: str) -> str:
@@ -174,6 +179,12 @@ def _key_figures(outcome: Outcome, device: str) -> list[KeyFigure]:
         note = f"on test, image by image; standard error {percent(gain.error)}"
         value = signed(100 * gain.difference)
         figures.append(KeyFigure(name="Gain on the untuned", value=value, unit="points", note=note))
+    if row.on_untouched is not None:
+        note = f"val, image by image; standard error {percent(row.on_untouched_error or 0.0)}"
+        value = signed(100 * row.on_untouched)
+        figures.append(
+            KeyFigure(name="Above the best untouched", value=value, unit="points", note=note)
+        )
     metric = outcome.choice.metric
     figures.append(
         KeyFigure(
@@ -214,6 +225,11 @@ def _captions(plan: Plan, outcome: Outcome, ledger: Ledger) -> dict[str, tuple[s
         if len(plan.grid.crop_pct) > 1
         else ""
     )
+    if plan.has_untouched:
+        crops += (
+            " Untouched: the net as its weights come, not fine-tuned, a classifier fitted on its "
+            "features."
+        )
     cut = " A number of epochs under a value marks a trunk that was cut." if ledger.cut else ""
     return {
         "heatmap": (

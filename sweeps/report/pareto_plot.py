@@ -116,7 +116,7 @@ def _namer(rows: Sequence[Row]) -> Callable[[Row], str]:
     variants, crops = ({getattr(r, name) for r in rows} for name in ("variant", "crop_pct"))
 
     def name(row: Row) -> str:
-        words = f"{row.train_res}→{row.test_res} {row.arm}"
+        words = f"{row.train_in_words}→{row.test_res} {row.arm}"
         if len(crops) > 1:
             words += f", crop {crop_in_words(row.crop_pct)}"
         return f"{row.variant} {words}" if len(variants) > 1 else words

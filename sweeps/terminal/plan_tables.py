@@ -21,6 +21,7 @@ from sweeps.planning.workload import (
     gmacs_left,
     image_passes,
 )
+from trainables.fixres.arms import UNTOUCHED_ARMS
 
 CLASSES_SHOWN = 3  # first and last
 
@@ -44,6 +45,7 @@ def plan_view(plan: Plan) -> Group:
         f"test {_px(grid.test_res)} x crop {_ratios(grid.crop_pct)}; arms "
         f"{' '.join(spec.fix.arms)}",
         *_crops(plan),
+        *_untouched(plan),
         *(f"{'ladder' if i == 0 else '':8} {line}" for i, line in enumerate(grid.reasons)),
         f"passes   {passes} (images, at most)",
     ]
@@ -74,6 +76,21 @@ def _classes(plan: Plan) -> str:
 
 def _ratios(crops: Sequence[float]) -> str:
     return " ".join(map(crop_in_words, crops))
+
+
+def _untouched(plan: Plan) -> list[str]:
+    """Say which nets are tried untouched, or that there are none."""
+    spec = plan.spec
+    if plan.has_untouched:
+        images = plan.cells_untouched * cell_images(plan, UNTOUCHED_ARMS)
+        return [
+            f"untouched {plan.cells_untouched} of the cells, and {images:,} of the images that are "
+            f"adapted in cells, are for {' '.join(spec.grid.variants)} as the weights come: not "
+            "fine-tuned, a classifier is fitted on the features"
+        ]
+    if spec.grid.untouched and spec.trunks.epochs and spec.grid.weights == "none":
+        return ["untouched left out: --weights none has no weights to leave as they are"]
+    return []
 
 
 def _crops(plan: Plan) -> list[str]:

@@ -11,7 +11,12 @@ from rich.text import Text
 
 from sweeps.final_model.calibration import calibration_line
 from sweeps.final_model.outcome import Outcome, PairedGain
-from sweeps.final_model.wording import gain_in_words, optimism_in_words, repeated_readings_in_words
+from sweeps.final_model.wording import (
+    gain_in_words,
+    on_untouched_in_words,
+    optimism_in_words,
+    repeated_readings_in_words,
+)
 from sweeps.planning.cell import crop_in_words
 from sweeps.planning.serving_costs import COST_OF_FIELD
 from sweeps.planning.units import three_digits
@@ -36,6 +41,8 @@ def summary(outcome: Outcome, compared: Sequence[Comparison] = (), *, limit: int
     if compared:
         parts.append(_published(compared))
     parts.append(Text(f"chosen   {choice.reason}"))
+    if above := on_untouched_in_words(choice.row):
+        parts.append(Text(f"gain     {above}"))
     parts.append(Text(f"optimism {optimism_in_words(choice)}"))
     if outcome.refit:
         parts.append(Text("refit    trained again on train + val; what follows is of that net"))
@@ -70,13 +77,17 @@ def _board(val: Sequence[Row], choice: Choice, limit: int) -> Table:
         *("top-1 %", "top-5 %", "GMACs", "M params"),
     ):
         board.add_column(name, justify="left" if name in ("variant", "arm") else "right")
-    shown = list(val[:limit])
+    untouched = list({r.variant: r for r in reversed(val) if r.untouched}.values())
+    tuned = [r for r in val if not r.untouched]
+    first = untouched if tuned else []
+    # The best row of each untouched net stands above those that are counted from it.
+    shown = [*reversed(first), *(tuned or val)[:limit]]
     if choice.row not in shown:
         shown.append(choice.row)
     for row in shown:
         board.add_row(
             row.variant,
-            str(row.train_res),
+            row.train_in_words,
             str(row.test_res),
             crop_in_words(row.crop_pct),
             row.arm,
@@ -97,6 +108,8 @@ def _deciding_column(metric: Metric) -> tuple[str, ...]:
 
 def _arms(val: Sequence[Row], metric: Metric) -> Table:
     """Compare the arms over all cells with the same trunk at the same resolution and crop."""
+    tuned = [r for r in val if not r.untouched]
+    val = tuned or val
     count = len({r.cell for r in val})
     cells = f"{count} cells" if count > 1 else "one cell"
     table = Table(
@@ -159,7 +172,7 @@ def pareto_table(
         )
         table.add_row(
             row.variant,
-            str(row.train_res),
+            row.train_in_words,
             str(row.test_res),
             crop_in_words(row.crop_pct),
             row.arm,

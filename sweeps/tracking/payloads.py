@@ -113,7 +113,8 @@ def metric_group(split: str) -> str:
 
 def trunk_run_name(trunk: TrunkSpec) -> str:
     """Name a trunk's run by its point and the beginning of its key."""
-    return f"{trunk.variant}-tr{trunk.train_res}-{trunk.key[:6]}"
+    train = "untouched" if trunk.is_untouched else f"tr{trunk.train_res}"
+    return f"{trunk.variant}-{train}-{trunk.key[:6]}"
 
 
 def trunk_params(trunk: TrunkSpec) -> dict[str, object]:
@@ -170,7 +171,8 @@ def epoch_metrics(report: EpochReport) -> dict[str, float]:
 def cell_run_name(cell: Cell) -> str:
     """Name a cell's run by its variant, train resolution, test resolution and crop ratio."""
     crop = crop_in_words(cell.crop_pct)
-    return f"{cell.variant}-tr{cell.trunk.train_res}-te{cell.test_res}-c{crop}"
+    train = "untouched" if cell.trunk.is_untouched else f"tr{cell.trunk.train_res}"
+    return f"{cell.variant}-{train}-te{cell.test_res}-c{crop}"
 
 
 def cell_params(cell: Cell) -> dict[str, object]:
@@ -187,7 +189,7 @@ def cell_end_tags(rows: Sequence[Row], metric: Metric = "top1") -> dict[str, obj
         metric: by which an arm is the best.
     """
     best = _best(rows, metric)
-    return {"n_val": best.n, "best_arm": best.arm} | {
+    return {"n_val": best.n, "best_arm": best.arm, "untouched": best.untouched} | {
         f"head_{r.arm}": r.head_in_words for r in rows if r.head_tried
     }
 

@@ -13,6 +13,7 @@ from timm.data import ImageNetInfo
 
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import build_plan
+from sweeps.planning.recipes import RECIPES
 from sweeps.planning.spec import option
 from tests.factories import HYPER, is_one_sentence, plan_of, spec_with, weights_of
 from trainables.errors import UserError
@@ -119,6 +120,43 @@ def test_cells_of_a_trunk_differ_by_test_resolution_and_crop() -> None:
     axes = ((first, 64, 1.0), (first, 96, 1.0), (second, 64, 1.0), (first, 64, 0.875))
     cells = [plan.cell(trunk, 2, res, crop) for trunk, res, crop in axes]
     assert len({cell.key for cell in cells}) == 4
+
+
+def test_each_variant_is_a_point_untouched_at_every_resolution_and_crop() -> None:
+    spec = spec_with(variants=("b0", "b4"), train_res=(64, 96), test_res=(64, 128), survivors=1)
+    plan = plan_of(spec, weights=True)
+    untouched = plan.untouched()
+    assert [(t.variant, t.train_res, t.recipe.epochs) for t in untouched] == [
+        ("b0", 224, 0), ("b4", 380, 0)
+    ]  # fmt: skip
+    assert plan.grid.untouched_cells("b0") == [(64, 0.875), (64, 1.0), (128, 0.875), (128, 1.0)]
+    assert plan.cells == 2 * 2 * 2 * 2 + 2 * 4 and plan.cells_untouched == 8
+    cell = plan.cell(untouched[0], 0, 64, 1.0)
+    assert cell.spec.arms == ("fix",) and cell.label == "b0 untouched -> 64 px, crop 1.0"
+    trained = plan.cell(plan.trunk(plan.points[0], HYPER), 6, 64, 1.0)
+    assert trained.spec.arms == spec.fix.arms
+
+
+@pytest.mark.parametrize(
+    "options", [{"untouched": False}, {"weights": "none"}, {"epochs": 0, "data": "/"}]
+)
+def test_untouched_nets_can_be_left_out(options: dict[str, Any]) -> None:
+    plan = plan_of(spec_with(**options), weights=True)
+    assert plan.untouched() == [] and plan.cells_untouched == 0
+    assert plan.cells == plan_of(spec_with(**options)).cells
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_of_papers_have_no_untouched_nets(recipe: str) -> None:
+    assert not RECIPES[recipe]().grid.untouched
+
+
+def test_an_untouched_net_is_the_same_whatever_trunks_are_trained_with() -> None:
+    def key(**options: Any) -> str:
+        return plan_of(spec_with(**options), weights=True).untouched_trunk("b0").key
+
+    others = {"epochs": 3, "seed": 4, "hflip": 0.0, "batch_size": 8, "train_res": (96,)}
+    assert {key(**{name: value}) for name, value in others.items()} == {key()}
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,7 @@ BINDING: dict[str, Any] = {
     "survivors": 2,
     "arms": ("fix",),
     "test_crop_pct": (0.9,),
+    "untouched": False,
     "interpolation": "bilinear",
     "views": 3,
     "head_lr": (0.1,),

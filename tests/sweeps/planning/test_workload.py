@@ -36,6 +36,16 @@ def test_passes_are_those_of_all_trunks_and_cells(options: dict[str, Any]) -> No
     assert passes["scored at rungs"] == scored
 
 
+def test_an_untouched_net_costs_a_pass_over_train_and_val_a_cell_and_no_training() -> None:
+    axes = {"train_res": (100,), "test_res": (100, 200), "arms": ("none", "fix_aug"), "views": 3}
+    without, with_it = (plan_of(spec_with(**axes), weights=w) for w in (False, True))
+    before, after = image_passes(without), image_passes(with_it)
+    assert with_it.cells == without.cells + 4
+    assert after.pop("adapted in cells") - before.pop("adapted in cells") == 4 * (120 + 50)
+    assert after == before
+    assert further_crop_cells(with_it) == further_crop_cells(without)
+
+
 @pytest.mark.parametrize("reduction", [2, 3, 4])
 @pytest.mark.parametrize(("epochs", "grace"), [(1, 1), (6, 2), (9, 1), (20, 2), (5, 9)])
 def test_work_adds_up_and_cuts_only_save(epochs: int, grace: int, reduction: int) -> None:
