@@ -129,6 +129,23 @@ def test_the_chosen_row_is_shown_among_equals() -> None:
         assert len(frames(maps(rows, chosen, spec)["b0", "fix"])) == 1
 
 
+def test_untouched_nets_have_a_strip_above_the_others() -> None:
+    spec = spec_with(SPEC, variants=("b0",), train_res=(64,), test_res=(64, 96))
+    rows = [a_row(50, 100, test_res=res, arm=a) for res in (64, 96) for a in ARMS]
+    strip = [
+        a_row(h, 100, test_res=res, train_res=224, untouched=True, trunk_epochs=0, trunk="t0")
+        for res, h in ((64, 30), (96, 40))
+    ]
+    figure = plot_heatmaps([*strip, *rows], plan_of(spec), ELSEWHERE)
+    before, after = (ax for ax in figure.axes if ax.get_title(loc="left"))
+    assert [t.get_text() for t in after.get_yticklabels()] == ["untouched", "64"]
+    shown = {t.get_position(): t.get_text() for t in after.texts}
+    assert shown == {(0, 0): "30.0", (1, 0): "40.0", (0, 1): "50.0", (1, 1): "50.0"}
+    assert np.isnan(np.ma.filled(before.images[0].get_array(), np.nan)[0]).all()
+    only = plot_heatmaps(strip, plan_of(spec_with(spec, train_res=(224,))), ELSEWHERE)
+    assert [t.get_text() for t in only.axes[-2].get_yticklabels()] == ["224"]
+
+
 def test_one_red_frame_at_the_chosen_cell() -> None:
     rows = rows_of(SPEC)
     chosen = next(r for r in rows if (r.variant, r.train_res, r.test_res, r.arm)

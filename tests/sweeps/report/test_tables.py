@@ -46,6 +46,20 @@ def test_the_leaderboard_has_val_first_and_the_best_above() -> None:
     assert all(len(line.cells) == len(table.columns) for line in table.lines)
 
 
+def test_untouched_rows_come_first_and_the_others_are_told_against_them() -> None:
+    compared = replace(CHOSEN, on_untouched=0.123, on_untouched_error=0.0456)
+    untouched = replace(CHOSEN, untouched=True, train_res=224, top1=0.1, cell="u")
+    rows = [compared if r == CHOSEN else r for r in ROWS]
+    table = leaderboard_table(an_outcome(compared, rows=[*rows, untouched]))
+    assert table.lines[0].cells[1] == "untouched"
+    place = [c.name for c in table.columns].index("on untouched")
+    (strong,) = [line for line in table.lines if line.strong]
+    assert strong.cells[place] == "+12.3 ± 4.6" and table.lines[0].cells[place] == ""
+    assert all(len(line.cells) == len(table.columns) for line in table.lines)
+    plain = leaderboard_table(an_outcome())
+    assert "on untouched" not in [c.name for c in plain.columns]
+
+
 @pytest.mark.parametrize("price", [None, 3.0])
 def test_times_have_money_only_with_a_price(price: float | None) -> None:
     for ledger in (spent(price), replace(spent(price), saved_passes_s=None)):

@@ -118,6 +118,24 @@ def test_arms_are_compared_with_the_untuned_one_cell_by_cell() -> None:
     assert lines["fix"] == ["64.0", "70.0", "4.0", "+4.0", "1/1"]
 
 
+def test_an_untouched_net_stands_first_and_what_the_choice_is_above_it_is_said() -> None:
+    untouched = [
+        a_row(hits, 100, untouched=True, train_res=224, test_res=res, trunk_epochs=0)
+        for res, hits in ((64, 30), (96, 40))
+    ]
+    tuned = a_row(70, 100, on_untouched=0.3, on_untouched_error=0.05)
+    rows = [*untouched, tuned, a_row(60, 100, arm="none")]
+    console = file_console()
+    console.print(summary(outcome_of(rows, Choice(row=tuned, reason="Best.", optimism=0.0))))
+    text = output_of(console)
+    lines = [line.split() for line in text.splitlines() if line.strip().startswith("b0")]
+    assert lines[0][:5] == ["b0", "untouched", "96", "1.0", "fix"]
+    assert [line[1] for line in lines[1:]] == ["64", "64"]
+    above = "+30.0 points of top-1 above the untouched net's best row (on val, n = 100; paired"
+    assert f"{above}, 95 % interval +20.2 to +39.8)" in text
+    assert "Arms over 1 cells" not in text and "Arms over one cell" in text
+
+
 def test_published_figures_stand_beside_the_measured() -> None:
     rows = [a_row(800, 1000, variant="b0", train_res=224, test_res=320)]
     console = file_console()
