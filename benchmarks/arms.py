@@ -3,8 +3,8 @@
     python benchmarks/arms.py OUT
 
 The first table has val top-1 with 95 % intervals (Wilson) for each cell and arm. The second
-compares each arm, image by image, with the same trunk on the same pixels, untuned (crop1): over all
-cells, how many images it puts right and how many wrong.
+compares each arm, image by image, with the same trunk at the same resolution and crop, untuned
+(none): over all cells, how many images it puts right and how many wrong.
 """
 
 from __future__ import annotations

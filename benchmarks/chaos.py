@@ -38,7 +38,7 @@ OPTIONS = (
     *("--variants", "lite0", "--train-res", "32", "48", "--test-res", "32", "48", "64"),
     *("--epochs", "3", "--grace-epochs", "1", "--reduction", "2", "--samples", "2"),
     *("--batch-size", "8", "--head-epochs", "3", "--concurrency", "1", "--views", "1"),
-    *("--arms", "none", "crop1", "fix"),
+    *("--arms", "none", "fix"),
 )
 
 

@@ -135,6 +135,10 @@ def _values(hint: Any) -> str:
         return "two numbers"
     if get_origin(inner[0]) is Literal:
         return f"some of {_choices(get_args(inner[0]))}"
+    if get_origin(inner[0]) in (Union, types.UnionType):
+        kinds = [i for i in get_args(inner[0]) if get_origin(i) is not Literal]
+        words = [i for i in get_args(inner[0]) if get_origin(i) is Literal]
+        return ", ".join([*(SEVERAL[kind] for kind in kinds), *map(_values, words)])
     return SEVERAL[inner[0]]
 
 

@@ -12,6 +12,7 @@ stopped.
 from __future__ import annotations
 
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 if not __package__:  # run as a script: its own folder is first on the path, not the project's
@@ -30,7 +31,7 @@ import tyro  # noqa: E402
 
 from sweeps.planning.recipes import RECIPES, builtin_digits  # noqa: E402
 from sweeps.planning.spec import SweepSpec, with_options  # noqa: E402
-from sweeps.planning.validation import check_spec  # noqa: E402
+from sweeps.planning.validation import check_arm_names, check_spec  # noqa: E402
 from trainables.errors import exit_code  # noqa: E402
 
 DESCRIPTION = """Find the EfficientNet variant, train resolution and test resolution that serve best
@@ -44,7 +45,11 @@ def parse(argv: list[str], prog: str = "fixres_grid.py") -> SweepSpec:
 
     An option that is left out has the recipe's value, or without ``--data`` that of the built-in
     digits.
+
+    Raises:
+        UserError: an arm is asked for that there was once.
     """
+    check_arm_names(_values_of("--arms", argv))
     return tyro.cli(
         SweepSpec,
         args=argv,
@@ -71,6 +76,12 @@ def _value_of(option: str, argv: list[str]) -> str | None:
         if word.startswith(f"{option}="):
             return word.partition("=")[2]
     return None
+
+
+def _values_of(option: str, argv: list[str]) -> list[str]:
+    """List the values of an option, up to the next option, before all options are parsed."""
+    after = argv[argv.index(option) + 1 :] if option in argv else []
+    return list(takewhile(lambda word: not word.startswith("--"), after))
 
 
 def main(argv: list[str], prog: str = "fixres_grid.py") -> int:

@@ -69,6 +69,7 @@ from trainables.ray_backend.tune_trainables import TrialContext
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import Place, make_writable
 from trainables.training.trunk import EpochReport, TrunkSpec, recorded_reports
+from trainables.training.untouched import write_untouched
 
 log = logging.getLogger("fixres")
 SurvivingTrunk = tuple[TrunkSpec, tuple[EpochReport, ...]]
@@ -275,7 +276,9 @@ class _Sweep:
     def _adapt_in_cells(
         self, survivors: list[SurvivingTrunk], watcher: Watcher, cluster: RayCluster
     ) -> list[Row]:
-        """Run phase 2: adapt the surviving trunks to every test resolution."""
+        """Run phase 2: adapt surviving trunks and untouched nets to every resolution and crop."""
+        for untouched in self.plan.untouched():
+            write_untouched(untouched, len(self.plan.classes), self.store)
         cells = cells_of(self.plan, survivors)
         check_trunks(self.store, cells)
         cell_scheduler = CellScheduler(self.plan, cells, self.store, watcher)
@@ -335,7 +338,7 @@ class _Sweep:
         tracker.write_results(outcome.choice, outcome.rows, further)
         tracker.attach([self.out / name for name in EVIDENCE if (self.out / name).exists()])
         tracker.attach(figures, "figures")
-        fields = ("variant", "train_res", "test_res", "arm")
+        fields = ("variant", "train_res", "test_res", "crop_pct", "arm")
         tracking = self.plan.spec.tracking
         tracker.register_model(
             Candidate(

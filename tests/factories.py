@@ -31,9 +31,9 @@ from trainables.training.recipe import Hyper
 from trainables.training.trunk import EpochReport, TrunkSpec, TrunkStatus
 
 LEDGER_TRAIN, LEDGER_VAL = 1000, 200
-LEDGER_ARMS = ("none", "crop1", "bn", "fix")
+LEDGER_ARMS = ("none", "bn", "fix")
 # Of each arm of a cell. A pass over val takes 2 s, one over train 20 s: 0.01 or 0.02 s an image.
-ARM_SECONDS = {"none": 5.0, "crop1": 2.0, "pool": 0.1, "bn": 20.0, "frechet": 30.0, "fix": 3.0}
+ARM_SECONDS = {"none": 2.0, "pool": 0.1, "bn": 20.0, "frechet": 30.0, "fix": 3.0}
 ARM_SECONDS |= {"fix_aug": 40.0, "fix_affine": 9.0}
 
 
@@ -58,8 +58,14 @@ def is_one_sentence(message: str) -> bool:
     return message.endswith(".") and ". " not in message and "\n" not in message
 
 
-def plan_of(spec: SweepSpec, train: int = 120, val: int = 50, test: int = 40) -> Plan:
-    """A plan with made-up costs: the i-th variant takes i + 1 GMACs at 100 px."""
+def plan_of(
+    spec: SweepSpec, train: int = 120, val: int = 50, test: int = 40, *, weights: bool = False
+) -> Plan:
+    """A plan with made-up costs: the i-th variant takes i + 1 GMACs at 100 px.
+
+    Args:
+        weights: whether there are pretrained weights, so that untouched nets are points too.
+    """
     grid = resolve_grid(spec, np.full((train, 2), 100))
     return Plan(
         spec=spec,
@@ -69,7 +75,10 @@ def plan_of(spec: SweepSpec, train: int = 120, val: int = 50, test: int = 40) ->
         classes=("cat", "dog", "fox"),
         class_sizes=(90, 70, train + val + test - 160),
         layout="class folders",
-        weights={w.variant: w for w in weights_of(spec)},
+        weights={
+            w.variant: replace(w, source="hub", digest="d", name=f"{w.variant}-d") if weights else w
+            for w in weights_of(spec)
+        },
         costs={
             (v, r): Cost(
                 params_m=4.0 + i, gmacs=(i + 1) * (r / 100) ** 2, memory_mb=16.0 + (r / 100) ** 2
@@ -87,6 +96,7 @@ def a_row(hits: int = 30, n: int = 50, **other: Any) -> Row:
         "variant": "b0",
         "train_res": 64,
         "test_res": 96,
+        "crop_pct": 1.0,
         "arm": arm,
         "split": "val",
         "n": n,
@@ -103,7 +113,8 @@ def a_row(hits: int = 30, n: int = 50, **other: Any) -> Row:
         "head": FIX_HEAD if arm.startswith("fix") else None,
         "head_tried": 30 if arm.startswith("fix") else 0,
     } | other
-    cell = f"{values['variant']} {values['trunk']} {values['train_res']} {values['test_res']}"
+    axes = ("variant", "trunk", "train_res", "test_res", "crop_pct")
+    cell = " ".join(str(values[axis]) for axis in axes)
     return Row(**{"cell": cell, **values})
 
 
@@ -148,9 +159,11 @@ def file_console(width: int = 300) -> Console:
 
 
 def a_ledger_plan(arms: Sequence[str] = LEDGER_ARMS, **options: object) -> Plan:
-    """Two points; four test resolutions each."""
+    """Two points; four test resolutions each, at one crop ratio."""
     grid = {"variants": ("b0",), "train_res": (64, 96), "test_res": (64, 96, 128, 160)}
-    spec = spec_with(**{**grid, "epochs": 6, "samples": 2, "arms": arms, **options})
+    spec = spec_with(
+        **{**grid, "test_crop_pct": (1.0,), "epochs": 6, "samples": 2, "arms": arms, **options}
+    )
     return plan_of(spec, train=LEDGER_TRAIN, val=LEDGER_VAL)
 
 
@@ -180,7 +193,7 @@ def an_ended_cell(
     tried: int = 30,
     seconds: Mapping[str, float] | None = None,
 ) -> CellEnded:
-    cell = plan.cell(trunk, trunk.recipe.epochs, res)
+    cell = plan.cell(trunk, trunk.recipe.epochs, res, 1.0)
     rows = tuple(
         a_row(
             train_res=trunk.train_res, test_res=res, arm=arm, trunk=trunk.key, cell=cell.key,

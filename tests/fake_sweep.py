@@ -36,7 +36,7 @@ from trainables.storage.files import write_json, write_tensors, write_text
 from trainables.training.recipe import Hyper
 from trainables.training.trunk import read_trunk_weights
 
-ARMS = ("none", "crop1", "bn")  # "bn" changes statistics, and has a delta
+ARMS = ("none", "bn")  # "bn" changes statistics, and has a delta
 SPEC = spec_with(
     variants=("b0",),
     train_res=(64, 96),

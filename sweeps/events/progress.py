@@ -184,13 +184,18 @@ class Progress:
 
     def _cell_gmacs_left(self, plan: Plan) -> float:
         if self.cells is None:
-            return plan.survivors * sum(
+            untouched = sum(
+                cell_gmacs(plan, trunk.variant, res, plan.arms_of(trunk))
+                for trunk in plan.untouched()
+                for res, _ in plan.grid.untouched_cells(trunk.variant)
+            )
+            return untouched + plan.survivors * sum(
                 cell_gmacs(plan, point.variant, res)
-                for point, tests in plan.grid.tests.items()
-                for res in tests
+                for point in plan.points
+                for res, _ in plan.grid.cells(point)
             )
         return sum(
-            cell_gmacs(plan, cell.variant, cell.test_res)
+            cell_gmacs(plan, cell.variant, cell.test_res, cell.spec.arms)
             for key, cell in self.cells.items()
             if key not in self.cells_done
         )

@@ -40,11 +40,14 @@ def score_held_out_sets(
         progress: called while images of an extra test set are decoded.
 
     Returns:
-        A row for each set and arm; and by set what tuning gained, empty where the arm is untuned.
+        A row for each set and arm; and by set what tuning gained, empty where the arm is untuned or
+        the net untouched.
     """
     cell, arm = served_model.cell, served_model.arm
     cost = plan.costs[cell.variant, cell.test_res]
-    tuned = bool(ARMS[arm].changes)
+    # An untouched net has no classifier of these classes but the one that the arm fitted.
+    is_untouched = plan.has_untouched and cell.trunk.is_untouched
+    tuned = bool(ARMS[arm].changes) and not is_untouched
     rows, gains = [], {}
     for held_out_set in _held_out_sets(plan, view_cache, progress):
         for name in (arm, UNTUNED) if tuned else (arm,):

@@ -17,7 +17,7 @@ from sweeps.final_model.outcome import ServedModel
 from sweeps.planning.plan import Plan
 from trainables.export.portable_formats import check, write_onnx, write_program
 from trainables.export.timm_format import write_timm
-from trainables.fixres.adapted_net import adapted_state, serving_transform
+from trainables.fixres.adapted_net import adapted_state
 from trainables.fixres.cell import load_model
 from trainables.models import variants
 from trainables.storage.artifact_store import Store
@@ -47,7 +47,7 @@ def write_model(
     """
     trunk = served_model.cell.trunk
     state = adapted_state(store, trunk.key, served_model.cell.key, served_model.arm)
-    transform = serving_transform(trunk, served_model.cell.spec, served_model.arm)
+    transform = served_model.cell.spec.transform
     model = load_model(trunk, state, len(plan.classes))
     with replacing_folder(folder) as new_folder:
         write_timm(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from sweeps.planning.cell import Cell
 from sweeps.planning.plan import Plan
 from sweeps.selection import leaderboard
 from sweeps.selection.choice import Choice
-from sweeps.selection.leaderboard import Row, from_record, to_record
+from sweeps.selection.leaderboard import OtherVersionError, Row, from_record, to_record
 from trainables.evaluation.confidence import paired_difference
 from trainables.fixres.predictions import Predictions
 from trainables.storage.artifact_store import Store
@@ -24,6 +25,8 @@ from trainables.storage.damage import damage_told, unless_damaged
 from trainables.storage.files import read_json, write_json
 from trainables.storage.typed import checked
 from trainables.training.trunk import read_trunk_spec
+
+log = logging.getLogger("fixres")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +95,16 @@ def read_outcome(out: Path, extra_test_sets: Iterable[str]) -> Outcome | None:
 
     Returns:
         None where the sweep is not finished, a held-out set is still to be read, or a file of it is
-        damaged, which a warning tells.
+        damaged or of another version, which a warning tells.
     """
-    return unless_damaged(lambda: _read_outcome(out, {"test", *extra_test_sets}))
+    try:
+        return unless_damaged(lambda: _read_outcome(out, {"test", *extra_test_sets}))
+    except OtherVersionError:
+        log.warning(
+            "%s was written by another version of this: what its store holds of trunks and cells "
+            "is taken as it is, and the results are written again", out / BOARD,
+        )  # fmt: skip
+        return None
 
 
 def _read_outcome(out: Path, held_out_sets: set[str]) -> Outcome | None:
@@ -102,6 +112,7 @@ def _read_outcome(out: Path, held_out_sets: set[str]) -> Outcome | None:
 
     Raises:
         DamagedFileError: choice.json or the leaderboard is damaged, or the leaderboard is missing.
+        OtherVersionError: another version wrote the leaderboard.
     """
     record = read_json(out / CHOICE)
     if record is None:
@@ -160,7 +171,7 @@ class ServedModel:
 def served_as_swept(plan: Plan, row: Row, store: Store) -> ServedModel:
     """Return the chosen row's own model, as the sweep trained and adapted it."""
     trunk = read_trunk_spec(store, row.trunk)
-    cell = plan.cell(trunk, row.trunk_epochs, row.test_res)
+    cell = plan.cell(trunk, row.trunk_epochs, row.test_res, row.crop_pct)
     return ServedModel(cell=cell, arm=row.arm, refit=False)
 
 

@@ -80,7 +80,7 @@ def refit_cell(plan: Plan, chosen: Row, trunk: TrunkSpec, images_digest: str) ->
     Args:
         images_digest: the digest of the merged image set.
     """
-    cell = plan.cell(trunk, chosen.trunk_epochs, chosen.test_res)
+    cell = plan.cell(trunk, chosen.trunk_epochs, chosen.test_res, chosen.crop_pct)
     spec = {**vars(cell.spec), "arms": (chosen.arm,)}
     return replace(cell, spec=RefitCell(**spec, images=images_digest, setting=chosen.head))
 
@@ -127,7 +127,7 @@ class _TrialRunner:
             lines = [line for line in traces[0].splitlines() if line.strip()]
             reason = lines[-1] if lines else "no trace"
             raise SweepError(
-                f"The refit of {self.label} px failed: {reason.strip()} (the whole trace is in "
+                f"The refit of {self.label} failed: {reason.strip()} (the whole trace is in "
                 f"{folder / 'error.txt'}); the same command tries again."
             )
 
@@ -157,7 +157,7 @@ def _train(
         )
     if any(report.diverged for report in recorded_reports(store, trunk.key)):
         raise SweepError(
-            f"The refit of {runner.label} px diverged, though the same settings did not on train "
+            f"The refit of {runner.label} diverged, though the same settings did not on train "
             "alone: run the sweep without --refit, in another --out."
         )
     finalize_trunk(store, trunk.key, TrunkStatus.FINISHED)

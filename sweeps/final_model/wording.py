@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from sweeps.final_model.outcome import PairedGain
 from sweeps.selection.choice import Choice
+from sweeps.selection.leaderboard import Row
 from trainables.evaluation.class_metrics import IN_WORDS
+from trainables.evaluation.confidence import Z95
 
 
 def reading_sentence(cells: int) -> str:
@@ -31,6 +33,17 @@ def optimism_in_words(choice: Choice) -> str:
     return (
         f"choosing the best of so many rows flatters its val {IN_WORDS[choice.metric]} by about "
         f"{max(0.0, 100 * choice.optimism):.1f} points"
+    )
+
+
+def on_untouched_in_words(row: Row) -> str | None:
+    """Say by how much a row of val is better than the untouched net; None: it is not compared."""
+    if row.on_untouched is None or row.on_untouched_error is None:
+        return None
+    low, high = (100 * (row.on_untouched + side * Z95 * row.on_untouched_error) for side in (-1, 1))
+    return (
+        f"{100 * row.on_untouched:+.1f} points of top-1 above the untouched net's best row (on "
+        f"val, n = {row.n}; paired, 95 % interval {low:+.1f} to {high:+.1f})"
     )
 
 

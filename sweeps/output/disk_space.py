@@ -63,12 +63,10 @@ def disk_needs(plan: Plan, map_number_bytes: int) -> DiskNeeds:
     spec, tests = plan.spec, plan.grid.tests
     arms = [ARMS[name] for name in spec.fix.arms]
     needs_train = any(arm.needs_train for arm in arms)
-    leaves_maps = not all(arm.native_crop for arm in arms)
     images = plan.counts["train" if needs_train else "val"]
 
     def cell_bytes(variant: str, res: int) -> int:
-        maps = map_bytes(variant, res, map_number_bytes) if leaves_maps else 0
-        return images * (_view_bytes(res) + maps)
+        return images * (_view_bytes(res) + map_bytes(variant, res, map_number_bytes))
 
     variant, res = max(
         ((point.variant, res) for point in plan.points for res in tests[point]),
@@ -77,7 +75,11 @@ def disk_needs(plan: Plan, map_number_bytes: int) -> DiskNeeds:
     checkpoints = {v: checkpoint_bytes(v, len(plan.classes)) for v in spec.grid.variants}
     mild = spec.fix.views * any(arm.needs_mild_views for arm in arms)
     views = plan.counts["val"] + (needs_train + mild) * plan.counts["train"]
-    seen = {transform for point in plan.points for transform in plan.val_transforms(point)}
+    seen = {
+        plan.transform(point.variant, *cell)
+        for point in plan.points
+        for cell in plan.grid.cells(point)
+    }
     given = 0 if spec.grid.weights == "none" else sum(checkpoints.values())
     smallest = min(checkpoints.values())
     copies = 1 + MOMENTS[spec.trunks.optimizer] + (spec.trunks.ema_decay > 0)
@@ -105,13 +107,13 @@ def _features(plan: Plan, point: Point) -> int:
     images += plan.counts["train"] * any(a.fits_features and not a.needs_mild_views for a in arms)
     mild = any(arm.needs_mild_views for arm in arms)
     images += plan.spec.fix.views * plan.counts["train"] * mild
-    return len(plan.grid.tests[point]) * images * feature_bytes(point.variant)
+    return len(plan.grid.cells(point)) * images * feature_bytes(point.variant)
 
 
 def _logits(plan: Plan, point: Point) -> int:
     """Count the bytes of the logits of val that the cells of one trunk keep."""
     arms = sum(ARMS[name].plain for name in plan.spec.fix.arms)
-    cells = len(plan.grid.tests[point])
+    cells = len(plan.grid.cells(point))
     return cells * arms * plan.counts["val"] * len(plan.classes) * FLOAT
 
 

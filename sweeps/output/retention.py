@@ -93,6 +93,6 @@ def check_not_pruned(store: Store, row: Row, changes: bool) -> None:
         files.append(delta_path(store, row.cell, row.arm))
     if not all(path.exists() for path in files):
         raise UserError(
-            f"The checkpoints of {row.label} px, arm {row.arm}, were pruned (--keep): choose among "
+            f"The checkpoints of {row.label}, arm {row.arm}, were pruned (--keep): choose among "
             "what was kept, or run the sweep again with --keep all in another folder."
         )

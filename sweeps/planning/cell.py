@@ -1,4 +1,4 @@
-"""A cell of the grid: a trunk at one test resolution."""
+"""A cell of the grid: a trunk at one test resolution and crop ratio."""
 
 from __future__ import annotations
 
@@ -8,9 +8,25 @@ from trainables.fixres.cell import CellSpec
 from trainables.training.trunk import TrunkSpec
 
 
-def cell_label(variant: str, train_res: int, test_res: int) -> str:
-    """Name a cell for people, resolutions in px: "b0 128 -> 160"."""
-    return f"{variant} {train_res} -> {test_res}"
+def cell_label(variant: str, train: str, test_res: int, crop_pct: float) -> str:
+    """Name a cell for people: "b0 128 -> 160 px, crop 0.875".
+
+    Args:
+        train: what :func:`train_in_words` gives.
+        test_res: px.
+    """
+    return f"{variant} {train} -> {test_res} px, crop {crop_in_words(crop_pct)}"
+
+
+def train_in_words(train_res: int, *, untouched: bool) -> str:
+    """Write a train resolution, px; "untouched" for a net that is not fine-tuned."""
+    return "untouched" if untouched else f"{train_res}"
+
+
+def crop_in_words(crop_pct: float) -> str:
+    """Write a crop ratio with as many decimals as it has, one at least and three at most."""
+    words = f"{crop_pct:.3f}".rstrip("0")
+    return f"{words}0" if words.endswith(".") else words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +54,12 @@ class Cell:
         return self.spec.test_res
 
     @property
+    def crop_pct(self) -> float:
+        """The crop ratio in testing: side of the centre crop over the resized short side."""
+        return self.spec.transform.crop_pct
+
+    @property
     def label(self) -> str:
-        """The cell in words: "b0 128 -> 160"."""
-        return cell_label(self.variant, self.trunk.train_res, self.test_res)
+        """The cell in words: "b0 128 -> 160 px, crop 0.875"."""
+        train = train_in_words(self.trunk.train_res, untouched=self.trunk.is_untouched)
+        return cell_label(self.variant, train, self.test_res, self.crop_pct)

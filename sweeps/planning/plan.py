@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sweeps.planning.cell import Cell
-from sweeps.planning.grid import Grid, Point, resolve_grid
+from sweeps.planning.grid import Grid, Point, native_crop, resolve_grid
 from sweeps.planning.serving_limits import limits_set
 from sweeps.planning.spec import SweepSpec, option
 from sweeps.planning.units import three_digits
@@ -17,6 +17,7 @@ from trainables.data.decode_pool import ExpectedImages
 from trainables.data.image_set import ImageSet
 from trainables.errors import UserError
 from trainables.evaluation.class_metrics import Metric
+from trainables.fixres.arms import UNTOUCHED_ARMS
 from trainables.fixres.cell import CellSpec
 from trainables.fixres.head_settings import HeadGrid
 from trainables.models import variants
@@ -79,7 +80,24 @@ class Plan:
     @property
     def cells(self) -> int:
         """The number of cells, over all points."""
-        return self.survivors * sum(map(len, self.grid.tests.values()))
+        trained = self.survivors * sum(len(self.grid.cells(point)) for point in self.points)
+        return trained + self.cells_untouched
+
+    @property
+    def has_untouched(self) -> bool:
+        """Whether each variant is a point as its weights come, too.
+
+        Not where all trunks are so anyway (0 epochs), nor where there are no weights.
+        """
+        grid = self.spec.grid
+        are_weights = grid.weights != "none" and all(w.name for w in self.weights.values())
+        return grid.untouched and are_weights and self.spec.trunks.epochs > 0
+
+    @property
+    def cells_untouched(self) -> int:
+        """The number of cells of untouched nets."""
+        variants_asked = self.spec.grid.variants if self.has_untouched else ()
+        return sum(len(self.grid.untouched_cells(variant)) for variant in variants_asked)
 
     @property
     def survivors(self) -> int:
@@ -108,18 +126,53 @@ class Plan:
             seed=self.spec.run.seed,
         )
 
-    def transform(self, variant: str, test_res: int) -> EvalTransform:
-        """Make the transform that images pass before the variant is tested on them."""
-        fix = self.spec.fix
-        native = variants.preprocessing(variants.get(variant)).interpolation
+    def untouched_trunk(self, variant: str) -> TrunkSpec:
+        """Make the spec of a variant as its weights come: what trains trunks is not in its key."""
+        return TrunkSpec(
+            variant=variant,
+            train_res=variants.get(variant).native_res,
+            weights=self.weights[variant],
+            images=self.images_digest,
+            recipe=Recipe(epochs=0, batch_size=1),
+            hyper=Hyper(lr=0.0, weight_decay=0.0, label_smoothing=0.0),
+            seed=0,
+        )
+
+    def untouched(self) -> list[TrunkSpec]:
+        """List the untouched nets of the plan: one a variant, or none."""
+        asked = self.spec.grid.variants if self.has_untouched else ()
+        return [self.untouched_trunk(variant) for variant in asked]
+
+    def arms_of(self, trunk: TrunkSpec) -> tuple[str, ...]:
+        """List the arms of a trunk's cells.
+
+        An untouched net among trained ones has no classifier of these classes, so that only an arm
+        that fits one says anything.
+        """
+        return UNTOUCHED_ARMS if trunk.is_untouched and self.has_untouched else self.spec.fix.arms
+
+    def transform(
+        self, variant: str, test_res: int, crop_pct: float | None = None
+    ) -> EvalTransform:
+        """Make the transform that images pass before the variant is tested on them.
+
+        Args:
+            crop_pct: None: that of the variant's weights.
+        """
+        asked = self.spec.fix.interpolation
+        native = variants.preprocessing(variants.get(variant))
         return EvalTransform(
             test_res=test_res,
-            crop_pct=fix.test_crop_pct,
-            interpolation=native if fix.interpolation == "weights" else fix.interpolation,
+            crop_pct=native.crop_pct if crop_pct is None else crop_pct,
+            interpolation=native.interpolation if asked == "weights" else asked,
         )
 
     def val_transforms(self, point: Point) -> tuple[EvalTransform, ...]:
-        """List the transforms of val that a trunk is scored with at its rungs: one a test res."""
+        """List the transforms of val that a trunk is scored with at its rungs.
+
+        One for each test resolution, at the crop ratio of the weights: which trunk is better
+        shows there, and a further ratio would cost another pass over val at each of them.
+        """
         return tuple(self.transform(point.variant, res) for res in self.grid.tests[point])
 
     @property
@@ -142,17 +195,18 @@ class Plan:
             metric=self.metric,
         )
 
-    def cell(self, trunk: TrunkSpec, trunk_epochs: int, test_res: int) -> Cell:
-        """Make the cell of a trunk, trained for so many epochs, at a test resolution."""
-        fix = self.spec.fix
+    def cell(self, trunk: TrunkSpec, trunk_epochs: int, test_res: int, crop_pct: float) -> Cell:
+        """Make the cell of a trunk, trained for so many epochs, at a test resolution and crop."""
+        fix, arms = self.spec.fix, self.arms_of(trunk)
         spec = CellSpec(
             trunk=trunk.key,
-            transform=self.transform(trunk.variant, test_res),
-            arms=fix.arms,
+            transform=self.transform(trunk.variant, test_res, crop_pct),
+            arms=arms,
             heads=self.head_grid,
             views=fix.views,
             batch_size=self.spec.trunks.batch_size,
             seed=self.spec.run.seed,
+            none_in_transform="none" in arms and crop_pct != native_crop(trunk.variant),
         )
         return Cell(spec=spec, trunk=trunk, trunk_epochs=trunk_epochs)
 

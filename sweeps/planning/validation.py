@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from sweeps.planning.spec import ServingOptions, SweepSpec, option, value_in_words
 from trainables.errors import UserError, is_utf8, printable
-from trainables.fixres.arms import ARMS
+from trainables.fixres.arms import ARMS, RETIRED
 from trainables.models import variants
 from trainables.sources.splits import SPLITS
 from trainables.storage.object_store import place_of
@@ -89,7 +90,7 @@ RANGE_OF_OPTION = {
 INTERVAL_OPTIONS = ("lr", "weight_decay", "label_smoothing", "crop_scale")
 # Tuples that hold at least one value, and each value once.
 SET_OPTIONS = (
-    *("variants", "train_res", "test_res", "arms"),
+    *("variants", "train_res", "test_res", "arms", "test_crop_pct"),
     *("head_lr", "head_smoothing", "head_weight_decay", "head_optimizer"),
 )
 # Words that may not be empty.
@@ -211,7 +212,19 @@ def _check_pretrained(spec: SweepSpec) -> None:
         )
 
 
+def check_arm_names(names: Iterable[str]) -> None:
+    """Check that arms that are asked for have not been given up.
+
+    Raises:
+        UserError: one has; says what does the same.
+    """
+    for name in names:
+        if name in RETIRED:
+            raise UserError(f"--arms {name} is no arm any more: {RETIRED[name]}.")
+
+
 def _check_arms(spec: SweepSpec) -> None:
+    check_arm_names(spec.fix.arms)
     if "fix_aug" in spec.fix.arms and not any(s > 0 for s in spec.fix.head_smoothing):
         raise UserError(
             "--arms fix_aug trains with label smoothing: give a --head-smoothing above 0, or leave "

@@ -6,10 +6,11 @@ A training step counts as ``TRAIN_STEP_FORWARDS`` forward passes. The passes of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sweeps.planning.grid import Point
 from sweeps.planning.plan import Plan
-from trainables.fixres.arms import ARMS
-from trainables.models import variants
+from trainables.fixres.arms import ARMS, UNTOUCHED_ARMS
 
 TRAIN_STEP_FORWARDS = 3  # The backward pass costs about two forward passes.
 
@@ -46,31 +47,38 @@ def expected_gmacs_left(plan: Plan, point: Point, after: int = 0) -> float:
     return gmacs
 
 
-def cell_gmacs(plan: Plan, variant: str, test_res: int) -> float:
-    """Count the GMACs of one cell."""
-    return cell_images(plan, variant) * plan.costs[variant, test_res].gmacs
+def cell_gmacs(plan: Plan, variant: str, test_res: int, arms: Sequence[str] | None = None) -> float:
+    """Count the GMACs of one cell; ``arms`` as in :func:`cell_images`."""
+    return cell_images(plan, arms) * plan.costs[variant, test_res].gmacs
 
 
-def cell_images(plan: Plan, variant: str) -> int:
-    """Count the images through the net in one cell."""
-    fix, arms = plan.spec.fix, [ARMS[name] for name in plan.spec.fix.arms]
-    native = variants.preprocessing(variants.get(variant)).crop_pct
+def cell_images(plan: Plan, arms_asked: Sequence[str] | None = None) -> int:
+    """Count the images through the net in one cell.
+
+    Args:
+        arms_asked: None: those of a trained trunk's cell.
+    """
+    fix = plan.spec.fix
+    arms = [ARMS[name] for name in arms_asked or fix.arms]
     train = int(any(arm.needs_train for arm in arms))
     train += fix.views * any(arm.needs_mild_views for arm in arms)
-    val = int(not all(arm.native_crop for arm in arms))
-    val += native != fix.test_crop_pct and any(arm.native_crop for arm in arms)
-    return train * plan.counts["train"] + max(1, val) * plan.counts["val"]
+    return train * plan.counts["train"] + plan.counts["val"]
 
 
 def image_passes(plan: Plan) -> dict[str, int]:
     """Count the images through the net, by purpose, at most: ASHA may cut trunks short."""
     trained = plan.trunks * plan.spec.trunks.epochs * plan.counts["train"]
-    tests = {point: len(tests) for point, tests in plan.grid.tests.items()}
-    rungs = len(plan.spec.rungs)
-    at_rungs = plan.samples * rungs * sum(tests.values()) * plan.counts["val"]
-    adapted = sum(n * cell_images(plan, point.variant) for point, n in tests.items())
+    tests = sum(map(len, plan.grid.tests.values()))
     return {
         "trained": trained,
-        "scored at rungs": at_rungs,
-        "adapted in cells": plan.survivors * adapted,
+        "scored at rungs": plan.samples * len(plan.spec.rungs) * tests * plan.counts["val"],
+        "adapted in cells": (plan.cells - plan.cells_untouched) * cell_images(plan)
+        + plan.cells_untouched * cell_images(plan, UNTOUCHED_ARMS),
     }
+
+
+def further_crop_cells(plan: Plan) -> int:
+    """Count the cells of trained trunks that a sweep with one crop ratio would not have."""
+    return (
+        plan.cells - plan.cells_untouched - plan.survivors * sum(map(len, plan.grid.tests.values()))
+    )

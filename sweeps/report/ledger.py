@@ -12,8 +12,7 @@ from sweeps.planning.grid import point_of
 from sweeps.planning.plan import Plan
 from sweeps.planning.workload import cell_images, image_passes
 from sweeps.selection.leaderboard import Row
-from trainables.fixres.adapted_net import serving_transform
-from trainables.fixres.arms import ARMS, rank
+from trainables.fixres.arms import ARMS, UNTOUCHED_ARMS, rank
 from trainables.training.trunk import TrunkStatus, trained_epochs
 
 
@@ -86,7 +85,8 @@ def build_ledger(
     """
     trunks = list(history.trunks.values())
     cells = [cell for cell in history.cells.values() if cell.rows]
-    passes = [_saved_passes(plan, cell) for cell in cells]
+    # One arm alone times no pass by itself: of untouched nets nothing is claimed.
+    passes = [_saved_passes(plan, cell) for cell in cells if cell.cell.spec.arms != UNTOUCHED_ARMS]
     seconds = [s for _, s in passes]
     return Ledger(
         trunks=len(trunks),
@@ -128,7 +128,7 @@ def _images(
     done = {
         "trained": sum(r.images for r in reports),
         "scored at rungs": sum(score.n for r in reports for score in r.val.values()),
-        "adapted in cells": sum(cell_images(plan, c.cell.variant) for c in cells),
+        "adapted in cells": sum(cell_images(plan, c.cell.spec.arms) for c in cells),
     }
     return {
         name: ImagePasses(planned=planned, done=done[name])
@@ -147,7 +147,7 @@ def _saved_passes(plan: Plan, cell: CellEnded) -> tuple[int, float | None]:
     """
     pairs = sum(r.head_tried for r in cell.rows if ARMS[r.arm].fits_features)
     without_sharing = pairs * (plan.counts["train"] + plan.counts["val"])
-    saved = max(0, without_sharing - cell_images(plan, cell.cell.variant))
+    saved = max(0, without_sharing - cell_images(plan))
     if not saved:
         return 0, 0.0
     rate = _image_seconds(plan, cell)
@@ -157,19 +157,13 @@ def _saved_passes(plan: Plan, cell: CellEnded) -> tuple[int, float | None]:
 def _image_seconds(plan: Plan, cell: CellEnded) -> float | None:
     """Estimate the seconds that one image takes through the net, from the cell's own passes.
 
-    The time of the first arm in the cell's transform includes the pass over val, and that of the
-    first arm that needs the train images the pass over train; where they fit no classifier, nearly
-    all of their time is that pass. The faster of the two counts, as either may have had to resize
-    pixels first.
+    The time of the first arm includes the pass over val, and that of the first arm that needs the
+    train images the pass over train; where they fit no classifier, nearly all of their time is that
+    pass. The faster of the two counts, as either may have had to resize pixels first.
     """
     ordered = sorted(cell.rows, key=lambda r: rank(r.arm))
-    in_transform = [
-        r
-        for r in ordered
-        if serving_transform(cell.cell.trunk, cell.cell.spec, r.arm) == cell.cell.spec.transform
-    ]
-    first = in_transform[0]
-    first_on_train = next((r for r in in_transform if ARMS[r.arm].needs_train), first)
+    first = ordered[0]
+    first_on_train = next((r for r in ordered if ARMS[r.arm].needs_train), first)
     rates = []
     for row in dict.fromkeys((first, first_on_train)):
         images = plan.counts["val"] if row is first else 0

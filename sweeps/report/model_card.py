@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from sweeps.final_model.calibration import ECE_IN_WORDS, temperature_in_words
 from sweeps.final_model.outcome import Outcome
-from sweeps.final_model.wording import gain_in_words, reading_sentence
+from sweeps.final_model.wording import gain_in_words, on_untouched_in_words, reading_sentence
+from sweeps.planning.cell import crop_in_words
 from sweeps.planning.plan import Plan
 from sweeps.planning.serving_limits import limits_in_words
 from sweeps.planning.units import three_digits
@@ -18,8 +19,9 @@ from sweeps.selection.leaderboard import Row
 from trainables.evaluation.class_metrics import IN_WORDS, Metric
 from trainables.evaluation.confidence import wilson
 from trainables.evaluation.kept_classifier import other_orders
-from trainables.fixres.arms import ARMS, UNTUNED
+from trainables.fixres.arms import ARMS, UNTUNED, rank
 from trainables.models import variants
+from trainables.transforms.resolution import resize_side
 
 CLASSES_SHOWN = 10  # first and last
 
@@ -35,7 +37,8 @@ def model_card(plan: Plan, outcome: Outcome, versions: Mapping[str, str], pictur
     capital = sentence_case(IN_WORDS[outcome.choice.metric])
     parts = [
         _front_matter(plan, outcome),
-        f"# FixEfficientNet {row.variant}, {row.train_res} -> {row.test_res} px",
+        f"# FixEfficientNet {row.variant}, {row.train_in_words} -> {row.test_res} px, crop "
+        f"{crop_in_words(row.crop_pct)}",
         _what_it_is(plan, outcome),
         "## On images that nothing was chosen on",
         _on_held_out_sets(outcome),
@@ -124,18 +127,24 @@ def _front_matter(plan: Plan, outcome: Outcome) -> str:
     return "\n".join([*lines, "---"])
 
 
+def _trained(row: Row) -> str:
+    return "not fine-tuned" if row.untouched else f"trained at {row.train_res} px"
+
+
 def _what_it_is(plan: Plan, outcome: Outcome) -> str:
     row, choice = outcome.choice.row, outcome.choice
     variant = variants.get(row.variant)
     lines = [
-        f"{variant.timm_name}, trained at {row.train_res} px and tested at {row.test_res} px: "
-        f"{ARMS[row.arm].words}.",
+        f"{variant.timm_name}, {_trained(row)} and tested at {row.test_res} px, "
+        f"crop ratio {crop_in_words(row.crop_pct)} (short side resized to "
+        f"{resize_side(row.test_res, row.crop_pct)} px): {ARMS[row.arm].words}.",
         "",
         f"- {_on_val(row, choice.metric)} on val (n = {row.n}); val chose the cell among "
         f"{len(eligible(outcome.rows))} rows and the classifier among "
         f"{max(1, row.head_tried)} (setting, epoch) pairs. The former flatters the best "
         f"row by about {max(0.0, 100 * choice.optimism):.1f} points (choosing again on halves of "
         "val), the latter adds to it.",
+        *([f"- {above}."] if (above := on_untouched_in_words(row)) else []),
         f"- {row.params_m:.2f} M parameters, {row.gmacs:.3g} GMACs an image; "
         f"{three_digits(row.memory_mb)} MB at its peak (float32, without workspaces).",
         f"- {len(plan.classes)} classes, in labels.txt and config.json.",
@@ -186,7 +195,7 @@ def _on_held_out_sets(outcome: Outcome) -> str:
     lines += [
         "",
         f"{reading_sentence(outcome.test_cells)} A set with fewer classes is scored among its own. "
-        f"Untuned is the same trunk on the same pixels (arm {UNTUNED}).",
+        f"Untuned is the same trunk at the same resolution and crop (arm {UNTUNED}).",
     ]
     return "\n".join(lines)
 
@@ -253,15 +262,20 @@ def _cells_table(rows: Sequence[Row], arms: Sequence[str], metric: Metric) -> li
     for row in rows:
         if row.split == "val":
             cells.setdefault(row.cell, {})[row.arm] = row
+    # An untouched net has an arm that the trunks of the sweep may not have.
+    arms = [*arms, *sorted({a for by_arm in cells.values() for a in by_arm} - set(arms), key=rank)]
     lines = [
-        f"| variant | train px | test px | epochs | {' | '.join(arms)} | GMACs |",
-        f"|---|---:|---:|---:|{'---:|' * len(arms)}---:|",
+        f"| variant | train px | test px | crop | epochs | {' | '.join(arms)} | GMACs |",
+        f"|---|---:|---:|---:|---:|{'---:|' * len(arms)}---:|",
     ]
     for by_arm in cells.values():
         first = next(iter(by_arm.values()))
-        shares = " | ".join(f"{100 * by_arm[arm].value(metric):.1f}" for arm in arms)
+        shares = " | ".join(
+            f"{100 * by_arm[arm].value(metric):.1f}" if arm in by_arm else "" for arm in arms
+        )
         lines.append(
-            f"| {first.variant} | {first.train_res} | {first.test_res} | {first.trunk_epochs} "
-            f"| {shares} | {first.gmacs:.3g} |"
+            f"| {first.variant} | {first.train_in_words} | {first.test_res} "
+            f"| {crop_in_words(first.crop_pct)} | {first.trunk_epochs} | {shares} "
+            f"| {first.gmacs:.3g} |"
         )
     return lines

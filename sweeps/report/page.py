@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from sweeps.final_model.calibration import ECE_IN_WORDS, temperature_in_words
 from sweeps.final_model.outcome import Outcome
 from sweeps.final_model.wording import reading_sentence
+from sweeps.planning.cell import crop_in_words
 from sweeps.planning.plan import Plan
 from sweeps.planning.serving_limits import limits_in_words
 from sweeps.planning.units import duration, three_digits
@@ -39,6 +40,7 @@ from sweeps.report.tables import (
     times_table,
 )
 from sweeps.selection.choice import Choice
+from sweeps.selection.leaderboard import Row
 from sweeps.selection.published_comparison import Comparison
 from trainables.evaluation.class_metrics import IN_WORDS, count_by_class
 from trainables.fixres.arms import ARMS, UNTUNED
@@ -127,9 +129,14 @@ def render_page(
 def _title(outcome: Outcome) -> str:
     row, test = outcome.choice.row, outcome.test
     return _no_break(
-        f"EfficientNet {row.variant}, trained at {row.train_res} px and served at {row.test_res} "
-        f"px, has {percent(test.top1)} % of test right (top-1, n = {test.n})"
+        f"EfficientNet {row.variant}, {_trained_in_words(row)} and served at {row.test_res} "
+        f"px (crop {crop_in_words(row.crop_pct)}), has {percent(test.top1)} % of test right "
+        f"(top-1, n = {test.n})"
     )
+
+
+def _trained_in_words(row: Row) -> str:
+    return "not fine-tuned" if row.untouched else f"trained at {row.train_res} px"
 
 
 def _no_break(words: str) -> str:
@@ -172,6 +179,12 @@ def _key_figures(outcome: Outcome, device: str) -> list[KeyFigure]:
         note = f"on test, image by image; standard error {percent(gain.error)}"
         value = signed(100 * gain.difference)
         figures.append(KeyFigure(name="Gain on the untuned", value=value, unit="points", note=note))
+    if row.on_untouched is not None:
+        note = f"val, image by image; standard error {percent(row.on_untouched_error or 0.0)}"
+        value = signed(100 * row.on_untouched)
+        figures.append(
+            KeyFigure(name="Above the best untouched", value=value, unit="points", note=note)
+        )
     metric = outcome.choice.metric
     figures.append(
         KeyFigure(
@@ -206,14 +219,24 @@ def _captions(plan: Plan, outcome: Outcome, ledger: Ledger) -> dict[str, tuple[s
     words = IN_WORDS[outcome.choice.metric]
     capital = sentence_case(words)
     val = f"{percent(row.value(outcome.choice.metric))} % on val ({n})"
-    choice = f"{row.variant}, {row.train_res} px to {row.test_res} px, arm {row.arm}"
+    choice = f"{row.label}, arm {row.arm}"
+    crops = (
+        " Of several crop ratios the best is shown, and which it is."
+        if len(plan.grid.crop_pct) > 1
+        else ""
+    )
+    if plan.has_untouched:
+        crops += (
+            " Untouched: the net as its weights come, not fine-tuned, a classifier fitted on its "
+            "features."
+        )
     cut = " A number of epochs under a value marks a trunk that was cut." if ledger.cut else ""
     return {
         "heatmap": (
             f"Heat maps of {words} on val over train and test resolution. Framed: {choice}, {val}.",
             f"{capital} on val ({n}) over train and test resolution, as trained and after the "
             "adaptation to the test resolution. Bold: the best test resolution of a row. Framed: "
-            f"the choice.{cut}",
+            f"the choice.{crops}{cut}",
         ),
         "pareto": (
             f"{capital} on val against the costs of serving. Ringed: {choice}, {val}.",
@@ -227,8 +250,8 @@ def _captions(plan: Plan, outcome: Outcome, ledger: Ledger) -> dict[str, tuple[s
         ),
         "arms": (
             f"What each arm gains on the trunk untuned, over {count_of(ledger.cells, 'cell')}.",
-            f"Untuned is the same trunk on the same pixels (arm {UNTUNED}). A mean over cells "
-            "hides where the gains are: the dots show it.",
+            f"Untuned is the same trunk at the same resolution and crop (arm {UNTUNED}). A mean "
+            "over cells hides where the gains are: the dots show it.",
         ),
         "confusions": (
             "Matrices of the chosen net's confusions on val and test, in images.",
@@ -272,7 +295,8 @@ def _class_note(predictions: Predictions, plan: Plan) -> str:
 def _held_out_note(outcome: Outcome) -> str:
     return (
         f"{reading_sentence(outcome.test_cells)} A set with fewer classes is scored among its own. "
-        f"Untuned is the same trunk on the same pixels (arm {UNTUNED}); gains are of top-1, and "
+        f"Untuned is the same trunk at the same resolution and crop (arm {UNTUNED}); gains are of "
+        "top-1, and "
         "paired, image by image."
     )
 

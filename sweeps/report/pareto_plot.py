@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from sweeps.planning.cell import crop_in_words
 from sweeps.planning.serving_costs import COST_OF_FIELD
 from sweeps.planning.serving_limits import ServingLimit, limits_set
 from sweeps.planning.spec import ServingOptions, option
@@ -90,12 +91,13 @@ def plot_pareto_fronts(
         ax.set_axis_off()
     lower = sum(100 * r.value(metric) < heights[0] for r in rows)
     notes = [*same, f"{_rows(lower)} lower than shown"] if lower else same
-    ring = f"chosen: {_named(chosen, several=len(styles) > 1)}"
+    named = _namer(rows)
+    ring = f"chosen: {named(chosen)}"
     if metric == "top1":
         ring += ", with its 95 % interval (Wilson)"
     _key(figure, spare, styles, ring, "; ".join(notes))
     for panel in panels:
-        panel.name(several=len(styles) > 1)
+        panel.name(named)
     return figure
 
 
@@ -109,10 +111,17 @@ def _name(cost: str) -> str:
     return serving_cost.axis if serving_cost else cost.replace("_", " ")
 
 
-def _named(row: Row, *, several: bool) -> str:
-    """Name a row in short, with its variant where there are several."""
-    words = f"{row.train_res}→{row.test_res} {row.arm}"
-    return f"{row.variant} {words}" if several else words
+def _namer(rows: Sequence[Row]) -> Callable[[Row], str]:
+    """Make what names a row in short, with variant and crop where the rows have several."""
+    variants, crops = ({getattr(r, name) for r in rows} for name in ("variant", "crop_pct"))
+
+    def name(row: Row) -> str:
+        words = f"{row.train_in_words}→{row.test_res} {row.arm}"
+        if len(crops) > 1:
+            words += f", crop {crop_in_words(row.crop_pct)}"
+        return f"{row.variant} {words}" if len(variants) > 1 else words
+
+    return name
 
 
 def _rows(count: int) -> str:
@@ -255,13 +264,13 @@ class _Panel:
             ha="left" if share < 0.3 else "right" if share > 0.7 else "center",
         )  # fmt: skip
 
-    def name(self, *, several: bool) -> None:
+    def name(self, words_of: Callable[[Row], str]) -> None:
         """Name the chosen row and those of the front, as far as there is room.
 
         The choice comes first, then the ends of the front, then its greatest steps.
 
         Args:
-            several: whether there are several variants, so that names need theirs.
+            words_of: names a row in short.
         """
         steps = self.front
         gains = {b: round(self.y(b) - self.y(a), 9) for a, b in pairwise(steps)}
@@ -274,7 +283,7 @@ class _Panel:
             at = self.ax.get_xlim()[1], 100 * bound.limit
             labels.put(f"{option(bound.name)} {bound.limit:g}", at, spots=_ALONG_LINE)
         for row in named:
-            words = _named(row, several=several)
+            words = words_of(row)
             at = self.x(row), self.y(row)
             if row == self.chosen:
                 labels.put(words, at, CHOSEN, "bold", AROUND_RING, math.inf)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sweeps.final_model.outcome import Outcome
+from sweeps.planning.cell import crop_in_words
 from sweeps.planning.serving_costs import SERVING_COSTS
 from sweeps.planning.units import duration, price
 from sweeps.report.ledger import Ledger
@@ -184,14 +185,21 @@ def images_table(ledger: Ledger) -> Table:
 
 
 def leaderboard_table(outcome: Outcome) -> Table:
-    """Make the table of the whole leaderboard: val, best first, then the held-out sets."""
+    """Make the table of the whole leaderboard: val, best first, then the held-out sets.
+
+    Rows of untouched nets come first. Where there are some, the others say what they are above the
+    best of them.
+    """
     chosen, metric = outcome.choice.row, outcome.choice.metric
     ordered = sorted(
-        outcome.rows, key=lambda r: (r.split != "val", -r.value(metric), r.gmacs, rank(r.arm))
+        outcome.rows,
+        key=lambda r: (r.split != "val", not r.untouched, -r.value(metric), r.gmacs, rank(r.arm)),
     )
+    compared = any(r.on_untouched is not None for r in ordered)
     words = ("variant", "arm", "split", "classifier")
     names = [
-        *("variant", "train px", "test px", "arm", "split", "n", "top-1 %", "top-5 %"),
+        *("variant", "train px", "test px", "crop", "arm", "split", "n", "top-1 %", "top-5 %"),
+        *(("on untouched",) if compared else ()),
         *CLASS_COLUMNS,
         *(cost.column for cost in SERVING_COSTS),
         *("images/s", "seconds", "epochs", "classifier"),
@@ -199,20 +207,28 @@ def leaderboard_table(outcome: Outcome) -> Table:
     return Table(
         name="The leaderboard",
         columns=_columns(*names, words=words),
-        lines=tuple(TableRow(cells=_cells(r), strong=r == chosen) for r in ordered),
+        lines=tuple(TableRow(cells=_cells(r, compared), strong=r == chosen) for r in ordered),
     )
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _on_untouched(row: Row) -> str:
+    if row.on_untouched is None or row.on_untouched_error is None:
+        return ""
+    return f"{signed(100 * row.on_untouched)} ± {percent(row.on_untouched_error)}"
+
+
+def _cells(row: Row, compared: bool) -> tuple[str, ...]:
     return (
         row.variant,
-        f"{row.train_res}",
+        row.train_in_words,
         f"{row.test_res}",
+        crop_in_words(row.crop_pct),
         row.arm,
         row.split,
         f"{row.n}",
         percent(row.top1),
         percent(row.top5),
+        *((_on_untouched(row),) if compared else ()),
         *class_metrics(row),
         *(cost.text(getattr(row, cost.field)) for cost in SERVING_COSTS),
         "" if row.images_s is None else f"{row.images_s:.0f}",

@@ -20,17 +20,28 @@ from trainables.training.trunk import EpochReport, TrunkSpec, trained_epochs
 def cells_of(
     plan: Plan, survivors: Sequence[tuple[TrunkSpec, tuple[EpochReport, ...]]]
 ) -> list[Cell]:
-    """List the cells of the surviving trunks, the dearest first, so that the last are short.
+    """List the cells of the surviving trunks and of the untouched nets.
+
+    The dearest come first, so that the last are short.
 
     Args:
         survivors: trunks, each with the reports of its epochs.
     """
     cells = [
-        plan.cell(trunk, trained_epochs(reports), res)
+        plan.cell(trunk, trained_epochs(reports), res, crop)
         for trunk, reports in survivors
-        for res in plan.grid.tests[point_of(trunk)]
+        for res, crop in plan.grid.cells(point_of(trunk))
     ]
-    return sorted(cells, key=lambda cell: -cell_gmacs(plan, cell.variant, cell.test_res))
+    cells += [
+        plan.cell(trunk, 0, res, crop)
+        for trunk in plan.untouched()
+        for res, crop in plan.grid.untouched_cells(trunk.variant)
+    ]
+
+    def work(cell: Cell) -> float:
+        return cell_gmacs(plan, cell.variant, cell.test_res, cell.spec.arms)
+
+    return sorted(cells, key=lambda cell: -work(cell))
 
 
 class CellScheduler:
@@ -70,15 +81,17 @@ class CellScheduler:
 
     @property
     def rows(self) -> list[Row]:
-        """The rows of all cells that have ended, in the order of the grid."""
+        """The rows of all cells that have ended: of untouched nets, then in the grid's order."""
         rows = [row for rows in self._rows.values() for row in rows]
         grid = self._plan.spec.grid
         return sorted(
             rows,
             key=lambda r: (
+                not r.untouched,
                 grid.variants.index(r.variant),
                 r.train_res,
                 r.test_res,
+                r.crop_pct,
                 r.trunk,
                 rank(r.arm),
             ),

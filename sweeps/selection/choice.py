@@ -195,4 +195,4 @@ def _reason(
 
 
 def _named(row: Row, metric: Metric) -> str:
-    return f"{row.label} px, arm {row.arm} ({100 * row.value(metric):.1f} %, n={row.n})"
+    return f"{row.label}, arm {row.arm} ({100 * row.value(metric):.1f} %, n={row.n})"

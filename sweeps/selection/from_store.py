@@ -10,6 +10,7 @@ from sweeps.planning.spec import ServingOptions
 from sweeps.selection.choice import Choice, choose
 from sweeps.selection.leaderboard import Row
 from sweeps.selection.row_metrics import with_class_metrics
+from sweeps.selection.untouched import with_gains_on_untouched
 from trainables.evaluation.class_metrics import Metric
 from trainables.fixres.cell import recorded_hits
 from trainables.fixres.predictions import recorded_classes
@@ -22,7 +23,7 @@ def choose_from_store(
     """Choose, as :func:`.choose` does.
 
     Returns:
-        The rows, each with all metrics, and the choice among them.
+        The rows, each with all metrics and its gain on the untouched net, and the choice.
 
     Raises:
         UserError: no row is within the limits.
@@ -35,5 +36,5 @@ def choose_from_store(
     def hits(row: Row) -> np.ndarray:
         return recorded_hits(store, row.cell, row.arm)
 
-    counted = with_class_metrics(rows, said)
+    counted = with_gains_on_untouched(with_class_metrics(rows, said), hits)
     return counted, choose(counted, limits, hits, metric, said)

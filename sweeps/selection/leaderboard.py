@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sweeps.planning.cell import Cell, cell_label
+from sweeps.planning.cell import Cell, cell_label, train_in_words
 from trainables.errors import UserError
 from trainables.evaluation.class_metrics import Metric
 from trainables.fixres.arms import ARMS
@@ -29,6 +29,7 @@ class Row:
     variant: str
     train_res: int
     test_res: int
+    crop_pct: float  # side of the centre crop over the resized short side
     arm: str
     split: str
     n: int
@@ -47,6 +48,11 @@ class Row:
     head_tried: int  # number of (setting, epoch) pairs that the head was picked from, on val
     balanced_accuracy: float | None = None  # mean recall of classes; None: it was not counted
     macro_f1: float | None = None  # mean F1 of classes; None: it was not counted
+    untouched: bool = False  # the net as its weights come, not fine-tuned; its classifier is fitted
+    # Top-1 minus that of the best untouched row of the variant on the same images, with the
+    # standard error of the paired difference; None: there is none, or this is one.
+    on_untouched: float | None = None
+    on_untouched_error: float | None = None
 
     @property
     def hits1(self) -> int:
@@ -60,8 +66,13 @@ class Row:
 
     @property
     def label(self) -> str:
-        """The cell in words: "b0 128 -> 160"."""
-        return cell_label(self.variant, self.train_res, self.test_res)
+        """The cell in words: "b0 128 -> 160 px, crop 0.875"."""
+        return cell_label(self.variant, self.train_in_words, self.test_res, self.crop_pct)
+
+    @property
+    def train_in_words(self) -> str:
+        """The train resolution, px, or "untouched"."""
+        return train_in_words(self.train_res, untouched=self.untouched)
 
     @property
     def head_in_words(self) -> str:
@@ -84,7 +95,7 @@ _HEAD_COLUMNS = {
     "head_epochs": "epochs",
 }
 _HEAD_TYPES = {"head_optimizer": pa.string(), "head_epochs": pa.int64()}  # Others: float64.
-_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}
+_TYPES = {"bool": pa.bool_(), "str": pa.string(), "int": pa.int64(), "float": pa.float64()}
 
 
 def _fields_of_schema() -> Iterator[pa.Field]:
@@ -97,9 +108,15 @@ def _fields_of_schema() -> Iterator[pa.Field]:
             yield pa.field(field.name, _TYPES[kind], nullable="None" in rest)
 
 
+class OtherVersionError(UserError):
+    """A leaderboard was written by another version of this."""
+
+
 SCHEMA = pa.schema(list(_fields_of_schema()))
 # A file of a version without these columns is read as one in which they are empty.
-ADDED_LATER = frozenset(("balanced_accuracy", "macro_f1"))
+ADDED_LATER = frozenset(
+    ("balanced_accuracy", "macro_f1", "untouched", "on_untouched", "on_untouched_error")
+)
 
 
 def to_record(row: Row) -> dict[str, Any]:
@@ -131,6 +148,7 @@ def make_row(cell: Cell, cost: Cost, result: ArmResult) -> Row:
         variant=cell.variant,
         train_res=cell.trunk.train_res,
         test_res=cell.test_res,
+        crop_pct=cell.crop_pct,
         arm=result.arm,
         split=result.score.split,
         n=result.score.n,
@@ -147,6 +165,7 @@ def make_row(cell: Cell, cost: Cost, result: ArmResult) -> Row:
         trunk=cell.trunk.key,
         cell=cell.key,
         trunk_epochs=cell.trunk_epochs,
+        untouched=cell.trunk.is_untouched,
         head=result.head,
         head_tried=result.head_tried,
     )
@@ -173,7 +192,7 @@ def read(path: Path) -> list[Row]:
     """Read rows from a Parquet file.
 
     Raises:
-        UserError: another version of this wrote it.
+        OtherVersionError: another version of this wrote it.
         DamagedFileError: it is damaged or missing.
     """
     if not path.exists():
@@ -183,7 +202,7 @@ def read(path: Path) -> list[Row]:
     names = set(arrow.column_names)
     differing = sorted((names - set(SCHEMA.names)) | (set(SCHEMA.names) - names - ADDED_LATER))
     if differing:
-        raise UserError(
+        raise OtherVersionError(
             f"{path} was written by another version of this (columns that only one of them has: "
             f"{', '.join(differing)}): run the sweep again, in a new --out."
         )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sweeps.planning.published import PUBLISHED, Published
+from sweeps.planning.recipes import RECIPES
 from sweeps.planning.spec import SweepSpec
 from sweeps.selection.leaderboard import Row
 from trainables.fixres.arms import rank
@@ -47,13 +48,14 @@ def compare_with_published(rows: Sequence[Row], *, split: str = "val") -> list[C
 def comparisons_of_recipe(spec: SweepSpec, rows: Sequence[Row], chosen: Row) -> list[Comparison]:
     """Compare with the published figures if the sweep follows a published recipe, else not at all.
 
-    Only then are the images those of the figures. The arm none is left out: it has a crop ratio of
-    its own, not the published one. Where a part of train picks, val is of images that the weights
-    have seen in their pretraining, so that test alone compares, which is read for the chosen row.
+    Only then are the images those of the figures. Rows at other crop ratios than the recipe's are
+    left out. Where a part of train picks, val is of images that the weights have seen in their
+    pretraining, so that test alone compares, which is read for the chosen row.
     """
     if spec.grid.recipe == "own":
         return []
-    own = [r for r in rows if r.arm != "none"]
+    crops = RECIPES[spec.grid.recipe]().fix.test_crop_pct
+    own = [r for r in rows if r.crop_pct in crops]
     if spec.images.pick_share is None:
         return compare_with_published(own)
     return compare_with_published([r for r in own if r.arm == chosen.arm], split="test")

@@ -22,7 +22,6 @@ from sweeps.events.event_types import (
     TrunkEnded,
 )
 from sweeps.events.progress import Progress
-from sweeps.planning.cell import cell_label
 from sweeps.planning.spec import with_options
 from sweeps.planning.units import duration
 from trainables.evaluation.class_metrics import IN_WORDS, Metric
@@ -112,7 +111,7 @@ class Terminal:
                 )
                 self._say_error(event.error)
             case CellsPlanned(cells=cells):
-                self.say(f"cells: {len(cells)}, each adapts a trunk to a test resolution")
+                self.say(f"cells: {len(cells)}, each adapts a trunk to a test resolution and crop")
             case CellEnded(cell=cell, rows=rows):
                 subject = f"cell {cell.label}"
                 if not rows:
@@ -170,7 +169,7 @@ class Terminal:
         for key in sorted(progress.cells_running):
             assert progress.cells is not None
             cell = progress.cells[key]
-            lines.append(Text(f"  {cell.label} px"))
+            lines.append(Text(f"  {cell.label}"))
         lines.append(Text(f"  best so far: {self._best()}", style="green"))
         return Group(*lines)
 
@@ -178,11 +177,11 @@ class Terminal:
         row, (metric, words) = self.progress.best_row, self._metric
         if row is not None:
             value = f"{100 * row.value(metric):.1f} % (n={row.n})"
-            return f"{row.label} px, {row.arm}: val {words} {value}"
+            return f"{row.label}, {row.arm}: val {words} {value}"
         if self.progress.best_trunk is not None:
             score, trunk, res = self.progress.best_trunk
             return (
-                f"{cell_label(trunk.variant, trunk.train_res, res)} px: val {words} "
+                f"{trunk.variant} {trunk.train_res} -> {res} px: val {words} "
                 f"{100 * score.value(metric):.1f} % (n={score.n}), before any fix"
             )
         return "nothing scored yet"

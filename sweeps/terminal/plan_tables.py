@@ -12,8 +12,16 @@ from rich.text import Text
 
 from sweeps.execution import gpu_memory, resources
 from sweeps.execution.resources import MemoryNeed, PhaseResources, TrialResources
+from sweeps.planning.cell import crop_in_words
 from sweeps.planning.plan import Plan
-from sweeps.planning.workload import expected_gmacs_left, gmacs_left, image_passes
+from sweeps.planning.workload import (
+    cell_images,
+    expected_gmacs_left,
+    further_crop_cells,
+    gmacs_left,
+    image_passes,
+)
+from trainables.fixres.arms import UNTOUCHED_ARMS
 
 CLASSES_SHOWN = 3  # first and last
 
@@ -34,7 +42,10 @@ def plan_view(plan: Plan) -> Group:
         f"trunks   {plan.trunks}: {' '.join(spec.grid.variants)} x train {_px(grid.train_res)} x "
         f"{plan.samples} samples; {_epochs(plan)}",
         f"cells    {plan.cells}: {plan.survivors} trunk(s) of each variant and train resolution x "
-        f"test {_px(grid.test_res)}; arms {' '.join(spec.fix.arms)}",
+        f"test {_px(grid.test_res)} x crop {_ratios(grid.crop_pct)}; arms "
+        f"{' '.join(spec.fix.arms)}",
+        *_crops(plan),
+        *_untouched(plan),
         *(f"{'ladder' if i == 0 else '':8} {line}" for i, line in enumerate(grid.reasons)),
         f"passes   {passes} (images, at most)",
     ]
@@ -61,6 +72,37 @@ def _classes(plan: Plan) -> str:
     if sizes[least] == sizes[most]:
         counts = f"each of {sizes[least]} images"
     return f"{', '.join(shown)} (--class-order {plan.spec.images.class_order}); {counts}"
+
+
+def _ratios(crops: Sequence[float]) -> str:
+    return " ".join(map(crop_in_words, crops))
+
+
+def _untouched(plan: Plan) -> list[str]:
+    """Say which nets are tried untouched, or that there are none."""
+    spec = plan.spec
+    if plan.has_untouched:
+        images = plan.cells_untouched * cell_images(plan, UNTOUCHED_ARMS)
+        return [
+            f"untouched {plan.cells_untouched} of the cells, and {images:,} of the images that are "
+            f"adapted in cells, are for {' '.join(spec.grid.variants)} as the weights come: not "
+            "fine-tuned, a classifier is fitted on the features"
+        ]
+    if spec.grid.untouched and spec.trunks.epochs and spec.grid.weights == "none":
+        return ["untouched left out: --weights none has no weights to leave as they are"]
+    return []
+
+
+def _crops(plan: Plan) -> list[str]:
+    """Say what trying several crop ratios costs; nothing where there is one at each resolution."""
+    further = further_crop_cells(plan)
+    if not further:
+        return []
+    return [
+        f"crops    {further} of the cells, and {further * cell_images(plan):,} of the images that "
+        "are adapted in cells, are for further crops of the same resolution; rungs take that of "
+        "the weights alone"
+    ]
 
 
 def _px(resolutions: Sequence[int]) -> str:

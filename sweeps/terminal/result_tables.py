@@ -11,7 +11,13 @@ from rich.text import Text
 
 from sweeps.final_model.calibration import calibration_line
 from sweeps.final_model.outcome import Outcome, PairedGain
-from sweeps.final_model.wording import gain_in_words, optimism_in_words, repeated_readings_in_words
+from sweeps.final_model.wording import (
+    gain_in_words,
+    on_untouched_in_words,
+    optimism_in_words,
+    repeated_readings_in_words,
+)
+from sweeps.planning.cell import crop_in_words
 from sweeps.planning.serving_costs import COST_OF_FIELD
 from sweeps.planning.units import three_digits
 from sweeps.selection.choice import Choice, pareto_front
@@ -38,6 +44,8 @@ def summary(outcome: Outcome, compared: Sequence[Comparison] = (), *, limit: int
     if compared:
         parts.append(_published(compared))
     parts.append(Text(f"chosen   {choice.reason}"))
+    if above := on_untouched_in_words(choice.row):
+        parts.append(Text(f"gain     {above}"))
     parts.append(Text(f"optimism {optimism_in_words(choice)}"))
     if outcome.refit:
         parts.append(Text("refit    trained again on train + val; what follows is of that net"))
@@ -68,18 +76,23 @@ def _board(val: Sequence[Row], choice: Choice, limit: int) -> Table:
     )
     decides = _deciding_column(choice.metric)
     for name in (
-        *("variant", "train", "test", "arm", *decides),
+        *("variant", "train", "test", "crop", "arm", *decides),
         *("top-1 %", "top-5 %", "GMACs", "M params"),
     ):
         board.add_column(name, justify="left" if name in ("variant", "arm") else "right")
-    shown = list(val[:limit])
+    untouched = list({r.variant: r for r in reversed(val) if r.untouched}.values())
+    tuned = [r for r in val if not r.untouched]
+    first = untouched if tuned else []
+    # The best row of each untouched net stands above those that are counted from it.
+    shown = [*reversed(first), *(tuned or val)[:limit]]
     if choice.row not in shown:
         shown.append(choice.row)
     for row in shown:
         board.add_row(
             row.variant,
-            str(row.train_res),
+            row.train_in_words,
             str(row.test_res),
+            crop_in_words(row.crop_pct),
             row.arm,
             *(f"{100 * row.value(choice.metric):.1f}" for _ in decides),
             f"{100 * row.top1:.1f}",
@@ -97,7 +110,9 @@ def _deciding_column(metric: Metric) -> tuple[str, ...]:
 
 
 def _arms(val: Sequence[Row], metric: Metric) -> Table:
-    """Compare the arms over all cells with the same trunk on the same pixels, untuned."""
+    """Compare the arms over all cells with the same trunk at the same resolution and crop."""
+    tuned = [r for r in val if not r.untouched]
+    val = tuned or val
     count = len({r.cell for r in val})
     cells = f"{count} cells" if count > 1 else "one cell"
     table = Table(
@@ -141,12 +156,13 @@ def pareto_table(
         title=f"Pareto fronts, {IN_WORDS[metric]} on val (n={n}) against cost: * is on that front",
         title_justify="left",
         box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),  # So that nine columns fit in 80 characters.
+        padding=(0, 1, 0, 0),  # So that ten columns fit in 80 characters.
     )
     for name in (
         "variant",
         "train",
         "test",
+        "crop",
         "arm",
         *_deciding_column(metric),
         "top-1 %",
@@ -159,8 +175,9 @@ def pareto_table(
         )
         table.add_row(
             row.variant,
-            str(row.train_res),
+            row.train_in_words,
             str(row.test_res),
+            crop_in_words(row.crop_pct),
             row.arm,
             *(f"{100 * row.value(metric):.1f}" for _ in _deciding_column(metric)),
             f"{100 * row.top1:.1f}",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from sweeps.planning.cell import Cell
+from sweeps.planning.cell import Cell, crop_in_words
 from sweeps.planning.plan import Plan
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row
@@ -35,6 +35,7 @@ def sweep_params(plan: Plan) -> dict[str, str]:
         "variants": " ".join(plan.spec.grid.variants),
         "train_res": " ".join(map(str, plan.grid.train_res)),
         "test_res": " ".join(map(str, plan.grid.test_res)),
+        "test_crop_pct": " ".join(map(crop_in_words, plan.grid.crop_pct)),
     }
 
 
@@ -54,7 +55,9 @@ def sweep_note(plan: Plan) -> str:
     return (
         f"FixRes sweep over {', '.join(plan.spec.grid.variants)}: trained at "
         f"{', '.join(map(str, grid.train_res))} px, tested at "
-        f"{', '.join(map(str, grid.test_res))} px. {plan.trunks} trunks, {plan.cells} cells; "
+        f"{', '.join(map(str, grid.test_res))} px, crop "
+        f"{', '.join(map(crop_in_words, grid.crop_pct))}. {plan.trunks} trunks, {plan.cells} "
+        "cells; "
         f"{', '.join(f'{n} {split}' for split, n in plan.counts.items())} images of "
         f"{len(plan.classes)} classes. Accuracies of cells are on val (n = {plan.counts['val']})."
     )
@@ -62,7 +65,7 @@ def sweep_note(plan: Plan) -> str:
 
 def result_tags(choice: Choice) -> dict[str, str]:
     """Say which row was chosen, and why."""
-    return {"chosen": f"{choice.row.label} px, arm {choice.row.arm}", "reason": choice.reason}
+    return {"chosen": f"{choice.row.label}, arm {choice.row.arm}", "reason": choice.reason}
 
 
 def result_metrics(choice: Choice, rows: Sequence[Row]) -> dict[str, float]:
@@ -110,7 +113,8 @@ def metric_group(split: str) -> str:
 
 def trunk_run_name(trunk: TrunkSpec) -> str:
     """Name a trunk's run by its point and the beginning of its key."""
-    return f"{trunk.variant}-tr{trunk.train_res}-{trunk.key[:6]}"
+    train = "untouched" if trunk.is_untouched else f"tr{trunk.train_res}"
+    return f"{trunk.variant}-{train}-{trunk.key[:6]}"
 
 
 def trunk_params(trunk: TrunkSpec) -> dict[str, object]:
@@ -165,14 +169,16 @@ def epoch_metrics(report: EpochReport) -> dict[str, float]:
 
 
 def cell_run_name(cell: Cell) -> str:
-    """Name a cell's run by its variant, train resolution and test resolution."""
-    return f"{cell.variant}-tr{cell.trunk.train_res}-te{cell.test_res}"
+    """Name a cell's run by its variant, train resolution, test resolution and crop ratio."""
+    crop = crop_in_words(cell.crop_pct)
+    train = "untouched" if cell.trunk.is_untouched else f"tr{cell.trunk.train_res}"
+    return f"{cell.variant}-{train}-te{cell.test_res}-c{crop}"
 
 
 def cell_params(cell: Cell) -> dict[str, object]:
-    """Name the three axes of the grid."""
+    """Name the four axes of the grid."""
     axes = {"variant": cell.variant, "train_res": cell.trunk.train_res}
-    return {**axes, "test_res": cell.test_res}
+    return {**axes, "test_res": cell.test_res, "test_crop_pct": cell.crop_pct}
 
 
 def cell_end_tags(rows: Sequence[Row], metric: Metric = "top1") -> dict[str, object]:
@@ -183,7 +189,7 @@ def cell_end_tags(rows: Sequence[Row], metric: Metric = "top1") -> dict[str, obj
         metric: by which an arm is the best.
     """
     best = _best(rows, metric)
-    return {"n_val": best.n, "best_arm": best.arm} | {
+    return {"n_val": best.n, "best_arm": best.arm, "untouched": best.untouched} | {
         f"head_{r.arm}": r.head_in_words for r in rows if r.head_tried
     }
 
@@ -196,13 +202,16 @@ def cell_metrics(rows: Sequence[Row], metric: Metric = "top1") -> dict[str, floa
         metric: by which an arm is the best.
     """
     best = _best(rows, metric)
-    values = accuracies("val", best)
+    shares = accuracies("val", best)
     for row in rows:
         of_arm = accuracies("val", row, f"_{row.arm}")
-        values |= {name: value for name, value in of_arm.items() if "/top5" not in name}
-    values |= {"work/gmacs": best.gmacs, "work/params_m": best.params_m}
-    values["work/seconds"] = sum(r.seconds for r in rows)
-    return values
+        shares |= {name: value for name, value in of_arm.items() if "/top5" not in name}
+    costs = {"work/gmacs": best.gmacs, "work/params_m": best.params_m}
+    costs["work/seconds"] = sum(r.seconds for r in rows)
+    # A table shows all digits of a metric: a share has four, which tell 10,000 images apart.
+    return {name: round(share, 4) for name, share in shares.items()} | {
+        name: float(f"{cost:.4g}") for name, cost in costs.items()
+    }
 
 
 def _best(rows: Sequence[Row], metric: Metric) -> Row:

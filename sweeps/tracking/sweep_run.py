@@ -23,8 +23,8 @@ from trainables.evaluation.class_metrics import Metric
 
 LEADERBOARD_FILE = "leaderboard.json"
 LEADERBOARD_COLUMNS = (
-    "variant", "train_res", "test_res", "arm", "split", "n", "top1", "top5", "balanced_accuracy",
-    "macro_f1", "gmacs",
+    "variant", "train_res", "test_res", "crop_pct", "arm", "split", "n", "top1", "top5",
+    "balanced_accuracy", "macro_f1", "gmacs",
 )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
     parent   figures, report, leaderboard, spec, choice; system metrics; the registered model
     trunk    metrics by epoch; the weights of those that cells are made from, as a logged model
-    cell     the three axes as its only parameters, val accuracy, its rows and predictions; what
+    cell     the four axes as its only parameters, val accuracy, its rows and predictions; what
              each arm changed, as a logged model made from the trunk's
 
 The driver is the only writer, and it never waits: every write is a job in an outbox. A server that
@@ -46,6 +46,7 @@ from sweeps.tracking.system_metrics import SystemMetricsSampler
 from sweeps.tracking.trunk_run import TrunkRunWriter
 from sweeps.tracking.ui_links import ui_command
 from trainables.storage.artifact_store import Store
+from trainables.training.trunk import TrunkStatus
 
 PATIENCE_S = 600.0  # with a server that is away when the sweep is done
 DELETED_STATUSES = frozenset((400, 404))  # what a request for a run that was deleted is answered
@@ -120,6 +121,10 @@ class MlflowTracker:
                 self._write(key, partial(self._trunks.end, trunk, status, reports, at_ms))
             case CellsPlanned(cells=cells):
                 for trunk in {cell.trunk.key: cell.trunk for cell in cells}.values():
+                    if trunk.is_untouched:  # it has no training that would have been told of
+                        ended = TrunkStatus.FINISHED
+                        job = partial(self._trunks.end, trunk, ended, (), at_ms)
+                        self._write(trunk_key(trunk.key), job)
                     self._write(trunk_key(trunk.key), partial(self._trunks.log_model, trunk))
             case CellBegan(cell=cell):
                 self._write(cell_key(cell.key), partial(self._cells.begin, cell, at_ms))

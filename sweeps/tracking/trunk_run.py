@@ -66,17 +66,20 @@ class TrunkRunWriter:
     def log_model(self, trunk: TrunkSpec) -> None:
         """Log the weights of a trunk that cells are made from, with its latest val accuracies."""
         reports = recorded_reports(self._store, trunk.key)
-        last = next(report for report in reversed(reports) if report.val)
+        last = [report for report in reports if report.val][-1:]  # none of an untouched net
         self._models.log(
             trunk_key(trunk.key),
             f"trunk-{trunk.variant}-tr{trunk.train_res}",
             params={"variant": trunk.variant, "train_res": trunk.train_res},
             files=[self._store.trunk(trunk.key) / "trunk.safetensors"],
             metrics=[
-                self._datasets.point("val", f"val/top1_at_{res}", score.top1, last.at, last.epoch)
-                for res, score in last.val.items()
+                self._datasets.point(
+                    "val", f"val/top1_at_{res}", score.top1, report.at, report.epoch
+                )
+                for report in last
+                for res, score in report.val.items()
             ],
-            step=last.epoch,
+            step=sum(report.epoch for report in last),
         )
 
 

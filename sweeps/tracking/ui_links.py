@@ -74,11 +74,11 @@ def sweep_view(sweep_id: str, name: str, metric: Metric = "top1") -> tuple[str, 
         Key and value of a tag of the experiment: there the UI keeps the views that users save.
     """
     columns = [
-        "attributes.`Duration`",
-        *(f"params.`{column}`" for column in ("variant", "train_res", "test_res")),
-        *(f"metrics.`val/{metric}{arm}`" for arm in ("", "_crop1", "_fix")),
+        *(f"params.`{c}`" for c in ("variant", "train_res", "test_res", "test_crop_pct")),
+        *(f"metrics.`val/{metric}{arm}`" for arm in ("", "_none", "_fix")),
         "metrics.`work/gmacs`",
         "tags.`best_arm`",
+        "attributes.`Duration`",
     ]
     state = {
         "searchFilter": f"tags.sweep = '{sweep_id}' and tags.role = 'cell'",

@@ -20,7 +20,7 @@ from tests.waiting import HANG_S
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = "sweeps/fixres_grid.py"
 SHAPES = ("cross", "disc", "ring", "square")
-ARMS = ("none", "crop1", "fix", "fix_aug")  # one for each kind of pass
+ARMS = ("none", "fix", "fix_aug")  # one for each kind of pass
 # Two trunks a point, three of which are cut or not at the rung; six cells.
 OPTIONS = (
     *("--variants", "lite0", "--train-res", "32", "48", "--test-res", "32", "48", "64"),

@@ -56,10 +56,10 @@ def test_hits_come_back_from_the_store(sweep: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "chosen"),
     [
-        ((), "b0 64 -> 96 px, arm fix (90.0 %"),
-        (("--max-gmacs", "0.2"), "b0 64 -> 64 px, arm fix (70.0 %"),
-        (("--max-memory-mb", "20"), "b0 64 -> 64 px, arm fix (70.0 %"),
-        (("--max-gmacs", "0.5", "--min-top1", "0.8"), "b0 64 -> 96 px, arm fix (90.0 %"),
+        ((), "b0 64 -> 96 px, crop 1.0, arm fix (90.0 %"),
+        (("--max-gmacs", "0.2"), "b0 64 -> 64 px, crop 1.0, arm fix (70.0 %"),
+        (("--max-memory-mb", "20"), "b0 64 -> 64 px, crop 1.0, arm fix (70.0 %"),
+        (("--max-gmacs", "0.5", "--min-top1", "0.8"), "b0 64 -> 96 px, crop 1.0, arm fix (90.0 %"),
     ],
 )
 def test_other_limits_choose_otherwise(
@@ -80,7 +80,10 @@ def test_another_metric_decides_from_what_was_predicted(
     assert main(["--sweep", str(sweep), "--metric", "macro_f1"]) == 0
     said = capsys.readouterr().out
     # All labels are one class, of which 90 images are found: F1 is 2 * 90 / (100 + 90).
-    assert "b0 64 -> 96 px, arm fix (94.7 %, n=100) is the best val macro-F1 of 4 rows" in said
+    assert (
+        "b0 64 -> 96 px, crop 1.0, arm fix (94.7 %, n=100) is the best val macro-F1 of 4 rows"
+        in said
+    )
     assert "Pareto fronts, macro-F1 on val" in said and "top-1 %" in said
     assert "flatters its val macro-F1" in said
 
@@ -96,7 +99,7 @@ def test_a_limit_on_latency_is_measured(
     assert main(["--sweep", str(sweep), "--max-latency-ms", "7"]) == 0
     said = capsys.readouterr().out
     assert "latency  one image, median, on" in said and re.search(r"MB +ms *\n", said)
-    assert "chosen   b0 64 -> 64 px, arm fix" in said
+    assert "chosen   b0 64 -> 64 px, crop 1.0, arm fix" in said
 
 
 @pytest.mark.parametrize(
@@ -155,7 +158,7 @@ def test_a_copy_in_an_object_store_does_as_well(
         (remote_path(uri) / file.relative_to(sweep).as_posix()).upload(file)
     for at in (uri, sweep.as_uri()):
         assert main(["--sweep", at, "--max-gmacs", "0.2"]) == 0
-        assert "chosen   b0 64 -> 64 px, arm fix" in capsys.readouterr().out
+        assert "chosen   b0 64 -> 64 px, crop 1.0, arm fix" in capsys.readouterr().out
     assert main(["--sweep", f"{uri}/nothing"]) == 2
     assert "holds no leaderboard yet" in capsys.readouterr().err
     assert main(["--sweep", "nowhere://bucket/prefix"]) == 2
@@ -171,7 +174,7 @@ def test_a_sweep_with_its_store_elsewhere_finds_it(
     shutil.rmtree(sweep / "store")
     a_record(uri).write(sweep)
     assert main(["--sweep", str(sweep), "--max-gmacs", "0.2"]) == 0
-    assert "chosen   b0 64 -> 64 px, arm fix" in capsys.readouterr().out
+    assert "chosen   b0 64 -> 64 px, crop 1.0, arm fix" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,7 @@
-"""Adapt one trunk to one test resolution: a cell, with a result for each arm.
+"""Adapt one trunk to one test resolution and crop: a cell, with a result for each arm.
 
-    none        the trunk as trained, at the weights' native crop ratio
-    crop1       the same in the cell's own transform: the full crop, unless another is set
-    pool        crop1, with timm's test-time pooling instead of the mean
+    none        the trunk as trained, in the cell's test transform
+    pool        none, with timm's test-time pooling instead of the mean
     bn          the last batch norm's statistics re-estimated in the test transform
     frechet     pooled activations mapped back by a parametric law (:mod:`.frechet`)
     fix         bn, then the classifier trained in the test transform: FixRes (Touvron et al.,
@@ -12,9 +11,11 @@
     fix_affine  fix's setting, and the norm's scale and shift trained too, on the kept maps
 
 Passes of the net for all arms together: one over train and one over val, in the test transform;
-one more over val for ``none``, where the native crop ratio is another; V over train for the V views
-of ``fix_aug``; and, once a trunk, one over at most ``FRECHET_IMAGES`` train images at the train
-resolution for ``frechet``. All else is worked out from the maps that the passes leave.
+V over train for the V views of ``fix_aug``; and, once a trunk and crop, one over at most
+``FRECHET_IMAGES`` train images at the train resolution for ``frechet``. All else is worked out from
+the maps that the passes leave. Cells of one resolution and two crops share the decoded images and
+no pass: the fix adapts to what is seen in testing, so that its train views are resized and cropped
+as those of val are, and each crop has other pixels.
 
 Where this differs from the released FixRes code: there the last batch norm's statistics follow
 each batch while the classifier trains, and the last epoch is kept; here they are estimated once,

@@ -46,15 +46,9 @@ class Arm:
     needs_train: bool = False  # a pass over the train images at the test resolution
     needs_mild_views: bool = False  # a pass over each mildly augmented view of the train images
     needs_train_res: bool = False  # a pass over some train images at the train resolution
-    native_crop: bool = False  # tested at the crop ratio of the trunk's weights, not the cell's
 
 
 def adapt_none(passes: CellPasses) -> AdaptedNet:
-    """Leave the trunk as it is, and test it at its weights' own crop ratio."""
-    return AdaptedNet(val_logits=passes.native_crop_logits, changed={})
-
-
-def adapt_crop1(passes: CellPasses) -> AdaptedNet:
     """Leave the trunk as it is, and test it in the cell's transform."""
     return AdaptedNet(val_logits=passes.trained_logits, changed={})
 
@@ -123,14 +117,8 @@ def _classifier_state(weight: torch.Tensor, bias: torch.Tensor) -> State:
 _TABLE = (
     Arm(
         name="none",
-        words="as trained, tested at its weights' own crop ratio",
+        words="as trained, tested at the test resolution and crop",
         adapt=adapt_none,
-        native_crop=True,
-    ),
-    Arm(
-        name="crop1",
-        words="as trained, tested on the larger, full crop",
-        adapt=adapt_crop1,
     ),
     Arm(
         name="pool",
@@ -180,7 +168,9 @@ _TABLE = (
     ),
 )
 ARMS = {arm.name: arm for arm in _TABLE}
-UNTUNED = "crop1"  # what a tuned arm is compared with: the same pixels, the trunk as it was
+UNTUNED = "none"  # what a tuned arm is compared with: the same pixels, the trunk as it was
+UNTOUCHED_ARMS = ("fix",)  # of a net as its weights come, whose classifier starts at zero
+RETIRED = {"crop1": "it is none with --test-crop-pct 1.0"}  # arms of earlier versions
 
 
 def rank(name: str) -> int:

@@ -11,7 +11,7 @@ cells/<key>/{train,val,train-mild-<n>}.arrow  the features that classifiers were
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from trainables.models.device import pick_device
 from trainables.storage.artifact_store import Store
 from trainables.storage.damage import DamagedFileError, unless_damaged
 from trainables.storage.files import Place, read_batch, read_record, read_tensors, write_batch
-from trainables.storage.hashing import content_hash
+from trainables.storage.hashing import added_later, content_hash
 from trainables.storage.typed import checked
 from trainables.training.trunk import TrunkSpec
 from trainables.transforms.eval_transform import EvalTransform
@@ -46,6 +46,9 @@ class CellSpec:
     views: int  # mildly augmented ones of each train image, for the arm "fix_aug"
     batch_size: int
     seed: int
+    # Where ``transform`` is not at the crop ratio of the weights: 0.1.0 tested the arm none at that
+    # ratio all the same, under keys that are to mean what they meant. Nothing else reads it.
+    none_in_transform: bool = added_later(False)
 
     @property
     def test_res(self) -> int:
@@ -124,12 +127,6 @@ def load_model(spec: TrunkSpec, state: State, classes: int) -> Net:
     model = backbone.build(variants.get(spec.variant), classes)
     model.load_state_dict(state)
     return backbone.to_device(model, pick_device()).eval()
-
-
-def native_transform(spec: TrunkSpec, cell: CellSpec) -> EvalTransform:
-    """Give the cell's transform with the crop ratio that the trunk's weights came with."""
-    native = variants.preprocessing(variants.get(spec.variant)).crop_pct
-    return replace(cell.transform, crop_pct=native)
 
 
 def recorded_hits(store: Store, key: str, arm: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The passes of one trunk at one test resolution, and all that arms work out from them together.
+"""The passes of one trunk at one test resolution and crop, and what arms work out from them.
 
 Passes of the net run under autocast: in bf16 on a GPU, in float32 on a CPU. What is made of the
 maps that they leave, from the last batch norm on, is float32 everywhere.
@@ -15,10 +15,9 @@ import torch
 from torch.nn.functional import linear
 
 from trainables.data.view_cache import ViewCache
-from trainables.evaluation.inference import logits_of
 from trainables.fixres import frechet
 from trainables.fixres.affine import fit_affine, fit_affine_setting
-from trainables.fixres.cell import CellSpec, RefitCell, load_model, native_transform
+from trainables.fixres.cell import CellSpec, RefitCell, load_model
 from trainables.fixres.features import (
     Maps,
     NormStatistics,
@@ -57,7 +56,7 @@ class FittedAffine:
 
 
 class CellPasses:
-    """One trunk at one test resolution: passes and intermediate results, each made once.
+    """One trunk at one test resolution and crop: passes and intermediate results, each made once.
 
     A pass runs when the first arm asks for what it leaves, and is kept for the arms after it. Used
     as a context, which ends with the temporary files that hold the maps.
@@ -95,19 +94,6 @@ class CellPasses:
         self._temporary.close()
 
     # --- logits of val ------------------------------------------------------------------------
-
-    def native_crop_logits(self) -> torch.Tensor:
-        """Compute val's logits by the trunk as trained, at the crop ratio of its weights."""
-        transform = native_transform(self.trunk, self.cell)
-        if transform == self.cell.transform:
-            return self.trained_logits()
-        return logits_of(
-            self._model_with(self._trained_norm),
-            self._views.view("val", transform),
-            self._preprocessing,
-            batch_size=self.batch_size,
-            device=self.device,
-        )
 
     def trained_logits(self) -> torch.Tensor:
         """Compute val's logits by the trunk as trained, in the cell's transform."""

@@ -17,7 +17,7 @@ from trainables.data.image_set import SplitImages
 from trainables.data.view_cache import ViewCache
 from trainables.evaluation.inference import logits_of
 from trainables.evaluation.metrics import score
-from trainables.fixres.adapted_net import adapted_state, serving_transform
+from trainables.fixres.adapted_net import adapted_state
 from trainables.fixres.arms import ARMS
 from trainables.fixres.cell import (
     ArmResult,
@@ -144,8 +144,7 @@ def _logits(
     state = adapted_state(store, cell.trunk, cell.key, arm)
     model = load_model(trunk, state, len(views.images.classes))
     preprocessing = variants.preprocessing(variants.get(trunk.variant))
-    transform = serving_transform(trunk, cell, arm)
-    view = views.view_of(held_out.images, held_out.digest, transform)
+    view = views.view_of(held_out.images, held_out.digest, cell.transform)
     batch_size, device = cell.batch_size, pick_device()
     if ARMS[arm].plain:
         return logits_of(model, view, preprocessing, batch_size=batch_size, device=device)

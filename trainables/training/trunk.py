@@ -57,6 +57,11 @@ class TrunkSpec:
     seed: int
 
     @property
+    def is_untouched(self) -> bool:
+        """Whether it is the net as its weights come, not trained here."""
+        return self.recipe.epochs == 0
+
+    @property
     def key(self) -> str:
         """The name of the trunk in the store."""
         return content_hash(STAGE, self)

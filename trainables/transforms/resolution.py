@@ -125,6 +125,25 @@ def equalising_test_res(
     return train_res / at_train_res
 
 
+def equalising_crop_pct(
+    train_res: int,
+    test_res: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    aspect: float,
+) -> float:
+    """Find the crop ratio at which objects look as large at ``test_res`` as in training.
+
+    The apparent size is in inverse proportion to the ratio. It is held between the smallest share
+    of the side that a training crop keeps, below which most of a picture is cut off, and 1, above
+    which there is no picture; and rounded to three decimals.
+    """
+    at_whole = object_size_ratio(
+        train_res, test_res, scale=scale, ratio=ratio, crop_pct=1.0, aspect=aspect
+    )
+    return round(min(1.0, max(math.sqrt(scale[0]), at_whole)), 3)
+
+
 def ladder(
     train_res: int,
     scale: tuple[float, float],

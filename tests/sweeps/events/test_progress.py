@@ -19,6 +19,7 @@ from sweeps.events.event_types import (
 )
 from sweeps.events.progress import Progress
 from sweeps.planning.cell import Cell
+from sweeps.planning.grid import point_of
 from sweeps.planning.plan import Plan
 from sweeps.planning.workload import cell_gmacs, epoch_gmacs, gmacs_left
 from tests.factories import HYPER, a_row, plan_of, spec_with
@@ -30,6 +31,7 @@ PLAN = plan_of(
         variants=("b0", "b1"),
         train_res=(64, 96),
         test_res=(64, 96),
+        test_crop_pct=(1.0,),
         samples=2,
         epochs=4,
         grace_epochs=1,
@@ -54,7 +56,11 @@ def trunks_of(plan: Plan) -> list[TrunkSpec]:
 
 def cells_of(plan: Plan) -> list[Cell]:
     best = trunks_of(plan)[: len(plan.points)]
-    return [plan.cell(t, t.recipe.epochs, res) for t in best for res in plan.grid.test_res]
+    return [
+        plan.cell(t, t.recipe.epochs, res, crop)
+        for t in best
+        for res, crop in plan.grid.cells(point_of(t))
+    ]
 
 
 class Sweep:

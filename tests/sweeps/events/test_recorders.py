@@ -15,7 +15,7 @@ PLAN = plan_of(spec_with(variants=("b0",), train_res=(64, 96), test_res=(96, 128
 TRUNKS = [PLAN.trunk(point, HYPER) for point in PLAN.points]
 ENDED = [TrunkEnded(trunk=trunk, status=TrunkStatus.FINISHED, reports=()) for trunk in TRUNKS]
 CELLS = [
-    CellEnded(cell=PLAN.cell(trunk, 6, res), rows=(a_row(test_res=res),))
+    CellEnded(cell=PLAN.cell(trunk, 6, res, 1.0), rows=(a_row(test_res=res),))
     for trunk in TRUNKS
     for res in (96, 128)
 ]
@@ -50,7 +50,7 @@ def test_each_cell_that_ends_is_on_the_board_at_once(tmp_path: Path) -> None:
     copy = tmp_path / "copy.parquet"
     trunk, live = plan.trunk(plan.points[0], HYPER), LiveBoard(path, copy)
     rows = [a_row(30, test_res=64), a_row(40, test_res=96)]
-    cells = [plan.cell(trunk, 6, r.test_res) for r in rows]
+    cells = [plan.cell(trunk, 6, r.test_res, 1.0) for r in rows]
     live.on(CellEnded(cell=cells[0], rows=(), error="lost"))
     assert not path.exists()
     for i, (cell, row) in enumerate(zip(cells, rows, strict=True)):

@@ -59,7 +59,7 @@ def test_an_untrained_trunk_is_only_scored_and_by_one_worker() -> None:
 
 def test_a_cell_keeps_the_features_that_its_arms_are_fitted_on() -> None:
     def features(**options: Any) -> float:
-        arms = {"train_res": (64,), "arms": ("crop1", "bn"), **options}
+        arms = {"train_res": (64,), "arms": ("none", "bn"), **options}
         many = plan_of(spec_with(**arms, test_res=(64,)), train=10**6)
         return gpu_memory.cell_memory_needs(many)["b0", 64].gb(1)
 
@@ -74,7 +74,7 @@ def test_a_cell_keeps_the_features_that_its_arms_are_fitted_on() -> None:
 
 def test_a_cell_that_looks_at_the_train_resolution_needs_room_for_it() -> None:
     small = {"test_res": (64,), "train_res": (64, 256)}
-    plain = gpu_memory.cell_memory_needs(plan(**small, arms=("crop1",)))
+    plain = gpu_memory.cell_memory_needs(plan(**small, arms=("none",)))
     frechet = gpu_memory.cell_memory_needs(plan(**small, arms=("frechet",)))
     assert set(plain) == set(frechet) == {("b0", 64)}
     assert frechet["b0", 64].gb(1) == needed_gb(forward_bytes("b0", 256, **FORWARD))

@@ -42,7 +42,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.mark.parametrize(
     ("arm", "arms"),
-    [("fix", ["fix", "crop1"]), ("bn", ["bn", "crop1"]), ("crop1", ["crop1"]), ("none", ["none"])],
+    [("fix", ["fix", "none"]), ("bn", ["bn", "none"]), ("none", ["none"])],
 )
 def test_each_set_is_read_for_the_chosen_arm_and_untuned(
     arm: str, arms: list[str], store: Store, monkeypatch: pytest.MonkeyPatch
@@ -60,7 +60,7 @@ def test_each_set_is_read_for_the_chosen_arm_and_untuned(
     monkeypatch.setattr(held_out, "open_extra_test_set", opening)
 
     def hits(_one: Any, _store: Store, _cell: Any, name: str) -> np.ndarray:
-        return np.arange(10) < (3 if name == "crop1" else 7)
+        return np.arange(10) < (3 if name == "none" else 7)
 
     monkeypatch.setattr(held_out, "score_held_out", reading)
     monkeypatch.setattr(held_out, "held_out_hits", hits)

@@ -22,7 +22,7 @@ from trainables.storage.files import write_tensors
 
 PLAN = plan_of(spec_with(variants=("lite0",), train_res=(32,), test_res=(48,)))
 TRUNK = PLAN.trunk(PLAN.points[0], HYPER)
-MODEL = ServedModel(cell=PLAN.cell(TRUNK, 1, 48), arm="none", refit=False)
+MODEL = ServedModel(cell=PLAN.cell(TRUNK, 1, 48, 1.0), arm="none", refit=False)
 
 
 @pytest.fixture

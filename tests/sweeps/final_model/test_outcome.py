@@ -21,7 +21,7 @@ from tests.factories import a_row, outcome_of, predictions_of
 from trainables.storage.damage import DamagedFileError
 from trainables.storage.files import read_json, write_json
 
-ROWS = [a_row(90, 100), a_row(40, 50, split="test"), a_row(30, 50, split="test", arm="crop1")]
+ROWS = [a_row(90, 100), a_row(40, 50, split="test"), a_row(30, 50, split="test", arm="none")]
 GAINS = {"test": PairedGain(difference=0.2, error=0.05)}
 
 

@@ -25,7 +25,7 @@ from trainables.storage.files import write_json, write_tensors
 from trainables.storage.hashing import to_jsonable
 from trainables.training.trunk import EpochReport, TrunkSpec
 
-PLAN = plan_of(spec_with(train_res=(64,), test_res=(96,), epochs=6, arms=("crop1", "fix")))
+PLAN = plan_of(spec_with(train_res=(64,), test_res=(96,), epochs=6, arms=("none", "fix")))
 IMAGES = ImageSet(root=Path("/x"), digest=PLAN.images_digest, classes=("a",), rejected=(), notes=())
 TRUNK = PLAN.trunk(PLAN.points[0], HYPER)
 CHOSEN = a_row(trunk=TRUNK.key, cell="c", variant="b0", train_res=64, test_res=96, trunk_epochs=2)
@@ -124,7 +124,7 @@ def test_a_pretrained_trunk_stays_as_it_is(
 def test_a_failure_is_told_with_its_reason(
     store: Store[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(SweepError, match=r"The refit of b0 64 -> 96 px failed: out of luck"):
+    with pytest.raises(SweepError, match=r"The refit of b0 64 -> 96 px, .* failed: out of luck"):
         run(store, Trials(store, fail="out of luck"), monkeypatch)
 
 
@@ -167,7 +167,7 @@ def test_a_trunk_that_diverges_is_no_refit(
     assert not list(store.root.rglob("result.json"))
 
 
-@pytest.mark.parametrize("arm", ["bn", "crop1", "none"])
+@pytest.mark.parametrize("arm", ["bn", "none"])
 def test_an_arm_without_a_classifier_of_its_own_is_told_no_setting(arm: str) -> None:
     cell = refit_cell(PLAN, replace(a_row(arm=arm), test_res=96), TRUNK, "i").spec
     assert isinstance(cell, RefitCell) and cell.arms == (arm,) and cell.setting is None

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import pytest
+
+from sweeps.planning.cell import crop_in_words
 from tests.factories import HYPER, plan_of, spec_with
 
 
 def test_a_cell_has_its_trunks_variant_and_its_specs_resolution_and_key() -> None:
     plan = plan_of(spec_with(variants=("b1",), train_res=(64,), test_res=(96,)))
     trunk = plan.trunk(plan.points[0], HYPER)
-    cell = plan.cell(trunk, 3, 96)
-    assert (cell.variant, cell.test_res, cell.trunk_epochs) == ("b1", 96, 3)
+    cell = plan.cell(trunk, 3, 96, 0.9)
+    assert (cell.variant, cell.test_res, cell.crop_pct, cell.trunk_epochs) == ("b1", 96, 0.9, 3)
+    assert cell.label == "b1 64 -> 96 px, crop 0.9"
     assert cell.key == cell.spec.key and cell.spec.trunk == trunk.key
+
+
+@pytest.mark.parametrize(
+    ("crop", "words"), [(1.0, "1.0"), (0.875, "0.875"), (0.9, "0.9"), (224 / 256, "0.875")]
+)
+def test_a_crop_ratio_has_the_decimals_that_it_needs(crop: float, words: str) -> None:
+    assert crop_in_words(crop) == words

@@ -14,6 +14,7 @@ from sweeps.planning.recipes import builtin_digits
 from sweeps.planning.spec import (
     ArmName,
     SweepSpec,
+    as_written_now,
     differences,
     identity,
     option,
@@ -103,7 +104,8 @@ BINDING: dict[str, Any] = {
     "reduction": 2,
     "survivors": 2,
     "arms": ("fix",),
-    "test_crop_pct": 0.9,
+    "test_crop_pct": (0.9,),
+    "untouched": False,
     "interpolation": "bilinear",
     "views": 3,
     "head_lr": (0.1,),
@@ -196,6 +198,42 @@ def test_a_spec_of_the_first_release_is_read_whose_options_were_grouped_otherwis
     assert spec_from_json(written) == spec
     del written["run"]["keep"]  # as if it had not been there yet
     assert spec_from_json(written) == replace(spec, output=replace(spec.output, keep="all"))
+
+
+@pytest.mark.parametrize(
+    ("written", "now"),
+    [
+        (  # the default of 0.1.0
+            {"arms": ["none", "crop1", "bn", "fix"], "test_crop_pct": 1.0},
+            {"arms": ["none", "bn", "fix"], "test_crop_pct": ["weights", 1.0]},
+        ),
+        (
+            {"arms": ["crop1", "fix"], "test_crop_pct": 0.9},
+            {"arms": ["none", "fix"], "test_crop_pct": [0.9]},
+        ),
+        ({"arms": ["fix"], "test_crop_pct": 0.9}, {"arms": ["fix"], "test_crop_pct": [0.9]}),
+        (
+            {"arms": ["none"], "test_crop_pct": ["weights"]},
+            {"arms": ["none"], "test_crop_pct": ["weights"]},
+        ),
+        ({"seed": 1}, {"seed": 1}),
+    ],
+)
+def test_crops_of_the_first_release_are_read_in_todays_words(
+    written: dict[str, Any], now: dict[str, Any]
+) -> None:
+    assert as_written_now(written) == now
+    assert differences(written, now) == [] == differences(now, written)
+
+
+def test_a_sweep_of_the_first_releases_defaults_is_continued_by_those_of_today() -> None:
+    today = identity(SweepSpec(), "d1")
+    arms = ["none", "crop1", *today["arms"][1:]]
+    old = today | {"arms": arms, "test_crop_pct": 1.0}
+    assert old != today and differences(old, today) == []
+    written = json.loads(json.dumps(to_jsonable(SweepSpec())))
+    written["fix"] |= {"arms": arms, "test_crop_pct": 1.0}
+    assert spec_from_json(written) == SweepSpec()
 
 
 def test_no_two_options_share_a_name() -> None:

@@ -11,6 +11,7 @@ from sweeps.planning.workload import (
     cell_images,
     epoch_gmacs,
     expected_gmacs_left,
+    further_crop_cells,
     gmacs_left,
     image_passes,
 )
@@ -30,10 +31,19 @@ def test_passes_are_those_of_all_trunks_and_cells(options: dict[str, Any]) -> No
     plan = plan_of(spec_with(**options))
     passes = image_passes(plan)
     assert passes["trained"] == plan.trunks * plan.spec.trunks.epochs * 120
-    # Val twice: at the native crop and at the full one.
-    assert passes["adapted in cells"] == plan.cells * (120 + 2 * 50)
+    assert passes["adapted in cells"] == plan.cells * (120 + 50)
     scored = plan.trunks * len(plan.spec.rungs) * len(plan.spec.grid.test_res) * 50
     assert passes["scored at rungs"] == scored
+
+
+def test_an_untouched_net_costs_a_pass_over_train_and_val_a_cell_and_no_training() -> None:
+    axes = {"train_res": (100,), "test_res": (100, 200), "arms": ("none", "fix_aug"), "views": 3}
+    without, with_it = (plan_of(spec_with(**axes), weights=w) for w in (False, True))
+    before, after = image_passes(without), image_passes(with_it)
+    assert with_it.cells == without.cells + 4
+    assert after.pop("adapted in cells") - before.pop("adapted in cells") == 4 * (120 + 50)
+    assert after == before
+    assert further_crop_cells(with_it) == further_crop_cells(without)
 
 
 @pytest.mark.parametrize("reduction", [2, 3, 4])
@@ -67,19 +77,25 @@ def test_work_adds_up_and_cuts_only_save(epochs: int, grace: int, reduction: int
     ("arms", "images"),
     [
         (("none",), 50),
-        (("crop1", "pool"), 50),
-        (("none", "crop1"), 100),
-        (("none", "fix"), 220),
+        (("none", "pool"), 50),
+        (("none", "fix"), 170),
         (("bn", "frechet", "fix", "fix_affine"), 170),
         (("fix_aug",), 170 + 3 * 120),
     ],
 )
 def test_a_cells_work_is_its_passes(arms: tuple[str, ...], images: int) -> None:
     plan = plan_of(spec_with(arms=arms, views=3, train_res=(100,), test_res=(100, 200)))
-    assert cell_images(plan, "b0") == images
+    assert cell_images(plan) == images
     assert cell_gmacs(plan, "b0", 200) == 4 * images
-    same_crop = plan_of(spec_with(arms=("none", "crop1"), test_crop_pct=0.875))
-    assert cell_images(same_crop, "b0") == 50
+
+
+def test_a_further_crop_costs_its_cells_and_nothing_at_rungs() -> None:
+    axes = {"train_res": (100,), "test_res": (100, 200), "samples": 2}
+    one, two = (plan_of(spec_with(test_crop_pct=c, **axes)) for c in ((1.0,), (0.8, 1.0)))
+    assert (further_crop_cells(one), further_crop_cells(two)) == (0, 2)
+    before, after = image_passes(one), image_passes(two)
+    assert after["scored at rungs"] == before["scored at rungs"]
+    assert after["adapted in cells"] == 2 * before["adapted in cells"]
 
 
 def test_untrained_nets_are_scored_once_and_one_a_point() -> None:

@@ -49,26 +49,26 @@ def test_dots_are_gains_on_the_untuned_trunk_in_the_same_cell() -> None:
     rows = [*THREE, replace(THREE[0], split="test", top1=0.0)]
     random.Random(0).shuffle(rows)
     figure = plot_arms(rows)
-    assert names(figure) == ["none", "pool", "bn", "fix"]
-    untuned = {r.cell: r.top1 for r in THREE if r.arm == "crop1"}
+    assert names(figure) == ["pool", "bn", "fix"]
+    untuned = {r.cell: r.top1 for r in THREE if r.arm == "none"}
     for arm, (mean, dots) in zip(names(figure), strips(figure), strict=True):
         gains = sorted(100 * (r.top1 - untuned[r.cell]) for r in THREE if r.arm == arm)
         assert dots == pytest.approx(gains)
         assert mean == pytest.approx(sum(gains) / len(gains))
         assert f"{mean:+.1f}".replace("-", "−") in words(figure)
-    assert "untuned (crop1)" in words(figure)
+    assert "untuned (none)" in words(figure)
     assert figure.get_suptitle().endswith("(36 cells, val, n = 1000)")
-    assert {"0.5 s", "1.5 s", "2.0 s", "3.0 s"} <= set(words(figure))  # none, pool, bn, fix
+    assert {"1.0 s", "1.5 s", "2.5 s"} <= set(words(figure))  # pool, bn, fix
 
 
 def test_without_the_untuned_arm_or_without_others_top1_is_shown() -> None:
-    for kept in (("none", "bn", "fix"), ("crop1",)):
+    for kept in (("pool", "bn", "fix"), ("none",)):
         rows = [r for r in THREE if r.arm in kept]
         figure = plot_arms(rows)
         assert names(figure) == list(kept)
         for arm, (_, dots) in zip(kept, strips(figure), strict=True):
             assert dots == pytest.approx(sorted(100 * r.top1 for r in rows if r.arm == arm))
-        assert "untuned (crop1)" not in words(figure)
+        assert "untuned (none)" not in words(figure)
         assert "%" in figure.axes[0].get_xlabel()
         assert_readable(figure)
 
@@ -80,7 +80,7 @@ def test_a_cell_keeps_its_height_and_none_hides_another() -> None:
         if not hasattr(collection, "get_segments"):
             ys = np.asarray(collection.get_offsets())[:, 1]
             heights.append(sorted(ys - np.round(np.mean(ys))))
-    assert len(heights) == 4
+    assert len(heights) == 3
     for own in heights:
         assert own == pytest.approx(heights[0])
         assert len({round(y, 6) for y in own}) == 36 and -0.5 < own[0] < own[-1] < 0.5
@@ -88,7 +88,7 @@ def test_a_cell_keeps_its_height_and_none_hides_another() -> None:
 
 def test_a_cell_without_the_untuned_arm_is_left_out() -> None:
     lost = THREE[0].cell
-    rows = [r for r in THREE if (r.cell, r.arm) != (lost, "crop1")]
+    rows = [r for r in THREE if (r.cell, r.arm) != (lost, "none")]
     assert all(len(dots) == 35 for _, dots in strips(plot_arms(rows)))
 
 

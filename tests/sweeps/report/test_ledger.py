@@ -45,9 +45,9 @@ def test_what_was_spent_is_the_sum_of_its_parts() -> None:
     )
     assert (found.trunks, found.cut, found.cells) == (2, 1, 2)
     assert found.trained_s == 80.0
-    assert found.adapted_s == 2 * (5 + 2 + 20 + 3)
+    assert found.adapted_s == 2 * (2 + 20 + 3)
     assert found.read_s == 5.5
-    assert found.spent_s == 80.0 + 60.0 + 5.5
+    assert found.spent_s == 80.0 + 50.0 + 5.5
 
 
 def test_what_a_cut_left_undone_is_its_own_seconds_an_epoch_times_what_is_missing() -> None:
@@ -70,16 +70,16 @@ def test_images_done_stand_beside_those_planned() -> None:
         an_ended_trunk(whole, [10.0] * 6),
         an_ended_trunk(cut, [8.0, 12.0], TrunkStatus.CUT),
         an_ended_cell(plan, whole, 64),
-        CellEnded(cell=plan.cell(whole, 6, 96), rows=(), error="failed"),
+        CellEnded(cell=plan.cell(whole, 6, 96, 1.0), rows=(), error="failed"),
     )
     assert list(found.images) == list(image_passes(plan))
     # Planned: 4 trunks of 6 epochs; scored after 2 and 6 at 4 resolutions; 8 cells, of one pass
-    # over train and, as the crop of b0's weights is another, two over val.
+    # over train and one over val.
     assert found.images == {
         "trained": ImagePasses(planned=4 * 6 * LEDGER_TRAIN, done=8 * LEDGER_TRAIN),
         "scored at rungs": ImagePasses(planned=4 * 2 * 4 * LEDGER_VAL, done=2 * 2 * LEDGER_VAL),
         "adapted in cells": ImagePasses(
-            planned=8 * (LEDGER_TRAIN + 2 * LEDGER_VAL), done=LEDGER_TRAIN + 2 * LEDGER_VAL
+            planned=8 * (LEDGER_TRAIN + LEDGER_VAL), done=LEDGER_TRAIN + LEDGER_VAL
         ),
     }
 
@@ -110,7 +110,7 @@ def test_a_cell_is_spared_a_pass_for_each_setting_and_epoch_that_was_tried() -> 
     found = of(
         plan, an_ended_cell(plan, trunk, 64, tried=30), an_ended_cell(plan, trunk, 96, tried=5)
     )
-    took = LEDGER_TRAIN + 2 * LEDGER_VAL
+    took = LEDGER_TRAIN + LEDGER_VAL
     assert found.saved_images == 35 * (LEDGER_TRAIN + LEDGER_VAL) - 2 * took
     # Both passes: 0.01 s an image.
     assert found.saved_passes_s == pytest.approx(0.01 * found.saved_images)
@@ -118,7 +118,7 @@ def test_a_cell_is_spared_a_pass_for_each_setting_and_epoch_that_was_tried() -> 
 
 
 def test_the_augmented_views_are_passes_that_the_cell_took() -> None:
-    plan = a_ledger_plan(arms=("crop1", "bn", "fix", "fix_aug"), views=3)
+    plan = a_ledger_plan(arms=("none", "bn", "fix", "fix_aug"), views=3)
     found = of(plan, an_ended_cell(plan, a_ledger_trunk(plan, 0, 1e-3), 64, tried=20))
     assert found.saved_images == 2 * 20 * (LEDGER_TRAIN + LEDGER_VAL) - (
         4 * LEDGER_TRAIN + LEDGER_VAL
@@ -126,7 +126,7 @@ def test_the_augmented_views_are_passes_that_the_cell_took() -> None:
 
 
 def test_of_an_arm_that_trains_on_maps_nothing_is_claimed() -> None:
-    plan = a_ledger_plan(arms=("crop1", "bn", "fix", "fix_affine"))
+    plan = a_ledger_plan(arms=("none", "bn", "fix", "fix_affine"))
     found = of(plan, an_ended_cell(plan, a_ledger_trunk(plan, 0, 1e-3), 64, tried=20))
     assert found.saved_images == 20 * (LEDGER_TRAIN + LEDGER_VAL) - (LEDGER_TRAIN + LEDGER_VAL)
 
@@ -135,12 +135,12 @@ def test_of_an_arm_that_trains_on_maps_nothing_is_claimed() -> None:
     ("arms", "seconds", "rate"),
     [
         (LEDGER_ARMS, {}, 0.01),
-        (LEDGER_ARMS, {"crop1": 5.0}, 0.02),  # bn's pass over train was the faster
+        (LEDGER_ARMS, {"none": 5.0}, 0.02),  # bn's pass over train was the faster
         (LEDGER_ARMS, {"bn": 40.0}, 0.01),  # its pass over train had pixels to resize first
-        (("crop1", "fix"), {"fix": 900.0}, 0.01),  # fix is a pass and a fit
+        (("none", "fix"), {"fix": 900.0}, 0.01),  # fix is a pass and a fit
         (("bn", "fix"), {"bn": 24.0}, 0.02),  # both passes
-        (("crop1", "pool", "bn", "frechet", "fix"), {"frechet": 0.1}, 0.01),  # on kept maps
-        (("none", "fix"), {"none": 0.2}, None),  # another crop
+        (("none", "pool", "bn", "frechet", "fix"), {"frechet": 0.1}, 0.01),  # on kept maps
+        (("none", "fix"), {"none": 0.2}, 0.001),
         (("fix",), {}, None),
     ],
 )
@@ -156,18 +156,8 @@ def test_an_image_takes_what_a_pass_that_is_timed_by_itself_took(
         assert found.saved_passes_s == pytest.approx(rate * found.saved_images)
 
 
-def test_where_the_weights_own_crop_is_the_tests_none_waits_for_the_pass() -> None:
-    plan = a_ledger_plan(arms=("none", "crop1", "fix"), test_crop_pct=0.875)  # b0's own
-    cell = an_ended_cell(
-        plan, a_ledger_trunk(plan, 0, 1e-3), 64, seconds={"none": 4.0, "crop1": 0.001}
-    )
-    found = of(plan, cell)
-    assert found.saved_images == 30 * (LEDGER_TRAIN + LEDGER_VAL) - (LEDGER_TRAIN + LEDGER_VAL)
-    assert found.saved_passes_s == pytest.approx(0.02 * found.saved_images)
-
-
 def test_without_classifiers_nothing_is_saved_there() -> None:
-    plan = a_ledger_plan(arms=("none", "crop1", "bn"))
+    plan = a_ledger_plan(arms=("none", "bn"))
     found = of(plan, an_ended_cell(plan, a_ledger_trunk(plan, 0, 1e-3), 64))
     assert (found.saved_images, found.saved_passes_s) == (0, 0.0)
 

@@ -30,7 +30,7 @@ ROWS = [
     a_row(91, 150, arm="none", train_res=96),
     a_row(99, 150, train_res=96),
     a_row(84, 140, split="test", top5=0.95),
-    a_row(70, 140, split="test", arm="crop1", top5=0.9),
+    a_row(70, 140, split="test", arm="none", top5=0.9),
     a_row(20, 80, split="sketches", top5=0.5),
 ]
 
@@ -50,7 +50,7 @@ def test_front_matter_is_yaml_with_what_hubs_look_for() -> None:
     assert values["library_name"] == "timm"
     assert values["pipeline_tag"] == "image-classification"
     assert {"timm", "fixres"} <= set(values["tags"])
-    assert body.lstrip().startswith("# FixEfficientNet b0, 64 -> 96 px\n")
+    assert body.lstrip().startswith("# FixEfficientNet b0, 64 -> 96 px, crop 1.0\n")
     (model,) = values["model-index"]
     test, sketches = model["results"]
     assert test["task"]["type"] == "image-classification"
@@ -95,7 +95,7 @@ def test_every_accuracy_has_its_split_and_sample_size() -> None:
             assert re.search(r"on (val|test) \(n = \d+", line), line
     # 84 of 140; Wilson's interval by its formula.
     assert "| test | fix | 60.0 | 51.7 to 67.7 | 95.0 |  |  | 140 |" in text
-    assert "| test | crop1 | 50.0 |" in text and "| sketches | fix | 25.0 |" in text
+    assert "| test | none | 50.0 |" in text and "| sketches | fix | 25.0 |" in text
     assert "Top-1 66.7 % on val (n = 150)" in text
 
 
@@ -110,9 +110,9 @@ def test_selection_on_val_is_owned_up_to() -> None:
 def test_the_table_has_each_cell_and_arm_with_n() -> None:
     text = made()
     table = [line for line in text.splitlines() if line.startswith("| b0")]
-    assert [re.split(r" *\| *", line)[1:8] for line in table] == [
-        ["b0", "64", "96", "6", "60.0", "66.7", "0.5"],
-        ["b0", "96", "96", "6", "60.7", "66.0", "0.5"],
+    assert [re.split(r" *\| *", line)[1:9] for line in table] == [
+        ["b0", "64", "96", "1.0", "6", "60.0", "66.7", "0.5"],
+        ["b0", "96", "96", "1.0", "6", "60.7", "66.0", "0.5"],
     ]
     assert "| epochs | none | fix | GMACs |" in text
     assert "Top-1 on val in % (n = 150)" in text

@@ -158,7 +158,7 @@ def test_what_comes_from_users_is_text() -> None:
 
 def test_every_accuracy_has_its_n() -> None:
     text = words(made())
-    assert "served at 64 px, has 30.0 % of test right (top-1, n = 30)" in text  # 9 of 30
+    assert "served at 64 px (crop 1.0), has 30.0 % of test right (top-1, n = 30)" in text  # 9 of 30
     assert "95 % interval 16.7 to 47.9 (Wilson), n = 30" in text  # by its formula
     assert "70.0 % n = 50; val chose, which flatters it by about 1.2 points" in text
     assert "+6.7 points on test, image by image; standard error 3.1" in text
@@ -174,7 +174,7 @@ def test_what_it_costs_to_serve_is_said_with_the_device() -> None:
 
 
 def test_an_untuned_choice_has_no_gain() -> None:
-    html = made(an_outcome(VAL[1], gains={}))
+    html = made(an_outcome(VAL[0], gains={}))
     assert "Gain on the untuned" not in html and "Gain on the untuned" in made()
     assert "23.3 % of test right" in words(html)
 
@@ -182,7 +182,7 @@ def test_an_untuned_choice_has_no_gain() -> None:
 def test_the_sets_read_after_the_choice_stand_in_a_table() -> None:
     assert Parsed(made()).table("set") == [
         ["test", "fix", "30.0", "16.7 to 47.9", "95.0", "", "", "30", "+6.7 ± 3.1"],
-        ["test", "crop1", "23.3", "11.8 to 40.9", "33.3", "25.0", "20.0", "30", ""],
+        ["test", "none", "23.3", "11.8 to 40.9", "33.3", "25.0", "20.0", "30", ""],
         [WILD, "fix", "16.7", "7.3 to 33.6", "26.7", "", "", "30", "−10.0 ± 20.0"],
     ]
 
@@ -191,9 +191,9 @@ def test_all_rows_are_there_val_first_the_best_above() -> None:
     parsed = Parsed(made())
     lines = parsed.table("variant")
     assert len(lines) == len(ROWS)
-    assert [line[4] for line in lines[-3:]] == ["test", "test", WILD]
-    assert lines[0][:7] == ["b0", "64", "64", "fix", "val", "50", "70.0"]
-    assert lines[0][13] == "12.3" and lines[1][13] == ""
+    assert [line[5] for line in lines[-3:]] == ["test", "test", WILD]
+    assert lines[0][:8] == ["b0", "64", "64", "1.0", "fix", "val", "50", "70.0"]
+    assert lines[0][14] == "12.3" and lines[1][14] == ""
     assert lines[0][-1].endswith("5 epochs; of 30 tried")
 
 
@@ -236,11 +236,11 @@ def test_a_refit_and_further_looks_are_owned_up_to() -> None:
 
 
 def test_the_ledger_is_a_table_with_money_where_there_is_a_price() -> None:
-    # Phase 1: 60 + 20 s; phase 2: 4 cells of 30 s; 2.5 s for each of three readings.
+    # Phase 1: 60 + 20 s; phase 2: 4 cells of 25 s; 2.5 s for each of three readings.
     lines = {line[0]: line[1:] for line in Parsed(made()).table("what")}
     assert lines["phase 1: 2 trunks, 1 of them cut"] == ["80 s", "0.07"]
-    assert lines["phase 2: 4 cells"] == ["2.0 min", "0.10"]
-    assert lines["spent"] == ["3.5 min", "0.17"]
+    assert lines["phase 2: 4 cells"] == ["100 s", "0.08"]
+    assert lines["spent"] == ["3.1 min", "0.16"]
     assert lines["saved (estimated): trunks cut early"] == ["40 s", "0.03"]
     free = Parsed(made(price_per_hour=None)).table("what")
     assert [line[:2] for line in free] == [[k, v[0]] for k, v in lines.items()]

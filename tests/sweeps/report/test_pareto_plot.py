@@ -103,6 +103,15 @@ def test_points_of_the_front_are_named() -> None:
     assert {t.get_text() for t in ax.texts} == {"b0 64→64 fix", "b1 64→96 fix", "b3 64→128 fix"}
 
 
+def test_points_of_several_crops_are_named_with_theirs() -> None:
+    rows = [
+        a_row(h, 1000, test_res=res, gmacs=g, crop_pct=c)
+        for h, res, g, c in ((500, 64, 1.0, 0.875), (700, 96, 2.0, 1.0))
+    ]
+    (ax,) = panels(plot_pareto_fronts(rows, ("gmacs",), rows[1], NO_LIMITS))
+    assert {t.get_text() for t in ax.texts} == {"64→64 fix, crop 0.875", "64→96 fix, crop 1.0"}
+
+
 def test_limits_are_lines_with_the_option_and_the_forbidden_side_shaded() -> None:
     limits = ServingOptions(max_gmacs=1.25, min_top1=0.7)
     gmacs, params, latency = panels(plot_pareto_fronts(THREE, COSTS, CHOSEN_ROW, limits))

@@ -38,13 +38,13 @@ def test_the_bars_are_as_long_as_the_times() -> None:
     booked = spent()
     figure = plot_spending(booked)
     sweep, alone = bars(figure)
-    assert sweep == pytest.approx([80 / 60, 120 / 60, 7.5 / 60])  # min, as the longest is
+    assert sweep == pytest.approx([80 / 60, 100 / 60, 7.5 / 60])  # min, as the longest is
     assert sum(alone) == pytest.approx(booked.alone_s / 60)
     assert figure.axes[0].get_xlabel() == "time of trials (min)"
-    assert labels(figure)[0] == "3.5 min\ncost 0.17"
+    assert labels(figure)[0] == "3.1 min\ncost 0.16"
     assert parts(figure)[:3] == [
         "phase 1, trunks: 80 s",
-        "phase 2, cells: 2.0 min",
+        "phase 2, cells: 100 s",
         "sets read after the choice: 7.5 s",
     ]
 

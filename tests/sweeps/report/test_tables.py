@@ -39,11 +39,25 @@ def test_each_held_out_row_is_there_and_the_chosen_arm_stands_out() -> None:
 def test_the_leaderboard_has_val_first_and_the_best_above() -> None:
     table = leaderboard_table(an_outcome())
     assert len(table.lines) == len(ROWS)
-    splits = [line.cells[4] for line in table.lines]
+    splits = [line.cells[5] for line in table.lines]
     assert splits == sorted(splits, key=lambda split: split != "val")
     (chosen,) = [line for line in table.lines if line.strong]
-    assert chosen.cells[3] == CHOSEN.arm and percent(CHOSEN.top1) in chosen.cells
+    assert chosen.cells[3:5] == ("1.0", CHOSEN.arm) and percent(CHOSEN.top1) in chosen.cells
     assert all(len(line.cells) == len(table.columns) for line in table.lines)
+
+
+def test_untouched_rows_come_first_and_the_others_are_told_against_them() -> None:
+    compared = replace(CHOSEN, on_untouched=0.123, on_untouched_error=0.0456)
+    untouched = replace(CHOSEN, untouched=True, train_res=224, top1=0.1, cell="u")
+    rows = [compared if r == CHOSEN else r for r in ROWS]
+    table = leaderboard_table(an_outcome(compared, rows=[*rows, untouched]))
+    assert table.lines[0].cells[1] == "untouched"
+    place = [c.name for c in table.columns].index("on untouched")
+    (strong,) = [line for line in table.lines if line.strong]
+    assert strong.cells[place] == "+12.3 ± 4.6" and table.lines[0].cells[place] == ""
+    assert all(len(line.cells) == len(table.columns) for line in table.lines)
+    plain = leaderboard_table(an_outcome())
+    assert "on untouched" not in [c.name for c in plain.columns]
 
 
 @pytest.mark.parametrize("price", [None, 3.0])

@@ -9,6 +9,7 @@ import pytest
 
 from sweeps.events.event_types import CellBegan, CellEnded, CellsPlanned, Event
 from sweeps.planning.cell import Cell
+from sweeps.planning.grid import native_crop
 from sweeps.planning.plan import Plan
 from sweeps.planning.workload import cell_gmacs
 from sweeps.scheduling.cell_scheduler import CellScheduler, cells_of
@@ -55,15 +56,22 @@ def results_of(cell: Cell) -> list[ArmResult]:
     ]
 
 
+def crops_of(variant: str) -> tuple[float, float]:
+    return native_crop(variant), 1.0
+
+
 def put(store: Store, cell: Cell) -> None:
     write_json(store.cell(cell.key) / "rows.json", results_of(cell))
 
 
-def test_a_cell_for_each_survivor_and_test_resolution_dearest_first(plan: Plan) -> None:
+def test_a_cell_for_each_survivor_test_resolution_and_crop_dearest_first(plan: Plan) -> None:
     cells = cells_of(plan, survivors(plan))
-    listed = {(c.trunk.key, c.test_res, c.trunk_epochs) for c in cells}
+    listed = {(c.trunk.key, c.test_res, c.crop_pct, c.trunk_epochs) for c in cells}
     assert listed == {
-        (trunk.key, res, len(reports)) for trunk, reports in survivors(plan) for res in (64, 96)
+        (trunk.key, res, crop, len(reports))
+        for trunk, reports in survivors(plan)
+        for res in (64, 96)
+        for crop in crops_of(trunk.variant)
     }
     work = [cell_gmacs(plan, cell.variant, cell.test_res) for cell in cells]
     assert work == sorted(work, reverse=True)
@@ -83,12 +91,13 @@ def test_rows_stand_in_the_order_of_the_grid_whatever_that_of_work(
     for cell in running:
         scheduler.take(cell.key, results_of(cell))
         scheduler.take(cell.key, [])  # Results that come again are passed over.
-    order = [(r.variant, r.train_res, r.test_res, r.arm) for r in scheduler.rows]
+    order = [(r.variant, r.train_res, r.test_res, r.crop_pct, r.arm) for r in scheduler.rows]
     assert order == [
-        (variant, train, test, arm)
+        (variant, train, test, crop, arm)
         for variant in ("b1", "b0")
         for train in (32, 64)
         for test in (64, 96)
+        for crop in crops_of(variant)
         for arm in ("none", "fix")
     ]
     assert sum(isinstance(e, CellsPlanned) for e in events) == 1

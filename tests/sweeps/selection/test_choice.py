@@ -119,7 +119,7 @@ def test_limits_that_nothing_is_within_are_refused_with_the_nearest_miss() -> No
         "--max-params-m 1 rules out 2 (the least 4); --min-top1 0.8 rules out 1 (the most is 0.9)"
     )
     assert message.endswith(
-        "nearest miss is b0 64 -> 96 px, arm fix (60.0 %, n=50) with 4 M parameters."
+        "nearest miss is b0 64 -> 96 px, crop 1.0, arm fix (60.0 %, n=50) with 4 M parameters."
     )
 
 
@@ -142,7 +142,7 @@ def test_memory_is_a_limit_too() -> None:
 
 
 def test_an_arm_that_leaves_no_plain_net_is_never_chosen() -> None:
-    pool, plain = a_row(90, 100, arm="pool"), a_row(60, 100, arm="crop1")
+    pool, plain = a_row(90, 100, arm="pool"), a_row(60, 100, arm="none")
     assert chosen(pool, plain) == plain
     assert pareto_front([pool, plain], "gmacs") == [plain]
 

@@ -123,7 +123,7 @@ def test_hits_come_back_from_their_share(n: int) -> None:
 def test_a_row_places_an_arms_result(head: HeadSetting | None) -> None:
     plan = plan_of(spec_with())
     trunk = plan.trunk(Point(variant="b0", train_res=128), HYPER)
-    cell = plan.cell(trunk, 6, 160)
+    cell = plan.cell(trunk, 6, 160, 0.875)
     arm = ArmResult(
         arm="fix" if head else "none",
         score=Score(split="val", n=50, hits1=20, hits5=45),
@@ -137,4 +137,4 @@ def test_a_row_places_an_arms_result(head: HeadSetting | None) -> None:
     assert (made.params_m, made.gmacs, made.memory_mb) == (4.0, 0.5, 32.0)
     assert (made.trunk, made.cell, made.trunk_epochs) == (trunk.key, cell.key, 6)
     assert made.head == head
-    assert made.label == "b0 128 -> 160"
+    assert made.label == "b0 128 -> 160 px, crop 0.875"

@@ -39,7 +39,7 @@ def events(tmp_path_factory: pytest.TempPathFactory) -> list[Event]:
         trunk=lost, status=TrunkStatus.FAILED, reports=(), error="Trace\n  Boom: [b] broken\n"
     )
     survivors = director.survivors()
-    cells = [plan.cell(t, t.recipe.epochs, r) for t in survivors for r in (64, 96)]
+    cells = [plan.cell(t, t.recipe.epochs, r, 1.0) for t in survivors for r in (64, 96)]
     told: list[Event] = [SweepBegan(plan=plan), *events, failed, CellsPlanned(cells=tuple(cells))]
     for i, cell in enumerate(cells):
         place: dict[str, Any] = {"variant": cell.variant, "train_res": cell.trunk.train_res}

@@ -29,7 +29,11 @@ def test_the_plan_says_what_will_be_done_and_what_it_costs(plan: Plan) -> None:
     text = output_of(console)
     assert "120 train, 50 val, 40 test; 3 classes" in text
     assert "8: b0 b1 x train 100 px x 4 samples; 20 epochs, cut after 2, 6, 18" in text
-    assert re.search(r"cells +4: 1 trunk", text)
+    assert re.search(
+        r"cells +8: 1 trunk.*x test 100 200 px x crop 0.875 0.882 1.0; arms none pool bn", text
+    )
+    # Of 8 cells of 120 and 50 images every second is for a further crop.
+    assert re.search(r"crops +4 of the cells, and 680 of the images .* rungs take", text)
     assert re.search(r"b1 +5.00 +2 +8\b", text)  # GMACs at 100 and 200 px
     most, expected = re.findall(r"([\d.]+) TMACs.*about ([\d.]+)", text)[0]
     assert float(most) == pytest.approx(
@@ -65,7 +69,7 @@ def test_untrained_nets_are_said_to_be_so() -> None:
 
 def test_the_summary_shows_the_best_the_choice_and_test() -> None:
     rows = [a_row(60 + i, 100, train_res=32 * (i + 1)) for i in range(12)]
-    rows += [a_row(60, 80, split="test", top5=0.988), a_row(50, 80, split="test", arm="crop1")]
+    rows += [a_row(60, 80, split="test", top5=0.988), a_row(50, 80, split="test", arm="none")]
     choice = Choice(row=rows[0], reason="It is cheap.", optimism=0.004)
     console = file_console()
     console.print(
@@ -98,8 +102,8 @@ def test_arms_are_compared_with_the_untuned_one_cell_by_cell() -> None:
     rows = [
         a_row(hits, 100, arm=arm, train_res=res, seconds=seconds)
         for arm, seconds, by_res in (
-            ("none", 1.0, {64: 50, 96: 60}),
-            ("crop1", 2.0, {64: 60, 96: 60}),
+            ("none", 2.0, {64: 60, 96: 60}),
+            ("bn", 1.0, {64: 50, 96: 60}),
             ("fix", 4.0, {64: 70, 96: 58}),
         )
         for res, hits in by_res.items()
@@ -109,9 +113,27 @@ def test_arms_are_compared_with_the_untuned_one_cell_by_cell() -> None:
     text = output_of(console)
     assert "Arms over 2 cells, on val (n=100)" in text
     lines = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
-    assert lines["none"] == ["55.0", "60.0", "1.0", "-5.0", "0/1"]
-    assert lines["crop1"] == ["60.0", "60.0", "2.0"]
+    assert lines["bn"] == ["55.0", "60.0", "1.0", "-5.0", "0/1"]
+    assert lines["none"] == ["60.0", "60.0", "2.0"]
     assert lines["fix"] == ["64.0", "70.0", "4.0", "+4.0", "1/1"]
+
+
+def test_an_untouched_net_stands_first_and_what_the_choice_is_above_it_is_said() -> None:
+    untouched = [
+        a_row(hits, 100, untouched=True, train_res=224, test_res=res, trunk_epochs=0)
+        for res, hits in ((64, 30), (96, 40))
+    ]
+    tuned = a_row(70, 100, on_untouched=0.3, on_untouched_error=0.05)
+    rows = [*untouched, tuned, a_row(60, 100, arm="none")]
+    console = file_console()
+    console.print(summary(outcome_of(rows, Choice(row=tuned, reason="Best.", optimism=0.0))))
+    text = output_of(console)
+    lines = [line.split() for line in text.splitlines() if line.strip().startswith("b0")]
+    assert lines[0][:5] == ["b0", "untouched", "96", "1.0", "fix"]
+    assert [line[1] for line in lines[1:]] == ["64", "64"]
+    above = "+30.0 points of top-1 above the untouched net's best row (on val, n = 100; paired"
+    assert f"{above}, 95 % interval +20.2 to +39.8)" in text
+    assert "Arms over 1 cells" not in text and "Arms over one cell" in text
 
 
 def test_published_figures_stand_beside_the_measured() -> None:
@@ -135,7 +157,7 @@ def test_a_row_is_starred_where_it_is_on_a_costs_front() -> None:
     console.print(pareto_table([best, narrow, wide], list(COST_OF_FIELD), best))
     lines = [line.split() for line in output_of(console).splitlines() if " fix " in line]
     assert [line[0] for line in lines] == ["b2", "b1", "b3"]
-    assert [" ".join(line[5:]) for line in lines] == [
+    assert [" ".join(line[6:]) for line in lines] == [
         "1 * 8 80 * 30",
         "2 * 8 * 1530 * 20 *",
         "3 4 * 90 20",

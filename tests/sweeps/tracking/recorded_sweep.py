@@ -41,7 +41,7 @@ PLAN = plan_of(
 HELD_OUT_ROWS = [
     a_row(hits, 40, split=split, arm=arm)
     for split, arm, hits in (
-        ("test", "fix", 30), ("test", "crop1", 24), ("my set (v2)", "fix", 10)
+        ("test", "fix", 30), ("test", "none", 24), ("my set (v2)", "fix", 10)
     )
 ]  # fmt: skip
 
@@ -67,7 +67,7 @@ def record_sweep(root: Path) -> RecordedSweep:
     """Run the trunks of PLAN without nets, and make up the rows of their cells."""
     scheduler, store, _, events = phase(PLAN, root)
     trunks = scheduler.survivors()
-    cells = [PLAN.cell(t, t.recipe.epochs, res) for t in trunks for res in (64, 96)]
+    cells = [PLAN.cell(t, t.recipe.epochs, res, 1.0) for t in trunks for res in (64, 96)]
     all_events: list[Event] = [SweepBegan(plan=PLAN), *events, CellsPlanned(cells=tuple(cells))]
     all_rows: list[Row] = []
     for i, cell in enumerate(cells):

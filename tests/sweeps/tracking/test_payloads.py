@@ -31,11 +31,12 @@ def report(epoch: int, micro_batch: int | None = None, **other: Any) -> EpochRep
 
 def test_a_sweep_is_described_by_its_plan() -> None:
     plan = plan_of(spec_with(variants=("b0", "b1"), train_res=(64,), test_res=(64, 96), seed=3))
-    assert sweep_params(plan) == {"variants": "b0 b1", "train_res": "64", "test_res": "64 96"}
+    axes = {"variants": "b0 b1", "train_res": "64", "test_res": "64 96"}
+    assert sweep_params(plan) == axes | {"test_crop_pct": "0.875 0.882 1.0"}
     tags = sweep_tags(plan)
     assert (tags["role"], tags["seed"], tags["n_val"]) == ("sweep", 3, 50)
     assert str(tags["mlflow.note.content"]).startswith(
-        "FixRes sweep over b0, b1: trained at 64 px, tested at 64, 96 px."
+        "FixRes sweep over b0, b1: trained at 64 px, tested at 64, 96 px, crop 0.875, 0.882, 1.0."
     )
 
 
@@ -114,7 +115,7 @@ def test_the_results_are_the_chosen_rows_on_every_set() -> None:
     held_out = [
         a_row(hits, 40, split=split, arm=arm)
         for split, arm, hits in (
-            ("test", "fix", 30), ("test", "crop1", 24), ("my set (v2)", "fix", 10)
+            ("test", "fix", 30), ("test", "none", 24), ("my set (v2)", "fix", 10)
         )
     ]  # fmt: skip
     assert result_metrics(choice, [a_row(20, arm="none"), row, *held_out]) == pytest.approx(
@@ -135,7 +136,7 @@ def test_the_results_are_the_chosen_rows_on_every_set() -> None:
         }
     )
     assert result_tags(choice) == {
-        "chosen": "b0 64 -> 96 px, arm fix", "reason": "It is the best."
+        "chosen": "b0 64 -> 96 px, crop 1.0, arm fix", "reason": "It is the best."
     }  # fmt: skip
 
 

@@ -90,7 +90,7 @@ def test_the_results_stand_once_however_often_they_are_written(sweep: TrackedSwe
     assert parent.data.metrics["test/top1_untuned"] == 0.6
     assert parent.data.metrics["my set _v2_/top1"] == 0.25
     assert all(len(values) == 1 for values in sweep.points().values())
-    assert parent.data.tags["chosen"] == "b0 64 -> 96 px, arm fix"
+    assert parent.data.tags["chosen"] == "b0 64 -> 96 px, crop 1.0, arm fix"
     assert parent.data.tags["reason"] == "It is the best."
     link, reason, note = parent.data.tags["mlflow.note.content"].split("\n\n")
     assert link.startswith("[Compare the 1 cells]") and runs.run_id(cell_key("c")) in link

@@ -59,9 +59,9 @@ def test_a_cell_cut_short_has_no_results(made, monkeypatch):
 
 
 def test_arms_are_adapted_in_the_order_of_the_table(made):
-    cell = replace(made.cell, arms=("bn", "crop1", "none"), seed=9)
+    cell = replace(made.cell, arms=("bn", "pool", "none"), seed=9)
     results = adapt_cell(cell, made.store, made.views)
-    assert [result.arm for result in results] == ["none", "crop1", "bn"]
+    assert [result.arm for result in results] == ["none", "pool", "bn"]
 
 
 def test_an_arm_that_changes_more_than_it_says_is_a_mistake(made, monkeypatch):

@@ -70,9 +70,6 @@ def plain(made, arm):
     x, _ = pixels_of(images, "val")
     train, _ = pixels_of(images, "train")
     if arm == "none":
-        x, _ = pixels_of(images, "val", replace(WHOLE, crop_pct=0.875))
-        net = net_with(made.trunk)
-    elif arm == "crop1":
         net = net_with(made.trunk)
     elif arm == "pool":
         net = TimmPoolHead(net_with(made.trunk), original_pool=TRAIN_RES // 32)
@@ -145,7 +142,7 @@ def test_an_arm_changes_what_it_says_and_not_a_bit_else(made, arm):
 
 def test_what_each_arm_may_change():
     """FixRes touches the classifier and the last batch norm, and nothing else ever."""
-    assert {a for a in ARMS if not ARMS[a].changes} == {"none", "crop1", "pool"}
+    assert {a for a in ARMS if not ARMS[a].changes} == {"none", "pool"}
     assert ARMS["bn"].changes == STATISTICS
     assert ARMS["fix"].changes == ARMS["fix_aug"].changes == (*CLASSIFIER, *STATISTICS)
     assert set(ARMS["fix_affine"].changes) - set(ARMS["fix"].changes) == set(AFFINE)
@@ -155,10 +152,10 @@ def test_what_each_arm_may_change():
 
 def test_at_the_train_resolution_the_map_of_activations_is_the_identity(made):
     at_home = replace(WHOLE, test_res=TRAIN_RES)
-    cell = replace(made.cell, arms=("crop1", "pool", "frechet"), transform=at_home)
+    cell = replace(made.cell, arms=("none", "pool", "frechet"), transform=at_home)
     _, logits, _ = watched(cell, made.store, made.views)
-    torch.testing.assert_close(logits["frechet"], logits["crop1"])
-    torch.testing.assert_close(logits["pool"], logits["crop1"])
+    torch.testing.assert_close(logits["frechet"], logits["none"])
+    torch.testing.assert_close(logits["pool"], logits["none"])
 
 
 def test_the_classifier_is_picked_among_all_settings_and_epochs(made):
@@ -169,7 +166,7 @@ def test_the_classifier_is_picked_among_all_settings_and_epochs(made):
     affine = made.results["fix_affine"]
     assert affine.head == replace(fixed.head, epochs=affine.head.epochs)
     assert fixed.head_tried < affine.head_tried <= fixed.head_tried + HEADS.epochs
-    assert all(made.results[arm].head is None for arm in ("none", "crop1", "pool", "bn"))
+    assert all(made.results[arm].head is None for arm in ("none", "pool", "bn"))
 
 
 def test_an_arm_is_entered_under_its_name_with_the_function_of_that_name():
@@ -185,7 +182,7 @@ def test_arms_rank_in_the_order_of_the_table():
 
 
 def test_a_tuned_arm_is_compared_with_one_that_changes_nothing_on_the_same_pixels():
-    assert not ARMS[UNTUNED].changes and not ARMS[UNTUNED].native_crop
+    assert not ARMS[UNTUNED].changes and ARMS[UNTUNED].plain
 
 
 def test_the_table_is_imported_without_torch():

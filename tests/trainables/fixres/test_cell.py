@@ -21,7 +21,6 @@ from trainables.fixres.cell import (
     arm_result_from_json,
     delta_path,
     load_model,
-    native_transform,
     read_hits,
     recorded_hits,
     recorded_results,
@@ -41,6 +40,7 @@ from trainables.training.trunk import read_trunk_spec, read_trunk_weights
         {"arms": ("fix",)},
         {"views": 3},
         {"seed": 1},
+        {"none_in_transform": True},
         {"trunk": "other"},
         {"heads": replace(HEADS, lr=(1.0,))},
     ],
@@ -76,11 +76,6 @@ def test_a_result_comes_back_from_its_json(head):
     score_ = Score(split="val", n=9, hits1=4, hits5=9)
     result = ArmResult(arm="fix", score=score_, seconds=1.5, head=head, head_tried=12)
     assert arm_result_from_json(json.loads(canonical_json(result))) == result
-
-
-def test_the_native_transform_has_the_crop_ratio_of_the_weights_and_nothing_else(made):
-    spec = read_trunk_spec(made.store, made.cell.trunk)
-    assert native_transform(spec, made.cell) == replace(WHOLE, crop_pct=0.875)
 
 
 def test_hits_are_read_from_predictions(tmp_path):

@@ -24,8 +24,8 @@ from trainables.storage.artifact_store import Store
 
 
 def test_the_passes_of_all_arms_together_are_those_that_are_said(made):
-    """Train: the maps, the mild views, the train resolution. Val: the native crop and the full."""
-    assert sum(made.seen) == (1 + VIEWS + 1) * TRAIN + 2 * VAL
+    """Train: the maps, the mild views, the train resolution. Val: the maps."""
+    assert sum(made.seen) == (1 + VIEWS + 1) * TRAIN + VAL
     assert max(made.seen) == made.cell.batch_size
     assert not list(made.views.cache.rglob("*.tmp"))
 
@@ -34,11 +34,10 @@ def test_the_passes_of_all_arms_together_are_those_that_are_said(made):
     ("arms", "train", "val"),
     [
         (("none",), 0, 1),
-        (("crop1", "pool"), 0, 1),
-        (("none", "crop1", "pool"), 0, 2),
+        (("none", "pool"), 0, 1),
         (("bn",), 1, 1),
         (("fix",), 1, 1),
-        (("none", "crop1", "pool", "bn", "frechet", "fix", "fix_affine"), 1, 2),
+        (("none", "pool", "bn", "frechet", "fix", "fix_affine"), 1, 1),
         (("fix", "fix_aug"), 1 + VIEWS, 1),
     ],
 )
@@ -48,7 +47,7 @@ def test_arms_share_their_passes(made, arms, train, val):
     results, logits, seen = watched(cell, made.store, made.views)
     assert [r.arm for r in results] == list(arms)
     assert sum(seen) == train * TRAIN + val * VAL
-    for arm in set(arms) & {"none", "crop1", "pool", "bn", "frechet"}:  # these know no seed
+    for arm in set(arms) & {"none", "pool", "bn", "frechet"}:  # these know no seed
         torch.testing.assert_close(logits[arm], made.logits[arm])
 
 
@@ -71,12 +70,24 @@ def test_the_pass_at_the_train_resolution_is_that_of_the_arm_that_says_so(made, 
     assert [name for name in ARMS if ARMS[name].needs_train_res] == ["frechet"]
 
 
-def test_where_the_native_crop_is_the_cells_own_none_takes_no_pass_of_its_own(made):
-    cell = replace(made.cell, arms=("none", "crop1"), transform=replace(WHOLE, crop_pct=0.875))
+def test_another_crop_is_passed_over_and_resized_by_itself_and_once(made):
+    """Its pixels are others, those of train too: no pass at the first crop serves it."""
+    close = replace(WHOLE, crop_pct=0.875)
+    cell = replace(made.cell, arms=("none", "bn", "fix"), transform=close)
+    views = set(made.views.cache.rglob("*.npy"))
     _, logits, seen = watched(cell, made.store, made.views)
-    assert sum(seen) == VAL
-    assert torch.equal(logits["none"], logits["crop1"])
-    torch.testing.assert_close(logits["none"], made.logits["none"], rtol=1e-4, atol=1e-4)
+    assert sum(seen) == TRAIN + VAL
+    new = {p for p in made.views.cache.rglob("*.npy") if p not in views}
+    assert len(new) == 2  # train and val
+    for split in ("train", "val"):
+        whole, cropped = (made.views.view(split, t) for t in (WHOLE, close))
+        assert (whole != cropped).any()
+    x, _ = pixels_of(made.views.images, "val", close)
+    with torch.no_grad():
+        wanted = net_with(made.trunk)(x)
+    torch.testing.assert_close(logits["none"], wanted, rtol=2e-4, atol=2e-4)
+    watched(replace(cell, seed=77), made.store, made.views)
+    assert {p for p in made.views.cache.rglob("*.npy") if p not in views} == new
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -100,17 +111,17 @@ def test_passes_run_when_they_are_needed_and_their_maps_end_with_the_context(mad
         assert torch.equal(passes.trained_logits(), first)
         assert len(list(scratch.glob("*.tmp"))) == 1
     assert not list(scratch.glob("*.tmp"))
-    assert torch.equal(first, made.logits["crop1"])
+    assert torch.equal(first, made.logits["none"])
 
 
 def test_results_do_not_depend_on_what_was_asked_before(made):
     """The passes share one model, whose statistics change from one use to the next."""
     with CellPasses(made.cell, made.store, made.views) as passes:
         bn = passes.logits(passes.val_features, *passes.trained_classifier)
-        pool, crop1 = passes.sliding_window_logits(), passes.trained_logits()
-        none, frechet_head = passes.native_crop_logits(), passes.frechet_classifier()
+        pool, none = passes.sliding_window_logits(), passes.trained_logits()
+        frechet_head = passes.frechet_classifier()
         frechet_logits = passes.logits(passes.val_features_as_trained, *frechet_head)
-    found = {"bn": bn, "pool": pool, "crop1": crop1, "none": none, "frechet": frechet_logits}
+    found = {"bn": bn, "pool": pool, "none": none, "frechet": frechet_logits}
     assert all(torch.equal(logits, made.logits[arm]) for arm, logits in found.items())
 
 

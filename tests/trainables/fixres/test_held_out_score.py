@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.trainables.adapted import WHOLE, count_images, net_with, pixels_of
+from tests.trainables.adapted import count_images, net_with, pixels_of
 from trainables.evaluation.metrics import score
 from trainables.fixres.adapted_net import adapted_state
 from trainables.fixres.arms import ARMS
@@ -35,8 +35,7 @@ def test_a_set_is_scored_once_for_each_arm(made, arm, monkeypatch):
     assert (first.arm, first.score.split, first.score.n) == (arm, "test", 9)
     if not ARMS[arm].plain:
         return
-    transform = replace(WHOLE, crop_pct=0.875) if arm == "none" else WHOLE
-    x, y = pixels_of(made.views.images, "test", transform)
+    x, y = pixels_of(made.views.images, "test")
     with torch.no_grad():
         logits = net_with(adapted_state(made.store, made.cell.trunk, made.cell.key, arm))(x)
     assert first.score == score(logits, y, "test")
@@ -68,8 +67,8 @@ def test_a_set_of_fewer_classes_is_scored_among_its_own(made):
 
 def test_every_look_is_recorded_in_order(made):
     assert cells_tested_on(made.store, "looked") == []
-    for arm in ("fix", "crop1", "fix"):
+    for arm in ("fix", "none", "fix"):
         score_held_out(held_out_set(made, name="looked"), made.store, made.cell, arm, made.views)
-    other = replace(made.cell, arms=("crop1",))
-    score_held_out(held_out_set(made, name="looked"), made.store, other, "crop1", made.views)
+    other = replace(made.cell, arms=("none",))
+    score_held_out(held_out_set(made, name="looked"), made.store, other, "none", made.views)
     assert cells_tested_on(made.store, "looked") == [made.cell.key, other.key]

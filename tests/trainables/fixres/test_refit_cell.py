@@ -69,7 +69,7 @@ def refitted(made, arm, root):
     return cell, store, views
 
 
-@pytest.mark.parametrize("arm", ["bn", "fix", "crop1"])
+@pytest.mark.parametrize("arm", ["bn", "fix", "none"])
 def test_an_arm_is_refitted_on_all_without_a_score(made, arm, tmp_path):
     cell, store, views = refitted(made, arm, tmp_path)
     assert cell.key != made.cell.key

@@ -106,7 +106,7 @@ def test_a_cell_is_one_step_and_is_worked_out_once(trunk, tiny_images, tmp_path,
     cell = CellSpec(
         trunk=trunk.spec.key,
         transform=VAL_TRANSFORMS[0],
-        arms=("crop1",),
+        arms=("none",),
         heads=HeadGrid(lr=(0.1,), label_smoothing=(0.0,), epochs=1, patience=1, batch_size=8),
         views=0,
         batch_size=8,
@@ -117,7 +117,7 @@ def test_a_cell_is_one_step_and_is_worked_out_once(trunk, tiny_images, tmp_path,
     (row,) = json.loads(result["results"])
     (recorded,) = recorded_results(store, cell.key) or []
     assert isinstance(recorded, ArmResult)
-    assert (row["arm"], row["score"]["hits1"]) == ("crop1", recorded.score.hits1)
+    assert (row["arm"], row["score"]["hits1"]) == ("none", recorded.score.hits1)
 
     monkeypatch.setattr(tune_trainables, "adapt_cell", None)
     assert begun(CellTrainable, {"cell": cell}, context).step() == result
