@@ -9,7 +9,7 @@ from sweeps.final_model.outcome import Outcome
 from sweeps.planning.serving_costs import SERVING_COSTS
 from sweeps.planning.units import duration, price
 from sweeps.report.ledger import Ledger
-from sweeps.selection.leaderboard import Row
+from sweeps.selection.leaderboard import Row, crossfit_note
 from sweeps.selection.published_comparison import Comparison
 from trainables.evaluation.class_metrics import IN_WORDS
 from trainables.evaluation.confidence import wilson
@@ -184,20 +184,24 @@ def images_table(ledger: Ledger) -> Table:
 
 
 def leaderboard_table(outcome: Outcome) -> Table:
-    """Make the table of the whole leaderboard: val, best first, then the held-out sets."""
+    """Make the table of the whole leaderboard: val, best first, then the held-out sets.
+
+    Top-1 is what rows compare by, cross-fitted where val picked the classifier; "kept", and all
+    after it, is of the classifier that is kept.
+    """
     chosen, metric = outcome.choice.row, outcome.choice.metric
     ordered = sorted(
         outcome.rows, key=lambda r: (r.split != "val", -r.value(metric), r.gmacs, rank(r.arm))
     )
     words = ("variant", "arm", "split", "classifier")
     names = [
-        *("variant", "train px", "test px", "arm", "split", "n", "top-1 %", "top-5 %"),
+        *("variant", "train px", "test px", "arm", "split", "n", "top-1 %", "kept %", "top-5 %"),
         *CLASS_COLUMNS,
         *(cost.column for cost in SERVING_COSTS),
         *("images/s", "seconds", "epochs", "classifier"),
     ]
     return Table(
-        name="The leaderboard",
+        name=f"The leaderboard: top-1{crossfit_note(outcome.rows)}, and of the kept classifier",
         columns=_columns(*names, words=words),
         lines=tuple(TableRow(cells=_cells(r), strong=r == chosen) for r in ordered),
     )
@@ -211,6 +215,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.arm,
         row.split,
         f"{row.n}",
+        percent(row.value("top1")),
         percent(row.top1),
         percent(row.top5),
         *class_metrics(row),
