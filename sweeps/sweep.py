@@ -346,7 +346,7 @@ class _Sweep:
                 name=tracking.register_as,
                 tags={name: str(getattr(chosen, name)) for name in fields},
                 images=self.plan.images_digest,
-                val_top1=chosen.top1,
+                val_top1=chosen.value("top1"),
                 metric=outcome.choice.metric,
                 value=chosen.value(outcome.choice.metric),
                 condition=tracking.register_if,

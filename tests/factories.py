@@ -126,6 +126,7 @@ def outcome_of(
     refit: bool = False,
     test_cells: int = 1,
     predictions: Sequence[Predictions] = (),
+    val_as_served: Mapping[str, Score] | None = None,
 ) -> Outcome:
     """An outcome; the first row is chosen unless there is a choice."""
     return Outcome(
@@ -134,6 +135,7 @@ def outcome_of(
         gains=gains or {},
         refit=refit,
         test_cells=test_cells,
+        val_as_served=val_as_served or {},
         calibration=calibrate(predictions, refit=refit),
         predictions=tuple(predictions),
     )

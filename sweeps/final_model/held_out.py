@@ -2,6 +2,8 @@
 
 Each set is read for the chosen row and, where its arm is tuned, for the same trunk untuned on the
 same pixels: what tuning for a resolution gains on the test split, it may lose on a shifted set.
+Both are read on val again as well, in float32 as the model is served: on a GPU val has decided in
+the arithmetic of cells, whose body runs in bf16.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from trainables.data.decode import Progress
 from trainables.data.extra_test_sets import open_extra_test_set
 from trainables.data.image_set import ImageSet
 from trainables.data.view_cache import ViewCache
+from trainables.evaluation.metrics import Score
 from trainables.fixres.arms import ARMS, UNTUNED
 from trainables.fixres.held_out_score import (
     HeldOutSet,
@@ -25,6 +28,7 @@ from trainables.fixres.held_out_score import (
     held_out_hits,
     held_out_predictions,
     score_held_out,
+    score_val_as_served,
 )
 from trainables.fixres.predictions import recorded_predictions
 from trainables.storage.artifact_store import Store
@@ -50,7 +54,7 @@ def score_held_out_sets(
     tuned = bool(ARMS[arm].changes) and not is_untouched
     rows, gains = [], {}
     for held_out_set in _held_out_sets(plan, view_cache, progress):
-        for name in (arm, UNTUNED) if tuned else (arm,):
+        for name in _arms_to_read(arm):
             result = score_held_out(held_out_set, store, cell.spec, name, view_cache)
             rows.append(make_row(cell, cost, result))
         if tuned:
@@ -116,6 +120,22 @@ def score_choice(
         gains=gains,
         refit=served_model.refit,
         test_cells=len(cells_tested_on(store, "test")),
+        val_as_served=_val_as_served(served_model, store, view_cache),
         calibration=calibrate(predictions, refit=served_model.refit),
         predictions=predictions,
     )
+
+
+def _arms_to_read(arm: str) -> tuple[str, ...]:
+    """Name the chosen arm and, where it is tuned, the untuned one that it is compared with."""
+    return (arm, UNTUNED) if ARMS[arm].changes else (arm,)
+
+
+def _val_as_served(model: ServedModel, store: Store, view_cache: ViewCache) -> dict[str, Score]:
+    """Score the model and the untuned one on val, by arm; a refitted net was trained on val."""
+    if model.refit:
+        return {}
+    return {
+        arm: score_val_as_served(store, model.cell.spec, arm, view_cache).score
+        for arm in _arms_to_read(model.arm)
+    }

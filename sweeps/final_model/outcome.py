@@ -18,7 +18,9 @@ from sweeps.planning.plan import Plan
 from sweeps.selection import leaderboard
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import OtherVersionError, Row, from_record, to_record
+from sweeps.selection.optimism import Expectation
 from trainables.evaluation.confidence import paired_difference
+from trainables.evaluation.metrics import Score
 from trainables.fixres.predictions import Predictions
 from trainables.storage.artifact_store import Store
 from trainables.storage.damage import damage_told, unless_damaged
@@ -42,6 +44,9 @@ class Outcome:
     """Whether the served model was trained again, on train + val."""
     test_cells: int
     """Cells of this sweep that the test split has been read for so far."""
+    val_as_served: Mapping[str, Score] = field(default_factory=dict)
+    """On val in float32, the chosen arm and, where it is tuned, the untuned: by arm. Empty where
+    the net was refitted, which val has trained, and where a former version has made the choice."""
     calibration: Calibration | None = None
     """None: the logits were not kept, as by earlier versions."""
     predictions: tuple[Predictions, ...] = field(default=(), compare=False, repr=False)
@@ -72,8 +77,10 @@ def write_choice(out: Path, outcome: Outcome) -> None:
             "chosen": to_record(row),
             "reason": outcome.choice.reason,
             "optimism": outcome.choice.optimism,
+            "expected": outcome.choice.expected,
             "metric": outcome.choice.metric,
-            "val": {name: getattr(row, name) for name in measures},
+            "val": {name: getattr(row, name) for name in (*measures, "crossfit_top1")},
+            "val_as_served": outcome.val_as_served,
             "test_top1": outcome.test.top1,
             "unseen": [
                 {name: getattr(r, name) for name in shown} for r in outcome.rows if r.split != "val"
@@ -128,18 +135,26 @@ def _read_outcome(out: Path, held_out_sets: set[str]) -> Outcome | None:
                     row=from_record(record["chosen"]),
                     reason=record["reason"],
                     optimism=record["optimism"],
+                    expected=_expectation_from_json(record.get("expected")),
                     metric=record.get("metric", "top1"),
                 )
             ),
             gains={name: checked(PairedGain(**gain)) for name, gain in record["gains"].items()},
             refit=record["refit"],
             test_cells=record["test_cells"],
+            val_as_served={
+                arm: checked(Score(**s)) for arm, s in record.get("val_as_served", {}).items()
+            },
             calibration=_calibration_from_json(record.get("calibration")),
         )
         if outcome.choice.row not in rows:
             raise ValueError("its choice is no row of the leaderboard")
         _ = outcome.test
         return checked(outcome)
+
+
+def _expectation_from_json(value: Mapping[str, Any] | None) -> Expectation | None:
+    return None if value is None else checked(Expectation(**value))
 
 
 def _calibration_from_json(value: Mapping[str, Any] | None) -> Calibration | None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from sweeps.final_model.outcome import PairedGain
+from collections.abc import Sequence
+
+from sweeps.final_model.outcome import Outcome, PairedGain
 from sweeps.selection.choice import Choice
-from sweeps.selection.leaderboard import Row
+from sweeps.selection.leaderboard import Row, crossfit_note
 from trainables.evaluation.class_metrics import IN_WORDS
 from trainables.evaluation.confidence import Z95
+from trainables.fixres.arms import UNTUNED
 
 
 def reading_sentence(cells: int) -> str:
@@ -29,11 +32,53 @@ def repeated_readings_in_words(cells: int) -> str:
 
 
 def optimism_in_words(choice: Choice) -> str:
-    """Say by how much choosing the best row overstates its value on val."""
-    return (
-        f"choosing the best of so many rows flatters its val {IN_WORDS[choice.metric]} by about "
+    """Say by how much val flatters what it picked, and what is to be expected on new images."""
+    row = choice.row
+    picked = "classifier, row and trunk" if row.head_tried else "row and trunk"
+    kept = f"{100 * row.kept_value(choice.metric):.1f} %, n={row.n}"
+    words = (
+        f"val picked {picked}, which flatters its own {IN_WORDS[choice.metric]} ({kept}) by about "
         f"{max(0.0, 100 * choice.optimism):.1f} points"
     )
+    expected = choice.expected
+    if expected is None:
+        return words
+    return (
+        f"{words}: {100 * expected.top1:.1f} % is to be expected on new images (95 % interval "
+        f"{100 * expected.low:.1f} to {100 * expected.high:.1f})"
+    )
+
+
+def val_in_words(outcome: Outcome) -> str:
+    """Say the chosen row's value on val: what decided, of the kept classifier, and as served."""
+    row, metric = outcome.choice.row, outcome.choice.metric
+    words = f"{IN_WORDS[metric]} {100 * row.value(metric):.1f} %{crossfit_note([row])} (n={row.n})"
+    words += " decided"
+    if row.crossfit_top1 is not None:
+        words += f", the classifier that is kept has {100 * row.kept_value(metric):.1f} %"
+    served, untuned = (outcome.val_as_served.get(arm) for arm in (row.arm, UNTUNED))
+    if served is None:
+        return words
+    words += f"; as served, in float32, {100 * served.value(metric):.1f} %"
+    if untuned is not None and row.arm != UNTUNED:
+        words += f" (untuned {100 * untuned.value(metric):.1f} %)"
+    return words
+
+
+def flattered_rows_in_words(rows: Sequence[Row], *, sentence: bool = False) -> str:
+    """Say which rows val both picked and ranks, as former versions did; "": there are none.
+
+    Args:
+        sentence: as a sentence of its own, behind another.
+    """
+    flattered = sum(row.is_flattered for row in rows)
+    if not flattered:
+        return ""
+    words = (
+        f"{flattered} of these rows are of a former version, without cross-fitted values: val "
+        "picked their classifiers and ranks them, which flatters them"
+    )
+    return f" {words}." if sentence else words
 
 
 def on_untouched_in_words(row: Row) -> str | None:

@@ -44,7 +44,7 @@ class ServingLimit:
 def limits_set(limits: ServingOptions) -> list[ServingLimit]:
     """List the limits that are set, in the order of the options."""
     bounded = {cost.limit: (cost.unit, cost.field) for cost in SERVING_COSTS}
-    bounded["min_top1"] = ("val top-1", "top1")
+    bounded["min_top1"] = ("val top-1", "ranked_top1")
     options = {field.name: getattr(limits, field.name) for field in fields(limits)}
     return [
         ServingLimit(name=name, limit=limit, unit=bounded[name][0], cost=bounded[name][1])

@@ -26,7 +26,7 @@ from sweeps.report.style import (
     sentence_case,
     style_axes,
 )
-from sweeps.selection.leaderboard import Row
+from sweeps.selection.leaderboard import Row, crossfit_note
 from trainables.evaluation.class_metrics import IN_WORDS, Metric
 from trainables.fixres.arms import ARMS, UNTUNED, rank
 
@@ -63,7 +63,7 @@ def plot_arms(rows: Sequence[Row], metric: Metric = "top1") -> Figure:
     words = IN_WORDS[metric]
     of_each = f"{sentence_case(words)} of each arm"
     what = "Gain of each arm on the untuned trunk" if gains else of_each
-    title = f"{what} ({over}, val, n = {rows[0].n})"
+    title = f"{what} ({over}, val, n = {rows[0].n}{crossfit_note(rows)})"
     figure = new_figure(8.5, 0.62 * len(names) + 1.7, title)
     ax = figure.subplots()
     ratios = sorted({_ratio(r) for r in rows})

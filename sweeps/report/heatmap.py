@@ -14,7 +14,7 @@ from sweeps.planning.cell import crop_in_words
 from sweeps.planning.grid import Grid
 from sweeps.planning.plan import Plan
 from sweeps.report.style import sentence_case
-from sweeps.selection.leaderboard import Row
+from sweeps.selection.leaderboard import Row, crossfit_note
 from trainables.evaluation.class_metrics import IN_WORDS, Metric
 from trainables.fixres.arms import ARMS, rank
 from trainables.storage.replacing import replacing
@@ -57,7 +57,7 @@ def plot_heatmaps(rows: Sequence[Row], plan: Plan, chosen: Row, metric: Metric =
     for ax in axes[-1]:
         ax.set_xlabel("test resolution (px)")
     n = val[0].n
-    title = f"{sentence_case(IN_WORDS[metric])} on val (%, n = {n})"
+    title = f"{sentence_case(IN_WORDS[metric])} on val (%, n = {n}{crossfit_note(val)})"
     title += ", at the best crop" if len(grid.crop_pct) > 1 else ""
     figure.suptitle(title, fontsize=12, x=0.01, ha="left", weight="bold")
     bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.015)

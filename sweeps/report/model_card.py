@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence
 
 from sweeps.final_model.calibration import ECE_IN_WORDS, temperature_in_words
 from sweeps.final_model.outcome import Outcome
-from sweeps.final_model.wording import gain_in_words, on_untouched_in_words, reading_sentence
+from sweeps.final_model.wording import (
+    flattered_rows_in_words,
+    gain_in_words,
+    on_untouched_in_words,
+    optimism_in_words,
+    reading_sentence,
+    val_in_words,
+)
 from sweeps.planning.cell import crop_in_words
 from sweeps.planning.plan import Plan
 from sweeps.planning.serving_limits import limits_in_words
@@ -15,7 +22,7 @@ from sweeps.planning.units import three_digits
 from sweeps.report.style import sentence_case
 from sweeps.report.tables import class_metrics
 from sweeps.selection.choice import eligible
-from sweeps.selection.leaderboard import Row
+from sweeps.selection.leaderboard import Row, crossfit_note
 from trainables.evaluation.class_metrics import IN_WORDS, Metric
 from trainables.evaluation.confidence import wilson
 from trainables.evaluation.kept_classifier import other_orders
@@ -54,7 +61,8 @@ def model_card(plan: Plan, outcome: Outcome, versions: Mapping[str, str], pictur
         f"Limits asked for: {limits_in_words(plan.spec.serving)}.",
         f"![{capital} over train and test resolution, before and after]({picture})",
         "## All cells",
-        f"{capital} on val in % (n = {row.n}), for each arm.",
+        f"{capital} on val in % (n = {row.n}{crossfit_note(outcome.rows)}), for each arm."
+        f"{flattered_rows_in_words(outcome.rows, sentence=True)}",
         "\n".join(_cells_table(outcome.rows, plan.spec.fix.arms, outcome.choice.metric)),
         "\n".join(f"- {ARMS[arm].name}: {ARMS[arm].words}" for arm in plan.spec.fix.arms),
         "## Origin",
@@ -139,11 +147,10 @@ def _what_it_is(plan: Plan, outcome: Outcome) -> str:
         f"crop ratio {crop_in_words(row.crop_pct)} (short side resized to "
         f"{resize_side(row.test_res, row.crop_pct)} px): {ARMS[row.arm].words}.",
         "",
-        f"- {_on_val(row, choice.metric)} on val (n = {row.n}); val chose the cell among "
+        f"- On val: {val_in_words(outcome)}. Val chose the cell among "
         f"{len(eligible(outcome.rows))} rows and the classifier among "
-        f"{max(1, row.head_tried)} (setting, epoch) pairs. The former flatters the best "
-        f"row by about {max(0.0, 100 * choice.optimism):.1f} points (choosing again on halves of "
-        "val), the latter adds to it.",
+        f"{max(1, row.head_tried)} (setting, epoch) pairs; {optimism_in_words(choice)} (choosing "
+        "again on halves of val).",
         *([f"- {above}."] if (above := on_untouched_in_words(row)) else []),
         f"- {row.params_m:.2f} M parameters, {row.gmacs:.3g} GMACs an image; "
         f"{three_digits(row.memory_mb)} MB at its peak (float32, without workspaces).",
@@ -156,14 +163,6 @@ def _what_it_is(plan: Plan, outcome: Outcome) -> str:
             "this one on but the sets below."
         )
     return "\n".join(lines)
-
-
-def _on_val(row: Row, metric: Metric) -> str:
-    top1 = f"op-1 {100 * row.top1:.1f} %"
-    if metric == "top1":
-        return f"T{top1}"
-    decides = f"{sentence_case(IN_WORDS[metric])} {100 * row.value(metric):.1f} %"
-    return f"{decides} (by which it was chosen) and t{top1}"
 
 
 def _class_map(classes: Sequence[str]) -> str:

@@ -13,7 +13,12 @@ from matplotlib.figure import Figure
 
 from sweeps.final_model.calibration import ECE_IN_WORDS, temperature_in_words
 from sweeps.final_model.outcome import Outcome
-from sweeps.final_model.wording import reading_sentence
+from sweeps.final_model.wording import (
+    flattered_rows_in_words,
+    optimism_in_words,
+    reading_sentence,
+    val_in_words,
+)
 from sweeps.planning.cell import crop_in_words
 from sweeps.planning.plan import Plan
 from sweeps.planning.serving_limits import limits_in_words
@@ -39,8 +44,7 @@ from sweeps.report.tables import (
     signed,
     times_table,
 )
-from sweeps.selection.choice import Choice
-from sweeps.selection.leaderboard import Row
+from sweeps.selection.leaderboard import Row, crossfit_note
 from sweeps.selection.published_comparison import Comparison
 from trainables.evaluation.class_metrics import IN_WORDS, count_by_class
 from trainables.fixres.arms import ARMS, UNTUNED
@@ -191,7 +195,7 @@ def _key_figures(outcome: Outcome, device: str) -> list[KeyFigure]:
             name=f"{sentence_case(IN_WORDS[metric])} on val",
             value=percent(row.value(metric)),
             unit="%",
-            note=_no_break(f"n = {row.n}; val chose, which {_optimism(outcome.choice)}"),
+            note=_no_break(_val_note(outcome)),
         )
     )
     figures.append(KeyFigure(name="Work", value=f"{row.gmacs:.3g}", unit="GMACs", note="an image"))
@@ -208,14 +212,14 @@ def _key_figures(outcome: Outcome, device: str) -> list[KeyFigure]:
     return figures
 
 
-def _optimism(choice: Choice) -> str:
-    return f"flatters it by about {percent(max(0.0, choice.optimism))} points"
+def _val_note(outcome: Outcome) -> str:
+    return f"{val_in_words(outcome)}; {optimism_in_words(outcome.choice)}".replace("n=", "n = ")
 
 
 def _captions(plan: Plan, outcome: Outcome, ledger: Ledger) -> dict[str, tuple[str, str]]:
     """Describe each figure: the text for those who cannot see it, and the caption."""
     row = outcome.choice.row
-    n = f"n = {row.n}"
+    n = f"n = {row.n}{crossfit_note(outcome.rows)}"
     words = IN_WORDS[outcome.choice.metric]
     capital = sentence_case(words)
     val = f"{percent(row.value(outcome.choice.metric))} % on val ({n})"
@@ -236,7 +240,7 @@ def _captions(plan: Plan, outcome: Outcome, ledger: Ledger) -> dict[str, tuple[s
             f"Heat maps of {words} on val over train and test resolution. Framed: {choice}, {val}.",
             f"{capital} on val ({n}) over train and test resolution, as trained and after the "
             "adaptation to the test resolution. Bold: the best test resolution of a row. Framed: "
-            f"the choice.{crops}{cut}",
+            f"the choice.{crops}{cut}{flattered_rows_in_words(outcome.rows, sentence=True)}",
         ),
         "pareto": (
             f"{capital} on val against the costs of serving. Ringed: {choice}, {val}.",

@@ -34,7 +34,7 @@ from sweeps.report.style import (
     variant_styles,
 )
 from sweeps.selection.choice import eligible, pareto_front
-from sweeps.selection.leaderboard import Row
+from sweeps.selection.leaderboard import Row, crossfit_note
 from trainables.evaluation.class_metrics import IN_WORDS, Metric
 from trainables.evaluation.confidence import wilson
 
@@ -70,7 +70,7 @@ def plot_pareto_fronts(
     words = IN_WORDS[metric]
     title = (
         f"{sentence_case(words)} on val against what it costs to serve ({_rows(len(rows))}, "
-        f"n = {chosen.n})"
+        f"n = {chosen.n}{crossfit_note(rows)})"
     )
     figure = new_figure(8.5, 3.1 * high + 0.9, title)
     axes = list(figure.subplots(high, wide, squeeze=False, sharey=True).flat)
@@ -132,7 +132,7 @@ def _interval(row: Row, metric: Metric) -> tuple[float, float]:
     """Give the 95 % interval (Wilson) of top-1, %; a mean over classes has none, but its value."""
     if metric != "top1":
         return 100 * row.value(metric), 100 * row.value(metric)
-    low, high = wilson(row.hits1, row.n)
+    low, high = wilson(row.ranked_hits1, row.n)
     return 100 * low, 100 * high
 
 
@@ -220,7 +220,7 @@ class _Panel:
 
     @property
     def _top1_limits(self) -> list[ServingLimit]:
-        return [b for b in self.bounds if b.cost == "top1" == self.metric]
+        return [b for b in self.bounds if b.name == "min_top1" and self.metric == "top1"]
 
     def _scale(self, values: Sequence[float]) -> None:
         low, high = min(values), max(values)

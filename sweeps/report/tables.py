@@ -10,7 +10,7 @@ from sweeps.planning.cell import crop_in_words
 from sweeps.planning.serving_costs import SERVING_COSTS
 from sweeps.planning.units import duration, price
 from sweeps.report.ledger import Ledger
-from sweeps.selection.leaderboard import Row
+from sweeps.selection.leaderboard import Row, crossfit_note
 from sweeps.selection.published_comparison import Comparison
 from trainables.evaluation.class_metrics import IN_WORDS
 from trainables.evaluation.confidence import wilson
@@ -187,8 +187,9 @@ def images_table(ledger: Ledger) -> Table:
 def leaderboard_table(outcome: Outcome) -> Table:
     """Make the table of the whole leaderboard: val, best first, then the held-out sets.
 
-    Rows of untouched nets come first. Where there are some, the others say what they are above the
-    best of them.
+    Top-1 is what rows compare by, cross-fitted where val picked the classifier; "kept", and all
+    after it, is of the classifier that is kept. Rows of untouched nets come first. Where there are
+    some, the others say what they are above the best of them.
     """
     chosen, metric = outcome.choice.row, outcome.choice.metric
     ordered = sorted(
@@ -198,14 +199,15 @@ def leaderboard_table(outcome: Outcome) -> Table:
     compared = any(r.on_untouched is not None for r in ordered)
     words = ("variant", "arm", "split", "classifier")
     names = [
-        *("variant", "train px", "test px", "crop", "arm", "split", "n", "top-1 %", "top-5 %"),
+        *("variant", "train px", "test px", "crop", "arm", "split", "n"),
+        *("top-1 %", "kept %", "top-5 %"),
         *(("on untouched",) if compared else ()),
         *CLASS_COLUMNS,
         *(cost.column for cost in SERVING_COSTS),
         *("images/s", "seconds", "epochs", "classifier"),
     ]
     return Table(
-        name="The leaderboard",
+        name=f"The leaderboard: top-1{crossfit_note(outcome.rows)}, and of the kept classifier",
         columns=_columns(*names, words=words),
         lines=tuple(TableRow(cells=_cells(r, compared), strong=r == chosen) for r in ordered),
     )
@@ -226,6 +228,7 @@ def _cells(row: Row, compared: bool) -> tuple[str, ...]:
         row.arm,
         row.split,
         f"{row.n}",
+        percent(row.value("top1")),
         percent(row.top1),
         percent(row.top5),
         *((_on_untouched(row),) if compared else ()),

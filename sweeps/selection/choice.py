@@ -11,16 +11,17 @@ from sweeps.planning.serving_costs import SERVING_COSTS
 from sweeps.planning.serving_limits import ServingLimit, limits_set
 from sweeps.planning.spec import ServingOptions, option
 from sweeps.planning.units import three_digits
-from sweeps.selection.leaderboard import Row
-from sweeps.selection.optimism import optimism
+from sweeps.selection.leaderboard import Row, crossfit_note
+from sweeps.selection.optimism import Expectation, expectation, optimism
 from sweeps.selection.resampling import Resampler
 from trainables.errors import UserError
 from trainables.evaluation.class_metrics import IN_WORDS, Metric
 from trainables.evaluation.confidence import paired_difference
 from trainables.fixres.arms import ARMS, rank
 
-Hits = Callable[[Row], np.ndarray]  # Returns (n,) bool: which images of val a row has right.
-# Returns (n,) each: the labels of val, and what a row says they are.
+# Returns (n,) bool: which images of val count for a row's rank.
+Hits = Callable[[Row], np.ndarray]
+# Returns (n,) each: the labels of val, and the classes that count for a row's rank.
 Said = Callable[[Row], tuple[np.ndarray, np.ndarray]]
 
 
@@ -32,9 +33,13 @@ class Choice:
     reason: str
     """One sentence."""
     optimism: float
-    """By how much the best row's value on val is expected to be too high, as a share."""
+    """By how much the value on val of the row's kept classifier is expected to be too high, as a
+    share: val picked the classifier, the row, and the trunks that rows are of."""
     metric: Metric = "top1"
     """By which the row is the best."""
+    expected: Expectation | None = None
+    """The top-1 that the row is worth on new images; None: val decided by another metric, or a
+    former version has chosen."""
 
 
 def eligible(rows: Sequence[Row]) -> list[Row]:
@@ -48,15 +53,19 @@ def choose(
     hits: Hits,
     metric: Metric = "top1",
     said: Said | None = None,
+    cut: np.ndarray | None = None,
 ) -> Choice:
     """Choose the cheapest of the eligible rows that are within the limits and as good as the best.
 
     A row is as good if its value on val is within one standard error of the best: that of the
     paired difference, image by image; of means over classes by a bootstrap. GMACs decide what is
-    cheapest, then parameters.
+    cheapest, then parameters. Where val picked a row's classifier, its cross-fitted values compare
+    with those of rows in which it did not.
 
     Args:
         said: needed for a metric other than top-1.
+        cut: (trunks, n), what trunks that val cut might have come to (:mod:`.cut_trunks`): they are
+            not chosen, but val chose among them too.
 
     Raises:
         UserError: no row is within the limits; says what each rules out, and the nearest miss.
@@ -68,7 +77,7 @@ def choose(
         raise UserError(_explain_none(rows, set_limits, metric))
     judge: HitsJudge | Resampler
     if metric == "top1":
-        judge = HitsJudge(np.stack([hits(r) for r in allowed]))
+        judge = HitsJudge(np.stack([hits(r) for r in allowed]), cut)
     else:
         assert said is not None, "a mean over classes is of predicted classes"
         labels, predicted = zip(*map(said, allowed), strict=True)
@@ -79,12 +88,13 @@ def choose(
     behind = dict(zip(allowed, zip(differences, errors, strict=True), strict=True))
     as_good = [r for r, (difference, error) in behind.items() if difference <= error]
     chosen = min(as_good, key=lambda r: (r.gmacs, r.params_m, -value[r], -r.top5, rank(r.arm)))
-    error = float(behind[chosen][1])
+    error, flattery = float(behind[chosen][1]), judge.optimism()
     return Choice(
         row=chosen,
         reason=_reason(chosen, best, error, len(allowed), set_limits, metric),
-        optimism=judge.optimism(),
+        optimism=chosen.kept_value(metric) - value[chosen] + flattery,
         metric=metric,
+        expected=expectation(value[chosen], flattery, chosen.n) if metric == "top1" else None,
     )
 
 
@@ -94,6 +104,8 @@ class HitsJudge:
 
     right: np.ndarray
     """(rows, n) bool."""
+    cut: np.ndarray | None = None
+    """(trunks, n), as in :func:`choose`."""
 
     @property
     def values(self) -> np.ndarray:
@@ -109,7 +121,7 @@ class HitsJudge:
 
     def optimism(self) -> float:
         """Estimate by how much, as a share, the best row's top-1 is too high."""
-        return optimism(self.right)
+        return optimism(self.right if self.cut is None else np.concatenate([self.right, self.cut]))
 
 
 def known_costs(rows: Sequence[Row]) -> list[str]:
@@ -195,4 +207,5 @@ def _reason(
 
 
 def _named(row: Row, metric: Metric) -> str:
-    return f"{row.label}, arm {row.arm} ({100 * row.value(metric):.1f} %, n={row.n})"
+    share = f"{100 * row.value(metric):.1f} %{crossfit_note([row])}"
+    return f"{row.label}, arm {row.arm} ({share}, n={row.n})"

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from sweeps.planning.spec import ServingOptions
-from sweeps.selection.choice import Choice, choose
+from sweeps.selection.choice import Choice, choose, eligible
+from sweeps.selection.cut_trunks import rows_of_cut_trunks
 from sweeps.selection.leaderboard import Row
 from sweeps.selection.row_metrics import with_class_metrics
 from sweeps.selection.untouched import with_gains_on_untouched
 from trainables.evaluation.class_metrics import Metric
-from trainables.fixres.cell import recorded_hits
+from trainables.fixres.cell import judged_classes, recorded_hits
 from trainables.fixres.predictions import recorded_classes
 from trainables.storage.artifact_store import Store
 
@@ -30,11 +31,15 @@ def choose_from_store(
         DamagedFileError: predictions are damaged or missing.
     """
 
-    def said(row: Row) -> tuple[np.ndarray, np.ndarray]:
+    def kept(row: Row) -> tuple[np.ndarray, np.ndarray]:
         return recorded_classes(store, row.cell, row.arm)
+
+    def said(row: Row) -> tuple[np.ndarray, np.ndarray]:
+        return judged_classes(store, row.cell, row.arm)
 
     def hits(row: Row) -> np.ndarray:
         return recorded_hits(store, row.cell, row.arm)
 
-    counted = with_gains_on_untouched(with_class_metrics(rows, said), hits)
-    return counted, choose(counted, limits, hits, metric, said)
+    counted = with_gains_on_untouched(with_class_metrics(rows, kept), hits)
+    cut = rows_of_cut_trunks(store, eligible(counted), hits)
+    return counted, choose(counted, limits, hits, metric, said, cut)

@@ -24,7 +24,11 @@ from trainables.storage.typed import checked
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One arm of one cell on one split. Resolutions in px, accuracies as shares of ``n``."""
+    """One arm of one cell on one split. Resolutions in px, accuracies as shares of ``n``.
+
+    Accuracies are those of the classifier that is kept, which val may have picked; rows compare by
+    :meth:`value`, which is cross-fitted then.
+    """
 
     variant: str
     train_res: int
@@ -53,16 +57,44 @@ class Row:
     # standard error of the paired difference; None: there is none, or this is one.
     on_untouched: float | None = None
     on_untouched_error: float | None = None
+    # Top-1 and the two metrics of classifiers that one half of val picked and the other judged;
+    # None: val picked none, or a former version has kept the row.
+    crossfit_top1: float | None = None
+    crossfit_balanced_accuracy: float | None = None
+    crossfit_macro_f1: float | None = None
 
     @property
     def hits1(self) -> int:
         """The number of images whose top-1 is right."""
         return round(self.top1 * self.n)
 
-    def value(self, metric: Metric) -> float:
-        """Give the row's value by a metric, a share; below any other where it was not counted."""
+    def kept_value(self, metric: Metric) -> float:
+        """Give the value of the kept classifier, a share; below any other if it was not counted."""
         found: float | None = getattr(self, metric)
         return -1.0 if found is None else found
+
+    def value(self, metric: Metric) -> float:
+        """Give the value that rows compare by, a share: cross-fitted, if val picked the classifier.
+
+        It is below any other where it was not counted.
+        """
+        crossed: float | None = getattr(self, f"crossfit_{metric}")
+        return self.kept_value(metric) if crossed is None else crossed
+
+    @property
+    def ranked_top1(self) -> float:
+        """Top-1 as :meth:`value`."""
+        return self.value("top1")
+
+    @property
+    def ranked_hits1(self) -> int:
+        """The number of images that :attr:`ranked_top1` has right."""
+        return round(self.ranked_top1 * self.n)
+
+    @property
+    def is_flattered(self) -> bool:
+        """Whether val picked the classifier and ranks it, as in rows of former versions."""
+        return self.split == "val" and self.head_tried > 0 and self.crossfit_top1 is None
 
     @property
     def label(self) -> str:
@@ -115,7 +147,11 @@ class OtherVersionError(UserError):
 SCHEMA = pa.schema(list(_fields_of_schema()))
 # A file of a version without these columns is read as one in which they are empty.
 ADDED_LATER = frozenset(
-    ("balanced_accuracy", "macro_f1", "untouched", "on_untouched", "on_untouched_error")
+    (
+        *("balanced_accuracy", "macro_f1"),
+        *("untouched", "on_untouched", "on_untouched_error"),
+        *("crossfit_top1", "crossfit_balanced_accuracy", "crossfit_macro_f1"),
+    )
 )
 
 
@@ -144,6 +180,7 @@ def from_record(record: Mapping[str, Any]) -> Row:
 
 def make_row(cell: Cell, cost: Cost, result: ArmResult) -> Row:
     """Make the row of an arm's result, with the cell's resolutions, keys and serving cost."""
+    crossfit = result.crossfit or {}
     return Row(
         variant=cell.variant,
         train_res=cell.trunk.train_res,
@@ -168,6 +205,9 @@ def make_row(cell: Cell, cost: Cost, result: ArmResult) -> Row:
         untouched=cell.trunk.is_untouched,
         head=result.head,
         head_tried=result.head_tried,
+        crossfit_top1=crossfit.get("top1"),
+        crossfit_balanced_accuracy=crossfit.get("balanced_accuracy"),
+        crossfit_macro_f1=crossfit.get("macro_f1"),
     )
 
 
@@ -208,3 +248,8 @@ def read(path: Path) -> list[Row]:
         )
     with damage_told(path):
         return from_table(arrow)
+
+
+def crossfit_note(rows: Iterable[Row]) -> str:
+    """Say after "top-1" that some of the rows compare by cross-fitted values; "": none does."""
+    return ", cross-fitted" if any(row.crossfit_top1 is not None for row in rows) else ""

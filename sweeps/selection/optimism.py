@@ -1,25 +1,30 @@
-"""Estimate how much choosing the best of many rows on val flatters it, by choosing on halves."""
+"""Estimate how much val flatters what it chose, and what the choice is worth on new images."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
+
+from trainables.evaluation.confidence import wilson
 
 RESAMPLES = 300
 
 
 def optimism(hits: np.ndarray, seed: int = 0) -> float:
-    """Estimate by how much, as a share, the best row's val top-1 is too high.
+    """Estimate by how much, as a share, the best row's val top-1 is too high for being the best.
 
     A random half of val chooses the best row, the other half judges it. The difference shrinks with
     the root of the number of images, so that choosing by all of val flatters sqrt(1/2) times as
     much. (A bootstrap of the choosing overstates this by sqrt(2) if it is judged on the images left
     out, and understates it as much if judged on all of val: a resample repeats the chance of val.)
-    The estimate leaves out what val chose within a row: the classifier's setting and epoch.
+    What val chose within a row, the classifier's setting and epoch, is not in it, and need not be
+    where the hits are cross-fitted.
 
     Args:
-        hits: (rows, n) bool: which images of val each row has right; n at least 2.
+        hits: (rows, n): which images of val each row has right, 0 or 1; or other values whose mean
+            is what a row would have right. n at least 2.
     """
     rng = np.random.default_rng(seed)
     n = hits.shape[1]
@@ -30,3 +35,26 @@ def optimism(hits: np.ndarray, seed: int = 0) -> float:
     outside = right @ (1 - chooses) / (n - n // 2)
     best = inside.argmax(axis=0), np.arange(RESAMPLES)
     return math.sqrt(0.5) * float((inside[best] - outside[best]).mean())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expectation:
+    """The top-1 to be expected of a choice on images like those of val, as shares."""
+
+    top1: float
+    low: float
+    """Lower end of the 95 % interval."""
+    high: float
+
+
+def expectation(ranked_top1: float, flattery: float, n: int) -> Expectation:
+    """Say what a row that was chosen among many is worth on new images.
+
+    Args:
+        ranked_top1: of the row on val, cross-fitted where val picked its classifier.
+        flattery: :func:`optimism` of the rows that it was chosen among.
+        n: images of val. The interval is Wilson's about the corrected share.
+    """
+    top1 = min(1.0, max(0.0, ranked_top1 - max(0.0, flattery)))
+    low, high = wilson(top1 * n, n)
+    return Expectation(top1=top1, low=low, high=high)

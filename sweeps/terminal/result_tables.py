@@ -12,16 +12,18 @@ from rich.text import Text
 from sweeps.final_model.calibration import calibration_line
 from sweeps.final_model.outcome import Outcome, PairedGain
 from sweeps.final_model.wording import (
+    flattered_rows_in_words,
     gain_in_words,
     on_untouched_in_words,
     optimism_in_words,
     repeated_readings_in_words,
+    val_in_words,
 )
 from sweeps.planning.cell import crop_in_words
 from sweeps.planning.serving_costs import COST_OF_FIELD
 from sweeps.planning.units import three_digits
 from sweeps.selection.choice import Choice, pareto_front
-from sweeps.selection.leaderboard import Row
+from sweeps.selection.leaderboard import Row, crossfit_note
 from sweeps.selection.published_comparison import Comparison
 from trainables.evaluation.class_metrics import IN_WORDS, Metric
 from trainables.evaluation.confidence import wilson
@@ -46,7 +48,10 @@ def summary(outcome: Outcome, compared: Sequence[Comparison] = (), *, limit: int
     parts.append(Text(f"chosen   {choice.reason}"))
     if above := on_untouched_in_words(choice.row):
         parts.append(Text(f"gain     {above}"))
+    parts.append(Text(f"val      {val_in_words(outcome)}"))
     parts.append(Text(f"optimism {optimism_in_words(choice)}"))
+    if flattered := flattered_rows_in_words(val):
+        parts.append(Text(f"note     {flattered}"))
     if outcome.refit:
         parts.append(Text("refit    trained again on train + val; what follows is of that net"))
     parts += held_out_lines(outcome)
@@ -70,7 +75,7 @@ def held_out_lines(outcome: Outcome) -> list[Text]:
 
 def _board(val: Sequence[Row], choice: Choice, limit: int) -> Table:
     board = Table(
-        title=f"Best of {len(val)} rows, on val (n={val[0].n})",
+        title=f"Best of {len(val)} rows, on val (n={val[0].n}{crossfit_note(val)})",
         title_justify="left",
         box=box.SIMPLE_HEAD,
     )
@@ -95,7 +100,7 @@ def _board(val: Sequence[Row], choice: Choice, limit: int) -> Table:
             crop_in_words(row.crop_pct),
             row.arm,
             *(f"{100 * row.value(choice.metric):.1f}" for _ in decides),
-            f"{100 * row.top1:.1f}",
+            f"{100 * row.value('top1'):.1f}",
             f"{100 * row.top5:.1f}",
             f"{row.gmacs:.3g}",
             f"{row.params_m:.2f}",
@@ -116,7 +121,7 @@ def _arms(val: Sequence[Row], metric: Metric) -> Table:
     count = len({r.cell for r in val})
     cells = f"{count} cells" if count > 1 else "one cell"
     table = Table(
-        title=f"Arms over {cells}, on val (n={val[0].n}); seconds of a cell",
+        title=f"Arms over {cells}, on val (n={val[0].n}{crossfit_note(val)}); seconds of a cell",
         title_justify="left",
         box=box.SIMPLE_HEAD,
     )
@@ -151,9 +156,9 @@ def pareto_table(
     """Lay out the rows on the Pareto front of the metric and any of the costs, cheapest first."""
     fronts = {cost: pareto_front(rows, cost, metric) for cost in costs}
     shown = {r for front in fronts.values() for r in front} | {chosen}
-    n = chosen.n
+    n = f"n={chosen.n}{crossfit_note(shown)}"
     table = Table(
-        title=f"Pareto fronts, {IN_WORDS[metric]} on val (n={n}) against cost: * is on that front",
+        title=f"Pareto fronts, {IN_WORDS[metric]} on val ({n}) against cost: * is on that front",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),  # So that ten columns fit in 80 characters.
@@ -180,7 +185,7 @@ def pareto_table(
             crop_in_words(row.crop_pct),
             row.arm,
             *(f"{100 * row.value(metric):.1f}" for _ in _deciding_column(metric)),
-            f"{100 * row.top1:.1f}",
+            f"{100 * row.value('top1'):.1f}",
             *values,
             style="bold green" if row == chosen else "",
         )

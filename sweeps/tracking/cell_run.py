@@ -103,7 +103,7 @@ class CellRunWriter:
             params=cell_params(cell),
             files=[delta_path(self._store, cell.key, row.arm) for row in changed],
             metrics=[
-                self._datasets.point("val", f"val/top1_{row.arm}", row.top1, at_ms, 0)
+                self._datasets.point("val", f"val/top1_{row.arm}", row.value("top1"), at_ms, 0)
                 for row in changed
             ],
             step=0,

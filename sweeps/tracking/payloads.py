@@ -15,7 +15,7 @@ from sweeps.planning.cell import Cell, crop_in_words
 from sweeps.planning.plan import Plan
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row
-from trainables.evaluation.class_metrics import Metric
+from trainables.evaluation.class_metrics import IN_WORDS, Metric
 from trainables.training.trunk import EpochReport, TrunkSpec, TrunkStatus
 
 ROWS_FILE = "rows.parquet"  # artifact of a cell's run: its rows of the leaderboard
@@ -71,6 +71,8 @@ def result_tags(choice: Choice) -> dict[str, str]:
 def result_metrics(choice: Choice, rows: Sequence[Row]) -> dict[str, float]:
     """Collect the chosen row's accuracy on every set, and its cost.
 
+    "val/top1_kept" is of the classifier that is kept, "val/optimism" by how much val flatters it.
+
     Args:
         rows: the whole leaderboard. A row of a split other than val is either of the chosen arm
             or of the arm that it is compared with, whose metrics end in "_untuned".
@@ -78,6 +80,7 @@ def result_metrics(choice: Choice, rows: Sequence[Row]) -> dict[str, float]:
     row = choice.row
     values = {
         **accuracies("val", row),
+        "val/top1_kept": row.top1,
         "val/optimism": choice.optimism,
         "work/params_m": row.params_m,
         "work/gmacs": row.gmacs,
@@ -94,10 +97,13 @@ def result_metrics(choice: Choice, rows: Sequence[Row]) -> dict[str, float]:
 
 
 def accuracies(group: str, row: Row, suffix: str = "") -> dict[str, float]:
-    """Name a row's accuracies, as far as they were counted: "val/top1", "val/macro_f1" ..."""
-    names = ("top1", "top5", "balanced_accuracy", "macro_f1")
-    found = {f"{group}/{name}{suffix}": getattr(row, name) for name in names}
-    return {name: value for name, value in found.items() if value is not None}
+    """Name a row's accuracies, as far as they were counted: "val/top1", "val/macro_f1" ...
+
+    They are what rows compare by: cross-fitted on val, where val picked the classifier.
+    """
+    found = {"top1": row.value("top1"), "top5": row.top5}
+    found |= {name: row.value(name) for name in IN_WORDS if row.value(name) >= 0}
+    return {f"{group}/{name}{suffix}": value for name, value in found.items()}
 
 
 def metric_group(split: str) -> str:

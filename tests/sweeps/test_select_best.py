@@ -85,7 +85,7 @@ def test_another_metric_decides_from_what_was_predicted(
         in said
     )
     assert "Pareto fronts, macro-F1 on val" in said and "top-1 %" in said
-    assert "flatters its val macro-F1" in said
+    assert "flatters its own macro-F1" in said
 
 
 def test_a_limit_on_latency_is_measured(

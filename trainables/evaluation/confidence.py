@@ -9,7 +9,7 @@ import numpy as np
 Z95 = 1.96  # standard errors either side that a 95 % interval has
 
 
-def wilson(hits: int, n: int, z: float = Z95) -> tuple[float, float]:
+def wilson(hits: float, n: int, z: float = Z95) -> tuple[float, float]:
     """Compute Wilson's score interval of hits / n, 95 % by default, for n at least 1.
 
     It is within 0 and 1, and has a width where all or no images are hits (Wilson, JASA 22, 1927).

@@ -1,4 +1,4 @@
-"""Run a model over a view in batches, in evaluation mode, under autocast: in bf16 on a GPU."""
+"""Run a model over a view in batches, in evaluation mode, and make logits of it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from torch import nn
 
 from trainables.data.loader import normalize_on_device
-from trainables.models.device import autocast
+from trainables.models import backbone
+from trainables.models.backbone import Net
 from trainables.models.variants import Preprocessing
 
 
@@ -52,23 +52,27 @@ def outputs_of(
 
 
 def logits_of(
-    model: nn.Module,
+    model: Net,
     view: np.ndarray,
     preprocessing: Preprocessing,
     *,
     batch_size: int,
     device: torch.device,
+    exact: bool = False,
 ) -> torch.Tensor:
     """Compute the logits of a view: (N, R, R, 3) uint8 -> (N, C) float32 on the CPU.
 
+    The body runs in bf16 on a GPU, the classifier in float32 (:mod:`.backbone`): the arithmetic of
+    all scores that compare, at rungs and in cells.
+
     Args:
         model: on the device; put into evaluation mode.
+        exact: in float32 throughout, as the model is served.
     """
     model.eval()
 
     def forward(x: torch.Tensor) -> torch.Tensor:
-        with autocast(device):
-            logits: torch.Tensor = model(x)
+        logits: torch.Tensor = model.classifier(backbone.features(model, x, exact=exact))
         return logits
 
     return outputs_of(forward, view, preprocessing, batch_size=batch_size, device=device)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from trainables.errors import SweepError
 from trainables.evaluation.class_metrics import Metric, count_by_class
 
 
@@ -48,16 +50,57 @@ class Score:
         return found
 
 
-def score(logits: torch.Tensor, labels: torch.Tensor, split: str) -> Score:
-    """Score logits (N, C) against labels (N,) int64 on the same device."""
-    ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-    predicted = logits.argmax(dim=1)
-    counts = count_by_class(labels.cpu().numpy(), predicted.cpu().numpy(), logits.shape[1])
+class NotFiniteError(SweepError):
+    """A net whose logits are not finite has no score: it is broken, not as good as chance."""
+
+
+def score(
+    logits: torch.Tensor, labels: torch.Tensor, split: str, present: Sequence[int] | None = None
+) -> Score:
+    """Score logits (N, C) against labels (N,) int64 on the same device.
+
+    A top-1 hit is a label that is :func:`predicted`. A top-5 hit is that, or a label with at most
+    four others as likely as it or likelier: equal logits count against it, so that a classifier
+    that knows nothing gains nothing by saying so.
+
+    Args:
+        present: the classes that occur, ascending; the others' logits do not count. None: all.
+
+    Raises:
+        NotFiniteError: a logit is not finite.
+    """
+    broken = int((~logits.isfinite()).any(dim=1).sum())
+    if broken:
+        raise NotFiniteError(
+            f"The logits of {broken} of {len(labels)} images of {split} are not finite."
+        )
+    z, said = of_present(logits, present), predicted(logits, present)
+    rank = (z >= z.gather(1, labels[:, None])).sum(dim=1)
+    hit, among_five = said == labels, (rank <= 5) | (z.shape[1] <= 5)
+    counts = count_by_class(labels.cpu().numpy(), said.cpu().numpy(), z.shape[1])
     return Score(
         split=split,
         n=len(labels),
-        hits1=int(ranked[:, 0].sum()),
-        hits5=int(ranked.any(dim=1).sum()),
+        hits1=int(hit.sum()),
+        hits5=int((hit | among_five).sum()),
         balanced_accuracy=float(counts.value("balanced_accuracy")),
         macro_f1=float(counts.value("macro_f1")),
     )
+
+
+def predicted(logits: torch.Tensor, present: Sequence[int] | None = None) -> torch.Tensor:
+    """Give the most likely class of each image, the first of equal ones: (N, C) -> (N,) int64.
+
+    Args:
+        present: the classes that may be predicted, ascending; None: all.
+    """
+    return of_present(logits, present).argmax(dim=1)
+
+
+def of_present(logits: torch.Tensor, present: Sequence[int] | None) -> torch.Tensor:
+    """Put the logits (N, C) of classes that are not present below all others: to minus infinity."""
+    if present is None:
+        return logits
+    absent = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
+    absent[list(present)] = False
+    return logits.masked_fill(absent, -torch.inf)

@@ -29,9 +29,12 @@ from __future__ import annotations
 
 import time
 
+import torch
+
 from trainables.data.view_cache import ViewCache
 from trainables.errors import SweepError
-from trainables.evaluation.metrics import score
+from trainables.evaluation.class_metrics import IN_WORDS, count_by_class
+from trainables.evaluation.metrics import NotFiniteError, Score, predicted, score
 from trainables.fixres.arms import ARMS
 from trainables.fixres.cell import (
     PREDICTIONS,
@@ -42,6 +45,7 @@ from trainables.fixres.cell import (
     write_predictions,
 )
 from trainables.fixres.cell_passes import CellPasses
+from trainables.fixres.cross_fit import CrossFit
 from trainables.fixres.predictions import logits_path, write_logits
 from trainables.models.backbone import State
 from trainables.storage.artifact_store import Store
@@ -63,9 +67,9 @@ def adapt_cell(cell: CellSpec, store: Store, views: ViewCache) -> list[ArmResult
         A result on val for each arm.
 
     Raises:
-        SweepError: what a refit comes to is not finite.
+        SweepError: an arm's logits, or what a refit comes to, are not finite.
     """
-    results, predictions = [], {}
+    results, predictions, crossfit = [], {}, {}
     with CellPasses(cell, store, views) as passes:
         for arm in (arm for arm in ARMS.values() if arm.name in cell.arms):
             began = time.monotonic()
@@ -78,24 +82,44 @@ def adapt_cell(cell: CellSpec, store: Store, views: ViewCache) -> list[ArmResult
             if isinstance(cell, RefitCell):
                 continue
             logits = net.val_logits()
-            predictions[arm.name] = logits.argmax(dim=1)
+            predictions[arm.name] = predicted(logits)
+            if net.cross_fit is not None:
+                crossfit[arm.name] = net.cross_fit.predicted
             if arm.plain:  # of no other can it be asked how sure it is: none is ever served
                 write_logits(logits_path(store, cell.key, arm.name), logits)
             results.append(
                 ArmResult(
                     arm=arm.name,
-                    score=score(logits, passes.labels["val"], "val"),
+                    score=_val_score(arm.name, logits, passes.labels["val"]),
                     seconds=round(time.monotonic() - began, 3),
                     head=net.head,
                     head_tried=net.head_tried,
+                    crossfit=_crossfit_values(net.cross_fit, passes.labels["val"]),
                 )
             )
     folder = store.cell(cell.key)
     if predictions:
-        write_predictions(folder / PREDICTIONS, passes.labels["val"], predictions)
+        write_predictions(folder / PREDICTIONS, passes.labels["val"], predictions, crossfit)
     write_json(folder / "spec.json", cell)
     write_json(folder / "rows.json", results)
     return results
+
+
+def _val_score(arm: str, logits: torch.Tensor, labels: torch.Tensor) -> Score:
+    try:
+        return score(logits, labels, "val")
+    except NotFiniteError as error:
+        raise NotFiniteError(f"The arm {arm} has no score: {error}") from None
+
+
+def _crossfit_values(cross_fit: CrossFit | None, labels: torch.Tensor) -> dict[str, float] | None:
+    """Give the value of what halves of val picked, by each metric; None: they picked nothing."""
+    if cross_fit is None:
+        return None
+    said = cross_fit.predicted
+    classes = 1 + int(max(said.max(), labels.max()))
+    counts = count_by_class(labels.numpy(), said.numpy(), classes)
+    return {metric: float(counts.value(metric)) for metric in IN_WORDS}
 
 
 def _check_finite(arm: str, changed: State) -> None:

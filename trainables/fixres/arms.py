@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from trainables.fixres.cell_passes import CellPasses
+    from trainables.fixres.cross_fit import CrossFit
     from trainables.fixres.heads import FittedHead
     from trainables.models.backbone import State
 
@@ -31,6 +32,7 @@ class AdaptedNet:
     changed: State  # the tensors that differ from the trunk's, by their names
     head: HeadSetting | None = None  # how the classifier was trained, where it was
     head_tried: int = 0  # (setting, epoch) pairs that the classifier was picked from, on val
+    cross_fit: CrossFit | None = None  # what val's pick of the classifier is worth; None: none was
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +99,7 @@ def adapt_fix_affine(passes: CellPasses) -> AdaptedNet:
         changed={name: state[name] for name in (*CLASSIFIER, *STATISTICS, *AFFINE)},
         head=fitted.setting,
         head_tried=fitted.tried,
+        cross_fit=fitted.cross_fit,
     )
 
 
@@ -107,6 +110,7 @@ def _with_head(passes: CellPasses, head: FittedHead) -> AdaptedNet:
         changed={**_classifier_state(head.weight, head.bias), **passes.statistics_state()},
         head=head.setting,
         head_tried=head.tried,
+        cross_fit=head.cross_fit,
     )
 
 

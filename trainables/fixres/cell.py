@@ -3,7 +3,8 @@
 cells/<key>/spec.json                       the spec
 cells/<key>/rows.json                       results of all its arms; written last
 cells/<key>/delta-<arm>.safetensors         the tensors that an arm changed
-cells/<key>/predictions.arrow               val's labels, and the class that each arm gives
+cells/<key>/predictions.arrow               val's labels, the class that each arm gives, and those
+                                            that classifiers give which halves of val picked
 cells/<key>/logits-<arm>.arrow              val's logits by an arm; see :mod:`.predictions`
 cells/<key>/{train,val,train-mild-<n>}.arrow  the features that classifiers were trained on
 """
@@ -19,6 +20,7 @@ import pyarrow as pa
 import torch
 
 from trainables.evaluation.metrics import Score
+from trainables.fixres.cross_fit import val_halves
 from trainables.fixres.head_settings import HeadGrid, HeadSetting
 from trainables.models import backbone, variants
 from trainables.models.backbone import Net, State
@@ -78,6 +80,21 @@ class ArmResult:
     seconds: float  # without the passes that an earlier arm had run already
     head: HeadSetting | None = None
     head_tried: int = 0  # (setting, epoch) pairs the head was picked from, on val
+    crossfit: dict[str, float] | None = None  # by metric, shares: what halves of val picked, on the
+    # other half; None: val picked nothing, or the result was kept before that was judged
+
+
+def cell_spec_from_json(value: Mapping[str, Any]) -> CellSpec:
+    """Read the spec of a cell, no refit, from its JSON; raises anything for what is no spec."""
+    heads: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in value["heads"].items()
+    }
+    nested = {
+        "transform": checked(EvalTransform(**value["transform"])),
+        "arms": tuple(value["arms"]),
+        "heads": checked(HeadGrid(**heads)),
+    }
+    return checked(CellSpec(**{**value, **nested}))
 
 
 def arm_result_from_json(value: Mapping[str, Any]) -> ArmResult:
@@ -130,12 +147,32 @@ def load_model(spec: TrunkSpec, state: State, classes: int) -> Net:
 
 
 def recorded_hits(store: Store, key: str, arm: str) -> np.ndarray:
-    """Read which images of val an arm classifies correctly: (n,) bool."""
-    return read_hits(store.cell(key) / PREDICTIONS, arm)
+    """Read which images of val count for an arm's rank: (n,) bool.
+
+    They are those that the arm classifies correctly; where val picked its classifier, those that
+    are right when cross-fitted (:mod:`.cross_fit`), unless the cell is of a former version.
+
+    Raises:
+        DamagedFileError: the cell's predictions are damaged or missing, or not of this arm.
+    """
+    labels, judged = judged_classes(store, key, arm)
+    hits: np.ndarray = judged == labels
+    return hits
+
+
+def judged_classes(store: Store, key: str, arm: str) -> tuple[np.ndarray, np.ndarray]:
+    """Read val's labels, and the classes that count for an arm's rank: (n,) int64 each.
+
+    Raises:
+        DamagedFileError: the cell's predictions are damaged or missing, or not of this arm.
+    """
+    batch = _read_predictions(store.cell(key) / PREDICTIONS, arm)
+    column = _crossfit_column(arm) if _crossfit_column(arm) in batch.schema.names else arm
+    return batch["label"].to_numpy(), batch[column].to_numpy()
 
 
 def read_hits(path: Place, arm: str) -> np.ndarray:
-    """Read which images an arm classifies correctly: (n,) bool.
+    """Read which images an arm, as it is kept, classifies correctly: (n,) bool.
 
     Args:
         path: what :func:`write_predictions` wrote.
@@ -143,25 +180,45 @@ def read_hits(path: Place, arm: str) -> np.ndarray:
     Raises:
         DamagedFileError: it is damaged or missing, or not of this arm.
     """
+    batch = _read_predictions(path, arm)
+    hits: np.ndarray = batch[arm].to_numpy() == batch["label"].to_numpy()
+    return hits
+
+
+def _read_predictions(path: Place, arm: str) -> pa.RecordBatch:
     try:
         batch = read_batch(path)
     except FileNotFoundError:
         raise DamagedFileError(path, "it is missing") from None
     if not {arm, "label"} <= set(batch.schema.names):
         raise DamagedFileError(path, f"it has no column {arm}")
-    hits: np.ndarray = batch[arm].to_numpy() == batch["label"].to_numpy()
-    return hits
+    return batch
+
+
+def _crossfit_column(arm: str) -> str:
+    return f"crossfit_{arm}"
 
 
 def write_predictions(
-    path: Place, labels: torch.Tensor, by_arm: Mapping[str, torch.Tensor]
+    path: Place,
+    labels: torch.Tensor,
+    by_arm: Mapping[str, torch.Tensor],
+    crossfit: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Write an Arrow file: the label of each image, and the class that each arm gives it.
+
+    Where val picked the classifiers of arms, it also has the half of val that each image is in
+    (``val_half``, 0 or 1), and for each such arm the class that the pick of the other half gives
+    (``crossfit_<arm>``).
 
     Args:
         labels: (n,) int64.
         by_arm: (n,) int64 each.
+        crossfit: (n,) int64 each, of arms whose classifier val picked.
     """
     columns = {"label": pa.array(labels.numpy())}
     columns |= {arm: pa.array(predicted.numpy()) for arm, predicted in by_arm.items()}
+    if crossfit:
+        columns["val_half"] = pa.array(val_halves(labels).numpy())
+        columns |= {_crossfit_column(arm): pa.array(p.numpy()) for arm, p in crossfit.items()}
     write_batch(path, pa.record_batch(columns))

@@ -18,6 +18,7 @@ from trainables.data.view_cache import ViewCache
 from trainables.fixres import frechet
 from trainables.fixres.affine import fit_affine, fit_affine_setting
 from trainables.fixres.cell import CellSpec, RefitCell, load_model
+from trainables.fixres.cross_fit import CrossFit
 from trainables.fixres.features import (
     Maps,
     NormStatistics,
@@ -53,6 +54,7 @@ class FittedAffine:
     model: Net
     setting: HeadSetting
     tried: int  # (setting, epoch) pairs that it was picked from, on val
+    cross_fit: CrossFit | None = None  # what the pick is worth on val; None: nothing was picked
 
 
 class CellPasses:
@@ -208,17 +210,19 @@ class CellPasses:
             fit_affine_setting(model, train, setting, grid, seed=seed, device=self.device)
             return FittedAffine(model, setting, 0)
         head, val = self.fix_head, (self._val_maps, self.labels["val"])
-        setting, tried = fit_affine(
+        assert head.cross_fit is not None, "val has picked the setting"
+        pick = fit_affine(
             model,
             train,
             val,
             head.setting,
             grid,
+            half_settings=head.cross_fit.picked,
             seed=seed,
             batch_size=self.batch_size,
             device=self.device,
         )
-        return FittedAffine(model, setting, head.tried + tried)
+        return FittedAffine(model, pick.setting, head.tried + pick.tried, pick.cross_fit)
 
     def frechet_classifier(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Fold the map of :mod:`.frechet` into the trunk's classifier: weight and bias."""

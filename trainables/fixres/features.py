@@ -5,7 +5,7 @@ cheap from there: the last batch norm's statistics over all images, and then the
 under those statistics, or under others, without a second pass of the net.
 
 Passes and ``conv_head`` run under autocast: in bf16 on a GPU, in float32 on a CPU. From the last
-batch norm on, all is float32. Models are in evaluation mode and on the device.
+batch norm on, all is float32 (:mod:`.backbone`). Models are in evaluation mode and on the device.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from torch.nn.functional import avg_pool2d
 from trainables.evaluation.inference import batches_of, outputs_of
 from trainables.models import backbone
 from trainables.models.backbone import Net
-from trainables.models.device import autocast
 from trainables.models.variants import Preprocessing
 from trainables.storage.files import Place, read_batch, write_batch
 
@@ -61,6 +60,7 @@ def body_pass(
     batch_size: int,
     device: torch.device,
     scratch: Path,
+    exact: bool = False,
 ) -> Maps:
     """Run the net up to ``conv_head`` over a view, once, and keep the maps.
 
@@ -68,6 +68,7 @@ def body_pass(
         model: put into evaluation mode.
         view: (N, R, R, 3) uint8, N at least 1.
         scratch: folder for the file of the maps, N x C x ceil(R/32)^2 numbers; made if need be.
+        exact: in float32, as the model is served.
     """
     model.eval()
     scratch.mkdir(parents=True, exist_ok=True)
@@ -75,8 +76,7 @@ def body_pass(
     kept: torch.Tensor | None = None
     start = 0
     for x in batches_of(view, batch_size, preprocessing, device):
-        with autocast(device):
-            maps = backbone.body(model, x)
+        maps = backbone.body(model, x, exact=exact)
         if kept is None:
             shape = (len(view), *maps.shape[1:])
             count = int(np.prod(shape))
@@ -86,13 +86,6 @@ def body_pass(
         start += len(maps)
     assert kept is not None, "an empty split"
     return Maps(kept, file)
-
-
-def pre_norm(model: Net, maps: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Apply ``conv_head`` under autocast: maps (B, C, h, w) -> (B, F, h, w) on the device."""
-    with autocast(device):
-        z: torch.Tensor = model.conv_head(maps.to(device))
-    return z
 
 
 @torch.inference_mode()
@@ -106,7 +99,7 @@ def norm_statistics(
     total = squares = torch.zeros((), dtype=torch.float64)
     count = 0
     for batch in torch.split(maps.tensor, batch_size):
-        z = pre_norm(model, batch, device).double()
+        z = backbone.pre_norm(model, batch.to(device)).double()
         total = total + z.sum(dim=(0, 2, 3)).cpu()
         squares = squares + z.square().sum(dim=(0, 2, 3)).cpu()
         count += z.shape[0] * z.shape[2] * z.shape[3]
@@ -143,7 +136,7 @@ def features_of(
 
 
 def _features(model: Net, maps: torch.Tensor, device: torch.device) -> torch.Tensor:
-    return backbone.pooled(model, pre_norm(model, maps, device).float())
+    return backbone.pooled(model, backbone.pre_norm(model, maps.to(device)))
 
 
 def features_pass(
@@ -166,16 +159,20 @@ def features_pass(
     model.eval()
 
     def forward(x: torch.Tensor) -> torch.Tensor:
-        with autocast(device):
-            maps = backbone.body(model, x)
-        return _features(model, maps, device)
+        return backbone.features(model, x)
 
     return outputs_of(forward, view, preprocessing, batch_size=batch_size, device=device)
 
 
 @torch.inference_mode()
 def pool_logits(
-    model: Net, maps: torch.Tensor, window: int, *, batch_size: int, device: torch.device
+    model: Net,
+    maps: torch.Tensor,
+    window: int,
+    *,
+    batch_size: int,
+    device: torch.device,
+    exact: bool = False,
 ) -> torch.Tensor:
     """Compute logits with timm's test-time pooling (its ``TestTimePoolHead``).
 
@@ -186,6 +183,7 @@ def pool_logits(
     Args:
         maps: (N, C, h, w) before ``conv_head``.
         window: side of the map at the train resolution.
+        exact: in float32 throughout, as the model is served.
 
     Returns:
         (N, classes) float32 on the CPU.
@@ -193,7 +191,7 @@ def pool_logits(
     window = min(window, maps.shape[-1])
     out = []
     for batch in torch.split(maps, batch_size):
-        z = pre_norm(model, batch, device).float()
+        z = backbone.pre_norm(model, batch.to(device), exact=exact)
         positions = avg_pool2d(model.bn2(z), window, stride=1)
         logits = model.classifier(positions.flatten(2).mT)  # (B, positions, classes)
         out.append((logits.mean(dim=1) + logits.amax(dim=1)).cpu() / 2)

@@ -18,19 +18,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import inf, isfinite, sqrt
+from math import sqrt
 
 import numpy as np
 import torch
 
 from trainables.evaluation.class_metrics import ClassCounts, Metric
+from trainables.fixres.cross_fit import WORST, CrossFit, HalfPicks, Merit, merit, val_halves
 from trainables.fixres.head_settings import HeadGrid, HeadSetting
 
 MAX_LOGITS_AT_ONCE = 1 << 24  # numbers, 64 MB, when val is scored
 BETAS, EPS = (0.9, 0.999), 1e-8  # the defaults of torch.optim.AdamW
-
-Merit = tuple[float, float]  # on val: the metric, then minus the loss; the larger the better
-_WORST: Merit = (-1, -inf)  # the merit of a head whose loss is not finite, too
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,16 @@ class FittedHead:
     bias: torch.Tensor  # (C,)
     setting: HeadSetting
     tried: int  # (setting, epoch) pairs that it was picked from, each scored on val
+    cross_fit: CrossFit | None = None  # what its pick is worth on val; None: nothing was picked
+
+
+@dataclass(frozen=True)
+class ValScores:
+    """Runs on val after an epoch."""
+
+    merits: list[Merit]  # on all of val
+    by_half: list[list[Merit]]  # on half 0, and on half 1
+    predicted: torch.Tensor  # (runs, M) int64
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> torch.Tensor:
@@ -66,7 +74,8 @@ def fit(
     Better is: more of the grid's metric (of top-1: more hits), then a lower mean cross-entropy
     (without smoothing), then fewer epochs. A setting is given up after ``grid.patience`` epochs
     without a better one of its own, or when its loss on val is no longer finite; what is not finite
-    never wins.
+    never wins. What the pick is worth is judged by halves of val, which pick among the same
+    (setting, epoch) pairs (:mod:`.cross_fit`).
 
     Args:
         views: (N, D) float32 features of the same images, at least one; epoch e trains on view
@@ -82,19 +91,25 @@ def fit(
     """
     start = weight.detach().to(views[0]), bias.detach().to(views[0])
     batches = [_RULES[name](start, grid, name) for name in dict.fromkeys(grid.optimizer)]
-    best_merit, tried = _WORST, 0
+    best_merit, tried = WORST, 0
     best = FittedHead(start[0].clone(), start[1].clone(), grid.settings[0], 0)
+    halves, at_start = val_halves(val_labels), (val @ start[0].T + start[1]).argmax(dim=1)
+    picks = HalfPicks(halves, at_start, grid.settings[0])
     for epoch in _epochs(batches, views, labels, grid, seed):
         for runs in batches:
-            merits = runs.score(val, val_labels)
+            scores = runs.score(val, val_labels, halves)
+            merits = scores.merits
+            settings = [replace(setting, epochs=epoch) for setting in runs.settings]
+            for half in (0, 1):
+                picks.offer(half, scores.by_half[half], scores.predicted, settings)
             tried += len(merits)
             if max(merits) > best_merit:
                 best_merit = max(merits)
                 best = runs.head(merits.index(best_merit), epoch)
-            alive = [i for i, merit in enumerate(merits) if merit > _WORST]
+            alive = [i for i, one in enumerate(merits) if one > WORST]
             runs.keep([i for i in alive if runs.stale[i] < grid.patience])
         batches[:] = [runs for runs in batches if runs.settings]
-    return replace(best, tried=tried)
+    return replace(best, tried=tried, cross_fit=picks.judged())
 
 
 @torch.inference_mode()
@@ -181,7 +196,7 @@ class _BatchedRuns(ABC):
             (rows, *(torch.zeros_like(rows) for _ in range(self.moments)))
             for rows in (weight, bias)
         ]
-        self.best = [_WORST] * len(self.settings)  # each run's merit so far
+        self.best = [WORST] * len(self.settings)  # each run's merit so far
         self.stale = [0] * len(self.settings)  # epochs since then
         self._set_columns()
 
@@ -211,33 +226,52 @@ class _BatchedRuns(ABC):
         for part, x in zip(self.parts, (f, f.new_ones(len(f), 1)), strict=True):
             self._update(part, p.view(-1, len(f)), x)
 
-    def score(self, features: torch.Tensor, labels: torch.Tensor) -> list[Merit]:
+    def score(
+        self, features: torch.Tensor, labels: torch.Tensor, halves: torch.Tensor
+    ) -> ValScores:
         """Score each run as it is now, and note how many epochs its best one is past."""
-        merits = self._merits(features, labels)
-        for i, merit in enumerate(merits):
-            if merit > self.best[i]:
-                self.best[i], self.stale[i] = merit, 0
+        scores = self._scores(features, labels, halves)
+        for i, one in enumerate(scores.merits):
+            if one > self.best[i]:
+                self.best[i], self.stale[i] = one, 0
             else:
                 self.stale[i] += 1
-        return merits
+        return scores
 
-    def _merits(self, features: torch.Tensor, labels: torch.Tensor) -> list[Merit]:
-        count = len(self.settings)
+    def _scores(
+        self, features: torch.Tensor, labels: torch.Tensor, halves: torch.Tensor
+    ) -> ValScores:
+        count, predicted = len(self.settings), []
         tally = _Tally(count, self.classes, self.metric, labels)
         loss = torch.zeros(count, dtype=torch.float64, device=labels.device)
+        of_half = torch.nn.functional.one_hot(halves, 2).double()
+        loss_of_half = torch.zeros(count, 2, dtype=torch.float64, device=labels.device)
         images = max(1, MAX_LOGITS_AT_ONCE // (count * self.classes))
-        parts = torch.split(features, images), torch.split(labels, images)
-        for f, target in zip(*parts, strict=True):
+        parts = (torch.split(tensor, images) for tensor in (features, labels, of_half))
+        for f, target, half in zip(*parts, strict=True):
             z, at = self._logits(f), target.expand(count, 1, -1)
             top, first = z.max(dim=1, keepdim=True)
             own = z.sub_(top).gather(1, at)
-            loss += (z.exp_().sum(dim=1).log_() - own[:, 0]).double().sum(dim=1)
+            each = (z.exp_().sum(dim=1).log_() - own[:, 0]).double()
+            loss += each.sum(dim=1)
+            loss_of_half += each @ half
             tally.add(first[:, 0], target)
-        means = (loss / len(labels)).tolist()
-        return [
-            (value, -mean) if isfinite(mean) else _WORST
-            for value, mean in zip(tally.values(), means, strict=True)
+            predicted.append(first[:, 0])
+        said, means = torch.cat(predicted, dim=1), (loss / len(labels)).tolist()
+        merits = [merit(*pair) for pair in zip(tally.values(), means, strict=True)]
+        by_half = [
+            self._merits_on(halves == half, said, labels, loss_of_half[:, half]) for half in (0, 1)
         ]
+        return ValScores(merits, by_half, said)
+
+    def _merits_on(
+        self, chosen: torch.Tensor, said: torch.Tensor, labels: torch.Tensor, loss: torch.Tensor
+    ) -> list[Merit]:
+        """Rank runs by some images of val: (n,) bool; ``loss`` is their sum, (runs,)."""
+        tally = _Tally(len(said), self.classes, self.metric, labels[chosen])
+        tally.add(said[:, chosen], labels[chosen])
+        means = (loss / max(1, int(chosen.sum()))).tolist()
+        return [merit(*pair) for pair in zip(tally.values(), means, strict=True)]
 
     def head(self, i: int, epoch: int) -> FittedHead:
         """Copy the head of a run as it is now, after ``epoch`` epochs."""

@@ -1,7 +1,7 @@
-"""Score a finished arm on held-out sets: the test split, and extra test sets.
+"""Score a finished arm as it is served, in float32: on held-out sets, and on val.
 
-Nothing is ever chosen on them, so each is scored once for an arm of a cell, and every look at one
-is recorded before it is taken.
+Held-out sets are the test split and extra test sets. Nothing is ever chosen on them, so each is
+scored once for an arm of a cell, and every look at one is recorded before it is taken.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from trainables.data.image_set import SplitImages
 from trainables.data.view_cache import ViewCache
 from trainables.evaluation.inference import logits_of
-from trainables.evaluation.metrics import score
+from trainables.evaluation.metrics import of_present, predicted, score
 from trainables.fixres.adapted_net import adapted_state
 from trainables.fixres.arms import ARMS
 from trainables.fixres.cell import (
@@ -83,19 +83,46 @@ def score_held_out(
     if recorded is not None:
         return recorded
     began = time.monotonic()
-    logits = _logits(held_out, store, cell, arm, views)
+    view = views.view_of(held_out.images, held_out.digest, cell.transform)
+    logits = _logits(view, store, cell, arm, views)
     labels = torch.tensor(held_out.images.labels)
-    absent = torch.ones(logits.shape[1], dtype=torch.bool)
-    absent[list(held_out.present)] = False
-    logits = logits.masked_fill(absent, -torch.inf)
     result = ArmResult(
         arm=arm,
-        score=score(logits, labels, held_out.name),
+        score=score(logits, labels, held_out.name, held_out.present),
         seconds=round(time.monotonic() - began, 3),
     )
-    columns = {"label": labels.numpy(), arm: logits.argmax(dim=1).numpy()}
-    batch = pa.record_batch({**columns, LOGITS: logits_column(logits)})
+    said = predicted(logits, held_out.present)
+    kept = of_present(logits, held_out.present)
+    columns = {"label": labels.numpy(), arm: said.numpy(), LOGITS: logits_column(kept)}
+    batch = pa.record_batch(columns)
     write_batch(_predictions_path(path), batch)
+    write_json(path, result)
+    return result
+
+
+def score_val_as_served(store: Store, cell: CellSpec, arm: str, views: ViewCache) -> ArmResult:
+    """Score one arm of a finished cell on val in float32, once: val has decided, in bf16 on a GPU.
+
+    Args:
+        views: of the sweep's images.
+
+    Raises:
+        SweepError: its logits are not finite.
+        DamagedFileError: the cell's weights are damaged or missing.
+    """
+    images = views.images
+    path = store.reading(content_hash("val as served 1", images.digest, cell.key, arm))
+    recorded = unless_damaged(lambda: read_record(path, arm_result_from_json))
+    if recorded is not None:
+        return recorded
+    began = time.monotonic()
+    view = views.view("val", cell.transform)
+    logits = _logits(view, store, cell, arm, views)
+    result = ArmResult(
+        arm=arm,
+        score=score(logits, torch.tensor(images.split("val").labels), "val"),
+        seconds=round(time.monotonic() - began, 3),
+    )
     write_json(path, result)
     return result
 
@@ -128,7 +155,7 @@ def cells_tested_on(store: Store, set_name: str) -> list[str]:
 
 
 def _result_path(held_out: HeldOutSet, store: Store, cell: CellSpec, arm: str) -> Place:
-    key = content_hash("reading 2", held_out.name, held_out.digest, cell.key, arm)
+    key = content_hash("reading 3", held_out.name, held_out.digest, cell.key, arm)
     return store.reading(key)
 
 
@@ -137,19 +164,28 @@ def _predictions_path(result_path: Place) -> Place:
 
 
 def _logits(
-    held_out: HeldOutSet, store: Store, cell: CellSpec, arm: str, views: ViewCache
+    view: np.ndarray, store: Store, cell: CellSpec, arm: str, views: ViewCache
 ) -> torch.Tensor:
-    """Run the arm's net over the set: (N, C) float32 on the CPU."""
+    """Run the arm's net over a view, in float32 as it is served: (N, C) float32 on the CPU."""
     trunk = read_trunk_spec(store, cell.trunk)
     state = adapted_state(store, cell.trunk, cell.key, arm)
     model = load_model(trunk, state, len(views.images.classes))
     preprocessing = variants.preprocessing(variants.get(trunk.variant))
-    view = views.view_of(held_out.images, held_out.digest, cell.transform)
     batch_size, device = cell.batch_size, pick_device()
     if ARMS[arm].plain:
-        return logits_of(model, view, preprocessing, batch_size=batch_size, device=device)
+        return logits_of(
+            model, view, preprocessing, batch_size=batch_size, device=device, exact=True
+        )
     with body_pass(
-        model, view, preprocessing, batch_size=batch_size, device=device, scratch=views.scratch
+        model,
+        view,
+        preprocessing,
+        batch_size=batch_size,
+        device=device,
+        scratch=views.scratch,
+        exact=True,
     ) as maps:
         window = feature_side(trunk.train_res)
-        return pool_logits(model, maps.tensor, window, batch_size=batch_size, device=device)
+        return pool_logits(
+            model, maps.tensor, window, batch_size=batch_size, device=device, exact=True
+        )

@@ -2,17 +2,24 @@
 
 image -> body -> maps (N, C, h, w) -> conv_head -> bn2 + act -> pool -> classifier
          frozen by the fix                         ^ its statistics      ^ trained by the fix
+
+One arithmetic makes logits wherever they are made, from pixels or from kept maps: body and
+``conv_head`` run under autocast (bf16 on a GPU, float32 on a CPU), all that follows in float32. So
+the same net has the same logits at a rung, in a row and in a later reading; in bf16 the two largest
+of many logits would be equal. What is served is read in float32 throughout: ``exact``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import cast
 
 import timm
 import torch
 from timm.models.efficientnet import EfficientNet
 
+from trainables.models.device import autocast, float32
 from trainables.models.tensor_names import CLASSIFIER
 from trainables.models.variants import Variant
 
@@ -34,23 +41,49 @@ def to_device(model: Net, device: torch.device) -> Net:
     return on_device.to(memory_format=torch.channels_last)
 
 
-def body(model: Net, x: torch.Tensor) -> torch.Tensor:
-    """Run the net up to ``conv_head``.
+def _arithmetic(x: torch.Tensor, *, exact: bool) -> AbstractContextManager[object]:
+    return float32() if exact else autocast(x.device)
+
+
+def body(model: Net, x: torch.Tensor, *, exact: bool = False) -> torch.Tensor:
+    """Run the net up to ``conv_head``, under autocast.
 
     Args:
         x: (N, 3, R, R) normalised pixels.
+        exact: in float32 instead.
 
     Returns:
-        (N, C, h, w) maps; h = w = ceil(R/32).
+        (N, C, h, w) maps, bfloat16 from a GPU under autocast; h = w = ceil(R/32).
     """
-    maps: torch.Tensor = model.blocks(model.bn1(model.conv_stem(x)))
+    with _arithmetic(x, exact=exact):
+        maps: torch.Tensor = model.blocks(model.bn1(model.conv_stem(x)))
     return maps
 
 
-def pooled(model: Net, pre_norm: torch.Tensor) -> torch.Tensor:
-    """Norm, activate and average maps after ``conv_head``: (N, F, h, w) -> (N, F) features."""
-    features: torch.Tensor = model.global_pool(model.bn2(pre_norm))
+def pre_norm(model: Net, maps: torch.Tensor, *, exact: bool = False) -> torch.Tensor:
+    """Apply ``conv_head`` under autocast: maps (N, C, h, w) -> (N, F, h, w) float32.
+
+    Args:
+        exact: in float32 instead.
+    """
+    with _arithmetic(maps, exact=exact):
+        z: torch.Tensor = model.conv_head(maps)
+    return z.float()
+
+
+def pooled(model: Net, z: torch.Tensor) -> torch.Tensor:
+    """Norm, activate and average: :func:`pre_norm` (N, F, h, w) -> (N, F) float32 features."""
+    features: torch.Tensor = model.global_pool(model.bn2(z))
     return features
+
+
+def features(model: Net, x: torch.Tensor, *, exact: bool = False) -> torch.Tensor:
+    """Compute the classifier's input: (N, 3, R, R) normalised pixels -> (N, F) float32.
+
+    Args:
+        exact: in float32 throughout, as the model is served.
+    """
+    return pooled(model, pre_norm(model, body(model, x, exact=exact), exact=exact))
 
 
 def load_trunk(model: Net, state: Mapping[str, torch.Tensor]) -> None:

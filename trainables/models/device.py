@@ -1,8 +1,9 @@
-"""Choose the device that a net runs on, and the precision there."""
+"""Choose the device that a net runs on, and the arithmetic there."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -17,3 +18,13 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
     if device.type == "cuda":
         return torch.autocast("cuda", dtype=torch.bfloat16)
     return nullcontext()
+
+
+@contextmanager
+def float32() -> Iterator[None]:
+    """Run a block in float32 throughout: on a GPU without the TF32 that convolutions default to.
+
+    That is the arithmetic that a net is served in.
+    """
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield

@@ -1,7 +1,8 @@
 """Lay out a sweep's store: where each kind of result lies, by its key.
 
     weights/<variant>-<digest>.safetensors      pretrained weights as the sweep loaded them
-    trunks/<key>/{spec,result}.json, state.pt, trunk.safetensors, work.jsonl
+    trunks/<key>/{spec,result}.json, state.pt, trunk.safetensors, work.jsonl,
+                                                rung-<epoch>.arrow
     activations/<key>.json                      quantiles of a trunk's pooled activations
     cells/<key>/{spec,rows}.json, delta-<arm>.safetensors, {train,val,predictions}.arrow,
                 logits-<arm>.arrow

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import torch
 from timm.utils import ModelEmaV3
@@ -19,8 +20,9 @@ from trainables.data.image_set import ImageSet
 from trainables.data.loader import TrainBatch, train_batches
 from trainables.data.view_cache import ViewCache
 from trainables.errors import UserError
-from trainables.evaluation.metrics import Score, score
+from trainables.evaluation.metrics import NotFiniteError, Score, predicted, score
 from trainables.models import backbone, variants
+from trainables.models.backbone import Net
 from trainables.models.device import pick_device
 from trainables.models.weights import stored_state
 from trainables.storage.artifact_store import Store
@@ -28,6 +30,7 @@ from trainables.training.distributed import WorkerGroup
 from trainables.training.epoch_progress import EpochProgress
 from trainables.training.optim import lr_factor, make_optimizer
 from trainables.training.preemption import PreemptedError
+from trainables.training.rung_hits import write_rung_hits
 from trainables.training.train_step import MIN_MICRO_BATCH, TrainStep
 from trainables.training.trunk import EpochReport, TrunkSpec
 from trainables.training.trunk_checkpoint import TrainingPosition, TrunkCheckpoint
@@ -142,9 +145,9 @@ class TrunkTraining:
         return len(self.reports)
 
     @property
-    def evaluated_model(self) -> torch.nn.Module:
+    def evaluated_model(self) -> Net:
         """The moving average where there is one, else the model itself."""
-        return self.ema.module if self.ema else self.model
+        return cast(Net, self.ema.module) if self.ema else self.model
 
     def epoch(self) -> EpochReport:
         """Train one more epoch, score it if it is a rung, and put it into the store.
@@ -168,13 +171,19 @@ class TrunkTraining:
         self.group.broadcast(self.evaluated_model.buffers())
         is_finite = math.isfinite(mean_loss) and self._weights_are_finite()
         (diverged,) = self.group.any_true(not is_finite)
+        val: dict[int, Score] = {}
+        if number in self.rungs and not diverged:
+            try:
+                val = self._validate(number, progress)
+            except NotFiniteError:  # Finite weights, but an overflow on val: every worker sees it.
+                diverged = True
         report = EpochReport(
             epoch=number,
             loss=mean_loss if math.isfinite(mean_loss) else None,
             train_top1=hits / progress.images,
             images=progress.images,
             lr=self._lr(number * self._steps_per_epoch - 1),
-            val=self._validate(progress) if number in self.rungs and not diverged else {},
+            val=val,
             seconds=round(progress.seconds, 3),
             at=int(time.time() * 1000),
             diverged=diverged,
@@ -190,7 +199,7 @@ class TrunkTraining:
 
         Raises:
             PreemptedError: this process is to end; nothing is kept of the scoring.
-            SweepError: not even a single image fits into memory.
+            SweepError: not even a single image fits into memory, or logits are not finite.
         """
         began = time.monotonic()
         report = EpochReport(
@@ -199,7 +208,7 @@ class TrunkTraining:
             train_top1=None,
             images=0,
             lr=0.0,
-            val=self._validate(None),
+            val=self._validate(0, None),
             seconds=round(time.monotonic() - began, 3),
             at=int(time.time() * 1000),
         )
@@ -259,13 +268,14 @@ class TrunkTraining:
         state = self.evaluated_model.state_dict()
         return bool(torch.stack([tensor.isfinite().all() for tensor in state.values()]).all())
 
-    def _validate(self, progress: EpochProgress | None) -> dict[int, Score]:
+    def _validate(self, number: int, progress: EpochProgress | None) -> dict[int, Score]:
         """Score val in the test transform at each test resolution, in shares.
 
-        Interrupted, it saves the epoch's training, if there was any, and nothing of its own.
+        Its hits are kept under epoch ``number``. Interrupted, it saves the epoch's training, if
+        there was any, and nothing of its own.
         """
         labels = torch.tensor(self.images.split("val").labels)
-        scores = {}
+        scores, hits = {}, {}
         for transform in self.val_transforms:
             logits = shared_logits(
                 self.evaluated_model,
@@ -281,6 +291,9 @@ class TrunkTraining:
                     self._save(progress)
                 raise PreemptedError
             scores[transform.test_res] = score(logits, labels, "val")
+            hits[transform.test_res] = predicted(logits) == labels
+        if hits and self.group.rank == 0:
+            write_rung_hits(self.store, self.spec.key, number, hits)
         return scores
 
     def _end_epoch(self, report: EpochReport) -> None:

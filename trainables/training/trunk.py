@@ -3,6 +3,8 @@
 trunks/<key>/spec.json          the spec; written when its training begins
 trunks/<key>/state.pt           its state in training: see :mod:`.trunk_checkpoint`
 trunks/<key>/trunk.safetensors  the weights of a finished one, by timm's names
+trunks/<key>/rung-<n>.arrow     which images of val it had right after epoch n: see
+                                :mod:`.rung_hits`
 trunks/<key>/result.json        how it ended, and its reports; written last
 """
 
@@ -142,6 +144,12 @@ def recorded_reports(store: Store, key: str) -> list[EpochReport]:
 
 def _reports_of(record: Mapping[str, Any]) -> list[EpochReport]:
     return [epoch_report_from_json(r) for r in record["reports"]]
+
+
+def recorded_status(store: Store, key: str) -> TrunkStatus | None:
+    """Read how the training of a trunk ended; None: it has not, or its result is damaged."""
+    path = store.trunk(key) / "result.json"
+    return unless_damaged(lambda: read_record(path, lambda value: TrunkStatus(value["why"])))
 
 
 def trained_epochs(reports: Sequence[EpochReport]) -> int:

@@ -6,16 +6,16 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import nn
 
 from trainables.evaluation.inference import logits_of
+from trainables.models.backbone import Net
 from trainables.models.variants import Preprocessing
 from trainables.training.distributed import WorkerGroup
 from trainables.training.memory_fit import MemoryFit
 
 
 def shared_logits(
-    model: nn.Module,
+    model: Net,
     view: np.ndarray,
     preprocessing: Preprocessing,
     *,
@@ -27,8 +27,8 @@ def shared_logits(
     """Run the model over a view: (N, R, R, 3) uint8 -> (N, C) float32 logits on the CPU, in order.
 
     Each worker takes every ``world_size``-th image; all get all logits. Where memory runs out, a
-    worker halves its batch. The model is put into evaluation mode, and runs under autocast: in
-    bf16 on a GPU.
+    worker halves its batch. The model is put into evaluation mode; its arithmetic is that of
+    :func:`.logits_of`.
 
     Args:
         should_stop: asked before each batch.
@@ -58,7 +58,7 @@ def shared_logits(
 
 
 def _logits_if_they_fit(
-    model: nn.Module, batch: np.ndarray, preprocessing: Preprocessing, device: torch.device
+    model: Net, batch: np.ndarray, preprocessing: Preprocessing, device: torch.device
 ) -> torch.Tensor | None:
     """Logits of one batch; None: memory ran out."""
     try:

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from sweeps.final_model.outcome import PairedGain
-from sweeps.final_model.wording import gain_in_words, optimism_in_words, reading_sentence
+from sweeps.final_model.wording import (
+    flattered_rows_in_words,
+    gain_in_words,
+    optimism_in_words,
+    reading_sentence,
+    val_in_words,
+)
 from sweeps.selection.choice import Choice
-from tests.factories import a_row
+from sweeps.selection.optimism import Expectation
+from tests.factories import a_row, outcome_of
+from trainables.evaluation.metrics import Score
 
 
 def test_a_repeated_reading_of_test_is_said() -> None:
@@ -19,6 +27,37 @@ def test_optimism_is_in_points_and_never_negative() -> None:
     for optimism, points in ((0.0123, "1.2 points"), (-0.01, "0.0 points")):
         choice = Choice(row=row, reason="It is the best.", optimism=optimism)
         assert optimism_in_words(choice).endswith(points)
+
+
+def test_what_is_to_be_expected_is_said_with_its_interval() -> None:
+    expected = Expectation(top1=0.58, low=0.44, high=0.7)
+    choice = Choice(row=a_row(), reason="It is the best.", optimism=0.02, expected=expected)
+    assert optimism_in_words(choice) == (
+        "val picked classifier, row and trunk, which flatters its own top-1 (60.0 %, n=50) by "
+        "about 2.0 points: 58.0 % is to be expected on new images (95 % interval 44.0 to 70.0)"
+    )
+
+
+def test_both_figures_of_val_are_said_what_decided_and_what_is_served() -> None:
+    def score(hits: int) -> Score:
+        return Score(split="val", n=50, hits1=hits, hits5=50)
+
+    row = a_row(30, 50, crossfit_top1=0.56)
+    outcome = outcome_of([row], val_as_served={"fix": score(31), "crop1": score(25)})
+    assert val_in_words(outcome) == (
+        "top-1 56.0 %, cross-fitted (n=50) decided, the classifier that is kept has 60.0 %; "
+        "as served, in float32, 62.0 % (untuned 50.0 %)"
+    )
+    plain = a_row(30, 50, arm="crop1")
+    outcome = outcome_of([plain], val_as_served={"crop1": score(30)})
+    assert val_in_words(outcome) == ("top-1 60.0 % (n=50) decided; as served, in float32, 60.0 %")
+    assert val_in_words(outcome_of([plain], refit=True)) == "top-1 60.0 % (n=50) decided"
+
+
+def test_rows_of_former_versions_are_said_to_be_flattered() -> None:
+    old, new = a_row(30), a_row(30, crossfit_top1=0.56)
+    assert flattered_rows_in_words([new, a_row(arm="bn"), a_row(split="test")]) == ""
+    assert flattered_rows_in_words([old, old, new]).startswith("2 of these rows are of a former")
 
 
 def test_a_gain_has_its_sign_and_its_standard_error() -> None:

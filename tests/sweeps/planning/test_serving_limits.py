@@ -16,7 +16,7 @@ def test_limits_that_are_set_are_listed_in_the_order_of_the_options() -> None:
     assert [(b.name, b.limit, b.cost) for b in limits_set(LIMITS)] == [
         ("max_params_m", 4.0, "params_m"),
         ("max_latency_ms", 10.0, "latency_ms"),
-        ("min_top1", 0.5, "top1"),
+        ("min_top1", 0.5, "ranked_top1"),
     ]
     assert [str(b) for b in limits_set(LIMITS)] == ["4 M parameters", "10 ms", "0.5 val top-1"]
 

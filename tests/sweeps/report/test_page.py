@@ -160,7 +160,7 @@ def test_every_accuracy_has_its_n() -> None:
     text = words(made())
     assert "served at 64 px (crop 1.0), has 30.0 % of test right (top-1, n = 30)" in text  # 9 of 30
     assert "95 % interval 16.7 to 47.9 (Wilson), n = 30" in text  # by its formula
-    assert "70.0 % n = 50; val chose, which flatters it by about 1.2 points" in text
+    assert "flatters its own top-1 (70.0 %, n = 50) by about 1.2 points" in text
     assert "+6.7 points on test, image by image; standard error 3.1" in text
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from sweeps.planning.spec import ServingOptions
 from sweeps.selection.choice import Choice, choose, pareto_front
+from sweeps.selection.cut_trunks import virtual_row
 from sweeps.selection.leaderboard import Row
 from sweeps.selection.row_metrics import with_class_metrics
 from tests.factories import a_row, is_one_sentence
@@ -296,3 +297,36 @@ def test_metrics_that_an_earlier_version_did_not_count_are_counted_from_what_was
     filled = with_class_metrics([old, new, held_out], said.__getitem__)
     assert (filled[0].macro_f1, filled[0].balanced_accuracy) == (new.macro_f1, 0.9)
     assert filled[1:] == [new, held_out]
+
+
+def test_a_row_whose_classifier_val_picked_is_ranked_by_its_cross_fitted_hits() -> None:
+    flattered = a_row(900, 1000, crossfit_top1=0.8, gmacs=0.1)
+    plain = a_row(850, 1000, arm="bn", gmacs=0.5)
+    result = choose([flattered, plain], NO_LIMITS, lambda r: np.arange(r.n) < r.ranked_hits1)
+    assert result.row == plain
+    assert pareto_front([flattered, plain], "gmacs") == [flattered, plain]
+    limited = ServingOptions(max_gmacs=0.2)
+    result = choose([flattered, plain], limited, lambda r: np.arange(r.n) < r.ranked_hits1)
+    assert result.row == flattered and "80.0 %, cross-fitted, n=1000" in result.reason
+    assert result.optimism == pytest.approx(0.1, abs=0.005)
+    assert result.expected is not None
+    assert result.expected.top1 == pytest.approx(0.8, abs=0.005)
+    with pytest.raises(UserError, match=r"--min-top1 0.88"):
+        choose([flattered, plain], ServingOptions(min_top1=0.88), nested)
+
+
+def test_trunks_that_val_cut_were_chosen_among_too() -> None:
+    """Trunks of pure noise at a rung: keeping the luckiest of many flatters it."""
+    rng = np.random.default_rng(0)
+    n = 300
+    best = rng.random(n) < 0.8
+    row = a_row(int(best.sum()), n)
+    alone = choose([row], NO_LIMITS, lambda _: best)
+    stayed = best ^ (rng.random(n) < 0.1)
+    others = [virtual_row(best, stayed, rng.random(n) < 0.8) for _ in range(10)]
+    among = choose([row], NO_LIMITS, lambda _: best, cut=np.stack(others))
+    assert among.row == row and alone.optimism == pytest.approx(0.0, abs=0.004)
+    assert among.optimism > 0.01
+    far = [virtual_row(best, stayed, rng.random(n) < 0.3) for _ in range(10)]
+    behind = choose([row], NO_LIMITS, lambda _: best, cut=np.stack(far))
+    assert behind.optimism == pytest.approx(0.0, abs=0.004)

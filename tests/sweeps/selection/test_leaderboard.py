@@ -14,6 +14,7 @@ from sweeps.planning.grid import Point
 from sweeps.selection.leaderboard import (
     SCHEMA,
     Row,
+    crossfit_note,
     from_record,
     from_table,
     make_row,
@@ -29,6 +30,7 @@ from trainables.fixres.cell import ArmResult
 from trainables.fixres.head_settings import HeadSetting
 from trainables.profiling.cost import Cost
 
+CROSSFIT = ["crossfit_top1", "crossfit_balanced_accuracy", "crossfit_macro_f1"]
 ROWS = [
     a_row(arm="none", hits=20),
     a_row(hits=31, balanced_accuracy=0.5, macro_f1=0.45),
@@ -61,6 +63,7 @@ def test_schema_has_the_fields_names_and_plain_types(tmp_path: Path) -> None:
         "images_s",
         "balanced_accuracy",
         "macro_f1",
+        *CROSSFIT,
     }
 
 
@@ -113,6 +116,27 @@ def test_a_file_without_the_metrics_by_class_is_read_without_them(tmp_path: Path
     assert read(path) == bare
 
 
+def test_a_file_from_before_cross_fitting_is_read_and_its_fitted_rows_are_flattered(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "leaderboard.parquet"
+    rows = [a_row(45, arm="fix"), a_row(40, arm="crop1"), a_row(41, arm="fix", split="test")]
+    pq.write_table(to_table(rows).drop_columns(CROSSFIT), path)
+    assert read(path) == rows
+    assert [row.is_flattered for row in read(path)] == [True, False, False]
+    assert not a_row(45, arm="fix", crossfit_top1=0.8).is_flattered
+
+
+def test_rows_compare_by_cross_fitted_values_where_there_are_any() -> None:
+    row = a_row(45, 50, crossfit_top1=43 / 50, macro_f1=0.7, crossfit_macro_f1=0.6)
+    assert (row.hits1, row.ranked_hits1, row.ranked_top1) == (45, 43, 0.86)
+    assert (row.value("top1"), row.kept_value("top1")) == (0.86, 0.9)
+    assert (row.value("macro_f1"), row.kept_value("macro_f1")) == (0.6, 0.7)
+    plain = a_row(45, 50, arm="bn")
+    assert plain.ranked_hits1 == plain.hits1 == 45
+    assert crossfit_note([plain]) == "" and crossfit_note([plain, row]) == ", cross-fitted"
+
+
 @pytest.mark.parametrize("n", [1, 3, 7, 50, 999, 50_000])
 def test_hits_come_back_from_their_share(n: int) -> None:
     for hits in {0, 1, n // 3, n // 2, n - 1, n}:
@@ -130,6 +154,7 @@ def test_a_row_places_an_arms_result(head: HeadSetting | None) -> None:
         seconds=1.5,
         head=head,
         head_tried=30 if head else 0,
+        crossfit={"top1": 0.36, "balanced_accuracy": 0.3, "macro_f1": 0.2} if head else None,
     )
     made = make_row(cell, Cost(params_m=4.0, gmacs=0.5, memory_mb=32.0), arm)
     assert (made.variant, made.train_res, made.test_res) == ("b0", 128, 160)
@@ -137,4 +162,6 @@ def test_a_row_places_an_arms_result(head: HeadSetting | None) -> None:
     assert (made.params_m, made.gmacs, made.memory_mb) == (4.0, 0.5, 32.0)
     assert (made.trunk, made.cell, made.trunk_epochs) == (trunk.key, cell.key, 6)
     assert made.head == head
+    assert made.ranked_hits1 == (18 if head else 20)
+    assert made.crossfit_macro_f1 == (0.2 if head else None)
     assert made.label == "b0 128 -> 160 px, crop 0.875"

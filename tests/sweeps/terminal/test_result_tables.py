@@ -83,7 +83,8 @@ def test_the_summary_shows_the_best_the_choice_and_test() -> None:
     # Wilson's interval of 60 in 80, by its formula: 64.5 to 83.2.
     assert "test     top-1 75.0 % (n=80, 95 % interval 64.5 to 83.2), top-5 98.8 %" in text
     assert "+12.5 points on the untuned trunk (paired, standard error 4.0)" in text
-    assert "flatters its val top-1 by about 0.4 points" in text
+    assert "flatters its own top-1 (60.0 %, n=100) by about 0.4 points" in text
+    assert "val      top-1 60.0 % (n=100) decided" in text
 
 
 def test_a_refit_and_further_looks_at_test_are_told() -> None:

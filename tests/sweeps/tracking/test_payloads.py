@@ -122,6 +122,7 @@ def test_the_results_are_the_chosen_rows_on_every_set() -> None:
         {
             "val/top1": 0.6,
             "val/top5": 0.7,
+            "val/top1_kept": row.top1,
             "val/optimism": 0.01,
             "work/params_m": 4.0,
             "work/gmacs": 0.5,

@@ -1,6 +1,7 @@
 import numpy as np
 import torch
 
+from tests.trainables.training.small_nets import net_of
 from trainables.evaluation.inference import batches_of, logits_of, outputs_of
 from trainables.models.variants import Preprocessing
 
@@ -22,8 +23,11 @@ def test_batches_hold_every_image_once_and_in_order():
 def test_logits_are_those_of_the_model_in_eval_mode_in_float32():
     torch.manual_seed(0)
     norm = torch.nn.BatchNorm1d(12)
-    model = torch.nn.Sequential(
-        torch.nn.Flatten(), torch.nn.Dropout(0.5), norm, torch.nn.Linear(12, 4)
+    model = net_of(
+        conv_stem=torch.nn.Flatten(),
+        blocks=torch.nn.Dropout(0.5),
+        bn2=norm,
+        classifier=torch.nn.Linear(12, 4),
     )
     view = np.random.default_rng(0).integers(0, 256, (7, 2, 2, 3), dtype=np.uint8)
     model.train()

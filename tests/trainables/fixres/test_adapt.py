@@ -4,16 +4,17 @@ from dataclasses import replace
 
 import pyarrow as pa
 import pytest
+import torch
 
 from tests.trainables.adapted import (
     CLASSES,
     VIEWS,
 )
+from trainables.errors import SweepError
 from trainables.fixres.adapt import adapt_cell
-from trainables.fixres.arms import ARMS
-from trainables.fixres.cell import (
-    recorded_results,
-)
+from trainables.fixres.arms import ARMS, AdaptedNet
+from trainables.fixres.cell import recorded_results
+from trainables.fixres.cross_fit import val_halves
 
 
 def test_what_a_cell_stores_beside_the_trunk_is_small(made):
@@ -31,11 +32,18 @@ def test_what_a_cell_stores_beside_the_trunk_is_small(made):
 def test_predictions_are_kept_for_each_arm_and_image(made):
     path = made.store.cell(made.cell.key) / "predictions.arrow"
     table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    assert table.column_names == ["label", *ARMS]
+    picked = [f"crossfit_{arm}" for arm in ARMS if arm.startswith("fix")]
+    assert table.column_names == ["label", *ARMS, "val_half", *picked]
     labels = table["label"].to_numpy()
+    halves = val_halves(torch.tensor(labels))
+    assert table["val_half"].to_pylist() == halves.tolist()
     assert labels.tolist() == made.views.images.split("val").labels.tolist()
     for arm, result in made.results.items():
         assert (table[arm].to_numpy() == labels).sum() == result.score.hits1
+        assert (result.crossfit is not None) == arm.startswith("fix")
+        if result.crossfit is not None:
+            crossed = (table[f"crossfit_{arm}"].to_numpy() == labels).mean()
+            assert result.crossfit["top1"] == crossed
 
 
 def test_the_same_cell_again_is_the_same(made):
@@ -69,5 +77,18 @@ def test_an_arm_that_changes_more_than_it_says_is_a_mistake(made, monkeypatch):
     monkeypatch.setitem(ARMS, "bn", secret)
     cell = replace(made.cell, arms=("bn",), seed=9)
     with pytest.raises(AssertionError):
+        adapt_cell(cell, made.store, made.views)
+    assert recorded_results(made.store, cell.key) is None
+
+
+def test_an_arm_whose_logits_are_not_finite_fails_the_cell_in_a_sentence(made, monkeypatch):
+    def broken(passes):
+        logits = torch.zeros(len(passes.labels["val"]), 3)
+        logits[4] = torch.nan
+        return AdaptedNet(val_logits=lambda: logits, changed={})
+
+    monkeypatch.setitem(ARMS, "pool", replace(ARMS["pool"], adapt=broken))
+    cell = replace(made.cell, arms=("none", "pool"), seed=9)
+    with pytest.raises(SweepError, match=r"arm pool has no score: .* 1 of 15 images of val"):
         adapt_cell(cell, made.store, made.views)
     assert recorded_results(made.store, cell.key) is None

@@ -27,7 +27,7 @@ def data():
 def fitted(made, data, grid=HEADS, setting=SETTING, val=None):
     net = net_with(made.trunk)
     found = fit_affine(net, data, val or data, setting, grid, seed=1, batch_size=7, device=CPU)
-    return net, *found
+    return net, found.setting, found.tried
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

@@ -19,7 +19,9 @@ from trainables.fixres.cell import (
     PREDICTIONS,
     ArmResult,
     arm_result_from_json,
+    cell_spec_from_json,
     delta_path,
+    judged_classes,
     load_model,
     read_hits,
     recorded_hits,
@@ -27,6 +29,7 @@ from trainables.fixres.cell import (
     write_predictions,
 )
 from trainables.fixres.head_settings import HeadSetting
+from trainables.storage.artifact_store import Store
 from trainables.storage.hashing import canonical_json
 from trainables.training.trunk import read_trunk_spec, read_trunk_weights
 
@@ -78,6 +81,11 @@ def test_a_result_comes_back_from_its_json(head):
     assert arm_result_from_json(json.loads(canonical_json(result))) == result
 
 
+def test_a_cells_spec_comes_back_from_its_json(made):
+    path = made.store.cell(made.cell.key) / "spec.json"
+    assert cell_spec_from_json(json.loads(path.read_text())) == made.cell
+
+
 def test_hits_are_read_from_predictions(tmp_path):
     labels = torch.tensor([0, 1, 2, 1])
     predicted = {"none": torch.tensor([0, 2, 2, 1]), "fix": torch.tensor([1, 1, 2, 1])}
@@ -89,9 +97,35 @@ def test_hits_are_read_from_predictions(tmp_path):
 @pytest.mark.parametrize("arm", ARMS)
 def test_recorded_hits_are_those_that_were_scored(made, arm):
     hits = recorded_hits(made.store, made.cell.key, arm)
-    assert hits.dtype == bool and hits.sum() == made.results[arm].score.hits1
+    result = made.results[arm]
+    assert hits.dtype == bool
+    if result.crossfit is not None:
+        assert hits.mean() == result.crossfit["top1"]
+        hits = read_hits(made.store.cell(made.cell.key) / PREDICTIONS, arm)
+    assert hits.sum() == result.score.hits1
     labels = made.views.images.split("val").labels
     assert hits.tolist() == (made.logits[arm].argmax(1).numpy() == labels).tolist()
+
+
+def test_cross_fitted_hits_count_where_there_are_any(tmp_path):
+    store, labels = Store(tmp_path), torch.tensor([0, 1, 2, 1])
+    predicted = {"bn": torch.tensor([0, 2, 2, 1]), "fix": labels}
+    path = store.cell("c1") / PREDICTIONS
+    write_predictions(path, labels, predicted)  # as before there were any
+    assert recorded_hits(store, "c1", "fix").tolist() == [True] * 4
+    crossed = torch.tensor([0, 2, 2, 0])
+    write_predictions(path, labels, predicted, {"fix": crossed})
+    assert recorded_hits(store, "c1", "fix").tolist() == [True, False, True, False]
+    assert judged_classes(store, "c1", "fix")[1].tolist() == crossed.tolist()
+    assert recorded_hits(store, "c1", "bn").tolist() == [True, False, True, True]
+    assert read_hits(path, "fix").tolist() == [True] * 4
+
+
+def test_a_result_kept_before_cross_fitting_is_read(made):
+    kept = made.results["fix"]
+    value = json.loads(canonical_json(kept))
+    del value["crossfit"]
+    assert arm_result_from_json(value) == replace(kept, crossfit=None)
 
 
 def test_what_an_arm_changed_lies_beside_its_cell(made):

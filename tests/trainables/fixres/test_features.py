@@ -79,7 +79,7 @@ def test_the_scratch_file_is_gone_after_the_context(net, view, tmp_path):
 
 
 def test_a_pass_that_fails_leaves_no_file(net, view, tmp_path, monkeypatch):
-    def failing(*_):
+    def failing(*_, **__):
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(backbone, "body", failing)

@@ -37,7 +37,11 @@ class Data:
 
 @pytest.fixture(scope="module")
 def data() -> Data:
-    generator = torch.Generator().manual_seed(0)
+    return make_data(0)
+
+
+def make_data(seed: int) -> Data:
+    generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator)

@@ -1,5 +1,6 @@
 """Nets and batches that a test trains in no time, and memory that runs out."""
 
+from collections import OrderedDict
 from contextlib import contextmanager
 
 import numpy as np
@@ -23,9 +24,16 @@ def draw(images, res=16, classes=3, seed=0):
 
 
 def plain_net():
-    """Neither batch norm nor dropout: each image for itself."""
+    """Neither batch norm nor dropout: each image for itself. Its parts have timm's names."""
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 7 * 7, 3))
+    conv, head = nn.Conv2d(3, 8, 3, 2), nn.Linear(8 * 7 * 7, 3)
+    return net_of(conv_stem=conv, bn1=nn.ReLU(), global_pool=nn.Flatten(), classifier=head)
+
+
+def net_of(**parts):
+    """A net of some of an EfficientNet's parts; the others do nothing."""
+    names = ("conv_stem", "bn1", "blocks", "conv_head", "bn2", "global_pool", "classifier")
+    return nn.Sequential(OrderedDict((name, parts.get(name, nn.Identity())) for name in names))
 
 
 @contextmanager

@@ -448,6 +448,19 @@ def test_weights_spoilt_by_the_last_step_are_a_divergence_too(make):
     assert report.val == {}
 
 
+def test_logits_on_val_that_are_not_finite_are_a_divergence_too(make, monkeypatch):
+    def overflowing(_model, view, *_, **__):
+        logits = torch.zeros(len(view), 3)
+        logits[2] = math.inf
+        return logits
+
+    monkeypatch.setattr("trainables.training.trainer.shared_logits", overflowing)
+    report = make(rungs=(1,)).epoch()
+    assert report.loss is not None
+    assert report.diverged
+    assert report.val == {}
+
+
 def test_a_rate_far_too_high_reports_what_it_is(make):
     wild = Hyper(lr=1e6, weight_decay=0.0, label_smoothing=0.0)
     training = make(rungs=(1, 2, 3), hyper=wild, optimizer="sgd")

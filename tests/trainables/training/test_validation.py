@@ -67,7 +67,7 @@ def test_an_image_too_large_to_score_is_named():
 @pytest.mark.parametrize("after", [0, 1])
 def test_scoring_ends_before_the_batch_that_it_is_to_end_at(after):
     net, calls = plain_net(), []
-    net.register_forward_pre_hook(lambda *_: calls.append(1))
+    net.conv_stem.register_forward_pre_hook(lambda *_: calls.append(1))
 
     assert logits_in(net, draw(15).pixels, 8, lambda: len(calls) == after) is None
     assert len(calls) == after
@@ -80,6 +80,6 @@ def test_a_worker_scores_its_share_and_another_that_stops_stops_it():
             return (True,)
 
     net, images = plain_net(), []
-    net.register_forward_pre_hook(lambda _, inputs: images.append(len(inputs[0])))
+    net.conv_stem.register_forward_pre_hook(lambda _, inputs: images.append(len(inputs[0])))
     assert logits_in(net, draw(15).pixels, 4, group=Second(rank=1, world_size=2)) is None
     assert images == [4, 3]
