@@ -98,7 +98,7 @@ def test_the_temperature_is_of_the_chosen_row_on_val_whatever_is_served(
 
     def as_served(_store: Store, cell: Any, arm: str, _views: Any) -> ArmResult:
         assert cell.key == served.cell.key
-        hits = {"fix": 33, "crop1": 30}[arm]
+        hits = {"fix": 33, "none": 30}[arm]
         return ArmResult(arm=arm, score=Score(split="val", n=50, hits1=hits, hits5=50), seconds=1.0)
 
     monkeypatch.setattr(held_out, "score_held_out_sets", lambda *_: ([], {}))
@@ -112,7 +112,7 @@ def test_the_temperature_is_of_the_chosen_row_on_val_whatever_is_served(
         PLAN, choice, served, [row], VIEW_CACHE.images, store, lambda *_: None
     )
     read_again = {arm: score.hits1 for arm, score in outcome.val_as_served.items()}
-    assert read_again == ({} if refit else {"fix": 33, "crop1": 30})  # a refit was trained on val
+    assert read_again == ({} if refit else {"fix": 33, "none": 30})  # a refit was trained on val
     assert outcome.predictions == (val, test)
     assert outcome.calibration == calibrate([val, test], refit=refit)
     assert val.logits is not None

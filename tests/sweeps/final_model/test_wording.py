@@ -43,13 +43,13 @@ def test_both_figures_of_val_are_said_what_decided_and_what_is_served() -> None:
         return Score(split="val", n=50, hits1=hits, hits5=50)
 
     row = a_row(30, 50, crossfit_top1=0.56)
-    outcome = outcome_of([row], val_as_served={"fix": score(31), "crop1": score(25)})
+    outcome = outcome_of([row], val_as_served={"fix": score(31), "none": score(25)})
     assert val_in_words(outcome) == (
         "top-1 56.0 %, cross-fitted (n=50) decided, the classifier that is kept has 60.0 %; "
         "as served, in float32, 62.0 % (untuned 50.0 %)"
     )
-    plain = a_row(30, 50, arm="crop1")
-    outcome = outcome_of([plain], val_as_served={"crop1": score(30)})
+    plain = a_row(30, 50, arm="none")
+    outcome = outcome_of([plain], val_as_served={"none": score(30)})
     assert val_in_words(outcome) == ("top-1 60.0 % (n=50) decided; as served, in float32, 60.0 %")
     assert val_in_words(outcome_of([plain], refit=True)) == "top-1 60.0 % (n=50) decided"
 

@@ -120,7 +120,7 @@ def test_a_file_from_before_cross_fitting_is_read_and_its_fitted_rows_are_flatte
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "leaderboard.parquet"
-    rows = [a_row(45, arm="fix"), a_row(40, arm="crop1"), a_row(41, arm="fix", split="test")]
+    rows = [a_row(45, arm="fix"), a_row(40, arm="none"), a_row(41, arm="fix", split="test")]
     pq.write_table(to_table(rows).drop_columns(CROSSFIT), path)
     assert read(path) == rows
     assert [row.is_flattered for row in read(path)] == [True, False, False]
