@@ -62,7 +62,7 @@ def disk_needs(plan: Plan, map_number_bytes: int) -> DiskNeeds:
     """
     spec, tests = plan.spec, plan.grid.tests
     arms = [ARMS[name] for name in spec.fix.arms]
-    needs_train = any(arm.needs_train for arm in arms)
+    needs_train = any(arm.needs_train for arm in arms) or plan.has_untouched
     images = plan.counts["train" if needs_train else "val"]
 
     def cell_bytes(variant: str, res: int) -> int:
@@ -88,9 +88,12 @@ def disk_needs(plan: Plan, map_number_bytes: int) -> DiskNeeds:
         cell=cell_bytes(variant, res),
         cell_name=f"{variant} at {res} px",
         views=sum(views * _view_bytes(transform.test_res) for transform in seen),
-        trunks=given + plan.samples * sum(checkpoints[point.variant] for point in plan.points),
+        trunks=given
+        + plan.samples * sum(checkpoints[point.variant] for point in plan.points)
+        + sum(checkpoints[trunk.variant] for trunk in plan.untouched()),
         cells=plan.survivors
-        * sum(_features(plan, point) + _logits(plan, point) for point in plan.points),
+        * sum(_features(plan, point) + _logits(plan, point) for point in plan.points)
+        + sum(_untouched_bytes(plan, trunk.variant) for trunk in plan.untouched()),
         state=copies * smallest if spec.trunks.epochs else smallest,
         model=int(MODEL_FORMS * smallest),
     )
@@ -115,6 +118,13 @@ def _logits(plan: Plan, point: Point) -> int:
     arms = sum(ARMS[name].plain for name in plan.spec.fix.arms)
     cells = len(plan.grid.cells(point))
     return cells * arms * plan.counts["val"] * len(plan.classes) * FLOAT
+
+
+def _untouched_bytes(plan: Plan, variant: str) -> int:
+    """Count the bytes of features and logits that the cells of an untouched net keep."""
+    val, train = plan.counts["val"], plan.counts["train"]
+    features = (train + val) * feature_bytes(variant)
+    return len(plan.grid.untouched_cells(variant)) * (features + val * len(plan.classes) * FLOAT)
 
 
 def is_begun(location: SweepLocation) -> bool:

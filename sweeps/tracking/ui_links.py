@@ -90,6 +90,7 @@ def sweep_view(sweep_id: str, name: str, metric: Metric = "top1") -> tuple[str, 
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
         "selectedColumns": columns,
+        "columnOrder": columns,  # else parameters stand behind metrics
         "runsHiddenMode": "SHOW_ALL",
     }
     packed = base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()

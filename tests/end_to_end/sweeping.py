@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = "sweeps/fixres_grid.py"
 SHAPES = ("cross", "disc", "ring", "square")
 ARMS = ("none", "fix", "fix_aug")  # one for each kind of pass
-# Two trunks a point, three of which are cut or not at the rung; six cells.
+# Two trunks a point, three of which are cut or not at the rung; twelve cells of two crops, and six
+# of the untouched net.
 OPTIONS = (
     *("--variants", "lite0", "--train-res", "32", "48", "--test-res", "32", "48", "64"),
     *("--epochs", "2", "--grace-epochs", "1", "--reduction", "2", "--samples", "2"),

@@ -39,6 +39,7 @@ def spec(tmp_path: Path) -> SweepSpec:
         samples=3,
         survivors=2,
         arms=("none", "fix"),
+        test_crop_pct=(1.0,),
         weights="none",
         ema_decay=0.99,
         cache_dir=tmp_path / "cache",
@@ -79,7 +80,7 @@ def checked(plan: Plan, location: SweepLocation, *, begun: bool = False) -> list
 @pytest.mark.parametrize(
     ("arms", "images", "features"),
     [
-        (("none", "crop1"), 50, 0),
+        (("none", "pool"), 50, 0),
         (("none", "bn"), 120, 50),
         (("none", "fix"), 120, 50 + 120),
         (("fix_aug",), 120, 50 + 3 * 120),
@@ -100,9 +101,16 @@ def test_what_a_plan_writes_by_hand(
     assert disk_needs(plan_of(spec_with(spec, arms=arms)), 2).cell == images * (VIEW + MAPS // 2)
 
 
-def test_an_arm_that_only_looks_leaves_no_maps(spec: SweepSpec) -> None:
-    needs = disk_needs(plan_of(spec_with(spec, arms=("none",))), 4)
-    assert needs.cell == needs.pixels == 50 * VIEW
+def test_each_crop_has_features_and_views_and_an_untouched_net_its_own(spec: SweepSpec) -> None:
+    one = disk_needs(plan_of(spec), 4)
+    two = disk_needs(plan_of(spec_with(spec, test_crop_pct=("weights", 1.0))), 4)
+    assert (two.cells, two.views) == (2 * one.cells, 2 * one.views)
+    assert (two.cell, two.trunks) == (one.cell, one.trunks)
+    weights = spec_with(spec, weights="auto")
+    without, with_it = (disk_needs(plan_of(weights, weights=w), 4) for w in (False, True))
+    assert with_it.trunks == without.trunks + B0
+    kept = (120 + 50) * (4 * FEATURES + 8) + 50 * 3 * 4
+    assert with_it.cells == without.cells + 2 * kept
 
 
 def test_weights_that_are_started_from_lie_in_the_store(spec: SweepSpec) -> None:

@@ -35,7 +35,13 @@ from trainables.storage.files import write_tensors
 EXPERIMENT = "fixres-sweeps"
 PLAN = plan_of(
     spec_with(
-        train_res=(64, 96), test_res=(64, 96), samples=2, epochs=2, grace_epochs=1, reduction=2
+        train_res=(64, 96),
+        test_res=(64, 96),
+        test_crop_pct=(1.0,),
+        samples=2,
+        epochs=2,
+        grace_epochs=1,
+        reduction=2,
     )
 )
 HELD_OUT_ROWS = [

@@ -1,4 +1,4 @@
-"""The run of a cell: the three axes, val accuracy by arm, rows, predictions, changed tensors."""
+"""The run of a cell: the four axes, val accuracy by arm, rows, predictions, changed tensors."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def end(writer: CellRunWriter, cell: Cell, rows: Sequence[Row], at_ms: int = AT_
         step()
 
 
-def test_a_cell_has_the_three_axes_as_its_only_params(sweep: TrackedSweep) -> None:
+def test_a_cell_has_the_four_axes_as_its_only_params(sweep: TrackedSweep) -> None:
     event = sweep.recorded.ended_cells[0]
     assert not writer_of(sweep).begin(event.cell, AT_MS)
     run = sweep.run(cell_key(event.cell.key))
     res = {"train_res": str(event.cell.trunk.train_res), "test_res": str(event.cell.test_res)}
-    assert run.data.params == {"variant": "b0", **res}
-    assert run.info.run_name == f"b0-tr{res['train_res']}-te{res['test_res']}"
+    assert run.data.params == {"variant": "b0", **res, "test_crop_pct": "1.0"}
+    assert run.info.run_name == f"b0-tr{res['train_res']}-te{res['test_res']}-c1.0"
     assert run.data.tags["role"] == "cell"
     assert run.data.tags["trunk"] == event.cell.trunk.key
     assert run.data.tags["trunk_run"] == run_store(sweep).run_id(trunk_key(event.cell.trunk.key))
@@ -75,7 +75,7 @@ def test_what_the_arms_changed_is_a_model_made_from_the_trunks(sweep: TrackedSwe
     end(writer_of(sweep), event.cell, event.rows)
     models = sweep.models()
     model = models[cell_key(event.cell.key)]
-    assert model.name == f"cell-b0-tr{event.cell.trunk.train_res}-te{event.cell.test_res}"
+    assert model.name == f"cell-b0-tr{event.cell.trunk.train_res}-te{event.cell.test_res}-c1.0"
     (metric,) = list(model.metrics or ())  # not of the arm "none", which changes nothing
     assert metric.key == "val/top1_fix" and metric.value == pytest.approx(event.rows[1].top1)
     assert metric.dataset_name == "built-in digits val"

@@ -32,7 +32,8 @@ def test_the_parent_names_the_grid_the_images_and_the_plan(sweep: TrackedSweep) 
     writer.log_view()
     parent = sweep.run(SWEEP_KEY)
     assert (parent.info.run_name, parent.info.start_time) == ("a sweep", AT_MS)
-    assert parent.data.params == {"variants": "b0", "train_res": "64 96", "test_res": "64 96"}
+    axes = {"variants": "b0", "train_res": "64 96", "test_res": "64 96", "test_crop_pct": "1.0"}
+    assert parent.data.params == axes
     tags = {"role": "sweep", "images": "0123456789abcdef", "seed": "0"}
     tags |= {"n_train": "120", "n_val": "50", "n_test": "40"}
     assert tags.items() <= parent.data.tags.items()
@@ -97,5 +98,5 @@ def test_the_results_stand_once_however_often_they_are_written(sweep: TrackedSwe
     assert reason == "It is the best." and "(n = 50)" in note
     path = sweep.client.download_artifacts(parent.info.run_id, "leaderboard.json")
     board = json.loads(Path(path).read_text())
-    assert board["columns"][:4] == ["variant", "train_res", "test_res", "arm"]
+    assert board["columns"][:5] == ["variant", "train_res", "test_res", "crop_pct", "arm"]
     assert len(board["data"]) == len(ROWS) + len(HELD_OUT_ROWS)

@@ -61,3 +61,5 @@ def test_the_view_is_of_the_sweeps_cells_best_first() -> None:
     assert state["searchFilter"] == "tags.sweep = 's1' and tags.role = 'cell'"
     assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`val/top1`", False)
     assert {"params.`test_res`", "tags.`best_arm`"} <= set(state["selectedColumns"])
+    axes = [f"params.`{name}`" for name in ("variant", "train_res", "test_res", "test_crop_pct")]
+    assert state["columnOrder"][:4] == axes and state["columnOrder"] == state["selectedColumns"]
