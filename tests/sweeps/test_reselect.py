@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from sweeps import reselect
-from sweeps.planning.spec import ServingOptions
+from sweeps.planning.spec import LatencyOptions, ServingOptions
 from sweeps.reselect import check_target, load_sweep, write_other_choice
 from sweeps.selection import leaderboard
 from sweeps.selection.choice import Choice
@@ -75,6 +75,13 @@ def test_other_images_than_the_sweeps_are_refused(
         pytest.raises(UserError, match="holds other images than the sweep saw"),
     ):
         write_other_choice(
-            loaded, [ROW], choice, ServingOptions(), target, Terminal(file_console())
+            loaded,
+            [ROW],
+            choice,
+            ServingOptions(),
+            None,
+            LatencyOptions(),
+            target,
+            Terminal(file_console()),
         )
     assert not target.exists()
