@@ -7,12 +7,12 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from sweeps.planning.latency_options import LatencyOptions
 from sweeps.redaction import redacted
 from trainables.data.options import ReadOptions
 from trainables.errors import with_option_names
 from trainables.evaluation.class_metrics import Metric
 from trainables.fixres.head_settings import HeadGrid, HeadOptimizer
-from trainables.profiling.latency import Runtime
 from trainables.sources.class_names import class_order_of
 from trainables.sources.layout import LayoutChoice
 from trainables.storage.hashing import to_jsonable
@@ -159,20 +159,6 @@ class ServingOptions:
     """Most milliseconds of a request at the test resolution, measured where the choice is made."""
     min_top1: float | None = None
     """Least top-1 on val, as a share."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LatencyOptions:
-    """Latency, how it is measured"""
-
-    latency_runtime: Runtime | None = None
-    """What is to serve. Left out: ONNX Runtime where there is no GPU, else compiled PyTorch."""
-    latency_threads: int | None = None
-    """CPU threads that it computes with. Left out: the cores that this process may use."""
-    latency_batch: int = 1
-    """Images of one request: latency, and so --max-latency-ms, is the time of all of them."""
-    throughput_batch: int = 32
-    """Images at a time for the images/s of the table, at most; slow nets take fewer."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from sweeps.planning.spec import LatencyOptions, ServingOptions, SweepSpec, option, value_in_words
+from sweeps.planning.latency_options import LatencyOptions
+from sweeps.planning.spec import ServingOptions, SweepSpec, option, value_in_words
 from trainables.errors import UserError, is_utf8, printable
 from trainables.fixres.arms import ARMS, RETIRED
 from trainables.models import variants

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from sweeps import reselect
-from sweeps.planning.spec import LatencyOptions, ServingOptions
+from sweeps.planning.latency_options import LatencyOptions
+from sweeps.planning.spec import ServingOptions
 from sweeps.reselect import check_target, load_sweep, write_other_choice
 from sweeps.selection import leaderboard
 from sweeps.selection.choice import Choice

@@ -142,7 +142,8 @@ def test_latencies_of_another_machine_choose_and_are_named(
     said = capsys.readouterr().out
     machine = "ONNX Runtime 1.2.3, batch 1, 2 threads, float32, A small CPU"
     assert f"chosen   b0 64 -> {res} px, crop 1.0, arm fix" in said
-    assert f"within {limit} ms ({machine})" in said and f"latency  median; {machine}" in said
+    assert f"within {limit} ms ({machine})" in said
+    assert f"latency median; {machine}" in " ".join(said.split())
     assert {p: p.read_bytes() for p in sweep.rglob("*") if p.is_file()} == before
 
 
@@ -171,7 +172,7 @@ def test_candidates_go_to_the_machine_that_serves_and_their_latencies_come_back(
     folder = tmp_path_factory.mktemp("serving")
     models, file = folder / "candidates", folder / "latency.json"
     assert main(["--sweep", str(sweep), "--export-candidates", str(models)]) == 0
-    assert "2 nets, 2 classes" in capsys.readouterr().out
+    assert "2 nets, 2 classes" in " ".join(capsys.readouterr().out.split())
     assert sorted(p.name for p in models.iterdir()) == ["b0-64.onnx", "b0-96.onnx"]
     assert measure_latency.main([str(models), "--out", str(file), "--threads", "1"]) == 0
     assert main(["--sweep", str(sweep), "--latency", str(file), "--max-latency-ms", "1e6"]) == 0

@@ -54,7 +54,8 @@ def made(row: Row = ROWS[1], rows: list[Row] = ROWS, **facts: Any) -> str:
 def test_the_card_says_whether_the_exported_file_keeps_the_limit() -> None:
     plan = replace(PLAN, spec=spec_with(PLAN.spec, max_latency_ms=3.0))
     row = replace(ROWS[1], latency_ms=2.2)
-    outcome = outcome_of([row, *ROWS[4:]], latency=CONDITIONS)
+    choice = Choice(row=row, reason="It is the best.", optimism=0.0)
+    outcome = outcome_of([ROWS[0], row, *ROWS[2:]], choice, latency=CONDITIONS)
     assert "- Latency that it was chosen with: 2.2 ms (median; ONNX Runtime 1.2.3, batch 1" in (
         model_card(plan, outcome, {}, "heatmap.png")
     )

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sweeps.planning.spec import LatencyOptions, ServingOptions
+from sweeps.planning.latency_options import LatencyOptions
+from sweeps.planning.spec import ServingOptions
 from sweeps.selection import leaderboard, row_latency
 from sweeps.selection.choice import choose
 from sweeps.selection.leaderboard import Row
