@@ -175,7 +175,7 @@ def test_the_same_limit_chooses_otherwise_in_another_runtime(
 
     def chosen(setting: Setting) -> tuple[Row, str]:
         timed, found = with_latencies(rows, 10, Store(tmp_path), setting)
-        choice = choose(timed, limits, lambda r: np.arange(100) < r.hits1, found)
+        choice = choose(timed, limits, lambda r: np.arange(100) < r.hits1, latency=found)
         return choice.row, choice.reason
 
     onnx, why_onnx = chosen(SETTING)
@@ -185,7 +185,7 @@ def test_the_same_limit_chooses_otherwise_in_another_runtime(
     assert "of 1 rows within 13 ms (PyTorch" in why_torch
     timed, found = with_latencies(rows, 10, Store(tmp_path), replace(SETTING, runtime="torch"))
     with pytest.raises(UserError, match=r"within 1 ms \(PyTorch .*2 threads"):
-        choose(timed, ServingOptions(max_latency_ms=1.0), lambda r: np.zeros(100), found)
+        choose(timed, ServingOptions(max_latency_ms=1.0), lambda r: np.zeros(100), latency=found)
 
 
 def test_the_leaderboard_says_what_its_latencies_were_measured_with(tmp_path: Path) -> None:
