@@ -7,7 +7,8 @@
 
 Compares the leaderboard without what a clock measured, the choice, the keys in the store, the bytes
 of every trunk, and every file of the model: byte for byte, but for Python files (the same syntax
-tree, import paths, comments and docstrings aside) and the model card (import paths aside). Prints
+tree, import paths, comments and docstrings aside) and the model card (import paths and latencies
+aside). Prints
 a line for each; exits with 1 where anything differs.
 """
 
@@ -111,7 +112,8 @@ def _digest(path: Path) -> str:
 
 
 def _card(path: Path) -> str:
-    return PACKAGES.sub(r"\1", path.read_text(encoding="utf-8"))
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return PACKAGES.sub(r"\1", "\n".join(ln for ln in lines if not ln.startswith("- Latency")))
 
 
 def _syntax(path: Path) -> str:

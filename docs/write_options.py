@@ -30,7 +30,7 @@ from sweeps.select_best import SelectOptions
 PAGE = Path(__file__).with_name("options.md")
 GENERATED = "<!-- Generated below this line by docs/write_options.py (make docs): do not edit. -->"
 ONE = {int: "an integer", float: "a number", str: "text", Path: "a path"}
-SEVERAL = {int: "integers", float: "numbers", str: "words"}
+SEVERAL = {int: "integers", float: "numbers", str: "words", Path: "paths"}
 
 
 def page(written: str) -> str:

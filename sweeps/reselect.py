@@ -9,26 +9,36 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sweeps.final_model.held_out import score_choice
-from sweeps.final_model.model_folder import write_model
 from sweeps.final_model.outcome import served_as_swept
+from sweeps.final_model.wording import latency_conditions_in_words
 from sweeps.output.location import BOARD, recorded_store
 from sweeps.output.retention import check_not_pruned
 from sweeps.output.sweep_record import SPEC, SweepRecord, read_sweep_record
 from sweeps.planning import plan as planning
 from sweeps.planning.dataset import check_extra_test_sets, find_near_duplicates, open_images
+from sweeps.planning.latency_options import LatencyOptions
 from sweeps.planning.spec import ServingOptions
 from sweeps.planning.validation import looks_like_uri
-from sweeps.report import heatmap
-from sweeps.report.model_card import model_card
-from sweeps.selection.choice import Choice
+from sweeps.report.carded_model import write_carded_model
+from sweeps.selection import leaderboard
+from sweeps.selection.choice import Choice, known_costs
 from sweeps.selection.leaderboard import Row
+from sweeps.selection.row_latency import (
+    nets_of,
+    setting_from,
+    with_latencies,
+    with_latencies_of_file,
+)
 from sweeps.terminal.console import Terminal
-from sweeps.terminal.result_tables import held_out_lines
+from sweeps.terminal.result_tables import held_out_lines, latency_lines
 from sweeps.tracking.download import download_sweep
 from trainables.errors import UserError
+from trainables.export.candidates import write_candidates
 from trainables.fixres.arms import ARMS
+from trainables.profiling.latency import Conditions
 from trainables.storage.artifact_store import Store
 from trainables.storage.object_store import is_uri, remote_path
+from trainables.storage.replacing import replacing_folder
 from trainables.storage.retry import first_line
 from trainables.training.trunk import read_trunk_spec
 
@@ -50,11 +60,67 @@ def check_target(sweep: str, target: Path) -> None:
         raise UserError(f"--write {target} exists and is no model's folder: name a new one.")
 
 
+def check_new_folder(folder: Path) -> None:
+    """Check that candidates can be written into ``folder``.
+
+    Raises:
+        UserError: it holds something.
+    """
+    if looks_like_uri(folder):
+        raise UserError(f"--export-candidates {folder} is a folder of this machine: give a path.")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--export-candidates {folder} exists and is not empty: name a new folder.")
+
+
+def export_candidates(sweep: LoadedSweep, folder: Path, terminal: Terminal) -> None:
+    """Write an ONNX file with random weights of each net of the sweep's rows into ``folder``."""
+    nets = nets_of(_val_rows(sweep))
+    classes = len(sweep.record.classes)
+    with replacing_folder(folder) as new_folder:
+        for variant in dict.fromkeys(variant for variant, _ in nets):
+            resolutions = [res for name, res in nets if name == variant]
+            write_candidates(new_folder, variant, resolutions, classes)
+    terminal.say(
+        f"candidates {folder}: {len(nets)} nets, {classes} classes, random weights; on the machine "
+        f"that serves: fixres-latency {folder.name} --out latency.json"
+    )
+
+
+def with_known_latencies(
+    sweep: LoadedSweep, file: Path | None, measuring: LatencyOptions | None, terminal: Terminal
+) -> tuple[list[Row], Conditions | None]:
+    """Return the sweep's rows on val with latencies, as far as known, and their conditions.
+
+    Args:
+        file: of fixres-latency; None: those that the sweep has, unless it is to be measured here.
+        measuring: how to measure here; None: not at all.
+    """
+    rows, classes = _val_rows(sweep), len(sweep.record.classes)
+    latency: Conditions | None
+    if file is not None:
+        rows, latency = with_latencies_of_file(rows, classes, file)
+    elif measuring is not None:
+        progress = terminal.counting("latency: nets measured")
+        setting = setting_from(measuring)
+        rows, latency = with_latencies(rows, classes, sweep.store, setting, progress)
+    else:
+        latency = leaderboard.read_latency_conditions(sweep.folder / BOARD)
+    if "latency_ms" in known_costs(rows):
+        terminal.say(f"latency  median; {latency_conditions_in_words(latency)}")
+    return rows, latency
+
+
+def _val_rows(sweep: LoadedSweep) -> list[Row]:
+    return [r for r in leaderboard.read(sweep.folder / BOARD) if r.split == "val"]
+
+
 def write_other_choice(
     sweep: LoadedSweep,
     rows: Sequence[Row],
     choice: Choice,
     serving: ServingOptions,
+    latency: Conditions | None,
+    options: LatencyOptions,
     target: Path,
     terminal: Terminal,
 ) -> None:
@@ -64,13 +130,15 @@ def write_other_choice(
         sweep: may be finished or running.
         rows: the sweep's rows on val.
         serving: the limits that the choice was made by.
+        latency: what the latencies of the rows were measured with.
+        options: how that of the written file is measured.
 
     Raises:
         UserError: the images are not what they were, or the checkpoints were pruned.
     """
     record, store, row = sweep.record, sweep.store, choice.row
     check_not_pruned(store, row, changes=bool(ARMS[row.arm].changes))
-    spec = replace(record.spec, serving=serving)
+    spec = replace(record.spec, serving=serving, latency=options)
     images, _ = open_images(spec, terminal)
     if images.digest != record.identity["images"]:
         raise UserError(f"--data {spec.images.data} holds other images than the sweep saw.")
@@ -79,21 +147,9 @@ def write_other_choice(
     plan = planning.build_plan(spec, images, [trunk.weights], near.in_words)
     served_model = served_as_swept(plan, row, store)
     progress = terminal.counting("decoding images")
-    outcome = score_choice(plan, choice, served_model, rows, images, store, progress)
-    with tempfile.TemporaryDirectory() as folder:
-        picture = Path(folder) / "heatmap.png"
-        heatmap.save_png(heatmap.plot_heatmaps(outcome.rows, plan, row, choice.metric), picture)
-        card = model_card(plan, outcome, record.versions, picture.name)
-        write_model(
-            target,
-            plan,
-            served_model,
-            store,
-            card=card,
-            picture=picture,
-            temperature=outcome.temperature,
-        )
-    for line in held_out_lines(outcome):
+    outcome = score_choice(plan, choice, served_model, rows, images, store, progress, latency)
+    outcome = write_carded_model(target, plan, outcome, served_model, store, record.versions)
+    for line in [*latency_lines(outcome, serving), *held_out_lines(outcome)]:
         terminal.console.print(line, soft_wrap=True)
     terminal.say(f"model    {target.resolve()}")
 

@@ -3,6 +3,8 @@
 
     python sweeps/select_best.py --sweep OUT --max-gmacs 1.0 --max-latency-ms 12
     python sweeps/select_best.py --sweep OUT --max-gmacs 0.1 --write small-model
+    python sweeps/select_best.py --sweep OUT --export-candidates DIR
+    python sweeps/select_best.py --sweep OUT --latency latency.json --max-latency-ms 12
 
 Reads the leaderboard of a finished or a running sweep, from its folder, an object store or MLflow.
 Changes nothing in it but for latencies that were not measured on this device yet and, with --write,
@@ -20,9 +22,10 @@ if not __package__:  # run as a script: its own folder is first on the path, not
 
 import tyro
 
-from sweeps.planning.spec import ServingOptions, with_options
-from sweeps.planning.validation import check_serving
-from trainables.errors import exit_code
+from sweeps.planning.latency_options import LatencyOptions
+from sweeps.planning.spec import ServingOptions, option, with_options
+from sweeps.planning.validation import check_latency, check_serving
+from trainables.errors import UserError, exit_code
 from trainables.evaluation.class_metrics import Metric
 from trainables.storage.full_disk import full_disk_told
 
@@ -37,11 +40,14 @@ class SelectOptions:
     """MLflow, for runs:/ID. Left out: MLFLOW_TRACKING_URI."""
     metric: Metric | None = None
     """What val decides by: top1, balanced_accuracy or macro_f1. Left out: what the sweep did by."""
-    latency: bool = False
-    """Measure latencies on this device, and show them; --max-latency-ms does so too."""
+    latency: tuple[Path, ...] | None = None
+    """File of fixres-latency: choose by it. Without one: measure here, as --max-latency-ms does."""
+    export_candidates: Path | None = None
+    """Write an ONNX file of each net, with random weights, into this folder, for fixres-latency."""
     write: Path | None = None
     """Write the chosen model into this folder; reads the test split for it."""
     serving: ServingOptions = field(default_factory=ServingOptions)
+    measuring: LatencyOptions = field(default_factory=LatencyOptions)
 
 
 def main(argv: list[str], prog: str = "select_best.py") -> int:
@@ -62,34 +68,64 @@ def _tell_or_say_why(argv: list[str], prog: str) -> None:
 
 def _tell(asked: SelectOptions) -> None:
     check_serving(asked.serving)
+    check_latency(asked.measuring)
+    file = _latency_file(asked)
     # Imported after the check, so that bad options fail at once: these import torch.
     from sweeps.final_model.wording import optimism_in_words
-    from sweeps.output.location import BOARD
-    from sweeps.reselect import check_target, load_sweep, write_other_choice
-    from sweeps.selection import leaderboard
+    from sweeps.reselect import (
+        check_new_folder,
+        check_target,
+        export_candidates,
+        load_sweep,
+        with_known_latencies,
+        write_other_choice,
+    )
     from sweeps.selection.choice import known_costs
     from sweeps.selection.from_store import choose_from_store
-    from sweeps.selection.row_latency import with_latencies
     from sweeps.terminal.console import PlainConsole, Terminal
     from sweeps.terminal.result_tables import pareto_table
-    from trainables.profiling.latency import device_name
 
     if asked.write is not None:
         check_target(asked.sweep, asked.write)
+    if asked.export_candidates is not None:
+        check_new_folder(asked.export_candidates)
     with load_sweep(asked.sweep, asked.tracking_uri) as found:
-        record, store = found.record, found.store
-        rows = [r for r in leaderboard.read(found.folder / BOARD) if r.split == "val"]
         console = PlainConsole(highlight=False)
-        if asked.latency or asked.serving.max_latency_ms is not None:
-            rows = with_latencies(rows, len(record.classes), store)
-            console.print(f"latency  one image, median, on {device_name()}", markup=False)
-        metric = asked.metric or record.spec.evaluation.metric
-        rows, choice = choose_from_store(rows, asked.serving, store, metric)
+        terminal = Terminal(console)
+        if asked.export_candidates is not None:
+            export_candidates(found, asked.export_candidates, terminal)
+        measuring = asked.latency is not None or asked.serving.max_latency_ms is not None
+        rows, latency = with_known_latencies(
+            found, file, asked.measuring if measuring else None, terminal
+        )
+        metric = asked.metric or found.record.spec.evaluation.metric
+        rows, choice = choose_from_store(rows, asked.serving, found.store, metric, latency)
         console.print(pareto_table(rows, known_costs(rows), choice.row, choice.metric))
         console.print(f"chosen   {choice.reason}", markup=False, soft_wrap=True)
         console.print(f"optimism {optimism_in_words(choice)}", markup=False, soft_wrap=True)
         if asked.write is not None:
-            write_other_choice(found, rows, choice, asked.serving, asked.write, Terminal(console))
+            write_other_choice(
+                found, rows, choice, asked.serving, latency, asked.measuring, asked.write, terminal
+            )
+
+
+def _latency_file(asked: SelectOptions) -> Path | None:
+    """Return the file of latencies; None: there is none.
+
+    Raises:
+        UserError: there are several, or options for measuring beside it.
+    """
+    if not asked.latency:
+        return None
+    if len(asked.latency) > 1:
+        raise UserError(f"--latency {' '.join(map(str, asked.latency))}: give one file.")
+    for name, value in vars(asked.measuring).items():
+        if value != getattr(LatencyOptions(), name):
+            raise UserError(
+                f"{option(name)} {value} says how to measure here, and --latency "
+                f"{asked.latency[0]} was measured before: leave one of them out."
+            )
+    return asked.latency[0]
 
 
 def console_main() -> int:

@@ -15,7 +15,6 @@ from sweeps.events.recorders import History, LiveBoard
 from sweeps.execution.phases import run_cells, run_trunks
 from sweeps.execution.ray_cluster import RayCluster
 from sweeps.final_model.held_out import score_choice
-from sweeps.final_model.model_folder import write_model
 from sweeps.final_model.outcome import (
     Outcome,
     ServedModel,
@@ -35,7 +34,7 @@ from sweeps.planning.kept_classifiers import kept_classifier_lines
 from sweeps.planning.plan import Plan
 from sweeps.planning.spec import SweepSpec, identity
 from sweeps.report.build import write_evidence
-from sweeps.report.model_card import model_card
+from sweeps.report.carded_model import write_carded_model
 from sweeps.scheduling.cell_scheduler import CellScheduler, cells_of
 from sweeps.scheduling.journal import read_journal
 from sweeps.scheduling.repair import check_trunks, with_repairs
@@ -44,7 +43,7 @@ from sweeps.selection import leaderboard
 from sweeps.selection.from_store import choose_from_store
 from sweeps.selection.leaderboard import Row
 from sweeps.selection.published_comparison import comparisons_of_recipe
-from sweeps.selection.row_latency import with_latencies
+from sweeps.selection.row_latency import setting_from, with_latencies
 from sweeps.terminal.console import Terminal
 from sweeps.terminal.plan_tables import plan_view
 from sweeps.terminal.result_tables import summary
@@ -301,24 +300,20 @@ class _Sweep:
     def _conclude(self, rows: list[Row], history: History, cluster: RayCluster) -> Outcome:
         """Choose, score the choice on the held-out sets, and write the model and the report."""
         plan, store, out = self.plan, self.store, self.out
-        rows = with_latencies(rows, len(plan.classes), store)
-        rows, choice = choose_from_store(rows, plan.spec.serving, store, plan.metric)
+        progress = self.terminal.counting("latency: nets measured")
+        setting = setting_from(plan.spec.latency)
+        rows, latency = with_latencies(rows, len(plan.classes), store, setting, progress)
+        rows, choice = choose_from_store(rows, plan.spec.serving, store, plan.metric, latency)
         served_model = self._served_model(choice.row, cluster)
         progress = self.terminal.counting("decoding images")
-        outcome = score_choice(plan, choice, served_model, rows, self.images, store, progress)
-        leaderboard.write(out / BOARD, outcome.rows)
-        figures = write_evidence(out, plan, outcome, history, self.record)
-        heatmap = figures[0]
-        card = model_card(plan, outcome, self.record.versions, heatmap.name)
-        write_model(
-            out / "model",
-            plan,
-            served_model,
-            store,
-            card=card,
-            picture=heatmap,
-            temperature=outcome.temperature,
+        outcome = score_choice(
+            plan, choice, served_model, rows, self.images, store, progress, latency
         )
+        leaderboard.write(out / BOARD, outcome.rows, latency)
+        outcome = write_carded_model(
+            out / "model", plan, outcome, served_model, store, self.record.versions
+        )
+        figures = write_evidence(out, plan, outcome, history, self.record)
         self._track_outcome(outcome, figures)
         return outcome
 
@@ -334,8 +329,10 @@ class _Sweep:
     def _track_outcome(self, outcome: Outcome, figures: list[Path]) -> None:
         """Send outcome and files to MLflow, and register the model there."""
         tracker, chosen = self.tracker, outcome.choice.row
-        further = outcome.calibration.metrics if outcome.calibration else None
-        tracker.write_results(outcome.choice, outcome.rows, further)
+        further = dict(outcome.calibration.metrics) if outcome.calibration else {}
+        if outcome.served_latency is not None:
+            further["work/latency_ms_model_onnx"] = outcome.served_latency.latency.latency_ms
+        tracker.write_results(outcome.choice, outcome.rows, further, outcome.latency)
         tracker.attach([self.out / name for name in EVIDENCE if (self.out / name).exists()])
         tracker.attach(figures, "figures")
         fields = ("variant", "train_res", "test_res", "crop_pct", "arm")
@@ -394,7 +391,7 @@ def _show_result(
 ) -> None:
     out = location.out
     compared = comparisons_of_recipe(spec, outcome.rows, outcome.choice.row)
-    terminal.console.print(summary(outcome, compared))
+    terminal.console.print(summary(outcome, compared, limits=spec.serving))
     terminal.say(f"report   {out / 'report.html'}")
     terminal.say(f"model    {out / 'model'}  (timm: local-dir:{out / 'model'})")
     if location.remote is not None:

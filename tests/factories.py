@@ -16,6 +16,7 @@ from sweeps.events.event_types import (
 )
 from sweeps.final_model.calibration import calibrate
 from sweeps.final_model.outcome import Outcome, PairedGain
+from sweeps.final_model.served_latency import ServedLatency
 from sweeps.output.sweep_record import SweepRecord, new_sweep_record
 from sweeps.planning.grid import resolve_grid
 from sweeps.planning.plan import Plan
@@ -27,6 +28,7 @@ from trainables.fixres.head_settings import HeadSetting
 from trainables.fixres.predictions import Predictions
 from trainables.models.weights import Weights
 from trainables.profiling.cost import Cost
+from trainables.profiling.latency import Conditions, Latency
 from trainables.training.recipe import Hyper
 from trainables.training.trunk import EpochReport, TrunkSpec, TrunkStatus
 
@@ -118,6 +120,17 @@ def a_row(hits: int = 30, n: int = 50, **other: Any) -> Row:
     return Row(**{"cell": cell, **values})
 
 
+CONDITIONS = Conditions(
+    runtime="onnx", version="1.2.3", device="A CPU", precision="float32", threads=2, batch=1,
+    throughput_batch=32,
+)  # fmt: skip
+
+
+def a_served_latency(ms: float, **conditions: Any) -> ServedLatency:
+    latency = Latency(latency_ms=ms, low_ms=ms - 0.5, high_ms=ms + 1, runs=50, images_s=1e3 / ms)
+    return ServedLatency(conditions=replace(CONDITIONS, **conditions), latency=latency)
+
+
 def outcome_of(
     rows: list[Row],
     choice: Choice | None = None,
@@ -127,6 +140,8 @@ def outcome_of(
     test_cells: int = 1,
     predictions: Sequence[Predictions] = (),
     val_as_served: Mapping[str, Score] | None = None,
+    latency: Conditions | None = None,
+    served_latency: ServedLatency | None = None,
 ) -> Outcome:
     """An outcome; the first row is chosen unless there is a choice."""
     return Outcome(
@@ -138,6 +153,8 @@ def outcome_of(
         val_as_served=val_as_served or {},
         calibration=calibrate(predictions, refit=refit),
         predictions=tuple(predictions),
+        latency=latency,
+        served_latency=served_latency,
     )
 
 

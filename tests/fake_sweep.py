@@ -61,18 +61,17 @@ class FakeSweep:
             "_find_weights": lambda *_: [],
             "find_near_duplicates": lambda *_: NearDuplicates(),
             "plan_view": lambda _: "plan",
-            "summary": lambda *_: "summary",
+            "summary": lambda *_, **__: "summary",
             "comparisons_of_recipe": lambda *_: [],
             "connect_tracking": lambda *_: None,
             "tracked": no_tracking,
             "RayCluster": NoCluster,
             "run_trunks": self._run_trunks,
             "run_cells": self._run_cells,
-            "with_latencies": lambda rows, *_: rows,
+            "with_latencies": lambda rows, *_: (rows, None),
             "score_choice": score_choice,
             "write_evidence": write_evidence,
-            "model_card": lambda *_: "# card\n",
-            "write_model": write_model,
+            "write_carded_model": write_carded_model,
         }.items():
             patch.setattr(story, name, stand_in)
         patch.setattr(planning, "build_plan", lambda spec, *_: plan_of(spec))
@@ -157,10 +156,13 @@ def write_evidence(out: Path, *_: object) -> list[Path]:
     return [out / "figures" / "heatmap.png"]
 
 
-def write_model(folder: Path, plan: Plan, served: ServedModel, store: Store, **_: object) -> None:
+def write_carded_model(
+    folder: Path, plan: Plan, outcome: Outcome, served: ServedModel, store: Store, *_: object
+) -> Outcome:
     state = adapted_state(store, served.cell.trunk.key, served.cell.key, served.arm)
     write_tensors(folder / "model.safetensors", state)
     write_text(folder / "README.md", "# card\n")
+    return outcome
 
 
 def contents(out: Path) -> Mapping[str, Any]:

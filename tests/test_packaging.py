@@ -13,7 +13,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
-COMMANDS = {"fixres-grid": "sweeps/fixres_grid.py", "fixres-select": "sweeps/select_best.py"}
+COMMANDS = {
+    "fixres-grid": "sweeps/fixres_grid.py",
+    "fixres-select": "sweeps/select_best.py",
+    "fixres-latency": "sweeps/measure_latency.py",
+}
 
 
 @pytest.fixture

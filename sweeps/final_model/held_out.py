@@ -31,6 +31,7 @@ from trainables.fixres.held_out_score import (
     score_val_as_served,
 )
 from trainables.fixres.predictions import recorded_predictions
+from trainables.profiling.latency import Conditions
 from trainables.storage.artifact_store import Store
 from trainables.storage.object_store import place_of
 
@@ -98,11 +99,13 @@ def score_choice(
     images: ImageSet,
     store: Store,
     progress: Progress,
+    latency: Conditions | None = None,
 ) -> Outcome:
     """Score the choice's model on the held-out sets, and fit its temperature on val.
 
     Args:
         rows: the sweep's, on val.
+        latency: what their latencies were measured with.
 
     Raises:
         DamagedFileError: the weights, or what was predicted, are damaged or missing.
@@ -123,6 +126,7 @@ def score_choice(
         val_as_served=_val_as_served(served_model, store, view_cache),
         calibration=calibrate(predictions, refit=served_model.refit),
         predictions=predictions,
+        latency=latency,
     )
 
 

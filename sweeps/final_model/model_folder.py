@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from PIL import Image
 
 from sweeps.final_model.mlflow_flavor import write_mlflow_model
 from sweeps.final_model.outcome import ServedModel
+from sweeps.final_model.served_latency import ServedLatency, measure_served
 from sweeps.planning.plan import Plan
+from trainables.export.candidates import VARIANT
 from trainables.export.portable_formats import check, write_onnx, write_program
 from trainables.export.timm_format import write_timm
 from trainables.fixres.adapted_net import adapted_state
@@ -32,15 +35,19 @@ def write_model(
     served_model: ServedModel,
     store: Store,
     *,
-    card: str,
+    card: Callable[[ServedLatency], str],
     picture: Path,
     temperature: float | None = None,
-) -> None:
+) -> ServedLatency:
     """Write ``folder`` with the forms for timm, ONNX Runtime, plain PyTorch and MLflow, and a card.
 
     Args:
-        card: the model card, Markdown; it shows ``picture`` by its name.
+        card: makes the model card, Markdown, from the latency of the ONNX file; it shows
+            ``picture`` by its name.
         temperature: what the MLflow model divides logits by for its probabilities; None: nothing.
+
+    Returns:
+        The latency of the ONNX file.
 
     Raises:
         SweepError: a form does not give the logits that the net itself gives.
@@ -63,20 +70,23 @@ def write_model(
         write_onnx(onnx, model, transform.test_res, _metadata(plan, trunk.variant, transform))
         write_program(program, model, transform.test_res)
         check(onnx, program, model, transform.test_res)
+        served_latency = measure_served(onnx, plan.spec.latency)
         (new_folder / picture.name).write_bytes(picture.read_bytes())
-        write_text(new_folder / "README.md", card)
+        write_text(new_folder / "README.md", card(served_latency))
         write_mlflow_model(
             new_folder,
             example=_example_image(),
             cache_side=plan.spec.images.cache_side,
             whites=plan.whites,
         )
+    return served_latency
 
 
 def _metadata(plan: Plan, variant: str, transform: EvalTransform) -> dict[str, str]:
     """Collect what a user of the ONNX file must know beside its graph."""
     preprocessing = variants.preprocessing(variants.get(variant))
     return {
+        VARIANT: variant,
         "labels": json.dumps(plan.classes),
         "mean": json.dumps(preprocessing.mean),
         "std": json.dumps(preprocessing.std),

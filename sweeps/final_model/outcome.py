@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sweeps.final_model.calibration import Calibration, CalibrationScore
+from sweeps.final_model.served_latency import ServedLatency
 from sweeps.output.location import BOARD, CHOICE
 from sweeps.output.results import damaged_results, result_digests
 from sweeps.planning.cell import Cell
@@ -22,6 +23,7 @@ from sweeps.selection.optimism import Expectation
 from trainables.evaluation.confidence import paired_difference
 from trainables.evaluation.metrics import Score
 from trainables.fixres.predictions import Predictions
+from trainables.profiling.latency import Conditions, Latency
 from trainables.storage.artifact_store import Store
 from trainables.storage.damage import damage_told, unless_damaged
 from trainables.storage.files import read_json, write_json
@@ -47,6 +49,10 @@ class Outcome:
     val_as_served: Mapping[str, Score] = field(default_factory=dict)
     """On val in float32, the chosen arm and, where it is tuned, the untuned: by arm. Empty where
     the net was refitted, which val has trained, and where a former version has made the choice."""
+    latency: Conditions | None = None
+    """What the latencies of the rows were measured with; None: an earlier version did not say."""
+    served_latency: ServedLatency | None = None
+    """The latency of the exported ``model.onnx``; None: an earlier version exported it."""
     calibration: Calibration | None = None
     """None: the logits were not kept, as by earlier versions."""
     predictions: tuple[Predictions, ...] = field(default=(), compare=False, repr=False)
@@ -89,6 +95,8 @@ def write_choice(out: Path, outcome: Outcome) -> None:
             "refit": outcome.refit,
             "test_cells": outcome.test_cells,
             "calibration": outcome.calibration,
+            "latency": outcome.latency,
+            "served_latency": outcome.served_latency,
             "files": result_digests(out),
         },
     )
@@ -146,6 +154,8 @@ def _read_outcome(out: Path, held_out_sets: set[str]) -> Outcome | None:
                 arm: checked(Score(**s)) for arm, s in record.get("val_as_served", {}).items()
             },
             calibration=_calibration_from_json(record.get("calibration")),
+            latency=_conditions(record.get("latency")),
+            served_latency=_served_latency(record.get("served_latency")),
         )
         if outcome.choice.row not in rows:
             raise ValueError("its choice is no row of the leaderboard")
@@ -162,6 +172,19 @@ def _calibration_from_json(value: Mapping[str, Any] | None) -> Calibration | Non
         return None
     scores = tuple(checked(CalibrationScore(**score)) for score in value["scores"])
     return checked(Calibration(**{**value, "scores": scores}))
+
+
+def _conditions(written: Mapping[str, Any] | None) -> Conditions | None:
+    return None if written is None else checked(Conditions(**written))
+
+
+def _served_latency(written: Mapping[str, Any] | None) -> ServedLatency | None:
+    if written is None:
+        return None
+    return ServedLatency(
+        conditions=checked(Conditions(**written["conditions"])),
+        latency=checked(Latency(**written["latency"])),
+    )
 
 
 def lost_results(out: Path) -> list[str]:

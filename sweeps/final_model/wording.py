@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sweeps.final_model.outcome import Outcome, PairedGain
+from sweeps.planning.spec import ServingOptions
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row, crossfit_note
 from trainables.evaluation.class_metrics import IN_WORDS
 from trainables.evaluation.confidence import Z95
 from trainables.fixres.arms import UNTUNED
+from trainables.profiling.latency import Conditions
 
 
 def reading_sentence(cells: int) -> str:
@@ -90,6 +92,25 @@ def on_untouched_in_words(row: Row) -> str | None:
         f"{100 * row.on_untouched:+.1f} points of top-1 above the untouched net's best row (on "
         f"val, n = {row.n}; paired, 95 % interval {low:+.1f} to {high:+.1f})"
     )
+
+
+def row_latency_in_words(outcome: Outcome) -> str:
+    """Say what the chosen row's net takes, and in what; "" where it was not measured."""
+    if outcome.choice.row.latency_ms is None:
+        return ""
+    latency = latency_conditions_in_words(outcome.latency)
+    return f"{outcome.choice.row.latency_ms:.3g} ms (median; {latency})"
+
+
+def latency_conditions_in_words(latency: Conditions | None) -> str:
+    """Say what latencies were measured with."""
+    return str(latency) if latency else "PyTorch, uncompiled, batch 1, by an earlier version"
+
+
+def served_latency_in_words(outcome: Outcome, limits: ServingOptions) -> str:
+    """Say what the exported file takes, and whether it keeps the limit; "" where unknown."""
+    served = outcome.served_latency
+    return served.in_words(limits.max_latency_ms, outcome.latency) if served else ""
 
 
 def gain_in_words(gain: PairedGain) -> str:

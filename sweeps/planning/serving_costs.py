@@ -63,7 +63,7 @@ SERVING_COSTS = (
         limit="max_latency_ms",
         unit="ms",
         column="ms",
-        axis="latency of one image (ms)",
+        axis="latency of a request (ms)",
     ),
 )
 COST_OF_FIELD = {cost.field: cost for cost in SERVING_COSTS}

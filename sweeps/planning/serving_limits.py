@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 
 from sweeps.planning.serving_costs import SERVING_COSTS
 from sweeps.planning.spec import ServingOptions, option
+from trainables.profiling.latency import Conditions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +17,7 @@ class ServingLimit:
     limit: float
     unit: str
     cost: str  # field of what is judged: a Cost, or a Row
+    measured: str = ""  # with what and where the cost was measured, in words
 
     @property
     def at_least(self) -> bool:
@@ -38,16 +40,27 @@ class ServingLimit:
         return value
 
     def __str__(self) -> str:
-        return f"{self.limit:g} {self.unit}"
+        words = f"{self.limit:g} {self.unit}"
+        return f"{words} ({self.measured})" if self.measured else words
 
 
-def limits_set(limits: ServingOptions) -> list[ServingLimit]:
-    """List the limits that are set, in the order of the options."""
+def limits_set(limits: ServingOptions, latency: Conditions | None = None) -> list[ServingLimit]:
+    """List the limits that are set, in the order of the options.
+
+    Args:
+        latency: what latency was measured with, which the limit on it then says.
+    """
     bounded = {cost.limit: (cost.unit, cost.field) for cost in SERVING_COSTS}
     bounded["min_top1"] = ("val top-1", "ranked_top1")
     options = {field.name: getattr(limits, field.name) for field in fields(limits)}
     return [
-        ServingLimit(name=name, limit=limit, unit=bounded[name][0], cost=bounded[name][1])
+        ServingLimit(
+            name=name,
+            limit=limit,
+            unit=bounded[name][0],
+            cost=bounded[name][1],
+            measured=str(latency) if latency and bounded[name][1] == "latency_ms" else "",
+        )
         for name, limit in options.items()
         if limit is not None
     ]

@@ -7,6 +7,7 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from sweeps.planning.latency_options import LatencyOptions
 from sweeps.redaction import redacted
 from trainables.data.options import ReadOptions
 from trainables.errors import with_option_names
@@ -155,7 +156,7 @@ class ServingOptions:
     max_memory_mb: float | None = None
     """Most MB at the peak of one image's forward: weights and maps in float32, no workspaces."""
     max_latency_ms: float | None = None
-    """Most milliseconds of one image at the test resolution, measured where the choice is made."""
+    """Most milliseconds of a request at the test resolution, measured where the choice is made."""
     min_top1: float | None = None
     """Least top-1 on val, as a share."""
 
@@ -238,6 +239,7 @@ class SweepSpec:
     halving: HalvingOptions = field(default_factory=HalvingOptions)
     fix: FixOptions = field(default_factory=FixOptions)
     serving: ServingOptions = field(default_factory=ServingOptions)
+    latency: LatencyOptions = field(default_factory=LatencyOptions)
     output: OutputOptions = field(default_factory=OutputOptions)
     resources: ResourceOptions = field(default_factory=ResourceOptions)
     tracking: TrackingOptions = field(default_factory=TrackingOptions)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from sweeps.planning.latency_options import LatencyOptions
 from sweeps.planning.spec import ServingOptions, SweepSpec, option, value_in_words
 from trainables.errors import UserError, is_utf8, printable
 from trainables.fixres.arms import ARMS, RETIRED
@@ -21,6 +22,7 @@ from trainables.storage.object_store import place_of
 from trainables.transforms.resolution import MIN_RES
 
 INF = math.inf
+MAX_THREADS, MAX_BATCH = 1024, 4096  # beyond them, memory ends before anything is measured
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,9 @@ RANGE_OF_OPTION = {
     "max_memory_mb": Range(0, open_low=True),
     "max_latency_ms": Range(0, open_low=True),
     "min_top1": Range(0, 1, open_low=True),
+    "latency_threads": Range(1, MAX_THREADS),
+    "latency_batch": Range(1, MAX_BATCH),
+    "throughput_batch": Range(1, MAX_BATCH),
     "link_days": Range(0, 7),  # S3 signs no longer validity.
     "seed": Range(0, 2**31 - 1),
     "concurrency": Range(1),
@@ -150,6 +155,17 @@ def check_serving(serving: ServingOptions) -> None:
     """
     for field in fields(serving):
         _check_range(field.name, getattr(serving, field.name))
+
+
+def check_latency(latency: LatencyOptions) -> None:
+    """Check how latency is to be measured.
+
+    Raises:
+        UserError: it cannot be measured so.
+    """
+    for field in fields(latency):
+        if field.name in RANGE_OF_OPTION:
+            _check_range(field.name, getattr(latency, field.name))
 
 
 def _check_range(name: str, value: Any) -> None:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from sweeps.events.recorders import History
 from sweeps.final_model.class_results import write_class_results
 from sweeps.final_model.outcome import Outcome
+from sweeps.final_model.wording import latency_conditions_in_words
 from sweeps.output.sweep_record import SweepRecord
 from sweeps.planning.plan import Plan
 from sweeps.planning.serving_costs import SERVING_COSTS
@@ -22,7 +23,6 @@ from sweeps.report.page import render_page
 from sweeps.report.pareto_plot import plot_pareto_fronts
 from sweeps.report.spending_plot import plot_spending
 from sweeps.selection.published_comparison import comparisons_of_recipe
-from trainables.profiling.latency import device_name
 from trainables.storage.files import write_text
 
 
@@ -53,7 +53,7 @@ def write_evidence(
         comparisons_of_recipe(plan.spec, outcome.rows, outcome.choice.row),
         versions=record.versions,
         command=" ".join(record.command),
-        device=device_name(),
+        latency=latency_conditions_in_words(outcome.latency),
     )
     write_text(out / "report.html", page)
     return files

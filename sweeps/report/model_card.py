@@ -13,6 +13,8 @@ from sweeps.final_model.wording import (
     on_untouched_in_words,
     optimism_in_words,
     reading_sentence,
+    row_latency_in_words,
+    served_latency_in_words,
     val_in_words,
 )
 from sweeps.planning.cell import crop_in_words
@@ -156,6 +158,12 @@ def _what_it_is(plan: Plan, outcome: Outcome) -> str:
         f"{three_digits(row.memory_mb)} MB at its peak (float32, without workspaces).",
         f"- {len(plan.classes)} classes, in labels.txt and config.json.",
     ]
+    row_latency = row_latency_in_words(outcome)
+    served_latency = served_latency_in_words(outcome, plan.spec.serving)
+    if row_latency:
+        lines.append(f"- Latency that it was chosen with: {row_latency}.")
+    if served_latency:
+        lines.append(f"- Latency of `model.onnx` itself, once exported: {served_latency}.")
     if outcome.refit:
         lines.append(
             "- **Trained again on train + val** with the chosen configuration, and adapted on "

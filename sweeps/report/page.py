@@ -17,6 +17,7 @@ from sweeps.final_model.wording import (
     flattered_rows_in_words,
     optimism_in_words,
     reading_sentence,
+    served_latency_in_words,
     val_in_words,
 )
 from sweeps.planning.cell import crop_in_words
@@ -82,7 +83,7 @@ def render_page(
     compared: Sequence[Comparison],
     versions: Mapping[str, str],
     command: str,
-    device: str,
+    latency: str,
 ) -> str:
     """Render the page as HTML; the same arguments give the same bytes.
 
@@ -92,7 +93,7 @@ def render_page(
         compared: comparisons with the published figures; without any, that section is left out.
         versions: package versions by name.
         command: the command that repeats the sweep.
-        device: the device that latency was measured on, in words.
+        latency: what latencies were measured with, in words.
     """
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -102,7 +103,7 @@ def render_page(
         title=_title(outcome),
         what=_arm_in_words(outcome),
         reason=outcome.choice.reason,
-        numbers=_key_figures(outcome, device),
+        numbers=_key_figures(plan, outcome, latency),
         figures={
             name: InlineFigure(
                 svg=inline_svg(name, figure, captions[name][0]), caption=captions[name][1]
@@ -122,8 +123,9 @@ def render_page(
         times=times_table(ledger),
         images=images_table(ledger),
         rows=leaderboard_table(outcome),
+        rows_note=_rows_note(outcome, latency),
         command=command.replace(" --", " \\\n    --"),
-        facts=_facts(plan, outcome, versions, device),
+        facts=_facts(plan, outcome, versions, latency),
     )
 
 
@@ -159,7 +161,7 @@ def _arm_in_words(outcome: Outcome) -> str:
     return words
 
 
-def _key_figures(outcome: Outcome, device: str) -> list[KeyFigure]:
+def _key_figures(plan: Plan, outcome: Outcome, latency: str) -> list[KeyFigure]:
     row, test = outcome.choice.row, outcome.test
     gain = outcome.gains.get("test")
     figures = [
@@ -201,10 +203,14 @@ def _key_figures(outcome: Outcome, device: str) -> list[KeyFigure]:
     figures.append(KeyFigure(name="Work", value=f"{row.gmacs:.3g}", unit="GMACs", note="an image"))
     figures.append(KeyFigure(name="Size", value=f"{row.params_m:.2f}", unit="M", note="parameters"))
     if row.latency_ms is not None:
-        note = f"one image, median, on {device}"
+        note = f"median; {latency}"
         figures.append(
             KeyFigure(name="Latency", value=f"{row.latency_ms:.3g}", unit="ms", note=note)
         )
+    if outcome.served_latency is not None:
+        note = served_latency_in_words(outcome, plan.spec.serving)
+        value = f"{outcome.served_latency.latency.latency_ms:.3g}"
+        figures.append(KeyFigure(name="Latency of model.onnx", value=value, unit="ms", note=note))
     note = "one image, float32, without workspaces"
     figures.append(
         KeyFigure(name="Memory", value=three_digits(row.memory_mb), unit="MB", note=note)
@@ -305,11 +311,18 @@ def _held_out_note(outcome: Outcome) -> str:
     )
 
 
+def _rows_note(outcome: Outcome, latency: str) -> str:
+    """Say what the table's latencies are; "" where there are none."""
+    if outcome.choice.row.latency_ms is None:
+        return ""
+    return f"ms is the median time of a request, images/s that of large batches: {latency}."
+
+
 # --- facts ---------------------------------------------------------------------------------------
 
 
 def _facts(
-    plan: Plan, outcome: Outcome, versions: Mapping[str, str], device: str
+    plan: Plan, outcome: Outcome, versions: Mapping[str, str], latency: str
 ) -> dict[str, str]:
     """List what identifies the sweep and is needed to repeat it."""
     row = outcome.choice.row
@@ -324,7 +337,7 @@ def _facts(
         "Weights": "; ".join(_start_in_words(plan, variant) for variant in plan.spec.grid.variants),
         "Seed": f"{plan.spec.run.seed}",
         "Chosen": f"trunk {row.trunk} ({row.trunk_epochs} epochs), cell {row.cell}",
-        "Device": device,
+        **({} if row.latency_ms is None else {"Latency": latency}),
         "Versions": ", ".join(f"{name} {number}" for name, number in versions.items()),
         "Method": "Touvron et al., Fixing the train-test resolution discrepancy, arXiv:1906.06423; "
         "of EfficientNets: arXiv:2003.08237",

@@ -18,6 +18,7 @@ from trainables.errors import UserError
 from trainables.evaluation.class_metrics import IN_WORDS, Metric
 from trainables.evaluation.confidence import paired_difference
 from trainables.fixres.arms import ARMS, rank
+from trainables.profiling.latency import Conditions
 
 # Returns (n,) bool: which images of val count for a row's rank.
 Hits = Callable[[Row], np.ndarray]
@@ -54,6 +55,7 @@ def choose(
     metric: Metric = "top1",
     said: Said | None = None,
     cut: np.ndarray | None = None,
+    latency: Conditions | None = None,
 ) -> Choice:
     """Choose the cheapest of the eligible rows that are within the limits and as good as the best.
 
@@ -66,11 +68,12 @@ def choose(
         said: needed for a metric other than top-1.
         cut: (trunks, n), what trunks that val cut might have come to (:mod:`.cut_trunks`): they are
             not chosen, but val chose among them too.
+        latency: what the latencies of the rows were measured with, for the reason.
 
     Raises:
         UserError: no row is within the limits; says what each rules out, and the nearest miss.
     """
-    rows, set_limits = eligible(rows), limits_set(limits)
+    rows, set_limits = eligible(rows), limits_set(limits, latency)
     assert rows, "a sweep has eligible rows"
     allowed = [r for r in rows if all(bound.admits(r) for bound in set_limits)]
     if not allowed:

@@ -15,13 +15,21 @@ from sweeps.selection.untouched import with_gains_on_untouched
 from trainables.evaluation.class_metrics import Metric
 from trainables.fixres.cell import judged_classes, recorded_hits
 from trainables.fixres.predictions import recorded_classes
+from trainables.profiling.latency import Conditions
 from trainables.storage.artifact_store import Store
 
 
 def choose_from_store(
-    rows: Sequence[Row], limits: ServingOptions, store: Store, metric: Metric
+    rows: Sequence[Row],
+    limits: ServingOptions,
+    store: Store,
+    metric: Metric,
+    latency: Conditions | None = None,
 ) -> tuple[list[Row], Choice]:
     """Choose, as :func:`.choose` does.
+
+    Args:
+        latency: what the latencies of the rows were measured with, for the reason.
 
     Returns:
         The rows, each with all metrics and its gain on the untouched net, and the choice.
@@ -42,4 +50,4 @@ def choose_from_store(
 
     counted = with_gains_on_untouched(with_class_metrics(rows, kept), hits)
     cut = rows_of_cut_trunks(store, eligible(counted), hits)
-    return counted, choose(counted, limits, hits, metric, said, cut)
+    return counted, choose(counted, limits, hits, metric, said, cut, latency)

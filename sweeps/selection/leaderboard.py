@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,8 +18,10 @@ from trainables.fixres.arms import ARMS
 from trainables.fixres.cell import ArmResult
 from trainables.fixres.head_settings import HeadSetting
 from trainables.profiling.cost import Cost
+from trainables.profiling.latency import Conditions
 from trainables.storage.damage import DamagedFileError, damage_told
 from trainables.storage.files import Place, write_file
+from trainables.storage.hashing import canonical_json
 from trainables.storage.typed import checked
 
 
@@ -42,8 +45,8 @@ class Row:
     params_m: float  # millions
     gmacs: float  # billions, one image at test_res
     memory_mb: float  # peak, one image at test_res, float32
-    latency_ms: float | None  # one image, median, on the machine that concluded the sweep
-    images_s: float | None  # images a second in large batches, on the same machine
+    latency_ms: float | None  # one request, median; the table says with what it was measured
+    images_s: float | None  # images a second in large batches, measured likewise
     seconds: float  # spent on the arm, without work that it shares with cheaper arms of its cell
     trunk: str  # key in the store
     cell: str  # key in the store
@@ -144,6 +147,7 @@ class OtherVersionError(UserError):
     """A leaderboard was written by another version of this."""
 
 
+LATENCY = "latency"  # metadata of the table: what latencies were measured with, in JSON
 SCHEMA = pa.schema(list(_fields_of_schema()))
 # A file of a version without these columns is read as one in which they are empty.
 ADDED_LATER = frozenset(
@@ -222,9 +226,15 @@ def from_table(arrow: pa.Table) -> list[Row]:
     return [from_record(record) for record in records]
 
 
-def write(path: Place, rows: Iterable[Row]) -> None:
-    """Write rows as a Parquet file, whole or not at all."""
+def write(path: Place, rows: Iterable[Row], latency: Conditions | None = None) -> None:
+    """Write rows as a Parquet file, whole or not at all.
+
+    Args:
+        latency: what latencies were measured with; it becomes metadata of the table.
+    """
     whole = to_table(rows)
+    if latency is not None:
+        whole = whole.replace_schema_metadata({LATENCY: canonical_json(latency)})
     write_file(path, lambda temporary: pq.write_table(whole, temporary))
 
 
@@ -253,3 +263,15 @@ def read(path: Path) -> list[Row]:
 def crossfit_note(rows: Iterable[Row]) -> str:
     """Say after "top-1" that some of the rows compare by cross-fitted values; "": none does."""
     return ", cross-fitted" if any(row.crossfit_top1 is not None for row in rows) else ""
+
+
+def read_latency_conditions(path: Path) -> Conditions | None:
+    """Read what the latencies of a Parquet file were measured with; None: it does not say.
+
+    Raises:
+        DamagedFileError: it is damaged.
+    """
+    with damage_told(path):
+        metadata = pq.read_schema(path).metadata or {}
+        written = metadata.get(LATENCY.encode())
+        return None if written is None else checked(Conditions(**json.loads(written)))

@@ -17,10 +17,13 @@ from sweeps.final_model.wording import (
     on_untouched_in_words,
     optimism_in_words,
     repeated_readings_in_words,
+    row_latency_in_words,
+    served_latency_in_words,
     val_in_words,
 )
 from sweeps.planning.cell import crop_in_words
 from sweeps.planning.serving_costs import COST_OF_FIELD
+from sweeps.planning.spec import ServingOptions
 from sweeps.planning.units import three_digits
 from sweeps.selection.choice import Choice, pareto_front
 from sweeps.selection.leaderboard import Row, crossfit_note
@@ -33,8 +36,19 @@ from trainables.fixres.arms import UNTUNED, rank
 _SHORT: dict[Metric, str] = {"balanced_accuracy": "bal. acc. %", "macro_f1": "macro F1 %"}
 
 
-def summary(outcome: Outcome, compared: Sequence[Comparison] = (), *, limit: int = 8) -> Group:
-    """Lay out the best rows, the arms, the choice, and its scores on the held-out sets."""
+def summary(
+    outcome: Outcome,
+    compared: Sequence[Comparison] = (),
+    *,
+    limits: ServingOptions | None = None,
+    limit: int = 8,
+) -> Group:
+    """Lay out the best rows, the arms, the choice, its latency, and its scores on held-out sets.
+
+    Args:
+        limits: that the choice was made by.
+        limit: of the rows that are shown.
+    """
     rows, choice = outcome.rows, outcome.choice
     metric = choice.metric
     val = sorted(
@@ -54,10 +68,23 @@ def summary(outcome: Outcome, compared: Sequence[Comparison] = (), *, limit: int
         parts.append(Text(f"note     {flattered}"))
     if outcome.refit:
         parts.append(Text("refit    trained again on train + val; what follows is of that net"))
+    parts += latency_lines(outcome, limits or ServingOptions())
     parts += held_out_lines(outcome)
     if outcome.calibration is not None:
         parts.append(Text(f"sureness {calibration_line(outcome.calibration)}"))
     return Group(*parts)
+
+
+def latency_lines(outcome: Outcome, limits: ServingOptions) -> list[Text]:
+    """Say what the chosen net takes, and what the exported file; a missed limit is a warning."""
+    lines = []
+    if row_latency := row_latency_in_words(outcome):
+        lines.append(Text(f"latency  {row_latency}"))
+    if served := outcome.served_latency:
+        missed = served.meets(limits.max_latency_ms, outcome.latency) is False
+        words = served_latency_in_words(outcome, limits)
+        lines.append(Text(f"{'warning: ' if missed else 'served   '}model.onnx takes {words}"))
+    return lines
 
 
 def held_out_lines(outcome: Outcome) -> list[Text]:

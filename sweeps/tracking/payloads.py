@@ -16,6 +16,7 @@ from sweeps.planning.plan import Plan
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row
 from trainables.evaluation.class_metrics import IN_WORDS, Metric
+from trainables.profiling.latency import Conditions
 from trainables.training.trunk import EpochReport, TrunkSpec, TrunkStatus
 
 ROWS_FILE = "rows.parquet"  # artifact of a cell's run: its rows of the leaderboard
@@ -63,9 +64,13 @@ def sweep_note(plan: Plan) -> str:
     )
 
 
-def result_tags(choice: Choice) -> dict[str, str]:
-    """Say which row was chosen, and why."""
-    return {"chosen": f"{choice.row.label}, arm {choice.row.arm}", "reason": choice.reason}
+def result_tags(choice: Choice, latency: Conditions | None = None) -> dict[str, str]:
+    """Say which row was chosen, why, and what latencies were measured with."""
+    tags = {"chosen": f"{choice.row.label}, arm {choice.row.arm}", "reason": choice.reason}
+    if latency is None:
+        return tags
+    shown = ("runtime", "version", "device", "precision", "threads", "batch")
+    return tags | {f"latency_{name}": str(getattr(latency, name)) for name in shown}
 
 
 def result_metrics(choice: Choice, rows: Sequence[Row]) -> dict[str, float]:

@@ -20,6 +20,7 @@ from sweeps.tracking.payloads import (
 from sweeps.tracking.runs import SWEEP_KEY, RunStore, cell_key, points
 from sweeps.tracking.ui_links import compare_link, sweep_view
 from trainables.evaluation.class_metrics import Metric
+from trainables.profiling.latency import Conditions
 
 LEADERBOARD_FILE = "leaderboard.json"
 LEADERBOARD_COLUMNS = (
@@ -74,13 +75,18 @@ class SweepRunWriter:
         self._runs.client.log_artifact(run_id, str(path), folder or None)
 
     def log_results(
-        self, choice: Choice, rows: Sequence[Row], further: Mapping[str, float] | None = None
+        self,
+        choice: Choice,
+        rows: Sequence[Row],
+        further: Mapping[str, float] | None = None,
+        latency: Conditions | None = None,
     ) -> None:
         """Write the choice, and a link that compares all cells.
 
         Args:
             rows: the whole leaderboard.
             further: metrics beside those of the rows, by name.
+            latency: what latencies were measured with.
         """
         at_ms = self._runs.start_ms(SWEEP_KEY)
         metrics = {**result_metrics(choice, rows), **(further or {})}
@@ -88,7 +94,7 @@ class SweepRunWriter:
         cells = [self._runs.run_id(k) for k in self._runs.keys if k.startswith(cell_key(""))]
         link = compare_link(cells, self._runs.experiment_id)
         note = {"mlflow.note.content": f"{link}\n\n{choice.reason}\n\n{self._note}"}
-        self._runs.set_tags(SWEEP_KEY, result_tags(choice) | note)
+        self._runs.set_tags(SWEEP_KEY, result_tags(choice, latency) | note)
 
     def log_leaderboard(self, rows: Sequence[Row]) -> None:
         """Write the whole leaderboard as a table."""

@@ -45,6 +45,7 @@ from sweeps.tracking.sweep_run import SweepRunWriter
 from sweeps.tracking.system_metrics import SystemMetricsSampler
 from sweeps.tracking.trunk_run import TrunkRunWriter
 from sweeps.tracking.ui_links import ui_command
+from trainables.profiling.latency import Conditions
 from trainables.storage.artifact_store import Store
 from trainables.training.trunk import TrunkStatus
 
@@ -138,14 +139,19 @@ class MlflowTracker:
             self._write(SWEEP_KEY, partial(self._sweep.log_file, path, folder))
 
     def write_results(
-        self, choice: Choice, rows: Sequence[Row], further: Mapping[str, float] | None = None
+        self,
+        choice: Choice,
+        rows: Sequence[Row],
+        further: Mapping[str, float] | None = None,
+        latency: Conditions | None = None,
     ) -> None:
         """Have the choice and the whole leaderboard written to the parent.
 
         Args:
             further: metrics of the chosen net that rows do not have, by name.
+            latency: what latencies were measured with.
         """
-        self._write(SWEEP_KEY, partial(self._sweep.log_results, choice, rows, further))
+        self._write(SWEEP_KEY, partial(self._sweep.log_results, choice, rows, further, latency))
         self._write(SWEEP_KEY, partial(self._sweep.log_leaderboard, rows))
 
     def register_model(self, candidate: Candidate) -> None:

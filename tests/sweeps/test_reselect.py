@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from sweeps import reselect
+from sweeps.planning.latency_options import LatencyOptions
 from sweeps.planning.spec import ServingOptions
 from sweeps.reselect import check_target, load_sweep, write_other_choice
 from sweeps.selection import leaderboard
@@ -75,6 +76,13 @@ def test_other_images_than_the_sweeps_are_refused(
         pytest.raises(UserError, match="holds other images than the sweep saw"),
     ):
         write_other_choice(
-            loaded, [ROW], choice, ServingOptions(), target, Terminal(file_console())
+            loaded,
+            [ROW],
+            choice,
+            ServingOptions(),
+            None,
+            LatencyOptions(),
+            target,
+            Terminal(file_console()),
         )
     assert not target.exists()

@@ -14,14 +14,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from sweeps import measure_latency
 from sweeps.select_best import main
 from sweeps.selection import leaderboard
 from sweeps.selection.leaderboard import Row
-from tests.factories import a_record, a_row
+from tests.factories import CONDITIONS, a_record, a_row, a_served_latency
 from tests.storing import S3Server
+from tests.trainables.export.test_portable_formats import tiny
 from tests.waiting import HANG_S
 from trainables.errors import SweepError, UserError
 from trainables.fixres.cell import PREDICTIONS, recorded_hits, write_predictions
+from trainables.models import backbone
+from trainables.profiling.latency import Conditions, Setting, cpu_name
+from trainables.profiling.latency_file import LatencyFile, NetLatency, write_latency_file
 from trainables.storage.artifact_store import Store
 from trainables.storage.object_store import remote_path
 
@@ -91,15 +96,90 @@ def test_another_metric_decides_from_what_was_predicted(
 def test_a_limit_on_latency_is_measured(
     sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def measured(rows: list[Row], classes: int, store: Store) -> list[Row]:
-        assert classes == 2
-        return [replace(r, latency_ms=r.test_res / 10) for r in rows]
+    def measured(
+        rows: list[Row], classes: int, store: Store, setting: Setting, _: object
+    ) -> tuple[list[Row], Conditions]:
+        assert (classes, setting.runtime, setting.threads) == (2, "torch", 3)
+        return [replace(r, latency_ms=r.test_res / 10) for r in rows], CONDITIONS
 
-    monkeypatch.setattr("sweeps.selection.row_latency.with_latencies", measured)
-    assert main(["--sweep", str(sweep), "--max-latency-ms", "7"]) == 0
+    monkeypatch.setattr("sweeps.reselect.with_latencies", measured)
+    how = ("--latency-runtime", "torch", "--latency-threads", "3")
+    assert main(["--sweep", str(sweep), "--max-latency-ms", "7", *how]) == 0
     said = capsys.readouterr().out
-    assert "latency  one image, median, on" in said and re.search(r"MB +ms *\n", said)
+    assert f"latency  median; {CONDITIONS}" in said and re.search(r"MB +ms *\n", said)
     assert "chosen   b0 64 -> 64 px, crop 1.0, arm fix" in said
+    assert f"within 7 ms ({CONDITIONS})" in said
+    assert main(["--sweep", str(sweep), "--latency", *how]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"MB +ms *\n", said) and "chosen   b0 64 -> 96 px, crop 1.0, arm fix" in said
+
+
+@pytest.fixture
+def measured_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Latencies of both nets on another machine: only the smaller takes less than 2 ms."""
+    nets = tuple(
+        NetLatency(variant="b0", test_res=res, classes=2, latency=a_served_latency(ms).latency)
+        for res, ms in ((64, 1.5), (96, 2.5))
+    )
+    elsewhere = replace(CONDITIONS, device="A small CPU")
+    content = LatencyFile(conditions=elsewhere, measured="2026-01-01T00:00:00Z", nets=nets)
+    path = tmp_path_factory.mktemp("elsewhere") / "latency.json"
+    write_latency_file(path, content)
+    return path
+
+
+@pytest.mark.parametrize(("limit", "res"), [("2", 64), ("3", 96)])
+def test_latencies_of_another_machine_choose_and_are_named(
+    sweep: Path,
+    measured_elsewhere: Path,
+    limit: str,
+    res: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = ("--latency", str(measured_elsewhere))
+    before = {p: p.read_bytes() for p in sweep.rglob("*") if p.is_file()}
+    assert main(["--sweep", str(sweep), *file, "--max-latency-ms", limit]) == 0
+    said = capsys.readouterr().out
+    machine = "ONNX Runtime 1.2.3, batch 1, 2 threads, float32, A small CPU"
+    assert f"chosen   b0 64 -> {res} px, crop 1.0, arm fix" in said
+    assert f"within {limit} ms ({machine})" in said
+    assert f"latency median; {machine}" in " ".join(said.split())
+    assert {p: p.read_bytes() for p in sweep.rglob("*") if p.is_file()} == before
+
+
+def test_a_sweep_says_what_its_own_latencies_were_measured_with(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = sweep / "leaderboard.parquet"
+    rows = [replace(r, latency_ms=5.0) for r in leaderboard.read(path)]
+    for latency, words in (
+        (CONDITIONS, str(CONDITIONS)),
+        (None, "PyTorch, uncompiled, batch 1, by an earlier version"),
+    ):
+        leaderboard.write(path, rows, latency)
+        assert main(["--sweep", str(sweep)]) == 0
+        assert f"latency  median; {words}" in capsys.readouterr().out
+
+
+def test_candidates_go_to_the_machine_that_serves_and_their_latencies_come_back(
+    sweep: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By the three commands; the nets are few layers of their family's."""
+    monkeypatch.setattr(backbone, "build", lambda _, classes: tiny(classes=classes))
+    folder = tmp_path_factory.mktemp("serving")
+    models, file = folder / "candidates", folder / "latency.json"
+    assert main(["--sweep", str(sweep), "--export-candidates", str(models)]) == 0
+    assert "2 nets, 2 classes" in " ".join(capsys.readouterr().out.split())
+    assert sorted(p.name for p in models.iterdir()) == ["b0-64.onnx", "b0-96.onnx"]
+    assert measure_latency.main([str(models), "--out", str(file), "--threads", "1"]) == 0
+    assert main(["--sweep", str(sweep), "--latency", str(file), "--max-latency-ms", "1e6"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "chosen b0 64 -> 96 px" in said and f"1 thread, float32, {cpu_name()}" in said
+    assert main(["--sweep", str(sweep), "--export-candidates", str(models)]) == 2
+    assert "exists and is not empty: name a new folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -110,6 +190,11 @@ def test_a_limit_on_latency_is_measured(
             "None of the 4 rows is within 0.01 GMACs: --max-gmacs 0.01 rules out 4",
         ),
         (("--max-gmacs", "-1"), "--max-gmacs -1.0 is out of bounds"),
+        (("--latency-threads", "0"), "--latency-threads 0 is out of bounds"),
+        (("--latency", "nowhere.json"), "--latency nowhere.json does not exist"),
+        (("--latency", "a.json", "b.json"), "--latency a.json b.json: give one file"),
+        (("--latency", "a.json", "--latency-batch", "2"), "--latency-batch 2 says how to measure"),
+        (("--export-candidates", "s3://bucket/a"), "is a folder of this machine"),
     ],
 )
 def test_bad_limits_are_one_sentence(

@@ -1,84 +1,157 @@
-"""Measure how long a net takes to answer on this machine's device."""
+"""Time nets in turn, and say what their latency was measured with; imports nothing heavy."""
 
 from __future__ import annotations
 
+import os
 import platform
 import statistics
 import time
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeVar
 
-import torch
+Runtime = Literal["onnx", "torch", "torch-compile"]
+RUNTIME_NAMES: dict[Runtime, str] = {
+    "onnx": "ONNX Runtime",
+    "torch": "PyTorch",
+    "torch-compile": "compiled PyTorch",
+}
+ROUNDS = 8  # turns of each net
+TURN_S = 0.05  # a turn lasts no less
+BULK_S = 0.25  # slow nets gain nothing from a larger batch than takes about this long
 
-from trainables.models import backbone, variants
-from trainables.models.backbone import Net
-from trainables.models.device import autocast, pick_device
+N = TypeVar("N", bound=Hashable)
+Call = Callable[[], object]
+Net = Callable[[int], Call]  # makes the call that runs so many images at once
 
-WARMUP_RUNS = 2
-MIN_TIMED_RUNS = 3
-MIN_TIMED_S = 0.25
-MAX_THROUGHPUT_BATCH = 32
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """How latency is measured."""
+
+    runtime: Runtime
+    threads: int  # CPU threads that the runtime computes with
+    batch: int  # images of one request
+    throughput_batch: int  # most images at a time for the throughput
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What a latency was measured with, and on which machine."""
+
+    runtime: Runtime
+    version: str  # of the runtime
+    device: str  # name of the CPU or GPU
+    precision: str
+    threads: int
+    batch: int  # images of one request
+    throughput_batch: int  # most images at a time for the throughput
+
+    def __str__(self) -> str:
+        threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
+        return (
+            f"{RUNTIME_NAMES[self.runtime]} {self.version}, batch {self.batch}, {threads}, "
+            f"{self.precision}, {self.device}"
+        )
+
+    def comparable(self, other: Conditions) -> bool:
+        """Whether both were measured on the same kind of device, with as many threads and images.
+
+        Runtimes may differ: a limit is on the time, whatever it is spent in.
+        """
+        mine, theirs = ((c.device, c.threads, c.batch) for c in (self, other))
+        return mine == theirs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """The time for one image over many runs, and the throughput."""
+    """The time of a request over many runs, and the throughput."""
 
     latency_ms: float  # median
     low_ms: float  # 10th percentile
     high_ms: float  # 90th percentile
     runs: int
-    images_s: float  # images a second in batches of up to MAX_THROUGHPUT_BATCH, by the median
+    images_s: float  # images a second in batches of up to the throughput batch, by the median
 
 
-def measure(variant: str, res: int, classes: int) -> Latency:
-    """Time the variant at ``res`` px as this package runs it: channels last, bf16 on a GPU.
+def measure_in_turns(nets: Mapping[N, Net], batch: int, throughput_batch: int) -> dict[N, Latency]:
+    """Measure latency and throughput of nets that take turns.
 
-    Warm runs, random weights, and pixels that are on the device already.
+    Args:
+        nets: each given as the maker of its calls.
+        batch: images of one request.
+        throughput_batch: images at a time for the throughput; a slow net takes fewer, see BULK_S.
     """
-    device = pick_device()
-    model = backbone.to_device(backbone.build(variants.get(variant), classes), device).eval()
-    times = sorted(_run_times(model, 1, res, device))
-    # Slow nets gain nothing from a larger batch.
-    batch = min(MAX_THROUGHPUT_BATCH, max(1, int(MIN_TIMED_S / times[0])))
-    batch_time = statistics.median(_run_times(model, batch, res, device))
-    tenth = len(times) // 10
-    return Latency(
-        latency_ms=1e3 * statistics.median(times),
-        low_ms=1e3 * times[tenth],
-        high_ms=1e3 * times[-1 - tenth],
-        runs=len(times),
-        images_s=batch / batch_time,
-    )
+    times = time_in_turns({name: net(batch) for name, net in nets.items()})
+    bulks = {
+        name: min(throughput_batch, max(1, int(BULK_S * batch / min(runs))))
+        for name, runs in times.items()
+    }
+    others = {name: net(bulks[name]) for name, net in nets.items() if bulks[name] != batch}
+    bulk_times = times | time_in_turns(others)
+    return {
+        name: _summary(runs, bulks[name] / statistics.median(bulk_times[name]))
+        for name, runs in times.items()
+    }
 
 
-@torch.inference_mode()
-def _run_times(model: Net, batch: int, res: int, device: torch.device) -> list[float]:
-    """Time forwards of a batch, after the warm-up: seconds of each."""
-    x = torch.zeros(batch, 3, res, res, device=device).to(memory_format=torch.channels_last)
-    times: list[float] = []
-    warmup_left = WARMUP_RUNS
-    while len(times) < MIN_TIMED_RUNS or sum(times) < MIN_TIMED_S:
-        began = time.perf_counter()
-        with autocast(device):
-            model(x)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        if warmup_left > 0:
-            warmup_left -= 1
-        else:
-            times.append(time.perf_counter() - began)
+def time_in_turns(calls: Mapping[N, Call]) -> dict[N, list[float]]:
+    """Time each call many times, in ROUNDS turns, so that a busy minute hits all of them alike.
+
+    A turn lasts TURN_S or one run. It begins with a run that is not counted, as the caches hold
+    what the call before left there; where a run takes longer than a turn, that is so only of the
+    first.
+
+    Returns:
+        The seconds of each run, in order.
+    """
+    times: dict[N, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()  # allocates, and chooses kernels
+        call()
+    for _ in range(ROUNDS):
+        for name, call in calls.items():
+            if not times[name] or times[name][-1] < TURN_S:
+                call()
+            times[name] += _turn(call)
     return times
 
 
-def device_name() -> str:
-    """Name the device and the precision that :func:`measure` uses here."""
-    if torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()}, bf16"
-    name = platform.processor() or platform.machine()
+def _turn(call: Call) -> list[float]:
+    times: list[float] = []
+    while sum(times) < TURN_S:
+        began = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - began)
+    return times
+
+
+def _summary(times: list[float], images_s: float) -> Latency:
+    ordered = sorted(times)
+    tenth = len(ordered) // 10
+    return Latency(
+        latency_ms=1e3 * statistics.median(ordered),
+        low_ms=1e3 * ordered[tenth],
+        high_ms=1e3 * ordered[-1 - tenth],
+        runs=len(ordered),
+        images_s=images_s,
+    )
+
+
+def available_cores() -> int:
+    """Count the CPU cores that this process may use; in a container they may be few of many."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_name() -> str:
+    """Name this machine's CPU."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         lines = cpuinfo.read_text(errors="replace").splitlines()
-        cpus = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-        name = cpus[0] if cpus else name
-    return f"{name}, {torch.get_num_threads()} threads, float32"
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        if names:
+            return names[0]
+    return platform.processor() or platform.machine()

@@ -14,7 +14,8 @@ from torch import nn
 
 from sweeps.final_model import model_folder
 from sweeps.final_model.outcome import ServedModel
-from tests.factories import HYPER, plan_of, spec_with
+from sweeps.final_model.served_latency import ServedLatency
+from tests.factories import HYPER, a_served_latency, plan_of, spec_with
 from trainables.errors import SweepError
 from trainables.models import backbone, variants
 from trainables.storage.artifact_store import Store
@@ -34,6 +35,11 @@ def store(tmp_path: Path) -> Store[Path]:
     return store
 
 
+def measured(onnx: Path) -> ServedLatency:
+    assert onnx.read_bytes() == b"onnx", "it is measured once it is written"
+    return a_served_latency(2.5)
+
+
 def write(
     folder: Path, store: Store[Path], monkeypatch: pytest.MonkeyPatch, *, check: Any
 ) -> dict[str, str]:
@@ -50,7 +56,16 @@ def write(
     monkeypatch.setattr(model_folder, "check", check)
     picture = folder.parent / "heatmap.png"
     picture.write_bytes(b"picture")
-    model_folder.write_model(folder, PLAN, MODEL, store, card="# Card", picture=picture)
+    monkeypatch.setattr(model_folder, "measure_served", lambda path, _: measured(path))
+    served = model_folder.write_model(
+        folder,
+        PLAN,
+        MODEL,
+        store,
+        card=lambda served: f"# Card {served.latency.latency_ms}",
+        picture=picture,
+    )
+    assert served.latency.latency_ms == 2.5
     return metadata
 
 
@@ -61,8 +76,9 @@ def test_every_form_of_the_model_is_in_the_folder(
     metadata = write(folder, store, monkeypatch, check=lambda *_: None)
     for name in ("config.json", "labels.txt", "model.onnx", "model.pt2", "MLmodel", "heatmap.png"):
         assert (folder / name).is_file(), name
-    assert (folder / "README.md").read_text(encoding="utf-8") == "# Card"
+    assert (folder / "README.md").read_text(encoding="utf-8") == "# Card 2.5"
     assert load_file(folder / "model.safetensors").keys()
+    assert metadata["variant"] == "lite0"
     assert json.loads(metadata["labels"]) == list(PLAN.classes)
     assert len(json.loads(metadata["mean"])) == len(json.loads(metadata["std"])) == 3
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from sweeps.final_model.outcome import (
     write_choice,
 )
 from sweeps.selection import leaderboard
-from tests.factories import a_row, outcome_of, predictions_of
+from tests.factories import CONDITIONS, a_row, a_served_latency, outcome_of, predictions_of
 from trainables.storage.damage import DamagedFileError
 from trainables.storage.files import read_json, write_json
 
@@ -44,6 +45,20 @@ def test_a_choice_of_a_version_without_calibration_is_read(tmp_path: Path) -> No
     assert record.pop("calibration") is None
     write_json(tmp_path / "choice.json", record)
     assert read_outcome(tmp_path, ()) == outcome
+
+
+def test_latencies_are_read_as_written(tmp_path: Path) -> None:
+    outcome = outcome_of(ROWS, latency=CONDITIONS, served_latency=a_served_latency(2.5, threads=1))
+    leaderboard.write(tmp_path / "leaderboard.parquet", outcome.rows, outcome.latency)
+    write_choice(tmp_path, outcome)
+    assert read_outcome(tmp_path, ()) == outcome
+    written = json.loads((tmp_path / "choice.json").read_text())
+    assert written["latency"]["runtime"] == "onnx"
+    assert written["served_latency"]["latency"]["latency_ms"] == 2.5
+    for name in ("latency", "served_latency"):  # as an earlier version wrote it
+        del written[name]
+    (tmp_path / "choice.json").write_text(json.dumps(written))
+    assert read_outcome(tmp_path, ()) == outcome_of(ROWS)
 
 
 def test_a_set_that_is_still_to_be_read_makes_it_unfinished(tmp_path: Path) -> None:

@@ -14,7 +14,14 @@ from sweeps.planning.spec import ServingOptions
 from sweeps.report.model_card import model_card
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row
-from tests.factories import a_row, outcome_of, plan_of, spec_with
+from tests.factories import (
+    CONDITIONS,
+    a_row,
+    a_served_latency,
+    outcome_of,
+    plan_of,
+    spec_with,
+)
 from trainables.fixres.arms import ARMS
 from trainables.models.weights import Weights
 
@@ -42,6 +49,24 @@ def made(row: Row = ROWS[1], rows: list[Row] = ROWS, **facts: Any) -> str:
     choice = Choice(row=row, reason="It is the best.", optimism=0.0123)
     outcome = outcome_of(rows, choice, gains=GAINS, **facts)
     return model_card(PLAN, outcome, {"torch": "2.0", "timm": "1.0"}, "heatmap.png")
+
+
+def test_the_card_says_whether_the_exported_file_keeps_the_limit() -> None:
+    plan = replace(PLAN, spec=spec_with(PLAN.spec, max_latency_ms=3.0))
+    row = replace(ROWS[1], latency_ms=2.2)
+    choice = Choice(row=row, reason="It is the best.", optimism=0.0)
+    outcome = outcome_of([ROWS[0], row, *ROWS[2:]], choice, latency=CONDITIONS)
+    assert "- Latency that it was chosen with: 2.2 ms (median; ONNX Runtime 1.2.3, batch 1" in (
+        model_card(plan, outcome, {}, "heatmap.png")
+    )
+    for ms, verdict in ((2.5, "--max-latency-ms 3 is met"), (3.5, "--max-latency-ms 3 is NOT met")):
+        served = replace(outcome, served_latency=a_served_latency(ms))
+        (line,) = [
+            line
+            for line in model_card(plan, served, {}, "heatmap.png").splitlines()
+            if line.startswith("- Latency of `model.onnx` itself")
+        ]
+        assert f"{ms:g} ms (median of 50 runs" in line and line.endswith(f"; {verdict}.")
 
 
 def test_front_matter_is_yaml_with_what_hubs_look_for() -> None:

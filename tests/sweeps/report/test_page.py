@@ -15,7 +15,9 @@ from sweeps.report.page import render_page
 from sweeps.report.spending_plot import plot_spending
 from sweeps.selection.published_comparison import Comparison, compare_with_published
 from tests.factories import (
+    CONDITIONS,
     a_row,
+    a_served_latency,
 )
 from tests.sweeps.report.finished_sweep import (
     CHOSEN,
@@ -51,7 +53,7 @@ def made(
         compared,
         versions={"torch": "2.0"},
         command=f"python sweeps/fixres_grid.py --data {WILD} --seed 0",
-        device="a slow machine",
+        latency="a slow machine",
     )
 
 
@@ -149,10 +151,10 @@ def test_figures_are_named_for_those_who_do_not_see_them_and_have_a_caption() ->
 
 def test_what_comes_from_users_is_text() -> None:
     plan = replace(PLAN, classes=(WILD, "dog"))
-    html = render_page(plan, an_outcome(), spent(), {}, [], {}, f"--data {WILD}", device=WILD)
+    html = render_page(plan, an_outcome(), spent(), {}, [], {}, f"--data {WILD}", latency=WILD)
     assert "<b>" not in html
     text = Parsed(html).text
-    assert text.count(WILD) >= 5  # set, leaderboard, class, command, device
+    assert text.count(WILD) >= 5  # set, leaderboard, class, command, latency
     assert f"2: {WILD}, dog" in text
 
 
@@ -168,9 +170,16 @@ def test_what_it_costs_to_serve_is_said_with_the_device() -> None:
     text = words(made())
     for number in ("0.5 GMACs", "4.00 M parameters", "12.3 ms", "32 MB"):
         assert number in text
-    assert "one image, median, on a slow machine" in text
+    assert "12.3 ms median; a slow machine" in text
+    assert "ms is the median time of a request" in text
     untimed = an_outcome(replace(CHOSEN, latency_ms=None))
     assert "Latency" not in words(made(untimed))
+
+
+def test_the_latency_of_the_exported_file_stands_beside_that_of_the_row() -> None:
+    found = replace(an_outcome(), latency=CONDITIONS, served_latency=a_served_latency(13.5))
+    text = words(made(found))
+    assert "12.3 ms" in text and "13.5 ms" in text and "Latency of model.onnx" in text
 
 
 def test_an_untuned_choice_has_no_gain() -> None:

@@ -9,13 +9,23 @@ import pytest
 from sweeps.final_model.outcome import PairedGain
 from sweeps.planning.plan import Plan
 from sweeps.planning.serving_costs import COST_OF_FIELD
+from sweeps.planning.spec import ServingOptions
 from sweeps.planning.units import three_digits
 from sweeps.planning.workload import gmacs_left
 from sweeps.selection.choice import Choice
 from sweeps.selection.published_comparison import compare_with_published
 from sweeps.terminal.plan_tables import plan_view
 from sweeps.terminal.result_tables import pareto_table, summary
-from tests.factories import a_row, file_console, outcome_of, output_of, plan_of, spec_with
+from tests.factories import (
+    CONDITIONS,
+    a_row,
+    a_served_latency,
+    file_console,
+    outcome_of,
+    output_of,
+    plan_of,
+    spec_with,
+)
 
 
 @pytest.fixture
@@ -171,3 +181,16 @@ def test_a_row_is_starred_where_it_is_on_a_costs_front() -> None:
 )
 def test_costs_are_rounded_without_exponents(cost: float, words: str) -> None:
     assert three_digits(cost) == words
+
+
+def test_a_limit_that_the_exported_file_misses_is_a_warning() -> None:
+    row = a_row(30, latency_ms=2.2)
+    rows = [row, a_row(25, split="test")]
+    starts = {2.5: "served   model.onnx takes 2.5 ms", 3.5: "warning: model.onnx takes 3.5 ms"}
+    for ms, start in starts.items():
+        console = file_console()
+        outcome = outcome_of(rows, latency=CONDITIONS, served_latency=a_served_latency(ms))
+        console.print(summary(outcome, limits=ServingOptions(max_latency_ms=3.0)))
+        said = output_of(console)
+        assert "latency  2.2 ms (median; ONNX Runtime 1.2.3, batch 1, 2 threads" in said
+        assert start in said and ("is NOT met" in said) == (ms > 3)

@@ -17,7 +17,7 @@ from sweeps.tracking.payloads import (
     sweep_tags,
     trunk_end_tags,
 )
-from tests.factories import a_row, plan_of, spec_with
+from tests.factories import CONDITIONS, a_row, plan_of, spec_with
 from trainables.evaluation.metrics import Score
 from trainables.training.trunk import EpochReport, TrunkStatus
 
@@ -139,6 +139,13 @@ def test_the_results_are_the_chosen_rows_on_every_set() -> None:
     assert result_tags(choice) == {
         "chosen": "b0 64 -> 96 px, crop 1.0, arm fix", "reason": "It is the best."
     }  # fmt: skip
+
+
+def test_what_latency_was_measured_with_is_told() -> None:
+    choice = Choice(row=a_row(30, latency_ms=7.0), reason="It is the best.", optimism=0.0)
+    tags = result_tags(choice, CONDITIONS)
+    assert tags["latency_runtime"] == "onnx" and tags["latency_device"] == "A CPU"
+    assert (tags["latency_threads"], tags["latency_batch"]) == ("2", "1")
 
 
 def test_an_unknown_latency_is_left_out() -> None:

@@ -23,7 +23,7 @@ VAL, TEST = predictions_of("val", 60), predictions_of("test", 40)
 def page(**changed):
     plan = replace(PLAN, classes=NAMES)
     outcome = an_outcome(predictions=[VAL, TEST], **changed)
-    return render_page(plan, outcome, spent(), {}, [], {}, "run", device="a device")
+    return render_page(plan, outcome, spent(), {}, [], {}, "run", latency="a device")
 
 
 def test_every_class_has_its_numbers_and_intervals() -> None:
