@@ -21,14 +21,16 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = "sweeps/fixres_grid.py"
 SHAPES = ("cross", "disc", "ring", "square")
 ARMS = ("none", "fix", "fix_aug")  # one for each kind of pass
-# Two trunks a point, three of which are cut or not at the rung; twelve cells of two crops, and six
+# Two trunks a point, three of which are cut or not at the rung; eight cells of two crops, and four
 # of the untouched net.
 OPTIONS = (
-    *("--variants", "lite0", "--train-res", "32", "48", "--test-res", "32", "48", "64"),
+    *("--variants", "lite0", "--train-res", "32", "48", "--test-res", "32", "64"),
     *("--epochs", "2", "--grace-epochs", "1", "--reduction", "2", "--samples", "2"),
     *("--batch-size", "16", "--head-epochs", "3", "--concurrency", "1", "--views", "1"),
     *("--arms", *ARMS),
 )
+# One cell of each trunk that survives, for what is not compared with the sweep of OPTIONS.
+ONE_CELL = ("--test-res", "32", "--test-crop-pct", "1.0", "--no-untouched", "--arms", "none", "fix")
 
 # Variables of a user's environment that no file of a sweep may hold.
 SECRETS = {
