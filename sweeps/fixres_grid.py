@@ -32,6 +32,7 @@ import tyro  # noqa: E402
 from sweeps.planning.recipes import RECIPES, builtin_digits  # noqa: E402
 from sweeps.planning.spec import SweepSpec, with_options  # noqa: E402
 from sweeps.planning.validation import check_arm_names, check_spec  # noqa: E402
+from sweeps.tracking.access.names import check_names  # noqa: E402
 from trainables.errors import exit_code  # noqa: E402
 
 DESCRIPTION = """Find the EfficientNet variant, train resolution and test resolution that serve best
@@ -101,6 +102,7 @@ def _sweep(argv: list[str], prog: str) -> None:
     spec = parse(argv, prog)
     check_environment()
     check_spec(spec)
+    check_names(spec)
     # Imported after the checks, so that bad options fail at once: these import torch, Ray and
     # MLflow.
     from sweeps.execution.ray_cluster import check_cluster

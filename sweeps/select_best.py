@@ -13,6 +13,7 @@ the record of what was read of the test split. An installed package brings it as
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +38,7 @@ class SelectOptions:
     sweep: str
     """A sweep's folder; its place in an object store (s3://...); runs:/ID of it in MLflow."""
     tracking_uri: str | None = None
-    """MLflow, for runs:/ID. Left out: MLFLOW_TRACKING_URI."""
+    """MLflow, for runs:/ID, which needs it or MLFLOW_TRACKING_URI."""
     metric: Metric | None = None
     """What val decides by: top1, balanced_accuracy or macro_f1. Left out: what the sweep did by."""
     latency: tuple[Path, ...] | None = None
@@ -66,8 +67,24 @@ def _tell_or_say_why(argv: list[str], prog: str) -> None:
         _tell(asked)
 
 
+def _check_tracking(asked: SelectOptions) -> None:
+    """Check that it is known which MLflow has the sweep: MLflow itself would make up a new one.
+
+    Raises:
+        UserError: it is not.
+    """
+    given = asked.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if asked.sweep.startswith("runs:/") and not given:
+        raise UserError(
+            f"--sweep {asked.sweep} is a run in MLflow, and it is not said in which: give "
+            "--tracking-uri (http://HOST:PORT, or sqlite:////OUT/mlflow.db for that in a sweep's "
+            "folder) or set MLFLOW_TRACKING_URI."
+        )
+
+
 def _tell(asked: SelectOptions) -> None:
     check_serving(asked.serving)
+    _check_tracking(asked)
     check_latency(asked.measuring)
     file = _latency_file(asked)
     # Imported after the check, so that bad options fail at once: these import torch.

@@ -97,12 +97,20 @@ def _code_of(work: Callable[[], object], wording: Callable[[str], str]) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except UserError as error:
-        print(f"error: {wording(str(error))}", file=sys.stderr)
+        print(f"error: {_in_one_line(wording(str(error)))}", file=sys.stderr)
         return 2
     except SweepError as error:
-        print(f"failed: {wording(str(error))}", file=sys.stderr)
+        print(f"failed: {_in_one_line(wording(str(error)))}", file=sys.stderr)
         return 1
     return 0
+
+
+def _in_one_line(message: str) -> str:
+    """Escape the line breaks and control characters of names that a message holds."""
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c
+        for c in message
+    )
 
 
 def _streams() -> list[IO[str]]:

@@ -43,7 +43,8 @@ class DiskNeeds:
     cell: int  # these, and the maps that the net leaves of them
     cell_name: str
     views: int  # in the cache, where nothing has to be dropped
-    trunks: int  # in the store: checkpoints, and the weights that they start from
+    weights: int  # in the store: what trunks start from
+    trunks: int  # checkpoints
     cells: int  # features, and val's logits
     state: int  # of one trunk in training
     model: int
@@ -51,7 +52,7 @@ class DiskNeeds:
     @property
     def store(self) -> int:
         """The most that is in the store and the model's folder at once."""
-        return self.trunks + max(self.state, self.cells + self.model)
+        return self.weights + self.trunks + max(self.state, self.cells + self.model)
 
 
 def disk_needs(plan: Plan, map_number_bytes: int) -> DiskNeeds:
@@ -80,7 +81,6 @@ def disk_needs(plan: Plan, map_number_bytes: int) -> DiskNeeds:
         for point in plan.points
         for cell in plan.grid.cells(point)
     }
-    given = 0 if spec.grid.weights == "none" else sum(checkpoints.values())
     smallest = min(checkpoints.values())
     copies = 1 + MOMENTS[spec.trunks.optimizer] + (spec.trunks.ema_decay > 0)
     return DiskNeeds(
@@ -88,8 +88,8 @@ def disk_needs(plan: Plan, map_number_bytes: int) -> DiskNeeds:
         cell=cell_bytes(variant, res),
         cell_name=f"{variant} at {res} px",
         views=sum(views * _view_bytes(transform.test_res) for transform in seen),
-        trunks=given
-        + plan.samples * sum(checkpoints[point.variant] for point in plan.points)
+        weights=0 if spec.grid.weights == "none" else sum(checkpoints.values()),
+        trunks=plan.samples * sum(checkpoints[point.variant] for point in plan.points)
         + sum(checkpoints[trunk.variant] for trunk in plan.untouched()),
         cells=plan.survivors
         * sum(_features(plan, point) + _logits(plan, point) for point in plan.points)

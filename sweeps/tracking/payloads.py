@@ -8,23 +8,18 @@ first three at once. A run's parameters are therefore few, and everything else i
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from sweeps.planning.cell import Cell, crop_in_words
 from sweeps.planning.plan import Plan
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row
+from sweeps.tracking.access.names import metric_group
 from trainables.evaluation.class_metrics import IN_WORDS, Metric
 from trainables.profiling.latency import Conditions
 from trainables.training.trunk import EpochReport, TrunkSpec, TrunkStatus
 
 ROWS_FILE = "rows.parquet"  # artifact of a cell's run: its rows of the leaderboard
-EXPERIMENT_NOTE = (
-    "FixRes sweeps: which EfficientNet, train resolution and test resolution serve best. A run for "
-    "each sweep, and below it one for each trunk (trained once) and each cell (a trunk adapted to "
-    "a test resolution)."
-)
 
 
 # --- the parent run -----------------------------------------------------------------------------
@@ -109,14 +104,6 @@ def accuracies(group: str, row: Row, suffix: str = "") -> dict[str, float]:
     found = {"top1": row.value("top1"), "top5": row.top5}
     found |= {name: row.value(name) for name in IN_WORDS if row.value(name) >= 0}
     return {f"{group}/{name}{suffix}": value for name, value in found.items()}
-
-
-def metric_group(split: str) -> str:
-    """Name a split as the first part of a metric, without what MLflow does not allow there.
-
-    These are most signs, and dots that would make a path of it.
-    """
-    return re.sub(r"^\.+", lambda dots: "_" * len(dots[0]), re.sub(r"[^\w .-]", "_", split))
 
 
 # --- the run of a trunk -------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from sweeps.output.sweep_record import SweepRecord
 from sweeps.planning.spec import SweepSpec
 from sweeps.tracking.access.connection import default_uri, sqlite_uri
 from sweeps.tracking.access.moved_folder import DATABASE
-from sweeps.tracking.access.preflight import Connection, check_address, check_names, connect
+from sweeps.tracking.access.preflight import Connection, check_address, connect
 from sweeps.tracking.tracker import MlflowTracker
 from sweeps.tracking.ui_links import followed_ui
 
@@ -29,12 +29,11 @@ def tracking_option(spec: SweepSpec) -> str | None:
 
 
 def check_tracking(spec: SweepSpec) -> None:
-    """Check the names that MLflow is to take, and its address, without calling it.
+    """Check MLflow's address, as far as it shows without a request.
 
     Raises:
-        UserError: MLflow would refuse one of them.
+        UserError: MLflow cannot be used by it.
     """
-    check_names(spec)
     if option := tracking_option(spec):
         check_address(_tracking_uri(spec, spec.output.out), option)
 

@@ -240,11 +240,13 @@ def test_as_a_script_from_any_folder(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_names_of_arms_are_checked_before_anything_heavy_is_imported() -> None:
+def test_names_are_checked_before_anything_heavy_is_imported() -> None:
+    """Those of arms, and those that MLflow is to take."""
     lines = [
         "import sys",
         "from sweeps import fixres_grid",
         "assert 'trainables.fixres.arms' in sys.modules",
+        "assert fixres_grid.main(['--register-as', 'team/fix:net']) == 2",
         "heavy = {'torch', 'timm', 'torchvision', 'ray', 'mlflow'} & set(sys.modules)",
         "assert not heavy, heavy",
     ]

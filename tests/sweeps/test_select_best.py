@@ -279,9 +279,28 @@ def test_a_model_is_written_only_where_it_can_be(
     (sweep / "full").mkdir()
     (sweep / "full" / "mine.txt").write_text("keep me")
     at = str(sweep) if sweep_at == "OUT" else sweep_at
-    assert main(["--sweep", at, "--write", str(sweep / target)]) == 2
+    tracking = ("--tracking-uri", f"sqlite:///{sweep}/mlflow.db")
+    assert main(["--sweep", at, "--write", str(sweep / target), *tracking]) == 2
     assert words in capsys.readouterr().err
     assert (sweep / "full" / "mine.txt").read_text() == "keep me"
+
+
+def test_a_run_of_no_named_mlflow_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """MLflow would look into a database of its own, which it makes where the command is given."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert main(["--sweep", "runs:/0123"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: --sweep runs:/0123 is a run in MLflow, and it is not said in")
+    assert "--tracking-uri" in said and said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    assert main(["--sweep", "runs:/0123"]) == 2
+    assert (
+        f"cannot be read from MLflow at sqlite:///{tmp_path}/mlflow.db" in capsys.readouterr().err
+    )
 
 
 def test_help_may_be_cut_short_by_its_reader() -> None:

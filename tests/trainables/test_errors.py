@@ -65,6 +65,15 @@ def test_letters_that_the_terminal_lacks_are_escaped(monkeypatch: pytest.MonkeyP
     assert said == [b"caf\\xe9 \\udce9\n", b"error: \\u65e5\\u672c\n"]
 
 
+def test_an_error_is_one_line_whatever_names_it_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> None:
+        raise UserError("The class folder x\ny\u2028z \x1b[31m caf\u00e9 is empty.")
+
+    assert exit_code(work, str) == 2
+    said = capsys.readouterr().err
+    assert said == "error: The class folder x\\ny\\u2028z \\x1b[31m caf\u00e9 is empty.\n"
+
+
 def run_unread(work: str, closed: str) -> tuple[int, bytes]:
     """Do ``work`` as a command whose stdout, stderr or another pipe is closed by its reader.
 

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,9 +33,10 @@ def find_columns(schema: pa.Schema, table: str, group: str | None = None) -> Col
         group: the column that names what belongs together, if there is to be one.
 
     Raises:
-        UserError: no column, or several, may hold the images or the labels of ``table``, or it has
-            no such column of groups.
+        UserError: no column, or several, may hold the images or the labels of ``table``, two are of
+            such a name, or it has no such column of groups.
     """
+    _check_named_once(schema, (*IMAGE_NAMES, *LABEL_NAMES), table)
     features = _features(schema)
     images = {field.name for field in schema if _is_image(field.type)}
     labels = {field.name for field in schema if _is_label(field.type)}
@@ -49,6 +51,7 @@ def find_columns(schema: pa.Schema, table: str, group: str | None = None) -> Col
         raise _unclear(schema, table, "images", IMAGE_NAMES, images, IMAGE_REMEDY)
     if label is None:
         raise _unclear(schema, table, "labels", LABEL_NAMES, labels, LABEL_REMEDY)
+    _check_named_once(schema, (image, label), table)
     names = _declared_names(schema, label, table)
     columns = Columns(image=image, label=label, names=names, group=group)
     return columns_of(schema, columns, table)
@@ -60,8 +63,12 @@ def columns_of(schema: pa.Schema, like: Columns, table: str) -> Columns:
     A table need not have the column of labels.
 
     Raises:
-        UserError: a class is named twice, or the column of groups is missing or holds no words.
+        UserError: a class is named twice, or a column, or the column of groups is missing or holds
+            no words.
     """
+    _check_named_once(
+        schema, [name for name in (like.image, like.label, like.group) if name], table
+    )
     group = like.group
     if group is not None and group not in schema.names:
         raise UserError(
@@ -70,6 +77,15 @@ def columns_of(schema: pa.Schema, like: Columns, table: str) -> Columns:
     if group is not None and not _is_label(schema.field(group).type):
         raise _wrong_type(schema, table, group, LABEL_REMEDY)
     return replace(like, names=_declared_names(schema, like.label, table))
+
+
+def _check_named_once(schema: pa.Schema, names: Collection[str], table: str) -> None:
+    twice = [name for name, count in Counter(schema.names).items() if count > 1 and name in names]
+    if twice:
+        raise UserError(
+            f"{table} has several columns named {twice[0] or 'by nothing'}: give each a name of its"
+            " own."
+        )
 
 
 def without_odd_types(labels: list[Any], schema: pa.Schema, column: str, table: str) -> list[Any]:

@@ -12,10 +12,14 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.engine import make_url
 
 from sweeps.tracking.access.moved_folder import ARTIFACTS, DATABASE
-from sweeps.tracking.payloads import EXPERIMENT_NOTE
 from trainables.errors import UserError
 
 SQLITE = "sqlite:///"
+EXPERIMENT_NOTE = (
+    "FixRes sweeps: which EfficientNet, train resolution and test resolution serve best. A run for "
+    "each sweep, and below it one for each trunk (trained once) and each cell (a trunk adapted to "
+    "a test resolution)."
+)
 REQUEST_ENVIRONMENT = {
     # The outbox tries again, and looks first whether a request whose answer was lost was done.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -61,12 +65,12 @@ def set_request_environment() -> None:
 
 
 def quiet_client(uri: str | None) -> MlflowClient:
-    """Create a client that does not log every database table it creates.
+    """Create a client that does not log every table it creates, nor metrics that it has already.
 
     Args:
         uri: of the tracking store; None: the one that MLflow itself would use.
     """
-    for logger in ("mlflow", "alembic"):
+    for logger in ("mlflow", "alembic", "psycopg"):
         logging.getLogger(logger).setLevel(logging.ERROR)
     return MlflowClient(tracking_uri=uri)
 

@@ -1,4 +1,4 @@
-"""Find out before a sweep begins what MLflow would refuse: names, address, driver, artifact root.
+"""Find out before a sweep begins what MLflow would refuse: address, driver, artifact root.
 
 What shows without a request is checked before anything is made; the rest when MLflow is connected,
 which comes before the images are decoded.
@@ -10,8 +10,7 @@ import importlib.util
 import re
 import tempfile
 import uuid
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,6 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.plugins import get_entry_points
 
-from sweeps.planning.spec import SweepSpec
 from sweeps.redaction import redacted, without_credentials
 from sweeps.tracking.access.connection import (
     open_experiment,
@@ -34,10 +32,8 @@ from sweeps.tracking.access.connection import (
     set_request_environment,
 )
 from sweeps.tracking.delivery.answers import reason_of
-from sweeps.tracking.payloads import metric_group
 from trainables.errors import UserError
 
-LONGEST_MODEL_NAME, LONGEST_SET_NAME = 256, 200  # characters
 CONNECT_S = 10  # for a database to answer
 SERVER_SCHEMES = ("http", "https")
 MANAGED = ("databricks",)
@@ -66,48 +62,6 @@ class Connection:
 
 
 # --- without a request --------------------------------------------------------------------------
-
-
-def check_names(spec: SweepSpec) -> None:
-    """Check the names that a sweep gives MLflow.
-
-    Raises:
-        UserError: MLflow would refuse one, or make one of two.
-    """
-    name = spec.tracking.register_as
-    if set("/:") & set(name) or name == "." or name.startswith(".."):
-        raise UserError(
-            f"--register-as {name} is no name for a registered model in MLflow: give one without "
-            "/ and :, and without dots in front."
-        )
-    if len(name) > LONGEST_MODEL_NAME:
-        raise UserError(
-            f"--register-as {name[:20]}... has {len(name)} characters: give at most "
-            f"{LONGEST_MODEL_NAME}."
-        )
-    for option, given in (("--register-as", name), ("--experiment", spec.tracking.experiment)):
-        if not given.isprintable():  # Nor are bytes that are not UTF-8.
-            raise UserError(
-                f"{option} {given!r} holds characters that cannot be printed: leave them out."
-            )
-    _check_test_sets(spec.extra_test_sets)
-
-
-def _check_test_sets(names: Iterable[str]) -> None:
-    by_group = defaultdict(list)
-    for name in names:
-        by_group[metric_group(name)].append(name)
-        if len(name) > LONGEST_SET_NAME:
-            raise UserError(
-                f"--also-test {name[:20]}... has a name of {len(name)} characters: give at most "
-                f"{LONGEST_SET_NAME}."
-            )
-    for group, same in by_group.items():
-        if len(same) > 1:
-            raise UserError(
-                f"--also-test {' '.join(same)} would all be {group} in MLflow: tell them apart by "
-                "letters or digits."
-            )
 
 
 def check_address(uri: str, option: str) -> None:

@@ -116,7 +116,7 @@ def test_each_crop_has_features_and_views_and_an_untouched_net_its_own(spec: Swe
 def test_weights_that_are_started_from_lie_in_the_store(spec: SweepSpec) -> None:
     plan = plan_of(spec)
     given = replace(plan, spec=spec_with(spec, weights="auto"))
-    assert disk_needs(given, 4).trunks == disk_needs(plan, 4).trunks + B0
+    assert disk_needs(given, 4).store == disk_needs(plan, 4).store + B0
 
 
 def test_both_numbers_are_told(spec: SweepSpec, location: SweepLocation, disks: Disks) -> None:

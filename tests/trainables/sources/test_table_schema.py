@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from trainables.errors import UserError
-from trainables.sources.table_schema import Columns, find_columns
+from trainables.sources.table_schema import Columns, columns_of, find_columns
 
 IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
@@ -102,3 +102,23 @@ def test_metadata_that_cannot_be_read_is_ignored(features):
 def test_unclear_columns_are_refused(types, message):
     with pytest.raises(UserError, match=message):
         find_columns(pa.schema(types), "t")
+
+
+@pytest.mark.parametrize(
+    ("pairs", "name"),
+    [
+        ([("image", IMAGE), ("label", pa.int8()), ("label", pa.int8())], "label"),
+        ([("image", pa.int8()), ("image", pa.int8())], "image"),
+        ([("x", IMAGE), ("x", IMAGE), ("label", pa.int8())], "x"),
+    ],
+)
+def test_columns_of_one_name_are_refused(pairs, name):
+    with pytest.raises(UserError, match=rf"^t has several columns named {name}: give each a name"):
+        find_columns(pa.schema(pairs), "t")
+    with pytest.raises(UserError, match=rf"^t has several columns named {name}"):
+        columns_of(pa.schema(pairs), Columns(image=name, label="label", names=None), "t")
+
+
+def test_other_columns_may_be_of_one_name():
+    schema = pa.schema([("image", IMAGE), ("label", pa.int8()), ("id", pa.int8()), ("id", IMAGE)])
+    assert find_columns(schema, "t").image == "image"
