@@ -21,6 +21,7 @@ def test_what_a_cell_stores_beside_the_trunk_is_small(made):
     folder = made.store.cell(made.cell.key)
     deltas = {f"delta-{arm}.safetensors" for arm in ARMS if ARMS[arm].changes}
     kept = {f"train-mild-{v}.arrow" for v in range(VIEWS)} | {"train.arrow", "val.arrow"}
+    kept |= {f"logits-{arm}.arrow" for arm in ARMS if ARMS[arm].plain}
     assert {p.name for p in folder.iterdir()} == deltas | kept | {
         "spec.json", "rows.json", "predictions.arrow"
     }  # fmt: skip
