@@ -82,9 +82,12 @@ class _Division:
         self.splits = tuple(shares)
         self.totals: Counter[int] = Counter()
         self.left: Counter[int] = Counter()  # units in train, by class
+        self.of_class: dict[int, list[_Unit]] = defaultdict(list)
         for unit in self.units:
             self.totals.update(unit.sizes)
             self.left.update(unit.sizes.keys())
+            for label in unit.sizes:
+                self.of_class[label].append(unit)
         self.missing = {
             split: {label: share * total for label, total in self.totals.items()}
             for split, share in shares.items()
@@ -102,7 +105,7 @@ class _Division:
 
     def _cover(self, split: str, label: int) -> None:
         """Move the unit that fits best into a split that has none of the class, if one may."""
-        own = [unit for unit in self.units if label in unit.sizes]
+        own = self.of_class[label]
         if any(unit.split == split for unit in own):
             return
         movable = [unit for unit in own if self._may_move(unit)]
