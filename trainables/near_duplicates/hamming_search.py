@@ -12,9 +12,9 @@ from itertools import combinations
 import numpy as np
 
 # Measured on 2,062 photographs that are much alike, of hand signs before plain walls: no two of
-# them are this near, while copies are, compressed again or of half the size (all), a fifth brighter
-# (99 %), or with 2 % cut off each side (98 %). From 44 bits on, those of different hands are
-# (benchmarks/near_duplicates.py).
+# them are this near, while copies are, compressed again, of half the size or with 1 % cut off each
+# side (all), a fifth brighter (99.8 %), or with 2 % cut off (96 %). From 44 bits on, those of
+# different hands are (benchmarks/near_duplicates.py).
 COARSE_BITS = 7  # of the 64 of the first word, that may differ
 ALL_BITS = 40  # of all 256
 BANDS, BAND_BITS = 4, 16

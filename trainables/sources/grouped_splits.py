@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from trainables.errors import UserError
 
+ROUNDS = 10  # of filling splits and giving back, at most: each brings shares nearer
+
 
 @dataclass
 class _Unit:
@@ -36,8 +38,9 @@ def assign_groups(
 
     Groups are taken in the order of a salted hash of their names; each moves to the split that it
     brings nearer to its share of each class (by the chi-squared statistic), and stays in train
-    where it brings none nearer. Then each split gets the best group of each class that it lacks.
-    The last group of a class stays in train.
+    where it brings none nearer; what turns out to be too much goes back, as long as that helps.
+    Then each split gets the best group of each class that it lacks. The last group of a class stays
+    in train.
 
     Args:
         labels, hashes, splits: each image's class index, sha256 of its bytes, split so far.
@@ -82,38 +85,64 @@ class _Division:
         self.splits = tuple(shares)
         self.totals: Counter[int] = Counter()
         self.left: Counter[int] = Counter()  # units in train, by class
+        self.of_class: dict[int, list[_Unit]] = defaultdict(list)
         for unit in self.units:
             self.totals.update(unit.sizes)
             self.left.update(unit.sizes.keys())
+            for label in unit.sizes:
+                self.of_class[label].append(unit)
         self.missing = {
             split: {label: share * total for label, total in self.totals.items()}
             for split, share in shares.items()
         }
 
     def divide(self) -> None:
-        """Move units out of train; every class keeps one there."""
-        for unit in self.units:
-            split = max(self.splits, key=lambda split: self._gain(unit, split))
-            if self._gain(unit, split) > 0 and self._may_move(unit):
-                self._move(unit, split)
+        """Move units out of train; every class keeps one there.
+
+        What moved early may turn out to be too much for one of its classes once others are full.
+        """
+        for _ in range(ROUNDS):
+            self._fill()
+            if not self._give_back():
+                break
         for split in self.splits:
             for label in sorted(self.totals):
                 self._cover(split, label)
 
+    def _fill(self) -> None:
+        """Move each unit to the split that it brings nearest to its shares, if to any."""
+        for unit in self.units:
+            split = max(self.splits, key=lambda split: self._gain(unit, split))
+            if self._gain(unit, split) > 0 and self._may_move(unit):
+                self._move(unit, split)
+
+    def _give_back(self) -> bool:
+        """Move units back to train whose split is nearer to its shares without them."""
+        moved = False
+        for unit in reversed(self.units):
+            if unit.split != "train" and self._gain(unit, unit.split, sign=-1) > 0:
+                self._move(unit, unit.split, sign=-1)
+                moved = True
+        return moved
+
     def _cover(self, split: str, label: int) -> None:
         """Move the unit that fits best into a split that has none of the class, if one may."""
-        own = [unit for unit in self.units if label in unit.sizes]
+        own = self.of_class[label]
         if any(unit.split == split for unit in own):
             return
         movable = [unit for unit in own if self._may_move(unit)]
         if movable:
             self._move(max(movable, key=lambda unit: self._gain(unit, split)), split)
 
-    def _gain(self, unit: _Unit, split: str) -> float:
-        """How much of the split's chi-squared distance to its shares the unit would take away."""
+    def _gain(self, unit: _Unit, split: str, sign: int = 1) -> float:
+        """How much of the split's chi-squared distance to its shares the unit would take away.
+
+        Args:
+            sign: 1 where it would come, -1 where it would leave.
+        """
         missing = self.missing[split]
         return sum(
-            size * (2 * missing[label] - size) / self.totals[label]
+            size * (sign * 2 * missing[label] - size) / self.totals[label]
             for label, size in unit.sizes.items()
         )
 
@@ -121,11 +150,12 @@ class _Division:
         is_free = unit.split == "train" and not unit.pinned
         return is_free and all(self.left[label] > 1 for label in unit.sizes)
 
-    def _move(self, unit: _Unit, split: str) -> None:
-        unit.split = split
+    def _move(self, unit: _Unit, split: str, sign: int = 1) -> None:
+        """Move a unit from train to a split, or back (-1)."""
+        unit.split = split if sign > 0 else "train"
         for label, size in unit.sizes.items():
-            self.missing[split][label] -= size
-            self.left[label] -= 1
+            self.missing[split][label] -= sign * size
+            self.left[label] -= sign
 
 
 def _units(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections import Counter, defaultdict
 from typing import Any
 
@@ -76,6 +77,17 @@ def test_images_of_no_group_are_divided_as_images() -> None:
     counts = Counter(zip(labels, assigned(labels, [None] * 240), strict=True))
     assert [counts[0, split] for split in SPLITS] == [140, 30, 30]
     assert [counts[1, split] for split in SPLITS] == [28, 6, 6]
+
+
+def test_shares_are_met_by_groups_over_several_classes() -> None:
+    rng = random.Random(0)
+    labels = [rng.randrange(20) for _ in range(4000)]
+    groups = [f"g{rng.randrange(2500)}" for _ in labels]
+    counts = Counter(assigned(labels, groups))
+    assert [counts[name] / 4000 for name in ("val", "test")] == pytest.approx([0.15] * 2, abs=0.001)
+    held = Counter(zip(labels, assigned(labels, groups), strict=True))
+    for label, total in Counter(labels).items():
+        assert held[label, "val"] / total == pytest.approx(0.15, abs=0.01)
 
 
 def test_three_groups_make_three_splits() -> None:
