@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
 from sweeps.selection.leaderboard import Row
 from trainables.storage.artifact_store import Store
+from trainables.storage.damage import unless_damaged
 from trainables.storage.files import children
 from trainables.storage.hashing import is_key
 from trainables.training.rung_hits import best_rung_hits
@@ -50,7 +52,7 @@ def rows_of_cut_trunks(
 
     Returns:
         (trunks, n) float; None where none was cut, or their hits are not known, as in stores of
-        former versions and in what MLflow keeps of a sweep.
+        former versions and in what MLflow keeps of a sweep. One whose spec is damaged is left out.
     """
     best_of_point: dict[tuple[str, int], Row] = {}
     for row in sorted(rows, key=lambda r: r.ranked_hits1):
@@ -59,7 +61,9 @@ def rows_of_cut_trunks(
     for folder in children(store.trunks):
         if not is_key(folder.name) or recorded_status(store, folder.name) is not TrunkStatus.CUT:
             continue
-        trunk = read_trunk_spec(store, folder.name)
+        trunk = unless_damaged(partial(read_trunk_spec, store, folder.name))
+        if trunk is None:
+            continue
         best = best_of_point.get((trunk.variant, trunk.train_res))
         if best is None:
             continue

@@ -80,7 +80,7 @@ def checked(plan: Plan, location: SweepLocation, *, begun: bool = False) -> list
 @pytest.mark.parametrize(
     ("arms", "images", "features"),
     [
-        (("none", "pool"), 50, 0),
+        (("none",), 50, 0),
         (("none", "bn"), 120, 50),
         (("none", "fix"), 120, 50 + 120),
         (("fix_aug",), 120, 50 + 3 * 120),
