@@ -63,6 +63,8 @@ def test_schema_has_the_fields_names_and_plain_types(tmp_path: Path) -> None:
         "images_s",
         "balanced_accuracy",
         "macro_f1",
+        "on_untouched",
+        "on_untouched_error",
         *CROSSFIT,
     }
 
