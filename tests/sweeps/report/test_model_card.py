@@ -121,7 +121,7 @@ def test_every_accuracy_has_its_split_and_sample_size() -> None:
     # 84 of 140; Wilson's interval by its formula.
     assert "| test | fix | 60.0 | 51.7 to 67.7 | 95.0 |  |  | 140 |" in text
     assert "| test | none | 50.0 |" in text and "| sketches | fix | 25.0 |" in text
-    assert "Top-1 66.7 % on val (n = 150)" in text
+    assert "On val: top-1 66.7 % (n=150) decided" in text
 
 
 def test_selection_on_val_is_owned_up_to() -> None:

@@ -202,7 +202,7 @@ def test_all_rows_are_there_val_first_the_best_above() -> None:
     assert len(lines) == len(ROWS)
     assert [line[5] for line in lines[-3:]] == ["test", "test", WILD]
     assert lines[0][:8] == ["b0", "64", "64", "1.0", "fix", "val", "50", "70.0"]
-    assert lines[0][14] == "12.3" and lines[1][14] == ""
+    assert lines[0][15] == "12.3" and lines[1][15] == ""
     assert lines[0][-1].endswith("5 epochs; of 30 tried")
 
 
@@ -213,7 +213,7 @@ def test_the_metric_that_decided_is_named_and_orders_the_rows() -> None:
     outcome = replace(outcome, choice=replace(outcome.choice, metric="macro_f1"))
     html = made(outcome, figures={"heatmap": a_figure(), "pareto": a_figure()})
     text = words(html)
-    assert "Macro-F1 on val 30.0 % n = 50" in text and "Top-1 on test 30.0 %" in text
+    assert "macro-F1 30.0 % (n = 50) decided" in text and "Top-1 on test 30.0 %" in text
     assert "Macro-F1 on test 70.0 % by which val chose; n = 30" in text
     assert "Macro-F1 on val (n = 50) over train and test resolution" in text
     lines = Parsed(html).table("variant")
