@@ -93,7 +93,8 @@ def test_what_a_plan_writes_by_hand(
     assert needs.cell_name == "b0 at 96 px"
     assert (needs.pixels, needs.cell) == (images * VIEW, images * (VIEW + MAPS))
     assert needs.trunks == 2 * 3 * B0
-    logits = 50 * 3 * 4 * len(arms)  # of val's images, in three classes
+    served = len(set(arms) - {"pool"})
+    logits = 50 * 3 * 4 * served  # of val's images, in three classes
     assert needs.cells == 2 * 2 * 2 * (features * (4 * FEATURES + 8) + logits)
     # Weights, AdamW's two moments and the moving average; the model in three forms.
     assert needs.state == 4 * B0 and 2.8 * B0 < needs.model <= 3 * B0

@@ -75,7 +75,7 @@ def test_what_the_arms_changed_is_a_model_made_from_the_trunks(sweep: TrackedSwe
     end(writer_of(sweep), event.cell, event.rows)
     models = sweep.models()
     model = models[cell_key(event.cell.key)]
-    assert model.name == f"cell-b0-tr{event.cell.trunk.train_res}-te{event.cell.test_res}-c1.0"
+    assert model.name == f"cell-b0-tr{event.cell.trunk.train_res}-te{event.cell.test_res}-c1_0"
     (metric,) = list(model.metrics or ())  # not of the arm "none", which changes nothing
     assert metric.key == "val/top1_fix" and metric.value == pytest.approx(event.rows[1].top1)
     assert metric.dataset_name == "built-in digits val"
