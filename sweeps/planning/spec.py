@@ -383,7 +383,8 @@ def option(name: str) -> str:
 
 def with_options(message: str) -> str:
     """Word an error's message for the command line: settings as options, secrets masked."""
-    options = {name: option(name) for name in _flat(SweepSpec())} | {"variant": option("variants")}
+    options = {name: option(name) for name in (*_flat(SweepSpec()), "latency")}
+    options["variant"] = option("variants")
     return redacted(with_option_names(message, options))
 
 

@@ -12,7 +12,7 @@ from sweeps.planning.grid import point_of
 from sweeps.planning.plan import Plan
 from sweeps.planning.workload import cell_images, image_passes
 from sweeps.selection.leaderboard import Row
-from trainables.fixres.arms import ARMS, UNTOUCHED_ARMS, rank
+from trainables.fixres.arms import ARMS, rank
 from trainables.training.trunk import TrunkStatus, trained_epochs
 
 
@@ -86,7 +86,7 @@ def build_ledger(
     trunks = list(history.trunks.values())
     cells = [cell for cell in history.cells.values() if cell.rows]
     # One arm alone times no pass by itself: of untouched nets nothing is claimed.
-    passes = [_saved_passes(plan, cell) for cell in cells if cell.cell.spec.arms != UNTOUCHED_ARMS]
+    passes = [_saved_passes(plan, cell) for cell in cells if not cell.cell.trunk.is_untouched]
     seconds = [s for _, s in passes]
     return Ledger(
         trunks=len(trunks),

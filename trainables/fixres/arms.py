@@ -174,7 +174,7 @@ _TABLE = (
 ARMS = {arm.name: arm for arm in _TABLE}
 UNTUNED = "none"  # what a tuned arm is compared with: the same pixels, the trunk as it was
 UNTOUCHED_ARMS = ("fix",)  # of a net as its weights come, whose classifier starts at zero
-RETIRED = {"crop1": "it is none with --test-crop-pct 1.0"}  # arms of earlier versions
+RETIRED = {"crop1": "it is none with `test_crop_pct` 1.0"}  # arms of earlier versions
 
 
 def rank(name: str) -> int:

@@ -51,12 +51,12 @@ def read_latency_file(path: Path) -> LatencyFile:
         return _from_json(written)
     except FileNotFoundError:
         raise UserError(
-            f"--latency {path} does not exist: write it with fixres-latency on the machine that "
+            f"`latency` {path} does not exist: write it with fixres-latency on the machine that "
             "serves."
         ) from None
     except Exception as error:  # of any type, as anything may stand there
         raise UserError(
-            f"--latency {path} is no file of fixres-latency ({type(error).__name__}: "
+            f"`latency` {path} is no file of fixres-latency ({type(error).__name__}: "
             f"{' '.join(str(error).split())}): measure again."
         ) from None
 

@@ -88,6 +88,7 @@ def test_a_cell_has_the_metrics_of_its_best_arm_and_the_top1_of_every_arm() -> N
     assert cell_end_tags(rows[:2]) == {
         "n_val": 50,
         "best_arm": "fix",  # the first of those that are equal
+        "untouched": False,
         "head_fix": "sgd, lr 0.03, smoothing 0.1, weight decay 0.0001, 5 epochs; of 30 tried",
     }
 
