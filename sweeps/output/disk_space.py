@@ -90,10 +90,10 @@ def disk_needs(plan: Plan, map_number_bytes: int) -> DiskNeeds:
         views=sum(views * _view_bytes(transform.test_res) for transform in seen),
         weights=0 if spec.grid.weights == "none" else sum(checkpoints.values()),
         trunks=plan.samples * sum(checkpoints[point.variant] for point in plan.points)
-        + sum(checkpoints[trunk.variant] for trunk in plan.untouched()),
+        + sum(checkpoints[variant] for variant in plan.untouched_variants),
         cells=plan.survivors
         * sum(_features(plan, point) + _logits(plan, point) for point in plan.points)
-        + sum(_untouched_bytes(plan, trunk.variant) for trunk in plan.untouched()),
+        + sum(_untouched_bytes(plan, variant) for variant in plan.untouched_variants),
         state=copies * smallest if spec.trunks.epochs else smallest,
         model=int(MODEL_FORMS * smallest),
     )

@@ -94,10 +94,14 @@ class Plan:
         return grid.untouched and are_weights and self.spec.trunks.epochs > 0
 
     @property
+    def untouched_variants(self) -> tuple[str, ...]:
+        """The variants that are points as their weights come: all, or none."""
+        return self.spec.grid.variants if self.has_untouched else ()
+
+    @property
     def cells_untouched(self) -> int:
         """The number of cells of untouched nets."""
-        variants_asked = self.spec.grid.variants if self.has_untouched else ()
-        return sum(len(self.grid.untouched_cells(variant)) for variant in variants_asked)
+        return sum(len(self.grid.untouched_cells(variant)) for variant in self.untouched_variants)
 
     @property
     def survivors(self) -> int:
@@ -140,8 +144,7 @@ class Plan:
 
     def untouched(self) -> list[TrunkSpec]:
         """List the untouched nets of the plan: one a variant, or none."""
-        asked = self.spec.grid.variants if self.has_untouched else ()
-        return [self.untouched_trunk(variant) for variant in asked]
+        return [self.untouched_trunk(variant) for variant in self.untouched_variants]
 
     def arms_of(self, trunk: TrunkSpec) -> tuple[str, ...]:
         """List the arms of a trunk's cells.
@@ -254,11 +257,11 @@ def expected_plan(spec: SweepSpec, expected: ExpectedImages) -> Plan | None:
     """Build what is known of a plan before any image is decoded: its trunks, cells and counts.
 
     Returns:
-        None where the test resolutions follow from the sizes of the images.
+        None where test resolutions or crops follow from the sizes of the images.
     """
-    if spec.grid.test_res == "auto":
+    if spec.grid.test_res == "auto" or "auto" in spec.fix.test_crop_pct:
         return None
-    grid = resolve_grid(spec, np.empty((0, 2)))
+    grid = resolve_grid(spec, np.ones((1, 2)))  # of any size: nothing follows from it
     return Plan(
         spec=spec,
         grid=grid,

@@ -195,6 +195,17 @@ def expected(**values: Any) -> ExpectedImages:
     )
 
 
+@pytest.mark.parametrize("crop", [1.0, "weights", "auto"])
+def test_weights_and_sizes_need_not_be_known_to_look_for_room(
+    spec: SweepSpec, location: SweepLocation, crop: float | str
+) -> None:
+    """Weights are looked for, and the images' shapes known, when these have been decoded."""
+    said: list[str] = []
+    with_untouched = spec_with(spec, weights="auto", test_crop_pct=(crop,))
+    check_expected(with_untouched, location, expected(), said.append)
+    assert not said
+
+
 def test_images_are_not_decoded_for_cells_that_have_no_room_beside_them(
     spec: SweepSpec, location: SweepLocation, disks: Disks
 ) -> None:
