@@ -50,15 +50,13 @@ def score_held_out_sets(
     """
     cell, arm = served_model.cell, served_model.arm
     cost = plan.costs[cell.variant, cell.test_res]
-    # An untouched net has no classifier of these classes but the one that the arm fitted.
-    is_untouched = plan.has_untouched and cell.trunk.is_untouched
-    tuned = bool(ARMS[arm].changes) and not is_untouched
+    arms = _arms_to_read(plan, served_model)
     rows, gains = [], {}
     for held_out_set in _held_out_sets(plan, view_cache, progress):
-        for name in _arms_to_read(arm):
+        for name in arms:
             result = score_held_out(held_out_set, store, cell.spec, name, view_cache)
             rows.append(make_row(cell, cost, result))
-        if tuned:
+        if UNTUNED in arms and arm != UNTUNED:
             gains[held_out_set.name] = paired_gain(
                 *(held_out_hits(held_out_set, store, cell.spec, name) for name in (arm, UNTUNED))
             )
@@ -123,23 +121,29 @@ def score_choice(
         gains=gains,
         refit=served_model.refit,
         test_cells=len(cells_tested_on(store, "test")),
-        val_as_served=_val_as_served(served_model, store, view_cache),
+        val_as_served=_val_as_served(plan, served_model, store, view_cache),
         calibration=calibrate(predictions, refit=served_model.refit),
         predictions=predictions,
         latency=latency,
     )
 
 
-def _arms_to_read(arm: str) -> tuple[str, ...]:
-    """Name the chosen arm and, where it is tuned, the untuned one that it is compared with."""
-    return (arm, UNTUNED) if ARMS[arm].changes else (arm,)
+def _arms_to_read(plan: Plan, model: ServedModel) -> tuple[str, ...]:
+    """Name the chosen arm and, where it is tuned, the untuned one that it is compared with.
+
+    An untouched net has no classifier of these classes but the one that the arm fitted.
+    """
+    is_untouched = plan.has_untouched and model.cell.trunk.is_untouched
+    return (model.arm, UNTUNED) if ARMS[model.arm].changes and not is_untouched else (model.arm,)
 
 
-def _val_as_served(model: ServedModel, store: Store, view_cache: ViewCache) -> dict[str, Score]:
+def _val_as_served(
+    plan: Plan, model: ServedModel, store: Store, view_cache: ViewCache
+) -> dict[str, Score]:
     """Score the model and the untuned one on val, by arm; a refitted net was trained on val."""
     if model.refit:
         return {}
     return {
         arm: score_val_as_served(store, model.cell.spec, arm, view_cache).score
-        for arm in _arms_to_read(model.arm)
+        for arm in _arms_to_read(plan, model)
     }

@@ -37,7 +37,7 @@ def plan_view(plan: Plan) -> Group:
         f"images   {counts}; {len(plan.classes)} classes; fingerprint {plan.images_digest[:12]}",
         *([f"layout   {plan.layout}"] if plan.layout else []),
         *([f"splits   {plan.splits}"] if plan.splits else []),
-        *([f"near     near-duplicates: {plan.near_duplicates}"] if plan.near_duplicates else []),
+        *([f"alike    near-duplicates: {plan.near_duplicates}"] if plan.near_duplicates else []),
         f"classes  {_classes(plan)}",
         f"trunks   {plan.trunks}: {' '.join(spec.grid.variants)} x train {_px(grid.train_res)} x "
         f"{plan.samples} samples; {_epochs(plan)}",

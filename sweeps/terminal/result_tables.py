@@ -30,7 +30,7 @@ from sweeps.selection.leaderboard import Row, crossfit_note
 from sweeps.selection.published_comparison import Comparison
 from trainables.evaluation.class_metrics import IN_WORDS, Metric
 from trainables.evaluation.confidence import wilson
-from trainables.fixres.arms import UNTUNED, rank
+from trainables.fixres.arms import ARMS, UNTUNED, rank
 
 # Columns are narrow: of words a heading breaks between.
 _SHORT: dict[Metric, str] = {"balanced_accuracy": "bal. acc. %", "macro_f1": "macro F1 %"}
@@ -105,6 +105,7 @@ def _board(val: Sequence[Row], choice: Choice, limit: int) -> Table:
         title=f"Best of {len(val)} rows, on val (n={val[0].n}{crossfit_note(val)})",
         title_justify="left",
         box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),  # So that ten columns fit in 80 characters.
     )
     decides = _deciding_column(choice.metric)
     for name in (
@@ -251,4 +252,7 @@ def _held_out_line(row: Row, gain: PairedGain | None, metric: Metric) -> Text:
         f"{row.split:8} {decides}top-1 {100 * row.top1:.1f} % (n={row.n}, 95 % interval "
         f"{100 * low:.1f} to {100 * high:.1f}), top-5 {100 * row.top5:.1f} %; "
     )
-    return Text(words + (gain_in_words(gain) if gain else "nothing was tuned"))
+    if gain:
+        return Text(words + gain_in_words(gain))
+    fitted = ARMS[row.arm].changes
+    return Text(words + ("its classifier alone was fitted" if fitted else "nothing was tuned"))

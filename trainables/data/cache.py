@@ -167,7 +167,7 @@ def _no_room(
 
 def size_in_words(size: int) -> str:
     """Write a number of bytes in MB or GB."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 @contextmanager

@@ -117,3 +117,17 @@ def test_the_temperature_is_of_the_chosen_row_on_val_whatever_is_served(
     assert outcome.calibration == calibrate([val, test], refit=refit)
     assert val.logits is not None
     assert outcome.temperature == fit_temperature(val.logits, val.labels)
+
+
+def test_an_untouched_net_is_read_with_its_fitted_classifier_alone() -> None:
+    """What came with its weights knows other classes."""
+    plan = plan_of(spec_with(PLAN.spec, weights="auto"), weights=True)
+    assert plan.has_untouched
+    arms = {
+        trunk.is_untouched: held_out._arms_to_read(
+            plan,
+            SimpleNamespace(arm="fix", cell=SimpleNamespace(trunk=trunk)),  # type: ignore[arg-type]
+        )
+        for trunk in (plan.untouched()[0], plan.trunk(plan.points[0], HYPER))
+    }
+    assert arms == {True: ("fix",), False: ("fix", "none")}

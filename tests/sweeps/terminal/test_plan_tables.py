@@ -58,5 +58,5 @@ def test_the_plan_says_where_splits_are_from_and_what_looks_alike_in_them() -> N
     console.print(plan_view(replace(plan(), near_duplicates="none between train, val, test")))
     told = output_of(console)
     assert "\nsplits   val is 9 images of its train\n" in told
-    assert "\nnear     near-duplicates: none between train, val, test\n" in told
+    assert "\nalike    near-duplicates: none between train, val, test\n" in told
     assert told.count("near-duplicates") == told.count("\nsplits") == 1
