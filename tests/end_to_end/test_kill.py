@@ -72,7 +72,7 @@ def _check_whole(out: Path, undisturbed: Path) -> None:
     assert board(out) == board(undisturbed)
     runs = runs_of(out)
     keys = [run.data.tags["key"] for run in runs]
-    assert len(keys) == len(set(keys)) == 1 + 4 + 6
+    assert len(keys) == len(set(keys)) == 1 + 5 + 12  # with the untouched net
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert model_files(out) == model_files(undisturbed)
 

@@ -159,14 +159,14 @@ def _test_files(out: Path) -> list[tuple[str, str]]:
 def test_mlflow_holds_one_run_for_each_trunk_and_cell(undisturbed: Path) -> None:
     runs = runs_of(undisturbed)
     roles = [r.data.tags["role"] for r in runs]
-    assert (roles.count("sweep"), roles.count("trunk"), roles.count("cell")) == (1, 4, 6)
+    assert (roles.count("sweep"), roles.count("trunk"), roles.count("cell")) == (1, 5, 12)
     assert {r.info.status for r in runs} == {"FINISHED"}
     parent = next(r for r in runs if r.data.tags["role"] == "sweep")
     children = [r for r in runs if r is not parent]
     assert {r.data.tags["mlflow.parentRunId"] for r in children} == {parent.info.run_id}
     for run in children:
         if run.data.tags["role"] == "cell":
-            assert set(run.data.params) == {"variant", "train_res", "test_res"}
+            assert set(run.data.params) == {"variant", "train_res", "test_res", "test_crop_pct"}
             assert 0 <= run.data.metrics["val/top1"] <= 1
 
 
