@@ -45,6 +45,7 @@ class DiskNeeds:
     views: int  # in the cache, where nothing has to be dropped
     weights: int  # in the store: what trunks start from
     trunks: int  # checkpoints
+    cell_trunks: int  # those of trunks that cells are made from, which MLflow keeps too
     cells: int  # features, and val's logits
     state: int  # of one trunk in training
     model: int
@@ -81,6 +82,8 @@ def disk_needs(plan: Plan, map_number_bytes: int) -> DiskNeeds:
         for point in plan.points
         for cell in plan.grid.cells(point)
     }
+    of_points = sum(checkpoints[point.variant] for point in plan.points)
+    untouched = sum(checkpoints[variant] for variant in plan.untouched_variants)
     smallest = min(checkpoints.values())
     copies = 1 + MOMENTS[spec.trunks.optimizer] + (spec.trunks.ema_decay > 0)
     return DiskNeeds(
@@ -89,8 +92,8 @@ def disk_needs(plan: Plan, map_number_bytes: int) -> DiskNeeds:
         cell_name=f"{variant} at {res} px",
         views=sum(views * _view_bytes(transform.test_res) for transform in seen),
         weights=0 if spec.grid.weights == "none" else sum(checkpoints.values()),
-        trunks=plan.samples * sum(checkpoints[point.variant] for point in plan.points)
-        + sum(checkpoints[variant] for variant in plan.untouched_variants),
+        trunks=plan.samples * of_points + untouched,
+        cell_trunks=plan.survivors * of_points + untouched,
         cells=plan.survivors
         * sum(_features(plan, point) + _logits(plan, point) for point in plan.points)
         + sum(_untouched_bytes(plan, variant) for variant in plan.untouched_variants),
@@ -213,7 +216,7 @@ def _out_problem(
     else:
         least, what, written = needs.model, "the model", 0
     tracked_elsewhere = spec.tracking.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-    copies = 0 if tracked_elsewhere else needs.trunks + needs.model
+    copies = 0 if tracked_elsewhere else needs.cell_trunks + needs.model
     words = f"disk     out: {size_in_words(least)} for {what}"
     words += f", {size_in_words(copies)} for MLflow's copies" if copies else ""
     words += f", {size_in_words(written)} of it written" if written else ""

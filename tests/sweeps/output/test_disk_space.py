@@ -92,7 +92,7 @@ def test_what_a_plan_writes_by_hand(
     needs = disk_needs(plan_of(spec_with(spec, arms=arms, views=3)), 4)
     assert needs.cell_name == "b0 at 96 px"
     assert (needs.pixels, needs.cell) == (images * VIEW, images * (VIEW + MAPS))
-    assert needs.trunks == 2 * 3 * B0
+    assert (needs.trunks, needs.cell_trunks) == (2 * 3 * B0, 2 * 2 * B0)
     served = len(set(arms) - {"pool"})
     logits = 50 * 3 * 4 * served  # of val's images, in three classes
     assert needs.cells == 2 * 2 * 2 * (features * (4 * FEATURES + 8) + logits)
