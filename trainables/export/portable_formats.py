@@ -164,7 +164,7 @@ def _plain_copy(model: nn.Module) -> nn.Module:
     plain = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     for module in plain.modules():
         if hasattr(module, "inplace"):
-            module.inplace = False
+            module.inplace = False  # type: ignore[assignment]
     for tensor in [*plain.parameters(), *plain.buffers()]:
         tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
     return plain
