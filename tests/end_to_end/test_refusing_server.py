@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from tests.end_to_end.sweeping import SCRIPT, run_command
+from tests.end_to_end.sweeping import ONE_CELL, SCRIPT, run_command
 from tests.mlflow_server import proxied_server
 
 pytestmark = pytest.mark.slow
 SMALL = (
-    *("--variants", "lite0", "--train-res", "32", "--test-res", "32", "--samples", "1"),
-    *("--epochs", "1", "--arms", "none", "fix", "--head-epochs", "3", "--concurrency", "1"),
+    *("--variants", "lite0", "--train-res", "32", "--samples", "1", "--epochs", "1"),
+    *(*ONE_CELL, "--head-epochs", "3", "--concurrency", "1"),
 )
 
 
