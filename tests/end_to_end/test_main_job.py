@@ -170,7 +170,9 @@ def test_mlflow_holds_one_run_for_each_trunk_and_cell(undisturbed: Path) -> None
             assert 0 <= run.data.metrics["val/top1"] <= 1
 
 
-def test_every_form_of_the_model_says_the_same(undisturbed: Path) -> None:
+def test_every_form_of_the_model_says_the_same(
+    undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """timm, ONNX Runtime, PyTorch's program, and the champion from image files, on all of test."""
     import mlflow
     import numpy as np
@@ -179,7 +181,7 @@ def test_every_form_of_the_model_says_the_same(undisturbed: Path) -> None:
     import torch
 
     folder = undisturbed / "model"
-    mlflow.set_tracking_uri(f"sqlite:///{undisturbed}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{undisturbed}/mlflow.db")
     champion = mlflow.pyfunc.load_model("models:/fixefficientnet@champion")
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     config = timm.data.resolve_model_data_config(model, use_test_size=True)

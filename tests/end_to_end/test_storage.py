@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import time
 from pathlib import Path
@@ -32,9 +31,7 @@ def test_all_of_a_sweep_lives_in_an_object_store(
     argv[argv.index(str(data))] = s3.uri("images")
     argv[argv.index("--cache-dir") + 1] = str(tmp_path / "cache")
     with (tmp_path / "log").open("w") as log:
-        sweep = subprocess.Popen(
-            argv, cwd=ROOT, env=environment() | dict(os.environ), stdout=log, stderr=log
-        )
+        sweep = subprocess.Popen(argv, cwd=ROOT, env=environment(), stdout=log, stderr=log)
     store = Store(remote_path(s3.uri("sweeps/first/store")))
     while not any(line["event"] == "rung" for line in read_lines(store.journal)):
         assert sweep.poll() is None, (tmp_path / "log").read_text()
