@@ -28,8 +28,7 @@ MAX_WEIGHTS_BYTES = 2e9  # of all files that are loaded at a time
 
 def main(argv: list[str], prog: str = "measure_latency.py") -> int:
     """Measure, print and write; return the exit code: 0 done, 1 a fault of ours, 2 bad input."""
-    asked = _parser(prog).parse_args(argv)
-    return exit_code(lambda: _measure(asked), str)
+    return exit_code(lambda: _measure(_parser(prog).parse_args(argv)), str)
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
