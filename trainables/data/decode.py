@@ -29,7 +29,7 @@ from trainables.data.cache import (
     set_limit,
     write_errors,
 )
-from trainables.data.decode_pass import FORMAT, check_rejected, decode_into
+from trainables.data.decode_pass import FORMAT, check_rejected, decode_into, new_shares
 from trainables.data.decode_pool import ExpectedImages, expected_images
 from trainables.data.image_set import ImageSet, Rejected
 from trainables.data.locks import hold
@@ -156,8 +156,7 @@ def decode_once(
         source = source_of(listing, draft / "files")
         for name in source.classes:
             _check_name(data, name)
-        shares = {"val": options.val_share, "test": options.test_share}
-        expected = expected_images(source, options.cache_side, shares)
+        expected = expected_images(source, options.cache_side, new_shares(source, options))
         needed = expected.stored_bytes
         extra = INDEX_ROW_BYTES * source.total + source.scratch_bytes
         request = options.space_request(source.total)

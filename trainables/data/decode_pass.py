@@ -227,7 +227,7 @@ def _split(
     Raises:
         UserError: a class has too few images, or a split none.
     """
-    shares = _shares(source, options)
+    shares = new_shares(source, options)
     labels = [one.label for one in stored]
     hashes = [one.sha256 for one in stored]
     splits = [one.split for one in stored]
@@ -248,8 +248,8 @@ def _split(
     return sorted(stored, key=lambda one: (one.sha256, one.label, one.split)), notes
 
 
-def _shares(source: Source, options: ReadOptions) -> dict[str, float]:
-    """The share of train that becomes each split which the data lacks."""
+def new_shares(source: Source, options: ReadOptions) -> dict[str, float]:
+    """Give the share of train that becomes each split which the data lacks."""
     picked = options.pick_share if source.picks_in_train else None
     shares = {
         "val": options.val_share if picked is None else picked,

@@ -75,7 +75,7 @@ def expected_images(source: Source, side: int, shares: Mapping[str, float]) -> E
 
     Args:
         side: px; larger images are reduced to it.
-        shares: of train that become the splits which the source lacks.
+        shares: of train that become the splits which the source lacks, by split.
     """
     sizes: list[int] = []
     splits = Counter[str]()
@@ -87,8 +87,7 @@ def expected_images(source: Source, side: int, shares: Mapping[str, float]) -> E
             sizes.append(0)
     sampled = max(1, len(sizes))
     counts = {split: splits[split] * source.total // sampled for split in SPLITS}
-    missing = {name: share for name, share in shares.items() if name not in source.given_splits}
-    new = {split: int(share * counts["train"]) for split, share in missing.items()}
+    new = {split: int(share * counts["train"]) for split, share in shares.items()}
     return ExpectedImages(
         classes=source.classes,
         counts=counts | new | {"train": counts["train"] - sum(new.values())},

@@ -107,5 +107,5 @@ def test_splits_are_estimated_as_the_data_has_them_or_as_they_will_be_made():
     assert not expected_images(bare, 10, shares).splits_are_guessed
     items = [replace(item(data), split=split) for split in ("train", "train", "train", "val")]
     given = replace(source_of(items * 10, sample=items), given_splits=("train", "val"))
-    assert expected_images(given, 10, shares).counts == {"train": 23, "val": 10, "test": 7}
-    assert expected_images(given, 10, shares).splits_are_guessed
+    assert expected_images(given, 10, {"test": 0.25}).counts == {"train": 23, "val": 10, "test": 7}
+    assert expected_images(given, 10, {"test": 0.25}).splits_are_guessed
