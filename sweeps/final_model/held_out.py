@@ -133,8 +133,8 @@ def _arms_to_read(plan: Plan, model: ServedModel) -> tuple[str, ...]:
 
     An untouched net has no classifier of these classes but the one that the arm fitted.
     """
-    is_untouched = plan.has_untouched and model.cell.trunk.is_untouched
-    return (model.arm, UNTUNED) if ARMS[model.arm].changes and not is_untouched else (model.arm,)
+    tuned = ARMS[model.arm].changes and not plan.lacks_classifier(model.cell.trunk)
+    return (model.arm, UNTUNED) if tuned else (model.arm,)
 
 
 def _val_as_served(

@@ -147,12 +147,15 @@ class Plan:
         return [self.untouched_trunk(variant) for variant in self.untouched_variants]
 
     def arms_of(self, trunk: TrunkSpec) -> tuple[str, ...]:
-        """List the arms of a trunk's cells.
+        """List the arms of a trunk's cells: without a classifier, only those that fit one."""
+        return UNTOUCHED_ARMS if self.lacks_classifier(trunk) else self.spec.fix.arms
 
-        An untouched net among trained ones has no classifier of these classes, so that only an arm
-        that fits one says anything.
+    def lacks_classifier(self, trunk: TrunkSpec) -> bool:
+        """Whether a trunk has no classifier of these classes: an untouched net among trained ones.
+
+        With 0 epochs all trunks are untouched, and keep classifiers of these classes.
         """
-        return UNTOUCHED_ARMS if trunk.is_untouched and self.has_untouched else self.spec.fix.arms
+        return trunk.is_untouched and self.has_untouched
 
     def transform(
         self, variant: str, test_res: int, crop_pct: float | None = None
