@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.waiting import HANG_S
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -75,3 +80,15 @@ def test_a_command_calls_itself_by_its_name(
 def test_a_script_runs_without_naming_python(script: str) -> None:
     assert os.access(ROOT / script, os.X_OK)
     assert (ROOT / script).read_text().startswith("#!/usr/bin/env python3\n")
+
+
+@pytest.mark.parametrize("script", COMMANDS.values())
+def test_help_may_be_cut_short_by_its_reader(script: str) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    argv = [sys.executable, str(ROOT / script), "--help"]
+    # Of an output without a buffer argparse says nothing, and ends with 0.
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(argv, env=buffered, stdout=write, stderr=subprocess.PIPE, timeout=HANG_S)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +17,6 @@ from sweeps.selection.leaderboard import Row
 from tests.factories import CONDITIONS, a_record, a_row, a_served_latency
 from tests.storing import S3Server
 from tests.trainables.export.test_portable_formats import tiny
-from tests.waiting import HANG_S
 from trainables.errors import SweepError, UserError
 from trainables.fixres.cell import PREDICTIONS, recorded_hits, write_predictions
 from trainables.models import backbone
@@ -301,12 +296,3 @@ def test_a_run_of_no_named_mlflow_is_refused(
     assert (
         f"cannot be read from MLflow at sqlite:///{tmp_path}/mlflow.db" in capsys.readouterr().err
     )
-
-
-def test_help_may_be_cut_short_by_its_reader() -> None:
-    read, write = os.pipe()
-    os.close(read)
-    argv = [sys.executable, str(ROOT / "sweeps" / "select_best.py"), "--help"]
-    done = subprocess.run(argv, stdout=write, stderr=subprocess.PIPE, timeout=HANG_S)
-    os.close(write)
-    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
