@@ -25,7 +25,8 @@ CONTEXT = TrialContext(
 
 @pytest.mark.parametrize("phase", ["trunks", "cells"])
 def test_every_trial_of_a_plan_has_resources(monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
-    planned = plan_of(spec_with(variants=("b0", "lite0"), train_res=(64, 32), test_res=(96, 64)))
+    grid = {"variants": ("b0", "lite0"), "train_res": (64, 32), "test_res": (96, 64)}
+    planned = plan_of(spec_with(**grid, test_crop_pct=(1.0,)))
     trunks = [planned.trunk(point, HYPER) for point in planned.points]
     cells = cells_of(planned, [(trunk, ()) for trunk in trunks])
     handed_out: list[NetAtRes] = []

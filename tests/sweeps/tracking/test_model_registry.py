@@ -51,11 +51,12 @@ def working_directory(
     environment: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[None]:
     """A folder in which MLflow should write nothing."""
-    uri, before = mlflow.get_tracking_uri(), Path.cwd()
+    before = Path.cwd()
     folder = tmp_path_factory.mktemp("elsewhere")
     os.chdir(folder)
     yield
-    mlflow.set_tracking_uri(uri)
+    # An address that is still set would hide the environment's from later tests.
+    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
     os.chdir(before)
     assert not list(folder.iterdir())
 
