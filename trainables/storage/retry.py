@@ -62,8 +62,10 @@ def with_retries(action: Callable[[], T], path: str) -> T:
                     f"({first_line(error)}): the same command goes on once it can."
                 ) from error
             if not warned:
-                why = first_line(error) if state is None else disk_full(state, path)
-                log.warning("%s: %s; trying again", path, why)
+                if state is None:
+                    log.warning("%s: %s; trying again", path, first_line(error))
+                else:
+                    log.warning("%s Until then it is tried again.", disk_full(state, path))
                 warned = True
             time.sleep(pause)
             pause = min(2 * pause, MAX_PAUSE_S)

@@ -65,13 +65,16 @@ def set_request_environment() -> None:
 
 
 def quiet_client(uri: str | None) -> MlflowClient:
-    """Create a client that does not log every table it creates, nor metrics that it has already.
+    """Create a client that logs no table that it creates, and no refusal that it raises.
 
     Args:
         uri: of the tracking store; None: the one that MLflow itself would use.
     """
     for logger in ("mlflow", "alembic", "psycopg"):
         logging.getLogger(logger).setLevel(logging.ERROR)
+    # A refusal of the database is logged here with its traceback and raised as well: who asked
+    # tells it in a line.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     return MlflowClient(tracking_uri=uri)
 
 

@@ -104,6 +104,10 @@ def reason_of(error: Exception) -> str:
         return f"{status} {known.get(status, '')}".strip()
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
+    # A database's own words; those around them are of statements and parameters.
+    of_database = getattr(error.__cause__, "orig", None)
+    if isinstance(of_database, Exception):
+        return first_line(of_database).rstrip(". ")
     if isinstance(error, MlflowException):
         return first_line(error).partition(". ")[0].rstrip(". ")
     return f"{type(error).__name__}: {first_line(error)}".rstrip(". ")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shlex
+import sqlite3
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from sweeps.tracking.access.connection import (
@@ -16,6 +18,7 @@ from sweeps.tracking.access.connection import (
     quiet_client,
     set_request_environment,
 )
+from sweeps.tracking.delivery.answers import reason_of
 from sweeps.tracking.ui_links import ui_command
 from tests.sweeps.tracking.recorded_sweep import EXPERIMENT
 from trainables.errors import UserError
@@ -48,6 +51,19 @@ def test_the_default_database_lies_in_its_folder_whatever_its_name(
     assert [path.name for path in out.parent.iterdir()] == [name]
     command = shlex.split(ui_command(uri, "7", "s1").splitlines()[0])
     assert command[:4] == ["mlflow", "ui", "--backend-store-uri", uri]
+
+
+def test_a_refusal_of_the_database_is_told_by_who_asked_alone(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    client = quiet_client(f"sqlite:///{tmp_path}/mlflow.db")
+    assert client.search_experiments()
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.execute("ALTER TABLE experiments RENAME TO lost")
+    with pytest.raises(MlflowException) as error:
+        client.search_experiments()
+    assert reason_of(error.value) == "no such table: experiments"
+    assert "".join(capfd.readouterr()) == ""
 
 
 def test_databases_elsewhere_are_no_files() -> None:
