@@ -15,8 +15,8 @@ import torch
 from sweeps.environment import interrupt_on_sigterm, on_cluster
 from sweeps.execution.resources import ClusterResources, Placement, known_gpu
 from sweeps.planning.spec import ResourceOptions
-from trainables.errors import UserError
-from trainables.storage.retry import first_line
+from trainables.errors import SweepError, UserError
+from trainables.storage.retry import MAX_LINE_LENGTH, first_line
 
 # Seconds within which a cluster's head accepts a connection, or is told not to answer.
 ANSWER_S = 5.0
@@ -113,18 +113,34 @@ def _answers_http(head: socket.socket) -> bool:
 
 
 def start_ray(options: ResourceOptions) -> None:
-    """Join the given cluster, or start a private Ray on loopback that ends with this process."""
+    """Join the given cluster, or start a private Ray on loopback that ends with this process.
+
+    Raises:
+        SweepError: Ray gave up, as it does after half a minute on a machine with too much to do.
+    """
     import ray
 
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # This one only repeats which trials failed, which the terminal shows anyway.
     logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
-    if on_cluster():
-        ray.init(logging_level=logging.ERROR, log_to_driver=False)
-    else:
-        _start_private_ray(options)
+    try:
+        if on_cluster():
+            ray.init(logging_level=logging.ERROR, log_to_driver=False)
+        else:
+            _start_private_ray(options)
+    except Exception as error:  # Ray has no kind of its own for a start that failed.
+        where = f"at RAY_ADDRESS {os.environ['RAY_ADDRESS']}" if on_cluster() else "on this machine"
+        raise SweepError(
+            f"Ray did not start {where} ({_words(error)}): where the machine has too much to do, "
+            "give it rest or more memory; the same command continues."
+        ) from error
     interrupt_on_sigterm()
+
+
+def _words(error: Exception) -> str:
+    """Quote what Ray says, which may take several lines, in one."""
+    return " ".join(str(error).split())[:MAX_LINE_LENGTH].rstrip(". ") or type(error).__name__
 
 
 def _start_private_ray(options: ResourceOptions) -> None:

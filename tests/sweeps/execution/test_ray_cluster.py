@@ -21,7 +21,7 @@ from sweeps.execution.ray_cluster import ROOT, RayCluster, current_placement
 from sweeps.execution.resources import ClusterResources
 from sweeps.planning.spec import ResourceOptions
 from tests.waiting import HANG_S
-from trainables.errors import UserError
+from trainables.errors import SweepError, UserError
 
 
 def give_nodes(monkeypatch: pytest.MonkeyPatch, *resources: dict[str, float]) -> None:
@@ -64,6 +64,27 @@ def test_a_given_cluster_is_joined_and_else_a_private_ray_started(
     assert ("address" in init) is not cluster
     if not cluster:
         assert init["address"] == "local"
+
+
+@pytest.mark.parametrize("address", [None, "10.0.0.1:6379"])
+def test_a_ray_that_does_not_start_is_told_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, address: str | None
+) -> None:
+    def gives_up(**_: object) -> None:
+        raise Exception("The current node timed out during startup.\n  The GCS is overloaded.")
+
+    monkeypatch.setattr(ray, "init", gives_up)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(SweepError) as error:
+        ray_cluster.start_ray(ResourceOptions())
+    where = f"at RAY_ADDRESS {address}" if address else "on this machine"
+    assert str(error.value).startswith(
+        f"Ray did not start {where} (The current node timed out during startup. The GCS is "
+        "overloaded): "
+    )
+    assert str(error.value).endswith("the same command continues.")
 
 
 LISTEN = """
