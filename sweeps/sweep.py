@@ -23,6 +23,7 @@ from sweeps.final_model.outcome import (
     served_as_swept,
     write_choice,
 )
+from sweeps.final_model.quantise import quantiser
 from sweeps.final_model.refit import refit
 from sweeps.output import folder, retention
 from sweeps.output.disk_space import check_disks, check_expected, is_begun
@@ -182,7 +183,7 @@ def _send_again(
 
 def _finished_outcome(spec: SweepSpec, location: SweepLocation) -> Outcome | None:
     """Read the outcome of a finished sweep; None: it is not finished, or its files are lost."""
-    outcome = read_outcome(location.out, spec.extra_test_sets)
+    outcome = read_outcome(location.out, spec.extra_test_sets, int8=spec.output.int8)
     lost = lost_results(location.out) if outcome else []
     if not lost:
         return outcome
@@ -310,8 +311,9 @@ class _Sweep:
             plan, choice, served_model, rows, self.images, store, progress, latency
         )
         leaderboard.write(out / BOARD, outcome.rows, latency)
+        quantise = quantiser(plan, outcome, served_model, self.images)
         outcome = write_carded_model(
-            out / "model", plan, outcome, served_model, store, self.record.versions
+            out / "model", plan, outcome, served_model, store, self.record.versions, quantise
         )
         figures = write_evidence(out, plan, outcome, history, self.record)
         self._track_outcome(outcome, figures)
@@ -329,10 +331,9 @@ class _Sweep:
     def _track_outcome(self, outcome: Outcome, figures: list[Path]) -> None:
         """Send outcome and files to MLflow, and register the model there."""
         tracker, chosen = self.tracker, outcome.choice.row
-        further = dict(outcome.calibration.metrics) if outcome.calibration else {}
-        if outcome.served_latency is not None:
-            further["work/latency_ms_model_onnx"] = outcome.served_latency.latency.latency_ms
-        tracker.write_results(outcome.choice, outcome.rows, further, outcome.latency)
+        tracker.write_results(
+            outcome.choice, outcome.rows, outcome.further_metrics, outcome.latency
+        )
         tracker.attach([self.out / name for name in EVIDENCE if (self.out / name).exists()])
         tracker.attach(figures, "figures")
         fields = ("variant", "train_res", "test_res", "crop_pct", "arm")

@@ -15,6 +15,7 @@ from sweeps.events.event_types import (
     TrunkEnded,
 )
 from sweeps.final_model.calibration import calibrate
+from sweeps.final_model.int8_net import Int8Net
 from sweeps.final_model.outcome import Outcome, PairedGain
 from sweeps.final_model.served_latency import ServedLatency
 from sweeps.output.sweep_record import SweepRecord, new_sweep_record
@@ -142,6 +143,7 @@ def outcome_of(
     val_as_served: Mapping[str, Score] | None = None,
     latency: Conditions | None = None,
     served_latency: ServedLatency | None = None,
+    int8: Int8Net | None = None,
 ) -> Outcome:
     """An outcome; the first row is chosen unless there is a choice."""
     return Outcome(
@@ -155,7 +157,17 @@ def outcome_of(
         predictions=tuple(predictions),
         latency=latency,
         served_latency=served_latency,
+        int8=int8,
     )
+
+
+def an_int8_net(hits: int = 45, n: int = 50) -> Int8Net:
+    served = a_served_latency(1.5, precision="int8")
+    return Int8Net(
+        calibrated_on=256, bytes=3_800_000, float_bytes=13_500_000, difference=-0.02, error=0.014,
+        test=Score(split="test", n=n, hits1=hits, hits5=n), conditions=served.conditions,
+        latency=served.latency, float_latency=a_served_latency(2.5).latency,
+    )  # fmt: skip
 
 
 def predictions_of(

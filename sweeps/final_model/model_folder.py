@@ -8,11 +8,13 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from sweeps.final_model.int8_net import Int8Net
 from sweeps.final_model.mlflow_flavor import write_mlflow_model
 from sweeps.final_model.outcome import ServedModel
 from sweeps.final_model.served_latency import ServedLatency, measure_served
@@ -29,25 +31,32 @@ from trainables.storage.replacing import replacing_folder
 from trainables.transforms.eval_transform import EvalTransform
 
 
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What the exported files take, and the quantised one gives."""
+
+    served_latency: ServedLatency
+    int8: Int8Net | None
+
+
 def write_model(
     folder: Path,
     plan: Plan,
     served_model: ServedModel,
     store: Store,
     *,
-    card: Callable[[ServedLatency], str],
+    card: Callable[[Exported], str],
     picture: Path,
     temperature: float | None = None,
-) -> ServedLatency:
+    quantise: Callable[[Path], Int8Net] | None = None,
+) -> Exported:
     """Write ``folder`` with the forms for timm, ONNX Runtime, plain PyTorch and MLflow, and a card.
 
     Args:
-        card: makes the model card, Markdown, from the latency of the ONNX file; it shows
-            ``picture`` by its name.
+        card: makes the model card, Markdown, from what the files take; it shows ``picture`` by
+            its name.
         temperature: what the MLflow model divides logits by for its probabilities; None: nothing.
-
-    Returns:
-        The latency of the ONNX file.
+        quantise: writes the form in eight bits beside the ONNX file; None: it is not wanted.
 
     Raises:
         SweepError: a form does not give the logits that the net itself gives.
@@ -70,16 +79,19 @@ def write_model(
         write_onnx(onnx, model, transform.test_res, _metadata(plan, trunk.variant, transform))
         write_program(program, model, transform.test_res)
         check(onnx, program, model, transform.test_res)
-        served_latency = measure_served(onnx, plan.spec.latency)
+        exported = Exported(
+            served_latency=measure_served(onnx, plan.spec.latency),
+            int8=quantise(onnx) if quantise else None,
+        )
         (new_folder / picture.name).write_bytes(picture.read_bytes())
-        write_text(new_folder / "README.md", card(served_latency))
+        write_text(new_folder / "README.md", card(exported))
         write_mlflow_model(
             new_folder,
             example=_example_image(),
             cache_side=plan.spec.images.cache_side,
             whites=plan.whites,
         )
-    return served_latency
+    return exported
 
 
 def _metadata(plan: Plan, variant: str, transform: EvalTransform) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sweeps.final_model.calibration import Calibration, CalibrationScore
+from sweeps.final_model.int8_net import Int8Net
 from sweeps.final_model.served_latency import ServedLatency
 from sweeps.output.location import BOARD, CHOICE
 from sweeps.output.results import damaged_results, result_digests
@@ -53,6 +54,8 @@ class Outcome:
     """What the latencies of the rows were measured with; None: an earlier version did not say."""
     served_latency: ServedLatency | None = None
     """The latency of the exported ``model.onnx``; None: an earlier version exported it."""
+    int8: Int8Net | None = None
+    """The net in eight bits, where it was asked for."""
     calibration: Calibration | None = None
     """None: the logits were not kept, as by earlier versions."""
     predictions: tuple[Predictions, ...] = field(default=(), compare=False, repr=False)
@@ -62,6 +65,14 @@ class Outcome:
     def temperature(self) -> float | None:
         """What logits are divided by for probabilities; None: nothing."""
         return self.calibration.temperature if self.calibration else None
+
+    @property
+    def further_metrics(self) -> dict[str, float]:
+        """What MLflow is told beside the rows: of calibration and of the exported files."""
+        metrics = dict(self.calibration.metrics) if self.calibration else {}
+        if self.served_latency is not None:
+            metrics["work/latency_ms_model_onnx"] = self.served_latency.latency.latency_ms
+        return metrics | (self.int8.metrics if self.int8 else {})
 
     @property
     def test(self) -> Row:
@@ -97,29 +108,34 @@ def write_choice(out: Path, outcome: Outcome) -> None:
             "calibration": outcome.calibration,
             "latency": outcome.latency,
             "served_latency": outcome.served_latency,
+            "int8": outcome.int8,
             "files": result_digests(out),
         },
     )
 
 
-def read_outcome(out: Path, extra_test_sets: Iterable[str]) -> Outcome | None:
+def read_outcome(
+    out: Path, extra_test_sets: Iterable[str], *, int8: bool = False
+) -> Outcome | None:
     """Read the outcome from a sweep's folder.
 
     Args:
         extra_test_sets: names of the sets that the sweep is to be scored on beside the test split.
+        int8: whether it is to have the net in eight bits.
 
     Returns:
-        None where the sweep is not finished, a held-out set is still to be read, or a file of it is
-        damaged or of another version, which a warning tells.
+        None where the sweep is not finished, a held-out set is still to be read, that net is still
+        to be made, or a file is damaged or of another version, which a warning tells.
     """
     try:
-        return unless_damaged(lambda: _read_outcome(out, {"test", *extra_test_sets}))
+        outcome = unless_damaged(lambda: _read_outcome(out, {"test", *extra_test_sets}))
     except OtherVersionError:
         log.warning(
             "%s was written by another version of this: what its store holds of trunks and cells "
             "is taken as it is, and the results are written again", out / BOARD,
         )  # fmt: skip
         return None
+    return None if int8 and outcome is not None and outcome.int8 is None else outcome
 
 
 def _read_outcome(out: Path, held_out_sets: set[str]) -> Outcome | None:
@@ -156,6 +172,7 @@ def _read_outcome(out: Path, held_out_sets: set[str]) -> Outcome | None:
             calibration=_calibration_from_json(record.get("calibration")),
             latency=_conditions(record.get("latency")),
             served_latency=_served_latency(record.get("served_latency")),
+            int8=_int8(record.get("int8")),
         )
         if outcome.choice.row not in rows:
             raise ValueError("its choice is no row of the leaderboard")
@@ -185,6 +202,18 @@ def _served_latency(written: Mapping[str, Any] | None) -> ServedLatency | None:
         conditions=checked(Conditions(**written["conditions"])),
         latency=checked(Latency(**written["latency"])),
     )
+
+
+def _int8(written: Mapping[str, Any] | None) -> Int8Net | None:
+    if written is None:
+        return None
+    own = {
+        "test": checked(Score(**written["test"])),
+        "conditions": checked(Conditions(**written["conditions"])),
+        "latency": checked(Latency(**written["latency"])),
+        "float_latency": checked(Latency(**written["float_latency"])),
+    }
+    return checked(Int8Net(**{**written, **own}))
 
 
 def lost_results(out: Path) -> list[str]:

@@ -171,6 +171,8 @@ class OutputOptions:
     """Object store (s3://bucket/prefix, gs://...): keeps store and results; OUT is then a copy."""
     link_days: float = 0
     """Days for which the card in the store links to the files, open to its readers; 0: no links."""
+    int8: bool = False
+    """Write model-int8.onnx too, the net in eight bits: its top-1 on test, size and latency."""
     keep: Literal["all", "front", "best"] = "all"
     """Checkpoints left once it is finished, now or later: all, the Pareto fronts' or the best's."""
 
@@ -335,7 +337,7 @@ NOT_IDENTITY = frozenset(
         *("data", "cache_dir", "cache_gb", "max_corrupt"),
         # The digest of the images has what these decide.
         *("layout", "class_order", "pick_share", "group_by"),
-        *("out", "storage", "link_days", "keep"),
+        *("out", "storage", "link_days", "int8", "keep"),
         *("concurrency", "cpus_per_trial", "gpus_per_trial", "gpu_memory_gb"),
         *("workers_per_trial", "price_per_hour"),
         *("tracking_uri", "experiment", "register_as", "register_if"),

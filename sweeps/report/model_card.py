@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from sweeps.final_model.calibration import ECE_IN_WORDS, temperature_in_words
+from sweeps.final_model.int8_net import INT8_FILE
 from sweeps.final_model.outcome import Outcome
 from sweeps.final_model.wording import (
     flattered_rows_in_words,
@@ -164,6 +165,8 @@ def _what_it_is(plan: Plan, outcome: Outcome) -> str:
         lines.append(f"- Latency that it was chosen with: {row_latency}.")
     if served_latency:
         lines.append(f"- Latency of `model.onnx` itself, once exported: {served_latency}.")
+    if outcome.int8 is not None:
+        lines.append(f"- The same net in eight bits, `{INT8_FILE}`: {outcome.int8.in_words()}.")
     if outcome.refit:
         lines.append(
             "- **Trained again on train + val** with the chosen configuration, and adapted on "

@@ -211,6 +211,12 @@ def _key_figures(plan: Plan, outcome: Outcome, latency: str) -> list[KeyFigure]:
         note = served_latency_in_words(outcome, plan.spec.serving)
         value = f"{outcome.served_latency.latency.latency_ms:.3g}"
         figures.append(KeyFigure(name="Latency of model.onnx", value=value, unit="ms", note=note))
+    if outcome.int8 is not None:
+        value = percent(outcome.int8.test.top1)
+        note = outcome.int8.in_words().replace("n=", "n = ")
+        figures.append(
+            KeyFigure(name="Top-1 of model-int8.onnx on test", value=value, unit="%", note=note)
+        )
     note = "one image, float32, without workspaces"
     figures.append(
         KeyFigure(name="Memory", value=three_digits(row.memory_mb), unit="MB", note=note)

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeps.final_model.calibration import calibration_line
+from sweeps.final_model.int8_net import INT8_FILE
 from sweeps.final_model.outcome import Outcome, PairedGain
 from sweeps.final_model.wording import (
     flattered_rows_in_words,
@@ -70,6 +71,8 @@ def summary(
         parts.append(Text("refit    trained again on train + val; what follows is of that net"))
     parts += latency_lines(outcome, limits or ServingOptions())
     parts += held_out_lines(outcome)
+    if outcome.int8:
+        parts.append(Text(f"int8     {INT8_FILE}: {outcome.int8.in_words()}"))
     if outcome.calibration is not None:
         parts.append(Text(f"sureness {calibration_line(outcome.calibration)}"))
     return Group(*parts)

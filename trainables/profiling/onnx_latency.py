@@ -63,7 +63,12 @@ class OnnxNet:
     def __call__(self, batch: int) -> Call:
         """Make the call that runs ``batch`` black images; what they show costs no time."""
         images = np.zeros((batch, 3, self.res, self.res), dtype=np.float32)
-        return lambda: self.session.run(None, {self._pixels: images})
+        return lambda: self.run(images)
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """Give the logits of normalised images: (N, 3, R, R) float32 -> (N, C) float32."""
+        (logits,) = self.session.run(None, {self._pixels: images})
+        return np.asarray(logits)
 
 
 def open_net(path: Path, threads: int) -> OnnxNet:

@@ -57,15 +57,15 @@ def write(
     picture = folder.parent / "heatmap.png"
     picture.write_bytes(b"picture")
     monkeypatch.setattr(model_folder, "measure_served", lambda path, _: measured(path))
-    served = model_folder.write_model(
+    exported = model_folder.write_model(
         folder,
         PLAN,
         MODEL,
         store,
-        card=lambda served: f"# Card {served.latency.latency_ms}",
+        card=lambda exported: f"# Card {exported.served_latency.latency.latency_ms}",
         picture=picture,
     )
-    assert served.latency.latency_ms == 2.5
+    assert exported.served_latency.latency.latency_ms == 2.5 and exported.int8 is None
     return metadata
 
 

@@ -18,7 +18,14 @@ from sweeps.final_model.outcome import (
     write_choice,
 )
 from sweeps.selection import leaderboard
-from tests.factories import CONDITIONS, a_row, a_served_latency, outcome_of, predictions_of
+from tests.factories import (
+    CONDITIONS,
+    a_row,
+    a_served_latency,
+    an_int8_net,
+    outcome_of,
+    predictions_of,
+)
 from trainables.storage.damage import DamagedFileError
 from trainables.storage.files import read_json, write_json
 
@@ -59,6 +66,16 @@ def test_latencies_are_read_as_written(tmp_path: Path) -> None:
         del written[name]
     (tmp_path / "choice.json").write_text(json.dumps(written))
     assert read_outcome(tmp_path, ()) == outcome_of(ROWS)
+
+
+def test_the_net_in_eight_bits_is_read_as_written_and_made_where_it_lacks(tmp_path: Path) -> None:
+    leaderboard.write(tmp_path / "leaderboard.parquet", ROWS)
+    write_choice(tmp_path, outcome_of(ROWS))
+    assert read_outcome(tmp_path, ()) == outcome_of(ROWS)
+    assert read_outcome(tmp_path, (), int8=True) is None
+    write_choice(tmp_path, outcome_of(ROWS, int8=an_int8_net()))
+    for asked in (True, False):
+        assert read_outcome(tmp_path, (), int8=asked) == outcome_of(ROWS, int8=an_int8_net())
 
 
 def test_a_set_that_is_still_to_be_read_makes_it_unfinished(tmp_path: Path) -> None:

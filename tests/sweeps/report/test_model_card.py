@@ -18,6 +18,7 @@ from tests.factories import (
     CONDITIONS,
     a_row,
     a_served_latency,
+    an_int8_net,
     outcome_of,
     plan_of,
     spec_with,
@@ -67,6 +68,14 @@ def test_the_card_says_whether_the_exported_file_keeps_the_limit() -> None:
             if line.startswith("- Latency of `model.onnx` itself")
         ]
         assert f"{ms:g} ms (median of 50 runs" in line and line.endswith(f"; {verdict}.")
+
+
+def test_the_card_tells_of_the_net_in_eight_bits() -> None:
+    outcome = outcome_of(ROWS, int8=an_int8_net())
+    lines = model_card(PLAN, outcome, {}, "heatmap.png").splitlines()
+    (line,) = [line for line in lines if "eight bits" in line]
+    assert line == (f"- The same net in eight bits, `model-int8.onnx`: {an_int8_net().in_words()}.")
+    assert not [line for line in made().splitlines() if "eight bits" in line]
 
 
 def test_front_matter_is_yaml_with_what_hubs_look_for() -> None:

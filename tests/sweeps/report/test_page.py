@@ -18,6 +18,7 @@ from tests.factories import (
     CONDITIONS,
     a_row,
     a_served_latency,
+    an_int8_net,
 )
 from tests.sweeps.report.finished_sweep import (
     CHOSEN,
@@ -180,6 +181,13 @@ def test_the_latency_of_the_exported_file_stands_beside_that_of_the_row() -> Non
     found = replace(an_outcome(), latency=CONDITIONS, served_latency=a_served_latency(13.5))
     text = words(made(found))
     assert "12.3 ms" in text and "13.5 ms" in text and "Latency of model.onnx" in text
+
+
+def test_the_net_in_eight_bits_stands_beside_the_float_one() -> None:
+    text = words(made(replace(an_outcome(), int8=an_int8_net())))
+    assert "Top-1 of model-int8.onnx on test" in text and "90.0 %" in text
+    assert "-2.0 points on model.onnx" in text
+    assert "model-int8" not in words(made())
 
 
 def test_an_untuned_choice_has_no_gain() -> None:
