@@ -20,7 +20,7 @@ from sweeps.final_model.outcome import ServedModel
 from sweeps.final_model.served_latency import ServedLatency, measure_served
 from sweeps.planning.plan import Plan
 from trainables.export.candidates import VARIANT
-from trainables.export.portable_formats import check, write_onnx, write_program
+from trainables.export.portable_formats import check, trace, write_onnx, write_program
 from trainables.export.timm_format import write_timm
 from trainables.fixres.adapted_net import adapted_state
 from trainables.fixres.cell import load_model
@@ -76,8 +76,9 @@ def write_model(
             temperature=temperature,
         )
         onnx, program = new_folder / "model.onnx", new_folder / "model.pt2"
-        write_onnx(onnx, model, transform.test_res, _metadata(plan, trunk.variant, transform))
-        write_program(program, model, transform.test_res)
+        traced = trace(model, transform.test_res)
+        write_onnx(onnx, traced, _metadata(plan, trunk.variant, transform))
+        write_program(program, traced)
         check(onnx, program, model, transform.test_res)
         exported = Exported(
             served_latency=measure_served(onnx, plan.spec.latency),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import onnx
 
-from trainables.export.portable_formats import write_onnx
+from trainables.export.portable_formats import trace, write_onnx
 from trainables.models import backbone, variants
 from trainables.storage.replacing import replacing
 
@@ -31,7 +31,7 @@ def write_candidates(
     files = {res: folder / f"{variant}-{res}.onnx" for res in sorted(set(resolutions))}
     first = min(files)
     model = backbone.build(variants.get(variant), classes).eval()
-    write_onnx(files[first], model, first, {VARIANT: variant})
+    write_onnx(files[first], trace(model, first), {VARIANT: variant})
     traced = onnx.load(files[first], load_external_data=False)
     for res, path in files.items():
         if res != first:

@@ -34,19 +34,43 @@ MIN_EXTERNAL_BYTES = 1024  # smaller tensors stay in the graph: readers look for
 CHECK_BATCHES = (3, 1)
 
 
-def write_onnx(path: Path, model: nn.Module, res: int, metadata: Mapping[str, str]) -> None:
-    """Write ``model`` in eval mode as ONNX: "pixels" (N, 3, res, res) -> "logits" (N, C), float32.
+def trace(model: nn.Module, res: int) -> torch.export.ExportedProgram:
+    """Trace ``model`` in eval mode for any batch size: (N, 3, res, res) -> (N, C), float32.
+
+    All formats are written from one trace, which takes longer than to write them.
+
+    Args:
+        model: on any device, in any memory format; it is left as it is.
+        res: px.
+
+    Returns:
+        The program, without stack traces and example inputs.
+    """
+    program = torch.export.export(
+        _plain_copy(model),
+        (torch.zeros(2, 3, res, res),),  # with one image, N would be taken for the constant 1
+        dynamic_shapes=({0: torch.export.Dim(BATCH, min=1)},),
+    )
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
+    program.example_inputs = None
+    return program
+
+
+def write_onnx(
+    path: Path, program: torch.export.ExportedProgram, metadata: Mapping[str, str]
+) -> None:
+    """Write a net as ONNX: "pixels" (N, 3, res, res) -> "logits" (N, C), float32.
 
     It is one file, but for a net of more than MAX_SINGLE_FILE_BYTES, whose weights lie beside it
     in ``<name>.data``.
 
     Args:
-        model: on any device, in any memory format; it is left as it is.
-        res: px.
+        program: from :func:`trace`; it is left as it is.
         metadata: the file's metadata properties.
     """
     exported = torch.onnx.export(
-        _program(model, res),
+        program,
         dynamo=True,
         verbose=False,
         input_names=[PIXELS],
@@ -66,8 +90,8 @@ def write_onnx(path: Path, model: nn.Module, res: int, metadata: Mapping[str, st
         temporary.write_bytes(ir.to_proto(onnx_model).SerializeToString(deterministic=True))
 
 
-def write_program(path: Path, model: nn.Module, res: int) -> None:
-    """Write ``model`` in eval mode as a torch.export program: (N, 3, res, res) -> (N, C), float32.
+def write_program(path: Path, program: torch.export.ExportedProgram) -> None:
+    """Write a net as a torch.export program: (N, 3, res, res) -> (N, C), float32.
 
     ``torch.export.load(path).module()(pixels)`` runs it. The file holds no pickle: weights are raw
     bytes, the graph is JSON, and there are no example inputs (which would be pickled). Nevertheless
@@ -75,11 +99,10 @@ def write_program(path: Path, model: nn.Module, res: int) -> None:
     expressions of shapes.
 
     Args:
-        model: on any device, in any memory format; it is left as it is.
-        res: px.
+        program: from :func:`trace`; it is left as it is.
     """
     archive = io.BytesIO()  # a file's name would become part of the bytes
-    torch.export.save(_program(model, res), archive)
+    torch.export.save(program, archive)
     with replacing(path) as temporary:
         temporary.write_bytes(archive.getbuffer())
 
@@ -139,19 +162,6 @@ def _onnx_runner(path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
         return torch.from_numpy(np.asarray(logits))
 
     return run
-
-
-def _program(model: nn.Module, res: int) -> torch.export.ExportedProgram:
-    """Trace the model for any batch size, without stack traces and example inputs."""
-    program = torch.export.export(
-        _plain_copy(model),
-        (torch.zeros(2, 3, res, res),),  # with one image, N would be taken for the constant 1
-        dynamic_shapes=({0: torch.export.Dim(BATCH, min=1)},),
-    )
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)
-    program.example_inputs = None
-    return program
 
 
 def _plain_copy(model: nn.Module) -> nn.Module:

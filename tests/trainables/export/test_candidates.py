@@ -12,7 +12,7 @@ import torch
 
 from tests.trainables.export.test_portable_formats import tiny
 from trainables.export.candidates import set_resolution, write_candidates
-from trainables.export.portable_formats import write_onnx
+from trainables.export.portable_formats import trace, write_onnx
 from trainables.models import backbone
 
 SIDES = (32, 33, 37, 40, 46, 47)  # even and odd at every stride
@@ -23,7 +23,7 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> dict[int, onnx.ModelProt
     """The same net exported by itself at each resolution."""
     folder, net = tmp_path_factory.mktemp("traced"), tiny()
     for side in SIDES:
-        write_onnx(folder / f"{side}.onnx", net, side, {})
+        write_onnx(folder / f"{side}.onnx", trace(net, side), {})
     return {side: onnx.load(folder / f"{side}.onnx") for side in SIDES}
 
 

@@ -20,7 +20,7 @@ from timm.models.efficientnet import EfficientNet
 
 from trainables.errors import SweepError
 from trainables.export import portable_formats
-from trainables.export.portable_formats import check, write_onnx, write_program
+from trainables.export.portable_formats import check, trace, write_onnx, write_program
 
 ROOT = Path(portable_formats.__file__).parents[2]
 RES, CLASSES = 37, 4  # odd, so that "same" padding is not even on both sides
@@ -64,8 +64,9 @@ def tiny(seed=0, classes=CLASSES):
 
 def write(folder: Path, net: torch.nn.Module, res: int = RES) -> tuple[Path, Path]:
     folder.mkdir(parents=True, exist_ok=True)
-    write_onnx(folder / "model.onnx", net, res, METADATA)
-    write_program(folder / "model.pt2", net, res)
+    program = trace(net, res)
+    write_onnx(folder / "model.onnx", program, METADATA)
+    write_program(folder / "model.pt2", program)
     return folder / "model.onnx", folder / "model.pt2"
 
 
@@ -101,8 +102,8 @@ def test_the_same_net_gives_the_same_bytes_anywhere(tmp_path, net, files):
 def test_the_files_tell_nothing_of_the_machine(files):
     for path in files:
         data = path.read_bytes()
-        for trace in (b"site-packages", b".py", b"forward(", str(Path.home()).encode() + b"/"):
-            assert trace not in data, (path.name, trace)
+        for held in (b"site-packages", b".py", b"forward(", str(Path.home()).encode() + b"/"):
+            assert held not in data, (path.name, held)
         assert str(ROOT).encode() not in data and str(path.parent).encode() not in data
     assert b"pkg.torch" not in files[0].read_bytes()  # what the exporter notes of each node
 
