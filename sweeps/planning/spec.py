@@ -17,11 +17,12 @@ from trainables.sources.class_names import class_order_of
 from trainables.sources.layout import LayoutChoice
 from trainables.storage.hashing import to_jsonable
 from trainables.storage.typed import checked
-from trainables.training.recipe import Optimizer, Recipe, Schedule
+from trainables.training.recipe import ClassWeights, Optimizer, Recipe, Sampling, Schedule
 from trainables.transforms.augmentation import Augmentation
 from trainables.transforms.resolution import TEST_CROP_PCT
 
 ArmName = Literal["none", "pool", "bn", "frechet", "fix", "fix_aug", "fix_affine"]
+HeadClassWeights = Literal["trunk", "none", "sqrt", "balanced"]
 CropWord = Literal["weights", "auto"]
 RegisterIf = Literal["better", "always", "never"]
 DEFAULT_CACHE = Path("~/.cache/fixres-sweeps")
@@ -103,6 +104,10 @@ class TrunkOptions:
     """RandomResizedCrop: range of the share of the area."""
     hflip: float = Augmentation.hflip
     """Probability of a horizontal flip."""
+    sampling: Sampling = Recipe.sampling
+    """What an epoch draws: uniform, every image once; balanced, as many images of every class."""
+    class_weights: ClassWeights = Recipe.class_weights
+    """Weights of classes in the loss: balanced, the inverse of their sizes; sqrt, its root."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +142,8 @@ class FixOptions:
     """Weight decays of the classifier."""
     head_optimizer: tuple[HeadOptimizer, ...] = HeadGrid.optimizer
     """Optimisers of the classifier: SGD with momentum 0.9, AdamW."""
+    head_class_weights: tuple[HeadClassWeights, ...] = ("trunk",)
+    """Class weights in the classifier's loss, val picks; trunk: as in the trunk's training."""
     head_epochs: int = 30
     """Epochs of the classifier, at most: val picks."""
     head_patience: int = 5
