@@ -152,7 +152,9 @@ def work(tiny_images, lite0_weights, tmp_path_factory):
         train_res=32,
         weights=weights,
         images=tiny_images.digest,
-        recipe=Recipe(epochs=EPOCHS, batch_size=5, warmup_epochs=0.0, ema_decay=0.9),
+        recipe=Recipe(
+            epochs=EPOCHS, batch_size=5, warmup_epochs=0.0, ema_decay=0.9, sampling="balanced"
+        ),
         hyper=Hyper(lr=1e-3, weight_decay=0.05, label_smoothing=0.1),
         seed=0,
     )
