@@ -127,7 +127,7 @@ class Plan:
                 dropout=options.dropout,
                 augmentation=Augmentation(crop_scale=options.crop_scale, hflip=options.hflip),
                 sampling=options.sampling,
-                class_weights=options.class_weights,
+                class_weights=options.class_weights if options.epochs else "none",
             ),
             hyper=hyper,
             seed=self.spec.run.seed,

@@ -6,7 +6,7 @@ A training step counts as ``TRAIN_STEP_FORWARDS`` forward passes. The passes of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -107,16 +107,7 @@ def class_balance_in_words(plan: Plan) -> str:
         return ""
     if of_heads == ("none",):
         parts.append("none in that of classifiers")
-    weighing = dict.fromkeys(kind for kind in (of_trunks, *of_heads) if kind != "none")
-    labels = np.repeat(np.arange(len(plan.classes)), plan.train_class_sizes)
-    for kind in weighing:
-        weights = class_weights(labels, len(plan.classes), kind)
-        assert weights is not None
-        rare, frequent = _rarest_and_most_frequent(plan)
-        parts.append(
-            f"{kind}: an image of {_with_size(plan, rare)} weighs {weights[rare]:.3g}, of "
-            f"{_with_size(plan, frequent)} {weights[frequent]:.3g}, on average 1"
-        )
+    parts += _weights_in_words(plan, [kind for kind in (of_trunks, *of_heads) if kind != "none"])
     absent = sum(size == 0 for size in plan.train_class_sizes)
     if absent:
         parts.append(f"{absent} class(es) without an image in train count as before")
@@ -134,6 +125,20 @@ def _draws_in_words(plan: Plan) -> str:
         f"{share:.3g} of each class; it sees an image of {_with_size(plan, rare)} {times[0]:.3g} "
         f"times, of {_with_size(plan, frequent)} {times[1]:.3g} times"
     )
+
+
+def _weights_in_words(plan: Plan, kinds: Sequence[ClassWeights]) -> Iterator[str]:
+    """Say what an image of a class weighs by each kind of weights, which is named among several."""
+    labels = np.repeat(np.arange(len(plan.classes)), plan.train_class_sizes)
+    rare, frequent = _rarest_and_most_frequent(plan)
+    for kind in dict.fromkeys(kinds):
+        weights = class_weights(labels, len(plan.classes), kind)
+        assert weights is not None
+        which = f"by {kind} ones " if len(set(kinds)) > 1 else ""
+        yield (
+            f"{which}an image of {_with_size(plan, rare)} weighs {weights[rare]:.3g}, of "
+            f"{_with_size(plan, frequent)} {weights[frequent]:.3g}, on average 1"
+        )
 
 
 def _rarest_and_most_frequent(plan: Plan) -> tuple[int, int]:

@@ -99,6 +99,13 @@ def test_a_trunk_is_known_by_all_that_it_depends_on() -> None:
     assert set(keys.values()) == {1}
 
 
+def test_class_weights_are_not_in_the_key_of_a_trunk_that_is_not_trained() -> None:
+    """They are those of its classifiers alone."""
+    specs = [spec_with(epochs=0, data="/", class_weights=w) for w in ("none", "balanced")]
+    trunks = [plan.trunk(plan.points[0], HYPER) for plan in map(plan_of, specs)]
+    assert trunks[0].key == trunks[1].key
+
+
 def test_a_trunk_does_not_depend_on_its_neighbours_in_the_grid() -> None:
     point = Point(variant="b0", train_res=64)
     small = plan_of(spec_with(train_res=(64,), test_res=(64,), samples=1))

@@ -130,7 +130,7 @@ def test_what_an_epoch_of_balanced_draws_is_is_said_as_it_is_drawn() -> None:
         f"class; it sees an image of fox (12 in train) {40 / 12:.3g} times, of cat (60 in train) "
         f"{40 / 60:.3g} times; class weights in the loss of classifiers: balanced; "
     )
-    assert told.endswith(": an image of fox (12 in train) weighs 3.33, of cat (60 in train) "
+    assert told.endswith("; an image of fox (12 in train) weighs 3.33, of cat (60 in train) "
                          "0.667, on average 1")  # fmt: skip
 
 
@@ -139,19 +139,19 @@ def test_what_an_epoch_of_balanced_draws_is_is_said_as_it_is_drawn() -> None:
     [
         (
             {"class_weights": "balanced"},
-            "class weights in the loss of training and of classifiers: balanced; balanced: an ",
+            "class weights in the loss of training and of classifiers: balanced; an image of fox ",
         ),
         (
             {"class_weights": "sqrt", "head_class_weights": ("none",)},
-            "class weights in the loss of training: sqrt; none in that of classifiers; sqrt: an ",
+            "class weights in the loss of training: sqrt; none in that of classifiers; an image ",
         ),
         (
             {"head_class_weights": ("none", "balanced")},
-            "class weights in the loss of classifiers: none or balanced, whichever val picks; ba",
+            "class weights in the loss of classifiers: none or balanced, whichever val picks; an i",
         ),
         (
             {"class_weights": "balanced", "epochs": 0},
-            "class weights in the loss of classifiers: balanced; balanced: an ",
+            "class weights in the loss of classifiers: balanced; an image of fox ",
         ),
     ],
 )
@@ -159,6 +159,14 @@ def test_weights_are_told_with_the_loss_that_they_are_in(
     options: dict[str, Any], told: str
 ) -> None:
     assert words(**options).startswith(told)
+
+
+def test_weights_of_several_kinds_are_told_apart() -> None:
+    told = words(class_weights="sqrt", head_class_weights=("balanced", "none", "sqrt"))
+    head, by_sqrt, by_balanced = told.rsplit("; ", 2)
+    assert head.endswith("classifiers: balanced or none or sqrt, whichever val picks")
+    assert by_sqrt.startswith("by sqrt ones an image of fox (12 in train) weighs 1.91, ")
+    assert by_balanced.startswith("by balanced ones an image of fox (12 in train) weighs 3.33, ")
 
 
 def test_classes_that_train_lacks_are_counted_and_no_rarest_class() -> None:
