@@ -12,7 +12,7 @@ from sweeps.redaction import redacted
 from trainables.data.options import ReadOptions
 from trainables.errors import with_option_names
 from trainables.evaluation.class_metrics import Metric
-from trainables.fixres.head_settings import HeadGrid, HeadOptimizer
+from trainables.fixres.head_settings import HeadClassWeights, HeadGrid, HeadOptimizer
 from trainables.sources.class_names import class_order_of
 from trainables.sources.layout import LayoutChoice
 from trainables.storage.hashing import to_jsonable
@@ -22,7 +22,6 @@ from trainables.transforms.augmentation import Augmentation
 from trainables.transforms.resolution import TEST_CROP_PCT
 
 ArmName = Literal["none", "pool", "bn", "frechet", "fix", "fix_aug", "fix_affine"]
-HeadClassWeights = Literal["trunk", "none", "sqrt", "balanced"]
 CropWord = Literal["weights", "auto"]
 RegisterIf = Literal["better", "always", "never"]
 DEFAULT_CACHE = Path("~/.cache/fixres-sweeps")
@@ -346,9 +345,8 @@ NOT_IDENTITY = frozenset(
         *("layout", "class_order", "pick_share", "group_by"),
         *("out", "storage", "link_days", "int8", "keep"),
         *("concurrency", "cpus_per_trial", "gpus_per_trial", "gpu_memory_gb"),
-        *("workers_per_trial", "price_per_hour"),
+        *("workers_per_trial", "price_per_hour", "also_test", "dry_run"),
         *("tracking_uri", "experiment", "register_as", "register_if"),
-        *("also_test", "dry_run"),
     )
 )
 

@@ -14,6 +14,7 @@ from trainables.storage.hashing import added_later
 from trainables.training.recipe import ClassWeights
 
 HeadOptimizer = Literal["sgd", "adamw"]
+HeadClassWeights = Literal["trunk", "none", "sqrt", "balanced"]  # trunk: as in its training
 
 
 @dataclass(frozen=True, kw_only=True)
