@@ -77,6 +77,7 @@ def plan_of(
         counts={"train": train, "val": val, "test": test},
         classes=("cat", "dog", "fox"),
         class_sizes=(90, 70, train + val + test - 160),
+        train_class_sizes=(train // 2, train // 3, train - train // 2 - train // 3),
         layout="class folders",
         weights={
             w.variant: replace(w, source="hub", digest="d", name=f"{w.variant}-d") if weights else w

@@ -21,8 +21,9 @@ from trainables.sources.layout import LayoutChoice
 from trainables.storage.artifact_store import Store
 from trainables.storage.full_disk import full_disk_told
 from trainables.storage.object_store import place_of
+from trainables.training.class_balance import check_balance
 from trainables.training.preemption import PreemptionGuard
-from trainables.training.recipe import Hyper, Recipe
+from trainables.training.recipe import ClassWeights, Hyper, Recipe, Sampling
 from trainables.training.trainer import TrunkTraining
 from trainables.training.trunk import TrunkSpec, TrunkStatus, finalize_trunk, recorded_reports
 from trainables.transforms.eval_transform import EvalTransform
@@ -33,9 +34,11 @@ SETTING_NAMES = {
     "batch_size": "--batch-size",
     "cache_dir": "--cache",
     "class_order": "--class-order",
+    "class_weights": "--class-weights",
     "data": "--data",
     "group_by": "--group-by",
     "layout": "--layout",
+    "sampling": "--sampling",
     "test_res": "--test-res",
     "train_res": "--train-res",
     "variant": "--variant",
@@ -82,6 +85,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--epochs", type=int, default=20, help="epochs")
     parser.add_argument("--batch-size", type=int, default=32, help="images a step")
     parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
+    parser.add_argument("--sampling", choices=get_args(Sampling), default=Recipe.sampling)
+    parser.add_argument(
+        "--class-weights", choices=get_args(ClassWeights), default=Recipe.class_weights
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
     parser.add_argument("--seed", type=int, default=0, help="of splits, order and start")
     return parser
@@ -96,9 +103,11 @@ def _train(options: argparse.Namespace) -> None:
     """Train the trunk unless the store holds it finished, and print its scores on val.
 
     Raises:
-        UserError: the variant, its weights, the images or the cache are not usable.
+        UserError: the variant, its weights, the images or the cache are not usable, or classes are
+            balanced twice.
         SweepError: memory does not suffice, or the store did not answer for long.
     """
+    check_balance(options.sampling, options.class_weights)
     variant = variants.get(options.variant)
     reading = ReadOptions(
         seed=options.seed,
@@ -115,7 +124,12 @@ def _train(options: argparse.Namespace) -> None:
             find_weights(variant, options.weights, store), images.classes
         ),
         images=images.digest,
-        recipe=Recipe(epochs=options.epochs, batch_size=options.batch_size),
+        recipe=Recipe(
+            epochs=options.epochs,
+            batch_size=options.batch_size,
+            sampling=options.sampling,
+            class_weights=options.class_weights,
+        ),
         hyper=Hyper(lr=options.lr, weight_decay=1e-2, label_smoothing=0.1),
         seed=options.seed,
     )

@@ -26,7 +26,7 @@ from trainables.models.weights import Weights
 from trainables.profiling.cost import Cost, cost
 from trainables.sources.splits import SPLITS
 from trainables.storage.object_store import is_uri, name_in
-from trainables.training.recipe import Hyper, Recipe
+from trainables.training.recipe import ClassWeights, Hyper, Recipe
 from trainables.training.trunk import TrunkSpec
 from trainables.transforms.augmentation import Augmentation
 from trainables.transforms.eval_transform import EvalTransform
@@ -42,6 +42,7 @@ class Plan:
     counts: Mapping[str, int]  # images by split
     classes: tuple[str, ...]
     class_sizes: tuple[int, ...]  # images of each class, over all splits
+    train_class_sizes: tuple[int, ...]  # those of train alone
     layout: str  # how the images lay, in words
     weights: Mapping[str, Weights]  # by variant
     costs: Mapping[tuple[str, int], Cost]  # by variant and resolution
@@ -125,6 +126,8 @@ class Plan:
                 ema_decay=options.ema_decay,
                 dropout=options.dropout,
                 augmentation=Augmentation(crop_scale=options.crop_scale, hflip=options.hflip),
+                sampling=options.sampling,
+                class_weights=options.class_weights if options.epochs else "none",
             ),
             hyper=hyper,
             seed=self.spec.run.seed,
@@ -187,6 +190,18 @@ class Plan:
         return self.spec.evaluation.metric
 
     @property
+    def head_class_weights(self) -> tuple[ClassWeights, ...]:
+        """The weights of classes that classifiers are fitted with; of several, val picks.
+
+        Those of the trunks' loss, unless asked otherwise. Classifiers are fitted on every train
+        image alike: after trunks that drew balanced, balanced weights make classes count alike.
+        """
+        trunks = self.spec.trunks
+        own = "balanced" if trunks.sampling == "balanced" else trunks.class_weights
+        asked = self.spec.fix.head_class_weights
+        return tuple(dict.fromkeys(own if kind == "trunk" else kind for kind in asked))
+
+    @property
     def head_grid(self) -> HeadGrid:
         """The settings with which the classifier of every cell is fitted."""
         fix = self.spec.fix
@@ -199,6 +214,7 @@ class Plan:
             patience=fix.head_patience,
             batch_size=fix.head_batch_size,
             metric=self.metric,
+            class_weights=self.head_class_weights,
         )
 
     def cell(self, trunk: TrunkSpec, trunk_epochs: int, test_res: int, crop_pct: float) -> Cell:
@@ -231,14 +247,18 @@ def build_plan(
     """
     splits = {name: images.split(name) for name in SPLITS}
     grid = resolve_grid(spec, splits["train"].sizes)
-    labels = np.concatenate([split.labels for split in splits.values()])
+    sizes = {
+        name: np.bincount(split.labels, minlength=len(images.classes))
+        for name, split in splits.items()
+    }
     plan = Plan(
         spec=spec,
         grid=grid,
         images_digest=images.digest,
         counts={name: len(split) for name, split in splits.items()},
         classes=images.classes,
-        class_sizes=tuple(np.bincount(labels, minlength=len(images.classes)).tolist()),
+        class_sizes=tuple(np.sum([*sizes.values()], axis=0).tolist()),
+        train_class_sizes=tuple(sizes["train"].tolist()),
         layout=images.layout,
         weights={w.variant: with_fitting_classifier(w, images.classes) for w in weights},
         costs={
@@ -272,6 +292,7 @@ def expected_plan(spec: SweepSpec, expected: ExpectedImages) -> Plan | None:
         counts=expected.counts,
         classes=expected.classes,
         class_sizes=(),
+        train_class_sizes=(),
         layout="",
         weights={},
         costs={},

@@ -12,12 +12,12 @@ from sweeps.redaction import redacted
 from trainables.data.options import ReadOptions
 from trainables.errors import with_option_names
 from trainables.evaluation.class_metrics import Metric
-from trainables.fixres.head_settings import HeadGrid, HeadOptimizer
+from trainables.fixres.head_settings import HeadClassWeights, HeadGrid, HeadOptimizer
 from trainables.sources.class_names import class_order_of
 from trainables.sources.layout import LayoutChoice
 from trainables.storage.hashing import to_jsonable
 from trainables.storage.typed import checked
-from trainables.training.recipe import Optimizer, Recipe, Schedule
+from trainables.training.recipe import ClassWeights, Optimizer, Recipe, Sampling, Schedule
 from trainables.transforms.augmentation import Augmentation
 from trainables.transforms.resolution import TEST_CROP_PCT
 
@@ -103,6 +103,10 @@ class TrunkOptions:
     """RandomResizedCrop: range of the share of the area."""
     hflip: float = Augmentation.hflip
     """Probability of a horizontal flip."""
+    sampling: Sampling = Recipe.sampling
+    """What an epoch draws: uniform, every image once; balanced, as many images of every class."""
+    class_weights: ClassWeights = Recipe.class_weights
+    """Weights of classes in the loss: balanced, the inverse of their sizes; sqrt, its root."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +141,8 @@ class FixOptions:
     """Weight decays of the classifier."""
     head_optimizer: tuple[HeadOptimizer, ...] = HeadGrid.optimizer
     """Optimisers of the classifier: SGD with momentum 0.9, AdamW."""
+    head_class_weights: tuple[HeadClassWeights, ...] = ("trunk",)
+    """Class weights in the classifier's loss, val picks; trunk: as in the trunk's training."""
     head_epochs: int = 30
     """Epochs of the classifier, at most: val picks."""
     head_patience: int = 5
@@ -339,9 +345,8 @@ NOT_IDENTITY = frozenset(
         *("layout", "class_order", "pick_share", "group_by"),
         *("out", "storage", "link_days", "int8", "keep"),
         *("concurrency", "cpus_per_trial", "gpus_per_trial", "gpu_memory_gb"),
-        *("workers_per_trial", "price_per_hour"),
+        *("workers_per_trial", "price_per_hour", "also_test", "dry_run"),
         *("tracking_uri", "experiment", "register_as", "register_if"),
-        *("also_test", "dry_run"),
     )
 )
 

@@ -19,6 +19,7 @@ from trainables.fixres.arms import ARMS, RETIRED
 from trainables.models import variants
 from trainables.sources.splits import SPLITS
 from trainables.storage.object_store import place_of
+from trainables.training.class_balance import check_balance
 from trainables.transforms.resolution import MIN_RES
 
 INF = math.inf
@@ -97,6 +98,7 @@ INTERVAL_OPTIONS = ("lr", "weight_decay", "label_smoothing", "crop_scale")
 SET_OPTIONS = (
     *("variants", "train_res", "test_res", "arms", "test_crop_pct"),
     *("head_lr", "head_smoothing", "head_weight_decay", "head_optimizer"),
+    "head_class_weights",
 )
 # Words that may not be empty.
 NAME_OPTIONS = ("experiment", "register_as", "weights", "class_order")
@@ -198,6 +200,12 @@ def _check_combinations(spec: SweepSpec) -> None:
 
 
 def _check_training(spec: SweepSpec) -> None:
+    check_balance(spec.trunks.sampling, spec.trunks.class_weights)
+    if spec.trunks.epochs == 0 and spec.trunks.sampling != "uniform":
+        raise UserError(
+            f"--sampling {spec.trunks.sampling} is of what training draws, and --epochs 0 trains "
+            "nothing: weigh the classes of classifiers by --head-class-weights balanced."
+        )
     if 0 < spec.trunks.epochs < spec.trunks.warmup_epochs:
         raise UserError(
             f"--warmup-epochs {spec.trunks.warmup_epochs} is more than --epochs "

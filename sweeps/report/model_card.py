@@ -22,6 +22,7 @@ from sweeps.planning.cell import crop_in_words
 from sweeps.planning.plan import Plan
 from sweeps.planning.serving_limits import limits_in_words
 from sweeps.planning.units import three_digits
+from sweeps.planning.workload import class_balance_in_words
 from sweeps.report.style import sentence_case
 from sweeps.report.tables import class_metrics
 from sweeps.selection.choice import eligible
@@ -242,6 +243,11 @@ def _origin(plan: Plan, outcome: Outcome, versions: Mapping[str, str]) -> str:
             f"(fingerprint {plan.images_digest}).",
             *([f"- Splits: {plan.splits}."] if plan.splits else []),
             *([f"- Near-duplicates: {plan.near_duplicates}."] if plan.near_duplicates else []),
+            *(
+                [f"- Class balance: {balance}."]
+                if (balance := class_balance_in_words(plan))
+                else []
+            ),
             f"- Trunk {row.trunk}, {row.trunk_epochs} epochs; cell {row.cell}; seed "
             f"{plan.spec.run.seed}.",
             f"- Made with {', '.join(f'{name} {number}' for name, number in versions.items())}.",

@@ -24,6 +24,7 @@ from sweeps.planning.cell import crop_in_words
 from sweeps.planning.plan import Plan
 from sweeps.planning.serving_limits import limits_in_words
 from sweeps.planning.units import duration, three_digits
+from sweeps.planning.workload import class_balance_in_words
 from sweeps.report.chosen_net.class_tables import (
     MAX_CLASSES,
     calibration_table,
@@ -340,6 +341,7 @@ def _facts(
         **({"Splits": plan.splits} if plan.splits else {}),
         **({"Near-duplicates": plan.near_duplicates} if plan.near_duplicates else {}),
         "Classes": f"{len(plan.classes)}: {shown}" + (f" and {more:,} more" if more > 0 else ""),
+        **({"Class balance": balance} if (balance := class_balance_in_words(plan)) else {}),
         "Weights": "; ".join(_start_in_words(plan, variant) for variant in plan.spec.grid.variants),
         "Seed": f"{plan.spec.run.seed}",
         "Chosen": f"trunk {row.trunk} ({row.trunk_epochs} epochs), cell {row.cell}",

@@ -114,9 +114,11 @@ class Row:
         """The classifier's setting in words, and how many were tried; "" if none was fitted."""
         if self.head is None or not self.head_tried:
             return ""
+        weights = self.head.class_weights
+        weighed = "" if weights == "none" else f"class weights {weights}, "
         return (
             f"{self.head.optimizer}, lr {self.head.lr:g}, smoothing {self.head.label_smoothing:g}, "
-            f"weight decay {self.head.weight_decay:g}, {self.head.epochs} epochs; "
+            f"weight decay {self.head.weight_decay:g}, {weighed}{self.head.epochs} epochs; "
             f"of {self.head_tried} tried"
         )
 
@@ -128,8 +130,13 @@ _HEAD_COLUMNS = {
     "head_smoothing": "label_smoothing",
     "head_weight_decay": "weight_decay",
     "head_epochs": "epochs",
+    "head_class_weights": "class_weights",
 }
-_HEAD_TYPES = {"head_optimizer": pa.string(), "head_epochs": pa.int64()}  # Others: float64.
+_HEAD_TYPES = {  # Others: float64.
+    "head_optimizer": pa.string(),
+    "head_epochs": pa.int64(),
+    "head_class_weights": pa.string(),
+}
 _TYPES = {"bool": pa.bool_(), "str": pa.string(), "int": pa.int64(), "float": pa.float64()}
 
 
@@ -155,6 +162,7 @@ ADDED_LATER = frozenset(
         *("balanced_accuracy", "macro_f1"),
         *("untouched", "on_untouched", "on_untouched_error"),
         *("crossfit_top1", "crossfit_balanced_accuracy", "crossfit_macro_f1"),
+        "head_class_weights",
     )
 )
 
@@ -173,7 +181,7 @@ def to_record(row: Row) -> dict[str, Any]:
 
 def from_record(record: Mapping[str, Any]) -> Row:
     """Make a row from a record of :func:`to_record`; raises anything for what is none."""
-    setting = {name: record[column] for column, name in _HEAD_COLUMNS.items()}
+    setting = {name: record[column] for column, name in _HEAD_COLUMNS.items() if column in record}
     others = {name: value for name, value in record.items() if name not in _HEAD_COLUMNS}
     head = None if None in setting.values() else checked(HeadSetting(**setting))
     row = checked(Row(**others, head=head))

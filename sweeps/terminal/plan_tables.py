@@ -16,6 +16,7 @@ from sweeps.planning.cell import crop_in_words
 from sweeps.planning.plan import Plan
 from sweeps.planning.workload import (
     cell_images,
+    class_balance_in_words,
     expected_gmacs_left,
     further_crop_cells,
     gmacs_left,
@@ -39,6 +40,7 @@ def plan_view(plan: Plan) -> Group:
         *([f"splits   {plan.splits}"] if plan.splits else []),
         *([f"alike    near-duplicates: {plan.near_duplicates}"] if plan.near_duplicates else []),
         f"classes  {_classes(plan)}",
+        *([f"balance  {balance}"] if (balance := class_balance_in_words(plan)) else []),
         f"trunks   {plan.trunks}: {' '.join(spec.grid.variants)} x train {_px(grid.train_res)} x "
         f"{plan.samples} samples; {_epochs(plan)}",
         f"cells    {plan.cells}: {plan.survivors} trunk(s) of each variant and train resolution x "

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from sweeps.planning.cell import Cell, crop_in_words
 from sweeps.planning.plan import Plan
+from sweeps.planning.workload import class_balance_in_words
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row
 from sweeps.tracking.access.names import metric_group
@@ -47,7 +48,7 @@ def sweep_tags(plan: Plan) -> dict[str, object]:
 
 def sweep_note(plan: Plan) -> str:
     """Describe the plan in sentences."""
-    grid = plan.grid
+    grid, balance = plan.grid, class_balance_in_words(plan)
     return (
         f"FixRes sweep over {', '.join(plan.spec.grid.variants)}: trained at "
         f"{', '.join(map(str, grid.train_res))} px, tested at "
@@ -56,6 +57,7 @@ def sweep_note(plan: Plan) -> str:
         "cells; "
         f"{', '.join(f'{n} {split}' for split, n in plan.counts.items())} images of "
         f"{len(plan.classes)} classes. Accuracies of cells are on val (n = {plan.counts['val']})."
+        + (f" Class balance: {balance}." if balance else "")
     )
 
 

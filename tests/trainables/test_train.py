@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,18 @@ def test_a_trunk_is_trained_scored_and_not_trained_again(
     assert capsys.readouterr().out.splitlines() == rest
 
 
+@pytest.mark.parametrize("how", [("--sampling", "balanced"), ("--class-weights", "sqrt")])
+def test_classes_are_balanced_where_it_is_asked_for(
+    run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], how: tuple[str, str]
+) -> None:
+    write_images(tmp_path / "data")
+    options = ["--variant", "lite0", "--weights", "none", "--train-res", "32", "--test-res", "32"]
+    assert run(*options, "--epochs", "1", "--batch-size", "4", *how) == 0
+    trunk = Path(capsys.readouterr().out.splitlines()[-1].removeprefix("trunk: "))
+    recipe = json.loads((trunk / "spec.json").read_text())["recipe"]
+    assert recipe[how[0].removeprefix("--").replace("-", "_")] == how[1]
+
+
 def bad_input(options: tuple[str, ...], message: str) -> Any:
     return pytest.param(options, message, id=options[0])
 
@@ -82,6 +95,10 @@ def bad_input(options: tuple[str, ...], message: str) -> Any:
             "--weights gone is no folder: give auto, none or a folder of weights.\n",
         ),
         bad_input(("--data", "nowhere://bucket/x"), "nowhere://bucket/x is in no store"),
+        bad_input(
+            ("--sampling", "balanced", "--class-weights", "sqrt"),
+            "--sampling balanced and --class-weights sqrt would count rare classes twice: ",
+        ),
     ],
 )
 def test_bad_input_ends_with_2_and_the_options_of_this_command_line(

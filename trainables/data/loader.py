@@ -38,6 +38,7 @@ def train_batches(
     interpolation: str,
     seed: Sequence[int],
     threads: int,
+    drawn: np.ndarray | None = None,
     start: int = 0,
     rank: int = 0,
     world: int = 1,
@@ -52,26 +53,30 @@ def train_batches(
         interpolation: a key of RESAMPLING.
         seed: all random choices are drawn from it beforehand and do not depend on ``threads``.
         threads: that crop images.
+        drawn: (N,) int64 positions of the images of the epoch; one that is there several times is
+            cropped anew each time. None: every image once.
         start: the first batch to give; those before are not cropped.
         rank, world: this worker's number and the number of workers; it is given every
             ``world``-th image of a batch.
     """
+    if drawn is None:
+        drawn = np.arange(len(images))
     rng = np.random.default_rng(seed)
-    order = rng.permutation(len(images))
-    boxes = random_resized_crops(images.sizes, augmentation, rng)
-    flips = rng.random(len(images)) < augmentation.hflip
+    order = rng.permutation(len(drawn))
+    boxes = random_resized_crops(images.sizes[drawn], augmentation, rng)
+    flips = rng.random(len(drawn)) < augmentation.hflip
     resampling = RESAMPLING[interpolation]
-    batches = max(1, len(images) // batch_size)
+    batches = max(1, len(drawn) // batch_size)
 
-    def crop(i: int) -> np.ndarray:
-        top, left, height, width = boxes[i]
-        region = Image.fromarray(images[i][top : top + height, left : left + width])
+    def crop(draw: int) -> np.ndarray:
+        top, left, height, width = boxes[draw]
+        region = Image.fromarray(images[drawn[draw]][top : top + height, left : left + width])
         return np.asarray(region.resize((train_res, train_res), resampling))
 
     def make_batch(b: int) -> TrainBatch:
         chosen = order[b * batch_size : (b + 1) * batch_size][rank::world]
-        pixels = np.stack([crop(i) for i in chosen])
-        return TrainBatch(pixels, images.labels[chosen], flips[chosen])
+        pixels = np.stack([crop(draw) for draw in chosen])
+        return TrainBatch(pixels, images.labels[drawn[chosen]], flips[chosen])
 
     pool, numbers = ThreadPoolExecutor(threads), iter(range(start, batches))
     try:

@@ -11,11 +11,13 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch.nn import CrossEntropyLoss
 from torch.nn.functional import cross_entropy
 
 from trainables.evaluation.class_metrics import Metric, count_by_class
 from trainables.fixres.cross_fit import WORST, CrossFit, HalfPicks, Merit, merit, val_halves
 from trainables.fixres.features import Maps, features_of
+from trainables.fixres.head_loss import weights_by_kind
 from trainables.fixres.head_settings import HeadGrid, HeadSetting
 from trainables.fixres.heads import epoch_order
 from trainables.models import backbone
@@ -56,7 +58,8 @@ def fit_affine(
     Args:
         model: in evaluation mode, on the device; left with no parameter that requires gradients.
         train, val: maps before ``conv_head``, and labels (N,) int64 on the CPU.
-        setting: learning rate, smoothing, decay and optimiser; scale and shift are not decayed.
+        setting: learning rate, smoothing, class weights, decay and optimiser; scale and shift are
+            not decayed.
         grid: how many epochs at most, patience and batch size.
         half_settings: those that each half of val picked; None: the same as all of val.
         batch_size: images at a time when val is scored.
@@ -193,10 +196,12 @@ def _epochs(
     trained = _trained(model)
     for parameter in trained.values():
         parameter.requires_grad_(True)
-    optimizer = _optimizer(trained, setting, grid)
+    optimizer, kind = _optimizer(trained, setting, grid), setting.class_weights
+    weight = weights_by_kind(train[1], model.classifier.out_features, (kind,))[kind]
+    loss = CrossEntropyLoss(weight, label_smoothing=setting.label_smoothing).to(device)
     for epoch in range(1, grid.epochs + 1):
         for chosen in torch.split(epoch_order(len(train[1]), seed, epoch), grid.batch_size):
-            _step(model, train[0].tensor[chosen], train[1][chosen], optimizer, setting, device)
+            _step(model, train[0].tensor[chosen], train[1][chosen], optimizer, loss, device)
         yield epoch
 
 
@@ -217,13 +222,12 @@ def _step(
     maps: torch.Tensor,
     labels: torch.Tensor,
     optimizer: torch.optim.Optimizer,
-    setting: HeadSetting,
+    loss: CrossEntropyLoss,
     device: torch.device,
 ) -> None:
     with torch.no_grad():
         z = backbone.pre_norm(model, maps.to(device))
     logits = model.classifier(backbone.pooled(model, z))
-    loss = cross_entropy(logits, labels.to(device), label_smoothing=setting.label_smoothing)
     optimizer.zero_grad()
-    torch.autograd.backward(loss)
+    torch.autograd.backward(loss(logits, labels.to(device)))
     optimizer.step()

@@ -38,7 +38,8 @@ def val_halves(labels: torch.Tensor) -> torch.Tensor:
 
 def merit(value: float, mean_loss: float) -> Merit:
     """Rank a classifier by its value, then its mean loss; one that is not finite is the worst."""
-    return (value, -mean_loss) if isfinite(mean_loss) else WORST
+    # Means over classes that are equal may differ by the order in which they were summed.
+    return (round(value, 12), -mean_loss) if isfinite(mean_loss) else WORST
 
 
 @dataclass(frozen=True)

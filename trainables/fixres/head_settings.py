@@ -11,8 +11,10 @@ from typing import Literal
 
 from trainables.evaluation.class_metrics import Metric
 from trainables.storage.hashing import added_later
+from trainables.training.recipe import ClassWeights
 
 HeadOptimizer = Literal["sgd", "adamw"]
+HeadClassWeights = Literal["trunk", "none", "sqrt", "balanced"]  # trunk: as in its training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,7 @@ class HeadSetting:
     label_smoothing: float
     weight_decay: float
     epochs: int  # after which it was best on val; 0: it is where the fit began
+    class_weights: ClassWeights = added_later("none")  # in the loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +42,24 @@ class HeadGrid:
     batch_size: int  # images
     momentum: float = 0.9  # for SGD
     metric: Metric = added_later("top1")  # by which val picks setting and epoch
+    class_weights: tuple[ClassWeights, ...] = added_later(("none",))
 
     @property
     def settings(self) -> tuple[HeadSetting, ...]:
         """The settings, with 0 epochs; of those that are equal on val, the first wins."""
-        runs = product(self.optimizer, self.lr, self.label_smoothing, self.weight_decay)
+        runs = product(
+            self.optimizer, self.lr, self.label_smoothing, self.weight_decay, self.class_weights
+        )
         return tuple(
-            HeadSetting(optimizer=name, lr=lr, label_smoothing=s, weight_decay=decay, epochs=0)
-            for name, lr, s, decay in dict.fromkeys(runs)
+            HeadSetting(
+                optimizer=name,
+                lr=lr,
+                label_smoothing=smoothing,
+                weight_decay=decay,
+                epochs=0,
+                class_weights=weights,
+            )
+            for name, lr, smoothing, decay, weights in dict.fromkeys(runs)
         )
 
     def only(self, setting: HeadSetting) -> HeadGrid:
@@ -57,5 +70,6 @@ class HeadGrid:
             label_smoothing=(setting.label_smoothing,),
             weight_decay=(setting.weight_decay,),
             optimizer=(setting.optimizer,),
+            class_weights=(setting.class_weights,),
             epochs=setting.epochs,
         )

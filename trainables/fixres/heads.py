@@ -4,7 +4,8 @@ For features f (B, D), targets t and heads W_s, all settings s of an optimiser s
 
     z = W_s f' + b_s      G = (softmax(z) - t_s) / B      dW_s = G f      db_s = sum G
 
-That is one matrix product forward and one back for all of them. Images are columns: the softmax
+(with class weights G is as in :mod:`.head_loss`). That is one matrix product forward and one back
+for all of them. Images are columns: the softmax
 over a few classes then runs along whole vectors of images, many times faster than along rows of
 classes. All is float32 on the features' device.
 
@@ -25,6 +26,7 @@ import torch
 
 from trainables.evaluation.class_metrics import ClassCounts, Metric
 from trainables.fixres.cross_fit import WORST, CrossFit, HalfPicks, Merit, merit, val_halves
+from trainables.fixres.head_loss import BatchedLoss, WeightsByKind, weights_by_kind
 from trainables.fixres.head_settings import HeadGrid, HeadSetting
 
 MAX_LOGITS_AT_ONCE = 1 << 24  # numbers, 64 MB, when val is scored
@@ -72,10 +74,10 @@ def fit(
     """Fit all settings from one start, and keep the best on val of all settings and epochs.
 
     Better is: more of the grid's metric (of top-1: more hits), then a lower mean cross-entropy
-    (without smoothing), then fewer epochs. A setting is given up after ``grid.patience`` epochs
-    without a better one of its own, or when its loss on val is no longer finite; what is not finite
-    never wins. What the pick is worth is judged by halves of val, which pick among the same
-    (setting, epoch) pairs (:mod:`.cross_fit`).
+    (without smoothing and class weights), then fewer epochs. A setting is given up after
+    ``grid.patience`` epochs without a better one of its own, or when its loss on val is no longer
+    finite; what is not finite never wins. What the pick is worth is judged by halves of val, which
+    pick among the same (setting, epoch) pairs (:mod:`.cross_fit`).
 
     Args:
         views: (N, D) float32 features of the same images, at least one; epoch e trains on view
@@ -90,7 +92,7 @@ def fit(
         setting was finite after any epoch: the start, as the first setting with 0 epochs.
     """
     start = weight.detach().to(views[0]), bias.detach().to(views[0])
-    batches = [_RULES[name](start, grid, name) for name in dict.fromkeys(grid.optimizer)]
+    batches = _runs(start, grid, labels)
     best_merit, tried = WORST, 0
     best = FittedHead(start[0].clone(), start[1].clone(), grid.settings[0], 0)
     halves, at_start = val_halves(val_labels), (val @ start[0].T + start[1]).argmax(dim=1)
@@ -137,10 +139,18 @@ def fit_setting(
     """
     alone = grid.only(setting)
     start = weight.detach().to(views[0]), bias.detach().to(views[0])
-    runs = _RULES[setting.optimizer](start, alone, setting.optimizer)
+    [runs] = _runs(start, alone, labels)
     for _ in _epochs([runs], views, labels, alone, seed):
         pass
     return runs.head(0, setting.epochs)
+
+
+def _runs(
+    start: tuple[torch.Tensor, torch.Tensor], grid: HeadGrid, labels: torch.Tensor
+) -> list[_BatchedRuns]:
+    """Begin the runs of all settings, those of one optimiser together."""
+    weights = weights_by_kind(labels, len(start[1]), grid.class_weights)
+    return [_RULES[name](start, grid, name, weights) for name in dict.fromkeys(grid.optimizer)]
 
 
 def _epochs(
@@ -186,7 +196,14 @@ class _BatchedRuns(ABC):
 
     moments: int  # how many running averages of the gradient the optimiser keeps
 
-    def __init__(self, start: tuple[torch.Tensor, torch.Tensor], grid: HeadGrid, name: str):
+    def __init__(
+        self,
+        start: tuple[torch.Tensor, torch.Tensor],
+        grid: HeadGrid,
+        name: str,
+        weights: WeightsByKind,
+    ):
+        self.weights = weights
         self.settings = [s for s in grid.settings if s.optimizer == name]
         self.momentum, self.steps, self.classes = grid.momentum, 0, len(start[1])
         self.metric = grid.metric
@@ -206,7 +223,7 @@ class _BatchedRuns(ABC):
 
         lr = column([s.lr for s in self.settings])
         lr_decay = lr * column([s.weight_decay for s in self.settings])
-        self.smoothing = column([s.label_smoothing for s in self.settings])[:, :, None]
+        self.loss = BatchedLoss(self.settings, self.weights, self.parts[1][0][: self.classes, 0])
         self.scale = self._scale(lr)[:, :, None]
         self.lr, self.lr_decay = (c.repeat_interleave(self.classes, 0) for c in (lr, lr_decay))
 
@@ -219,10 +236,7 @@ class _BatchedRuns(ABC):
         """Step all runs on features (B, D) and labels (B,)."""
         self.steps += 1
         p = self._logits(f).softmax(dim=1)
-        scale = self.scale / len(f)
-        torch.addcmul(scale * self.smoothing / -self.classes, p, scale, out=p)
-        at_label = (scale * (self.smoothing - 1)).expand(-1, 1, len(f))
-        p.scatter_add_(1, labels.expand_as(at_label), at_label)
+        self.loss.to_gradient(p, labels, self.scale)
         for part, x in zip(self.parts, (f, f.new_ones(len(f), 1)), strict=True):
             self._update(part, p.view(-1, len(f)), x)
 

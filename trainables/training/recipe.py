@@ -8,10 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from trainables.storage.hashing import added_later
 from trainables.transforms.augmentation import Augmentation
 
 Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["cosine", "constant"]
+Sampling = Literal["uniform", "balanced"]
+ClassWeights = Literal["none", "sqrt", "balanced"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,3 +38,5 @@ class Recipe:
     ema_decay: float = 0.0  # 0: no moving average
     dropout: bool = True  # at the variant's own rate
     augmentation: Augmentation = field(default_factory=Augmentation)
+    sampling: Sampling = added_later("uniform")  # which images an epoch draws
+    class_weights: ClassWeights = added_later("none")  # in the loss

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -27,7 +28,11 @@ _TOO_LARGE = (
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """Loss and hits of a share of a batch, before the step; sums over its images, on the device."""
+    """Loss and hits of a share of a batch, before the step; sums over its images, on the device.
+
+    Where classes have weights, the loss is the share's part of the batch's weighted mean, times the
+    images of the batch.
+    """
 
     loss: torch.Tensor  # () float32
     hits: torch.Tensor  # () int64
@@ -47,6 +52,9 @@ class TrainStep:
 
     The forward runs under autocast: in bf16 on a GPU, in float32 on a CPU. Loss, gradients and
     weights are float32.
+
+    Classes may have weights in the loss, which is then that of torch.nn.CrossEntropyLoss of the
+    whole batch: its sum over the batch's images, divided by the sum of their weights.
     """
 
     def __init__(
@@ -58,16 +66,21 @@ class TrainStep:
         label_smoothing: float,
         device: torch.device,
         group: WorkerGroup,
+        class_weights: np.ndarray | None = None,
         micro_batch: int | None = None,
     ):
         """Prepare steps of a model that is on the device, in training mode.
 
         Args:
+            class_weights: (C,), what an image of each class weighs in the loss; None: all alike.
             micro_batch: images at once, at most, as an earlier training found; None: whole shares.
         """
         self._group = group
         self._model, self._optimizer, self._preprocessing = model, optimizer, preprocessing
         self._label_smoothing, self._device = label_smoothing, device
+        self._class_weights, self._weight = class_weights, None
+        if class_weights is not None:
+            self._weight = torch.tensor(class_weights, dtype=torch.float32, device=device)
         self._memory_fit = MemoryFit(
             device, minimum=MIN_MICRO_BATCH, error=_TOO_LARGE, batch_size=micro_batch
         )
@@ -101,8 +114,9 @@ class TrainStep:
             SweepError: not even the smallest micro-batch fits into memory.
         """
         before = _StateBeforeStep(self._model, self._device)
+        weight = self._weight_of_all(batch, images)
         while True:
-            result = self._attempt(batch, images)
+            result = self._attempt(batch, images, weight)
             failed, *flags = self._group.any_true(result is None, *local_flags())
             if result is not None and not failed:
                 break
@@ -125,8 +139,25 @@ class TrainStep:
         for part, gradient in zip(parts, gradients, strict=True):
             gradient.copy_(part.view(gradient.shape))
 
-    def _attempt(self, batch: TrainBatch, images: int) -> StepResult | None:
-        """Leave the share's gradients in the model; None: memory ran out."""
+    def _weight_of(self, labels: np.ndarray) -> float:
+        """Sum the weights of images: without any, their number."""
+        if self._class_weights is None:
+            return len(labels)
+        return float(self._class_weights[labels].sum())
+
+    def _weight_of_all(self, batch: TrainBatch, images: int) -> float:
+        """Sum the weights of all workers' images; this worker has its share of the batch alone."""
+        if self._class_weights is None:
+            return images
+        own = torch.tensor([self._weight_of(batch.labels)], dtype=torch.float64)
+        return self._group.all_reduce_sum(own).item()
+
+    def _attempt(self, batch: TrainBatch, images: int, weight: float) -> StepResult | None:
+        """Leave the share's gradients in the model; None: memory ran out.
+
+        Args:
+            images, weight: of all shares together.
+        """
         self._optimizer.zero_grad(set_to_none=True)
         losses = torch.zeros((), device=self._device)
         hits = torch.zeros((), device=self._device, dtype=torch.int64)
@@ -135,9 +166,12 @@ class TrainStep:
                 y = torch.from_numpy(batch.labels[part]).to(self._device)
                 with autocast(self._device):
                     logits = self._model(self._pixels(batch, part))
-                loss = cross_entropy(logits.float(), y, label_smoothing=self._label_smoothing)
-                torch.autograd.backward(loss * (len(y) / images))
-                losses += loss.detach() * len(y)
+                loss = cross_entropy(
+                    logits.float(), y, self._weight, label_smoothing=self._label_smoothing
+                )
+                own = self._weight_of(batch.labels[part])
+                torch.autograd.backward(loss * (own / weight))
+                losses += loss.detach() * (own * (images / weight))
                 hits += (logits.detach().argmax(1) == y).sum()
         except torch.OutOfMemoryError:  # not bound to a name: its trace would keep the memory
             return None

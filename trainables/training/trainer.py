@@ -26,6 +26,7 @@ from trainables.models.backbone import Net
 from trainables.models.device import pick_device
 from trainables.models.weights import stored_state
 from trainables.storage.artifact_store import Store
+from trainables.training.class_balance import check_balance, class_weights, drawn_images
 from trainables.training.distributed import WorkerGroup
 from trainables.training.epoch_progress import EpochProgress
 from trainables.training.optim import lr_factor, make_optimizer
@@ -80,7 +81,7 @@ class TrunkTraining:
             device: of this worker; None: the GPU if there is one.
 
         Raises:
-            UserError: there are too many workers for a batch.
+            UserError: there are too many workers for a batch, or classes are balanced twice.
             ValueError: the trunk is finished.
         """
         self.spec, self.images, self.store = spec, images, store
@@ -90,6 +91,7 @@ class TrunkTraining:
         self._images_per_batch = min(spec.recipe.batch_size, len(self._train_images))
         self._steps_per_epoch = len(self._train_images) // self._images_per_batch
         self.group, self.device = group, device or pick_device()
+        check_balance(spec.recipe.sampling, spec.recipe.class_weights)
         if group.world_size > 1 and self._images_per_batch < MIN_MICRO_BATCH * group.world_size:
             raise UserError(
                 f"`workers_per_trial` {group.world_size} leaves less than {MIN_MICRO_BATCH} images "
@@ -136,6 +138,9 @@ class TrunkTraining:
             label_smoothing=self.spec.hyper.label_smoothing,
             device=self.device,
             group=self.group,
+            class_weights=class_weights(
+                self._train_images.labels, len(self.images.classes), self.spec.recipe.class_weights
+            ),
             micro_batch=position.micro_batch,
         )
 
@@ -249,6 +254,9 @@ class TrunkTraining:
             interpolation=self.preprocessing.interpolation,
             seed=(self.spec.seed, number),
             threads=self.views.threads,
+            drawn=drawn_images(
+                self._train_images.labels, recipe.sampling, seed=self.spec.seed, epoch=number
+            ),
             start=start,
             rank=self.group.rank,
             world=self.group.world_size,

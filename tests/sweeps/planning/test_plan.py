@@ -88,13 +88,22 @@ def test_a_trunk_is_known_by_all_that_it_depends_on() -> None:
     plan = plan_of(spec)
     trunks = [plan.trunk(p, HYPER) for p in plan.points]
     assert [point_of(t) for t in trunks] == list(plan.points)
+    changes: dict[str, Any] = {"epochs": 3, "seed": 4, "hflip": 0.0, "batch_size": 8}
+    changes |= {"sampling": "balanced", "class_weights": "balanced"}
     others = [
         plan_of(spec_with(spec, **{name: value})).trunk(plan.points[0], HYPER)
-        for name, value in {"epochs": 3, "seed": 4, "hflip": 0.0, "batch_size": 8}.items()
+        for name, value in changes.items()
     ]
     others.append(plan.trunk(plan.points[0], Hyper(lr=2e-3, weight_decay=0.01, label_smoothing=0)))
     keys = Counter(t.key for t in trunks + others)
     assert set(keys.values()) == {1}
+
+
+def test_class_weights_are_not_in_the_key_of_a_trunk_that_is_not_trained() -> None:
+    """They are those of its classifiers alone."""
+    specs = [spec_with(epochs=0, data="/", class_weights=w) for w in ("none", "balanced")]
+    trunks = [plan.trunk(plan.points[0], HYPER) for plan in map(plan_of, specs)]
+    assert trunks[0].key == trunks[1].key
 
 
 def test_a_trunk_does_not_depend_on_its_neighbours_in_the_grid() -> None:
@@ -156,6 +165,7 @@ def test_an_untouched_net_is_the_same_whatever_trunks_are_trained_with() -> None
         return plan_of(spec_with(**options), weights=True).untouched_trunk("b0").key
 
     others = {"epochs": 3, "seed": 4, "hflip": 0.0, "batch_size": 8, "train_res": (96,)}
+    others |= {"sampling": "balanced", "class_weights": "sqrt"}
     assert {key(**{name: value}) for name, value in others.items()} == {key()}
 
 
@@ -174,6 +184,30 @@ def test_cells_of_earlier_versions_are_found_where_they_are_the_same(
     plan = plan_of(spec_with(variants=("b0",), arms=arms))
     spec = plan.cell(plan.trunk(plan.points[0], HYPER), 2, 64, crop).spec
     assert (spec.key == replace(spec, none_in_transform=False).key) == is_found
+
+
+@pytest.mark.parametrize(
+    ("options", "weights"),
+    [
+        ({}, ("none",)),
+        ({"class_weights": "sqrt"}, ("sqrt",)),
+        ({"sampling": "balanced"}, ("balanced",)),
+        ({"sampling": "balanced", "head_class_weights": ("none",)}, ("none",)),
+        ({"head_class_weights": ("none", "balanced")}, ("none", "balanced")),
+        ({"class_weights": "sqrt", "head_class_weights": ("trunk", "sqrt")}, ("sqrt",)),
+        ({"epochs": 0, "data": "/", "class_weights": "balanced"}, ("balanced",)),
+    ],
+)
+def test_classifiers_weigh_classes_as_trunks_count_them_unless_told_otherwise(
+    options: dict[str, Any], weights: tuple[str, ...]
+) -> None:
+    plan = plan_of(spec_with(**options))
+    cell = plan.cell(plan.trunk(plan.points[0], HYPER), 2, 64, 1.0).spec
+    assert plan.head_class_weights == cell.heads.class_weights == weights
+    plain = plan_of(spec_with(), weights=True)
+    untouched, balanced = plain.untouched_trunk("b0"), plan_of(spec_with(**options), weights=True)
+    keys = {p.cell(untouched, 0, 64, 1.0).key for p in (plain, balanced)}
+    assert len(keys) == (1 if weights == ("none",) else 2)
 
 
 def test_how_far_a_trunk_was_trained_and_how_many_survive_is_not_in_a_cells_key() -> None:
@@ -291,6 +325,7 @@ def test_the_plan_counts_each_class_over_all_splits() -> None:
     spec = spec_with(variants=("lite0",), train_res=(32,), test_res=(32,))
     plan = build_plan(spec, images(train=7, val=3, test=2, classes=3), weights_of(spec))
     assert plan.class_sizes == (5, 4, 3) and plan.layout == "class folders"
+    assert plan.train_class_sizes == (3, 2, 2)
 
 
 def test_limits_that_leave_something_are_taken() -> None:

@@ -83,6 +83,17 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"head_epochs": 0}, "--head-epochs 0", "at least 1"),
     ({"head_patience": 0}, "--head-patience 0", "at least 1"),
     ({"head_optimizer": ()}, "--head-optimizer", "is empty"),
+    ({"head_class_weights": ()}, "--head-class-weights", "is empty"),
+    (
+        {"sampling": "balanced", "class_weights": "sqrt"},
+        "--sampling balanced and --class-weights sqrt",
+        "count rare classes twice: give one",
+    ),
+    (
+        {"sampling": "balanced", "epochs": 0, "data": "/"},
+        "--sampling balanced",
+        "by --head-class-weights balanced",
+    ),
     ({"head_weight_decay": (1e-4, -1.0)}, "--head-weight-decay -1.0", "at least 0"),
     ({"arms": ()}, "--arms", "is empty"),
     ({"arms": ("fix", "fix")}, "--arms fix fix", "give each value once"),

@@ -205,3 +205,10 @@ def test_where_splits_are_from_and_what_looks_alike_in_them_is_said(
     monkeypatch.setitem(globals(), "PLAN", told)
     card = made()
     assert "\n- Splits: test is val of the data.\n- Near-duplicates: none between a, b.\n" in card
+
+
+def test_what_balances_classes_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "Class balance" not in made()
+    balanced = replace(PLAN, spec=spec_with(PLAN.spec, sampling="balanced"))
+    monkeypatch.setitem(globals(), "PLAN", balanced)
+    assert "\n- Class balance: balanced sampling: an epoch draws " in made()

@@ -19,6 +19,7 @@ from tests.factories import (
     a_row,
     a_served_latency,
     an_int8_net,
+    spec_with,
 )
 from tests.sweeps.report.finished_sweep import (
     CHOSEN,
@@ -290,3 +291,11 @@ def test_where_splits_are_from_and_what_looks_alike_in_them_is_said(
     monkeypatch.setitem(globals(), "PLAN", told)
     words = " ".join(Parsed(made()).text.split())
     assert f"Splits test is {WILD}" in words and "Near-duplicates 3 of 9 images of val" in words
+
+
+def test_what_balances_classes_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "Class balance" not in Parsed(made()).text
+    weighted = replace(PLAN, spec=spec_with(PLAN.spec, class_weights="sqrt"))
+    monkeypatch.setitem(globals(), "PLAN", weighted)
+    words = " ".join(Parsed(made()).text.split())
+    assert "Class balance class weights in the loss of training and of classifiers: sqrt" in words

@@ -23,7 +23,7 @@ from sweeps.selection.leaderboard import (
     to_table,
     write,
 )
-from tests.factories import HEAD, HYPER, a_row, is_one_sentence, plan_of, spec_with
+from tests.factories import FIX_HEAD, HEAD, HYPER, a_row, is_one_sentence, plan_of, spec_with
 from trainables.errors import UserError
 from trainables.evaluation.metrics import Score
 from trainables.fixres.cell import ArmResult
@@ -49,7 +49,10 @@ def test_round_trip_through_arrow_and_parquet(tmp_path: Path) -> None:
 def test_schema_has_the_fields_names_and_plain_types(tmp_path: Path) -> None:
     write(tmp_path / "leaderboard.parquet", ROWS)
     schema = pq.read_schema(tmp_path / "leaderboard.parquet")
-    head = [f"head_{n}" for n in ("optimizer", "lr", "smoothing", "weight_decay", "epochs")]
+    head = [
+        f"head_{n}"
+        for n in ("optimizer", "lr", "smoothing", "weight_decay", "epochs", "class_weights")
+    ]
     names = [f.name for f in fields(Row)]
     at = names.index("head")
     assert schema.names == SCHEMA.names == [*names[:at], *head, *names[at + 1 :]]
@@ -116,6 +119,18 @@ def test_a_file_without_the_metrics_by_class_is_read_without_them(tmp_path: Path
     pq.write_table(to_table(ROWS).drop_columns(["balanced_accuracy", "macro_f1"]), path)
     bare = [replace(row, balanced_accuracy=None, macro_f1=None) for row in ROWS]
     assert read(path) == bare
+
+
+def test_a_file_from_before_class_weights_has_classifiers_without_any(tmp_path: Path) -> None:
+    path = tmp_path / "leaderboard.parquet"
+    rows = [a_row(arm="fix"), a_row(arm="none")]
+    pq.write_table(to_table(rows).drop_columns(["head_class_weights"]), path)
+    assert read(path) == rows
+    weighted = a_row(arm="fix", head=replace(FIX_HEAD, class_weights="balanced"))
+    write(path, [weighted, *rows])
+    assert read(path) == [weighted, *rows]
+    assert ", class weights balanced, 5 epochs; of 30 tried" in weighted.head_in_words
+    assert "class weights" not in rows[0].head_in_words
 
 
 def test_a_file_from_before_cross_fitting_is_read_and_its_fitted_rows_are_flattered(

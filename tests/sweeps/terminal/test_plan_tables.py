@@ -60,3 +60,8 @@ def test_the_plan_says_where_splits_are_from_and_what_looks_alike_in_them() -> N
     assert "\nsplits   val is 9 images of its train\n" in told
     assert "\nalike    near-duplicates: none between train, val, test\n" in told
     assert told.count("near-duplicates") == told.count("\nsplits") == 1
+
+
+def test_the_plan_says_what_balances_classes() -> None:
+    assert "\nbalance " not in shown()
+    assert "\nbalance  balanced sampling: an epoch draws 120 images" in shown(sampling="balanced")

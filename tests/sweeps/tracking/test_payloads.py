@@ -40,6 +40,12 @@ def test_a_sweep_is_described_by_its_plan() -> None:
     )
 
 
+def test_a_sweep_that_balances_classes_says_so() -> None:
+    note = str(sweep_tags(plan_of(spec_with(sampling="balanced")))["mlflow.note.content"])
+    assert "(n = 50). Class balance: balanced sampling: an epoch draws 120 images" in note
+    assert "Class balance" not in str(sweep_tags(plan_of(spec_with()))["mlflow.note.content"])
+
+
 def test_an_epoch_has_its_best_val_accuracy_and_that_at_each_test_res() -> None:
     val = {res: Score(split="val", n=10, hits1=hits, hits5=10) for res, hits in ((64, 4), (96, 6))}
     assert epoch_metrics(report(2, val=val)) == {

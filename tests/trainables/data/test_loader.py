@@ -29,7 +29,7 @@ class Plates:
         return np.full((20, 30, 3), i, dtype=np.uint8)
 
 
-def epoch(split: Any, batch_size=4, seed=(0, 1), threads=2, hflip=0.5, res=8):
+def epoch(split: Any, batch_size=4, seed=(0, 1), threads=2, hflip=0.5, res=8, **drawn: Any):
     return list(
         train_batches(
             split,
@@ -39,6 +39,7 @@ def epoch(split: Any, batch_size=4, seed=(0, 1), threads=2, hflip=0.5, res=8):
             interpolation="bicubic",
             seed=seed,
             threads=threads,
+            **drawn,
         )
     )
 
@@ -85,6 +86,27 @@ def test_whom_an_incomplete_epoch_leaves_out_changes():
     seen = [frozenset(numbers(epoch(Plates(11), seed=(0, e))).tolist()) for e in range(20)]
     assert frozenset.union(*seen) == set(range(11))
     assert len(set(seen)) > 5
+
+
+def test_an_epoch_is_of_the_images_that_are_drawn_as_often_as_they_are():
+    drawn = np.array([7, 2, 2, 9, 2, 0, 9, 2])
+    batches = epoch(Plates(10), drawn=drawn)
+    assert [len(b.pixels) for b in batches] == [4, 4]
+    seen = numbers(batches)
+    assert sorted(seen) == sorted(drawn) and seen.tolist() != drawn.tolist()
+    np.testing.assert_array_equal(np.concatenate([b.labels for b in batches]), seen % 3)
+
+
+def test_every_image_once_is_what_comes_if_nothing_is_drawn(tiny_images):
+    split = tiny_images.split("train")
+    for one, other in zip(epoch(split), epoch(split, drawn=np.arange(len(split))), strict=True):
+        assert all(map(np.array_equal, vars(one).values(), vars(other).values()))
+
+
+def test_an_image_that_is_drawn_again_is_cropped_and_mirrored_anew(tiny_images):
+    (batch,) = epoch(tiny_images.split("train"), batch_size=30, drawn=np.full(30, 4))
+    assert len({pixels.tobytes() for pixels in batch.pixels}) > 25
+    assert 5 < batch.flip.sum() < 25
 
 
 @pytest.mark.parametrize("hflip", [0.0, 0.3, 1.0])

@@ -3,8 +3,11 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from sklearn.utils.class_weight import compute_class_weight
+from torch.nn import CrossEntropyLoss
 
 from tests.trainables.adapted import HEADS, net_with
 from trainables.fixres.affine import fit_affine, fit_affine_setting
@@ -65,6 +68,30 @@ def test_it_ends_where_val_liked_it_best_and_gives_up_in_time(made, data):
         made, data, replace(grid, epochs=setting.epochs), replace(SETTING, lr=0.05), wrong
     )
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), again.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_step_of_weighted_classes_is_down_torchs_weighted_loss(made, data, smoothing):
+    """One step of SGD on all images: what moved, over the rate, is the gradient."""
+    maps, y = data[0], torch.tensor([0] * 16 + [1] * 6 + [2] * 2)
+    weights = torch.tensor(
+        compute_class_weight("balanced", classes=np.arange(3), y=y.numpy()), dtype=torch.float32
+    )
+    torchs, plain = CrossEntropyLoss(weights, label_smoothing=smoothing), net_with(made.trunk)
+    with torch.no_grad():
+        z = plain.conv_head(maps.tensor)
+    torchs(plain.classifier(plain.global_pool(plain.bn2(z))), y).backward()
+    setting = replace(
+        SETTING, optimizer="sgd", lr=1.0, label_smoothing=smoothing, weight_decay=0.0,
+        epochs=1, class_weights="balanced",
+    )  # fmt: skip
+    net = net_with(made.trunk)
+    fit_affine_setting(net, (maps, y), setting, replace(HEADS, batch_size=24), seed=1, device=CPU)
+    for name in (*AFFINE, *CLASSIFIER):
+        moved = made.trunk[name] - net.state_dict()[name]
+        wanted = plain.get_parameter(name).grad
+        assert wanted.abs().max() > 1e-3
+        torch.testing.assert_close(moved, wanted, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

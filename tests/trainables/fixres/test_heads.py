@@ -2,15 +2,18 @@ import math
 from dataclasses import dataclass, replace
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import balanced_accuracy_score, f1_score
+from sklearn.utils.class_weight import compute_class_weight
 
 from trainables.evaluation.class_metrics import Metric
 from trainables.fixres import heads
 from trainables.fixres.head_settings import HeadGrid, HeadOptimizer, HeadSetting
 from trainables.fixres.heads import FittedHead, epoch_order, fit, fit_setting
+from trainables.training.recipe import ClassWeights
 
 N, VAL, WIDTH, CLASSES = 70, 60, 12, 4
 GRID = HeadGrid(
@@ -47,12 +50,19 @@ def make_data(seed: int) -> Data:
         return torch.randn(*shape, generator=generator)
 
     def labels_of(x: torch.Tensor) -> torch.Tensor:
-        return (x[:, :CLASSES] + 0.7 * normal(len(x), CLASSES)).argmax(1)
+        uneven = 0.5 * torch.arange(CLASSES)
+        return (x[:, :CLASSES] + 0.7 * normal(len(x), CLASSES) + uneven).argmax(1)
 
     train, val = normal(N, WIDTH), normal(VAL, WIDTH)
     views = [train, train + normal(N, WIDTH), train + normal(N, WIDTH)]
     start = 0.3 * normal(CLASSES, WIDTH), 0.3 * normal(CLASSES)
     return Data(views, labels_of(train), val, labels_of(val), *start)
+
+
+def test_the_classes_of_the_data_are_uneven(data: Data) -> None:
+    """So that weights of classes are no matter of rounding in what is compared below."""
+    counts = torch.bincount(data.labels)
+    assert counts.max() > 3 * counts.min()
 
 
 def fitted(data: Data, grid: HeadGrid, views: int = 1, seed: int = 0) -> FittedHead:
@@ -87,12 +97,24 @@ def plain_epochs(data: Data, grid: HeadGrid, s: HeadSetting, views: int = 1, see
         for start in range(0, N, grid.batch_size):
             chosen = order[start : start + grid.batch_size]
             loss = F.cross_entropy(
-                head(features[chosen]), data.labels[chosen], label_smoothing=s.label_smoothing
+                head(features[chosen]),
+                data.labels[chosen],
+                torch_weights(data, s.class_weights),
+                label_smoothing=s.label_smoothing,
             )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         yield head.weight.detach().clone(), head.bias.detach().clone()
+
+
+def torch_weights(data: Data, kind: ClassWeights) -> torch.Tensor | None:
+    """Weights of classes by scikit-learn, in float64; their scale is of no account in the loss."""
+    if kind == "none":
+        return None
+    y = data.labels.numpy()
+    balanced = torch.tensor(compute_class_weight("balanced", classes=np.arange(CLASSES), y=y))
+    return balanced.sqrt() if kind == "sqrt" else balanced
 
 
 def plain_value(metric: Metric, labels: torch.Tensor, predicted: torch.Tensor) -> float:
@@ -107,11 +129,16 @@ def plain_value(metric: Metric, labels: torch.Tensor, predicted: torch.Tensor) -
 def plain_search(data: Data, grid: HeadGrid, views: int = 1, seed: int = 0):
     """Every setting of the product by itself: (value, -loss, -epoch) ranked, and pairs counted."""
     found, tried = [], 0
-    for name, lr, smoothing, decay in product(
-        grid.optimizer, grid.lr, grid.label_smoothing, grid.weight_decay
+    for name, lr, smoothing, decay, weights in product(
+        grid.optimizer, grid.lr, grid.label_smoothing, grid.weight_decay, grid.class_weights
     ):
         setting = HeadSetting(
-            optimizer=name, lr=lr, label_smoothing=smoothing, weight_decay=decay, epochs=0
+            optimizer=name,
+            lr=lr,
+            label_smoothing=smoothing,
+            weight_decay=decay,
+            epochs=0,
+            class_weights=weights,
         )
         own_best, stale = None, 0
         for epoch, (w, b) in enumerate(plain_epochs(data, grid, setting, views, seed), 1):
@@ -147,6 +174,9 @@ def assert_same(head: FittedHead, weight: torch.Tensor, bias: torch.Tensor) -> N
         {"patience": 1},
         {"momentum": 0.0, "batch_size": 7},
         {"batch_size": 1000, "epochs": 9, "patience": 9},
+        {"class_weights": ("balanced",)},
+        {"class_weights": ("none", "sqrt", "balanced")},
+        {"class_weights": ("none", "balanced"), "metric": "balanced_accuracy"},
     ],
     ids=lambda change: ", ".join(change) or "all",
 )
@@ -165,7 +195,9 @@ def test_patience_matters_in_what_is_compared_above(data):
 
 
 @pytest.mark.parametrize(
-    "setting", GRID.settings, ids=lambda s: "-".join(map(str, vars(s).values()))
+    "setting",
+    replace(GRID, lr=(0.03,), class_weights=("none", "sqrt", "balanced")).settings,
+    ids=lambda s: "-".join(map(str, vars(s).values())),
 )
 def test_each_setting_alone_is_torchs_optimiser(data, setting):
     grid = replace(
@@ -174,6 +206,7 @@ def test_each_setting_alone_is_torchs_optimiser(data, setting):
         lr=(setting.lr,),
         label_smoothing=(setting.label_smoothing,),
         weight_decay=(setting.weight_decay,),
+        class_weights=(setting.class_weights,),
         epochs=7,
         patience=7,
     )
@@ -330,10 +363,12 @@ def test_an_epochs_order_holds_everyone_once_and_is_new_each_epoch():
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("views", [1, 3])
+@pytest.mark.parametrize("class_weights", ["none", "balanced"])
 def test_a_setting_alone_is_fitted_as_it_was_among_others(
-    data: Data, optimizer: HeadOptimizer, views: int
+    data: Data, optimizer: HeadOptimizer, views: int, class_weights: ClassWeights
 ) -> None:
-    picked = fitted(data, replace(GRID, optimizer=(optimizer,)), views)
+    grid = replace(GRID, optimizer=(optimizer,), class_weights=(class_weights,))
+    picked = fitted(data, grid, views)
     alone = fit_setting(
         data.views[:views],
         data.labels,

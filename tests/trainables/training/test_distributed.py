@@ -27,6 +27,7 @@ from trainables.training.trunk import TrunkSpec, recorded_reports
 from trainables.transforms.eval_transform import EvalTransform
 
 WORLD, EPOCHS, STEPS = 2, 2, 4  # steps an epoch, of 22 images in batches of 5
+WEIGHTS = np.array([0.3, 4.0, 1.5])  # of classes in the loss
 SCORED = (EvalTransform(test_res=32, crop_pct=1.0, interpolation="bicubic"),)
 
 
@@ -40,7 +41,7 @@ def still_net():
     return backbone.build(variants.get("lite0"), 3).eval()
 
 
-def step(net, batches, group, room=None):
+def step(net, batches, group, room=None, weights=None):
     """A step for each batch; this worker has memory for ``room`` images at once."""
 
     def run_out(_module, inputs, _output):
@@ -49,7 +50,15 @@ def step(net, batches, group, room=None):
 
     hook = net.classifier.register_forward_hook(run_out)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
-    train_step = TrainStep(net, optimizer, UNIT, label_smoothing=0.1, device=CPU, group=group)
+    train_step = TrainStep(
+        net,
+        optimizer,
+        UNIT,
+        label_smoothing=0.1,
+        device=CPU,
+        group=group,
+        class_weights=weights,
+    )
     flags = [
         train_step.step(
             share_of(batch, group), len(batch.labels), lambda: (group.rank == 1, False)
@@ -121,6 +130,10 @@ def main(rank, work):
         "first": step(still_net(), batches[:1], group),
         "steps": step(still_net(), batches, group),
         "cramped": step(still_net(), batches, group, room=2 if rank == 1 else None),
+        "weighted": step(still_net(), batches[:1], group, weights=WEIGHTS),
+        "weighted and cramped": step(
+            still_net(), batches[:1], group, room=2 if rank == 1 else None, weights=WEIGHTS
+        ),
         "whole": trained(work, "whole", group),
         # After two steps of the second epoch, and between the batches of val.
         "parts": trained(work, "parts", group, stops=(STEPS + 2, 2 * STEPS + 2)),
@@ -139,7 +152,9 @@ def work(tiny_images, lite0_weights, tmp_path_factory):
         train_res=32,
         weights=weights,
         images=tiny_images.digest,
-        recipe=Recipe(epochs=EPOCHS, batch_size=5, warmup_epochs=0.0, ema_decay=0.9),
+        recipe=Recipe(
+            epochs=EPOCHS, batch_size=5, warmup_epochs=0.0, ema_decay=0.9, sampling="balanced"
+        ),
         hyper=Hyper(lr=1e-3, weight_decay=0.05, label_smoothing=0.1),
         seed=0,
     )
@@ -193,9 +208,12 @@ def test_rows_come_back_in_order_from_any_number_of_workers(count):
         assert torch.equal(found, rows)
 
 
-def test_a_step_of_two_workers_has_the_gradients_of_the_whole_batch(workers):
-    wanted = step(still_net(), [draw(9, res=32)], WorkerGroup())["gradients"]
-    for found in (found["first"]["gradients"] for found in workers):
+@pytest.mark.parametrize("scene", ["first", "weighted", "weighted and cramped"])
+def test_a_step_of_two_workers_has_the_gradients_of_the_whole_batch(workers, scene):
+    """Where classes have weights, the shares of the batch weigh unlike: 12.5 and 4.9."""
+    weights = WEIGHTS if "weighted" in scene else None
+    wanted = step(still_net(), [draw(9, res=32)], WorkerGroup(), weights=weights)["gradients"]
+    for found in (found[scene]["gradients"] for found in workers):
         for name, gradient in wanted.items():
             torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
 
@@ -262,13 +280,14 @@ def test_too_many_workers_for_a_batch_are_refused(work):
         training_of(work, "alone", WorkerGroup(rank=0, world_size=3))
 
 
-def test_shares_make_up_the_batch(tiny_images):
+@pytest.mark.parametrize("drawn", [None, np.array([3, 1, 3, 3, 0, 21, 3, 8, 1, 5, 3])])
+def test_shares_make_up_the_batch(tiny_images, drawn):
     from trainables.data.loader import train_batches
     from trainables.transforms.augmentation import Augmentation
 
     def batches(**named: Any):
         given: dict[str, Any] = {"batch_size": 5, "augmentation": Augmentation(), "seed": (0, 1)}
-        split = tiny_images.split("train")
+        given["drawn"], split = drawn, tiny_images.split("train")
         return list(train_batches(split, 32, interpolation="bicubic", threads=1, **given, **named))
 
     shares = [batches(rank=rank, world=3) for rank in range(3)]

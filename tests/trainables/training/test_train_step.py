@@ -3,7 +3,6 @@ import copy
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from tests.trainables.training.small_nets import CPU, UNIT, draw, plain_net, room_for
 from trainables.errors import SweepError
@@ -25,7 +24,7 @@ def real_net(drop_rate=0.3):
     return backbone.build(variants.get("lite0"), 3, drop_rate=drop_rate).train()
 
 
-def train_step_of(model, micro_batch=None, lr=0.1):
+def train_step_of(model, micro_batch=None, lr=0.1, class_weights=None):
     return TrainStep(
         model,
         torch.optim.SGD(model.parameters(), lr=lr),
@@ -33,6 +32,7 @@ def train_step_of(model, micro_batch=None, lr=0.1):
         label_smoothing=SMOOTHING,
         device=CPU,
         group=WorkerGroup(),
+        class_weights=class_weights,
         micro_batch=micro_batch,
     )
 
@@ -57,16 +57,20 @@ def test_micro_batches_are_the_batch_in_order_and_none_is_a_single_image(most):
         assert max(sizes) <= max(most or images, 3 if images % 2 else MIN_MICRO_BATCH)
 
 
-@pytest.mark.parametrize(("images", "most"), [(8, 4), (8, 3), (9, 2), (7, 4), (13, 5)])
-def test_micro_batches_have_the_gradients_of_the_whole_batch(images, most):
+@pytest.mark.parametrize("weights", [None, [0.3, 4.0, 1.5]], ids=["unweighted", "weighted"])
+@pytest.mark.parametrize(("images", "most"), [(8, None), (8, 4), (8, 3), (9, 2), (7, 4), (13, 5)])
+def test_micro_batches_have_the_gradients_of_the_whole_batch(images, most, weights):
     batch, net = draw(images), plain_net()
     x = (torch.tensor(batch.pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
     x[batch.flip] = x[batch.flip].flip(-1)
     logits = net(x)
-    loss = F.cross_entropy(logits, torch.tensor(batch.labels), label_smoothing=SMOOTHING)
+    torch_weights = None if weights is None else torch.tensor(weights)
+    loss = torch.nn.CrossEntropyLoss(torch_weights, label_smoothing=SMOOTHING)(
+        logits, torch.tensor(batch.labels)
+    )
     loss.backward()
     wanted = gradients(net)
-    train_step = train_step_of(net, most)
+    train_step = train_step_of(net, most, class_weights=weights and np.array(weights))
     result = take(train_step, batch)
     for found, want in zip(gradients(net), wanted, strict=True):
         torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-6)

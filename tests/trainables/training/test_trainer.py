@@ -109,8 +109,12 @@ def undated(reports):
 
 @pytest.mark.parametrize(
     "recipe",
-    [{}, {"optimizer": "sgd", "ema_decay": 0.0, "schedule": "constant"}],
-    ids=["adamw with ema", "sgd without"],
+    [
+        {},
+        {"optimizer": "sgd", "ema_decay": 0.0, "schedule": "constant"},
+        {"class_weights": "balanced"},
+    ],
+    ids=["adamw with ema", "sgd without", "class weights"],
 )
 def test_a_resumed_training_is_the_uninterrupted_one_bit_for_bit(make, recipe):
     whole = make("whole", rungs=(1, 3), **recipe)
@@ -123,15 +127,18 @@ def test_a_resumed_training_is_the_uninterrupted_one_bit_for_bit(make, recipe):
     taken_up.epoch()
     taken_up.epoch()
     one, other = state_of(whole), state_of(taken_up)
-    assert ("ema" in one) == (recipe == {})
+    assert ("ema" in one) == ("ema_decay" not in recipe)
     assert all(same(one[part], other[part]) for part in one if part != "reports")
     assert undated(whole.reports) == undated(taken_up.reports)
     assert whole.spec.key == taken_up.spec.key
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_a_training_interrupted_anywhere_ends_as_the_undisturbed_one_bit_for_bit(make, seed):
+@pytest.mark.parametrize(("seed", "sampling"), [(0, "uniform"), (1, "uniform"), (2, "balanced")])
+def test_a_training_interrupted_anywhere_ends_as_the_undisturbed_one_bit_for_bit(
+    make, seed, sampling
+):
     shape: dict[str, Any] = {"batch_size": 4, "rungs": (1, 3), "val_transforms": (32, 48)}
+    shape["sampling"] = sampling
     whole, asked = make("whole", **shape), []
     for _ in range(3):
         whole.epoch()
