@@ -126,7 +126,7 @@ def test_help_shows_every_option_with_its_default(
     assert end.value.code == 0
     shown = " ".join(re.sub("[╭╮╰╯│─]", " ", capsys.readouterr().out).split())
     # Each option up to the next; its default stands at the end.
-    parts = re.split(r"(?=--(?:no-)?[a-z]+(?:-[a-z0-9]+)* )", shown)
+    parts = re.split(r"(?=--(?:no-)?[a-z0-9]+(?:-[a-z0-9]+)* )", shown)
     by_name = {part.split()[0].removeprefix("--").removeprefix("no-"): part for part in parts}
     for group in fields(SweepSpec):
         for field in fields(getattr(SweepSpec(), group.name)):

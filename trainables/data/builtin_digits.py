@@ -68,7 +68,7 @@ class EmbeddedSpec:
     """Sizes of the splits in pictures, all classes together, and the seed of the drawing."""
 
     train: int = 800
-    val: int = 300
+    val: int = 500
     test: int = 497
     seed: int = 0
 
