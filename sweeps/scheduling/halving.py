@@ -8,16 +8,6 @@ neither time nor files, and the same arrivals in the same order give the same de
 from __future__ import annotations
 
 
-def most_kept(*, rungs: int, reduction: int, trunks: int) -> int:
-    """Bound the trunks of a point that wait with their state kept, at any one time."""
-    kept, coming = 2, trunks  # two: the next in line and its reserve
-    for _ in range(rungs):
-        kept += coming // reduction
-        # The first ``reduction`` - 1 that come to a rung let none go on.
-        coming = max(1, coming - reduction + 1)
-    return min(kept, trunks)
-
-
 class Halving:
     """The rungs of one point. Trunks are named by their keys.
 

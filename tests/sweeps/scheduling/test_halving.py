@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweeps.scheduling.halving import Halving, most_kept
+from sweeps.planning.workload import most_waiting
+from sweeps.scheduling.halving import Halving
 
 END = 1_000_000  # trunks that never run out, as in the paper
 Draws = st.lists(st.tuples(st.integers(0, 7), st.integers(0, 9)), max_size=120)
@@ -208,7 +209,7 @@ def test_no_more_wait_than_are_planned_for(
 ) -> None:
     rungs, reduction = shape
     made = run(shape, trunks, workers, draws, fails)
-    assert made.waited <= most_kept(rungs=rungs, reduction=reduction, trunks=trunks)
+    assert made.waited <= most_waiting(rungs=rungs, reduction=reduction, trunks=trunks)
 
 
 @pytest.mark.parametrize(
