@@ -168,7 +168,7 @@ class TrunkScheduler:
             hyper = propose(
                 self._plan.spec.trunks,
                 point,
-                list(self._history()),
+                list(self._history(point.variant)),
                 seed=self._plan.spec.run.seed,
                 sample=self._begun(point),
             )
@@ -358,15 +358,16 @@ class TrunkScheduler:
         folder = self._store.trunk(key)
         return any((folder / name).exists() for name in ("state.pt", "result.json"))
 
-    def _history(self) -> Iterator[Trial]:
+    def _history(self, variant: str) -> Iterator[Trial]:
         for key, trunk in self._trunks.items():
-            yield Trial(
-                point=point_of(trunk),
-                hyper=trunk.hyper,
-                values=self._values[key],
-                running=key not in self._ended,
-                finished=self._ended.get(key) == TrunkStatus.FINISHED,
-            )
+            if trunk.variant == variant:
+                yield Trial(
+                    point=point_of(trunk),
+                    hyper=trunk.hyper,
+                    values=self._values[key],
+                    running=key not in self._ended,
+                    finished=self._ended.get(key) == TrunkStatus.FINISHED,
+                )
 
     def _merit(self, key: str) -> tuple[int, float]:
         """Return the last epoch at which a trunk was scored, and its value there."""
