@@ -83,8 +83,7 @@ class Halving:
         coming = self.to_begin + running.count(0)
         for rung, values in enumerate(self._rungs):
             kept.update(self._waiting_in_best(rung, len(values) + coming))
-            promotions = len(self._promotable_at(rung)) + coming + (not self.has_finished)
-            coming = running.count(rung + 1) + promotions
+            coming += len(self._promotable_at(rung)) + running.count(rung + 1)
         return kept
 
     def rung_of(self, key: str) -> int | None:

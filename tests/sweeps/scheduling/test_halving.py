@@ -15,6 +15,7 @@ from sweeps.scheduling.halving import Halving
 
 END = 1_000_000  # trunks that never run out, as in the paper
 Draws = st.lists(st.tuples(st.integers(0, 7), st.integers(0, 9)), max_size=120)
+unhurried = settings(deadline=None)
 SHAPES = st.tuples(st.integers(0, 4), st.integers(2, 4))  # rungs before the end, reduction
 
 
@@ -76,6 +77,7 @@ class Ours:
             self.halving.arrive(key, -loss)
 
 
+@unhurried
 @given(shape=SHAPES, workers=st.integers(1, 6), draws=Draws)
 def test_decides_as_the_paper_does(
     shape: tuple[int, int], workers: int, draws: list[tuple[int, int]]
@@ -156,6 +158,7 @@ def run(
 FEW = st.integers(1, 12)
 
 
+@unhurried
 @given(shape=SHAPES, trunks=FEW, workers=st.integers(1, 6), draws=Draws)
 def test_all_begin_and_at_least_one_goes_to_the_end(
     shape: tuple[int, int], trunks: int, workers: int, draws: list[tuple[int, int]]
@@ -165,6 +168,7 @@ def test_all_begin_and_at_least_one_goes_to_the_end(
     assert not made.halving.waiting and not made.halving.running, "nothing is left open"
 
 
+@unhurried
 @given(shape=SHAPES, trunks=FEW, workers=st.integers(1, 6), draws=Draws)
 def test_what_is_no_longer_kept_would_never_have_been_promoted(
     shape: tuple[int, int], trunks: int, workers: int, draws: list[tuple[int, int]]
@@ -185,7 +189,7 @@ def test_what_is_no_longer_kept_would_never_have_been_promoted(
     assert (dropped.promoted, dropped.finished) == (hoarding.promoted, hoarding.finished)
 
 
-@settings(max_examples=300)
+@unhurried
 @given(shape=SHAPES, trunks=FEW, workers=st.integers(1, 6), draws=Draws, fails=st.integers(2, 9))
 def test_a_point_whose_leader_fails_sends_its_reserve(
     shape: tuple[int, int],
@@ -203,6 +207,7 @@ def test_a_point_whose_leader_fails_sends_its_reserve(
         assert len({key for key, _ in made.promoted}) >= min(2, len(came))
 
 
+@unhurried
 @given(shape=SHAPES, trunks=FEW, workers=st.integers(1, 6), draws=Draws, fails=st.integers(2, 99))
 def test_no_more_wait_than_are_planned_for(
     shape: tuple[int, int], trunks: int, workers: int, draws: list[tuple[int, int]], fails: int
