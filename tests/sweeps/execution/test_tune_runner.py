@@ -7,10 +7,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ray import tune
+from ray.tune.experiment import Trial
 
 from sweeps.execution import tune_runner
 from sweeps.execution.resources import (
@@ -100,6 +102,35 @@ def run_with_stand_in(
     run_trials(tune.Trainable, phase, CONTEXT, resources)
     assert [config["net_at_res"] for config, _ in Tuner.trials] == nets
     return Tuner.trials
+
+
+def test_the_most_urgent_of_the_queued_trials_starts_first() -> None:
+    """Of equal ones the first that was queued; one that is tried again before all."""
+    tasks, urgency = tune_runner._Tasks(), {("a", 1): (2, 0), ("b", 1): (1, 0), ("c", 1): (1, 0)}
+    phase = Phase(
+        queue=lambda: None,
+        should_continue=lambda work, result: False,
+        failed=lambda work, trace: None,
+        urgency=urgency.__getitem__,
+    )
+    scheduler = tune_runner._PhaseScheduler(phase, tasks)
+    trials: dict[str, Any] = {}
+    for net in urgency:
+        name = net[0]
+        trials[name] = SimpleNamespace(trial_id=name, status=Trial.PENDING)
+        tasks[name] = tune_runner._Task(Queued(net=net), {})
+        scheduler.on_trial_add(None, trials[name])
+    order = []
+    while (trial := scheduler.choose_trial_to_run(None)) is not None:
+        assert scheduler.choose_trial_to_run(None) is trial, "asked again, it says the same"
+        order.append(trial.trial_id)
+        trial.status = Trial.RUNNING
+    assert order == ["b", "c", "a"]
+    tasks["a"].has_begun = True
+    for name in ("b", "a"):
+        trials[name].status = Trial.PENDING
+        scheduler.on_trial_add(None, trials[name])
+    assert scheduler.choose_trial_to_run(None) is trials["a"]
 
 
 FULL = "The disk of /out is full: free some, and the same command continues."
