@@ -4,14 +4,16 @@
 
 What decides is the product's own (TrunkScheduler, Halving, Optuna's TPE, the journal). Clock and
 trunks are made up: an epoch takes what nominal_ms says, on a GPU for each trial. Learning curves
-rise to an accuracy that depends on the hyperparameters; those of small learning rates rise later,
-by --crossing, so that curves cross. Val has 1,000 images. Each number is the median over seeds.
+rise to an accuracy that depends on the hyperparameters, the better the sooner, and by chance (the
+standard deviation of the logarithm is --crossing), so that curves cross. Val has 1,000 images. Each
+number is the median over seeds.
 
     epochs    trained, of those of all trunks to their end
     GPU time  likewise
     regret    points of true top-1 that the winner is behind that of the same sweep without cuts;
               median and 90th percentile
-    idle      share of the GPUs' time from the start to the end of the last trunk
+    elapsed   to the end of the last trunk, in times of a trunk of the dearest point
+    idle      share of the GPUs' time until then
     TPE       share of the proposals that TPE made, not the middle of the ranges or chance
 
 At the end: whether variants and resolutions in another order change a decision.
@@ -53,28 +55,35 @@ SAMPLES, EPOCHS, TRAIN, VAL = 4, 20, 20_000, 1_000
 QUEUED = 16  # trials that wait on a cluster, so that the autoscaler sees them
 
 
-def final_top1(point: Point, hyper: Hyper) -> float:
-    """The true accuracy after the last epoch: six points a doubling of the train resolution."""
-    base = 0.70 + 0.01 * VARIANTS.index(point.variant) + 0.06 * math.log2(point.train_res / 224)
+def miss(point: Point, hyper: Hyper) -> float:
+    """What the hyperparameters cost of the true accuracy after the last epoch."""
     best_lr = 3e-4 * (1 + VARIANTS.index(point.variant)) ** 0.5
-    miss = 0.03 * math.log10(hyper.lr / best_lr) ** 2
-    miss += 0.004 * math.log10(hyper.weight_decay / 0.02) ** 2
-    miss += 0.2 * (hyper.label_smoothing - 0.08) ** 2
-    return max(0.05, base - miss)
+    lost = 0.03 * math.log10(hyper.lr / best_lr) ** 2
+    lost += 0.004 * math.log10(hyper.weight_decay / 0.02) ** 2
+    return lost + 0.2 * (hyper.label_smoothing - 0.08) ** 2
 
 
 def top1(trunk: TrunkSpec, epoch: int, crossing: float) -> float:
-    """The true accuracy after an epoch: small learning rates come later, and no less far."""
-    end = final_top1(point_of(trunk), trunk.hyper)
-    pace = 2.0 * (1e-3 / trunk.hyper.lr) ** crossing
+    """The true accuracy after an epoch: six points more where the train resolution doubles.
+
+    Trunks that end worse rise later, as two of the built-in sweep did: 48 and 66 % after two of six
+    epochs, 88 and 92 % at the end.
+    """
+    point, lost = point_of(trunk), miss(point_of(trunk), trunk.hyper)
+    base = 0.70 + 0.01 * VARIANTS.index(point.variant) + 0.06 * math.log2(point.train_res / 224)
+    luck = crossing * draws(trunk.key).standard_normal()
+    pace = min(20.0, 2.0 * math.exp(30 * lost + luck))
     rise = (1 - math.exp(-epoch / pace)) / (1 - math.exp(-EPOCHS / pace))
-    return end * (0.55 + 0.45 * rise)
+    return (base - lost) * (0.2 + 0.8 * rise)
+
+
+def draws(name: str) -> np.random.Generator:
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big"))
 
 
 def curve(crossing: float, plan: Plan, trunk: TrunkSpec, epoch: int) -> EpochReport:
     """What an epoch reports: the true accuracy, a wobble of half a point, and val's few images."""
-    named = f"{trunk.key} {epoch} {plan.spec.run.seed}".encode()
-    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(named).digest()[:8], "big"))
+    rng = draws(f"{trunk.key} {epoch} {plan.spec.run.seed}")
     value = float(np.clip(top1(trunk, epoch, crossing) + rng.normal(0, 0.005), 0, 1))
     hits = int(rng.binomial(VAL, value))
     score = Score(split="val", n=VAL, hits1=hits, hits5=VAL)
@@ -90,6 +99,13 @@ def epoch_seconds(plan: Plan, point: Point, epoch: int) -> float:
     tests = plan.grid.tests[point] if epoch in plan.spec.rungs else ()
     val = sum(nominal_ms(plan.costs[point.variant, res]) for res in tests)
     return (train + VAL * val / TRAIN_STEP_FORWARDS) / 1000
+
+
+def dearest_trunk_seconds(plan: Plan) -> float:
+    return max(
+        sum(epoch_seconds(plan, point, epoch) for epoch in range(1, EPOCHS + 1))
+        for point in plan.points
+    )
 
 
 def make_plan(seed: int, grace: int, variants: Any = VARIANTS, resolutions: Any = RESOLUTIONS):
@@ -182,9 +198,11 @@ def line(seeds: int, grace: int, gpus: int, crossing: float, uncut: list[Outcome
     gpu = np.median([o.gpu_s / u.gpu_s for o, u in zip(ours, uncut, strict=True)])
     idle = np.median([1 - o.gpu_s / (gpus * o.elapsed_s) for o in ours])
     by_tpe = np.median([o.by_tpe for o in ours])
+    elapsed = np.median([o.elapsed_s for o in ours]) / dearest_trunk_seconds(make_plan(0, grace))
     return (
         f"| {grace} | {gpus} | {epochs:.0f} of {uncut[0].epochs} | {gpu:.0%} "
-        f"| {np.median(regret):.2f}, {np.quantile(regret, 0.9):.2f} | {idle:.0%} | {by_tpe:.0%} |"
+        f"| {np.median(regret):.2f}, {np.quantile(regret, 0.9):.2f} | {elapsed:.2f} | {idle:.0%} "
+        f"| {by_tpe:.0%} |"
     )
 
 
@@ -200,11 +218,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10, help="sweeps for each number")
     parser.add_argument("--gpus", type=int, nargs="*", default=[1, 4, 16], help="how many of them")
     parser.add_argument("--grace", type=int, nargs="*", default=[1, 2], help="first rungs, epochs")
-    parser.add_argument("--crossing", type=float, default=0.15, help="how much curves cross")
+    parser.add_argument("--crossing", type=float, default=0.2, help="how much curves cross")
     args = parser.parse_args()
     os.fsync = lambda _: None  # no power is cut here
-    print("| grace | GPUs | epochs | GPU time | regret | idle | TPE |", flush=True)
-    print("|---|---|---|---|---|---|---|", flush=True)
+    print("| grace | GPUs | epochs | GPU time | regret | elapsed | idle | TPE |", flush=True)
+    print("|---|---|---|---|---|---|---|---|", flush=True)
     uncut = [simulate(make_plan(seed, EPOCHS), 1, args.crossing) for seed in range(args.seeds)]
     for grace in args.grace:
         for gpus in args.gpus:
