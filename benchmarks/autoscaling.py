@@ -63,7 +63,11 @@ def main(out: Path) -> None:
             rehearsal = rehearse(head, command(data, Path(scratch) / "out", *OPTIONS), path)
     if rehearsal.returncode:
         sys.exit(rehearsal.said)
-    draw(rehearsal, out / "autoscaling.png", "18 trials on an autoscaled cluster, two on a GPU")
+    draw(
+        rehearsal,
+        out / "autoscaling.png",
+        "Nine trunks, nine cells on an autoscaled cluster, two on a GPU",
+    )
     for name, value in figures(rehearsal).items():
         print(f"{name:28}{value}")
 

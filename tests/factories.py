@@ -85,7 +85,10 @@ def plan_of(
         },
         costs={
             (v, r): Cost(
-                params_m=4.0 + i, gmacs=(i + 1) * (r / 100) ** 2, memory_mb=16.0 + (r / 100) ** 2
+                params_m=4.0 + i,
+                gmacs=(i + 1) * (r / 100) ** 2,
+                activations_m=10 * (i + 1) * (r / 100) ** 2,
+                memory_mb=16.0 + (r / 100) ** 2,
             )
             for i, v in enumerate(spec.grid.variants)
             for r in {*grid.train_res, *grid.test_res}

@@ -18,6 +18,7 @@ import torch
 from sweeps import sweep as story
 from sweeps.final_model.outcome import Outcome, ServedModel
 from sweeps.planning import plan as planning
+from sweeps.planning.grid import Point
 from sweeps.planning.plan import Plan
 from sweeps.scheduling import trunk_scheduler
 from sweeps.scheduling.cell_scheduler import CellScheduler
@@ -141,13 +142,13 @@ def score_choice(
 
 
 @cache
-def draw(seed: int, index: int) -> Hyper:
-    rng = random.Random(f"{seed} {index}")
+def draw(seed: int, point: Point, sample: int) -> Hyper:
+    rng = random.Random(f"{seed} {point} {sample}")
     return Hyper(lr=rng.uniform(1e-4, 1e-3), weight_decay=0.01, label_smoothing=0.1)
 
 
-def propose(*_: object, seed: int, index: int) -> Hyper:
-    return draw(seed, index)
+def propose(_options: object, point: Point, *_: object, seed: int, sample: int) -> Hyper:
+    return draw(seed, point, sample)
 
 
 def write_evidence(out: Path, *_: object) -> list[Path]:

@@ -73,6 +73,14 @@ def diverging(plan: Plan, trunk: TrunkSpec, epoch: int) -> EpochReport:
     return report
 
 
+def next_trunk(director: TrunkScheduler) -> TrunkSpec | None:
+    """What a trial trains that is queued and starts at once; one that starts with nothing ends."""
+    while (point := director.queue()) is not None:
+        if (trunk := director.begin(point)) is not None:
+            return trunk
+    return None
+
+
 class Farm:
     """Workers without Ray: what the store holds of a trunk is reported, the rest trained."""
 
@@ -105,9 +113,9 @@ class Farm:
         rng = rng or random.Random(0)
         running: dict[str, tuple[TrunkSpec, int]] = {}
         while True:
-            while len(running) < concurrency and (trunk := director.next()) is not None:
+            while len(running) < concurrency and (trunk := next_trunk(director)) is not None:
                 assert trunk.key not in running, "handed out twice"
-                running[trunk.key] = (trunk, 0)
+                running[trunk.key] = (trunk, director.epochs_reported(trunk))
             if not running:
                 return
             trunk, reported = running[rng.choice(sorted(running))]

@@ -6,13 +6,14 @@ what it has.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from sweeps.planning.cell import Cell
 from sweeps.planning.plan import Plan
 from sweeps.selection.leaderboard import Row
+from trainables.evaluation.metrics import Score
 from trainables.training.trunk import EpochReport, TrunkSpec, TrunkStatus
 
 
@@ -28,6 +29,7 @@ class TrunkBegan:
     """A trunk is trained, or trained on, from now on."""
 
     trunk: TrunkSpec
+    after: int = 0  # epochs that it has been trained for before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,16 @@ class EpochEnded:
 
     trunk: TrunkSpec
     report: EpochReport
-    should_continue: bool  # whether the trunk is trained on
+    should_continue: bool  # whether the trunk is trained on at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrunkPaused:
+    """A trunk waits at a rung: it is either trained on later, or cut."""
+
+    trunk: TrunkSpec
+    after: int  # epochs that it has been trained for
+    val: Mapping[int, Score] = field(default_factory=dict)  # by test resolution; empty: long known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +96,7 @@ Event = (
     SweepBegan
     | TrunkBegan
     | EpochEnded
+    | TrunkPaused
     | TrunkEnded
     | CellsPlanned
     | CellBegan

@@ -8,7 +8,7 @@ GMACs say, and for cells. What the store already held took no time, and is not m
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable
 
 from sweeps.events.event_types import (
@@ -20,6 +20,7 @@ from sweeps.events.event_types import (
     SweepBegan,
     TrunkBegan,
     TrunkEnded,
+    TrunkPaused,
 )
 from sweeps.planning.cell import Cell
 from sweeps.planning.grid import Point, point_of
@@ -28,7 +29,7 @@ from sweeps.planning.workload import cell_gmacs, epoch_gmacs, expected_gmacs_lef
 from sweeps.selection.leaderboard import Row
 from trainables.evaluation.class_metrics import Metric
 from trainables.evaluation.metrics import Score
-from trainables.training.trunk import TrunkSpec
+from trainables.training.trunk import TrunkSpec, trained_epochs
 
 CELLS = "cells"  # The key of the rate of cells, beside the points' rates.
 
@@ -59,8 +60,10 @@ class Progress:
         self._step_began: dict[str, float] = {}  # time by key, for trunks and cells that run
         self.plan: Plan | None = None
         self.epochs: dict[str, int] = {}  # epochs done by key, for trunks in training
+        self.paused: dict[str, int] = {}  # the same, for trunks that wait at rungs
         self.trunks: dict[str, TrunkSpec] = {}  # all that have begun or ended, by key
         self.ended: dict[str, str] = {}  # how trunks ended, by key
+        self._epochs_of_ended: dict[str, int] = {}  # by key
         self.cells: dict[str, Cell] | None = None  # all, by key; None before phase 2
         self.cells_done: set[str] = set()
         self.cells_running: set[str] = set()
@@ -72,10 +75,15 @@ class Progress:
         match event:
             case SweepBegan(plan=plan):
                 self.plan = plan
-            case TrunkBegan(trunk=trunk):
+            case TrunkBegan(trunk=trunk, after=after):
                 self.trunks[trunk.key] = trunk
-                self.epochs[trunk.key] = 0
+                self.paused.pop(trunk.key, None)
+                self.epochs[trunk.key] = after
                 self._begin(trunk.key)
+            case TrunkPaused(trunk=trunk, after=after):
+                self.trunks[trunk.key] = trunk
+                self.epochs.pop(trunk.key, None)
+                self.paused[trunk.key] = after
             case EpochEnded(trunk=trunk, report=report):
                 # An older report is one of the store's, which took no time now.
                 if report.at >= 1000 * self._process_began and self.plan is not None:
@@ -86,7 +94,9 @@ class Progress:
             case TrunkEnded(trunk=trunk, status=status, reports=reports):
                 self.trunks[trunk.key] = trunk
                 self.ended[trunk.key] = status
+                self._epochs_of_ended[trunk.key] = trained_epochs(reports)
                 self.epochs.pop(trunk.key, None)
+                self.paused.pop(trunk.key, None)
                 for report in reports:
                     self._compare_with_best_trunk(trunk, report.val)
             case CellsPlanned(cells=cells):
@@ -143,8 +153,8 @@ class Progress:
         """Estimate the seconds that are left.
 
         Returns:
-            Expected seconds, if each rung lets 1/reduction go on, and most, if nothing is cut; None
-            before anything has been measured.
+            Expected seconds, if each rung lets 1/reduction of a point's trunks go on, and most, if
+            no more are cut; None before anything has been measured.
         """
         busy = sum(rate.seconds for rate in self._rates.values())
         if busy <= 0 or self.plan is None or self._work_began is None:
@@ -168,18 +178,22 @@ class Progress:
         return expected + cells, most + cells
 
     def _trunk_seconds_left(self, plan: Plan) -> tuple[float, float]:
+        open_epochs: dict[Point, list[int]] = {point: [] for point in plan.points}
+        ended_epochs: dict[Point, list[int]] = {point: [] for point in plan.points}
+        for key, trunk in self.trunks.items():
+            if key in self.ended:
+                ended_epochs[point_of(trunk)].append(self._epochs_of_ended[key])
+            else:
+                epoch = self.epochs.get(key, self.paused.get(key, 0))
+                open_epochs[point_of(trunk)].append(epoch)
         expected = most = 0.0
-        for key, epoch in self.epochs.items():
-            point = point_of(self.trunks[key])
+        for point, done in open_epochs.items():
+            begun = [*done, *ended_epochs[point]]
+            gmacs = max(0, plan.samples - len(begun)) * gmacs_left(plan, point)
+            gmacs += sum(gmacs_left(plan, point, epoch) for epoch in done)
             pace = self._seconds_a_gmac(point)
-            expected += pace * expected_gmacs_left(plan, point, epoch)
-            most += pace * gmacs_left(plan, point, epoch)
-        begun = Counter(point_of(trunk) for trunk in self.trunks.values())
-        for point in plan.points:
-            waiting = max(0, plan.samples - begun[point])
-            pace = waiting * self._seconds_a_gmac(point)
-            expected += pace * expected_gmacs_left(plan, point)
-            most += pace * gmacs_left(plan, point)
+            most += pace * gmacs
+            expected += pace * min(gmacs, expected_gmacs_left(plan, point, begun))
         return expected, most
 
     def _cell_gmacs_left(self, plan: Plan) -> float:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from sweeps.execution import gpu_memory
-from sweeps.execution.resources import PhaseResources, Placement
-from sweeps.execution.tune_runner import Config, Phase, run_trials
+from sweeps.execution.resources import NetAtRes, PhaseResources, Placement
+from sweeps.execution.tune_runner import Phase, Queued, Work, run_trials
+from sweeps.planning.grid import Point
 from sweeps.scheduling.cell_scheduler import CellScheduler
 from sweeps.scheduling.trunk_scheduler import TrunkScheduler
-from trainables.fixres.cell import arm_result_from_json
-from trainables.ray_backend.tune_trainables import CellTrainable, TrialContext, TrunkTrainable
-from trainables.training.trunk import epoch_report_from_json
+from trainables.ray_backend.tune_trainables import (
+    CellTrainable,
+    CellWork,
+    TrialContext,
+    TrunkTrainable,
+    TrunkWork,
+)
+from trainables.training.trunk import TrunkSpec
 
 
 def run_trunks(
@@ -20,26 +25,30 @@ def run_trunks(
 ) -> None:
     """Run phase 1 to its end: train the trunks that the scheduler hands out."""
 
-    def next_config() -> Config | None:
-        trunk = trunk_scheduler.next()
+    def queue() -> Queued | None:
+        point = trunk_scheduler.queue()
+        return None if point is None else Queued(net=(point.variant, point.train_res))
+
+    def begin(net: NetAtRes) -> Work | None:
+        trunk = trunk_scheduler.begin(_point_at(net))
         if trunk is None:
             return None
-        return {
-            "net_at_res": (trunk.variant, trunk.train_res),
-            "trunk": trunk,
-            "val_transforms": trunk_scheduler.val_transforms(trunk),
-        }
-
-    def should_continue(config: Config, result: dict[str, Any]) -> bool:
-        return trunk_scheduler.report(
-            config["trunk"], epoch_report_from_json(json.loads(result["report"]))
+        return TrunkWork(
+            trunk=trunk,
+            val_transforms=trunk_scheduler.val_transforms(trunk),
+            reported=trunk_scheduler.epochs_reported(trunk),
         )
 
+    def should_continue(work: Work, result: dict[str, Any]) -> bool:
+        return trunk_scheduler.report(_trunk_of(work), result["report"])
+
     phase = Phase(
-        next_config=next_config,
+        queue=queue,
+        begin=begin,
+        urgency=lambda net: trunk_scheduler.urgency(_point_at(net)),
         should_continue=should_continue,
-        failed=lambda config, error: trunk_scheduler.failed(config["trunk"], error),
-        retried=lambda config, error: trunk_scheduler.retried(config["trunk"], error),
+        failed=lambda work, error: trunk_scheduler.failed(_trunk_of(work), error),
+        retried=lambda work, error: trunk_scheduler.retried(_trunk_of(work), error),
     )
     phase_resources = PhaseResources(
         placement=placement, needs=gpu_memory.trunk_memory_needs(trunk_scheduler.plan)
@@ -47,28 +56,41 @@ def run_trunks(
     run_trials(TrunkTrainable, phase, context, phase_resources)
 
 
+def _point_at(net: NetAtRes) -> Point:
+    variant, train_res = net
+    return Point(variant=variant, train_res=train_res)
+
+
+def _trunk_of(work: Work) -> TrunkSpec:
+    assert isinstance(work, TrunkWork)
+    return work.trunk
+
+
 def run_cells(cell_scheduler: CellScheduler, context: TrialContext, placement: Placement) -> None:
     """Run phase 2 to its end: adapt the trunks in the cells that the scheduler hands out."""
 
-    def next_config() -> Config | None:
+    def queue() -> Queued | None:
         cell = cell_scheduler.next()
         if cell is None:
             return None
-        return {"net_at_res": (cell.variant, cell.test_res), "cell": cell.spec}
+        return Queued(net=(cell.variant, cell.test_res), work=CellWork(cell=cell.spec))
 
-    def should_continue(config: Config, result: dict[str, Any]) -> bool:
-        cell_scheduler.take(
-            config["cell"].key, [arm_result_from_json(r) for r in json.loads(result["results"])]
-        )
+    def should_continue(work: Work, result: dict[str, Any]) -> bool:
+        cell_scheduler.take(_key_of(work), result["results"])
         return False
 
     phase = Phase(
-        next_config=next_config,
+        queue=queue,
         should_continue=should_continue,
-        failed=lambda config, error: cell_scheduler.failed(config["cell"].key, error),
-        retried=lambda config, error: cell_scheduler.retried(config["cell"].key, error),
+        failed=lambda work, error: cell_scheduler.failed(_key_of(work), error),
+        retried=lambda work, error: cell_scheduler.retried(_key_of(work), error),
     )
     phase_resources = PhaseResources(
         placement=placement, needs=gpu_memory.cell_memory_needs(cell_scheduler.plan)
     )
     run_trials(CellTrainable, phase, context, phase_resources)
+
+
+def _key_of(work: Work) -> str:
+    assert isinstance(work, CellWork)
+    return work.cell.key

@@ -16,37 +16,50 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
-from sweeps.execution.resources import PhaseResources
+from sweeps.execution.resources import NetAtRes, PhaseResources
 from sweeps.redaction import redacted
-from trainables.ray_backend.tune_trainables import TrialContext
+from trainables.ray_backend.tune_trainables import CellWork, TrialContext, TrunkWork
 from trainables.storage.full_disk import full_disk_in
 
 # A trial may fail this often in a row without an epoch done in between; each retry continues from
 # the checkpoint that the trial saved.
 MAX_FAILURES_WITHOUT_PROGRESS = 5
 Config = dict[str, Any]
+Work = TrunkWork | CellWork
 P = ParamSpec("P")
 T = TypeVar("T")
 Trainable = tune.Trainable
 
 
 @dataclass(frozen=True, kw_only=True)
+class Queued:
+    """A trial that is to be queued."""
+
+    net: NetAtRes  # a key of the phase's resources
+    work: Work | None = None  # None: it is chosen when the trial starts
+
+
+@dataclass(frozen=True, kw_only=True)
 class Phase:
-    """Callbacks of a phase: they supply the trials' configurations and receive their results.
+    """Callbacks of a phase: they supply the trials and receive their results.
 
     Attributes:
-        next_config: returns the next configuration, whose ``net_at_res`` is a key of the phase's
-            resources; None: there are no more.
-        should_continue: receives a configuration and a result, and decides whether the trial
-            continues. The same result may come twice.
-        failed: receives a configuration whose retries have all failed, and the last traceback.
-        retried: receives a configuration that is tried again, and the traceback of its failure.
+        queue: returns the next trial to be queued; None: there is none for now, and none at all
+            once no trial runs.
+        should_continue: receives the work and a result, and decides whether the trial continues.
+            The same result may come twice.
+        failed: receives work whose retries have all failed, and the last traceback.
+        retried: receives work that is tried again, and the traceback of its failure.
+        begin: chooses the work of a queued trial that starts without; None: there is none left.
+        urgency: rates queued trials: the lowest start first, of equal ones the first.
     """
 
-    next_config: Callable[[], Config | None]
-    should_continue: Callable[[Config, dict[str, Any]], bool]
-    failed: Callable[[Config, str], None]
-    retried: Callable[[Config, str], None] = lambda _, __: None
+    queue: Callable[[], Queued | None]
+    should_continue: Callable[[Work, dict[str, Any]], bool]
+    failed: Callable[[Work, str], None]
+    retried: Callable[[Work, str], None] = lambda _, __: None
+    begin: Callable[[NetAtRes], Work | None] = lambda _: None
+    urgency: Callable[[NetAtRes], tuple[int, int]] = lambda _: (0, 0)
 
 
 class _Unpickled:
@@ -85,19 +98,21 @@ class _Fault(_Unpickled, Stopper):
     def guarded(self, phase: Phase) -> Phase:
         """Wrap all callbacks of a phase; a disk that is full for a trial ends the phase too."""
 
-        def checked(then: Callable[[Config, str], None]) -> Callable[[Config, str], None]:
-            def check(config: Config, trace: str) -> None:
+        def checked(then: Callable[[Work, str], None]) -> Callable[[Work, str], None]:
+            def check(work: Work, trace: str) -> None:
                 if full := full_disk_in(trace):
                     raise full
-                then(config, trace)
+                then(work, trace)
 
             return self.guard(check, None)
 
         return Phase(
-            next_config=self.guard(phase.next_config, None),
+            queue=self.guard(phase.queue, None),
             should_continue=self.guard(phase.should_continue, False),
             failed=checked(phase.failed),
             retried=checked(phase.retried),
+            begin=self.guard(phase.begin, None),
+            urgency=self.guard(phase.urgency, (0, 0)),
         )
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -111,47 +126,63 @@ class _Fault(_Unpickled, Stopper):
 
 @dataclass
 class _Task:
+    """What is to be done by a trial, or by several in turn where they fail."""
+
+    queued: Queued
     config: Config
+    work: Work | None = None
+    has_begun: bool = False
     failures: int = 0
-    """Failures of those trials of the configuration that Tune gave up."""
+    """Failures of those trials of the task that Tune gave up."""
+
+    def begin(self, phase: Phase) -> None:
+        """Choose the work, if it has not been chosen."""
+        if not self.has_begun:
+            self.has_begun = True
+            self.work = self.queued.work or phase.begin(self.queued.net)
+
+
+class _Tasks(dict[str, _Task]):
+    """The tasks of all trials that are queued or run, by trial id."""
 
 
 class _PhaseSearcher(_Unpickled, Searcher):
-    """Suggests the configurations of a phase until there are no more.
+    """Suggests the trials of a phase until there are no more.
 
     Where a reused process ends before its next trial has begun, Tune gives that trial up without a
-    retry; its configuration is then suggested again as a new trial.
+    retry; its task is then suggested again as a new trial.
     """
 
     def __init__(
-        self,
-        next_config: Callable[[], Config | None],
-        phase: Phase,
-        scheduler: _PhaseScheduler,
+        self, phase: Phase, resources: PhaseResources, tasks: _Tasks, scheduler: _PhaseScheduler
     ):
         super().__init__()
-        self._next_config, self._phase, self._scheduler = next_config, phase, scheduler
+        self._phase, self._resources = phase, resources
+        self._tasks, self._scheduler = tasks, scheduler
         self._to_retry: list[_Task] = []
-        self._running: dict[str, _Task] = {}
 
     def suggest(self, trial_id: str) -> Any:
         """Return a configuration; None: there may be one later; FINISHED: there will be none."""
         task = self._to_retry.pop(0) if self._to_retry else self._next_task()
         if task is None:
-            # After FINISHED Tune never calls this again, but a running trial may need a retry.
-            return None if self._running else Searcher.FINISHED
-        self._running[trial_id] = task
+            # After FINISHED Tune never calls this again, but a running trial may need a retry, or
+            # let another go on.
+            return None if self._tasks else Searcher.FINISHED
+        self._tasks[trial_id] = task
         return task.config
 
     def _next_task(self) -> _Task | None:
-        config = self._next_config()
-        return None if config is None else _Task(config)
+        queued = self._phase.queue()
+        if queued is None:
+            return None
+        config = self._resources.trial_resources[queued.net].config
+        return _Task(queued, {"net_at_res": queued.net, "work": queued.work, **config})
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Queue the configuration again if its trial failed and it may; else report it failed."""
-        task = self._running.pop(trial_id, None)
+        """Queue the task again if its trial failed and it may; else report it failed."""
+        task = self._tasks.pop(trial_id, None)
         if not error or task is None:
             return
         failures, trace = self._scheduler.failures.get(
@@ -160,8 +191,8 @@ class _PhaseSearcher(_Unpickled, Searcher):
         task.failures += failures
         if task.failures <= MAX_FAILURES_WITHOUT_PROGRESS:
             self._to_retry.append(task)
-        else:
-            self._phase.failed(task.config, trace)
+        elif task.work is not None:
+            self._phase.failed(task.work, trace)
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: the store's journal holds all decisions."""
@@ -173,9 +204,10 @@ class _PhaseSearcher(_Unpickled, Searcher):
 class _PhaseScheduler(_Unpickled, FIFOScheduler):
     """Asks the phase after each result whether the trial continues, and counts failures."""
 
-    def __init__(self, phase: Phase):
+    def __init__(self, phase: Phase, tasks: _Tasks):
         super().__init__()  # type: ignore[no-untyped-call]
-        self._phase = phase
+        self._phase, self._tasks = phase, tasks
+        self._queued: dict[str, Trial] = {}  # by trial id; some of them may have started
         # Both by trial id: the number of failures with the last traceback, and the most iterations
         # that a result has reported.
         self.failures: dict[str, tuple[int, str]] = {}
@@ -186,6 +218,22 @@ class _PhaseScheduler(_Unpickled, FIFOScheduler):
         """False: every result is needed when it comes."""
         return False
 
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        """Take note of a trial that is queued, for the first time or again."""
+        self._queued[trial.trial_id] = trial
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """Choose which of the queued trials starts next."""
+        for trial_id in [i for i, t in self._queued.items() if t.status != Trial.PENDING]:
+            del self._queued[trial_id]
+        return min(self._queued.values(), key=self._urgency, default=None)
+
+    def _urgency(self, trial: Trial) -> tuple[int, int]:
+        task = self._tasks.get(trial.trial_id)
+        if task is None or task.has_begun:
+            return 0, 0
+        return self._phase.urgency(task.queued.net)
+
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Pass the result to the phase and return its decision."""
         iteration = int(result["training_iteration"])
@@ -193,18 +241,25 @@ class _PhaseScheduler(_Unpickled, FIFOScheduler):
             self._max_iteration[trial.trial_id] = iteration
             # Only failures without progress in between count.
             trial.run_metadata.num_failures = 0
-        continues = self._phase.should_continue(trial.config, result)
+        continues = self._continues(trial, result)
         return str(TrialScheduler.CONTINUE if continues else TrialScheduler.STOP)
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         """Pass on the last result of a trial that ended by itself: Tune reports it only here."""
         if trial.last_result.get("done"):
-            self._phase.should_continue(trial.config, result)
+            self._continues(trial, result)
+
+    def _continues(self, trial: Trial, result: dict[str, Any]) -> bool:
+        task = self._tasks.get(trial.trial_id)
+        if task is None or task.work is None:
+            return False
+        return self._phase.should_continue(task.work, result)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """Count the failure, and report a retry to the phase.
 
         Tune calls this before every retry, and before it tells the searcher that a trial failed.
+        One that failed before it began takes its work now: it is that which failed.
         """
         path = trial.error_file
         trace = Path(path).read_text(errors="replace") if path and Path(path).exists() else ""
@@ -213,8 +268,28 @@ class _PhaseScheduler(_Unpickled, FIFOScheduler):
         # Tune reports the end of a reused process twice; by the second time the trial waits again.
         is_new = trial.status == Trial.ERROR or trial.trial_id not in self.failures
         self.failures[trial.trial_id] = (failures, trace)
-        if is_new and failures <= MAX_FAILURES_WITHOUT_PROGRESS:
-            self._phase.retried(trial.config, trace)
+        task = self._tasks.get(trial.trial_id)
+        if task is None:
+            return
+        task.begin(self._phase)
+        if is_new and failures <= MAX_FAILURES_WITHOUT_PROGRESS and task.work is not None:
+            self._phase.retried(task.work, trace)
+
+
+class _Starter(_Unpickled, tune.Callback):
+    """Brings a trial its work when a process is ready for it, before its first step."""
+
+    def __init__(self, phase: Phase, tasks: _Tasks):
+        self._phase, self._tasks = phase, tasks
+
+    def on_trial_start(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: object
+    ) -> None:
+        """Have the work chosen, and send it: calls of one process reach an actor in their order."""
+        task = self._tasks[trial.trial_id]
+        task.begin(self._phase)
+        actor: Any = trial.temporary_state.ray_actor
+        actor.begin.remote(task.work)
 
 
 def run_trials(
@@ -230,18 +305,11 @@ def run_trials(
         DiskFullError: the disk was full for a trial.
         Exception: what a callback of the phase raised.
     """
-    fault = _Fault()
+    fault, tasks = _Fault(), _Tasks()
     phase = fault.guarded(phase)
     trial_resources = phase_resources.trial_resources
-
-    def next_config_with_resources() -> Config | None:
-        config = phase.next_config()
-        if config is None:
-            return None
-        return {**config, **trial_resources[config["net_at_res"]].config}
-
-    scheduler = _PhaseScheduler(phase)
-    searcher = _PhaseSearcher(next_config_with_resources, phase, scheduler)
+    scheduler = _PhaseScheduler(phase, tasks)
+    searcher = _PhaseSearcher(phase, phase_resources, tasks, scheduler)
     scratch = Path(tempfile.mkdtemp(prefix="fixres-tune-"))
     context = replace(context, threads=phase_resources.cpus)
     try:
@@ -266,6 +334,7 @@ def run_trials(
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=MAX_FAILURES_WITHOUT_PROGRESS),
                 stop=fault,
+                callbacks=[_Starter(phase, tasks)],
             ),
         ).fit()
     finally:

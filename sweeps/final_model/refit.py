@@ -7,7 +7,6 @@ result. Each part continues from what the store holds of it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from sweeps.execution import gpu_memory
 from sweeps.execution.ray_cluster import RayCluster
 from sweeps.execution.resources import MemoryNeed, PhaseResources
-from sweeps.execution.tune_runner import Config, Phase, Trainable, run_trials
+from sweeps.execution.tune_runner import Phase, Queued, Trainable, Work, run_trials
 from sweeps.final_model.outcome import ServedModel
 from sweeps.planning.cell import Cell
 from sweeps.planning.grid import point_of
@@ -25,13 +24,18 @@ from trainables.data.decode import Progress
 from trainables.data.image_set import ImageSet
 from trainables.errors import SweepError
 from trainables.fixres.cell import RefitCell, recorded_results
-from trainables.ray_backend.tune_trainables import CellTrainable, TrialContext, TrunkTrainable
+from trainables.ray_backend.tune_trainables import (
+    CellTrainable,
+    CellWork,
+    TrialContext,
+    TrunkTrainable,
+    TrunkWork,
+)
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import Place, write_text
 from trainables.training.trunk import (
     TrunkSpec,
     TrunkStatus,
-    epoch_report_from_json,
     finalize_trunk,
     read_trunk_spec,
     recorded_reports,
@@ -70,7 +74,8 @@ def refit(
     cell = refit_cell(plan, chosen, trunk, merged.digest)
     if recorded_results(store, cell.key) is None:
         need = gpu_memory.cell_memory_need(plan, chosen.variant, chosen.train_res, chosen.test_res)
-        runner.run(CellTrainable, {"cell": cell.spec}, need, lambda _: False, store.cell(cell.key))
+        work = CellWork(cell=cell.spec)
+        runner.run(CellTrainable, work, need, lambda _: False, store.cell(cell.key))
     return ServedModel(cell=cell, arm=chosen.arm, refit=True)
 
 
@@ -97,7 +102,7 @@ class _TrialRunner:
     def run(
         self,
         trainable: type[Trainable],
-        config: Config,
+        work: Work,
         need: MemoryNeed,
         should_continue: Callable[[dict[str, Any]], bool],
         folder: Place,
@@ -115,9 +120,9 @@ class _TrialRunner:
         phase_resources = PhaseResources(
             placement=self.cluster.placement, needs={net: need}, alone=True
         )
-        waiting, traces = [{"net_at_res": net, **config}], []
+        waiting, traces = [Queued(net=net, work=work)], []
         phase = Phase(
-            next_config=lambda: waiting.pop() if waiting else None,
+            queue=lambda: waiting.pop() if waiting else None,
             should_continue=lambda _, result: should_continue(result),
             failed=lambda _, trace: traces.append(trace),
         )
@@ -146,15 +151,14 @@ def _train(
         return
 
     def should_continue(result: dict[str, Any]) -> bool:
-        report = epoch_report_from_json(json.loads(result["report"]))
+        report = result["report"]
         if progress is not None:
             progress(report.epoch, epochs)
-        return report.epoch < epochs
+        return bool(report.epoch < epochs)
 
     if trained_epochs(recorded_reports(store, trunk.key)) < epochs:
-        runner.run(
-            TrunkTrainable, {"trunk": trunk, "val_transforms": ()}, need, should_continue, folder
-        )
+        work = TrunkWork(trunk=trunk, val_transforms=())
+        runner.run(TrunkTrainable, work, need, should_continue, folder)
     if any(report.diverged for report in recorded_reports(store, trunk.key)):
         raise SweepError(
             f"The refit of {runner.label} diverged, though the same settings did not on train "

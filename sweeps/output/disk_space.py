@@ -17,6 +17,7 @@ from sweeps.output.sweep_record import SPEC
 from sweeps.planning.grid import Point
 from sweeps.planning.plan import Plan, expected_plan
 from sweeps.planning.spec import SweepSpec
+from sweeps.planning.workload import most_waiting
 from trainables.data.cache import Room, room_in, size_in_words
 from trainables.data.decode_pool import ExpectedImages
 from trainables.errors import UserError
@@ -48,6 +49,7 @@ class DiskNeeds:
     cell_trunks: int  # those of trunks that cells are made from, which MLflow keeps too
     cells: int  # features, and val's logits
     state: int  # of one trunk in training
+    waiting: int  # at most: states of trunks that wait at rungs, beyond their weights
     model: int
 
     @property
@@ -98,8 +100,18 @@ def disk_needs(plan: Plan, map_number_bytes: int) -> DiskNeeds:
         * sum(_features(plan, point) + _logits(plan, point) for point in plan.points)
         + sum(_untouched_bytes(plan, variant) for variant in plan.untouched_variants),
         state=copies * smallest if spec.trunks.epochs else smallest,
+        waiting=(copies - 1) * _most_waiting(plan) * of_points,
         model=int(MODEL_FORMS * smallest),
     )
+
+
+def _most_waiting(plan: Plan) -> int:
+    """Bound the trunks of a point that wait at rungs."""
+    rungs = len(plan.spec.rungs) - 1
+    if rungs == 0:
+        return 0
+    reduction = plan.spec.halving.reduction
+    return most_waiting(rungs=rungs, reduction=reduction, trunks=plan.samples)
 
 
 def _view_bytes(res: int) -> int:
@@ -218,11 +230,18 @@ def _out_problem(
     tracked_elsewhere = spec.tracking.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     copies = 0 if tracked_elsewhere else needs.cell_trunks + needs.model
     words = f"disk     out: {size_in_words(least)} for {what}"
+    at_rungs = needs.waiting if isinstance(location.store.root, Path) else 0
+    words += f", up to {size_in_words(at_rungs)} while trunks wait at rungs" if at_rungs else ""
     words += f", {size_in_words(copies)} for MLflow's copies" if copies else ""
     words += f", {size_in_words(written)} of it written" if written else ""
     say(f"{words}; {size_in_words(free)} free in {location.out}")
     if least - written > free:
         return _out_too_small(plan, least - written, free, location)
+    if least - written + at_rungs > free:
+        say(
+            f"warning: {location.out} may become too full while trunks wait at rungs: try fewer "
+            "--samples, or give an --out on a larger disk"
+        )
     if least - written + copies > free:
         say(
             f"warning: {location.out} may become too full for MLflow's copies of checkpoints: give "

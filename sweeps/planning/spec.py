@@ -111,12 +111,14 @@ class TrunkOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class HalvingOptions:
-    """Halving (ASHA, among the trunks of one variant)"""
+    """Halving (ASHA, among the trunks of one variant and train resolution)"""
 
     grace_epochs: int = 2
-    """First rung: no trunk is cut before."""
+    """First rung, in epochs: no trunk is cut before."""
     reduction: int = 3
-    """The best 1/reduction at a rung go on; each rung is reduction times as far as the last."""
+    """The best 1/reduction at a rung go on; each rung is reduction times as far as the last.
+
+    Rounded down, but one trunk of each variant and train resolution is trained to the end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -375,12 +377,20 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     defaults = _flat(SweepSpec())
     old, new = as_written_now(old), as_written_now(new)
     before, after = ({**defaults, **identity} for identity in (old, new))
+    was, now = _in_any_order(before), _in_any_order(after)
     return [
         f"{option(name)} {'were' if name == 'images' else 'was'} "
         f"{value_in_words(before.get(name))}, now {value_in_words(after.get(name))}"
         for name in sorted(old.keys() | new.keys())
-        if before.get(name) != after.get(name)
+        if was.get(name) != now.get(name)
     ]
+
+
+def _in_any_order(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Sort the lists in which the order of what is typed decides nothing."""
+    lists = ("variants", "train_res", "test_res", "test_crop_pct")
+    found = {name: options[name] for name in lists if isinstance(options[name], (list, tuple))}
+    return {**options, **{name: sorted(value, key=str) for name, value in found.items()}}
 
 
 def option(name: str) -> str:

@@ -12,6 +12,7 @@ from sweeps.planning.workload import cell_gmacs
 from sweeps.selection.leaderboard import Row, make_row
 from trainables.fixres.arms import rank
 from trainables.fixres.cell import ArmResult, recorded_results
+from trainables.models import variants
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import write_text
 from trainables.training.trunk import EpochReport, TrunkSpec, trained_epochs
@@ -81,14 +82,14 @@ class CellScheduler:
 
     @property
     def rows(self) -> list[Row]:
-        """The rows of all cells that have ended: of untouched nets, then in the grid's order."""
+        """The rows of all cells that have ended: of untouched nets, then in the family's order."""
         rows = [row for rows in self._rows.values() for row in rows]
-        grid = self._plan.spec.grid
+        family = list(variants.VARIANTS)  # in whatever order the options name them
         return sorted(
             rows,
             key=lambda r: (
                 not r.untouched,
-                grid.variants.index(r.variant),
+                family.index(r.variant),
                 r.train_res,
                 r.test_res,
                 r.crop_pct,

@@ -1,4 +1,4 @@
-"""The journal of phase 1, read back: what was proposed, decided at rungs, and ended.
+"""The journal of phase 1, read back: what was proposed, compared at rungs, promoted, and ended.
 
 Lines that are damaged are left out. What they said is taken from the rest of the store as far as it
 is there, and decided anew where it is not.
@@ -27,22 +27,39 @@ log = logging.getLogger("fixres")
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A trunk was proposed, as trial ``index`` of the sweep."""
+    """A trunk was proposed at a point.
 
-    index: int
+    Journals of 0.1.0 name no point: there trial ``index`` of the sweep was at point ``index``
+    modulo the number of points, in the order in which the options had them.
+    """
+
     trunk: str  # key
     hyper: Hyper
+    variant: str = ""
+    train_res: int = 0  # px
+    index: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decided:
-    """It was decided at a rung whether a trunk goes on."""
+    """A trunk came to a rung, and it was decided whether it goes on at once.
 
-    group: str
+    Journals of 0.1.0 name the group that it was compared in. What did not go on there was cut.
+    """
+
     trunk: str  # key
     epoch: int
     top1: float
     goes_on: bool
+    group: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promoted:
+    """A trunk that had waited since ``epoch`` goes on."""
+
+    trunk: str  # key
+    epoch: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,16 +70,16 @@ class Ended:
     why: TrunkStatus
 
 
-Line = Asked | Decided | Ended
+Line = Asked | Decided | Promoted | Ended
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
     """What a journal records of a plan, without lines that contradict the plan."""
 
-    asked: Mapping[int, TrunkSpec]  # by index, ascending
-    restored: Mapping[int, TrunkSpec]  # those of them that the journal has lost
-    decided: Sequence[Decided]
+    asked: Sequence[TrunkSpec]  # in the order of the proposals
+    restored: Sequence[TrunkSpec]  # those of them that the journal has lost
+    moves: Sequence[Decided | Promoted]
     ended: Mapping[str, TrunkStatus]  # by key
 
 
@@ -74,6 +91,8 @@ def line_from_json(value: Mapping[str, Any]) -> Line:
             line: Line = Asked(**{**fields, "hyper": hyper_from_json(fields["hyper"])})
         case "rung":
             line = Decided(**fields)
+        case "promote":
+            line = Promoted(**fields)
         case "end":
             line = Ended(**{**fields, "why": TrunkStatus(fields["why"])})
         case other:
@@ -93,20 +112,18 @@ def read_journal(store: Store, plan: Plan) -> Recorded:
     """
     lines = read_records(store.journal, line_from_json)
     proposals = [line for line in lines if isinstance(line, Asked)]
-    asked = {line.index: _trunk(plan, line) for line in proposals if _is_of(plan, line)}
+    asked = _of_plan(plan, proposals)
     if proposals and not asked:
         raise UserError(
             f"{store.journal} is of another sweep (none of its {len(proposals)} trunks comes from "
             "these options and images): give those that it was begun with, or another place for "
             "this sweep."
         )
-    known = {trunk.key for trunk in asked.values()}
     others = [line for line in lines if not isinstance(line, Asked)]
-    lost = list(dict.fromkeys(line.trunk for line in others if line.trunk not in known))
-    restored = dict(_found_in_store(store, plan, lost, set(asked)))
-    asked = dict(sorted({**asked, **restored}.items()))
-    known = {trunk.key for trunk in asked.values()}
-    used = [line for line in others if line.trunk in known]
+    lost = [key for key in dict.fromkeys(line.trunk for line in others) if key not in asked]
+    restored = list(_found_in_store(store, plan, lost, asked))
+    asked |= {trunk.key: trunk for trunk in restored}
+    used = [line for line in others if line.trunk in asked]
     spoilt = len(proposals) + len(restored) - len(asked) + len(others) - len(used)
     if spoilt or restored:
         log.warning(
@@ -120,38 +137,50 @@ def read_journal(store: Store, plan: Plan) -> Recorded:
             store.journal,
         )
     return Recorded(
-        asked=asked,
+        asked=list(asked.values()),
         restored=restored,
-        decided=[line for line in used if isinstance(line, Decided)],
+        moves=[line for line in used if isinstance(line, Decided | Promoted)],
         ended={line.trunk: line.why for line in used if isinstance(line, Ended)},
     )
 
 
-def point_at(plan: Plan, index: int) -> Point:
-    """Return the point of a trial: each has its first trial before any has its second."""
-    return plan.points[index % len(plan.points)]
+def _of_plan(plan: Plan, proposals: Sequence[Asked]) -> dict[str, TrunkSpec]:
+    """Make the trunks of proposals, by key, without those that are none of the plan's."""
+    found: dict[str, TrunkSpec] = {}
+    left = dict.fromkeys(plan.points, plan.samples)
+    for line in proposals:
+        for point in _points_of(plan, line):
+            trunk = plan.trunk(point, line.hyper)
+            if trunk.key == line.trunk:
+                if trunk.key not in found and left[point]:
+                    left[point] -= 1
+                    found[trunk.key] = trunk
+                break
+    return found
 
 
-def _trunk(plan: Plan, line: Asked) -> TrunkSpec:
-    return plan.trunk(point_at(plan, line.index), line.hyper)
-
-
-def _is_of(plan: Plan, line: Asked) -> bool:
-    return 0 <= line.index < plan.trunks and _trunk(plan, line).key == line.trunk
+def _points_of(plan: Plan, line: Asked) -> list[Point]:
+    """List the points that a proposal may be of, the likeliest first."""
+    if line.variant:
+        own = Point(variant=line.variant, train_res=line.train_res)
+        return [own] if own in plan.points else []
+    first = line.index % len(plan.points)
+    return [*plan.points[first:], *plan.points[:first]]
 
 
 def _found_in_store(
-    store: Store, plan: Plan, keys: Sequence[str], taken: set[int]
-) -> Iterator[tuple[int, TrunkSpec]]:
-    """Find trunks whose proposals are lost by their specs, each with a free index of its point."""
-    free = [index for index in range(plan.trunks) if index not in taken]
+    store: Store, plan: Plan, keys: Sequence[str], taken: Mapping[str, TrunkSpec]
+) -> Iterator[TrunkSpec]:
+    """Find trunks whose proposals are lost by their specs, as many as their points may have."""
+    left = dict.fromkeys(plan.points, plan.samples)
+    for trunk in taken.values():
+        left[point_of(trunk)] -= 1
     for key in keys:
         try:
             spec = read_trunk_spec(store, key)
         except DamagedFileError:  # nothing is known of it
             continue
         point = point_of(spec)
-        index = next((i for i in free if point_at(plan, i) == point), None)
-        if index is not None and plan.trunk(point, spec.hyper).key == key:
-            free.remove(index)
-            yield index, spec
+        if left.get(point) and plan.trunk(point, spec.hyper).key == key:
+            left[point] -= 1
+            yield spec

@@ -1,9 +1,9 @@
 """Propose the hyperparameters to try next at a point of the grid: Optuna's TPE as a pure function.
 
 What is learnt at one train resolution serves the others of its variant. Accuracies differ by
-resolution, so that a trial counts by its rank among those of its own train resolution. The same
-seed, index and history give the same proposal: a sweep can be repeated, and one that was killed is
-continued as if it had not been.
+resolution, so that a trial counts by its rank among those of its own train resolution; one that
+runs or waits, by its rungs so far. The same seed, point, sample and history give the same proposal:
+a sweep can be repeated, and one that was killed is continued as if it had not been.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -61,15 +63,15 @@ def middle_of_ranges(options: TrunkOptions) -> Hyper:
 
 
 def propose(
-    options: TrunkOptions, point: Point, history: Sequence[Trial], *, seed: int, index: int
+    options: TrunkOptions, point: Point, history: Sequence[Trial], *, seed: int, sample: int
 ) -> Hyper:
-    """Propose the hyperparameters of trial ``index`` at ``point``, given all trials before it.
+    """Propose the hyperparameters of a trial at ``point``, given all trials before it.
 
     The first trial at each point takes the middle of the ranges.
 
     Args:
         history: earlier trials; those of other variants are ignored.
-        index: the number of the trial within the sweep, over all points.
+        sample: the number of the trial among those of its point.
     """
     if not any(t.point == point for t in history):
         return middle_of_ranges(options)
@@ -77,46 +79,60 @@ def propose(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler = optuna.samplers.TPESampler(
-            seed=_seed(seed, point.variant, index),
+            seed=_seed(seed, point.variant, point.train_res, sample),
             n_startup_trials=STARTUP_TRIALS,
             multivariate=True,
             constant_liar=True,
         )
     study = optuna.create_study(direction="maximize", sampler=sampler)
     own = [t for t in history if t.point.variant == point.variant]
-    study.add_trials([_frozen(t, own, options) for t in own])
+    ranks = _ranks(own)
+    study.add_trials([_frozen(t, r, options) for t, r in zip(own, ranks, strict=True)])
     proposal = study.ask(search_space(options))
     return _rounded(proposal.params, options)
 
 
-def _frozen(trial: Trial, all_trials: Sequence[Trial], options: TrunkOptions) -> FrozenTrial:
-    """Convert a trial to Optuna's: one that was cut is pruned, at its last rung."""
+def _frozen(trial: Trial, ranks: Mapping[int, float], options: TrunkOptions) -> FrozenTrial:
+    """Convert a trial to Optuna's: one that is not trained to its end is pruned at its last rung.
+
+    One that runs and was not scored yet is taken to be bad, so that others keep away from it.
+
+    Args:
+        ranks: of the trial, by epoch.
+    """
     params = {name: _within(name, getattr(trial.hyper, name), options) for name in NAMES}
-    if trial.running:
+    if trial.running and not ranks:
         return create_trial(
             state=TrialState.RUNNING, params=params, distributions=search_space(options)
         )
-    ranks = {epoch: _rank(trial, epoch, all_trials) for epoch in trial.values} or {0: 0.0}
+    ranks = ranks or {0: 0.0}
     return create_trial(
         state=TrialState.COMPLETE if trial.finished else TrialState.PRUNED,
         value=ranks[max(ranks)] if trial.finished else None,
         params=params,
         distributions=search_space(options),
-        intermediate_values=ranks,
+        intermediate_values=dict(ranks),
     )
 
 
-def _rank(trial: Trial, epoch: int, all_trials: Sequence[Trial]) -> float:
-    """Return the rank of a trial at ``epoch`` among those of its point, from 0 to 1.
+def _ranks(trials: Sequence[Trial]) -> list[dict[int, float]]:
+    """Rank each trial at each of its epochs among those of its point, from 0 to 1.
 
-    It is the share of the trials measured at that epoch which are worse. Ties, the trial itself
+    A rank is the share of the trials measured at that epoch which are worse. Ties, the trial itself
     among them, count half, so that the middle is 0.5.
     """
-    own = trial.values[epoch]
-    others = [t.values[epoch] for t in all_trials if t.point == trial.point and epoch in t.values]
-    below = sum(o < own for o in others)
-    ties = sum(o == own for o in others)
-    return (below + ties / 2) / len(others)
+    measured: dict[tuple[Point, int], list[float]] = defaultdict(list)
+    for trial in trials:
+        for epoch, value in trial.values.items():
+            measured[trial.point, epoch].append(value)
+    for values in measured.values():
+        values.sort()
+
+    def rank(point: Point, epoch: int, value: float) -> float:
+        values = measured[point, epoch]
+        return (bisect_left(values, value) + bisect_right(values, value)) / 2 / len(values)
+
+    return [{e: rank(t.point, e, v) for e, v in t.values.items()} for t in trials]
 
 
 def _rounded(values: Mapping[str, float], options: TrunkOptions) -> Hyper:

@@ -1,5 +1,10 @@
 """Schedule phase 1: decide which trunk comes next and which goes on. Knows no processes.
 
+A trial trains a trunk from one rung on. Its point, and so what it asks of the cluster, is chosen
+when it is queued; which of the point's trunks it trains, when it starts: one that an earlier
+process left unfinished, else one that is promoted, else a new one, whose hyperparameters are
+proposed with all that is known by then.
+
 Every decision is in the journal before it is acted on. A sweep whose driver was killed thus goes on
 from where it stood: what was proposed is proposed again, and what was cut stays cut.
 """
@@ -7,20 +12,28 @@ from where it stood: what was proposed is proposed again, and what was cut stays
 from __future__ import annotations
 
 import logging
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from sweeps.events.event_types import EpochEnded, TrialRetried, TrunkBegan, TrunkEnded, Watcher
+from sweeps.events.event_types import (
+    EpochEnded,
+    TrialRetried,
+    TrunkBegan,
+    TrunkEnded,
+    TrunkPaused,
+    Watcher,
+)
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
-from sweeps.scheduling.asha import GroupedAsha
-from sweeps.scheduling.journal import point_at, read_journal
+from sweeps.planning.workload import dearest_first
+from sweeps.scheduling.halving import Halving
+from sweeps.scheduling.journal import Decided, Promoted, read_journal
 from sweeps.scheduling.repair import discard_trunk
 from sweeps.scheduling.tpe import Trial, propose
 from trainables.storage.artifact_store import Store
 from trainables.storage.damage import DamagedFileError
 from trainables.storage.files import append_line, write_text
-from trainables.training.recipe import Hyper
 from trainables.training.trunk import (
     EpochReport,
     TrunkSpec,
@@ -43,116 +56,152 @@ class TrunkScheduler:
     """
 
     def __init__(self, plan: Plan, store: Store, watcher: Watcher):
-        options = plan.spec
         self._plan, self._store, self._watcher = plan, store, watcher
-        self._asha = GroupedAsha(
-            epochs=options.trunks.epochs,
-            grace_epochs=options.halving.grace_epochs,
-            reduction=options.halving.reduction,
-        )
+        self._rungs = plan.spec.rungs[:-1]  # epochs; the last one is no rung, but the end
+        self._halving = {
+            point: Halving(
+                rungs=len(self._rungs),
+                reduction=plan.spec.halving.reduction,
+                trunks=plan.samples,
+            )
+            for point in dearest_first(plan)
+        }
         self._trunks: dict[str, TrunkSpec] = {}  # by key, in the order of the proposals
-        self._proposed: set[int] = set()  # indices of trials
+        self._values: dict[str, dict[int, float]] = defaultdict(dict)  # by key and epoch
         self._reports: dict[str, dict[int, EpochReport]] = {}  # by key and epoch
         self._ended: dict[str, TrunkStatus] = {}  # by key
-        self._handed_out: set[str] = set()
+        # By point: keys that an earlier process left unfinished, and of those that may go on now.
+        self._unfinished: dict[Point, list[str]] = {point: [] for point in self._halving}
+        self._promotable: dict[Point, list[str]] = {}
+        self._queued: Counter[Point] = Counter()  # trials that have not started
         self._replay()
 
-    def _replay(self) -> None:
-        """Restore the state that the journal records, and finish what a kill left unfinished.
-
-        A trunk that ended, but whose result is damaged or gone, is trained again: what was decided
-        at its rungs stands.
-        """
-        recorded = read_journal(self._store, self._plan)
-        for index, trunk in recorded.asked.items():
-            self._trunks.setdefault(trunk.key, trunk)
-            self._proposed.add(index)
-        for index, trunk in recorded.restored.items():
-            self._record(event="ask", index=index, trunk=trunk.key, hyper=trunk.hyper)
-        for line in recorded.decided:
-            self._asha.remember(line.group, line.trunk, line.epoch, line.top1, line.goes_on)
-        for key, status in recorded.ended.items():
-            try:
-                if status != TrunkStatus.FAILED:
-                    finalize_trunk(self._store, key, status)
-                reports = recorded_reports(self._store, key)
-            except DamagedFileError as error:
-                log.warning("%s: the trunk is trained again", error.what)
-                discard_trunk(self._store, key)
-                continue
-            self._ended[key] = status
-            self._reports[key] = {r.epoch: r for r in reports}
-            self._announce_end(key)
-
-    def _error_of(self, key: str) -> str:
-        """Read the trace of a trunk that failed; "": it did not, or its trace is gone."""
-        path = self._store.trunk(key) / "error.txt"
-        if self._ended[key] != TrunkStatus.FAILED or not path.exists():
-            return ""
-        return path.read_bytes().decode("utf-8", errors="replace")
+    # --- what comes next ------------------------------------------------------------------------
 
     @property
     def plan(self) -> Plan:
         """The plan of the sweep."""
         return self._plan
 
-    @property
-    def points(self) -> tuple[Point, ...]:
-        """The points of the grid, in its order."""
-        return self._plan.points
-
     def val_transforms(self, trunk: TrunkSpec) -> tuple[EvalTransform, ...]:
         """List the transforms of val that the trunk is scored with at its rungs."""
         return self._plan.val_transforms(point_of(trunk))
 
+    def epochs_reported(self, trunk: TrunkSpec) -> int:
+        """Count the epochs of a trunk, from its first on, whose reports this process has."""
+        reports = self._reports.get(trunk.key, {})
+        return next(epoch for epoch in range(len(reports) + 1) if epoch + 1 not in reports)
+
     @property
     def is_over(self) -> bool:
         """Whether every trunk of the plan has been proposed and has ended."""
-        return self._next_index is None and not set(self._trunks) - set(self._ended)
+        return not any(h.to_begin or h.running or h.waiting for h in self._halving.values())
 
-    @property
-    def _next_index(self) -> int | None:
-        """The first trial that has not been proposed; None: all have."""
-        return next((i for i in range(self._plan.trunks) if i not in self._proposed), None)
+    def queue(self) -> Point | None:
+        """Choose the point of the next trial to be queued.
 
-    def next(self) -> TrunkSpec | None:
-        """Hand out the next trunk to train, unfinished ones of an earlier process first.
+        Trunks that were left unfinished come first, then promotions from the highest rung down,
+        then new trunks: each point has its first before any has its second. Among equals the
+        dearest point is first, as its trunks take longest.
 
         Returns:
-            The trunk; None: there are no more.
+            The point; None: there is nothing more to be queued for now.
         """
-        for key, trunk in self._trunks.items():
-            if key not in self._ended and key not in self._handed_out:
-                return self._hand_out(trunk)
-        while (index := self._next_index) is not None:
+        wanted = [p for p in self._halving if self._queued[p] < self._startable(p)]
+        if not wanted:
+            return None
+        point = min(wanted, key=lambda p: self.urgency(p, self._queued[p]))
+        self._queued[point] += 1
+        return point
+
+    def urgency(self, point: Point, ahead: int = 0) -> tuple[int, int]:
+        """Rate what a trial of a point would start with: the less, the sooner it should start.
+
+        Args:
+            ahead: trials of the point that start before.
+        """
+        ahead -= len(self._unfinished[point])
+        if ahead < 0:
+            return 0, 0
+        promotable, halving = self._promotable[point], self._halving[point]
+        if ahead < len(promotable):
+            return 1, -halving.waiting[promotable[ahead]]
+        return 2, self._begun(point) + ahead - len(promotable)
+
+    def begin(self, point: Point) -> TrunkSpec | None:
+        """Hand out the trunk that a queued trial of a point is to train, as it starts.
+
+        Returns:
+            The trunk; None: the search proposed nothing but what it had proposed before.
+        """
+        self._queued[point] -= 1
+        if self._unfinished[point]:
+            trunk: TrunkSpec | None = self._trunks[self._unfinished[point].pop(0)]
+        elif self._promotable[point]:
+            trunk = self._promote(point, self._promotable[point][0])
+        else:
+            trunk = self._new_trunk(point)
+        self._settle(point)
+        if trunk is not None:
+            rung = self._halving[point].rung_of(trunk.key)
+            after = 0 if rung is None else self._rungs[rung]
+            self._watcher.on(TrunkBegan(trunk=trunk, after=after))
+        return trunk
+
+    def _startable(self, point: Point) -> int:
+        """Count the trials of a point that could start now."""
+        halving = self._halving[point]
+        return len(self._unfinished[point]) + len(self._promotable[point]) + halving.to_begin
+
+    def _begun(self, point: Point) -> int:
+        return self._plan.samples - self._halving[point].to_begin
+
+    def _promote(self, point: Point, key: str) -> TrunkSpec:
+        halving = self._halving[point]
+        self._record(event="promote", trunk=key, epoch=self._rungs[halving.waiting[key]])
+        halving.promote(key)
+        return self._trunks[key]
+
+    def _new_trunk(self, point: Point) -> TrunkSpec | None:
+        halving = self._halving[point]
+        while halving.to_begin:
             hyper = propose(
                 self._plan.spec.trunks,
-                point_at(self._plan, index),
-                list(self._history()),
+                point,
+                list(self._history(point.variant)),
                 seed=self._plan.spec.run.seed,
-                index=index,
+                sample=self._begun(point),
             )
-            trunk = self._add(index, hyper)
-            self._record(event="ask", index=index, trunk=trunk.key, hyper=hyper)
-            if trunk.key not in self._ended and trunk.key not in self._handed_out:
-                return self._hand_out(trunk)
+            trunk = self._plan.trunk(point, hyper)
+            self._record_proposal(trunk)
+            if trunk.key not in self._trunks:
+                self._trunks[trunk.key] = trunk
+                halving.begin(trunk.key)
+                return trunk
+            halving.skip()
         return None
+
+    # --- what is reported -----------------------------------------------------------------------
 
     def report(self, trunk: TrunkSpec, report: EpochReport) -> bool:
         """Take the report of an epoch. It may be repeated, and is then decided the same.
 
         Returns:
-            Whether to train another epoch.
+            Whether to train another epoch now.
         """
-        key = trunk.key
-        if key in self._ended:
+        key, point = trunk.key, point_of(trunk)
+        if key in self._ended or self._waits_after(trunk, report.epoch):
             return False
-        self._reports.setdefault(key, {})[report.epoch] = report
-        status = self._status_after(trunk, report)
-        self._watcher.on(EpochEnded(trunk=trunk, report=report, should_continue=status is None))
+        self._note(key, report)
+        status = _status_after(trunk, report)
+        goes_on = status is None and self._goes_on(trunk, report.epoch)
+        self._watcher.on(EpochEnded(trunk=trunk, report=report, should_continue=goes_on))
         if status is not None:
             self._end(key, status)
-        return status is None
+        self._settle(point)
+        if not goes_on and key not in self._ended:
+            self._watcher.on(TrunkPaused(trunk=trunk, after=report.epoch, val=report.val))
+        return goes_on
 
     def retried(self, trunk: TrunkSpec, error: str) -> None:
         """Report that a trial of the trunk failed, and that another is started."""
@@ -163,11 +212,12 @@ class TrunkScheduler:
         if trunk.key not in self._ended:
             write_text(self._store.trunk(trunk.key) / "error.txt", error)
             self._end(trunk.key, TrunkStatus.FAILED)
+            self._settle(point_of(trunk))
 
     def survivors(self) -> list[TrunkSpec]:
         """List the best trunks of each point: by how far they were trained, then by val."""
         best = []
-        for point in self.points:
+        for point in self._plan.points:
             candidates = [
                 trunk
                 for key, trunk in self._trunks.items()
@@ -178,37 +228,49 @@ class TrunkScheduler:
             best += candidates[: self._plan.spec.fix.survivors]
         return best
 
-    def _status_after(self, trunk: TrunkSpec, report: EpochReport) -> TrunkStatus | None:
-        """Decide how the trunk has ended with this report; None: it goes on."""
-        if report.diverged:
-            return TrunkStatus.DIVERGED
-        if report.epoch >= trunk.recipe.epochs:
-            return TrunkStatus.FINISHED
-        value = self._value(report)
-        if value is None:
-            return None
-        goes_on = self._asha.recall(trunk.key, report.epoch)
-        if goes_on is None:
-            goes_on = self._decide(trunk, report.epoch, value)
-        return None if goes_on else TrunkStatus.CUT
+    def _note(self, key: str, report: EpochReport) -> None:
+        self._reports.setdefault(key, {})[report.epoch] = report
+        best = report.best_by(self._plan.metric)  # over the test resolutions
+        if best is not None:
+            self._values[key][report.epoch] = best.value(self._plan.metric)
 
-    def _value(self, report: EpochReport) -> float | None:
-        """Return the rung metric at the best test resolution; None: val was not scored."""
-        best = report.best_by(self._plan.metric)
-        return None if best is None else best.value(self._plan.metric)
-
-    def _decide(self, trunk: TrunkSpec, epoch: int, value: float) -> bool:
-        key, group = trunk.key, trunk.variant
-        goes_on = self._asha.should_continue(group, key, epoch, value)
+    def _goes_on(self, trunk: TrunkSpec, epoch: int) -> bool:
+        """Decide whether a trunk is trained on at once after an epoch."""
+        key, halving = trunk.key, self._halving[point_of(trunk)]
+        if epoch not in self._rungs:
+            return True
+        rung = self._rungs.index(epoch)
+        if halving.running.get(key) != rung:  # The report is repeated: this has been decided.
+            return rung < halving.running.get(key, halving.waiting.get(key, 0))
+        value = self._values[key][epoch]
+        halving.arrive(key, value)
+        goes_on = key in halving.promotable()
         # The journal has one name for it, whatever the metric: the sweep's spec says which it is.
-        self._record(event="rung", group=group, trunk=key, epoch=epoch, top1=value, goes_on=goes_on)
+        self._record(event="rung", trunk=key, epoch=epoch, top1=value, goes_on=goes_on)
+        if goes_on:
+            halving.promote(key)
         return goes_on
+
+    def _waits_after(self, trunk: TrunkSpec, epoch: int) -> bool:
+        rung = self._halving[point_of(trunk)].waiting.get(trunk.key)
+        return rung is not None and self._rungs[rung] == epoch
+
+    def _settle(self, point: Point) -> None:
+        """Cut the trunks of a point that can no longer be promoted, and list those that can now."""
+        halving = self._halving[point]
+        for key in sorted(halving.waiting.keys() - halving.kept()):
+            self._end(key, TrunkStatus.CUT)
+        self._promotable[point] = halving.promotable()
 
     def _end(self, key: str, status: TrunkStatus) -> None:
         self._ended[key] = status
+        finished = status == TrunkStatus.FINISHED
+        self._halving[point_of(self._trunks[key])].leave(key, finished=finished)
         self._record(event="end", trunk=key, why=status.value)
         if status != TrunkStatus.FAILED:
             finalize_trunk(self._store, key, status)
+            for report in recorded_reports(self._store, key):  # also of earlier processes
+                self._note(key, report)
         self._announce_end(key)
 
     def _announce_end(self, key: str) -> None:
@@ -222,35 +284,106 @@ class TrunkScheduler:
             )
         )
 
-    def _add(self, index: int, hyper: Hyper) -> TrunkSpec:
-        """Add the trunk of trial ``index``; it may be one that was proposed before."""
-        trunk = self._plan.trunk(point_at(self._plan, index), hyper)
-        self._trunks.setdefault(trunk.key, trunk)
-        self._proposed.add(index)
-        return trunk
+    def _error_of(self, key: str) -> str:
+        """Read the trace of a trunk that failed; "": it did not, or its trace is gone."""
+        path = self._store.trunk(key) / "error.txt"
+        if self._ended[key] != TrunkStatus.FAILED or not path.exists():
+            return ""
+        return path.read_bytes().decode("utf-8", errors="replace")
 
-    def _hand_out(self, trunk: TrunkSpec) -> TrunkSpec:
-        self._handed_out.add(trunk.key)
-        self._watcher.on(TrunkBegan(trunk=trunk))
-        return trunk
+    # --- what is remembered ---------------------------------------------------------------------
 
-    def _history(self) -> Iterator[Trial]:
+    def _replay(self) -> None:
+        """Restore the state that the journal records, and finish what a kill left unfinished.
+
+        A trunk that ended, but whose result is damaged or gone, is trained again: what was decided
+        at its rungs stands. So is one that waits, and whose state is gone.
+        """
+        recorded = read_journal(self._store, self._plan)
+        for trunk in recorded.asked:
+            halving = self._halving[point_of(trunk)]
+            if trunk.key in self._trunks:
+                halving.skip()
+            else:
+                self._trunks[trunk.key] = trunk
+                halving.begin(trunk.key)
+        for trunk in recorded.restored:
+            self._record_proposal(trunk)
+        for line in recorded.moves:
+            self._recall(line)
+        for key, status in recorded.ended.items():
+            self._recall_end(key, status)
         for key, trunk in self._trunks.items():
-            reports = self._reports.get(key, {})
-            yield Trial(
-                point=point_of(trunk),
-                hyper=trunk.hyper,
-                values={e: v for e, r in reports.items() if (v := self._value(r)) is not None},
-                running=key not in self._ended,
-                finished=self._ended.get(key) == TrunkStatus.FINISHED,
-            )
+            halving = self._halving[point_of(trunk)]
+            if key in halving.waiting and not self._has_state(key):
+                halving.repeat(key)
+            if key in halving.running:
+                self._unfinished[point_of(trunk)].append(key)
+        for point in self._halving:
+            self._settle(point)
+        for halving in self._halving.values():
+            for key, rung in halving.waiting.items():
+                self._watcher.on(TrunkPaused(trunk=self._trunks[key], after=self._rungs[rung]))
+
+    def _recall(self, line: Decided | Promoted) -> None:
+        """Restore what a line says of a rung; one that contradicts those before changes nothing."""
+        key, halving = line.trunk, self._halving[point_of(self._trunks[line.trunk])]
+        if line.epoch not in self._rungs:
+            return
+        rung = self._rungs.index(line.epoch)
+        if isinstance(line, Decided) and halving.running.get(key) == rung:
+            halving.arrive(key, line.top1)
+            self._values[key].setdefault(line.epoch, line.top1)
+        goes_on = isinstance(line, Promoted) or line.goes_on
+        if goes_on and halving.waiting.get(key) == rung:
+            halving.promote(key)
+
+    def _recall_end(self, key: str, status: TrunkStatus) -> None:
+        try:
+            if status != TrunkStatus.FAILED:
+                finalize_trunk(self._store, key, status)
+            reports = recorded_reports(self._store, key)
+        except DamagedFileError as error:
+            log.warning("%s: the trunk is trained again", error.what)
+            discard_trunk(self._store, key)
+            return
+        finished = status == TrunkStatus.FINISHED
+        self._halving[point_of(self._trunks[key])].leave(key, finished=finished)
+        self._ended[key] = status
+        for report in reports:
+            self._note(key, report)
+        self._announce_end(key)
+
+    def _has_state(self, key: str) -> bool:
+        folder = self._store.trunk(key)
+        return any((folder / name).exists() for name in ("state.pt", "result.json"))
+
+    def _history(self, variant: str) -> Iterator[Trial]:
+        for key, trunk in self._trunks.items():
+            if trunk.variant == variant:
+                yield Trial(
+                    point=point_of(trunk),
+                    hyper=trunk.hyper,
+                    values=self._values[key],
+                    running=key not in self._ended,
+                    finished=self._ended.get(key) == TrunkStatus.FINISHED,
+                )
 
     def _merit(self, key: str) -> tuple[int, float]:
         """Return the last epoch at which a trunk was scored, and its value there."""
-        values = {r.epoch: self._value(r) for r in self._reports[key].values()}
-        scored = {epoch: value for epoch, value in values.items() if value is not None}
-        return max(scored.items(), default=(0, 0.0))
+        return max(self._values[key].items(), default=(0, 0.0))
+
+    def _record_proposal(self, trunk: TrunkSpec) -> None:
+        point, hyper = {"variant": trunk.variant, "train_res": trunk.train_res}, trunk.hyper
+        self._record(event="ask", **point, trunk=trunk.key, hyper=hyper)
 
     def _record(self, **line: Any) -> None:
         """Append a line to the journal."""
         append_line(self._store.journal, line)
+
+
+def _status_after(trunk: TrunkSpec, report: EpochReport) -> TrunkStatus | None:
+    """Say how a trunk has ended with this report; None: it has not."""
+    if report.diverged:
+        return TrunkStatus.DIVERGED
+    return TrunkStatus.FINISHED if report.epoch >= trunk.recipe.epochs else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -20,6 +20,7 @@ from sweeps.events.event_types import (
     TrialRetried,
     TrunkBegan,
     TrunkEnded,
+    TrunkPaused,
 )
 from sweeps.events.progress import Progress
 from sweeps.planning.spec import with_options
@@ -94,14 +95,21 @@ class Terminal:
                     transient=True,
                 )
                 self._live.start()
-            case TrunkBegan(trunk=trunk) if not self.console.is_terminal:
-                self.say(f"trunk {_trunk_words(trunk)}: begins")
+            case TrunkBegan(trunk=trunk, after=after) if not self.console.is_terminal:
+                begins = f"goes on after epoch {after}" if after else "begins"
+                self.say(f"trunk {_trunk_words(trunk)}: {begins}")
             case EpochEnded(trunk=trunk, report=report, should_continue=continues):
                 if report.best_val and continues and not self.console.is_terminal:
                     self.say(
                         f"trunk {_trunk_words(trunk)}: epoch {report.epoch}, "
                         f"{self._best_val(report.val)}, goes on; {self._left()}"
                     )
+            case TrunkPaused(trunk=trunk, after=after, val=val) if not self.console.is_terminal:
+                accuracy = f"{self._best_val(val)}, " if val else ""
+                self.say(
+                    f"trunk {_trunk_words(trunk)}: epoch {after}, {accuracy}waits at its rung; "
+                    f"{self._left()}"
+                )
             case TrunkEnded(trunk=trunk, status=status, reports=reports):
                 last = next((r.val for r in reversed(reports) if r.val), {})
                 accuracy = f", {self._best_val(last)}" if last else ""
@@ -154,11 +162,12 @@ class Terminal:
         else:
             total, done, what = len(progress.cells), len(progress.cells_done), "cells"
             waiting = total - done - len(progress.cells_running)
+        at_rungs = f", {len(progress.paused)} at rungs" if progress.paused else ""
         head = Table.grid(padding=(0, 1))
         head.add_row(
             Text(f"{what} {done}/{total}", style="bold"),
             ProgressBar(total=max(1, total), completed=done, width=30),
-            Text(f"{waiting} wait; {duration(progress.elapsed)} so far, {self._left()}"),
+            Text(f"{waiting} wait{at_rungs}; {duration(progress.elapsed)} so far, {self._left()}"),
         )
         lines.append(head)
         for key, epoch in progress.epochs.items():
@@ -191,7 +200,7 @@ class Terminal:
         """What val decides by, and its name in words."""
         return self.progress.metric, IN_WORDS[self.progress.metric]
 
-    def _best_val(self, val: dict[int, Score]) -> str:
+    def _best_val(self, val: Mapping[int, Score]) -> str:
         metric, words = self._metric
         res, score = max(val.items(), key=lambda item: item[1].value(metric))
         return f"val {words} {100 * score.value(metric):.1f} % at {res} px (n={score.n})"

@@ -18,6 +18,7 @@ from sweeps.planning.workload import (
     cell_images,
     class_balance_in_words,
     expected_gmacs_left,
+    expected_trunks,
     further_crop_cells,
     gmacs_left,
     image_passes,
@@ -33,7 +34,7 @@ def plan_view(plan: Plan) -> Group:
     counts = ", ".join(f"{n} {split}" for split, n in plan.counts.items())
     passes = ", ".join(f"{n:,} {what}" for what, n in image_passes(plan).items())
     most_gmacs = sum(gmacs_left(plan, p) for p in plan.points) * plan.samples
-    expected_gmacs = sum(expected_gmacs_left(plan, p) for p in plan.points) * plan.samples
+    expected_gmacs = sum(expected_gmacs_left(plan, p) for p in plan.points)
     lines = [
         f"images   {counts}; {len(plan.classes)} classes; fingerprint {plan.images_digest[:12]}",
         *([f"layout   {plan.layout}"] if plan.layout else []),
@@ -115,7 +116,11 @@ def _epochs(plan: Plan) -> str:
     if plan.spec.trunks.epochs == 0:
         return "as their weights are, untrained"
     rungs = ", ".join(map(str, plan.spec.rungs[:-1])) or "none"
-    return f"{plan.spec.trunks.epochs} epochs, cut after {rungs}"
+    words = f"{plan.spec.trunks.epochs} epochs, cut after {rungs}"
+    if plan.samples == 1 or not plan.spec.rungs[:-1]:
+        return words
+    left = ", ".join(str(expected_trunks(plan, rung + 1)) for rung in plan.spec.rungs[:-1])
+    return f"{words}: of {plan.samples} of a point, about {left} go on"
 
 
 def _costs(plan: Plan) -> Table:

@@ -19,6 +19,7 @@ from tests.end_to_end import sweeping
 from tests.end_to_end.sweeping import (
     SCRIPT,
     SHAPES,
+    board,
     command,
     environment,
     epochs_trained,
@@ -292,6 +293,20 @@ def test_a_pretrained_net_is_fixed_as_it_is(undisturbed: Path, data: Path) -> No
     rows = pq.read_table(out / "leaderboard.parquet").to_pylist()
     tests = sorted({r["test_res"] for r in rows})
     assert len(tests) == 4 and tests[0] == 48 and {r["trunk_epochs"] for r in rows} == {0}
+
+
+def test_options_typed_in_another_order_are_the_same_sweep(undisturbed: Path, data: Path) -> None:
+    """To the last digit; and the finished one answers to them."""
+    order = ("--train-res", "48", "32", "--test-res", "64", "32")
+    out = data.parent / "permuted"
+    done = sweep(data, out, *order)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert board(out) == board(undisturbed)
+    for name in ("store/journal.jsonl", "model/model.safetensors", "model/model.onnx"):
+        assert (out / name).read_bytes() == (undisturbed / name).read_bytes()
+    answered = sweep(data, undisturbed, *order)
+    assert answered.returncode == 0, answered.stderr
+    assert "trunk lite0" not in answered.stdout
 
 
 def test_another_spec_in_the_same_folder_is_refused(undisturbed: Path, data: Path) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from trainables.models import backbone, variants
@@ -18,6 +19,7 @@ class Cost:
 
     params_m: float  # millions
     gmacs: float  # billions of multiply-adds in convolutions and linear layers
+    activations_m: float  # millions of numbers that these layers leave, as timm counts them
     memory_mb: float  # 1e6 bytes at the peak, float32, without the kernels' own workspaces
 
 
@@ -27,11 +29,16 @@ def cost(variant: str, res: int, classes: int) -> Cost:
     with torch.device("meta"):
         model = backbone.build(variants.get(variant), classes).eval()
     image = torch.empty(1, 3, res, res, device="meta")
+    made: list[int] = []
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.register_forward_hook(lambda _layer, _given, out: made.append(out.numel()))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(image)
     params = sum(p.numel() for p in model.parameters())
     return Cost(
         params_m=params / 1e6,
         gmacs=counter.get_total_flops() / 2e9,
+        activations_m=sum(made) / 1e6,
         memory_mb=peak_mb(variant, res, classes),
     )

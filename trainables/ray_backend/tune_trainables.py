@@ -7,11 +7,10 @@ processes and Ray itself.
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from ray import tune
@@ -26,11 +25,30 @@ from trainables.fixres.cell import CellSpec, recorded_results
 from trainables.ray_backend.worker_group import TrunkWorkers, WorkerConfig
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import Place
-from trainables.storage.hashing import to_jsonable
 from trainables.training.preemption import PreemptionGuard
 from trainables.training.trainer import TrunkTraining
 from trainables.training.trunk import EpochReport, TrunkSpec, recorded_reports
 from trainables.transforms.eval_transform import EvalTransform
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrunkWork:
+    """The work of a trial: a trunk is trained on from where the store has it."""
+
+    trunk: TrunkSpec
+    val_transforms: tuple[EvalTransform, ...]
+    reported: int = 0
+    """Epochs, from the first on, that have been reported: they are not reported again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellWork:
+    """The work of a trial: a cell is adapted."""
+
+    cell: CellSpec
+
+
+Work = TypeVar("Work", TrunkWork, CellWork)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +85,14 @@ class TrialContext:
         return images.merged() if self.refit else images
 
 
-class _StoreTrainable(tune.Trainable):
-    """A trial whose process may be reused for others: ``_start`` begins each afresh."""
+class _StoreTrainable(tune.Trainable, Generic[Work]):
+    """A trial whose process may be reused for others: ``_start`` begins each afresh.
+
+    Its work is in its configuration, as ``work``, or is brought by :meth:`begin`.
+    """
+
+    work: Work | None = None
+    _is_started = False
 
     def setup(self, config: dict[str, Any], context: TrialContext | None = None) -> None:
         """Prepare the process."""
@@ -79,7 +103,7 @@ class _StoreTrainable(tune.Trainable):
         torch.set_num_threads(context.threads)
         self.images = context.open_images()
         self.store = Store(context.store)
-        self._start(config)
+        self._take(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Begin another trial in this process."""
@@ -87,8 +111,21 @@ class _StoreTrainable(tune.Trainable):
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        self._start(new_config)
+        self._take(new_config)
         return True
+
+    def begin(self, work: Work | None) -> None:
+        """Take the work that was chosen when this process was ready for it; None: there is none."""
+        self.work = work
+
+    def step(self) -> dict[str, Any]:
+        """Do a part of the work, or end the trial where there is none."""
+        if self.work is None:
+            return {"done": True}
+        if not self._is_started:
+            self._start(self.work)
+            self._is_started = True
+        return self._step()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Save nothing: the store holds the state."""
@@ -96,51 +133,60 @@ class _StoreTrainable(tune.Trainable):
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Load nothing: the store holds the state."""
 
-    def _start(self, config: dict[str, Any]) -> None:
-        raise NotImplementedError
-
-    def _stop(self) -> None:
-        raise NotImplementedError
-
-
-class TrunkTrainable(_StoreTrainable):
-    """One trunk; a step is an epoch. Epochs that the store holds are reported, not trained.
-
-    Its configuration is a ``trunk`` and its ``val_transforms``; it may name several ``workers``,
-    and the ``worker_resources`` of each: then they train it, and this process waits for them.
-    """
-
-    def _start(self, config: dict[str, Any]) -> None:
-        self.spec: TrunkSpec = config["trunk"]
-        self.val_transforms: tuple[EvalTransform, ...] = config["val_transforms"]
+    def _take(self, config: dict[str, Any]) -> None:
+        self.work = config.get("work")
         self.workers: int = config.get("workers", 1)
         self.worker_resources: dict[str, float] = config.get("worker_resources", {})
-        self._next_epoch: Callable[[], EpochReport] | None = None  # made when it is needed
-        self._end_workers: Callable[[], None] = lambda: None
-        self._recorded = recorded_reports(self.store, self.spec.key)
-        self._reported = 0
+        self._is_started = False
+
+    def _start(self, work: Work) -> None:
+        raise NotImplementedError
+
+    def _step(self) -> dict[str, Any]:
+        raise NotImplementedError
 
     def _stop(self) -> None:
-        self._end_workers()
-        self._next_epoch, self._end_workers = None, lambda: None
+        raise NotImplementedError
+
+
+class TrunkTrainable(_StoreTrainable[TrunkWork]):
+    """One trunk; a step is an epoch. Epochs that the store holds are reported, not trained.
+
+    Its configuration may name several ``workers``, and the ``worker_resources`` of each: then they
+    train it, and this process waits for them.
+    """
+
+    _next_epoch: Callable[[], EpochReport] | None = None  # made when it is needed
+    _end_workers: Callable[[], None] | None = None
+
+    def _start(self, work: TrunkWork) -> None:
+        self.spec, self.val_transforms = work.trunk, work.val_transforms
+        self._recorded = recorded_reports(self.store, self.spec.key)
+        # Where the state is lost, what was reported is trained and reported again.
+        self._reported = min(work.reported, len(self._recorded))
+
+    def _stop(self) -> None:
+        if self._end_workers is not None:
+            self._end_workers()
+        self._next_epoch, self._end_workers = None, None
 
     def cleanup(self) -> None:
         """End the trial's workers, if it has any."""
         self._stop()
 
-    def step(self) -> dict[str, Any]:
+    def _step(self) -> dict[str, Any]:
         """Report one epoch, trained if the store does not hold it yet."""
         if self._reported < len(self._recorded):
             report = self._recorded[self._reported]
         else:
-            self._next_epoch = self._next_epoch or self._begin()
+            self._next_epoch = self._next_epoch or self._made_next_epoch()
             # A preempted epoch ends this process within the block: Tune sees it go, and retries.
             with self.guard.deferred():
                 report = self._next_epoch()
         self._reported += 1
         return trunk_result(report, self.spec.recipe.epochs)
 
-    def _begin(self) -> Callable[[], EpochReport]:
+    def _made_next_epoch(self) -> Callable[[], EpochReport]:
         """Give what trains the next epoch, or scores a trunk that is not to be trained."""
         context = self.context
         if self.workers > 1:
@@ -171,32 +217,29 @@ class TrunkTrainable(_StoreTrainable):
 
 
 def trunk_result(report: EpochReport, epochs: int) -> dict[str, Any]:
-    """Give a trial's result for Tune: the report as JSON, and whether the trunk is done.
+    """Give a trial's result for Tune: the report, and whether the trunk is done.
 
     Args:
         epochs: of the trunk's recipe.
     """
-    return {
-        "report": json.dumps(to_jsonable(report)),
-        "done": report.diverged or report.epoch >= epochs,
-    }
+    return {"report": report, "done": report.diverged or report.epoch >= epochs}
 
 
-class CellTrainable(_StoreTrainable):
-    """One cell, in one step. Its configuration is a ``cell``."""
+class CellTrainable(_StoreTrainable[CellWork]):
+    """One cell, in one step."""
 
-    def _start(self, config: dict[str, Any]) -> None:
-        self.cell: CellSpec = config["cell"]
+    def _start(self, work: CellWork) -> None:
+        self.cell: CellSpec = work.cell
 
     def _stop(self) -> None:
         pass
 
-    def step(self) -> dict[str, Any]:
-        """Report the results of all arms, as JSON; adapt, if the store does not hold them yet."""
+    def _step(self) -> dict[str, Any]:
+        """Report the results of all arms; adapt, if the store does not hold them yet."""
         results = recorded_results(self.store, self.cell.key)
         if results is None:
             views = ViewCache(
                 images=self.images, cache=self.context.cache, threads=self.context.threads
             )
             results = adapt_cell(self.cell, self.store, views)
-        return {"results": json.dumps(to_jsonable(results)), "done": True}
+        return {"results": tuple(results), "done": True}

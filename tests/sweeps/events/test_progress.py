@@ -16,6 +16,7 @@ from sweeps.events.event_types import (
     SweepBegan,
     TrunkBegan,
     TrunkEnded,
+    TrunkPaused,
 )
 from sweeps.events.progress import Progress
 from sweeps.planning.cell import Cell
@@ -193,6 +194,38 @@ def test_replayed_epochs_count_for_nothing() -> None:
     work = 2 * sum(trunks) - trunks[0] + gmacs_left(PLAN, point, 3)
     work += sum(cell_gmacs(PLAN, c.variant, c.test_res) for c in cells_of(PLAN))
     assert left[1] == pytest.approx(0.01 * work, rel=0.02)
+
+
+def test_trunks_that_wait_at_rungs_are_expected_to_go_on_as_far_as_there_is_room() -> None:
+    """Of the two of a point one goes on after epoch 1, and after 2."""
+    clock = Clock()
+    progress = Progress(clock)
+    progress.on(SweepBegan(plan=PLAN))
+    point = PLAN.points[0]
+    own = [trunk for trunk in trunks_of(PLAN) if point_of(trunk) == point]
+    for trunk in own:
+        progress.on(TrunkBegan(trunk=trunk))
+        clock.now += 0.01 * epoch_gmacs(PLAN, point, 1)
+        report = report_of(PLAN, trunk, 1, at=int(1000 * clock()))
+        progress.on(EpochEnded(trunk=trunk, report=report, should_continue=False))
+        progress.on(TrunkPaused(trunk=trunk, after=1, val=report.val))
+    assert progress.paused == {trunk.key: 1 for trunk in own} and not progress.epochs
+    cells = sum(cell_gmacs(PLAN, c.variant, c.test_res) for c in cells_of(PLAN))
+    others = [p for p in PLAN.points if p != point]
+    most = 2 * sum(gmacs_left(PLAN, p) for p in others) + 2 * gmacs_left(PLAN, point, 1)
+    expected = sum(gmacs_left(PLAN, p) + epoch_gmacs(PLAN, p, 1) for p in others)
+    expected += gmacs_left(PLAN, point, 1)
+    left = progress.left()
+    assert left == pytest.approx((0.01 * (expected + cells), 0.01 * (most + cells)), rel=0.02)
+    progress.on(TrunkBegan(trunk=own[0], after=1))
+    assert progress.epochs == {own[0].key: 1} and progress.paused == {own[1].key: 1}
+    assert progress.left() == pytest.approx(left)
+    reports = (report_of(PLAN, own[1], 1),)
+    progress.on(TrunkEnded(trunk=own[1], status=TrunkStatus.CUT, reports=reports))
+    assert not progress.paused
+    now = progress.left()
+    assert now is not None and now[0] == pytest.approx(left[0] if left else None)
+    assert now[1] == pytest.approx(0.01 * (most - gmacs_left(PLAN, point, 1) + cells), rel=0.02)
 
 
 def test_trunks_and_cells_that_the_store_holds_are_done() -> None:

@@ -11,11 +11,12 @@ import pytest
 from sweeps.execution import phases
 from sweeps.execution.resources import ClusterResources, Gpu, NetAtRes, PhaseResources, Placement
 from sweeps.execution.tune_runner import Phase
+from sweeps.planning.grid import point_of
 from sweeps.planning.spec import ResourceOptions
 from sweeps.scheduling.cell_scheduler import cells_of
 from tests.factories import HYPER, plan_of, spec_with
 from trainables.data.options import ReadOptions
-from trainables.ray_backend.tune_trainables import TrialContext
+from trainables.ray_backend.tune_trainables import TrialContext, TrunkWork
 
 CONTEXT = TrialContext(
     store=Path("/s"), data=Path("/d"), images_digest="0", read=ReadOptions(), cache=Path("/c"),
@@ -32,10 +33,16 @@ def test_every_trial_of_a_plan_has_resources(monkeypatch: pytest.MonkeyPatch, ph
     handed_out: list[NetAtRes] = []
 
     def gather(kind: object, phase: Phase, _: object, resources: PhaseResources) -> None:
-        while (config := phase.next_config()) is not None:
-            config_of_resources = resources.trial_resources[config["net_at_res"]].config
+        while (queued := phase.queue()) is not None:
+            config_of_resources = resources.trial_resources[queued.net].config
             assert config_of_resources == {"resources": {"CPU": 4, "GPU": 0.125}}
-            handed_out.append(config["net_at_res"])
+            handed_out.append(queued.net)
+            work = queued.work or phase.begin(queued.net)
+            if isinstance(work, TrunkWork):
+                assert (work.trunk.variant, work.trunk.train_res) == queued.net
+                assert work.reported == 3
+            else:
+                assert work is not None and work.cell.transform.test_res == queued.net[1]
 
     monkeypatch.setattr(phases, "run_trials", gather)
     cluster = ClusterResources(
@@ -43,10 +50,13 @@ def test_every_trial_of_a_plan_has_resources(monkeypatch: pytest.MonkeyPatch, ph
     )
     placement = Placement(options=ResourceOptions(), cluster_resources=cluster)
     if phase == "trunks":
+        points = [point_of(trunk) for trunk in trunks]
         trunk_scheduler: Any = SimpleNamespace(
             plan=planned,
             val_transforms=lambda trunk: (),
-            next=lambda: trunks.pop() if trunks else None,
+            epochs_reported=lambda trunk: 3,
+            queue=lambda: points.pop() if points else None,
+            begin=lambda point: next(t for t in trunks if point_of(t) == point),
         )
         phases.run_trunks(trunk_scheduler, CONTEXT, placement)
         assert sorted(handed_out) == sorted((p.variant, p.train_res) for p in planned.points)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ray import tune
+from ray.tune.experiment import Trial
 
 from sweeps.execution import tune_runner
 from sweeps.execution.resources import (
@@ -20,13 +23,14 @@ from sweeps.execution.resources import (
     PhaseResources,
     Placement,
 )
-from sweeps.execution.tune_runner import Config, Phase, run_trials
+from sweeps.execution.tune_runner import Config, Phase, Queued, run_trials
 from sweeps.planning.spec import ResourceOptions
 from trainables.data.options import ReadOptions
 from trainables.ray_backend.tune_trainables import TrialContext
 from trainables.storage.full_disk import DiskFullError
 
 NET = ("", 0)
+WORK: Any = "a trunk"
 CONTEXT = TrialContext(
     store=Path("/s"), data=Path("/d"), images_digest="0", read=ReadOptions(), cache=Path("/c"),
     threads=1, rungs=(),
@@ -91,13 +95,42 @@ def run_with_stand_in(
     monkeypatch.setattr(tune, "Tuner", Tuner)
     monkeypatch.setattr(tune, "with_parameters", lambda trainable, context: trainable)
     phase = Phase(
-        next_config=lambda: {"net_at_res": waiting.pop(0)} if waiting else None,
-        should_continue=lambda config, result: False,
-        failed=lambda config, error: None,
+        queue=lambda: Queued(net=waiting.pop(0)) if waiting else None,
+        should_continue=lambda work, result: False,
+        failed=lambda work, error: None,
     )
     run_trials(tune.Trainable, phase, CONTEXT, resources)
     assert [config["net_at_res"] for config, _ in Tuner.trials] == nets
     return Tuner.trials
+
+
+def test_the_most_urgent_of_the_queued_trials_starts_first() -> None:
+    """Of equal ones the first that was queued; one that is tried again before all."""
+    tasks, urgency = tune_runner._Tasks(), {("a", 1): (2, 0), ("b", 1): (1, 0), ("c", 1): (1, 0)}
+    phase = Phase(
+        queue=lambda: None,
+        should_continue=lambda work, result: False,
+        failed=lambda work, trace: None,
+        urgency=urgency.__getitem__,
+    )
+    scheduler = tune_runner._PhaseScheduler(phase, tasks)
+    trials: dict[str, Any] = {}
+    for net in urgency:
+        name = net[0]
+        trials[name] = SimpleNamespace(trial_id=name, status=Trial.PENDING)
+        tasks[name] = tune_runner._Task(Queued(net=net), {})
+        scheduler.on_trial_add(None, trials[name])
+    order = []
+    while (trial := scheduler.choose_trial_to_run(None)) is not None:
+        assert scheduler.choose_trial_to_run(None) is trial, "asked again, it says the same"
+        order.append(trial.trial_id)
+        trial.status = Trial.RUNNING
+    assert order == ["b", "c", "a"]
+    tasks["a"].has_begun = True
+    for name in ("b", "a"):
+        trials[name].status = Trial.PENDING
+        scheduler.on_trial_add(None, trials[name])
+    assert scheduler.choose_trial_to_run(None) is trials["a"]
 
 
 FULL = "The disk of /out is full: free some, and the same command continues."
@@ -108,32 +141,34 @@ def test_a_disk_that_is_full_for_a_trial_ends_the_phase(monkeypatch: pytest.Monk
     fault, retried, failed = tune_runner._Fault(), list[str](), list[str]()
     phase = fault.guarded(
         Phase(
-            next_config=lambda: {"name": "another"},
-            should_continue=lambda config, result: True,
-            failed=lambda config, trace: failed.append(trace),
-            retried=lambda config, trace: retried.append(trace),
+            queue=lambda: Queued(net=NET),
+            should_continue=lambda work, result: True,
+            failed=lambda work, trace: failed.append(trace),
+            retried=lambda work, trace: retried.append(trace),
+            begin=lambda net: WORK,
         )
     )
-    phase.retried({}, "ValueError: x")
+    phase.retried(WORK, "ValueError: x")
     assert retried == ["ValueError: x"] and not fault.stop_all()
-    assert phase.next_config() is not None
-    phase.retried({}, FULL_TRACE)
+    assert phase.queue() is not None and phase.begin(NET) == WORK
+    phase.retried(WORK, FULL_TRACE)
     assert fault.stop_all() and str(fault.error) == FULL
     assert retried == ["ValueError: x"]
-    assert phase.next_config() is None and not phase.should_continue({}, {})
+    assert phase.queue() is None and phase.begin(NET) is None
+    assert not phase.should_continue(WORK, {})
 
 
 def test_what_a_callback_raises_leaves_the_phase(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune, "Tuner", Tuner)
     monkeypatch.setattr(tune, "with_parameters", lambda trainable, context: trainable)
 
-    def raise_full() -> Config | None:
+    def raise_full() -> Queued | None:
         raise DiskFullError(FULL)
 
     phase = Phase(
-        next_config=raise_full,
-        should_continue=lambda config, result: False,
-        failed=lambda config, error: None,
+        queue=raise_full,
+        should_continue=lambda work, result: False,
+        failed=lambda work, error: None,
     )
     resources = PhaseResources(
         placement=Placement(options=ResourceOptions(), cluster_resources=TWO_GPUS),
@@ -169,52 +204,84 @@ def real_ray() -> Iterator[None]:
 
 
 class Fragile(tune.Trainable):
-    """A trial that ends its process once, where its name says so."""
+    """A trial that ends its process once, where its name says so.
+
+    A name is its work, in its configuration or brought to it.
+    """
 
     def setup(self, config: Config, context: TrialContext | None = None) -> None:
-        self.config = config
+        assert context is not None and isinstance(context.store, Path)
+        self.folder, self.name = context.store, config["work"]
 
     def reset_config(self, new_config: Config) -> bool:
-        self._end_in("reset", new_config)
-        self.config = new_config
+        self.name = new_config["work"]
+        self._end_in("reset")
         return True
 
-    def step(self) -> dict[str, Any]:
-        self._end_in("step", self.config)
-        if self.config["name"] == "full":
-            raise DiskFullError(FULL)
-        if self.config["name"] == "broken":
-            raise ValueError("of no use. At all.")
-        return {"name": self.config["name"], "done": True}
+    def begin(self, name: str | None) -> None:
+        self.name = name
 
-    def _end_in(self, where: str, config: Config) -> None:
-        if config["name"] == where and not config["mark"].exists():
-            config["mark"].touch()
+    def step(self) -> dict[str, Any]:
+        self._end_in("step")
+        if self.name == "full":
+            raise DiskFullError(FULL)
+        if self.name == "broken":
+            raise ValueError("of no use. At all.")
+        return {"name": self.name, "done": True}
+
+    def _end_in(self, where: str) -> None:
+        mark = self.folder / where
+        if self.name == where and not mark.exists():
+            mark.touch()
             os._exit(1)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         pass
 
 
-def run(folder: Path, names: list[str]) -> tuple[list[str], list[str], list[str]]:
-    """Run trials; return the names of those that ended, were given up, and were tried again."""
-    waiting, ended, failed, retried = list(names), [], [], []
+@dataclass
+class Told:
+    """What is asked and told of trials that have names for their work."""
 
-    def next_config() -> Config | None:
-        if not waiting:
+    names: list[str | None]
+    late: bool
+    """Whether trials are given their names when they start."""
+    waiting: list[str | None] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    retried: list[str] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
+
+    def queue(self) -> Queued | None:
+        if not self.names:
             return None
-        name = waiting.pop(0)
-        return {"net_at_res": NET, "name": name, "mark": folder / name}
+        self.log.append("queued")
+        name: Any = self.names.pop(0)
+        if self.late:
+            self.waiting.append(name)
+        return Queued(net=NET, work=None if self.late else name)
 
-    def should_continue(config: Config, result: dict[str, Any]) -> bool:
-        ended.append(result["name"])
+    def begin(self, net: NetAtRes) -> Any:
+        assert net == NET
+        self.log.append("begun")
+        return self.waiting.pop(0)
+
+    def should_continue(self, work: Any, result: dict[str, Any]) -> bool:
+        assert work == result["name"]
+        self.log.append("ended")
+        self.ended.append(work)
         return False
 
+
+def run(folder: Path, names: list[str | None], late: bool = False) -> Told:
+    """Run trials; return what was told of those that ended, were given up, and tried again."""
+    told = Told(names=names, late=late)
     phase = Phase(
-        next_config=next_config,
-        should_continue=should_continue,
-        failed=lambda config, trace: failed.append(config["name"]),
-        retried=lambda config, trace: retried.append(config["name"]),
+        queue=told.queue,
+        begin=told.begin,
+        should_continue=told.should_continue,
+        failed=lambda work, trace: told.failed.append(str(work)),
+        retried=lambda work, trace: told.retried.append(str(work)),
     )
     one_core = ClusterResources(cores=1, gpus=0, gpus_per_node=0, gpu=None, cluster=False)
     need = MemoryNeed(gb=lambda workers: 0.1, max_workers=1)
@@ -226,23 +293,39 @@ def run(folder: Path, names: list[str]) -> tuple[list[str], list[str], list[str]
         store=folder, data=folder, images_digest="", read=ReadOptions(), cache=folder, rungs=()
     )
     run_trials(Fragile, phase, context, resources)
-    return sorted(set(ended)), failed, retried
+    return told
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("real_ray")
-def test_a_full_disk_is_not_tried_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("late", [False, True])
+def test_a_full_disk_is_not_tried_again(tmp_path: Path, late: bool) -> None:
     with pytest.raises(DiskFullError, match="The disk of /out is full: free some"):
-        run(tmp_path, ["full", "never begun"])
+        run(tmp_path, ["full", "never begun"], late)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("real_ray")
+@pytest.mark.parametrize("late", [False, True])
 def test_a_trial_is_tried_again_wherever_its_process_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
 ) -> None:
-    """The process ends in a step or while it is reset for the next trial; not for ever."""
+    """The process ends in a step or while it is reset for the next trial; not for ever.
+
+    One that takes its work when it starts has none while it is reset.
+    """
     monkeypatch.setattr(tune_runner, "MAX_FAILURES_WITHOUT_PROGRESS", 2)
-    ended, failed, retried = run(tmp_path, ["first", "broken", "step", "second", "reset"])
-    assert ended == ["first", "reset", "second", "step"] and failed == ["broken"]
-    assert retried == ["broken", "broken", "step", "reset"]
+    told = run(tmp_path, ["first", "broken", "step", "second", "reset"], late)
+    assert sorted(set(told.ended)) == ["first", "reset", "second", "step"]
+    assert told.failed == ["broken"]
+    assert told.retried == ["broken", "broken", "step", *([] if late else ["reset"])]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("real_ray")
+def test_a_trial_takes_its_work_when_it_starts_and_ends_where_there_is_none(tmp_path: Path) -> None:
+    """What Tune keeps private still holds: a trial's actor, called before its first step."""
+    told = run(tmp_path, ["first", None, "second"], late=True)
+    assert set(told.ended) == {"first", "second"} and not told.failed and not told.retried
+    assert told.log.index("begun") < told.log.index("ended"), told.log
+    assert told.log.count("begun") == 3, "once each"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +18,12 @@ from trainables.data.image_set import ImageSet
 from trainables.errors import SweepError, UserError
 from trainables.fixres.cell import RefitCell
 from trainables.ray_backend import tune_trainables as trialling
-from trainables.ray_backend.tune_trainables import CellTrainable, TrialContext, TrunkTrainable
+from trainables.ray_backend.tune_trainables import (
+    CellTrainable,
+    TrialContext,
+    TrunkTrainable,
+    TrunkWork,
+)
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import write_json, write_tensors
 from trainables.storage.hashing import to_jsonable
@@ -50,24 +54,27 @@ class Trials:
 
     def run(self, kind: Any, phase: Phase, context: TrialContext, _: object) -> None:
         assert context.refit and context.rungs == ()
-        while (config := phase.next_config()) is not None:
+        while (queued := phase.queue()) is not None:
+            work = queued.work
+            assert work is not None
             if self.fail:
-                phase.failed(config, f"Traceback\n{self.fail}")
-            elif kind is TrunkTrainable:
-                self._train(config["trunk"], phase.should_continue, config)
+                phase.failed(work, f"Traceback\n{self.fail}")
+            elif isinstance(work, TrunkWork):
+                assert kind is TrunkTrainable and not work.val_transforms
+                self._train(work.trunk, phase.should_continue, work)
             else:
                 assert kind is CellTrainable
-                self.adapted.append(config["cell"])
-                write_json(self.store.cell(config["cell"].key) / "rows.json", [])
+                self.adapted.append(work.cell)
+                write_json(self.store.cell(work.cell.key) / "rows.json", [])
 
-    def _train(self, trunk: TrunkSpec, goes_on: Any, config: Any) -> None:
+    def _train(self, trunk: TrunkSpec, goes_on: Any, work: Any) -> None:
         reports = []
         for epoch in range(1, 100):
             reports.append(
                 EpochReport(epoch=epoch, loss=1.0, train_top1=0.5, images=9, lr=0.1, seconds=1.0,
                             at=0)
             )  # fmt: skip
-            if not goes_on(config, {"report": json.dumps(to_jsonable(reports[-1]))}):
+            if not goes_on(work, {"report": reports[-1]}):
                 break
         self.trained.append((trunk, len(reports)))
         folder = self.store.trunk(trunk.key)

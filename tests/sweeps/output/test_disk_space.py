@@ -102,6 +102,21 @@ def test_what_a_plan_writes_by_hand(
     assert disk_needs(plan_of(spec_with(spec, arms=arms)), 2).cell == images * (VIEW + MAPS // 2)
 
 
+def test_trunks_that_wait_at_rungs_take_more_than_their_weights(
+    spec: SweepSpec, location: SweepLocation, disks: Disks
+) -> None:
+    halved = spec_with(spec, epochs=6, grace_epochs=1, reduction=3, samples=9)
+    needs = disk_needs(plan_of(halved), 4)
+    # At rungs 1 and 3: the third of 9, and of 7, and two more; moments and moving average of each.
+    assert needs.waiting == 2 * (9 // 3 + 7 // 3 + 2) * 3 * B0
+    disks.out = needs.store + needs.waiting - 1
+    *_, out, warning = checked(plan_of(spec_with(halved, tracking_uri="http://x")), location)
+    assert "while trunks wait at rungs;" in out
+    assert warning.startswith(f"warning: {spec.output.out} may become too full while trunks wait")
+    disks.out += 1
+    assert len(checked(plan_of(spec_with(halved, tracking_uri="http://x")), location)) == 2
+
+
 def test_each_crop_has_features_and_views_and_an_untouched_net_its_own(spec: SweepSpec) -> None:
     one = disk_needs(plan_of(spec), 4)
     two = disk_needs(plan_of(spec_with(spec, test_crop_pct=("weights", 1.0))), 4)

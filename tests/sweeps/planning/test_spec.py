@@ -166,6 +166,18 @@ def test_other_images_make_another_sweep() -> None:
     assert differences(old, new) == ["the images were d1, now d2"]
 
 
+def test_the_order_in_which_axes_are_typed_makes_no_other_sweep() -> None:
+    axes: dict[str, Any] = {
+        "variants": ("b0", "b1"), "train_res": (64, 128), "test_res": (96, 128),
+        "test_crop_pct": ("weights", 1.0),
+    }  # fmt: skip
+    other = {name: value[::-1] for name, value in axes.items()}
+    old, new = (identity(spec_with(**given), "d1") for given in (axes, other))
+    assert old != new and differences(old, new) == []
+    fewer = identity(spec_with(**{**other, "variants": ("b1", "b2")}), "d1")
+    assert len(differences(old, fewer)) == 1
+
+
 def test_several_differences_are_all_named_in_order() -> None:
     new = identity(spec_with(seed=3, epochs=2, out=Path("x")), "d1")
     assert differences(identity(SweepSpec(), "d1"), new) == [

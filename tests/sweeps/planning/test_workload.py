@@ -12,8 +12,10 @@ from sweeps.planning.workload import (
     cell_gmacs,
     cell_images,
     class_balance_in_words,
+    dearest_first,
     epoch_gmacs,
     expected_gmacs_left,
+    expected_trunks,
     further_crop_cells,
     gmacs_left,
     image_passes,
@@ -60,6 +62,7 @@ def test_work_adds_up_and_cuts_only_save(epochs: int, grace: int, reduction: int
             epochs=epochs,
             grace_epochs=grace,
             reduction=reduction,
+            samples=7,
         )
     )
     (point,) = plan.points
@@ -69,11 +72,20 @@ def test_work_adds_up_and_cuts_only_save(epochs: int, grace: int, reduction: int
     assert [epoch_gmacs(plan, point, e) for e in range(1, epochs + 1)] == epoch_work
     for after in range(epochs + 1):
         assert gmacs_left(plan, point, after) == sum(epoch_work[after:])
-        assert expected_gmacs_left(plan, point, after) <= gmacs_left(plan, point, after)
-    shares = [
-        epoch_work[e - 1] / reduction ** sum(r < e for r in rungs) for e in range(1, epochs + 1)
-    ]
-    assert expected_gmacs_left(plan, point) == pytest.approx(sum(shares))
+    trunks = [plan.samples]
+    for rung in rungs[:-1]:  # each epoch from one rung to the next, by as many trunks
+        trunks += [trunks[-1]] * (rung - len(trunks))
+        trunks.append(max(1, trunks[-1] // reduction))
+    trunks += [trunks[-1]] * (epochs - len(trunks))
+    assert [expected_trunks(plan, e) for e in range(1, epochs + 1)] == trunks
+    by_epoch = [n * work for n, work in zip(trunks, epoch_work, strict=True)]
+    assert expected_gmacs_left(plan, point) == sum(by_epoch)
+    assert sum(by_epoch) <= plan.samples * gmacs_left(plan, point)
+    whole, half = [epochs] * trunks[-1], [rungs[0]] * plan.samples
+    assert expected_gmacs_left(plan, point, [*whole, *half]) == sum(
+        (n - trunks[-1]) * work
+        for n, work in zip(trunks[rungs[0] :], epoch_work[rungs[0] :], strict=True)
+    )
     assert epoch_gmacs(plan, point, 0) == 0
 
 
@@ -91,6 +103,22 @@ def test_a_cells_work_is_its_passes(arms: tuple[str, ...], images: int) -> None:
     plan = plan_of(spec_with(arms=arms, views=3, train_res=(100,), test_res=(100, 200)))
     assert cell_images(plan) == images
     assert cell_gmacs(plan, "b0", 200) == 4 * images
+
+
+def test_points_are_ordered_by_their_cost_in_whatever_order_they_are_typed() -> None:
+    axes = {"variants": ("b0", "b1", "b0_ap"), "train_res": (64, 128, 100)}
+    plan = plan_of(spec_with(**axes))
+    same = {key: plan.costs["b0", key[1]] for key in plan.costs}
+    orders = []
+    for kinds in (("b0", "b1", "b0_ap"), ("b0_ap", "b0", "b1")):
+        for resolutions in ((64, 128, 100), (128, 100, 64)):
+            typed = plan_of(spec_with(variants=kinds, train_res=resolutions))
+            orders.append(dearest_first(replace(typed, costs=plan.costs)))
+            by_size = [p.train_res for p in dearest_first(replace(typed, costs=same))]
+            assert by_size == [128] * 3 + [100] * 3 + [64] * 3
+    assert len(set(orders)) == 1 and set(orders[0]) == set(plan.points)
+    cost = [plan.costs[p.variant, p.train_res].gmacs for p in orders[0]]
+    assert cost == sorted(cost, reverse=True)
 
 
 def test_a_further_crop_costs_its_cells_and_nothing_at_rungs() -> None:

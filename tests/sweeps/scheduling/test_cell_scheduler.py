@@ -78,7 +78,7 @@ def test_a_cell_for_each_survivor_test_resolution_and_crop_dearest_first(plan: P
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_rows_stand_in_the_order_of_the_grid_whatever_that_of_work(
+def test_rows_stand_in_the_order_of_the_family_whatever_that_of_work(
     plan: Plan, tmp_path: Path, seed: int
 ) -> None:
     events, cells = Events(), cells_of(plan, survivors(plan))
@@ -94,7 +94,7 @@ def test_rows_stand_in_the_order_of_the_grid_whatever_that_of_work(
     order = [(r.variant, r.train_res, r.test_res, r.crop_pct, r.arm) for r in scheduler.rows]
     assert order == [
         (variant, train, test, crop, arm)
-        for variant in ("b1", "b0")
+        for variant in ("b0", "b1")
         for train in (32, 64)
         for test in (64, 96)
         for crop in crops_of(variant)

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from sweeps.planning.plan import Plan
 from sweeps.scheduling import trunk_scheduler
-from sweeps.scheduling.journal import Asked, Decided, Ended, line_from_json, read_journal
+from sweeps.scheduling.journal import Asked, Decided, Ended, Promoted, line_from_json, read_journal
 from sweeps.scheduling.trunk_scheduler import TrunkScheduler
 from tests.factories import plan_of, spec_with
 from tests.fake_sweep import propose
-from tests.fake_training import SMALL_SPEC, Events, Farm, outcome, phase
+from tests.fake_training import SMALL_SPEC, Events, Farm, next_trunk, outcome, phase
 from trainables.errors import UserError
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_lines, write_json
@@ -33,9 +33,14 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
     max_leaves=8,
 )
-FIELDS = ("event", "index", "trunk", "hyper", "group", "epoch", "top1", "goes_on", "why")
+FIELDS = (
+    *("event", "index", "variant", "train_res", "trunk", "hyper"),
+    *("group", "epoch", "top1", "goes_on", "why"),
+)
 VALUES = (
-    st.sampled_from(["ask", "rung", "end", "finished", "cut", "diverged", "failed", KEY, "b0"])
+    st.sampled_from(
+        ["ask", "rung", "promote", "end", "finished", "cut", "diverged", "failed", KEY, "b0"]
+    )
     | JSON
     | st.fixed_dictionaries({"lr": JSON, "weight_decay": JSON, "label_smoothing": JSON})
 )
@@ -76,15 +81,25 @@ def continued(plan: Plan, store: Store[Path]) -> tuple[TrunkScheduler, Farm]:
     ("value", "expected"),
     [
         (
+            {"event": "ask", "variant": "b0", "train_res": 64, "trunk": KEY,
+             "hyper": {"lr": 0.1, "weight_decay": 0.2, "label_smoothing": 0}},
+            Asked,
+        ),
+        (
             {"event": "ask", "index": 0, "trunk": KEY,
              "hyper": {"lr": 0.1, "weight_decay": 0.2, "label_smoothing": 0}},
             Asked,
+        ),
+        (
+            {"event": "rung", "trunk": KEY, "epoch": 1, "top1": 0.5, "goes_on": True},
+            Decided,
         ),
         (
             {"event": "rung", "group": "b0", "trunk": KEY, "epoch": 1, "top1": 0.5,
              "goes_on": True},
             Decided,
         ),
+        ({"event": "promote", "trunk": KEY, "epoch": 1}, Promoted),
         ({"event": "end", "trunk": KEY, "why": "cut"}, Ended),
     ],
 )  # fmt: skip
@@ -94,11 +109,12 @@ def test_lines_are_read_and_those_of_other_types_are_not(
     assert isinstance(line_from_json(value), expected)
     for name in value:
         for other in OTHERS:
-            if (name, other) != ("group", "../../x"):  # any text may name a group
+            if not (name in ("group", "variant") and isinstance(other, str)):  # any text may
                 with pytest.raises(Exception):  # noqa: B017, PT011 - of any type
                     line_from_json({**value, name: other})
-        with pytest.raises(Exception):  # noqa: B017, PT011
-            line_from_json({k: v for k, v in value.items() if k != name})
+        if name not in ("index", "variant", "train_res", "group"):
+            with pytest.raises(Exception):  # noqa: B017, PT011
+                line_from_json({k: v for k, v in value.items() if k != name})
 
 
 @quick
@@ -126,7 +142,7 @@ def test_any_bytes_for_a_journal_begin_it_anew(
     assert not read_journal(store, PLAN).asked
 
 
-@pytest.mark.parametrize("event", ["ask", "rung", "end"])
+@pytest.mark.parametrize("event", ["ask", "rung", "promote", "end"])
 @pytest.mark.parametrize("damage", ["gone", "cut", "flipped"])
 def test_a_lost_line_is_found_in_the_store(tmp_path: Path, event: str, damage: str) -> None:
     journal = read_lines(begun(tmp_path / "whole").journal)
@@ -191,7 +207,7 @@ def test_the_trace_of_a_failed_trunk_may_be_damaged_or_gone(
 ) -> None:
     store = Store(tmp_path)
     scheduler = TrunkScheduler(PLAN, store, Events())
-    trunk = scheduler.next()
+    trunk = next_trunk(scheduler)
     assert trunk is not None
     scheduler.failed(trunk, "Boom")
     path = store.trunk(trunk.key) / "error.txt"

@@ -64,9 +64,9 @@ def mixed_history(seed: int, points: Sequence[Point] = (SMALL, LARGE), count: in
 
 
 def next_hyper(
-    history: Sequence[Trial], point: Point = SMALL, index: int = 20, seed: int = 0
+    history: Sequence[Trial], point: Point = SMALL, sample: int = 20, seed: int = 0
 ) -> Hyper:
-    return propose(OPTIONS, point, history, seed=seed, index=index)
+    return propose(OPTIONS, point, history, seed=seed, sample=sample)
 
 
 def test_first_at_each_point_is_the_middle() -> None:
@@ -83,20 +83,19 @@ def test_same_history_same_proposal_whatever_happened_before(seed: int) -> None:
     history = mixed_history(seed)
     first = next_hyper(history)
     random.seed(seed)
-    next_hyper(mixed_history(seed + 100), LARGE, index=3, seed=9)
+    next_hyper(mixed_history(seed + 100), LARGE, sample=3, seed=9)
     assert next_hyper(list(history)) == first
 
 
-def test_index_and_seed_change_the_proposal() -> None:
+def test_sample_and_seed_change_the_proposal() -> None:
     history = mixed_history(1)
-    proposals = {next_hyper(history, index=i, seed=s) for i in range(4) for s in range(3)}
+    proposals = {next_hyper(history, sample=i, seed=s) for i in range(4) for s in range(3)}
     assert len(proposals) == 12
 
 
 def test_points_of_a_variant_do_not_draw_the_same() -> None:
-    """Trials at two points that are asked for in a row have different indices, so they differ."""
     history = [finished(p, middle_of_ranges(OPTIONS)) for p in (SMALL, LARGE)]
-    assert next_hyper(history, SMALL, index=2) != next_hyper(history, LARGE, index=3)
+    assert next_hyper(history, SMALL, sample=1) != next_hyper(history, LARGE, sample=1)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -122,7 +121,7 @@ def test_only_the_order_within_a_train_resolution_matters(seed: int) -> None:
 def test_proposals_stay_within_the_ranges(seed: int) -> None:
     history = mixed_history(seed, count=seed * 3)
     for index in range(6):
-        hyper = next_hyper(history, index=index, seed=seed)
+        hyper = next_hyper(history, sample=index, seed=seed)
         for name in ("lr", "weight_decay", "label_smoothing"):
             low, high = getattr(OPTIONS, name)
             assert low * (1 - 1e-5) <= getattr(hyper, name) <= high * (1 + 1e-5)
@@ -141,7 +140,7 @@ def test_a_range_of_one_value_gives_that_value(ranges: dict[str, Any]) -> None:
     options = replace(OPTIONS, **ranges)
     history: list[Trial] = []
     for index in range(10):
-        hyper = propose(options, SMALL, history, seed=0, index=index)
+        hyper = propose(options, SMALL, history, seed=0, sample=index)
         for name, (value, _) in ranges.items():
             assert getattr(hyper, name) == pytest.approx(value, rel=1e-6)
         history.append(finished(SMALL, hyper))
@@ -170,7 +169,7 @@ def test_proposals_stay_within_ranges_narrower_than_their_rounding(
     ranges: dict[str, Any] = {name: (low, high)}
     options, history = replace(OPTIONS, **ranges), list[Trial]()
     for index in range(7):  # of which the last ones are the sampler's own
-        hyper = propose(options, SMALL, history, seed=0, index=index)
+        hyper = propose(options, SMALL, history, seed=0, sample=index)
         assert low <= getattr(hyper, name) <= high
         history.append(finished(SMALL, hyper, top1=index / 10))
 
@@ -178,7 +177,7 @@ def test_proposals_stay_within_ranges_narrower_than_their_rounding(
 def test_an_earlier_trial_whose_rounding_left_the_range_is_taken() -> None:
     options = replace(OPTIONS, lr=(0.0012345678, 0.0012345678))
     rounded = finished(SMALL, Hyper(lr=0.00123457, weight_decay=0.01, label_smoothing=0.1))
-    assert propose(options, SMALL, [rounded], seed=0, index=1).lr == 0.0012345678
+    assert propose(options, SMALL, [rounded], seed=0, sample=1).lr == 0.0012345678
 
 
 @pytest.mark.parametrize("kind", ["diverged", "cut", "running", "tied", "one"])
@@ -201,7 +200,7 @@ def search(seed: int, trials: int, shift: float) -> list[Hyper]:
     history: list[Trial] = []
     for index in range(trials):
         point = (SMALL, LARGE)[index % 2]
-        hyper = propose(OPTIONS, point, history, seed=seed, index=index)
+        hyper = propose(OPTIONS, point, history, seed=seed, sample=index)
         scale = 1 - shift if point == SMALL else 1.0
         history.append(finished(point, hyper, scale * quality(hyper)))
     return [t.hyper for t in history]

@@ -7,17 +7,21 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sweeps.events.event_types import EpochEnded, TrunkBegan, TrunkEnded
+from sweeps.events.event_types import EpochEnded, TrunkBegan, TrunkEnded, TrunkPaused
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
 from sweeps.planning.spec import SweepSpec
+from sweeps.planning.workload import most_waiting
 from sweeps.scheduling import tpe
 from sweeps.scheduling import trunk_scheduler as module
+from sweeps.scheduling.halving import Halving
+from sweeps.scheduling.repair import with_repairs
 from sweeps.scheduling.trunk_scheduler import TrunkScheduler
 from tests.factories import plan_of, spec_with
 from tests.fake_training import (
@@ -27,6 +31,7 @@ from tests.fake_training import (
     Training,
     accuracy,
     diverging,
+    next_trunk,
     outcome,
     phase,
     report_of,
@@ -35,6 +40,7 @@ from trainables.evaluation.class_metrics import Metric
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import append_line, read_lines
 from trainables.training import trunk
+from trainables.training.recipe import Hyper
 from trainables.training.trunk import EpochReport, TrunkSpec, recorded_reports
 
 
@@ -111,10 +117,12 @@ def check_whole(
     journal = read_lines(store.journal)
     proposed = [line for line in journal if line["event"] == "ask"]
     ended = Counter(line["trunk"] for line in journal if line["event"] == "end")
-    assert [line["index"] for line in proposed] == list(range(plan.trunks))
+    assert Counter((line["variant"], line["train_res"]) for line in proposed) == {
+        (point.variant, point.train_res): plan.samples for point in plan.points
+    }
     assert ended == Counter(line["trunk"] for line in proposed), "each trunk ends exactly once"
     assert set(ended.values()) == {1}
-    began = [e.trunk for e in events if isinstance(e, TrunkBegan)]
+    began = [e.trunk for e in events if isinstance(e, TrunkBegan) and not e.after]
     ends = [e.trunk.key for e in events if isinstance(e, TrunkEnded)]
     at = Counter(point_of(t) for t in began)
     assert at == dict.fromkeys(plan.points, plan.spec.trunks.samples)
@@ -124,8 +132,11 @@ def check_whole(
         epochs = [r.epoch for r in recorded_reports(store, key)]
         assert epochs == list(range(1, len(epochs) + 1))
         assert sorted(e for k, e in farm.trained if k == key) == epochs
-    assert scheduler.is_over and scheduler.next() is None
+    assert scheduler.is_over and next_trunk(scheduler) is None
     assert outcome(scheduler, store)["open"] == []
+    gone_on = [e.trunk.key for e in events if isinstance(e, TrunkBegan) and e.after]
+    waited = [e.trunk.key for e in events if isinstance(e, TrunkPaused)]
+    assert Counter(gone_on) <= Counter(waited)
 
 
 @pytest.mark.parametrize("concurrency", [1, 2, 3, 4])
@@ -137,13 +148,29 @@ def test_every_point_gets_its_samples_and_every_trunk_ends_once(
     check_whole(plan, *whole)
 
 
+@pytest.mark.parametrize("concurrency", [1, 3])
+@pytest.mark.parametrize("seed", range(4))
+def test_some_trunk_of_every_point_is_trained_to_the_end(
+    plan: Plan, tmp_path: Path, concurrency: int, seed: int
+) -> None:
+    scheduler, store, *_ = phase(plan, tmp_path, concurrency=concurrency, rng=random.Random(seed))
+    finished = {
+        point_of(trunk)
+        for trunk in scheduler.survivors()
+        if recorded_reports(store, trunk.key)[-1].epoch == plan.spec.trunks.epochs
+    }
+    assert finished == set(plan.points)
+
+
 def test_ends_are_what_the_rungs_say(plan: Plan, tmp_path: Path) -> None:
     _, store, _, events = phase(plan, tmp_path)
-    decisions = {
-        (line["trunk"], line["epoch"]): line["goes_on"]
-        for line in read_lines(store.journal)
-        if line["event"] == "rung"
-    }
+    decisions: dict[tuple[str, int], bool] = {}
+    for line in read_lines(store.journal):
+        if line["event"] == "rung":
+            decisions[line["trunk"], line["epoch"]] = line["goes_on"]
+        elif line["event"] == "promote":
+            assert decisions[line["trunk"], line["epoch"]] is False
+            decisions[line["trunk"], line["epoch"]] = True
     whys: Counter[str] = Counter()
     for event in events:
         if isinstance(event, TrunkEnded):
@@ -163,20 +190,202 @@ def test_rung_metric_is_the_best_over_test_resolutions(plan: Plan, tmp_path: Pat
         trunk = trunks[line["trunk"]]
         best = max(accuracy(trunk, line["epoch"], res) for res in plan.grid.test_res)
         assert line["top1"] == round(50 * best) / 50
-        assert line["group"] == trunk.variant
 
 
-def test_points_take_turns(plan: Plan, tmp_path: Path) -> None:
+def test_points_take_turns_the_dearest_first(plan: Plan, tmp_path: Path) -> None:
     *_, events = phase(plan, tmp_path)
-    points = [point_of(e.trunk) for e in events if isinstance(e, TrunkBegan)]
-    assert points == [*plan.points] * 3
+    points = [point_of(e.trunk) for e in events if isinstance(e, TrunkBegan) and not e.after]
+    names = [("b1", 96), ("b0", 96), ("b1", 64), ("b0", 64)]  # GMACs 1.8, 0.9, 0.8, 0.4
+    assert points == [Point(variant=v, train_res=r) for v, r in names] * 3
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_promotions_come_before_new_trunks(plan: Plan, tmp_path: Path, concurrency: int) -> None:
+    *_, events = phase(plan, tmp_path, concurrency=concurrency)
+    halvings = {point: Halving(rungs=3, reduction=2, trunks=plan.samples) for point in plan.points}
+    for event in events:
+        if isinstance(event, TrunkBegan):
+            halving = halvings[point_of(event.trunk)]
+            if event.after:
+                assert event.trunk.key in halving.promotable()
+                halving.promote(event.trunk.key)
+            else:
+                assert not any(h.promotable() for h in halvings.values())
+                halving.begin(event.trunk.key)
+        elif isinstance(event, TrunkPaused | EpochEnded):
+            key, halving = event.trunk.key, halvings[point_of(event.trunk)]
+            if isinstance(event, TrunkPaused) or event.report.epoch not in (1, 2, 4):
+                continue
+            best = event.report.best_val
+            assert best is not None
+            halving.arrive(key, best.top1)
+            if event.should_continue:
+                assert key in halving.promotable()
+                halving.promote(key)
+        elif isinstance(event, TrunkEnded):
+            finished = event.status == "finished"
+            halvings[point_of(event.trunk)].leave(event.trunk.key, finished=finished)
+
+
+def permuted(plan: Plan, seed: int) -> Plan:
+    """The same plan, its variants and resolutions typed in another order."""
+    grid, rng = plan.spec.grid, random.Random(seed)
+    assert isinstance(grid.train_res, tuple) and isinstance(grid.test_res, tuple)
+    axes: dict[str, Any] = {
+        "variants": tuple(rng.sample(grid.variants, len(grid.variants))),
+        "train_res": tuple(rng.sample(grid.train_res, len(grid.train_res))),
+        "test_res": tuple(rng.sample(grid.test_res, len(grid.test_res))),
+    }
+    return replace(plan_of(spec_with(plan.spec, **axes)), costs=plan.costs, weights=plan.weights)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_order_in_which_options_are_typed_decides_nothing(tmp_path: Path, seed: int) -> None:
+    axes: dict[str, Any] = {"variants": ("b0", "b1", "b2"), "train_res": (64, 96, 128)}
+    plan = plan_of(spec_with(SMALL_SPEC, **axes))
+    other = permuted(plan, seed)
+    assert other.points != plan.points
+    one, first, *_ = phase(plan, tmp_path / "one")
+    two, second, *_ = phase(other, tmp_path / "two")
+    assert first.journal.read_bytes() == second.journal.read_bytes()
+    assert {t.key for t in one.survivors()} == {t.key for t in two.survivors()}
+
+
+@pytest.mark.parametrize("queued", [1, 5, 12])
+def test_a_trial_is_given_its_hyperparameters_when_it_starts(
+    plan: Plan, tmp_path: Path, queued: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many are queued, each proposal sees all that had been reported by then."""
+    seen: list[tuple[str, int]] = []
+
+    def propose(options: Any, point: Point, history: Any, **_: Any) -> Hyper:
+        seen.append((point.variant, sum(len(trial.values) for trial in history)))
+        return Hyper(lr=1e-3 * (1 + len(history)), weight_decay=0.01, label_smoothing=0.1)
+
+    monkeypatch.setattr(module, "propose", propose)
+    store, events = Store(tmp_path), Events()
+    scheduler, farm = TrunkScheduler(plan, store, events), Farm(plan, store)
+    waiting: list[Point] = []
+    reported: Counter[str] = Counter()  # scores of val, by variant
+    while True:
+        while len(waiting) < queued and (point := scheduler.queue()) is not None:
+            waiting.append(point)
+        if not waiting:
+            break
+        waiting.sort(key=scheduler.urgency)
+        before = len(seen)
+        trunk = scheduler.begin(waiting.pop(0))
+        if trunk is None:
+            continue
+        assert seen[before:] in ([], [(trunk.variant, reported[trunk.variant])])
+        epoch = scheduler.epochs_reported(trunk)
+        while True:
+            report = farm.step(trunk, epoch)
+            goes_on, epoch = scheduler.report(trunk, report), epoch + 1
+            reported[trunk.variant] += bool(report.val)
+            if not goes_on:
+                break
+    assert scheduler.is_over and len(seen) == plan.trunks
+    assert max(known for _, known in seen) > plan.samples
+
+
+def test_no_more_trials_are_queued_than_could_start(plan: Plan, tmp_path: Path) -> None:
+    scheduler = TrunkScheduler(plan, Store(tmp_path), Events())
+    points = []
+    while (point := scheduler.queue()) is not None:
+        points.append(point)
+    assert Counter(points) == dict.fromkeys(plan.points, plan.samples)
+    assert points == points[: len(plan.points)] * plan.samples, "in rounds"
+
+
+def test_states_that_are_of_no_use_are_dropped_at_once(tmp_path: Path) -> None:
+    axes: dict[str, Any] = {"variants": ("b0",), "train_res": (64,)}
+    plan = plan_of(spec_with(SMALL_SPEC, **axes, samples=12, reduction=3))
+    most = most_waiting(rungs=2, reduction=3, trunks=12)
+    store = Store(tmp_path)
+    scheduler, farm = TrunkScheduler(plan, store, Events()), Farm(plan, store)
+    kept = []
+    while (trunk := next_trunk(scheduler)) is not None:
+        epoch = scheduler.epochs_reported(trunk)
+        while scheduler.report(trunk, farm.step(trunk, epoch)):
+            epoch += 1
+        kept.append(len(list(store.root.rglob("state.pt"))))
+    assert max(kept) <= most < plan.trunks and kept[-1] == 0
+
+
+@pytest.mark.parametrize("damage", ["gone", "spoilt"])
+def test_a_trunk_that_waits_and_whose_state_is_lost_is_trained_to_its_rung_again(
+    tmp_path: Path, damage: str
+) -> None:
+    plan = plan_of(spec_with(SMALL_SPEC, variants=("b0",), train_res=(64,), samples=7))
+    calm, store, *_ = phase(plan, tmp_path / "calm")
+    expected = outcome(calm, store)
+    found = 0
+    for at in range(5, 60, 5):
+        root = tmp_path / str(at)
+        if not killed_at(plan, root, at):
+            break
+        for path in root.rglob("state.pt"):
+            path.unlink() if damage == "gone" else path.write_bytes(b"spoilt")
+            found += 1
+        repaired = with_repairs(partial(phase, plan, root), Store(root), lambda _: None)
+        found_again = outcome(*repaired[:2])
+        for what in ("results", "survivors", "over", "open"):
+            assert found_again[what] == expected[what]
+    assert found > 5
+
+
+# --- a sweep that 0.1.0 began -------------------------------------------------------------------
+
+
+def test_a_sweep_of_0_1_0_is_continued(plan: Plan, tmp_path: Path) -> None:
+    """It had trunks by their index in the order of the options, and cut at rungs for good."""
+    store, farm = Store(tmp_path), Farm(plan, Store(tmp_path))
+    trunks = []
+    for index, point in enumerate((*plan.points, *plan.points)):
+        hyper = Hyper(lr=1e-3 * (1 + index), weight_decay=0.01, label_smoothing=0.1)
+        trunks.append(trunk := plan.trunk(point, hyper))
+        ask = {"event": "ask", "index": index, "trunk": trunk.key, "hyper": hyper}
+        append_line(store.journal, ask)
+        decision = {"event": "rung", "group": point.variant, "trunk": trunk.key}
+        for epoch in range(1, 7):
+            value = farm.step(trunk, epoch - 1).best_val
+            goes_on = index != 1 and (index != 2 or epoch < 2)
+            if epoch in (1, 2, 4) and value is not None:
+                line = {**decision, "epoch": epoch, "top1": value.top1, "goes_on": goes_on}
+                append_line(store.journal, line)
+            if not goes_on:
+                append_line(store.journal, {"event": "end", "trunk": trunk.key, "why": "cut"})
+                break
+            if index == 3 and epoch == 2:
+                break  # the driver was killed
+            if epoch == 6:
+                append_line(store.journal, {"event": "end", "trunk": trunk.key, "why": "finished"})
+    before = Counter(farm.trained)
+    events = Events()
+    scheduler = TrunkScheduler(plan, store, events)
+    assert [e.trunk.key for e in events if isinstance(e, TrunkEnded)] == [
+        trunk.key for index, trunk in enumerate(trunks) if index != 3
+    ]
+    farm.run(scheduler)
+    assert scheduler.is_over and set(farm.trained.values()) == {1}
+    assert {t.key for t in trunks[1:3]} == {
+        key
+        for key, (why, epochs) in outcome(scheduler, store)["results"].items()
+        if why == "cut" and key in {t.key for t in trunks}
+    }
+    anew = {key for key, _ in farm.trained - before}
+    assert len(anew - {trunks[3].key}) == len(plan.points), "the third samples, no more"
+    whole = [line for line in read_lines(store.journal) if line["event"] == "ask"]
+    assert len(whole) == plan.trunks
+    assert TrunkScheduler(plan, store, Events()).is_over
 
 
 def test_survivors_are_those_that_came_farthest_then_did_best(tmp_path: Path) -> None:
     for survivors in (1, 2, 9):
         plan = plan_of(spec_with(SMALL_SPEC, survivors=survivors))
         scheduler, store, _, events = phase(plan, tmp_path / str(survivors))
-        trunks = [e.trunk for e in events if isinstance(e, TrunkBegan)]
+        trunks = [e.trunk for e in events if isinstance(e, TrunkBegan) and not e.after]
 
         def merit(trunk: TrunkSpec, store: Store[Path] = store) -> tuple[int, int]:
             last = [r for r in recorded_reports(store, trunk.key) if r.val][-1]
@@ -298,7 +507,7 @@ def test_a_finished_phase_is_over_at_once_and_its_ends_come_again(
     before = store.journal.read_bytes()
     again = Events()
     late = TrunkScheduler(plan, store, again)
-    assert late.is_over and late.next() is None
+    assert late.is_over and next_trunk(late) is None
     assert [t.key for t in late.survivors()] == [t.key for t in scheduler.survivors()]
     ends = [e for e in events if isinstance(e, TrunkEnded)]
     assert list(again) == ends
@@ -334,7 +543,7 @@ def test_points_where_all_diverged_have_no_survivor(plan: Plan, tmp_path: Path) 
 def test_a_failed_trunk_is_left_out_for_good(plan: Plan, tmp_path: Path) -> None:
     store, events = Store(tmp_path), Events()
     scheduler, farm = TrunkScheduler(plan, store, events), Farm(plan, store)
-    trunk = scheduler.next()
+    trunk = next_trunk(scheduler)
     assert trunk is not None
     scheduler.report(trunk, farm.step(trunk, 0))
     scheduler.failed(trunk, "Traceback: no memory")
@@ -358,7 +567,7 @@ def test_a_failed_trunk_is_left_out_for_good(plan: Plan, tmp_path: Path) -> None
 
 def test_a_trunk_that_failed_at_once_has_no_reports(plan: Plan, tmp_path: Path) -> None:
     scheduler = TrunkScheduler(plan, Store(tmp_path), Events())
-    trunk = scheduler.next()
+    trunk = next_trunk(scheduler)
     assert trunk is not None
     scheduler.failed(trunk, "")
     again = Events()
@@ -382,7 +591,7 @@ def test_equal_proposals_are_one_trunk(tmp_path: Path, concurrency: int) -> None
     began = [e.trunk for e in events if isinstance(e, TrunkBegan)]
     assert Counter(map(point_of, began)) == dict.fromkeys(plan.points, 1)
     assert set(farm.trained.values()) == {1}
-    assert scheduler.is_over and scheduler.next() is None
+    assert scheduler.is_over and next_trunk(scheduler) is None
     assert len(scheduler.survivors()) == len(plan.points)
     assert TrunkScheduler(plan, store, Events()).is_over
 
@@ -394,10 +603,16 @@ def test_not_over_while_a_trunk_runs_or_is_yet_to_be_proposed(tmp_path: Path) ->
     farm = Farm(plan, Store(tmp_path))
     for _ in range(2):
         assert not scheduler.is_over
-        trunk = scheduler.next()
+        trunk = next_trunk(scheduler)
         assert trunk is not None and not scheduler.is_over
         epoch = 0
         while scheduler.report(trunk, farm.step(trunk, epoch)):
             assert not scheduler.is_over
             epoch += 1
-    assert scheduler.is_over
+    while not scheduler.is_over:
+        trunk = next_trunk(scheduler)
+        assert trunk is not None
+        epoch = scheduler.epochs_reported(trunk)
+        while scheduler.report(trunk, farm.step(trunk, epoch)):
+            epoch += 1
+    assert next_trunk(scheduler) is None

@@ -173,7 +173,7 @@ def test_a_row_places_an_arms_result(head: HeadSetting | None) -> None:
         head_tried=30 if head else 0,
         crossfit={"top1": 0.36, "balanced_accuracy": 0.3, "macro_f1": 0.2} if head else None,
     )
-    made = make_row(cell, Cost(params_m=4.0, gmacs=0.5, memory_mb=32.0), arm)
+    made = make_row(cell, Cost(params_m=4.0, gmacs=0.5, activations_m=6.7, memory_mb=32.0), arm)
     assert (made.variant, made.train_res, made.test_res) == ("b0", 128, 160)
     assert (made.top1, made.top5, made.n, made.hits1, made.split) == (0.4, 0.9, 50, 20, "val")
     assert (made.params_m, made.gmacs, made.memory_mb) == (4.0, 0.5, 32.0)

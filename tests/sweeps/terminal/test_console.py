@@ -18,6 +18,7 @@ from sweeps.events.event_types import (
     TrialRetried,
     TrunkBegan,
     TrunkEnded,
+    TrunkPaused,
 )
 from sweeps.terminal.console import Terminal
 from tests.factories import HYPER, a_row, file_console, output_of, plan_of, spec_with
@@ -73,6 +74,18 @@ def test_on_a_file_plain_lines_of_one_event_each(events: list[Event]) -> None:
         isinstance(e, CellEnded) for e in events
     )
     assert lines[-1].endswith("nothing left")
+
+
+def test_a_trunk_that_waits_and_goes_on_is_told(events: list[Event]) -> None:
+    lines = lines_of(events)
+    waits = [line for line in lines if "waits at its rung" in line]
+    assert len(waits) == sum(isinstance(e, TrunkPaused) for e in events) > 0
+    assert all(re.search(r": epoch \d, val top-1 .* \(n=50\), waits", line) for line in waits)
+    gone_on = [line for line in lines if re.search(r": goes on after epoch \d$", line)]
+    assert len(gone_on) == sum(isinstance(e, TrunkBegan) and e.after > 0 for e in events) > 0
+    known = TrunkPaused(trunk=next(e.trunk for e in events if isinstance(e, TrunkPaused)), after=2)
+    (line,) = lines_of([known])
+    assert line.endswith(": epoch 2, waits at its rung; time left not yet known")
 
 
 def test_every_accuracy_has_its_split_and_sample_size(events: list[Event]) -> None:

@@ -39,7 +39,8 @@ def test_the_plan_says_what_will_be_done_and_what_it_costs(plan: Plan) -> None:
     console.print(plan_view(plan))
     text = output_of(console)
     assert "120 train, 50 val, 40 test; 3 classes" in text
-    assert "8: b0 b1 x train 100 px x 4 samples; 20 epochs, cut after 2, 6, 18" in text
+    assert "8: b0 b1 x train 100 px x 4 samples; 20 epochs, cut after 2, 6, 18: " in text
+    assert "of 4 of a point, about 1, 1, 1 go on" in text
     assert re.search(
         r"cells +8: 1 trunk.*x test 100 200 px x crop 0.875 0.882 1.0; arms none pool bn", text
     )

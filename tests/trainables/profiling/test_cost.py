@@ -10,6 +10,9 @@ from trainables.models import backbone, variants
 from trainables.profiling.cost import cost
 from trainables.profiling.inference_memory import peak_mb
 
+# Millions of activations, as timm gives them with its measurements of these nets.
+ACTIVATIONS = {("b0", 224): 6.75, ("b1", 240): 10.88, ("b4", 380): 49.49, ("b7", 600): 289.9}
+
 # GMACs of an image at the native and at the published test resolutions, as printed.
 GMACS = {
     "b0": {224: "0.386", 320: "0.785"},
@@ -35,6 +38,11 @@ def test_gmacs_are_the_published_ones(name: str, monkeypatch: pytest.MonkeyPatch
         decimals = len(printed.partition(".")[2])
         assert f"{counted.gmacs:.{decimals}f}" == printed
         assert round(counted.params_m * 1e6) == sum(p.numel() for p in net.parameters())
+
+
+@pytest.mark.parametrize(("name", "res"), ACTIVATIONS)
+def test_activations_are_those_of_timm(name: str, res: int) -> None:
+    assert cost(name, res, 1000).activations_m == pytest.approx(ACTIVATIONS[name, res], rel=0.002)
 
 
 def test_the_published_results_are_at_these_resolutions() -> None:

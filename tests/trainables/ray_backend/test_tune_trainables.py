@@ -1,8 +1,6 @@
 """Trials as Tune runs them: in this process, and preempted in a Ray of their own."""
 
-import json
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -16,18 +14,23 @@ from tests.trainables.ray_backend.trunk_trials import (
     run,
     same_weights,
     train_alone,
+    work_of,
 )
 from trainables.errors import UserError
 from trainables.fixres.cell import ArmResult, CellSpec, recorded_results
 from trainables.fixres.head_settings import HeadGrid
 from trainables.ray_backend import tune_trainables
-from trainables.ray_backend.tune_trainables import CellTrainable, TrunkTrainable, trunk_result
+from trainables.ray_backend.tune_trainables import (
+    CellTrainable,
+    CellWork,
+    TrunkTrainable,
+    trunk_result,
+)
 from trainables.storage.files import read_lines
 from trainables.training.preemption import PreemptionGuard
 from trainables.training.trunk import (
     EpochReport,
     TrunkStatus,
-    epoch_report_from_json,
     finalize_trunk,
     recorded_reports,
 )
@@ -51,8 +54,7 @@ def begun(kind, config, context):
 
 def reports_of(trial, steps):
     results = [trial.step() for _ in range(steps)]
-    reports = [epoch_report_from_json(json.loads(result["report"])) for result in results]
-    return reports, [result["done"] for result in results]
+    return [result["report"] for result in results], [result["done"] for result in results]
 
 
 def test_a_trials_images_are_those_of_the_driver(trunk, tiny_images):
@@ -68,30 +70,33 @@ def test_other_images_on_a_node_are_refused(trunk, tiny_images, monkeypatch):
 
 
 def test_a_step_is_an_epoch_and_another_process_reports_it_without_training(trunk):
-    config = {"trunk": trunk.spec, "val_transforms": VAL_TRANSFORMS}
+    config = {"work": work_of(trunk.spec)}
     first, done = reports_of(begun(TrunkTrainable, config, trunk.context), EPOCHS)
     assert [report.epoch for report in first] == [1, 2]
     assert done == [False, True]
     assert [bool(report.val) for report in first] == [False, True]
     again, done = reports_of(begun(TrunkTrainable, config, trunk.context), EPOCHS)
     assert again == first and done == [False, True]
+    (last,), done = reports_of(
+        begun(TrunkTrainable, {"work": replace(work_of(trunk.spec), reported=1)}, trunk.context), 1
+    )
+    assert (last, done) == (first[-1], [True]), "what was reported is not reported again"
     assert len(read_lines(trunk.folder / "work.jsonl")) == EPOCHS
 
 
 def test_a_trunk_that_is_not_trained_is_scored_in_one_step(trunk):
     spec = replace(trunk.spec, recipe=replace(trunk.spec.recipe, epochs=0))
-    config = {"trunk": spec, "val_transforms": VAL_TRANSFORMS}
-    trial = begun(TrunkTrainable, config, replace(trunk.context, rungs=(0,)))
+    trial = begun(TrunkTrainable, {"work": work_of(spec)}, replace(trunk.context, rungs=(0,)))
     (report,), done = reports_of(trial, 1)
     assert (report.epoch, set(report.val), done) == (0, {32}, [True])
 
 
 def test_a_process_takes_the_next_trunk_afresh(trunk):
-    config: dict[str, Any] = {"trunk": trunk.spec, "val_transforms": ()}
-    trial = begun(TrunkTrainable, config, trunk.context)
+    trial = begun(TrunkTrainable, {"work": work_of(trunk.spec)}, trunk.context)
     first, _ = reports_of(trial, 1)
     other = replace(trunk.spec, seed=1)
-    assert trial.reset_config({**config, "trunk": other})
+    assert trial.reset_config({"work": None})
+    trial.begin(work_of(other))
     second, _ = reports_of(trial, 1)
     assert [report.epoch for report in (*first, *second)] == [1, 1]
     assert second[0].loss != first[0].loss
@@ -112,15 +117,23 @@ def test_a_cell_is_one_step_and_is_worked_out_once(trunk, tiny_images, tmp_path,
         batch_size=8,
         seed=0,
     )
-    result = begun(CellTrainable, {"cell": cell}, context).step()
+    config = {"work": CellWork(cell=cell)}
+    result = begun(CellTrainable, config, context).step()
     assert result["done"]
-    (row,) = json.loads(result["results"])
+    (row,) = result["results"]
     (recorded,) = recorded_results(store, cell.key) or []
     assert isinstance(recorded, ArmResult)
-    assert (row["arm"], row["score"]["hits1"]) == ("none", recorded.score.hits1)
+    assert (row.arm, row.score) == ("none", recorded.score)
 
     monkeypatch.setattr(tune_trainables, "adapt_cell", None)
-    assert begun(CellTrainable, {"cell": cell}, context).step() == result
+    assert begun(CellTrainable, config, context).step() == result
+
+
+def test_a_trial_without_work_ends_at_once(trunk):
+    trial = begun(TrunkTrainable, {"work": None}, trunk.context)
+    assert trial.step() == {"done": True}
+    trial.cleanup()
+    assert not trunk.folder.exists()
 
 
 @pytest.mark.parametrize(
@@ -132,8 +145,7 @@ def test_a_trunk_is_done_after_its_last_epoch_or_when_it_diverges(epoch, diverge
         diverged=diverged,
     )  # fmt: skip
     result = trunk_result(report, 2)
-    assert result["done"] is done
-    assert epoch_report_from_json(json.loads(result["report"])) == report
+    assert result == {"report": report, "done": done}
 
 
 @pytest.mark.slow

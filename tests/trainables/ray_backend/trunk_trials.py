@@ -1,7 +1,6 @@
 """Trials of a small trunk, run by Tune or alone, and processes of them that end amid their work."""
 
 import contextlib
-import json
 import shutil
 import signal
 import threading
@@ -15,12 +14,12 @@ from tests.waiting import HANG_S
 from trainables.data.options import ReadOptions
 from trainables.models import variants
 from trainables.models.weights import find_weights
-from trainables.ray_backend.tune_trainables import TrialContext, TrunkTrainable
+from trainables.ray_backend.tune_trainables import TrialContext, TrunkTrainable, TrunkWork
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_state
 from trainables.training.recipe import Hyper, Recipe
 from trainables.training.trainer import TrunkTraining
-from trainables.training.trunk import TrunkSpec, epoch_report_from_json
+from trainables.training.trunk import TrunkSpec
 from trainables.transforms.eval_transform import EvalTransform
 
 EPOCHS, BATCH, STEPS = 2, 4, 5  # steps an epoch, of 22 images
@@ -68,6 +67,10 @@ def train_alone(trunk, tiny_images, root):
     return training
 
 
+def work_of(spec):
+    return TrunkWork(trunk=spec, val_transforms=VAL_TRANSFORMS)
+
+
 def run(trunk, folder, stop=None, **config: Any):
     """Train the trunk by Tune; the epochs that it reports, and how many tries failed."""
     from ray import tune
@@ -76,7 +79,7 @@ def run(trunk, folder, stop=None, **config: Any):
 
     class Listener(tune.Callback):
         def on_trial_result(self, iteration, trials, trial, result, **_):
-            epochs.append(epoch_report_from_json(json.loads(result["report"])).epoch)
+            epochs.append(result["report"].epoch)
 
         def on_trial_recover(self, iteration, trials, trial, **_):
             failures.append(trial)
@@ -86,7 +89,7 @@ def run(trunk, folder, stop=None, **config: Any):
             tune.with_parameters(TrunkTrainable, context=trunk.context),
             tune.PlacementGroupFactory([{"CPU": 1}]),
         ),
-        param_space={"trunk": trunk.spec, "val_transforms": VAL_TRANSFORMS, **config},
+        param_space={"work": work_of(trunk.spec), **config},
         tune_config=tune.TuneConfig(trial_dirname_creator=lambda trial: trial.trial_id),
         run_config=tune.RunConfig(
             storage_path=str(folder / "tune"),
