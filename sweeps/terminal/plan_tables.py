@@ -54,8 +54,8 @@ def plan_view(plan: Plan) -> Group:
     ]
     if spec.trunks.epochs:
         lines.append(
-            f"work     {most_gmacs / 1e3:,.1f} TMACs of training at most, about "
-            f"{expected_gmacs / 1e3:,.1f} with cuts"
+            f"work     {most_gmacs / 1e3:,.1f} TMACs (10^12 multiply-adds) of training at most, "
+            f"about {expected_gmacs / 1e3:,.1f} with cuts"
         )
     else:
         lines.append("labels   the classes in this order are taken for the weights' own order")
