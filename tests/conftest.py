@@ -130,6 +130,15 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True)
+def _one_thread_again() -> Iterator[None]:
+    """What a test computes must not depend on the threads that the one before it asked for."""
+    yield
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def tiny_images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     """Decoded JPEGs of three classes, upright and oblong: 22 train, 15 val, 9 test."""
