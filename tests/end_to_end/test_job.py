@@ -48,7 +48,7 @@ def test_a_job_that_is_stopped_is_continued_by_the_same_command(head: Head, data
     assert "Job 'first' was stopped" in head.job("status", "first").stdout
     said = head.job("logs", "first").stdout
     assert "stopped; the same command continues" in said and "Traceback" not in said, said
-    assert re.search(r"trunk lite0 at 32 px, lr \S+: .* after \d epochs, val top-1 .* left", said)
+    assert re.search(r"trunk lite0 at 32 px, lr \S+: epoch \d, val top-1 .* left", said)
     assert "RUNNING" not in {run.info.status for run in runs_of(out)}
     _check_whole(out / "store")
     done = head.submit(entry)
