@@ -18,7 +18,7 @@ from trainables.data.image_set import ImageSet
 from trainables.data.view_cache import ViewCache
 from trainables.evaluation.confidence import paired_difference
 from trainables.evaluation.inference import batches_of
-from trainables.evaluation.metrics import score
+from trainables.evaluation.metrics import predicted, score
 from trainables.export.int8_format import write_int8
 from trainables.models import variants
 from trainables.profiling import onnx_latency
@@ -52,8 +52,7 @@ def quantiser(
         write_int8(path, float_file, _pixels(view, served_model))
         test = next(p for p in outcome.predictions if p.split == "test")
         logits = _logits(path, cache.view("test", transform), served_model)
-        labels = torch.from_numpy(test.labels)
-        hits = logits.argmax(dim=1).numpy() == test.labels
+        hits = predicted(logits).numpy() == test.labels
         difference, error = paired_difference(hits, test.predicted == test.labels)
         setting = setting_from(plan.spec.latency, runtime="onnx")
         latencies = onnx_latency.measure_files({f.name: f for f in (float_file, path)}, setting)
@@ -61,7 +60,7 @@ def quantiser(
             calibrated_on=len(view),
             bytes=path.stat().st_size,
             float_bytes=float_file.stat().st_size,
-            test=score(logits, labels, "test"),
+            test=score(logits, torch.tensor(test.labels), "test"),
             difference=difference,
             error=error,
             conditions=replace(onnx_latency.conditions(setting), precision="int8"),
