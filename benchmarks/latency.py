@@ -20,11 +20,11 @@ from typing import get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from trainables.machine import available_cores
 from trainables.profiling.latency import (
     RUNTIME_NAMES,
     Runtime,
     Setting,
-    available_cores,
     time_in_turns,
 )
 from trainables.profiling.net_latency import conditions, open_nets

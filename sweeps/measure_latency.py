@@ -20,7 +20,8 @@ if not __package__:  # run as a script: its own folder is first on the path, not
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from trainables.errors import UserError, exit_code, printable
-from trainables.profiling.latency import Setting, available_cores, measure_in_turns
+from trainables.machine import available_cores
+from trainables.profiling.latency import Setting, measure_in_turns
 from trainables.profiling.latency_file import LatencyFile, NetLatency, write_latency_file
 
 MAX_WEIGHTS_BYTES = 2e9  # of all files that are loaded at a time

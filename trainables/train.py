@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import get_args
@@ -13,6 +12,7 @@ import torch
 from trainables.data.decode import prepare
 from trainables.data.options import ReadOptions
 from trainables.errors import exit_code, with_option_names
+from trainables.machine import available_cores
 from trainables.models import variants
 from trainables.models.imagenet import with_fitting_classifier
 from trainables.models.weights import find_weights
@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--class-weights", choices=get_args(ClassWeights), default=Recipe.class_weights
     )
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
+    parser.add_argument("--threads", type=int, default=available_cores(), help="CPU threads")
     parser.add_argument("--seed", type=int, default=0, help="of splits, order and start")
     return parser
 

@@ -24,6 +24,7 @@ def run_trunks(
     trunk_scheduler: TrunkScheduler, context: TrialContext, placement: Placement
 ) -> None:
     """Run phase 1 to its end: train the trunks that the scheduler hands out."""
+    plan = trunk_scheduler.plan
 
     def queue() -> Queued | None:
         point = trunk_scheduler.queue()
@@ -51,7 +52,9 @@ def run_trunks(
         retried=lambda work, error: trunk_scheduler.retried(_trunk_of(work), error),
     )
     phase_resources = PhaseResources(
-        placement=placement, needs=gpu_memory.trunk_memory_needs(trunk_scheduler.plan)
+        placement=placement,
+        needs=gpu_memory.trunk_memory_needs(plan),
+        trials=plan.samples * len(plan.points),
     )
     run_trials(TrunkTrainable, phase, context, phase_resources)
 
@@ -86,7 +89,9 @@ def run_cells(cell_scheduler: CellScheduler, context: TrialContext, placement: P
         retried=lambda work, error: cell_scheduler.retried(_key_of(work), error),
     )
     phase_resources = PhaseResources(
-        placement=placement, needs=gpu_memory.cell_memory_needs(cell_scheduler.plan)
+        placement=placement,
+        needs=gpu_memory.cell_memory_needs(cell_scheduler.plan),
+        trials=cell_scheduler.left,
     )
     run_trials(CellTrainable, phase, context, phase_resources)
 

@@ -16,6 +16,7 @@ from sweeps.environment import interrupt_on_sigterm, on_cluster
 from sweeps.execution.resources import ClusterResources, Placement, known_gpu
 from sweeps.planning.spec import ResourceOptions
 from trainables.errors import SweepError, UserError
+from trainables.machine import available_cores, available_memory_bytes
 from trainables.storage.retry import MAX_LINE_LENGTH, first_line
 
 # Seconds within which a cluster's head accepts a connection, or is told not to answer.
@@ -34,6 +35,7 @@ def current_placement(options: ResourceOptions) -> Placement:
         gpus=int(sum(n.get("GPU", 0) for n in nodes)),
         gpus_per_node=max((int(n.get("GPU", 0)) for n in nodes), default=0),
         gpu=known_gpu(options),
+        memory_gb=available_memory_bytes() / 1e9,
         cluster=on_cluster(),
     )
     return Placement(options=options, cluster_resources=cluster_resources)
@@ -154,6 +156,7 @@ def _start_private_ray(options: ResourceOptions) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
             object_store_memory=150_000_000,  # Bytes: trials share images by files, not objects.
+            num_cpus=available_cores(),
             num_gpus=gpus,
             runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "passive"}},
         )

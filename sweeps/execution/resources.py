@@ -7,7 +7,6 @@ memory than there is. A trial that needs more than one GPU is spread over severa
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,6 +18,7 @@ import torch
 from sweeps.environment import on_cluster
 from sweeps.planning.spec import ResourceOptions
 from trainables.errors import UserError
+from trainables.machine import available_cores, available_memory_bytes
 
 # With more trials than this on one GPU, they wait for each other and for the host.
 MAX_TRIALS_PER_GPU = 8
@@ -27,6 +27,11 @@ MAX_TRIALS_PER_GPU = 8
 MAX_WORKER_GROUPS = 8
 # The smallest GPU node of a cluster is assumed to have this many cores while none is seen yet.
 ASSUMED_CORES_PER_GPU_NODE = 4
+# A trial on CPUs computes in float32, whose maps take twice what bf16 takes on a GPU; its process,
+# with PyTorch, takes about twice what a GPU's context takes.
+CPU_MEMORY_FACTOR = 2.0
+# The share of a trial's work that more threads of its own make faster (Amdahl's law).
+PARALLEL_SHARE = 0.5
 # Ray counts resources in ten-thousandths.
 RESOURCE_GRANULARITY = 10_000
 # Ray gives the head node one unit of this resource.
@@ -70,6 +75,8 @@ class ClusterResources:
     """GPUs of the node with the most."""
     gpu: Gpu | None
     """None: there is no GPU, or its memory is not known."""
+    memory_gb: float
+    """Memory of this machine that is free, 1e9 bytes."""
     cluster: bool
     """Whether it is a cluster, whose nodes may be yet to come."""
 
@@ -168,6 +175,8 @@ class PhaseResources:
 
     placement: Placement
     needs: Mapping[NetAtRes, MemoryNeed]
+    trials: int = 1
+    """Trials that there will be, at most."""
     alone: bool = False
     """Whether one trial runs at a time, with all resources."""
 
@@ -206,11 +215,33 @@ class PhaseResources:
         options, available = self._placed.options, self._placed.cluster_resources
         if options.concurrency is not None or available.cluster:
             return options.concurrency
+        if not self._placed.uses_gpus:
+            return self._trials_on_cpus
         most = max(
             self._groups(workers) if workers > 1 else _trials_that_fit(gpus, available.gpus)
             for gpus, workers in self._shares.values()
         )
         return max(1, min(most, available.cores // (options.cpus_per_trial or 1)))
+
+    @property
+    def _trials_on_cpus(self) -> int:
+        """Decide how many trials run at a time without GPUs: as many as are done soonest.
+
+        A trial gains less from a second core than a second trial does; but there are only so many
+        trials, and all of them must fit into the memory.
+        """
+        if any(workers > 1 for _, workers in self._shares.values()):
+            return 1
+        available, options = self._placed.cluster_resources, self._placed.options
+        gb = CPU_MEMORY_FACTOR * max(need.gb(1) for need in self.needs.values())
+        cores = available.cores // (options.cpus_per_trial or 1)
+        most = max(1, min(cores, self.trials, int(available.memory_gb / gb)))
+
+        def seconds(trials: int) -> float:
+            threads = options.cpus_per_trial or max(1, available.cores // trials)
+            return ceil(self.trials / trials) * (1 - PARALLEL_SHARE + PARALLEL_SHARE / threads)
+
+        return min(range(1, most + 1), key=seconds)
 
     @cached_property
     def cpus(self) -> int:
@@ -285,15 +316,11 @@ def expected_placement(options: ResourceOptions) -> Placement:
     """
     gpus = torch.cuda.device_count()
     cluster_resources = ClusterResources(
-        cores=driver_threads(),
+        cores=available_cores(),
         gpus=gpus,
         gpus_per_node=gpus,
         gpu=known_gpu(options),
+        memory_gb=available_memory_bytes() / 1e9,
         cluster=on_cluster() or (options.gpu_memory_gb is not None and not gpus),
     )
     return Placement(options=options, cluster_resources=cluster_resources)
-
-
-def driver_threads() -> int:
-    """Return the CPU threads that the driver uses for its own work on images."""
-    return os.cpu_count() or 1

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sweeps.execution import resources
 from sweeps.final_model.calibration import calibrate
 from sweeps.final_model.outcome import Outcome, PairedGain, ServedModel, paired_gain
 from sweeps.planning.plan import Plan
@@ -31,6 +30,7 @@ from trainables.fixres.held_out_score import (
     score_val_as_served,
 )
 from trainables.fixres.predictions import recorded_predictions
+from trainables.machine import available_cores
 from trainables.profiling.latency import Conditions
 from trainables.storage.artifact_store import Store
 from trainables.storage.object_store import place_of
@@ -108,7 +108,7 @@ def score_choice(
     Raises:
         DamagedFileError: the weights, or what was predicted, are damaged or missing.
     """
-    view_cache = ViewCache(images=images, cache=plan.spec.cache, threads=resources.driver_threads())
+    view_cache = ViewCache(images=images, cache=plan.spec.cache, threads=available_cores())
     held_out_rows, gains = score_held_out_sets(plan, served_model, store, view_cache, progress)
     cell, chosen = served_model.cell.spec, choice.row
     predictions = (

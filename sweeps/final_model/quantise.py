@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sweeps.execution import resources
 from sweeps.final_model.int8_net import INT8_FILE, Int8Net
 from sweeps.final_model.outcome import Outcome, ServedModel
 from sweeps.planning.plan import Plan
@@ -20,6 +19,7 @@ from trainables.evaluation.confidence import paired_difference
 from trainables.evaluation.inference import batches_of
 from trainables.evaluation.metrics import predicted, score
 from trainables.export.int8_format import write_int8
+from trainables.machine import available_cores
 from trainables.models import variants
 from trainables.profiling import onnx_latency
 
@@ -43,7 +43,7 @@ def quantiser(
     """
     if not plan.spec.output.int8:
         return None
-    cache = ViewCache(images=images, cache=plan.spec.cache, threads=resources.driver_threads())
+    cache = ViewCache(images=images, cache=plan.spec.cache, threads=available_cores())
     transform = served_model.cell.spec.transform
 
     def quantise(float_file: Path) -> Int8Net:
@@ -80,6 +80,6 @@ def _pixels(view: np.ndarray, served_model: ServedModel) -> Iterator[np.ndarray]
 
 def _logits(path: Path, view: np.ndarray, served_model: ServedModel) -> torch.Tensor:
     """Run an ONNX file over a view: (N, C) float32."""
-    net = onnx_latency.open_net(path, resources.driver_threads())
+    net = onnx_latency.open_net(path, available_cores())
     batches = [net.run(pixels) for pixels in _pixels(view, served_model)]
     return torch.from_numpy(np.concatenate(batches))

@@ -76,6 +76,11 @@ class CellScheduler:
         return self._plan
 
     @property
+    def left(self) -> int:
+        """How many cells are left to hand out."""
+        return len(self._waiting)
+
+    @property
     def is_over(self) -> bool:
         """Whether there is no cell left to hand out."""
         return not self._waiting

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
 
 from trainables.errors import UserError
+from trainables.machine import available_cores
 
 VERSION = 1  # raise it whenever the bytes made from the same spec change
 MARKER = ".embedded.json"  # in a finished folder: version and spec that it was made from
@@ -309,7 +310,7 @@ def _write(folder: Path, spec: EmbeddedSpec, progress: Callable[[int, int], None
         drawing = draw(material.scans[number], material.photos, rng)
         drawing.image.save(path, quality=drawing.jpeg_quality)
 
-    with ThreadPoolExecutor(max_workers=min(MAX_THREADS, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max_workers=min(MAX_THREADS, available_cores())) as pool:
         for done, _ in enumerate(pool.map(save, jobs), start=1):
             if progress is not None:
                 progress(done, len(jobs))

@@ -4,7 +4,6 @@ Threads suffice: Pillow and hashlib release the interpreter's lock while they wo
 """
 
 import hashlib
-import os
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +15,7 @@ import numpy as np
 
 from trainables.data import pixels
 from trainables.data.samples import Samples
+from trainables.machine import available_cores
 from trainables.near_duplicates.perceptual_hash import perceptual_hash
 from trainables.sources.downloads import with_contents
 from trainables.sources.listing import MAX_FILE_BYTES
@@ -46,7 +46,7 @@ def decode_all(source: Source, side: int, whites: Mapping[str, int]) -> Iterator
         side: px; larger images are reduced as in :func:`pixels.decode`.
         whites: as there.
     """
-    cores = _available_cores()
+    cores = available_cores()
     pending: deque[Future[Decoded]] = deque()
     with ThreadPoolExecutor(cores) as pool:
         try:
@@ -94,13 +94,6 @@ def expected_images(source: Source, side: int, shares: Mapping[str, float]) -> E
         stored_bytes=sum(sizes) * source.total // sampled,
         splits_are_guessed=len(source.given_splits) > 1,
     )
-
-
-def _available_cores() -> int:
-    """The cores that this process may use, which in a container are fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _decode(item: Item, side: int, whites: Mapping[str, int]) -> Decoded:

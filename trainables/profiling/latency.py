@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import statistics
 import time
@@ -137,13 +136,6 @@ def _summary(times: list[float], images_s: float) -> Latency:
         runs=len(ordered),
         images_s=images_s,
     )
-
-
-def available_cores() -> int:
-    """Count the CPU cores that this process may use; in a container they may be few of many."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def cpu_name() -> str:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from trainables.export.candidates import write_candidates
+from trainables.machine import available_cores
 from trainables.models.device import pick_device
 from trainables.profiling import onnx_latency, torch_latency
 from trainables.profiling.cost import cost
@@ -17,7 +18,6 @@ from trainables.profiling.latency import (
     Net,
     Runtime,
     Setting,
-    available_cores,
     measure_in_turns,
 )
 from trainables.profiling.torch_latency import NetAtRes

@@ -46,7 +46,7 @@ def test_every_trial_of_a_plan_has_resources(monkeypatch: pytest.MonkeyPatch, ph
 
     monkeypatch.setattr(phases, "run_trials", gather)
     cluster = ClusterResources(
-        cores=32, gpus=1, gpus_per_node=1, gpu=Gpu(gb=80, source="x"), cluster=True
+        cores=32, gpus=1, gpus_per_node=1, gpu=Gpu(gb=80, source="x"), memory_gb=16, cluster=True
     )
     placement = Placement(options=ResourceOptions(), cluster_resources=cluster)
     if phase == "trunks":

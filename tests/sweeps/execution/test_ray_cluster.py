@@ -30,13 +30,14 @@ def give_nodes(monkeypatch: pytest.MonkeyPatch, *resources: dict[str, float]) ->
     nodes = [{"Alive": True, "Resources": node} for node in resources]
     monkeypatch.setattr(ray, "nodes", lambda: [dead, *nodes])
     monkeypatch.setattr(ray_cluster, "known_gpu", lambda options: None)
+    monkeypatch.setattr(ray_cluster, "available_memory_bytes", lambda: 16 * 10**9)
 
 
 def test_living_nodes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     give_nodes(monkeypatch, {}, {"CPU": 8.0, "GPU": 1.0}, {"CPU": 16.0, "GPU": 4.0}, {"CPU": 32.0})
     assert current_placement(ResourceOptions()).cluster_resources == ClusterResources(
-        cores=32, gpus=5, gpus_per_node=4, gpu=None, cluster=True
+        cores=32, gpus=5, gpus_per_node=4, gpu=None, memory_gb=16, cluster=True
     )
 
 
@@ -44,7 +45,7 @@ def test_a_cluster_without_nodes_has_nothing_yet(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     give_nodes(monkeypatch)
     assert current_placement(ResourceOptions()).cluster_resources == ClusterResources(
-        cores=0, gpus=0, gpus_per_node=0, gpu=None, cluster=False
+        cores=0, gpus=0, gpus_per_node=0, gpu=None, memory_gb=16, cluster=False
     )
 
 

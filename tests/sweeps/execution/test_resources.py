@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from dataclasses import replace
 from types import SimpleNamespace
@@ -14,11 +13,13 @@ import torch
 
 from sweeps.execution.ray_cluster import current_placement
 from sweeps.execution.resources import (
+    CPU_MEMORY_FACTOR,
     HEAD_NODE_RESOURCE,
+    ClusterResources,
     Gpu,
     MemoryNeed,
     PhaseResources,
-    driver_threads,
+    Placement,
     expected_placement,
     known_gpu,
 )
@@ -38,6 +39,18 @@ def given(monkeypatch: pytest.MonkeyPatch, nodes: list[Node], *, cluster: bool) 
     ]
     dead = {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}
     monkeypatch.setattr(ray, "nodes", lambda: [dead, *alive])
+
+
+def on_cpus(
+    cores: int, memory_gb: float, *gb: float, trials: int, **options: Any
+) -> PhaseResources:
+    """Resources of so many trials, each of which needs some GB, on a machine without GPUs."""
+    cluster_resources = ClusterResources(
+        cores=cores, gpus=0, gpus_per_node=0, gpu=None, memory_gb=memory_gb, cluster=False
+    )
+    placement = Placement(options=ResourceOptions(**options), cluster_resources=cluster_resources)
+    needs = {("b0", i): MemoryNeed(gb=n.__truediv__, max_workers=8) for i, n in enumerate(gb)}
+    return PhaseResources(placement=placement, needs=needs, trials=trials)
 
 
 def resources_of(
@@ -93,6 +106,42 @@ def test_on_a_laptop(
     given(monkeypatch, nodes, cluster=False)
     resources = resources_of(ResourceOptions(**options), 1.0)
     assert [(*trials_of(resources)[0][:2], resources.concurrency)] == [expected]
+
+
+@pytest.mark.parametrize(
+    ("cores", "memory_gb", "trials", "options", "expected"),
+    [
+        (2, 16, 18, {}, (2, 1)),  # two on a core each are done sooner than one by one on both
+        (8, 64, 18, {}, (6, 1)),  # three rounds, as with 7 or 8
+        (8, 64, 800, {}, (8, 1)),
+        (8, 64, 3, {}, (3, 2)),  # no more than there are
+        (8, 64, 1, {}, (1, 8)),
+        (1, 64, 9, {}, (1, 1)),
+        (8, 7, 800, {}, (3, 2)),  # of 2 GB each, what memory holds
+        (8, 1, 800, {}, (1, 8)),
+        (8, 64, 800, {"cpus_per_trial": 3}, (2, 3)),
+        (8, 64, 800, {"concurrency": 1}, (1, 8)),
+        (8, 7, 800, {"concurrency": 5}, (5, 1)),  # asked for
+        (8, 64, 800, {"workers_per_trial": 2}, (1, 4)),
+    ],
+)
+def test_on_cpus_as_many_at_a_time_as_are_done_soonest(
+    cores: int, memory_gb: float, trials: int, options: Any, expected: tuple[int, int]
+) -> None:
+    resources = on_cpus(cores, memory_gb, 0.4, 1.0, trials=trials, **options)
+    assert (resources.concurrency, resources.cpus) == expected
+
+
+def test_on_cpus_neither_cores_nor_memory_are_promised_twice() -> None:
+    rng = random.Random(0)
+    for _ in range(500):
+        cores, memory_gb = rng.randint(1, 96), rng.uniform(1, 400)
+        gb, trials = rng.uniform(0.5, 30), rng.randint(1, 400)
+        resources = on_cpus(cores, memory_gb, gb, trials=trials)
+        at_a_time = resources.concurrency
+        assert at_a_time is not None and 1 <= at_a_time <= trials
+        assert at_a_time * resources.cpus <= cores
+        assert at_a_time == 1 or at_a_time * CPU_MEMORY_FACTOR * gb <= memory_gb
 
 
 @pytest.mark.parametrize(("nodes", "options", "expected"), CLUSTER)
@@ -260,7 +309,3 @@ def test_gpus_are_expected_where_they_are_seen_or_told_of(monkeypatch: pytest.Mo
     assert not expected_placement(ResourceOptions()).uses_gpus
     assert expected_placement(ResourceOptions(gpu_memory_gb=24.0)).uses_gpus
     assert not expected_placement(ResourceOptions(gpu_memory_gb=24.0, gpus_per_trial=0.0)).uses_gpus
-
-
-def test_the_driver_uses_all_cores() -> None:
-    assert driver_threads() == os.cpu_count()

@@ -36,7 +36,7 @@ CONTEXT = TrialContext(
     threads=1, rungs=(),
 )  # fmt: skip
 TWO_GPUS = ClusterResources(
-    cores=8, gpus=2, gpus_per_node=2, gpu=Gpu(gb=10.0, source="here"), cluster=False
+    cores=8, gpus=2, gpus_per_node=2, gpu=Gpu(gb=10.0, source="here"), memory_gb=16, cluster=False
 )
 
 
@@ -283,7 +283,9 @@ def run(folder: Path, names: list[str | None], late: bool = False) -> Told:
         failed=lambda work, trace: told.failed.append(str(work)),
         retried=lambda work, trace: told.retried.append(str(work)),
     )
-    one_core = ClusterResources(cores=1, gpus=0, gpus_per_node=0, gpu=None, cluster=False)
+    one_core = ClusterResources(
+        cores=1, gpus=0, gpus_per_node=0, gpu=None, memory_gb=16, cluster=False
+    )
     need = MemoryNeed(gb=lambda workers: 0.1, max_workers=1)
     resources = PhaseResources(
         placement=Placement(options=ResourceOptions(), cluster_resources=one_core),

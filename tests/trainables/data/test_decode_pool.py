@@ -41,7 +41,7 @@ def source_of(items, sample=None):
 
 @pytest.mark.parametrize("cores", [1, 3])
 def test_images_come_in_the_order_of_the_source(tmp_path, monkeypatch, cores):
-    monkeypatch.setattr(decode_pool, "_available_cores", lambda: cores)
+    monkeypatch.setattr(decode_pool, "available_cores", lambda: cores)
     made = [png(n, height=5 + n % 3) for n in range(40)]
     items = []
     for number, (_, data) in enumerate(made):
@@ -76,7 +76,7 @@ def test_very_large_files_are_not_read(tmp_path, monkeypatch):
 
 
 def test_only_a_few_images_are_taken_before_they_are_asked_for(monkeypatch):
-    monkeypatch.setattr(decode_pool, "_available_cores", lambda: 2)
+    monkeypatch.setattr(decode_pool, "available_cores", lambda: 2)
     taken, (_, data) = [], png(0)
 
     def items():

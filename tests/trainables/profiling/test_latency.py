@@ -11,7 +11,6 @@ import pytest
 from trainables.profiling import latency
 from trainables.profiling.latency import (
     Conditions,
-    available_cores,
     cpu_name,
     measure_in_turns,
     time_in_turns,
@@ -130,4 +129,4 @@ def test_times_compare_on_one_machine_alone(change: dict[str, object], comparabl
 
 
 def test_the_machine_is_named() -> None:
-    assert cpu_name() and available_cores() >= 1
+    assert cpu_name()
