@@ -79,6 +79,9 @@ def open_net(path: Path, threads: int) -> OnnxNet:
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    # Else the threads of a net that has run wait for its next run at full speed, for longer than a
+    # turn lasts, and take the cores from the net whose turn it is.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 4  # an error is raised, and need not be printed as well
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
