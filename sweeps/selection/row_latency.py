@@ -62,7 +62,7 @@ def with_latencies(
     """
     measured_with = conditions(setting)
     paths = {
-        net: store.latency(content_hash("latency 2", measured_with, *net, classes))
+        net: store.latency(content_hash("latency 3", measured_with, *net, classes))
         for net in nets_of(rows)
     }
     kept = {net: _kept(path) for net, path in paths.items()}
