@@ -88,7 +88,8 @@ def _values_of(option: str, argv: list[str]) -> list[str]:
 def main(argv: list[str], prog: str = "fixres_grid.py") -> int:
     """Run the sweep; return the exit code.
 
-    It is 0: done, 1: a fault of ours, 2: bad input, 130: stopped, 141: nobody reads the output.
+    It is 0: done, 1: a fault of ours, 2: bad input, 3: done, but trunks or cells of it failed, 130:
+    stopped, 141: nobody reads the output.
     """
     interrupt_on_sigterm()
     try:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from sweeps.events.event_types import SweepBegan, Watcher, Watchers
+from sweeps.events.failures import counts_in_words, failures_in_words
 from sweeps.events.recorders import History, LiveBoard
 from sweeps.execution.phases import run_cells, run_trunks
 from sweeps.execution.ray_cluster import RayCluster
@@ -43,15 +44,15 @@ from sweeps.scheduling.trunk_scheduler import TrunkScheduler
 from sweeps.selection import leaderboard
 from sweeps.selection.from_store import choose_from_store
 from sweeps.selection.leaderboard import Row
-from sweeps.selection.published_comparison import comparisons_of_recipe
 from sweeps.selection.row_latency import setting_from, with_latencies
+from sweeps.terminal.conclusion import show_result
 from sweeps.terminal.console import Terminal
 from sweeps.terminal.plan_tables import plan_view
-from sweeps.terminal.result_tables import summary
 from sweeps.tracking.access.moved_folder import DATABASE, follow_folder
 from sweeps.tracking.access.preflight import Connection
 from sweeps.tracking.delivery.shortfall import shortfall_path
 from sweeps.tracking.model_registry import Candidate
+from sweeps.tracking.payloads import Results
 from sweeps.tracking.session import (
     check_tracking,
     connect_tracking,
@@ -62,7 +63,7 @@ from sweeps.tracking.session import (
 )
 from sweeps.tracking.tracker import MlflowTracker
 from trainables.data.image_set import ImageSet
-from trainables.errors import SweepError, UserError
+from trainables.errors import IncompleteError, SweepError, UserError
 from trainables.models import variants
 from trainables.models.weights import Weights, find_weights
 from trainables.ray_backend.tune_trainables import TrialContext
@@ -81,6 +82,7 @@ def run(spec: SweepSpec, terminal: Terminal) -> None:
     Raises:
         UserError: the sweep cannot be run with these options.
         SweepError: it can, but came to nothing.
+        IncompleteError: its results are written, but trunks or cells of it failed.
     """
     check_tracking(spec)
     out = folder.find_folder(spec)
@@ -149,15 +151,19 @@ def _run_or_continue(
             tracker.begin_closing()
             write_choice(out, outcome)
             location.publish_results()
-            _show_result(terminal, location, outcome, spec, tracker.ui_command())
+            show_result(terminal, location, outcome, spec, tracker.ui_command())
         say_shortcoming(tracker, out, terminal.say)
     else:
         assert record is not None, "a finished sweep has a record"
         record = with_followed_ui(record, spec, out)
-        _show_result(terminal, location, outcome, spec, record.ui)
+        show_result(terminal, location, outcome, spec, record.ui)
         if shortfall_path(store).exists():
             plan = planning.build_plan(spec, images, _find_weights(spec, store))
             _send_again(plan, images, data, location, record, outcome, terminal)
+    if outcome.failures:
+        # What is tried again may need what --keep would delete.
+        words = failures_in_words(outcome.failures)
+        raise IncompleteError(f"{words}; the same command tries them again.")
     _free_disk(spec, location, record.sweep, outcome, terminal, connection)
 
 
@@ -182,8 +188,11 @@ def _send_again(
 
 
 def _finished_outcome(spec: SweepSpec, location: SweepLocation) -> Outcome | None:
-    """Read the outcome of a finished sweep; None: it is not finished, or its files are lost."""
+    """Read the outcome of a finished sweep; None: something of it is to be made (again)."""
     outcome = read_outcome(location.out, spec.extra_test_sets, int8=spec.output.int8)
+    if outcome is not None and outcome.failures:
+        log.warning("%s failed before: tried again", counts_in_words(outcome.failures))
+        return None
     lost = lost_results(location.out) if outcome else []
     if not lost:
         return outcome
@@ -310,6 +319,7 @@ class _Sweep:
         outcome = score_choice(
             plan, choice, served_model, rows, self.images, store, progress, latency
         )
+        outcome = replace(outcome, failures=history.failures)
         leaderboard.write(out / BOARD, outcome.rows, latency)
         quantise = quantiser(plan, outcome, served_model, self.images)
         outcome = write_carded_model(
@@ -332,7 +342,13 @@ class _Sweep:
         """Send outcome and files to MLflow, and register the model there."""
         tracker, chosen = self.tracker, outcome.choice.row
         tracker.write_results(
-            outcome.choice, outcome.rows, outcome.further_metrics, outcome.latency
+            Results(
+                choice=outcome.choice,
+                rows=outcome.rows,
+                further=outcome.further_metrics,
+                latency=outcome.latency,
+                failures=outcome.failures,
+            )
         )
         tracker.attach([self.out / name for name in EVIDENCE if (self.out / name).exists()])
         tracker.attach(figures, "figures")
@@ -381,20 +397,3 @@ def _free_disk(
         return
     freed_bytes = retention.prune(store, retained)
     terminal.say(f"kept     {spec.output.keep}: {freed_bytes / 1e6:,.1f} MB of the store freed")
-
-
-def _show_result(
-    terminal: Terminal,
-    location: SweepLocation,
-    outcome: Outcome,
-    spec: SweepSpec,
-    ui_command: str | None,
-) -> None:
-    out = location.out
-    compared = comparisons_of_recipe(spec, outcome.rows, outcome.choice.row)
-    terminal.console.print(summary(outcome, compared, limits=spec.serving))
-    terminal.say(f"report   {out / 'report.html'}")
-    terminal.say(f"model    {out / 'model'}  (timm: local-dir:{out / 'model'})")
-    if location.remote is not None:
-        terminal.say(f"storage  {location.remote}  (the same, with the store)")
-    terminal.say(f"runs     {ui_command}")

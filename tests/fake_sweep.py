@@ -25,6 +25,7 @@ from sweeps.scheduling.cell_scheduler import CellScheduler
 from sweeps.scheduling.trunk_scheduler import TrunkScheduler
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row
+from sweeps.terminal import conclusion
 from sweeps.terminal.console import Terminal
 from tests.factories import file_console, output_of, plan_of, spec_with
 from tests.fake_training import Farm
@@ -55,6 +56,7 @@ class FakeSweep:
 
     def __init__(self, out: Path, patch: pytest.MonkeyPatch):
         self.out, self.made = out, Counter[str]()
+        self.lost_cells = 0  # that fail, of those that are handed out
         self.spec = spec_with(SPEC, out=out, cache_dir=out.parent / "cache", data=str(out.parent))
         images = SimpleNamespace(digest="0123456789abcdef", rejected=(), classes=("cat", "dog"))
         for name, stand_in in {
@@ -62,8 +64,6 @@ class FakeSweep:
             "_find_weights": lambda *_: [],
             "find_near_duplicates": lambda *_: NearDuplicates(),
             "plan_view": lambda _: "plan",
-            "summary": lambda *_, **__: "summary",
-            "comparisons_of_recipe": lambda *_: [],
             "connect_tracking": lambda *_: None,
             "tracked": no_tracking,
             "RayCluster": NoCluster,
@@ -75,6 +75,8 @@ class FakeSweep:
             "write_carded_model": write_carded_model,
         }.items():
             patch.setattr(story, name, stand_in)
+        patch.setattr(conclusion, "summary", lambda *_, **__: "summary")
+        patch.setattr(conclusion, "comparisons_of_recipe", lambda *_: [])
         patch.setattr(planning, "build_plan", lambda spec, *_: plan_of(spec))
         patch.setattr("os.fsync", lambda _: None)  # no power is cut here
         patch.setattr(trunk_scheduler, "propose", propose)
@@ -93,6 +95,10 @@ class FakeSweep:
     def _run_cells(self, scheduler: CellScheduler, context: Any, _: object) -> None:
         store = Store(context.store)
         while (cell := scheduler.next()) is not None:
+            if self.lost_cells:
+                self.lost_cells -= 1
+                scheduler.failed(cell.key, "Traceback:\nRuntimeError: no room.")
+                continue
             weights = read_trunk_weights(store, cell.trunk.key)
             labels, results = torch.zeros(50, dtype=torch.int64), []
             predicted = {}

@@ -32,6 +32,10 @@ class SweepError(Exception):
     """The sweep cannot come to a result, though its input is good. Exit code 1."""
 
 
+class IncompleteError(Exception):
+    """The work is done and its results are written, but parts of them failed. Exit code 3."""
+
+
 def with_option_names(message: str, names: Mapping[str, str]) -> str:
     """Replace each setting that ``message`` names in backquotes by what its user calls it.
 
@@ -73,8 +77,9 @@ def exit_code(work: Callable[[], object], wording: Callable[[str], str]) -> int:
         wording: puts a message into the command's own words, such as its options.
 
     Returns:
-        The exit code: 0, 2 for a :class:`UserError`, 1 for a :class:`SweepError`, that of a
-        :class:`SystemExit`, and ``OUTPUT_CLOSED`` where nobody reads the output any longer.
+        The exit code: 0, 2 for a :class:`UserError`, 1 for a :class:`SweepError`, 3 for an
+        :class:`IncompleteError`, that of a :class:`SystemExit`, and ``OUTPUT_CLOSED`` where nobody
+        reads the output any longer.
     """
     for stream in _streams():
         if isinstance(stream, io.TextIOWrapper):  # A terminal need not have every letter of a name.
@@ -102,6 +107,9 @@ def _code_of(work: Callable[[], object], wording: Callable[[str], str]) -> int:
     except SweepError as error:
         print(f"failed: {_in_one_line(wording(str(error)))}", file=sys.stderr)
         return 1
+    except IncompleteError as error:
+        print(f"incomplete: {_in_one_line(wording(str(error)))}", file=sys.stderr)
+        return 3
     return 0
 
 

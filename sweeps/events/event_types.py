@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sweeps.planning.cell import Cell
+from sweeps.events.failures import Failure, last_line
+from sweeps.planning.cell import Cell, trunk_in_words
 from sweeps.planning.plan import Plan
 from sweeps.selection.leaderboard import Row
 from trainables.evaluation.metrics import Score
@@ -59,6 +60,14 @@ class TrunkEnded:
     reports: tuple[EpochReport, ...]  # one for each epoch
     error: str = ""  # the trace, if it failed
 
+    @property
+    def failure(self) -> Failure | None:
+        """How it failed; None: it did not."""
+        if self.status != TrunkStatus.FAILED:
+            return None
+        name, reason = trunk_in_words(self.trunk), last_line(self.error)
+        return Failure(kind="trunk", name=name, key=self.trunk.key, reason=reason)
+
 
 @dataclass(frozen=True, kw_only=True)
 class CellsPlanned:
@@ -81,6 +90,14 @@ class CellEnded:
     cell: Cell
     rows: tuple[Row, ...]  # empty: it failed
     error: str = ""  # the trace, if it failed
+
+    @property
+    def failure(self) -> Failure | None:
+        """How it failed; None: it did not."""
+        if self.rows:
+            return None
+        reason = last_line(self.error)
+        return Failure(kind="cell", name=self.cell.label, key=self.cell.key, reason=reason)
 
 
 @dataclass(frozen=True, kw_only=True)

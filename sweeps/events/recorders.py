@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sweeps.events.event_types import CellEnded, Event, TrunkEnded
+from sweeps.events.failures import Failure
 from sweeps.selection import leaderboard
 from sweeps.selection.leaderboard import Row
 from trainables.storage.files import Place
@@ -11,7 +12,7 @@ from trainables.storage.files import Place
 class History:
     """A watcher that keeps the end of each trunk and cell, by key, in the order of coming.
 
-    Where an end comes twice, the first is kept.
+    Where an end comes twice, the first is kept, unless that was a failure.
     """
 
     def __init__(self) -> None:
@@ -19,11 +20,21 @@ class History:
         self.cells: dict[str, CellEnded] = {}
 
     def on(self, event: Event) -> None:
-        """Keep the event, if it is the first end of a trunk or cell."""
+        """Keep the event, if it is the first end of a trunk or cell, failures aside."""
         if isinstance(event, TrunkEnded):
-            self.trunks.setdefault(event.trunk.key, event)
+            before = self.trunks.get(event.trunk.key)
+            if before is None or before.failure:
+                self.trunks[event.trunk.key] = event
         elif isinstance(event, CellEnded):
-            self.cells.setdefault(event.cell.key, event)
+            ended = self.cells.get(event.cell.key)
+            if ended is None or ended.failure:
+                self.cells[event.cell.key] = event
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """The trunks and cells that failed, in the order of coming, trunks first."""
+        ends: list[TrunkEnded | CellEnded] = [*self.trunks.values(), *self.cells.values()]
+        return tuple(event.failure for event in ends if event.failure)
 
 
 class LiveBoard:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from sweeps.events.failures import Failure
 from sweeps.final_model.calibration import Calibration, CalibrationScore
 from sweeps.final_model.int8_net import Int8Net
 from sweeps.final_model.served_latency import ServedLatency
@@ -58,6 +59,8 @@ class Outcome:
     """The net in eight bits, where it was asked for."""
     calibration: Calibration | None = None
     """None: the logits were not kept, as by earlier versions."""
+    failures: tuple[Failure, ...] = ()
+    """What failed, and is missing among the rows."""
     predictions: tuple[Predictions, ...] = field(default=(), compare=False, repr=False)
     """Of the chosen row on val, and of the served model on test; none in a sweep that is read."""
 
@@ -109,6 +112,7 @@ def write_choice(out: Path, outcome: Outcome) -> None:
             "latency": outcome.latency,
             "served_latency": outcome.served_latency,
             "int8": outcome.int8,
+            "failures": outcome.failures,
             "files": result_digests(out),
         },
     )
@@ -173,6 +177,7 @@ def _read_outcome(out: Path, held_out_sets: set[str]) -> Outcome | None:
             latency=_conditions(record.get("latency")),
             served_latency=_served_latency(record.get("served_latency")),
             int8=_int8(record.get("int8")),
+            failures=tuple(checked(Failure(**f)) for f in record.get("failures", [])),
         )
         if outcome.choice.row not in rows:
             raise ValueError("its choice is no row of the leaderboard")

@@ -23,6 +23,12 @@ def train_in_words(train_res: int, *, untouched: bool) -> str:
     return "untouched" if untouched else f"{train_res}"
 
 
+def trunk_in_words(trunk: TrunkSpec) -> str:
+    """Name a trunk for people: "b0 at 128 px, lr 0.002"."""
+    words = f"{trunk.variant} at {trunk.train_res} px"
+    return f"{words}, lr {trunk.hyper.lr:.2g}" if trunk.recipe.epochs else words
+
+
 def crop_in_words(crop_pct: float) -> str:
     """Write a crop ratio with as many decimals as it has, one at least and three at most."""
     words = f"{crop_pct:.3f}".rstrip("0")

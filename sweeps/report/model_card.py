@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
+from sweeps.events.failures import failures_in_words
 from sweeps.final_model.calibration import ECE_IN_WORDS, temperature_in_words
 from sweeps.final_model.int8_net import INT8_FILE
 from sweeps.final_model.outcome import Outcome
@@ -62,6 +63,7 @@ def model_card(plan: Plan, outcome: Outcome, versions: Mapping[str, str], pictur
         _pixels(plan),
         "## Why this one",
         outcome.choice.reason,
+        *([f"{failures_in_words(outcome.failures)}."] if outcome.failures else []),
         f"Limits asked for: {limits_in_words(plan.spec.serving)}.",
         f"![{capital} over train and test resolution, before and after]({picture})",
         "## All cells",

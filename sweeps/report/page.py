@@ -11,6 +11,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from sweeps.events.failures import failures_in_words
 from sweeps.final_model.calibration import ECE_IN_WORDS, temperature_in_words
 from sweeps.final_model.outcome import Outcome
 from sweeps.final_model.wording import (
@@ -104,6 +105,7 @@ def render_page(
         title=_title(outcome),
         what=_arm_in_words(outcome),
         reason=outcome.choice.reason,
+        failures=failures_in_words(outcome.failures) if outcome.failures else "",
         numbers=_key_figures(plan, outcome, latency),
         figures={
             name: InlineFigure(

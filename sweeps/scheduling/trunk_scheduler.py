@@ -208,10 +208,10 @@ class TrunkScheduler:
         self._watcher.on(TrialRetried(trunk=trunk, error=error))
 
     def failed(self, trunk: TrunkSpec, error: str) -> None:
-        """Give the trunk up: the sweep goes on without it."""
+        """Give the trunk up: the sweep goes on without it, and the next start tries it again."""
         if trunk.key not in self._ended:
             write_text(self._store.trunk(trunk.key) / "error.txt", error)
-            self._end(trunk.key, TrunkStatus.FAILED)
+            self._end(trunk.key, TrunkStatus.FAILED, error)
             self._settle(point_of(trunk))
 
     def survivors(self) -> list[TrunkSpec]:
@@ -262,7 +262,7 @@ class TrunkScheduler:
             self._end(key, TrunkStatus.CUT)
         self._promotable[point] = halving.promotable()
 
-    def _end(self, key: str, status: TrunkStatus) -> None:
+    def _end(self, key: str, status: TrunkStatus, error: str = "") -> None:
         self._ended[key] = status
         finished = status == TrunkStatus.FINISHED
         self._halving[point_of(self._trunks[key])].leave(key, finished=finished)
@@ -271,33 +271,27 @@ class TrunkScheduler:
             finalize_trunk(self._store, key, status)
             for report in recorded_reports(self._store, key):  # also of earlier processes
                 self._note(key, report)
-        self._announce_end(key)
+        self._announce_end(key, error)
 
-    def _announce_end(self, key: str) -> None:
+    def _announce_end(self, key: str, error: str = "") -> None:
         reports = self._reports.get(key, {})
         self._watcher.on(
             TrunkEnded(
                 trunk=self._trunks[key],
                 status=self._ended[key],
                 reports=tuple(reports[e] for e in sorted(reports)),
-                error=self._error_of(key),
+                error=error,
             )
         )
-
-    def _error_of(self, key: str) -> str:
-        """Read the trace of a trunk that failed; "": it did not, or its trace is gone."""
-        path = self._store.trunk(key) / "error.txt"
-        if self._ended[key] != TrunkStatus.FAILED or not path.exists():
-            return ""
-        return path.read_bytes().decode("utf-8", errors="replace")
 
     # --- what is remembered ---------------------------------------------------------------------
 
     def _replay(self) -> None:
         """Restore the state that the journal records, and finish what a kill left unfinished.
 
-        A trunk that ended, but whose result is damaged or gone, is trained again: what was decided
-        at its rungs stands. So is one that waits, and whose state is gone.
+        A trunk that failed is trained on. One that ended, but whose result is damaged or gone, is
+        trained again, as is one that waits, and whose state is gone: what was decided at their
+        rungs stands.
         """
         recorded = read_journal(self._store, self._plan)
         for trunk in recorded.asked:
@@ -312,7 +306,8 @@ class TrunkScheduler:
         for line in recorded.moves:
             self._recall(line)
         for key, status in recorded.ended.items():
-            self._recall_end(key, status)
+            if status != TrunkStatus.FAILED:  # that is tried again
+                self._recall_end(key, status)
         for key, trunk in self._trunks.items():
             halving = self._halving[point_of(trunk)]
             if key in halving.waiting and not self._has_state(key):
@@ -340,8 +335,7 @@ class TrunkScheduler:
 
     def _recall_end(self, key: str, status: TrunkStatus) -> None:
         try:
-            if status != TrunkStatus.FAILED:
-                finalize_trunk(self._store, key, status)
+            finalize_trunk(self._store, key, status)
             reports = recorded_reports(self._store, key)
         except DamagedFileError as error:
             log.warning("%s: the trunk is trained again", error.what)

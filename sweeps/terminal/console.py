@@ -22,12 +22,13 @@ from sweeps.events.event_types import (
     TrunkEnded,
     TrunkPaused,
 )
+from sweeps.events.failures import last_line
 from sweeps.events.progress import Progress
-from sweeps.planning.spec import with_options
+from sweeps.planning.cell import trunk_in_words
 from sweeps.planning.units import duration
 from trainables.evaluation.class_metrics import IN_WORDS, Metric
 from trainables.evaluation.metrics import Score
-from trainables.training.trunk import TrunkSpec, trained_epochs
+from trainables.training.trunk import trained_epochs
 
 # Seconds between two lines about the progress of a long preparation.
 PROGRESS_EVERY_S = 5.0
@@ -97,24 +98,24 @@ class Terminal:
                 self._live.start()
             case TrunkBegan(trunk=trunk, after=after) if not self.console.is_terminal:
                 begins = f"goes on after epoch {after}" if after else "begins"
-                self.say(f"trunk {_trunk_words(trunk)}: {begins}")
+                self.say(f"trunk {trunk_in_words(trunk)}: {begins}")
             case EpochEnded(trunk=trunk, report=report, should_continue=continues):
                 if report.best_val and continues and not self.console.is_terminal:
                     self.say(
-                        f"trunk {_trunk_words(trunk)}: epoch {report.epoch}, "
+                        f"trunk {trunk_in_words(trunk)}: epoch {report.epoch}, "
                         f"{self._best_val(report.val)}, goes on; {self._left()}"
                     )
             case TrunkPaused(trunk=trunk, after=after, val=val) if not self.console.is_terminal:
                 accuracy = f"{self._best_val(val)}, " if val else ""
                 self.say(
-                    f"trunk {_trunk_words(trunk)}: epoch {after}, {accuracy}waits at its rung; "
+                    f"trunk {trunk_in_words(trunk)}: epoch {after}, {accuracy}waits at its rung; "
                     f"{self._left()}"
                 )
             case TrunkEnded(trunk=trunk, status=status, reports=reports):
                 last = next((r.val for r in reversed(reports) if r.val), {})
                 accuracy = f", {self._best_val(last)}" if last else ""
                 self.say(
-                    f"trunk {_trunk_words(trunk)}: {ENDINGS[status]} after "
+                    f"trunk {trunk_in_words(trunk)}: {ENDINGS[status]} after "
                     f"{trained_epochs(reports)} epochs{accuracy}; {self._left()}"
                 )
                 self._say_error(event.error)
@@ -130,13 +131,13 @@ class Terminal:
                 scores = ", ".join(f"{r.arm} {100 * r.value(metric):.1f} %" for r in rows)
                 self.say(f"{subject}: val {words} {scores} (n={rows[0].n}); {self._left()}")
             case TrialRetried(trunk=trunk, cell=cell, error=error):
-                subject = f"cell {cell.label}" if cell else f"trunk {_trunk_words(trunk)}"
-                why = _last_line(error).partition(". ")[0].rstrip(".")
+                subject = f"cell {cell.label}" if cell else f"trunk {trunk_in_words(trunk)}"
+                why = last_line(error).partition(". ")[0].rstrip(".")
                 self.say(f"{subject}: tried again, as a trial failed{why and f': {why}'}")
 
     def _say_error(self, trace: str) -> None:
         """Print the last line of a traceback, the whole of which is in the store."""
-        if last := _last_line(trace):
+        if last := last_line(trace):
             self.say(f"  {last} (the whole trace is error.txt in its store folder)")
 
     def _left(self) -> str:
@@ -174,7 +175,7 @@ class Terminal:
             trunk = progress.trunks[key]
             epochs = trunk.recipe.epochs
             doing = f"epoch {epoch + 1} of {epochs}" if epochs else "scored as it is"
-            lines.append(Text(f"  {_trunk_words(trunk)}: {doing}"))
+            lines.append(Text(f"  {trunk_in_words(trunk)}: {doing}"))
         for key in sorted(progress.cells_running):
             assert progress.cells is not None
             cell = progress.cells[key]
@@ -208,13 +209,3 @@ class Terminal:
 
 def _is_terminal(console: Console | None) -> bool:
     return (console or Console()).is_terminal
-
-
-def _trunk_words(trunk: TrunkSpec) -> str:
-    words = f"{trunk.variant} at {trunk.train_res} px"
-    return f"{words}, lr {trunk.hyper.lr:.2g}" if trunk.recipe.epochs else words
-
-
-def _last_line(trace: str) -> str:
-    lines = (line.strip() for line in reversed(trace.splitlines()))
-    return with_options(next((line for line in lines if line), ""))

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sweeps.events.failures import failures_in_words
 from sweeps.final_model.calibration import calibration_line
 from sweeps.final_model.int8_net import INT8_FILE
 from sweeps.final_model.outcome import Outcome, PairedGain
@@ -60,6 +61,8 @@ def summary(
         parts.append(_arms(val, metric))
     if compared:
         parts.append(_published(compared))
+    if outcome.failures:
+        parts.append(Text(f"failed   {failures_in_words(outcome.failures)}"))
     parts.append(Text(f"chosen   {choice.reason}"))
     if above := on_untouched_in_words(choice.row):
         parts.append(Text(f"gain     {above}"))

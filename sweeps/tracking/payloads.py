@@ -8,8 +8,10 @@ first three at once. A run's parameters are therefore few, and everything else i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+from sweeps.events.failures import Failure, failures_in_words
 from sweeps.planning.cell import Cell, crop_in_words
 from sweeps.planning.plan import Plan
 from sweeps.planning.workload import class_balance_in_words
@@ -61,13 +63,43 @@ def sweep_note(plan: Plan) -> str:
     )
 
 
-def result_tags(choice: Choice, latency: Conditions | None = None) -> dict[str, str]:
-    """Say which row was chosen, why, and what latencies were measured with."""
-    tags = {"chosen": f"{choice.row.label}, arm {choice.row.arm}", "reason": choice.reason}
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """What the parent run is told at the end of a sweep."""
+
+    choice: Choice
+    rows: Sequence[Row]
+    """The whole leaderboard."""
+    further: Mapping[str, float] = field(default_factory=dict)
+    """Metrics of the chosen net that rows do not have, by name."""
+    latency: Conditions | None = None
+    """What latencies were measured with."""
+    failures: Sequence[Failure] = ()
+    """Trunks and cells that failed."""
+
+
+def result_tags(results: Results) -> dict[str, str]:
+    """Say which row was chosen, why, what failed, and what latencies were measured with."""
+    choice, latency, failures = results.choice, results.latency, results.failures
+    failed = {
+        f"failed_{kind}s": str(sum(failure.kind == kind for failure in failures))
+        for kind in ("trunk", "cell")
+    }
+    tags = {
+        "chosen": f"{choice.row.label}, arm {choice.row.arm}",
+        "reason": choice.reason,
+        **failed,
+    }
     if latency is None:
         return tags
     shown = ("runtime", "version", "device", "precision", "threads", "batch")
     return tags | {f"latency_{name}": str(getattr(latency, name)) for name in shown}
+
+
+def result_note(results: Results, link: str, plan_note: str) -> str:
+    """Write the note of a finished sweep: a link that compares cells, the reason, what failed."""
+    failed = [f"{failures_in_words(results.failures)}."] if results.failures else []
+    return "\n\n".join([link, results.choice.reason, *failed, plan_note])
 
 
 def result_metrics(choice: Choice, rows: Sequence[Row]) -> dict[str, float]:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from sweeps.planning.plan import Plan
 from sweeps.selection import leaderboard
-from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row
 from sweeps.tracking.datasets import ImageDatasets
 from sweeps.tracking.payloads import (
+    Results,
     result_metrics,
+    result_note,
     result_tags,
     sweep_note,
     sweep_params,
@@ -20,7 +21,6 @@ from sweeps.tracking.payloads import (
 from sweeps.tracking.runs import SWEEP_KEY, RunStore, cell_key, points
 from sweeps.tracking.ui_links import compare_link, sweep_view
 from trainables.evaluation.class_metrics import Metric
-from trainables.profiling.latency import Conditions
 
 LEADERBOARD_FILE = "leaderboard.json"
 LEADERBOARD_COLUMNS = (
@@ -74,32 +74,24 @@ class SweepRunWriter:
         run_id = self._runs.run_id(SWEEP_KEY)
         self._runs.client.log_artifact(run_id, str(path), folder or None)
 
-    def log_results(
-        self,
-        choice: Choice,
-        rows: Sequence[Row],
-        further: Mapping[str, float] | None = None,
-        latency: Conditions | None = None,
-    ) -> None:
-        """Write the choice, and a link that compares all cells.
-
-        Args:
-            rows: the whole leaderboard.
-            further: metrics beside those of the rows, by name.
-            latency: what latencies were measured with.
-        """
+    def log_results(self, results: Results) -> None:
+        """Write the choice, what failed, and a link that compares all cells."""
         at_ms = self._runs.start_ms(SWEEP_KEY)
-        metrics = {**result_metrics(choice, rows), **(further or {})}
+        metrics = {**result_metrics(results.choice, results.rows), **results.further}
         self._runs.log_metrics(SWEEP_KEY, points(metrics, at_ms, 0))
         cells = [self._runs.run_id(k) for k in self._runs.keys if k.startswith(cell_key(""))]
         link = compare_link(cells, self._runs.experiment_id)
-        note = {"mlflow.note.content": f"{link}\n\n{choice.reason}\n\n{self._note}"}
-        self._runs.set_tags(SWEEP_KEY, result_tags(choice, latency) | note)
+        note = {"mlflow.note.content": result_note(results, link, self._note)}
+        self._runs.set_tags(SWEEP_KEY, result_tags(results) | note)
 
     def log_leaderboard(self, rows: Sequence[Row]) -> None:
         """Write the whole leaderboard as a table."""
         client, run_id = self._runs.client, self._runs.run_id(SWEEP_KEY)
         table = leaderboard.to_table(rows).select(list(LEADERBOARD_COLUMNS))
         if LEADERBOARD_FILE not in {artifact.path for artifact in client.list_artifacts(run_id)}:
-            # MLflow would append the rows to a table that is there.
             client.log_table(run_id, table.to_pydict(), LEADERBOARD_FILE)
+            return
+        # MLflow would append the rows to a table that is there.
+        columns, values = table.column_names, table.to_pydict().values()
+        split = {"columns": columns, "data": list(zip(*values, strict=True))}
+        client.log_dict(run_id, split, LEADERBOARD_FILE)

@@ -30,8 +30,6 @@ from sweeps.events.event_types import (
     TrunkEnded,
 )
 from sweeps.redaction import redacted, without_credentials
-from sweeps.selection.choice import Choice
-from sweeps.selection.leaderboard import Row
 from sweeps.tracking.access.preflight import Connection
 from sweeps.tracking.cell_run import CellRunWriter
 from sweeps.tracking.datasets import ImageDatasets
@@ -40,12 +38,12 @@ from sweeps.tracking.delivery.outbox import Job, Labelled, Outbox
 from sweeps.tracking.delivery.shortfall import Shortfall, shortfall_path
 from sweeps.tracking.logged_models import LoggedModels
 from sweeps.tracking.model_registry import Candidate, ModelRegistry
+from sweeps.tracking.payloads import Results
 from sweeps.tracking.runs import SWEEP_KEY, NoRunError, RunStore, cell_key, trunk_key
 from sweeps.tracking.sweep_run import SweepRunWriter
 from sweeps.tracking.system_metrics import SystemMetricsSampler
 from sweeps.tracking.trunk_run import TrunkRunWriter
 from sweeps.tracking.ui_links import ui_command
-from trainables.profiling.latency import Conditions
 from trainables.storage.artifact_store import Store
 from trainables.training.trunk import TrunkStatus
 
@@ -138,21 +136,10 @@ class MlflowTracker:
         for path in files:
             self._write(SWEEP_KEY, partial(self._sweep.log_file, path, folder))
 
-    def write_results(
-        self,
-        choice: Choice,
-        rows: Sequence[Row],
-        further: Mapping[str, float] | None = None,
-        latency: Conditions | None = None,
-    ) -> None:
-        """Have the choice and the whole leaderboard written to the parent.
-
-        Args:
-            further: metrics of the chosen net that rows do not have, by name.
-            latency: what latencies were measured with.
-        """
-        self._write(SWEEP_KEY, partial(self._sweep.log_results, choice, rows, further, latency))
-        self._write(SWEEP_KEY, partial(self._sweep.log_leaderboard, rows))
+    def write_results(self, results: Results) -> None:
+        """Have the choice and the whole leaderboard written to the parent."""
+        self._write(SWEEP_KEY, partial(self._sweep.log_results, results))
+        self._write(SWEEP_KEY, partial(self._sweep.log_leaderboard, results.rows))
 
     def register_model(self, candidate: Candidate) -> None:
         """Have the sweep's model registered; see :meth:`ModelRegistry.register`."""

@@ -19,7 +19,7 @@ from sweeps.scheduling.journal import Asked, Decided, Ended, Promoted, line_from
 from sweeps.scheduling.trunk_scheduler import TrunkScheduler
 from tests.factories import plan_of, spec_with
 from tests.fake_sweep import propose
-from tests.fake_training import SMALL_SPEC, Events, Farm, next_trunk, outcome, phase
+from tests.fake_training import SMALL_SPEC, Events, Farm, outcome, phase
 from trainables.errors import UserError
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_lines, write_json
@@ -199,20 +199,3 @@ def test_a_trunk_whose_end_is_damaged_is_trained_again_to_the_same_end(
     scheduler, farm = continued(PLAN, store)
     assert bool(farm.trained) == (name == "result.json")
     assert outcome(scheduler, store)["results"] == before["results"]
-
-
-@pytest.mark.parametrize("trace", [b"Boom \xff", None])
-def test_the_trace_of_a_failed_trunk_may_be_damaged_or_gone(
-    tmp_path: Path, trace: bytes | None
-) -> None:
-    store = Store(tmp_path)
-    scheduler = TrunkScheduler(PLAN, store, Events())
-    trunk = next_trunk(scheduler)
-    assert trunk is not None
-    scheduler.failed(trunk, "Boom")
-    path = store.trunk(trunk.key) / "error.txt"
-    path.unlink() if trace is None else path.write_bytes(trace)
-    events = Events()
-    TrunkScheduler(PLAN, store, events)
-    (ended,) = events
-    assert getattr(ended, "error", None) == ("" if trace is None else "Boom \ufffd")

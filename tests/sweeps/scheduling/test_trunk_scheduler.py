@@ -540,7 +540,9 @@ def test_points_where_all_diverged_have_no_survivor(plan: Plan, tmp_path: Path) 
     assert {t.variant for t in scheduler.survivors()} == {"b1"}
 
 
-def test_a_failed_trunk_is_left_out_for_good(plan: Plan, tmp_path: Path) -> None:
+def test_a_failed_trunk_is_left_out_and_tried_again_by_the_next_start(
+    plan: Plan, tmp_path: Path
+) -> None:
     store, events = Store(tmp_path), Events()
     scheduler, farm = TrunkScheduler(plan, store, events), Farm(plan, store)
     trunk = next_trunk(scheduler)
@@ -556,25 +558,49 @@ def test_a_failed_trunk_is_left_out_for_good(plan: Plan, tmp_path: Path) -> None
     assert ends[0].error == "Traceback: no memory"
     assert (store.trunk(trunk.key) / "error.txt").read_text() == ends[0].error
     assert trunk.key not in {t.key for t in scheduler.survivors()}
-    again = Events()
-    late = TrunkScheduler(plan, store, again)
-    assert late.is_over
-    first = again[0]
-    assert isinstance(first, TrunkEnded)
-    assert (first.trunk, first.status, first.reports) == (trunk, "failed", ends[0].reports)
-    assert [t.key for t in late.survivors()] == [t.key for t in scheduler.survivors()]
 
 
-def test_a_trunk_that_failed_at_once_has_no_reports(plan: Plan, tmp_path: Path) -> None:
-    scheduler = TrunkScheduler(plan, Store(tmp_path), Events())
+def test_the_next_start_tries_a_failed_trunk_again_before_all_else(
+    plan: Plan, tmp_path: Path
+) -> None:
+    store, events = Store(tmp_path), Events()
+    scheduler, farm = TrunkScheduler(plan, store, events), Farm(plan, store)
     trunk = next_trunk(scheduler)
     assert trunk is not None
-    scheduler.failed(trunk, "")
-    again = Events()
-    late = TrunkScheduler(plan, Store(tmp_path), again)
-    (event,) = again
-    assert isinstance(event, TrunkEnded) and (event.status, event.reports) == ("failed", ())
-    assert not late.is_over
+    scheduler.failed(trunk, "lost")
+    farm.run(scheduler)
+    assert scheduler.is_over
+    late = TrunkScheduler(plan, store, Events())
+    assert not late.is_over and next_trunk(late) == trunk
+    last = TrunkScheduler(plan, store, Events())  # as that start was killed
+    farm.run(last)
+    assert last.is_over and farm.trained[trunk.key, 1] == 1
+    assert TrunkScheduler(plan, store, Events()).is_over
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_fails_is_made_in_the_end(plan: Plan, tmp_path: Path, seed: int) -> None:
+    """Starts in which trunks fail at random, then one without a fault."""
+    rng, store = random.Random(seed), Store(tmp_path)
+    for _ in range(3):
+        scheduler, farm = TrunkScheduler(plan, store, Events()), Farm(plan, store)
+        while (trunk := next_trunk(scheduler)) is not None:
+            done = scheduler.epochs_reported(trunk)
+            while True:
+                if rng.random() < 0.2:
+                    scheduler.failed(trunk, "lost")
+                    break
+                if not scheduler.report(trunk, farm.step(trunk, done)):
+                    break
+                done += 1
+    events = Events()
+    scheduler, farm = TrunkScheduler(plan, store, events), Farm(plan, store)
+    farm.run(scheduler)
+    assert scheduler.is_over
+    ends = {e.trunk.key: e for e in events if isinstance(e, TrunkEnded)}
+    assert len(ends) == plan.trunks and not any(end.failure for end in ends.values())
+    finished = [e.trunk for e in ends.values() if e.status == "finished"]
+    assert {point_of(trunk) for trunk in finished} == set(plan.points)
 
 
 # --- ranges of one value ----------------------------------------------------------------------

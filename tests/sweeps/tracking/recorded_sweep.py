@@ -24,6 +24,7 @@ from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row
 from sweeps.tracking.access.preflight import Connection, connect
 from sweeps.tracking.delivery.shortfall import shortfall_path
+from sweeps.tracking.payloads import Results
 from sweeps.tracking.runs import SWEEP_KEY, RunStore, cell_key, trunk_key
 from sweeps.tracking.tracker import MlflowTracker
 from tests.factories import a_row, plan_of, spec_with
@@ -141,7 +142,7 @@ class TrackedSweep:
         for name, target in (("spec.json", ""), ("heatmap.png", "figures")):
             (self.folder / name).write_text("{}")
             tracker.attach([self.folder / name], target)
-        tracker.write_results(choice, [*self.recorded.rows, *HELD_OUT_ROWS])
+        tracker.write_results(Results(choice=choice, rows=[*self.recorded.rows, *HELD_OUT_ROWS]))
         tracker.begin_closing()
         assert self.lacks_something
         tracker.close("FINISHED")

@@ -8,6 +8,7 @@ import pytest
 
 from sweeps.selection.choice import Choice
 from sweeps.tracking.payloads import (
+    Results,
     cell_end_tags,
     cell_metrics,
     epoch_metrics,
@@ -143,14 +144,15 @@ def test_the_results_are_the_chosen_rows_on_every_set() -> None:
             "my set _v2_/top5": 0.35,
         }
     )
-    assert result_tags(choice) == {
-        "chosen": "b0 64 -> 96 px, crop 1.0, arm fix", "reason": "It is the best."
+    assert result_tags(Results(choice=choice, rows=[])) == {
+        "chosen": "b0 64 -> 96 px, crop 1.0, arm fix", "reason": "It is the best.",
+        "failed_trunks": "0", "failed_cells": "0",
     }  # fmt: skip
 
 
 def test_what_latency_was_measured_with_is_told() -> None:
     choice = Choice(row=a_row(30, latency_ms=7.0), reason="It is the best.", optimism=0.0)
-    tags = result_tags(choice, CONDITIONS)
+    tags = result_tags(Results(choice=choice, rows=[], latency=CONDITIONS))
     assert tags["latency_runtime"] == "onnx" and tags["latency_device"] == "A CPU"
     assert (tags["latency_threads"], tags["latency_batch"]) == ("2", "1")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sweeps.selection.choice import Choice
 from sweeps.tracking.datasets import ImageDatasets
+from sweeps.tracking.payloads import Results
 from sweeps.tracking.runs import SWEEP_KEY, RunStore, cell_key
 from sweeps.tracking.sweep_run import SweepRunWriter
 from tests.factories import a_row
@@ -84,7 +85,7 @@ def test_the_results_stand_once_however_often_they_are_written(sweep: TrackedSwe
         writer = writer_of(runs)
         writer.begin(PLAN, AT_MS)
         runs.ensure(cell_key("c"), "a cell", {}, {"role": "cell"}, AT_MS)
-        writer.log_results(CHOICE, [*ROWS, *HELD_OUT_ROWS])
+        writer.log_results(Results(choice=CHOICE, rows=[*ROWS, *HELD_OUT_ROWS]))
         writer.log_leaderboard([*ROWS, *HELD_OUT_ROWS])
     parent = sweep.run(SWEEP_KEY)
     assert parent.data.metrics["test/top1"] == 0.75
