@@ -25,6 +25,7 @@ BLOCKS = ("ds_r1_k3_s1_e1_c8", "ir_r2_k3_s2_e2_c12", "ir_r1_k5_s2_e2_c16", "ir_r
 LAST_BLOCK = "ir_r1_k3_s2_e2_c320"
 
 _lite0 = get_pretrained_cfg("tf_efficientnet_lite0.in1k")
+assert _lite0 is not None
 default_cfgs = generate_default_cfgs({"tf_efficientnet_tiny.in1k": replace(_lite0, hf_hub_id=None)})
 
 
