@@ -68,7 +68,7 @@ MARKED = {
     ),
 }
 # And tests by what they take, wherever they are: a server, a whole net.
-MARKED_FIXTURES = {"s3_of_session": "server", "lite0_weights": "slow"}
+MARKED_FIXTURES = {"s3_of_session": "server", "lite0_weights": "slow", "tiny_weights": "slow"}
 ROOT = Path(__file__).parents[1]
 TINTS = {"blue": (40, 60, 200), "green": (40, 190, 60), "red": (200, 50, 40)}
 COUNTS = {"train": (8, 7, 7), "val": (5, 5, 5), "test": (3, 3, 3)}
@@ -160,18 +160,39 @@ def tiny_images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
 @pytest.fixture(scope="session")
 def lite0_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with random weights for lite0 whose batch norms know what they see."""
+    return _random_weights(tmp_path_factory.mktemp("weights"), "lite0")
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for the variant "tiny" (``tests/tiny_net.py``)."""
+    from tests import tiny_net
+
+    with tiny_net.known():
+        return _random_weights(tmp_path_factory.mktemp("weights"), tiny_net.NAME)
+
+
+@pytest.fixture(scope="module")
+def tiny_known() -> Iterator[None]:
+    """The family has the variant "tiny" for the tests of a module."""
+    from tests import tiny_net
+
+    with tiny_net.known():
+        yield
+
+
+def _random_weights(folder: Path, variant: str) -> Path:
     import timm
     import torch
     from safetensors.torch import save_file
 
-    folder = tmp_path_factory.mktemp("weights")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        net = timm.create_model("tf_efficientnet_lite0", num_classes=5)
+        net = timm.create_model(f"tf_efficientnet_{variant}", num_classes=5)
         for module in net.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.momentum = 1.0
         with torch.no_grad():
             net.train()(torch.randn(16, 3, 64, 64))
-    save_file(net.state_dict(), folder / "lite0.safetensors")
+    save_file(net.state_dict(), folder / f"{variant}.safetensors")
     return folder

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ import yaml
 
 from tests.end_to_end.sweeping import ROOT, environment
 from tests.ports import free_ports
-from tests.waiting import HANG_S
+from tests.waiting import HANG_S, wait_until
 
 RAY = str(Path(sys.executable).with_name("ray"))
 STOP_PATIENCE_S = 30  # a driver that is stopped has this long to end; Ray's default is 3
@@ -54,6 +55,25 @@ class Head:
         """As clusters/README.md has it; without ``--no-wait`` to the end of the job."""
         words = (*options, "--working-dir", ".", "--runtime-env", "clusters/runtime_env.yaml")
         return self.job("submit", *words, "--", "python", *entry)
+
+    def stop(self, submission: str) -> str:
+        """What ``ray job stop`` does, without the seconds of its start; how the job has ended."""
+        self._ask("POST", f"/api/jobs/{submission}/stop")
+        status = ""
+
+        def has_ended() -> bool:
+            nonlocal status
+            status = self._ask("GET", f"/api/jobs/{submission}")["status"]
+            return status in ("STOPPED", "SUCCEEDED", "FAILED")
+
+        wait_until(has_ended, every_s=0.2, what="the end of the job")
+        return status
+
+    def _ask(self, method: str, path: str) -> Any:
+        token = {"Authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"}
+        request = urllib.request.Request(self.dashboard + path, headers=token, method=method)
+        with urllib.request.urlopen(request) as answer:
+            return json.load(answer)
 
 
 @contextmanager

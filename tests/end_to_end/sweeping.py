@@ -27,10 +27,10 @@ OPTIONS = (
     *("--variants", "lite0", "--train-res", "32", "48", "--test-res", "32", "64"),
     *("--epochs", "2", "--grace-epochs", "1", "--reduction", "2", "--samples", "2"),
     *("--batch-size", "16", "--head-epochs", "3", "--concurrency", "1", "--views", "1"),
-    *("--arms", *ARMS),
+    *("--cpus-per-trial", "1", "--latency-runtime", "torch", "--arms", *ARMS),
 )
-# One cell of each trunk that survives, for what is not compared with the sweep of OPTIONS.
-ONE_CELL = ("--test-res", "32", "--test-crop-pct", "1.0", "--no-untouched", "--arms", "none", "fix")
+# What is the same sweep, to the last digit.
+ANOTHER_ORDER = ("--train-res", "48", "32", "--test-res", "64", "32")
 
 # Variables of a user's environment that no file of a sweep may hold.
 SECRETS = {

@@ -17,9 +17,8 @@ from safetensors.torch import load_file
 
 from tests.end_to_end import sweeping
 from tests.end_to_end.sweeping import (
-    SCRIPT,
+    ANOTHER_ORDER,
     SHAPES,
-    board,
     command,
     environment,
     epochs_trained,
@@ -80,8 +79,8 @@ def test_a_single_test_resolution_refit_and_pruned(undisturbed: Path, data: Path
     """The number of test resolutions changes what is scored, not what is trained at first. The
     refit is a trunk of its own; what lost leaves the disk and MLflow."""
     out = data.parent / "single"
-    options = ("--test-res", "48", "--samples", "1", "--refit", "--keep", "best")
-    done = sweep(data, out, *options)
+    options = ("--test-res", "48", "--test-crop-pct", "1.0", "--arms", "none", "fix")
+    done = sweep(data, out, *options, "--samples", "1", "--refit", "--keep", "best")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "refit    trained again on train + val" in done.stdout
     assert "MB of the store freed" in done.stdout
@@ -203,12 +202,15 @@ def test_every_form_of_the_model_says_the_same(
 
 
 def test_a_finished_sweep_answers_from_its_store(undisturbed: Path, data: Path) -> None:
+    """Also where options are typed in another order."""
     before = {p: p.stat().st_mtime_ns for p in undisturbed.rglob("*") if p.is_file()}
     with tempfile.TemporaryDirectory() as of_ray:
-        again = run_command(command(data, undisturbed), {"RAY_TMPDIR": of_ray})
+        argv = command(data, undisturbed, *ANOTHER_ORDER)
+        again = run_command(argv, {"RAY_TMPDIR": of_ray})
         assert not list(Path(of_ray).iterdir()), "Ray was started"
     assert again.returncode == 0, again.stdout + again.stderr
     assert "chosen" in again.stdout and "mlflow ui" in again.stdout
+    assert "trunk lite0" not in again.stdout
     changed = [p for p, at in before.items() if p.stat().st_mtime_ns != at and p.name != ".lock"]
     assert not changed
     assert not list((undisturbed / "store").glob("**/*.tmp"))
@@ -272,41 +274,6 @@ def test_a_further_set_may_be_added_to_a_finished_sweep(undisturbed: Path, data:
     splits = [r["split"] for r in choice["unseen"]]
     assert splits.count("odd") == splits.count("test") >= 1
     assert "| odd |" in (out / "model" / "README.md").read_text()
-
-
-def test_a_pretrained_net_is_fixed_as_it_is(undisturbed: Path, data: Path) -> None:
-    """No epochs, its own classifier, and a ladder of test resolutions that the plan explains."""
-    weights, out = data.parent / "weights", data.parent / "as-it-is"
-    weights.mkdir()
-    shutil.copy(undisturbed / "model" / "model.safetensors", weights / "lite0.safetensors")
-    cache = ("--cache-dir", str(data.parent / "cache"))
-    argv = ["--data", str(data), "--out", str(out), *cache, "--variants", "lite0"]
-    argv += ["--weights", str(weights), "--epochs", "0", "--train-res", "48", "--test-res", "auto"]
-    done = run_command(
-        [sys.executable, SCRIPT, *argv, "--arms", "none", "fix", "--concurrency", "1"]
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "where objects look as large as in training" in done.stdout
-    (folder,) = (out / "store" / "trunks").iterdir()
-    kept, given = load_file(folder / "trunk.safetensors"), load_file(weights / "lite0.safetensors")
-    assert all(kept[name].equal(tensor) for name, tensor in given.items())
-    rows = pq.read_table(out / "leaderboard.parquet").to_pylist()
-    tests = sorted({r["test_res"] for r in rows})
-    assert len(tests) == 4 and tests[0] == 48 and {r["trunk_epochs"] for r in rows} == {0}
-
-
-def test_options_typed_in_another_order_are_the_same_sweep(undisturbed: Path, data: Path) -> None:
-    """To the last digit; and the finished one answers to them."""
-    order = ("--train-res", "48", "32", "--test-res", "64", "32")
-    out = data.parent / "permuted"
-    done = sweep(data, out, *order)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert board(out) == board(undisturbed)
-    for name in ("store/journal.jsonl", "model/model.safetensors", "model/model.onnx"):
-        assert (out / name).read_bytes() == (undisturbed / name).read_bytes()
-    answered = sweep(data, undisturbed, *order)
-    assert answered.returncode == 0, answered.stderr
-    assert "trunk lite0" not in answered.stdout
 
 
 def test_another_spec_in_the_same_folder_is_refused(undisturbed: Path, data: Path) -> None:

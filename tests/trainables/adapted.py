@@ -28,13 +28,13 @@ HEADS = HeadGrid(lr=(0.02, 0.1), label_smoothing=(0.0, 0.1), epochs=4, patience=
 TRAIN, VAL = 22, 15
 
 
-def make(tiny_images, lite0_weights, root):
+def make(tiny_images, tiny_weights, root):
     """A trunk, a cell adapted from it, val's logits, and how many images went through a net."""
     store = Store(root / "store")
     spec = TrunkSpec(
-        variant="lite0",
+        variant="tiny",
         train_res=TRAIN_RES,
-        weights=find_weights(variants.get("lite0"), str(lite0_weights), store),
+        weights=find_weights(variants.get("tiny"), str(tiny_weights), store),
         images=tiny_images.digest,
         recipe=Recipe(
             epochs=1,
@@ -118,6 +118,6 @@ def pixels_of(images, split, transform=WHOLE):
 
 
 def net_with(state):
-    net = timm.create_model("tf_efficientnet_lite0", num_classes=CLASSES)
+    net = timm.create_model("tf_efficientnet_tiny", num_classes=CLASSES)
     net.load_state_dict(state)
     return net.eval()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +22,9 @@ from sweeps.execution.resources import (
     PhaseResources,
     Placement,
 )
-from sweeps.execution.tune_runner import Config, Phase, Queued, run_trials
+from sweeps.execution.tune_runner import Phase, Queued, run_trials
 from sweeps.planning.spec import ResourceOptions
+from tests.sweeps.execution.fragile_trial import FULL, Fragile, FragileContext
 from trainables.data.options import ReadOptions
 from trainables.ray_backend.tune_trainables import TrialContext
 from trainables.storage.full_disk import DiskFullError
@@ -133,7 +133,6 @@ def test_the_most_urgent_of_the_queued_trials_starts_first() -> None:
     assert scheduler.choose_trial_to_run(None) is trials["a"]
 
 
-FULL = "The disk of /out is full: free some, and the same command continues."
 FULL_TRACE = f"ray::train()\ntrainables.storage.full_disk.DiskFullError: {FULL}\n"
 
 
@@ -203,42 +202,6 @@ def real_ray() -> Iterator[None]:
         ray.shutdown()
 
 
-class Fragile(tune.Trainable):
-    """A trial that ends its process once, where its name says so.
-
-    A name is its work, in its configuration or brought to it.
-    """
-
-    def setup(self, config: Config, context: TrialContext | None = None) -> None:
-        assert context is not None and isinstance(context.store, Path)
-        self.folder, self.name = context.store, config["work"]
-
-    def reset_config(self, new_config: Config) -> bool:
-        self.name = new_config["work"]
-        self._end_in("reset")
-        return True
-
-    def begin(self, name: str | None) -> None:
-        self.name = name
-
-    def step(self) -> dict[str, Any]:
-        self._end_in("step")
-        if self.name == "full":
-            raise DiskFullError(FULL)
-        if self.name == "broken":
-            raise ValueError("of no use. At all.")
-        return {"name": self.name, "done": True}
-
-    def _end_in(self, where: str) -> None:
-        mark = self.folder / where
-        if self.name == where and not mark.exists():
-            mark.touch()
-            os._exit(1)
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        pass
-
-
 @dataclass
 class Told:
     """What is asked and told of trials that have names for their work."""
@@ -291,9 +254,7 @@ def run(folder: Path, names: list[str | None], late: bool = False) -> Told:
         placement=Placement(options=ResourceOptions(), cluster_resources=one_core),
         needs={NET: need},
     )
-    context = TrialContext(
-        store=folder, data=folder, images_digest="", read=ReadOptions(), cache=folder, rungs=()
-    )
+    context: Any = FragileContext(marks=folder)
     run_trials(Fragile, phase, context, resources)
     return told
 

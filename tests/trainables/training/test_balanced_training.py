@@ -41,13 +41,13 @@ def uneven_images(tmp_path_factory):
 
 
 @pytest.fixture
-def make(uneven_images, lite0_weights, tmp_path):
+def make(uneven_images, tiny_weights, tiny_known, tmp_path):
     def training(name="store", label_smoothing=0.1, batch_size=17, **recipe: Any):
         store = Store(tmp_path / name)
         spec = TrunkSpec(
-            variant="lite0",
+            variant="tiny",
             train_res=32,
-            weights=find_weights(variants.get("lite0"), str(lite0_weights), store),
+            weights=find_weights(variants.get("tiny"), str(tiny_weights), store),
             images=uneven_images.digest,
             recipe=Recipe(epochs=2, batch_size=batch_size, dropout=False, **recipe),
             hyper=Hyper(lr=1e-3, weight_decay=0.05, label_smoothing=label_smoothing),

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
+from tests import tiny_net
 from tests.trainables.training.small_nets import CPU, UNIT, draw
 from trainables.data.loader import TrainBatch
 from trainables.errors import UserError
@@ -38,7 +39,7 @@ def share_of(batch, group):
 def still_net():
     """The real net, its batch norms as in testing: an image is then for itself."""
     torch.manual_seed(0)
-    return backbone.build(variants.get("lite0"), 3).eval()
+    return backbone.build(variants.get("tiny"), 3).eval()
 
 
 def step(net, batches, group, room=None, weights=None):
@@ -121,6 +122,12 @@ def trained(work, name, group, stops=()):
 
 
 def main(rank, work):
+    with tiny_net.known():
+        found = worked(rank, work)
+    torch.save(found, work.root / f"{rank}.pt")
+
+
+def worked(rank, work):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{work.root}/meet", rank=rank, world_size=WORLD)
     group = WorkerGroup(rank=rank, world_size=WORLD)
@@ -138,17 +145,17 @@ def main(rank, work):
         # After two steps of the second epoch, and between the batches of val.
         "parts": trained(work, "parts", group, stops=(STEPS + 2, 2 * STEPS + 2)),
     }
-    torch.save(found, work.root / f"{rank}.pt")
     dist.destroy_process_group()
+    return found
 
 
 @pytest.fixture(scope="module")
-def work(tiny_images, lite0_weights, tmp_path_factory):
+def work(tiny_images, tiny_weights, tiny_known, tmp_path_factory):
     root = tmp_path_factory.mktemp("workers")
     for name in ("whole", "parts", "alone"):
-        weights = find_weights(variants.get("lite0"), str(lite0_weights), Store(root / name))
+        weights = find_weights(variants.get("tiny"), str(tiny_weights), Store(root / name))
     spec = TrunkSpec(
-        variant="lite0",
+        variant="tiny",
         train_res=32,
         weights=weights,
         images=tiny_images.digest,

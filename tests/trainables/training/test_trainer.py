@@ -51,7 +51,7 @@ def whole(res):
 
 
 @pytest.fixture
-def make(tiny_images, lite0_weights, tmp_path):
+def make(tiny_images, tiny_weights, tiny_known, tmp_path):
     """Start, or take up, a training in the store of that name."""
 
     def training(
@@ -65,9 +65,9 @@ def make(tiny_images, lite0_weights, tmp_path):
     ):
         store = Store(tmp_path / name)
         spec = TrunkSpec(
-            variant="lite0",
+            variant="tiny",
             train_res=RES,
-            weights=find_weights(variants.get("lite0"), str(lite0_weights), store),
+            weights=find_weights(variants.get("tiny"), str(tiny_weights), store),
             images=tiny_images.digest,
             recipe=replace(RECIPE, **recipe),
             hyper=hyper,
@@ -283,7 +283,7 @@ def test_val_is_scored_at_rungs_alone_and_at_every_test_resolution(make, tiny_im
     first, second = training.epoch(), training.epoch()
     assert first.val == {}
     assert first.best_val is None
-    images, wanted = tiny_images.split("val"), variants.preprocessing(variants.get("lite0"))
+    images, wanted = tiny_images.split("val"), variants.preprocessing(variants.get("tiny"))
     for res in (32, 48):
         view = np.stack([whole(res)(images[i]) for i in range(15)])
         pixels = (torch.tensor(view) / 255 - torch.tensor(wanted.mean)) / torch.tensor(wanted.std)
@@ -478,9 +478,9 @@ def test_a_rate_far_too_high_reports_what_it_is(make):
         assert report.loss is None or math.isfinite(report.loss)
 
 
-def test_the_start_is_the_weights_with_a_classifier_of_zeros(make, lite0_weights):
+def test_the_start_is_the_weights_with_a_classifier_of_zeros(make, tiny_weights):
     found = make().model.state_dict()
-    wanted = load_file(lite0_weights / "lite0.safetensors")
+    wanted = load_file(tiny_weights / "tiny.safetensors")
     assert not found["classifier.weight"].any()
     assert all(
         torch.equal(found[name], tensor)
@@ -493,7 +493,7 @@ def test_a_random_start_is_its_seeds(make, tiny_images, tmp_path):
     def start(seed):
         store = Store(tmp_path / f"random {seed}")
         spec = replace(
-            make().spec, weights=find_weights(variants.get("lite0"), "none", store), seed=seed
+            make().spec, weights=find_weights(variants.get("tiny"), "none", store), seed=seed
         )
         named: dict[str, Any] = {"cache": tmp_path, "threads": 1, "val_transforms": (), "rungs": ()}
         return TrunkTraining(spec, tiny_images, store, **named).model.state_dict()
