@@ -45,6 +45,7 @@ class Outbox:
         notify: called with half a sentence when the other side is away, and when it is back.
         describe: says in a few words what an error is.
         on_given_up: called with the label and the error of a job that is given up.
+        may_go_on: asked before each try of a job; where it says no, the outbox is stopped.
     """
 
     def __init__(
@@ -56,9 +57,11 @@ class Outbox:
         notify: Callable[[str], None],
         describe: Callable[[Exception], str],
         on_given_up: Callable[[str, Exception], None],
+        may_go_on: Callable[[], bool] = lambda: True,
     ):
         self._judge, self._recover, self._idle_jobs = judge, recover, idle_jobs
         self._notify, self._describe, self._on_given_up = notify, describe, on_given_up
+        self._may_go_on = may_go_on
         self._jobs: deque[Labelled] = deque()
         self._current: str | None = None
         self._changed = threading.Condition()
@@ -135,6 +138,9 @@ class Outbox:
         """Do the job, with as many tries as it takes, or give it up."""
         pause_s, tries = FIRST_PAUSE_S, 0
         while not self._stopped:
+            if not self._may_go_on():
+                self.stop()
+                return
             try:
                 if tries:
                     self._recover()
