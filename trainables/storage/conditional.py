@@ -119,7 +119,7 @@ def _own(path: RemotePath, content: bytes) -> Tag | None:
 
 
 def _create(path: RemotePath, content: bytes) -> Tag | None:
-    if _is_folder(path):
+    if _is_folder(path) and (path.root, "create") not in _ignored:
         return _create_file(Path(path.path), content)
     client = _client(path)
     if client is None or (path.root, "create") in _ignored:

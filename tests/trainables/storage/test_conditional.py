@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -126,6 +127,21 @@ def test_a_store_whose_conditions_cannot_be_used_is_told_of_at_once(
     first = conditional.create(prefix / "x", b"1")
     assert first is not None and conditional.create(prefix / "x", b"2") is None
     assert conditional.replace(prefix / "x", b"3", first) is not None
+
+
+def test_a_folder_without_hard_links_is_told_of_and_asked_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refuse)
+    prefix = RemotePath(root="file:///", key=str(tmp_path / "a").strip("/"))
+    assert "Operation not permitted" in (conditional.shortcoming(prefix) or "")
+    first = conditional.create(prefix / "x", b"1")
+    assert first is not None and conditional.create(prefix / "x", b"2") is None
+    assert conditional.replace(prefix / "x", b"3", first) is not None
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["x"]
 
 
 def test_a_store_that_pyarrow_alone_knows_is_told_of_and_asked_first(

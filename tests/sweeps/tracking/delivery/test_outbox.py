@@ -234,7 +234,13 @@ def test_stopped_it_tries_no_more() -> None:
 
 
 def test_nothing_is_done_once_this_side_may_not_go_on() -> None:
-    may_go_on, done = True, []
+    may_go_on, done, unanswered = True, [], [1, 2]
+
+    def asked() -> bool:
+        if unanswered:
+            raise AwayError(unanswered.pop())
+        return may_go_on
+
     box = Outbox(
         judge=lambda _: Verdict.AWAY,
         recover=lambda: None,
@@ -242,7 +248,7 @@ def test_nothing_is_done_once_this_side_may_not_go_on() -> None:
         notify=pytest.fail,
         describe=str,
         on_given_up=lambda label, error: pytest.fail(f"{label}: {error}"),
-        may_go_on=lambda: may_go_on,
+        may_go_on=asked,
     )
     box.put("a", lambda: done.append(1))
     box.flush(HANG_S)
