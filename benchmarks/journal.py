@@ -6,7 +6,8 @@
 read, and written again with one line more. Requests and bytes are counted between the clients and a
 server of the S3 protocol (SeaweedFS, loopback), HTTP heads included. "Lost" are lines that were
 written without an error and are not there afterwards, where two writers that know nothing of each
-other append at the same time, as two drivers do that both take themselves for the only one.
+other append at the same time, as two drivers do that both take themselves for the only one. Last,
+two drivers begin at the same moment, and it is counted how many of them go on.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ import os
 import re
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
+from sweeps.output.driver import driving
 from tests.storing import served
-from trainables.errors import ReplacedError
+from trainables.errors import ReplacedError, UserError
 from trainables.storage.fenced_log import fenced_log
 from trainables.storage.files import append_line, read_lines
 from trainables.storage.hashing import canonical_json
@@ -128,6 +131,26 @@ def lost(prefix: RemotePath, append: Callable[[RemotePath], Callable[[Any], None
     return f"{missing} of {told} lines lost, {refused} refused, in {ROUNDS} rounds"
 
 
+def begun_at_once(prefix: RemotePath) -> Counter[int]:
+    """Let two drivers begin at the same moment, round by round; how many of them went on."""
+    went_on = Counter[int]()
+    for number in range(ROUNDS):
+        path, gate = prefix / f"{number}.json", threading.Barrier(2)
+
+        def begin(_: int, path: RemotePath = path, gate: threading.Barrier = gate) -> bool:
+            gate.wait()
+            try:
+                with driving(path, lambda _: None, beat_s=0.1, dead_s=8):
+                    sleep(1.0)  # several renewals
+            except UserError:
+                return False
+            return True
+
+        with ThreadPoolExecutor(2) as pool:
+            went_on[sum(pool.map(begin, range(2)))] += 1
+    return went_on
+
+
 def fenced(path: RemotePath) -> Callable[[Any], None]:
     return fenced_log(path).append
 
@@ -161,6 +184,7 @@ def main() -> None:
             log.append(LINE | {"epoch": i})
         read(long, LONG, meter)
         print("rewritten:", lost(prefix / "rewritten", rewriting))
+        print("drivers that went on, of two, and rounds:", dict(begun_at_once(prefix / "begun")))
         print("an object a line:", lost(prefix / "fenced", fenced))
 
 
