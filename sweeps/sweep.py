@@ -11,16 +11,15 @@ from functools import partial
 from pathlib import Path
 
 from sweeps.events.event_types import SweepBegan, Watcher, Watchers
-from sweeps.events.failures import counts_in_words, failures_in_words
-from sweeps.events.recorders import History, LiveBoard
+from sweeps.events.failures import failures_in_words
+from sweeps.events.recorders import Guard, History, LiveBoard
 from sweeps.execution.phases import run_cells, run_trunks
 from sweeps.execution.ray_cluster import RayCluster
 from sweeps.final_model.held_out import score_choice
 from sweeps.final_model.outcome import (
     Outcome,
     ServedModel,
-    lost_results,
-    read_outcome,
+    finished_outcome,
     served_as_swept,
     write_choice,
 )
@@ -63,11 +62,12 @@ from sweeps.tracking.session import (
 )
 from sweeps.tracking.tracker import MlflowTracker
 from trainables.data.image_set import ImageSet
-from trainables.errors import IncompleteError, SweepError, UserError
+from trainables.errors import IncompleteError, ReplacedError, SweepError, UserError
 from trainables.models import variants
 from trainables.models.weights import Weights, find_weights
 from trainables.ray_backend.tune_trainables import TrialContext
 from trainables.storage.artifact_store import Store
+from trainables.storage.fenced_log import has_lines
 from trainables.storage.files import Place, make_writable
 from trainables.training.trunk import EpochReport, TrunkSpec, recorded_reports
 from trainables.training.untouched import write_untouched
@@ -99,12 +99,13 @@ def run(spec: SweepSpec, terminal: Terminal) -> None:
         return
     is_new_folder = not out.exists()
     make_writable(out, "out")
-    with folder.locked(out), location.opened(terminal.say):
+    with folder.locked(out), location.opened(terminal.say) as location:
         is_new_sweep = not (out / SPEC).exists()
         try:
             _run_or_continue(spec, location, terminal, is_new_sweep=is_new_sweep)
-        except UserError:
-            if is_new_sweep and not location.store.journal.exists():
+        except UserError as error:
+            is_ours = not isinstance(error, ReplacedError)  # else it is the next driver's
+            if is_new_sweep and is_ours and not has_lines(location.store.journal):
                 folder.remove_unfinished(out, is_new_folder)
             raise
 
@@ -126,7 +127,7 @@ def _run_or_continue(
     record = folder.read_matching_record(out, sweep_identity)
     if record:
         check_same(record, location)
-    outcome = _finished_outcome(spec, location) if record else None
+    outcome = finished_outcome(spec, location) if record else None
     if outcome is None:
         near = find_near_duplicates(images, check_extra_test_sets(spec, images, terminal))
         weights = weights or _find_weights(spec, store)
@@ -135,6 +136,7 @@ def _run_or_continue(
             read_journal(store, plan)  # refuses the store of another sweep
             uri = location.remote.uri if location.remote else None
             record = new_sweep_record(spec, sweep_identity, uri, images.classes)
+            location.driver.check()
             record.write(out)
         folder.write_rejected(out, images)
         folder.write_near_duplicates(out, near)
@@ -146,6 +148,7 @@ def _run_or_continue(
         with tracked(connection, location, record.sweep, terminal.say) as tracker:
             sweep = _Sweep(plan, images, data, location, record, tracker, terminal)
             outcome = sweep.run()
+            location.driver.check()
             # The results are whole before anything waits for MLflow.
             replace(record, ui=tracker.ui_command()).write(out)
             tracker.begin_closing()
@@ -185,23 +188,6 @@ def _send_again(
     with tracked(connection, location, record.sweep, terminal.say) as tracker:
         _Sweep(plan, images, data, location, record, tracker, terminal).send_again(outcome)
     say_shortcoming(tracker, location.out, terminal.say)
-
-
-def _finished_outcome(spec: SweepSpec, location: SweepLocation) -> Outcome | None:
-    """Read the outcome of a finished sweep; None: something of it is to be made (again)."""
-    outcome = read_outcome(location.out, spec.extra_test_sets, int8=spec.output.int8)
-    if outcome is not None and outcome.failures:
-        log.warning("%s failed before: tried again", counts_in_words(outcome.failures))
-        return None
-    lost = lost_results(location.out) if outcome else []
-    if not lost:
-        return outcome
-    files = f"{len(lost)} files of {location.out} are damaged or missing ({lost[0]}, ...)"
-    if not location.store.journal.exists():
-        log.warning("%s, and so is the store that they were made from", files)
-        return outcome
-    log.warning("%s: they are written again", files)
-    return None
 
 
 def _find_weights(spec: SweepSpec, store: Store) -> list[Weights]:
@@ -260,7 +246,8 @@ class _Sweep:
     def _begin(self, history: History) -> Watcher:
         """Announce the sweep to everything that watches it, and publish its spec."""
         board = LiveBoard(*self.location.boards)
-        watcher = Watchers([self.tracker, self.terminal, history, board])
+        guard = Guard(self.location.driver.check)
+        watcher = Watchers([guard, self.tracker, self.terminal, history, board])
         watcher.on(SweepBegan(plan=self.plan))
         self.tracker.attach([self.out / SPEC])
         self.location.publish(SPEC)
@@ -268,7 +255,8 @@ class _Sweep:
 
     def _train_trunks(self, watcher: Watcher, cluster: RayCluster) -> list[SurvivingTrunk]:
         """Run phase 1: train every trunk as far as the rungs let it."""
-        trunk_scheduler = TrunkScheduler(self.plan, self.store, watcher)
+        journal = self.location.driver.open_journal(self.store.journal)
+        trunk_scheduler = TrunkScheduler(self.plan, self.store, watcher, journal)
         if not trunk_scheduler.is_over:
             run_trunks(trunk_scheduler, self._trial_context(), cluster.placement)
         survivors = self._surviving(trunk_scheduler)
@@ -309,7 +297,7 @@ class _Sweep:
 
     def _conclude(self, rows: list[Row], history: History, cluster: RayCluster) -> Outcome:
         """Choose, score the choice on the held-out sets, and write the model and the report."""
-        plan, store, out = self.plan, self.store, self.out
+        plan, store, out, check = self.plan, self.store, self.out, self.location.driver.check
         progress = self.terminal.counting("latency: nets measured")
         setting = setting_from(plan.spec.latency)
         rows, latency = with_latencies(rows, len(plan.classes), store, setting, progress)
@@ -320,11 +308,14 @@ class _Sweep:
             plan, choice, served_model, rows, self.images, store, progress, latency
         )
         outcome = replace(outcome, failures=history.failures)
+        check()
         leaderboard.write(out / BOARD, outcome.rows, latency)
         quantise = quantiser(plan, outcome, served_model, self.images)
+        check()
         outcome = write_carded_model(
             out / "model", plan, outcome, served_model, store, self.record.versions, quantise
         )
+        check()
         figures = write_evidence(out, plan, outcome, history, self.record)
         self._track_outcome(outcome, figures)
         return outcome
@@ -395,5 +386,6 @@ def _free_disk(
             "the same command again tries it again"
         )
         return
+    location.driver.check()
     freed_bytes = retention.prune(store, retained)
     terminal.say(f"kept     {spec.output.keep}: {freed_bytes / 1e6:,.1f} MB of the store freed")

@@ -29,7 +29,10 @@ MARKED = {
         "tests/trainables/ray_backend/",
     ),
     "server": (
+        "tests/sweeps/output/test_lease.py",
         "tests/trainables/sources/test_downloads.py",
+        "tests/trainables/storage/test_conditional.py",
+        "tests/trainables/storage/test_fenced_log.py",
         "tests/trainables/storage/test_object_store.py",
         "tests/sweeps/tracking/test_tracker_refusals.py",
     ),

@@ -28,6 +28,10 @@ class UserError(Exception):
     """
 
 
+class ReplacedError(UserError):
+    """Another process has taken over what this one was writing, which writes nothing more."""
+
+
 class SweepError(Exception):
     """The sweep cannot come to a result, though its input is good. Exit code 1."""
 

@@ -1,12 +1,29 @@
-"""Watchers that record how trunks and cells ended, for the report and in the leaderboard."""
+"""Watchers that guard others, and that record how trunks and cells ended."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from sweeps.events.event_types import CellEnded, Event, TrunkEnded
 from sweeps.events.failures import Failure
 from sweeps.selection import leaderboard
 from sweeps.selection.leaderboard import Row
 from trainables.storage.files import Place
+
+
+class Guard:
+    """A watcher that lets an event come to those after it only where a check passes.
+
+    Args:
+        check: raises where it does not.
+    """
+
+    def __init__(self, check: Callable[[], None]):
+        self._check = check
+
+    def on(self, event: Event) -> None:
+        """Check."""
+        self._check()
 
 
 class History:

@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from sweeps.events.failures import Failure
+from sweeps.events.failures import Failure, counts_in_words
 from sweeps.final_model.calibration import Calibration, CalibrationScore
 from sweeps.final_model.int8_net import Int8Net
 from sweeps.final_model.served_latency import ServedLatency
-from sweeps.output.location import BOARD, CHOICE
+from sweeps.output.location import BOARD, CHOICE, SweepLocation
 from sweeps.output.results import damaged_results, result_digests
 from sweeps.planning.cell import Cell
 from sweeps.planning.plan import Plan
+from sweeps.planning.spec import SweepSpec
 from sweeps.selection import leaderboard
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import OtherVersionError, Row, from_record, to_record
@@ -28,6 +29,7 @@ from trainables.fixres.predictions import Predictions
 from trainables.profiling.latency import Conditions, Latency
 from trainables.storage.artifact_store import Store
 from trainables.storage.damage import damage_told, unless_damaged
+from trainables.storage.fenced_log import has_lines
 from trainables.storage.files import read_json, write_json
 from trainables.storage.typed import checked
 from trainables.training.trunk import read_trunk_spec
@@ -238,6 +240,23 @@ class ServedModel:
     arm: str
     refit: bool
     """Whether it was trained again, on train + val."""
+
+
+def finished_outcome(spec: SweepSpec, location: SweepLocation) -> Outcome | None:
+    """Read the outcome of a finished sweep; None: something of it is to be made (again)."""
+    outcome = read_outcome(location.out, spec.extra_test_sets, int8=spec.output.int8)
+    if outcome is not None and outcome.failures and has_lines(location.store.journal):
+        log.warning("%s failed before: tried again", counts_in_words(outcome.failures))
+        return None
+    lost = lost_results(location.out) if outcome else []
+    if not lost:
+        return outcome
+    files = f"{len(lost)} files of {location.out} are damaged or missing ({lost[0]}, ...)"
+    if not has_lines(location.store.journal):
+        log.warning("%s, and so is the store that they were made from", files)
+        return outcome
+    log.warning("%s: they are written again", files)
+    return None
 
 
 def served_as_swept(plan: Plan, row: Row, store: Store) -> ServedModel:

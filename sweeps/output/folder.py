@@ -28,6 +28,7 @@ from trainables.data.image_set import ImageSet
 from trainables.errors import UserError
 from trainables.near_duplicates.pairs import NearDuplicates
 from trainables.storage.damage import DamagedFileError
+from trainables.storage.fenced_log import has_lines
 from trainables.storage.files import write_text
 
 DAMAGED_SPEC = f"{SPEC}.damaged"
@@ -69,7 +70,7 @@ def _has_lost_its_record(spec: SweepSpec, out: Path, names: Sequence[str]) -> bo
     """Whether a folder without spec.json holds a sweep all the same: its store shows it."""
     if not set(names) <= SWEEP_NAMES:
         return False
-    return spec.output.storage is not None or location_of(out, None).store.journal.exists()
+    return spec.output.storage is not None or has_lines(location_of(out, None).store.journal)
 
 
 @contextmanager

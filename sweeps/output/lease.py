@@ -1,62 +1,129 @@
 """Allow one driver at a time in an object store, by a lease that is renewed while it runs.
 
-Clocks of machines are not compared: a lease that does not change for ``DEAD_S`` belongs to a driver
-that was killed.
+A lease is taken, renewed and given back only as it was read last: of two drivers that do so at once
+one has it. Clocks of machines are not compared: a lease that does not change for ``DEAD_S`` belongs
+to a driver that was killed. One that only stood still finds out by its next renewal, which it makes
+before it writes anything else.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from trainables.errors import UserError
-from trainables.storage.damage import DamagedFileError
-from trainables.storage.files import read_json, write_json
+from trainables.errors import ReplacedError, UserError
+from trainables.storage import conditional
+from trainables.storage.conditional import Tag
 from trainables.storage.object_store import RemotePath
 
 BEAT_S = 10.0  # between two renewals
 DEAD_S = 45.0  # without a renewal, after which a lease is taken over
 
 
-@dataclass(frozen=True)
 class Lease:
-    """The lease of a driver, stored at ``path``."""
+    """The lease of this process, stored at ``path``; made by :func:`take`.
 
-    path: RemotePath
-    owner: str
+    Attributes:
+        epoch: one more than that of the driver before.
+    """
 
-    def beat(self, count: int) -> None:
-        """Write the lease, with the number of renewals so far."""
-        write_json(
-            self.path, {"owner": self.owner, **_machine(), "pid": os.getpid(), "count": count}
+    def __init__(self, path: RemotePath, epoch: int, sure_s: float):
+        self.path, self.epoch = path, epoch
+        self._owner, self._sure_s = secrets.token_hex(8), sure_s
+        self._count = 0
+        self._tag: Tag = {}
+        self._renewed = -float("inf")
+        self._lost: ReplacedError | None = None
+        self._busy = threading.Lock()
+
+    def take(self, before: Tag | None) -> bool:
+        """Write the lease for the first time.
+
+        Args:
+            before: the tag of the lease that it replaces; None: there is none.
+
+        Returns:
+            Whether no other driver has in the meantime.
+        """
+        began = _now_s()
+        tag = (
+            conditional.create(self.path, self._content())
+            if before is None
+            else conditional.replace(self.path, self._content(), before)
         )
+        if tag is not None:
+            self._tag, self._renewed = tag, began
+        return tag is not None
 
     @property
-    def ours(self) -> bool:
-        """Whether the store holds this lease, and not that of another driver."""
-        return (_read(self.path) or {}).get("owner") == self.owner
+    def is_lost(self) -> bool:
+        """Whether this process knows that another driver has taken the lease over."""
+        return self._lost is not None
+
+    def renew(self) -> None:
+        """Write the lease again.
+
+        Raises:
+            ReplacedError: another driver has taken it over.
+        """
+        with self._busy:
+            self._write()
+
+    def check(self) -> None:
+        """Renew the lease, unless that was so lately that no other driver can have taken it over.
+
+        Raises:
+            ReplacedError: another driver has.
+        """
+        with self._busy:
+            if self._lost is not None or _now_s() - self._renewed > self._sure_s:
+                self._write()
+
+    def give_back(self) -> None:
+        """Tell the next driver that it need not wait, unless another has the lease by now."""
+        with self._busy:
+            if self._lost is None:
+                conditional.replace(self.path, self._content(ended=True), self._tag)
+
+    def _write(self) -> None:
+        if self._lost is not None:
+            raise self._lost
+        began, self._count = _now_s(), self._count + 1
+        tag = conditional.replace(self.path, self._content(), self._tag)
+        if tag is None:
+            current = conditional.read(self.path)
+            self._lost = ReplacedError(
+                f"--storage {self.path.parent} was taken over by another sweep "
+                f"({_holder(_parsed(current[0]) if current else {})}) while this one stood still: "
+                "this one has stopped and changed nothing since; wait for the other."
+            )
+            raise self._lost
+        self._tag, self._renewed = tag, began
+
+    def _content(self, ended: bool = False) -> bytes:
+        lease = {"owner": self._owner, **_machine(), "pid": os.getpid(), "count": self._count}
+        lease |= {"epoch": self.epoch} | ({"ended": True} if ended else {})
+        return (json.dumps(lease, indent=2) + "\n").encode()
 
 
-@contextmanager
-def held(
+def take(
     path: RemotePath,
     say: Callable[[str], None],
     beat_s: float = BEAT_S,
     dead_s: float = DEAD_S,
-) -> Iterator[None]:
-    """Hold the lease at ``path`` while the block runs.
+) -> Lease:
+    """Take the lease at ``path``.
 
-    A lease that a killed driver left is taken over: at once if it was of this machine, else after
+    One that a killed driver left is taken over: at once if it was of this machine, else after
     ``dead_s``.
 
     Args:
@@ -67,57 +134,51 @@ def held(
     Raises:
         UserError: a running driver holds it.
     """
-    _wait_out(path, say, beat_s, dead_s)
-    lease = Lease(path, secrets.token_hex(8))
-    lease.beat(0)
-    if not lease.ours:
+    found = _wait_out(path, say, beat_s, dead_s)
+    before, tag = (_parsed(found[0]), found[1]) if found else ({}, None)
+    epoch = before.get("epoch", 0)
+    lease = Lease(path, epoch + 1 if isinstance(epoch, int) else 1, sure_s=dead_s / 2)
+    if not lease.take(tag):
         raise UserError(_in_use(path, "another that began with this one"))
-    over = threading.Event()
-
-    def renew() -> None:
-        count = 0
-        while not over.wait(beat_s):
-            count += 1
-            lease.beat(count)
-
-    renewal = threading.Thread(target=renew, name="lease", daemon=True)
-    renewal.start()
-    try:
-        yield
-    finally:
-        over.set()
-        renewal.join(timeout=beat_s)
-        if lease.ours:
-            path.unlink(missing_ok=True)
+    return lease
 
 
-def _wait_out(path: RemotePath, say: Callable[[str], None], beat_s: float, dead_s: float) -> None:
-    """Return once no other driver holds the lease.
+def _wait_out(
+    path: RemotePath, say: Callable[[str], None], beat_s: float, dead_s: float
+) -> tuple[bytes, Tag] | None:
+    """Return the lease, if there is one, once it is no running driver's.
 
     Raises:
         UserError: the lease was renewed in the meantime.
     """
-    first = _read(path)
-    if first is None or _has_ended(first):
-        return
-    say(f"{path} is held by {_holder(first)}: waiting up to {dead_s:.0f} s for a sign of life")
+    first = conditional.read(path)
+    if first is None or _has_ended(_parsed(first[0])):
+        return first
+    holder = _holder(_parsed(first[0]))
+    say(f"{path} is held by {holder}: waiting up to {dead_s:.0f} s for a sign of life")
     began = time.monotonic()
     while time.monotonic() - began < dead_s:
         time.sleep(min(beat_s, dead_s) / 5)
-        current = _read(path)
-        if current is None:
-            return
-        if current != first:
-            raise UserError(_in_use(path, _holder(current)))
+        current = conditional.read(path)
+        if current is None or _parsed(current[0]).get("ended"):
+            return current
+        if current[0] != first[0]:
+            raise UserError(_in_use(path, _holder(_parsed(current[0]))))
+    return first
 
 
-def _read(path: RemotePath) -> dict[str, Any] | None:
-    """Read a lease; None: there is none. What is no lease counts as that of nobody known."""
+def _parsed(content: bytes) -> Mapping[str, Any]:
+    """Read a lease. What is no lease counts as that of nobody known."""
     try:
-        lease = read_json(path)
-    except DamagedFileError:
+        lease = json.loads(content)
+    except ValueError:
         lease = {}
-    return lease if lease is None or isinstance(lease, dict) else {}
+    return lease if isinstance(lease, dict) else {}
+
+
+def _now_s() -> float:
+    """Read a clock that goes on while the process, or the machine, stands still."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _machine() -> dict[str, str]:
@@ -133,8 +194,15 @@ def _holder(lease: Mapping[str, Any]) -> str:
     return f"process {lease.get('pid', '?')} on {lease.get('host', '?')}"
 
 
+def this_driver() -> str:
+    """Name this process for messages of others."""
+    return _holder(_machine() | {"pid": os.getpid()})
+
+
 def _has_ended(lease: Mapping[str, Any]) -> bool:
-    """Say whether the lease was held by a process of this machine that runs no more."""
+    """Say whether the lease was given back, or held by a process of this machine that is gone."""
+    if lease.get("ended"):
+        return True
     if not lease.get("boot") or {name: lease.get(name) for name in _machine()} != _machine():
         return False
     pid = lease.get("pid")

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from sweeps.output import lease, s3_bucket
+from sweeps.output import s3_bucket
+from sweeps.output.driver import Driver, driving
 from sweeps.output.sweep_record import SPEC, SweepRecord
 from trainables.errors import UserError
+from trainables.storage import conditional
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import Place, files_below, write_text
 from trainables.storage.object_store import RemotePath, remote_path
@@ -41,6 +43,8 @@ class SweepLocation:
     """The prefix that holds the store and a copy of the results; None: all is in ``out``."""
     link_days: float = 0
     """Days for which the model card there links to its files, for whoever reads it; 0: no links."""
+    driver: Driver = field(default_factory=Driver, compare=False, repr=False)
+    """This process's right to write to the sweep."""
 
     @property
     def store(self) -> Store:
@@ -54,24 +58,29 @@ class SweepLocation:
         return tuple(folder / BOARD for folder in folders if folder is not None)
 
     @contextmanager
-    def opened(self, say: Callable[[str], None]) -> Iterator[None]:
+    def opened(self, say: Callable[[str], None]) -> Iterator[SweepLocation]:
         """Hold the object store while the block runs, and download the results that OUT lacks.
+
+        It gives the location with its driver.
 
         Args:
             say: shows a line to the user.
 
         Raises:
             UserError: the store cannot be used, or another driver uses it.
+            ReplacedError: another driver has taken it over.
         """
         if self.remote is None:
-            yield
+            yield replace(self, driver=Driver())
             return
         s3_bucket.check_bucket(self.remote, "--storage")
         self._check_writable(self.remote)
         s3_bucket.abort_stale_uploads(self.remote)
-        with lease.held(self.remote / LEASE, say):
+        if lacking := conditional.shortcoming(self.remote):
+            say(f"warning: {lacking}")
+        with driving(self.remote / LEASE, say) as driver:
             self._download_results(self.remote)
-            yield
+            yield replace(self, driver=driver)
 
     def _check_writable(self, remote: RemotePath) -> None:
         try:
@@ -98,17 +107,28 @@ class SweepLocation:
                 (remote / name).download(temporary)
 
     def publish(self, *names: str) -> None:
-        """Upload files of OUT to the object store, if there is one."""
+        """Upload files of OUT to the object store, if there is one.
+
+        Raises:
+            ReplacedError: another driver has taken over.
+        """
         if self.remote is not None:
+            self.driver.check()
             self.remote.upload_files(self.out, names)
 
     def publish_results(self) -> None:
-        """Upload all results; choice.json, which says that the sweep is finished, comes last."""
+        """Upload all results; choice.json, which says that the sweep is finished, comes last.
+
+        Raises:
+            ReplacedError: another driver has taken over; it will upload its own.
+        """
         if self.remote is None:
             return
         self.publish(*(name for name in FILES if (self.out / name).exists()))
         for folder in FOLDERS:
+            self.driver.check()
             (self.remote / folder).upload_files(self.out / folder, files_below(self.out / folder))
+        self.driver.check()
         if self.link_days:
             self._link_card(self.remote)
         self.publish(SPEC)

@@ -70,6 +70,15 @@ class Ended:
     why: TrunkStatus
 
 
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A driver has opened the journal: see :mod:`trainables.storage.fenced_log`."""
+
+    epoch: int = 0
+    driver: str = ""
+    writer: str = ""
+
+
 Line = Asked | Decided | Promoted | Ended
 
 
@@ -83,10 +92,12 @@ class Recorded:
     ended: Mapping[str, TrunkStatus]  # by key
 
 
-def line_from_json(value: Mapping[str, Any]) -> Line:
+def line_from_json(value: Mapping[str, Any]) -> Line | Opened:
     """Read a line; raises anything for what is none."""
     fields = {name: v for name, v in value.items() if name != "event"}
     match value["event"]:
+        case "open":
+            return checked(Opened(**fields))
         case "ask":
             line: Line = Asked(**{**fields, "hyper": hyper_from_json(fields["hyper"])})
         case "rung":
@@ -110,7 +121,8 @@ def read_journal(store: Store, plan: Plan) -> Recorded:
     Raises:
         UserError: it is that of another sweep.
     """
-    lines = read_records(store.journal, line_from_json)
+    records = read_records(store.journal, line_from_json)
+    lines = [line for line in records if not isinstance(line, Opened)]
     proposals = [line for line in lines if isinstance(line, Asked)]
     asked = _of_plan(plan, proposals)
     if proposals and not asked:

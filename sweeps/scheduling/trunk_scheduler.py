@@ -33,7 +33,8 @@ from sweeps.scheduling.repair import discard_trunk
 from sweeps.scheduling.tpe import Trial, propose
 from trainables.storage.artifact_store import Store
 from trainables.storage.damage import DamagedFileError
-from trainables.storage.files import append_line, write_text
+from trainables.storage.fenced_log import FencedLog, fenced_log
+from trainables.storage.files import write_text
 from trainables.training.trunk import (
     EpochReport,
     TrunkSpec,
@@ -53,10 +54,15 @@ class TrunkScheduler:
 
     Args:
         watcher: gets an event for each change.
+        journal: where decisions are written, and refused where another driver has taken over; None:
+            the store's, as it is now.
     """
 
-    def __init__(self, plan: Plan, store: Store, watcher: Watcher):
+    def __init__(
+        self, plan: Plan, store: Store, watcher: Watcher, journal: FencedLog | None = None
+    ):
         self._plan, self._store, self._watcher = plan, store, watcher
+        self._journal = journal or fenced_log(store.journal)  # before it is read
         self._rungs = plan.spec.rungs[:-1]  # epochs; the last one is no rung, but the end
         self._halving = {
             point: Halving(
@@ -373,7 +379,7 @@ class TrunkScheduler:
 
     def _record(self, **line: Any) -> None:
         """Append a line to the journal."""
-        append_line(self._store.journal, line)
+        self._journal.append(line)
 
 
 def _status_after(trunk: TrunkSpec, report: EpochReport) -> TrunkStatus | None:

@@ -57,7 +57,8 @@ def tracked(
     Args:
         sweep: id of the sweep.
     """
-    tracker = MlflowTracker(connection, sweep, location.out.name, location.store, say)
+    name, store, driver = location.out.name, location.store, location.driver
+    tracker = MlflowTracker(connection, sweep, name, store, say, driver.may_write)
     try:
         yield tracker
     except BaseException as error:

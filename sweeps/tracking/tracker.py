@@ -60,6 +60,7 @@ class MlflowTracker:
         store: of the sweep.
         notify: called with a sentence when the tracking server goes away, when it is back, and when
             it refuses something.
+        may_write: whether this process is still the sweep's driver, asked before each write.
     """
 
     def __init__(
@@ -69,8 +70,10 @@ class MlflowTracker:
         name: str,
         store: Store,
         notify: Callable[[str], None] = lambda _: None,
+        may_write: Callable[[], bool] = lambda: True,
     ):
         self._uri, self._notify = connection.uri, notify
+        self._may_write = may_write
         self._shortfall = Shortfall(shortfall_path(store))
         self._runs = RunStore(
             connection.client, connection.experiment_id, sweep_id, self._shortfall
@@ -93,6 +96,7 @@ class MlflowTracker:
             notify=lambda words: notify(f"MLflow {words}"),
             describe=self._reason,
             on_given_up=self._on_given_up,
+            may_go_on=may_write,
         )
 
     def ui_command(self) -> str:
@@ -262,6 +266,9 @@ class MlflowTracker:
         self._is_closed = True
         if self._sampler is not None:
             self._sampler.stop()
+        if not self._may_write():  # The runs are the next driver's now.
+            self._outbox.stop()
+            return
         if not self._end(status, patience_s):
             self._waited_s = patience_s
             for key in {*self._outbox.left, *self._runs.deferred_keys} - {""}:

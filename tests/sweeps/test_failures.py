@@ -8,6 +8,7 @@ import pytest
 
 from sweeps import fixres_grid
 from sweeps import sweep as story
+from sweeps.events.failures import Failure
 from sweeps.final_model.outcome import read_outcome
 from tests.fake_sweep import FakeSweep
 from trainables.errors import IncompleteError
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.slow
 def test_what_failed_is_told_and_made_by_the_same_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sweep = FakeSweep(tmp_path / "out", monkeypatch)
+    sweep, failures = FakeSweep(tmp_path / "out", monkeypatch), tuple[Failure, ...]()
     for lost in (2, 1):  # and once more
         sweep.lost_cells = lost
         with pytest.raises(IncompleteError, match=rf"^{lost} cells? failed, .*no room.*again\.$"):
@@ -27,14 +28,15 @@ def test_what_failed_is_told_and_made_by_the_same_command(
         outcome = read_outcome(sweep.out, [])
         assert outcome is not None and len(outcome.failures) == lost
         assert {r.cell for r in outcome.rows}.isdisjoint(f.key for f in outcome.failures)
-        for failure in outcome.failures:
+        failures = outcome.failures
+        for failure in failures:
             trace = Store(sweep.out / "store").cell(failure.key) / "error.txt"
             assert failure.reason in trace.read_text()
     made = set(sweep.made)
     caplog.clear()
     sweep.run()
     assert "1 cell failed before: tried again" in caplog.text
-    assert set(sweep.made) - made == {f.key for f in outcome.failures}
+    assert set(sweep.made) - made == {f.key for f in failures}
     assert set(sweep.made.values()) <= {1, 2}  # a trunk's epochs are counted, each once
     outcome = read_outcome(sweep.out, [])
     assert outcome is not None and not outcome.failures

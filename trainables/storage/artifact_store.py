@@ -11,6 +11,8 @@
     readings.jsonl                              every reading, in order
     journal.jsonl                               what the driver decided, in order
 
+In an object store each line of a .jsonl file is an object: <name>.lines/<number>.json.
+
 A key is a digest of all that the result depends on: where it is there, it need not be made again.
 """
 

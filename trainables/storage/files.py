@@ -34,6 +34,7 @@ from trainables.storage.digests import (
 )
 from trainables.storage.full_disk import full_disk_told
 from trainables.storage.hashing import canonical_json, to_jsonable
+from trainables.storage.numbered_lines import append_numbered, read_numbered
 from trainables.storage.object_store import RemotePath
 from trainables.storage.replacing import replacing
 from trainables.storage.retry import with_retries
@@ -241,15 +242,20 @@ def read_batch(path: Place) -> pa.RecordBatch:
 
 
 def append_line(path: Place, value: Any) -> None:
-    """Append one JSON line, synced to the disk: it is there after a crash.
+    """Append one JSON line; it is there after a crash, and so are those of others.
 
-    A file has one writer at a time. Objects cannot be appended to: they are written anew.
+    In an object store, where nothing can be appended to, it is an object of its own: see
+    :mod:`trainables.storage.numbered_lines`.
     """
-    line = canonical_json(value).encode() + b"\n"
     if isinstance(path, RemotePath):
-        path.write_bytes(_read_whole(path) + line)
+        append_numbered(path, value)
     else:
-        with_retries(lambda: _append(path, line), str(path))
+        append_bytes(path, canonical_json(value).encode() + b"\n")
+
+
+def append_bytes(path: Path, line: bytes) -> None:
+    """Append a line to a file of this machine, synced to the disk."""
+    with_retries(lambda: _append(path, line), str(path))
 
 
 def _append(path: Path, line: bytes) -> None:
@@ -264,11 +270,14 @@ def _append(path: Path, line: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _read_whole(path: Place) -> bytes:
+def raw_lines(path: Place) -> list[bytes]:
+    """Read all lines of a file, whatever they hold, without their ends; none: there is no file."""
+    if isinstance(path, RemotePath):
+        return read_numbered(path)
     try:
-        return path.read_bytes()
+        return path.read_bytes().split(b"\n")
     except FileNotFoundError:
-        return b""
+        return []
 
 
 def read_lines(path: Place) -> list[Any]:
@@ -285,7 +294,7 @@ def read_records(path: Place, build: Callable[[Any], T]) -> list[T]:
         build: may raise anything for JSON that it has not written.
     """
     values, spoilt = [], []
-    for number, line in enumerate(_read_whole(path).split(b"\n"), start=1):
+    for number, line in enumerate(raw_lines(path), start=1):
         if not line.strip():
             continue
         try:

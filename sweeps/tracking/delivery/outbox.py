@@ -45,6 +45,8 @@ class Outbox:
         notify: called with half a sentence when the other side is away, and when it is back.
         describe: says in a few words what an error is.
         on_given_up: called with the label and the error of a job that is given up.
+        may_go_on: asked before each try of a job; where it says no, the outbox is stopped, and
+            where it raises, it is asked again.
     """
 
     def __init__(
@@ -56,9 +58,11 @@ class Outbox:
         notify: Callable[[str], None],
         describe: Callable[[Exception], str],
         on_given_up: Callable[[str, Exception], None],
+        may_go_on: Callable[[], bool] = lambda: True,
     ):
         self._judge, self._recover, self._idle_jobs = judge, recover, idle_jobs
         self._notify, self._describe, self._on_given_up = notify, describe, on_given_up
+        self._may_go_on = may_go_on
         self._jobs: deque[Labelled] = deque()
         self._current: str | None = None
         self._changed = threading.Condition()
@@ -135,6 +139,9 @@ class Outbox:
         """Do the job, with as many tries as it takes, or give it up."""
         pause_s, tries = FIRST_PAUSE_S, 0
         while not self._stopped:
+            if not self._is_allowed():
+                self.stop()
+                return
             try:
                 if tries:
                     self._recover()
@@ -151,6 +158,18 @@ class Outbox:
                 self._faults = 0
                 self._note_back()
                 return
+
+    def _is_allowed(self) -> bool:
+        """Ask whether to go on, again and again while there is no answer."""
+        pause_s = FIRST_PAUSE_S
+        while not self._stopped:
+            try:
+                return self._may_go_on()
+            except Exception:  # Who else asks is told of it.
+                with self._changed:
+                    self._changed.wait_for(lambda: self._stopped, timeout=pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+        return False
 
     def _is_hopeless(self, error: Exception, tries: int) -> bool:
         """Note what an error says of the other side; return whether to give its job up."""

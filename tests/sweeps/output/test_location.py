@@ -14,6 +14,7 @@ from tests.factories import a_record
 from tests.storing import S3Server
 from trainables.errors import UserError
 from trainables.storage.artifact_store import Store
+from trainables.storage.files import read_json
 from trainables.storage.object_store import remote_path
 
 
@@ -130,6 +131,8 @@ def test_a_store_that_cannot_be_used_is_refused_before_the_block_runs(
 def test_the_block_holds_the_lease_of_the_store(s3: S3Server, out: Path, tmp_path: Path) -> None:
     location = location_of(out, s3.uri(f"tests/{tmp_path.name}"))
     assert location.remote is not None
-    with location.opened(ignored):
-        assert (location.remote / LEASE).exists()
-    assert not (location.remote / LEASE).exists()
+    with location.opened(ignored) as held:
+        assert "ended" not in (read_json(location.remote / LEASE) or {})
+        assert held == location
+        held.publish()
+    assert (read_json(location.remote / LEASE) or {})["ended"]

@@ -13,14 +13,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sweeps.output.driver import Driver
 from sweeps.planning.plan import Plan
 from sweeps.scheduling import trunk_scheduler
 from sweeps.scheduling.journal import Asked, Decided, Ended, Promoted, line_from_json, read_journal
 from sweeps.scheduling.trunk_scheduler import TrunkScheduler
 from tests.factories import plan_of, spec_with
 from tests.fake_sweep import propose
-from tests.fake_training import SMALL_SPEC, Events, Farm, outcome, phase
-from trainables.errors import UserError
+from tests.fake_training import SMALL_SPEC, Events, Farm, next_trunk, outcome, phase
+from trainables.errors import ReplacedError, UserError
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_lines, write_json
 from trainables.training.trunk import recorded_reports
@@ -199,3 +200,36 @@ def test_a_trunk_whose_end_is_damaged_is_trained_again_to_the_same_end(
     scheduler, farm = continued(PLAN, store)
     assert bool(farm.trained) == (name == "result.json")
     assert outcome(scheduler, store)["results"] == before["results"]
+
+
+def test_that_drivers_opened_the_journal_says_nothing_of_the_sweep(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = begun(tmp_path)
+    before = outcome(TrunkScheduler(PLAN, store, Events()), store)["results"]
+    lines = store.journal.read_bytes()
+    opening = b'{"driver":"process 7 on a","epoch":1,"event":"open","writer":"0"}\n'
+    store.journal.write_bytes(opening + lines + opening)
+    assert outcome(TrunkScheduler(PLAN, store, Events()), store)["results"] == before
+    assert not caplog.text
+
+
+def test_a_scheduler_that_was_replaced_decides_nothing_more(tmp_path: Path) -> None:
+    """Not the trunk that it would cut loses its state, nor is anything told."""
+    store, events = Store(tmp_path), Events()
+    old = TrunkScheduler(PLAN, store, events, Driver().open_journal(store.journal))
+    farm = Farm(PLAN, store)
+    trunk = next_trunk(old)
+    assert trunk is not None
+    report = farm.step(trunk, 0)
+    journal = Driver().open_journal(store.journal)
+    before = store.journal.read_bytes(), len(events)
+    with pytest.raises(ReplacedError, match=r"was continued by another sweep \(process"):
+        old.report(trunk, report)
+    with pytest.raises(ReplacedError):
+        old.failed(trunk, "Boom")
+    assert (store.journal.read_bytes(), len(events)) == before
+    assert (store.trunk(trunk.key) / "state.pt").exists()
+    new = TrunkScheduler(PLAN, store, Events(), journal)
+    Farm(PLAN, store).run(new)
+    assert new.is_over

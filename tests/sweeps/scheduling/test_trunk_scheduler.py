@@ -37,8 +37,9 @@ from tests.fake_training import (
     report_of,
 )
 from trainables.evaluation.class_metrics import Metric
+from trainables.storage import fenced_log
 from trainables.storage.artifact_store import Store
-from trainables.storage.files import append_line, read_lines
+from trainables.storage.files import append_bytes, append_line, read_lines
 from trainables.training import trunk
 from trainables.training.recipe import Hyper
 from trainables.training.trunk import EpochReport, TrunkSpec, recorded_reports
@@ -437,7 +438,7 @@ def killed_at(plan: Plan, root: Path, at: int, training: Training = report_of, *
         (fused_unlink if path.name == "state.pt" else unlink)(path, missing_ok)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "append_line", fuse.wrap(append_line))
+        patch.setattr(fenced_log, "append_bytes", fuse.wrap(append_bytes))  # to the journal
         for name in ("write_tensors", "write_json"):  # within ``finalize_trunk``
             patch.setattr(trunk, name, fuse.wrap(getattr(trunk, name)))
         patch.setattr(Path, "unlink", unlink_state)

@@ -231,3 +231,29 @@ def test_stopped_it_tries_no_more() -> None:
     assert not worker.is_alive()
     other.away = False
     assert other.kept == []
+
+
+def test_nothing_is_done_once_this_side_may_not_go_on() -> None:
+    may_go_on, done, unanswered = True, [], [1, 2]
+
+    def asked() -> bool:
+        if unanswered:
+            raise AwayError(unanswered.pop())
+        return may_go_on
+
+    box = Outbox(
+        judge=lambda _: Verdict.AWAY,
+        recover=lambda: None,
+        idle_jobs=list,
+        notify=pytest.fail,
+        describe=str,
+        on_given_up=lambda label, error: pytest.fail(f"{label}: {error}"),
+        may_go_on=asked,
+    )
+    box.put("a", lambda: done.append(1))
+    box.flush(HANG_S)
+    may_go_on = False
+    box.put("b", lambda: done.append(2))
+    box.flush(HANG_S)  # ends, as the box is stopped
+    box.put("c", lambda: done.append(3))
+    assert done == [1]
