@@ -23,8 +23,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 if __name__ == "__main__":  # its own folder is first on the path, not the project's
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from sweeps.planning.options.words import option
 from sweeps.planning.recipes import RECIPES, builtin_digits
-from sweeps.planning.spec import SweepSpec, option
+from sweeps.planning.spec import SweepSpec
 from sweeps.select_best import SelectOptions
 
 PAGE = Path(__file__).with_name("options.md")

@@ -10,8 +10,9 @@ import numpy as np
 
 from sweeps.planning.cell import Cell
 from sweeps.planning.grid import Grid, Point, native_crop, resolve_grid
-from sweeps.planning.serving_limits import limits_set
-from sweeps.planning.spec import SweepSpec, option
+from sweeps.planning.options.words import option
+from sweeps.planning.serving.limits import limits_set
+from sweeps.planning.spec import SweepSpec
 from sweeps.planning.units import three_digits
 from trainables.data.decode_pool import ExpectedImages
 from trainables.data.image_set import ImageSet

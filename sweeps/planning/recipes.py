@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sweeps.planning.published import PUBLISHED
-from sweeps.planning.spec import (
+from sweeps.planning.options.groups import (
     DataOptions,
     FixOptions,
     GridOptions,
     HalvingOptions,
-    SweepSpec,
     TrunkOptions,
 )
+from sweeps.planning.published import PUBLISHED
+from sweeps.planning.spec import SweepSpec
 
 
 def builtin_digits() -> SweepSpec:

@@ -19,10 +19,10 @@ from sweeps.final_model.wording import (
     val_in_words,
 )
 from sweeps.planning.cell import crop_in_words
+from sweeps.planning.class_balance import class_balance_in_words
 from sweeps.planning.plan import Plan
-from sweeps.planning.serving_limits import limits_in_words
+from sweeps.planning.serving.limits import limits_in_words
 from sweeps.planning.units import three_digits
-from sweeps.planning.workload import class_balance_in_words
 from sweeps.report.style import sentence_case
 from sweeps.report.tables import class_metrics
 from sweeps.selection.choice import eligible

@@ -21,10 +21,10 @@ from sweeps.final_model.wording import (
     val_in_words,
 )
 from sweeps.planning.cell import crop_in_words
+from sweeps.planning.class_balance import class_balance_in_words
 from sweeps.planning.plan import Plan
-from sweeps.planning.serving_limits import limits_in_words
+from sweeps.planning.serving.limits import limits_in_words
 from sweeps.planning.units import duration, three_digits
-from sweeps.planning.workload import class_balance_in_words
 from sweeps.report.chosen_net.class_tables import (
     MAX_CLASSES,
     calibration_table,

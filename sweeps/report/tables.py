@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sweeps.final_model.outcome import Outcome
 from sweeps.planning.cell import crop_in_words
-from sweeps.planning.serving_costs import SERVING_COSTS
+from sweeps.planning.serving.costs import SERVING_COSTS
 from sweeps.planning.units import duration, price
 from sweeps.report.ledger import Ledger
 from sweeps.selection.leaderboard import Row, crossfit_note

@@ -21,7 +21,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweeps.planning.grid import Point
-from sweeps.planning.spec import TrunkOptions
+from sweeps.planning.options.groups import TrunkOptions
 from trainables.training.recipe import Hyper
 
 STARTUP_TRIALS = 4  # Trials of a variant that are random, before TPE proposes.

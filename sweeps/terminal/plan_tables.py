@@ -13,10 +13,10 @@ from rich.text import Text
 from sweeps.execution import gpu_memory, resources
 from sweeps.execution.resources import MemoryNeed, PhaseResources, TrialResources
 from sweeps.planning.cell import crop_in_words
+from sweeps.planning.class_balance import class_balance_in_words
 from sweeps.planning.plan import Plan
 from sweeps.planning.workload import (
     cell_images,
-    class_balance_in_words,
     expected_gmacs_left,
     expected_trunks,
     further_crop_cells,

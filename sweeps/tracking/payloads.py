@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sweeps.planning.cell import Cell, crop_in_words
+from sweeps.planning.class_balance import class_balance_in_words
 from sweeps.planning.plan import Plan
-from sweeps.planning.workload import class_balance_in_words
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row
 from sweeps.tracking.access.names import metric_group

@@ -24,7 +24,7 @@ from sweeps.execution.resources import (
     Placement,
 )
 from sweeps.execution.tune_runner import Config, Phase, Queued, run_trials
-from sweeps.planning.spec import ResourceOptions
+from sweeps.planning.options.groups import ResourceOptions
 from trainables.data.options import ReadOptions
 from trainables.ray_backend.tune_trainables import TrialContext
 from trainables.storage.full_disk import DiskFullError

@@ -12,9 +12,9 @@ import pytest
 from timm.data import ImageNetInfo
 
 from sweeps.planning.grid import Point, point_of
+from sweeps.planning.options.words import option
 from sweeps.planning.plan import build_plan
 from sweeps.planning.recipes import RECIPES
-from sweeps.planning.spec import option
 from tests.factories import HYPER, is_one_sentence, plan_of, spec_with, weights_of
 from trainables.errors import UserError
 from trainables.models import variants

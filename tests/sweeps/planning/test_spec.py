@@ -10,14 +10,14 @@ from typing import Any, get_args
 import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
+from sweeps.planning.options.groups import ArmName
+from sweeps.planning.options.words import option
 from sweeps.planning.recipes import builtin_digits
 from sweeps.planning.spec import (
-    ArmName,
     SweepSpec,
     as_written_now,
     differences,
     identity,
-    option,
     spec_from_json,
     with_options,
 )

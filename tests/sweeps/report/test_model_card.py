@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from sweeps.final_model.outcome import PairedGain
-from sweeps.planning.spec import ServingOptions
+from sweeps.planning.options.groups import ServingOptions
 from sweeps.report.model_card import model_card
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row

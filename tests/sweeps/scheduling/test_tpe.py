@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sweeps.planning.grid import Point
-from sweeps.planning.spec import TrunkOptions
+from sweeps.planning.options.groups import TrunkOptions
 from sweeps.scheduling.tpe import Trial, middle_of_ranges, propose
 from trainables.training.recipe import Hyper
 
