@@ -15,7 +15,7 @@ import inspect
 import sys
 import textwrap
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -125,6 +125,8 @@ def _flag(field: Field[Any]) -> str:
 def _values(hint: Any) -> str:
     """What may be given, in words."""
     origin, inner = get_origin(hint), get_args(hint)
+    if origin is Mapping or (origin is tuple and get_origin(inner[0]) is Mapping):
+        return "a file"
     if origin in (Union, types.UnionType):
         return ", or ".join(_values(one) for one in inner if one is not type(None))
     if origin is Literal:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,7 +17,6 @@ from sweeps.planning.published import PUBLISHED, published
 from sweeps.planning.spec import SweepSpec
 from trainables.errors import UserError
 from trainables.models import variants
-from trainables.training.trunk import TrunkSpec
 from trainables.transforms.augmentation import Augmentation
 from trainables.transforms.resolution import (
     TEST_CROP_PCT,
@@ -25,6 +25,9 @@ from trainables.transforms.resolution import (
     ladder,
     resize_side,
 )
+
+if TYPE_CHECKING:  # it imports torch, and the command line takes points from here
+    from trainables.training.trunk import TrunkSpec
 
 
 @dataclass(frozen=True, kw_only=True)

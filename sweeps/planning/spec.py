@@ -21,6 +21,7 @@ from sweeps.planning.options.groups import (
     TrunkOptions,
 )
 from sweeps.planning.options.latency_options import LatencyOptions
+from sweeps.planning.options.search_options import SearchOptions
 from sweeps.planning.options.words import option, value_in_words
 from sweeps.redaction import redacted
 from trainables.data.options import ReadOptions
@@ -38,6 +39,7 @@ class SweepSpec:
     images: DataOptions = field(default_factory=DataOptions)
     grid: GridOptions = field(default_factory=GridOptions)
     trunks: TrunkOptions = field(default_factory=TrunkOptions)
+    search: SearchOptions = field(default_factory=SearchOptions)
     halving: HalvingOptions = field(default_factory=HalvingOptions)
     fix: FixOptions = field(default_factory=FixOptions)
     serving: ServingOptions = field(default_factory=ServingOptions)

@@ -15,6 +15,8 @@ from sweeps.planning.options.groups import ServingOptions
 from sweeps.planning.options.latency_options import LatencyOptions
 from sweeps.planning.options.ranges import INTERVAL_OPTIONS, RANGE_OF_OPTION, SET_OPTIONS
 from sweeps.planning.options.words import option, value_in_words
+from sweeps.planning.search import search_of
+from sweeps.planning.search_checks import check_search
 from sweeps.planning.spec import SweepSpec
 from trainables.errors import UserError, is_utf8, printable
 from trainables.fixres.arms import ARMS, RETIRED
@@ -118,23 +120,29 @@ def _check_set(name: str, values: tuple[Any, ...]) -> None:
 def _check_combinations(spec: SweepSpec) -> None:
     """Check the options that bound or exclude each other."""
     _check_training(spec)
+    check_search(spec)
     _check_pretrained(spec)
     _check_arms(spec)
 
 
 def _check_training(spec: SweepSpec) -> None:
-    check_balance(spec.trunks.sampling, spec.trunks.class_weights)
+    search = search_of(spec)
+    for sampling in search.possible("sampling", spec.trunks):
+        for weights in search.possible("class_weights", spec.trunks):
+            check_balance(sampling, weights)
     if spec.trunks.epochs == 0 and spec.trunks.sampling != "uniform":
         raise UserError(
             f"--sampling {spec.trunks.sampling} is of what training draws, and --epochs 0 trains "
             "nothing: weigh the classes of classifiers by --head-class-weights balanced."
         )
-    if 0 < spec.trunks.epochs < spec.trunks.warmup_epochs:
+    warmup = max(search.possible("warmup_epochs", spec.trunks))
+    if 0 < spec.trunks.epochs < warmup:
         raise UserError(
-            f"--warmup-epochs {spec.trunks.warmup_epochs} is more than --epochs "
-            f"{spec.trunks.epochs}: warm up for less."
+            f"--warmup-epochs {warmup} is more than --epochs {spec.trunks.epochs}: warm up for "
+            "less."
         )
-    workers, batch = spec.resources.workers_per_trial or 1, spec.trunks.batch_size
+    workers = spec.resources.workers_per_trial or 1
+    batch = min(search.possible("batch_size", spec.trunks))
     if workers > 1 and batch < 2 * workers:  # See the range of batch_size.
         raise UserError(
             f"--workers-per-trial {workers} shares a --batch-size of {batch}: give at least two "

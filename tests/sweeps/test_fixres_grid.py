@@ -130,7 +130,7 @@ def test_help_shows_every_option_with_its_default(
     by_name = {part.split()[0].removeprefix("--").removeprefix("no-"): part for part in parts}
     for group in fields(SweepSpec):
         for field in fields(getattr(SweepSpec(), group.name)):
-            part = by_name[field.name.replace("_", "-")]
+            part = by_name[field.name.rstrip("_").replace("_", "-")]
             default = to_jsonable(getattr(getattr(SweepSpec(), group.name), field.name))
             words = " ".join(map(str, default)) if isinstance(default, list) else str(default)
             assert f"(default: {words})" in part.replace("'", ""), part

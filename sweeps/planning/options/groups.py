@@ -72,8 +72,6 @@ class TrunkOptions:
 
     epochs: int = 20
     """Epochs of a trunk that is not cut; 0: the pretrained net as it is, classifier and all."""
-    samples: int = 4
-    """Trunks of each variant and train resolution: the middle of the ranges, then TPE's."""
     batch_size: int = 32
     """Images a step."""
     optimizer: Optimizer = Recipe.optimizer

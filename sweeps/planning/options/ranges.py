@@ -79,6 +79,8 @@ RANGE_OF_OPTION = {
 }
 # Pairs of a lower and an upper end.
 INTERVAL_OPTIONS = ("lr", "weight_decay", "label_smoothing", "crop_scale")
+# Numbers whose ranges are searched on a log scale, unless a file says otherwise.
+LOG_OPTIONS = ("lr", "weight_decay")
 # Tuples that hold at least one value, and each value once.
 SET_OPTIONS = (
     *("variants", "train_res", "test_res", "arms", "test_crop_pct"),

@@ -69,7 +69,7 @@ GRIDS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("options", GRIDS)
 def test_counts_are_those_of_nested_loops(options: dict[str, Any]) -> None:
     plan = plan_of(spec_with(**options))
-    grid, samples, survivors = plan.spec.grid, plan.spec.trunks.samples, plan.spec.fix.survivors
+    grid, samples, survivors = plan.spec.grid, plan.spec.search.samples, plan.spec.fix.survivors
     trunks, cells = [], []
     for v in grid.variants:
         for r in grid.train_res:
