@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from sweeps.planning.options.words import option
 from sweeps.planning.plan import Plan
 from trainables.training.class_balance import class_weights
 from trainables.training.recipe import ClassWeights
@@ -14,6 +15,13 @@ from trainables.training.recipe import ClassWeights
 def class_balance_in_words(plan: Plan) -> str:
     """Say what makes classes count otherwise than by their images; "" where nothing does."""
     trunks, of_heads = plan.spec.trunks, plan.head_class_weights
+    varied = [name for name in ("sampling", "class_weights") if name in plan.search.varied]
+    if varied:
+        drawn = ", ".join(f"{option(name)} {plan.search.space[name]}" for name in varied)
+        return (
+            f"as the search draws it: {drawn}; class weights in the loss of classifiers: "
+            f"{' or '.join(of_heads)}"
+        )
     of_trunks = trunks.class_weights if trunks.epochs else "none"
     parts = []
     if trunks.sampling == "balanced":

@@ -107,7 +107,7 @@ def _sampled(
         else:
             sampler = _SobolElement(_seed(seed, point.variant, point.train_res), sample)
             # The sampler takes its axes from a trial that is over.
-            trials = [_frozen(_middle_trial(search, point), {0: 0.5}, space)]
+            trials = [_frozen(_middle_trial(search, point), {0: 0.5}, space, _distributions(space))]
     study = optuna.create_study(direction="maximize", sampler=sampler)
     study.add_trials(trials)
     proposal = study.ask(_distributions(space)).params
@@ -142,8 +142,9 @@ def _middle_trial(search: Search, point: Point) -> Trial:
 
 def _told(space: SearchSpace, trials: Sequence[Trial]) -> list[FrozenTrial]:
     """Convert trials to Optuna's, but for those of choices that are none of the space's."""
+    distributions = _distributions(space)
     return [
-        _frozen(trial, ranks, space)
+        _frozen(trial, ranks, space, distributions)
         for trial, ranks in zip(trials, _ranks(trials), strict=True)
         if all(
             trial.draw.values[name] in dimension.values
@@ -153,7 +154,12 @@ def _told(space: SearchSpace, trials: Sequence[Trial]) -> list[FrozenTrial]:
     ]
 
 
-def _frozen(trial: Trial, ranks: Mapping[int, float], space: SearchSpace) -> FrozenTrial:
+def _frozen(
+    trial: Trial,
+    ranks: Mapping[int, float],
+    space: SearchSpace,
+    distributions: Mapping[str, BaseDistribution],
+) -> FrozenTrial:
     """Convert a trial to Optuna's: one that is not trained to its end is pruned at its last rung.
 
     One that runs and was not scored yet is taken to be bad, so that others keep away from it.
@@ -161,7 +167,7 @@ def _frozen(trial: Trial, ranks: Mapping[int, float], space: SearchSpace) -> Fro
     Args:
         ranks: of the trial, by epoch.
     """
-    values, distributions = trial.draw.values, _distributions(space)
+    values, distributions = trial.draw.values, dict(distributions)
     params = {name: _encoded(values[name], dimension) for name, dimension in space.items()}
     if trial.running and not ranks:
         return create_trial(state=TrialState.RUNNING, params=params, distributions=distributions)

@@ -52,4 +52,4 @@ def fits(value: Any, hint: Any) -> bool:
     if hint in (int, float):
         allowed = (int, float) if hint is float else (int,)
         return isinstance(value, allowed) and not isinstance(value, bool)
-    return isinstance(value, hint) if isinstance(hint, type) else hint is Any
+    return hint is Any or (isinstance(hint, type) and isinstance(value, hint))

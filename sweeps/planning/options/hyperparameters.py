@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cache
+from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from sweeps.planning.options.groups import TrunkOptions
@@ -82,6 +84,7 @@ def _converted(given: Any, hint: Any) -> Any:
     return given
 
 
+@cache  # Types take a millisecond to resolve, and each trunk asks for them.
 def hyperparameters(
     options: type = TrunkOptions, trained_with: tuple[type, ...] = TRAINED_WITH
 ) -> Mapping[str, Hyperparameter]:
@@ -97,7 +100,7 @@ def hyperparameters(
     declared = {field.name for field in fields(options)}
     first = [field.name for field in fields(trained_with[0])]  # what is searched without a file
     names = dict.fromkeys([*first, *(field.name for field in fields(options))])
-    return {
+    found = {
         name: Hyperparameter(
             name=name,
             hint=hints[name],
@@ -107,3 +110,4 @@ def hyperparameters(
         for name in names
         if name in hints and name in declared and name not in NOT_SEARCHED
     }
+    return MappingProxyType(found)

@@ -93,7 +93,7 @@ def search_space(trunks: TrunkOptions, entries: Entries | None) -> SearchSpace:
     entries = entries or {}
     searched = {field.name for field in fields(Hyper)}
     space: dict[str, Dimension] = {}
-    for name, parameter in hyperparameters(type(trunks)).items():
+    for name, parameter in hyperparameters().items():
         if name in entries:
             space[name] = _dimension(parameter, entries[name])
         elif name in searched:
@@ -123,7 +123,7 @@ def absorbed(trunks: TrunkOptions, entries: Entries) -> tuple[TrunkOptions, Entr
     Returns:
         The options, and the entries that are left; None: none is.
     """
-    left, options, known = {}, dict[str, Any](), hyperparameters(type(trunks))
+    left, options, known = {}, dict[str, Any](), hyperparameters()
     for name, entry in entries.items():
         is_range_option = name in {field.name for field in fields(Hyper)}
         if not isinstance(entry, Mapping):

@@ -77,3 +77,12 @@ def test_classes_that_train_lacks_are_counted_and_no_rarest_class() -> None:
     told = words((90, 0, 30), sampling="balanced")
     assert "about 60 of each class" in told and "an image of fox (30 in train) 2 times" in told
     assert told.endswith("; 1 class(es) without an image in train count as before")
+
+
+def test_what_the_search_varies_is_told_as_varied() -> None:
+    space = {"class_weights": {"choices": ["none", "balanced"]}}
+    told = words(space=space, head_class_weights=("none", "sqrt"))
+    assert told == (
+        "as the search draws it: --class-weights none or balanced; class weights in the loss of "
+        "classifiers: none or sqrt"
+    )

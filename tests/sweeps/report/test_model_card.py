@@ -70,6 +70,15 @@ def test_the_card_says_whether_the_exported_file_keeps_the_limit() -> None:
         assert f"{ms:g} ms (median of 50 runs" in line and line.endswith(f"; {verdict}.")
 
 
+def test_the_card_says_what_the_trunk_was_trained_with_where_it_is_known() -> None:
+    row = replace(ROWS[1], trained_with=(("lr", 0.002), ("crop_scale", (0.25, 1.0))))
+    outcome = outcome_of(ROWS, Choice(row=row, reason="It is the best.", optimism=0.0))
+    assert "- Trained with lr 0.002, crop scale 0.25-1." in (
+        model_card(PLAN, outcome, {}, "heatmap.png").splitlines()
+    )
+    assert "Trained with lr" not in made()
+
+
 def test_the_card_tells_of_the_net_in_eight_bits() -> None:
     outcome = outcome_of(ROWS, int8=an_int8_net())
     lines = model_card(PLAN, outcome, {}, "heatmap.png").splitlines()
