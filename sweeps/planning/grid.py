@@ -103,7 +103,7 @@ def resolve_grid(spec: SweepSpec, sizes: np.ndarray) -> Grid:
     Raises:
         UserError: published resolutions are asked for, and a variant has none.
     """
-    points = list(_points(spec))
+    points = list(points_of(spec))
     test_res = spec.grid.test_res
     if test_res == "published":
         grid = Grid(tests={p: (_published_test_res(p.variant),) for p in points})
@@ -120,7 +120,8 @@ def resolve_grid(spec: SweepSpec, sizes: np.ndarray) -> Grid:
     return replace(grid, crops=crops)
 
 
-def _points(spec: SweepSpec) -> Iterable[Point]:
+def points_of(spec: SweepSpec) -> Iterable[Point]:
+    """List the points that a spec asks for, in the order of its options."""
     for name in spec.grid.variants:
         given = spec.grid.train_res
         for res in (variants.get(name).native_res,) if given == "native" else given:

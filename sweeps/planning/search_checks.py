@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
-from sweeps.planning.grid import Point
+from sweeps.planning.grid import Point, points_of
 from sweeps.planning.options.space import Choices, Dimension, value_of_setting_in_words
 from sweeps.planning.options.tries import BINDING, Try
 from sweeps.planning.options.words import option
 from sweeps.planning.search import Search, search_of
 from sweeps.planning.spec import SweepSpec
 from trainables.errors import UserError
-from trainables.models import variants
 
 
 def check_search(spec: SweepSpec) -> None:
@@ -41,15 +39,8 @@ def check_search(spec: SweepSpec) -> None:
         )
     for number, tried in enumerate(search.tries, start=1):
         _check_try(tried, f"--try: point {number}", search, spec)
-    for point in _points(spec):
+    for point in points_of(spec):
         _check_tries_at(point, search, spec)
-
-
-def _points(spec: SweepSpec) -> Iterable[Point]:
-    for name in spec.grid.variants:
-        given = spec.grid.train_res
-        for res in (variants.get(name).native_res,) if given == "native" else given:
-            yield Point(variant=name, train_res=res)
 
 
 def _check_try(given: Try, name: str, search: Search, spec: SweepSpec) -> None:
@@ -70,7 +61,7 @@ def _check_try(given: Try, name: str, search: Search, spec: SweepSpec) -> None:
                     f"{option(entry)} or its entry of --space more room, or leave the point out."
                 )
     bound = {entry: given[entry] for entry in BINDING if entry in given}
-    if not any(bound.items() <= vars(point).items() for point in _points(spec)):
+    if not any(bound.items() <= vars(point).items() for point in points_of(spec)):
         words = " and ".join(f"{entry} {value}" for entry, value in bound.items())
         raise UserError(
             f"{name} is bound to {words}, which is no point of the grid: name one that --variants "

@@ -6,20 +6,26 @@ import math
 import random
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import qmc
 
 from sweeps.planning.grid import Point
 from sweeps.planning.options.groups import TrunkOptions
 from sweeps.planning.options.hyperparameters import hyperparameters
 from sweeps.planning.options.search_options import Searcher
-from sweeps.planning.options.space import Interval, search_space
-from sweeps.planning.search import Draw, Search
+from sweeps.planning.options.space import Interval, as_json, check_entries, search_space
+from sweeps.planning.search import Draw, Search, search_of
+from sweeps.planning.validation import check_spec
 from sweeps.scheduling import proposals
 from sweeps.scheduling.proposals import Trial, propose
+from tests.factories import spec_with
+from trainables.errors import UserError
 from trainables.training.recipe import Hyper
 
 OPTIONS = TrunkOptions(lr=(1e-4, 1e-1), weight_decay=(1e-3, 1e-1), label_smoothing=(0.0, 0.2))
@@ -392,3 +398,50 @@ def test_given_points_come_first_in_their_order_the_rest_of_them_in_the_middle(
 def test_where_no_given_point_applies_the_middle_is_first() -> None:
     search = search_with("random", None, ({"variant": "b1", "lr": 0.02},))
     assert run(search, 1) == [search.middle] != run(search, 1, point=OTHER)
+
+
+# --- anything that is accepted ------------------------------------------------------------------
+
+ENDS = st.floats(1e-6, 1) | st.floats(min_value=0, allow_nan=False, allow_infinity=False)
+ENDS |= st.integers(0, 2**40)
+VALUES = ENDS | st.booleans() | st.sampled_from(["sgd", "adamw", "cosine", "none", "uniform"])
+ENTRIES = st.one_of(
+    VALUES,
+    st.fixed_dictionaries({"low": ENDS, "high": ENDS}, optional={"log": st.booleans()}),
+    st.fixed_dictionaries({"choices": st.lists(VALUES | st.lists(ENDS, max_size=2), max_size=3)}),
+)
+NAMES = st.sampled_from(list(hyperparameters()))
+
+
+@settings(max_examples=60, deadline=None, database=None)
+@given(
+    given_entries=st.dictionaries(NAMES, ENTRIES, max_size=3),
+    point=st.dictionaries(NAMES, VALUES, max_size=2),
+    searcher=st.sampled_from(SEARCHERS),
+)
+def test_what_the_checks_accept_can_be_searched(
+    given_entries: dict[str, Any], point: dict[str, Any], searcher: Any
+) -> None:
+    entries = {}
+    for name, entry in given_entries.items():
+        with suppress(UserError):  # each is refused for itself, so that many specs have some
+            entries |= check_entries({name: entry}, "--space f")
+    options: dict[str, Any] = {"variants": ("b0",), "train_res": (64,), "lr": (1e-4, 1e-1)}
+    spec = spec_with(searcher=searcher, space=entries or None, **options)
+    with suppress(UserError):
+        tried = {name: as_json(hyperparameters()[name].value_of(v)) for name, v in point.items()
+                 if _is_taken(name, v)}  # fmt: skip
+        spec = check_spec(spec_with(spec, try_=(tried,) if tried else None))
+        search = search_of(spec)
+        for draw in run(search, 3):
+            assert draw.values.keys() == search.space.keys()
+            for name, value in draw.values.items():
+                assert hyperparameters()[name].value_of(value) == value
+
+
+def _is_taken(name: str, value: Any) -> bool:
+    try:
+        hyperparameters()[name].value_of(value)
+    except ValueError:
+        return False
+    return True
