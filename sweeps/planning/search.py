@@ -87,12 +87,12 @@ class Search:
     def tries_at(self, point: Point) -> list[Draw]:
         """List the points of the space that are tried first at a point of the grid, in order.
 
-        What one does not name is in the middle of its range.
+        What one does not name is in the middle of its range; what all trunks share is left out.
         """
         bound = {"variant": point.variant, "train_res": point.train_res}
         middle = self.middle.values
         return [
-            draw_of({**middle, **{n: v for n, v in given.items() if n not in BINDING}})
+            draw_of({**middle, **{n: v for n, v in given.items() if n in self.space}})
             for given in self.tries
             if all(given[name] == bound[name] for name in BINDING if name in given)
         ]

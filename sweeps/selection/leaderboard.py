@@ -220,7 +220,7 @@ def _settings(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, parameter in hyperparameters().items():
         value = record.get(_WITH + name)
         if value is not None:
-            yield name, parameter.value_of(value)
+            yield name, parameter.typed(value)
 
 
 def make_row(cell: Cell, cost: Cost, result: ArmResult) -> Row:

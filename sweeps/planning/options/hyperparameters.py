@@ -52,15 +52,24 @@ class Hyperparameter:
             return "two numbers in brackets, the lower one first"
         return _ONE.get(self.hint, str(self.hint))
 
+    def typed(self, given: Any) -> Any:
+        """Take a value of its type, whatever the bounds of today.
+
+        Raises:
+            ValueError: it is of another type; says what it must be.
+        """
+        value = _converted(given, self.hint)
+        if not fits(value, self.hint):
+            raise ValueError(f"is not {self.in_words}")
+        return value
+
     def value_of(self, given: Any) -> Any:
         """Take a value that was given, as training takes it.
 
         Raises:
             ValueError: it is of another type, or out of bounds; says what it must be.
         """
-        value = _converted(given, self.hint)
-        if not fits(value, self.hint):
-            raise ValueError(f"is not {self.in_words}")
+        value = self.typed(given)
         numbers = value if isinstance(value, tuple) else (value,)
         if isinstance(value, (bool, str)):
             return value

@@ -395,6 +395,11 @@ def test_given_points_come_first_in_their_order_the_rest_of_them_in_the_middle(
     assert search.middle not in at_small
 
 
+def test_what_all_trunks_share_is_no_part_of_a_draw() -> None:
+    search = search_with("tpe", None, ({"lr": 0.02, "optimizer": "adamw"},))
+    assert run(search, 1)[0].values == {**search.middle.values, "lr": 0.02}
+
+
 def test_where_no_given_point_applies_the_middle_is_first() -> None:
     search = search_with("random", None, ({"variant": "b1", "lr": 0.02},))
     assert run(search, 1) == [search.middle] != run(search, 1, point=OTHER)
@@ -422,7 +427,7 @@ NAMES = st.sampled_from(list(hyperparameters()))
 def test_what_the_checks_accept_can_be_searched(
     given_entries: dict[str, Any], point: dict[str, Any], searcher: Any
 ) -> None:
-    entries = {}
+    entries: dict[str, Any] = {}
     for name, entry in given_entries.items():
         with suppress(UserError):  # each is refused for itself, so that many specs have some
             entries |= check_entries({name: entry}, "--space f")
