@@ -28,7 +28,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from sweeps.planning.spec import FixOptions, ServingOptions
+from sweeps.planning.options.groups import FixOptions, ServingOptions
 from sweeps.selection.choice import choose
 from sweeps.selection.cut_trunks import virtual_row
 from sweeps.selection.leaderboard import Row

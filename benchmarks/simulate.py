@@ -38,9 +38,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
+from sweeps.planning.search import Draw
 from sweeps.planning.workload import TRAIN_STEP_FORWARDS, nominal_ms
-from sweeps.scheduling import tpe, trunk_scheduler
-from sweeps.scheduling.tpe import STARTUP_TRIALS, Trial
+from sweeps.scheduling import proposals, trunk_scheduler
+from sweeps.scheduling.proposals import STARTUP_TRIALS, Trial
 from sweeps.scheduling.trunk_scheduler import TrunkScheduler
 from tests.factories import plan_of, spec_with
 from tests.fake_training import Events, Farm
@@ -139,10 +140,10 @@ def simulate(plan: Plan, gpus: int, crossing: float) -> Outcome:
     """Run phase 1 on so many GPUs: a trial on each, and some queued where there are several."""
     asked: list[bool] = []
 
-    def propose(options: Any, point: Point, history: list[Trial], **how: Any) -> Hyper:
+    def propose(search: Any, point: Point, history: list[Trial], **how: Any) -> Draw:
         told = sum(bool(trial.values) or not trial.running for trial in history)
         asked.append(told >= STARTUP_TRIALS and any(t.point == point for t in history))
-        return tpe.propose(options, point, history, **how)
+        return proposals.propose(search, point, history, **how)
 
     trunk_scheduler.propose = propose
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as root:

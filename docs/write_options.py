@@ -15,7 +15,7 @@ import inspect
 import sys
 import textwrap
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -23,8 +23,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 if __name__ == "__main__":  # its own folder is first on the path, not the project's
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from sweeps.planning.options.words import option
 from sweeps.planning.recipes import RECIPES, builtin_digits
-from sweeps.planning.spec import SweepSpec, option
+from sweeps.planning.spec import SweepSpec
 from sweeps.select_best import SelectOptions
 
 PAGE = Path(__file__).with_name("options.md")
@@ -124,6 +125,8 @@ def _flag(field: Field[Any]) -> str:
 def _values(hint: Any) -> str:
     """What may be given, in words."""
     origin, inner = get_origin(hint), get_args(hint)
+    if origin is Mapping or (origin is tuple and get_origin(inner[0]) is Mapping):
+        return "a file"
     if origin in (Union, types.UnionType):
         return ", or ".join(_values(one) for one in inner if one is not type(None))
     if origin is Literal:

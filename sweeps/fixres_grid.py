@@ -12,6 +12,7 @@ stopped.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 
@@ -29,11 +30,13 @@ set_environment()
 
 import tyro  # noqa: E402
 
+from sweeps.planning.options.space import absorbed  # noqa: E402
+from sweeps.planning.options.words import option  # noqa: E402
 from sweeps.planning.recipes import RECIPES, builtin_digits  # noqa: E402
 from sweeps.planning.spec import SweepSpec, with_options  # noqa: E402
 from sweeps.planning.validation import check_arm_names, check_spec  # noqa: E402
 from sweeps.tracking.access.names import check_names  # noqa: E402
-from trainables.errors import exit_code  # noqa: E402
+from trainables.errors import UserError, exit_code  # noqa: E402
 
 DESCRIPTION = """Find the EfficientNet variant, train resolution and test resolution that serve best
 on labelled images, and write the finished FixEfficientNet with the evidence. The same command
@@ -48,10 +51,10 @@ def parse(argv: list[str], prog: str = "fixres_grid.py") -> SweepSpec:
     digits.
 
     Raises:
-        UserError: an arm is asked for that there was once.
+        UserError: an arm is asked for that there was once, or a file of the search is no good.
     """
     check_arm_names(_values_of("--arms", argv))
-    return tyro.cli(
+    spec = tyro.cli(
         SweepSpec,
         args=argv,
         prog=prog,
@@ -59,6 +62,24 @@ def parse(argv: list[str], prog: str = "fixres_grid.py") -> SweepSpec:
         default=_defaults(argv),
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
+    return _with_space(spec, argv)
+
+
+def _with_space(spec: SweepSpec, argv: list[str]) -> SweepSpec:
+    """Let the entries of ``--space`` hold where options could say the same."""
+    entries = spec.search.space
+    if entries is None:
+        return spec
+    typed = {word.partition("=")[0].replace("_", "-") for word in argv}
+    for name in entries:
+        for given in (option(name), option(f"no_{name}")):
+            if given in typed:
+                raise UserError(
+                    f"{given} is given, and --space {_value_of('--space', argv)} has an entry "
+                    f"{name}: leave one of them out."
+                )
+    trunks, left = absorbed(spec.trunks, entries)
+    return replace(spec, trunks=trunks, search=replace(spec.search, space=left))
 
 
 def _defaults(argv: list[str]) -> SweepSpec:
@@ -69,19 +90,19 @@ def _defaults(argv: list[str]) -> SweepSpec:
     return SweepSpec() if asks_help or _value_of("--data", argv) is not None else builtin_digits()
 
 
-def _value_of(option: str, argv: list[str]) -> str | None:
+def _value_of(name: str, argv: list[str]) -> str | None:
     """Find the value of an option before all options are parsed; "": the value is missing."""
     for i, word in enumerate(argv):
-        if word == option:
+        if word == name:
             return "".join(argv[i + 1 : i + 2])
-        if word.startswith(f"{option}="):
+        if word.startswith(f"{name}="):
             return word.partition("=")[2]
     return None
 
 
-def _values_of(option: str, argv: list[str]) -> list[str]:
+def _values_of(name: str, argv: list[str]) -> list[str]:
     """List the values of an option, up to the next option, before all options are parsed."""
-    after = argv[argv.index(option) + 1 :] if option in argv else []
+    after = argv[argv.index(name) + 1 :] if name in argv else []
     return list(takewhile(lambda word: not word.startswith("--"), after))
 
 

@@ -16,8 +16,8 @@ from sweeps.output.retention import check_not_pruned
 from sweeps.output.sweep_record import SPEC, SweepRecord, read_sweep_record
 from sweeps.planning import plan as planning
 from sweeps.planning.dataset import check_extra_test_sets, find_near_duplicates, open_images
-from sweeps.planning.latency_options import LatencyOptions
-from sweeps.planning.spec import ServingOptions
+from sweeps.planning.options.groups import ServingOptions
+from sweeps.planning.options.latency_options import LatencyOptions
 from sweeps.planning.validation import looks_like_uri
 from sweeps.report.carded_model import write_carded_model
 from sweeps.selection import leaderboard

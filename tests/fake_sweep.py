@@ -20,6 +20,7 @@ from sweeps.final_model.outcome import Outcome, ServedModel
 from sweeps.planning import plan as planning
 from sweeps.planning.grid import Point
 from sweeps.planning.plan import Plan
+from sweeps.planning.search import Draw
 from sweeps.scheduling import trunk_scheduler
 from sweeps.scheduling.cell_scheduler import CellScheduler
 from sweeps.scheduling.trunk_scheduler import TrunkScheduler
@@ -148,12 +149,12 @@ def score_choice(
 
 
 @cache
-def draw(seed: int, point: Point, sample: int) -> Hyper:
+def draw(seed: int, point: Point, sample: int) -> Draw:
     rng = random.Random(f"{seed} {point} {sample}")
-    return Hyper(lr=rng.uniform(1e-4, 1e-3), weight_decay=0.01, label_smoothing=0.1)
+    return Draw(hyper=Hyper(lr=rng.uniform(1e-4, 1e-3), weight_decay=0.01, label_smoothing=0.1))
 
 
-def propose(_options: object, point: Point, *_: object, seed: int, sample: int) -> Hyper:
+def propose(_search: object, point: Point, *_: object, seed: int, sample: int) -> Draw:
     return draw(seed, point, sample)
 
 

@@ -23,11 +23,10 @@ def trunk_memory_need(plan: Plan, point: Point) -> MemoryNeed:
     """Estimate what one trunk needs.
 
     It is the memory of a training step, or of scoring at the largest test resolution if that is
-    more.
+    more: the most that any draw of the hyperparameters takes, as the point's trunks are not known.
     """
-    options = plan.spec.trunks
     # Batch norm cannot be trained on a single image: every worker takes two at least.
-    max_workers = options.batch_size // 2 if options.epochs else 1
+    max_workers = min(plan.possible("batch_size")) // 2 if plan.spec.trunks.epochs else 1
     return MemoryNeed(gb=partial(_trunk_gb, plan, point), max_workers=max_workers)
 
 
@@ -53,21 +52,24 @@ def cell_memory_need(plan: Plan, variant: str, train_res: int, test_res: int) ->
 
 
 def _trunk_gb(plan: Plan, point: Point, workers: int) -> float:
-    options, max_test_res = plan.spec.trunks, max(plan.grid.tests[point])
-    batch, classes = -(-options.batch_size // workers), len(plan.classes)
+    epochs, max_test_res = plan.spec.trunks.epochs, max(plan.grid.tests[point])
+    batch, classes = -(-max(plan.possible("batch_size")) // workers), len(plan.classes)
     peak_bytes = 0
-    if options.epochs:
-        peak_bytes = step_bytes(
-            point.variant,
-            point.train_res,
-            batch=batch,
-            classes=classes,
-            precision="bf16",
-            optimizer=options.optimizer,
-            ema=options.ema_decay > 0,
+    if epochs:
+        peak_bytes = max(
+            step_bytes(
+                point.variant,
+                point.train_res,
+                batch=batch,
+                classes=classes,
+                precision="bf16",
+                optimizer=optimizer,
+                ema=max(plan.possible("ema_decay")) > 0,
+            )
+            for optimizer in plan.possible("optimizer")
         )
     # At the train resolution and below it, a training step takes more than a forward pass.
-    if max_test_res > point.train_res or not options.epochs:
+    if max_test_res > point.train_res or not epochs:
         peak_bytes = max(peak_bytes, _forward_bytes(point.variant, max_test_res, batch, classes))
     return needed_gb(peak_bytes)
 

@@ -14,7 +14,7 @@ import torch
 
 from sweeps.environment import interrupt_on_sigterm, on_cluster
 from sweeps.execution.resources import ClusterResources, Placement, known_gpu
-from sweeps.planning.spec import ResourceOptions
+from sweeps.planning.options.groups import ResourceOptions
 from trainables.errors import SweepError, UserError
 from trainables.machine import available_cores, available_memory_bytes
 from trainables.storage.retry import MAX_LINE_LENGTH, first_line

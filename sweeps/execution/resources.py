@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from sweeps.environment import on_cluster
-from sweeps.planning.spec import ResourceOptions
+from sweeps.planning.options.groups import ResourceOptions
 from trainables.errors import UserError
 from trainables.machine import available_cores, available_memory_bytes
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweeps.planning.latency_options import LatencyOptions
-from sweeps.planning.spec import option
+from sweeps.planning.options.latency_options import LatencyOptions
+from sweeps.planning.options.words import option
 from sweeps.selection.row_latency import setting_from
 from trainables.profiling import onnx_latency
 from trainables.profiling.latency import Conditions, Latency

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sweeps.final_model.outcome import Outcome, PairedGain
-from sweeps.planning.spec import ServingOptions
+from sweeps.planning.options.groups import ServingOptions
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row, crossfit_note
 from trainables.evaluation.class_metrics import IN_WORDS

@@ -87,7 +87,6 @@ def disk_needs(plan: Plan, map_number_bytes: int) -> DiskNeeds:
     of_points = sum(checkpoints[point.variant] for point in plan.points)
     untouched = sum(checkpoints[variant] for variant in plan.untouched_variants)
     smallest = min(checkpoints.values())
-    copies = 1 + MOMENTS[spec.trunks.optimizer] + (spec.trunks.ema_decay > 0)
     return DiskNeeds(
         pixels=images * _view_bytes(res),
         cell=cell_bytes(variant, res),
@@ -99,10 +98,17 @@ def disk_needs(plan: Plan, map_number_bytes: int) -> DiskNeeds:
         cells=plan.survivors
         * sum(_features(plan, point) + _logits(plan, point) for point in plan.points)
         + sum(_untouched_bytes(plan, variant) for variant in plan.untouched_variants),
-        state=copies * smallest if spec.trunks.epochs else smallest,
-        waiting=(copies - 1) * _most_waiting(plan) * of_points,
+        state=_copies(plan)[0] * smallest if spec.trunks.epochs else smallest,
+        waiting=(_copies(plan)[1] - 1) * _most_waiting(plan) * of_points,
         model=int(MODEL_FORMS * smallest),
     )
+
+
+def _copies(plan: Plan) -> tuple[int, int]:
+    """Count the copies of the weights that the state of a trunk holds, at least and at most."""
+    moments = [MOMENTS[optimizer] for optimizer in plan.possible("optimizer")]
+    averages = [decay > 0 for decay in plan.possible("ema_decay")]
+    return 1 + min(moments) + min(averages), 1 + max(moments) + max(averages)
 
 
 def _most_waiting(plan: Plan) -> int:

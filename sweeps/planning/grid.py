@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,7 +17,6 @@ from sweeps.planning.published import PUBLISHED, published
 from sweeps.planning.spec import SweepSpec
 from trainables.errors import UserError
 from trainables.models import variants
-from trainables.training.trunk import TrunkSpec
 from trainables.transforms.augmentation import Augmentation
 from trainables.transforms.resolution import (
     TEST_CROP_PCT,
@@ -25,6 +25,9 @@ from trainables.transforms.resolution import (
     ladder,
     resize_side,
 )
+
+if TYPE_CHECKING:  # it imports torch, and the command line takes points from here
+    from trainables.training.trunk import TrunkSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +103,7 @@ def resolve_grid(spec: SweepSpec, sizes: np.ndarray) -> Grid:
     Raises:
         UserError: published resolutions are asked for, and a variant has none.
     """
-    points = list(_points(spec))
+    points = list(points_of(spec))
     test_res = spec.grid.test_res
     if test_res == "published":
         grid = Grid(tests={p: (_published_test_res(p.variant),) for p in points})
@@ -117,7 +120,8 @@ def resolve_grid(spec: SweepSpec, sizes: np.ndarray) -> Grid:
     return replace(grid, crops=crops)
 
 
-def _points(spec: SweepSpec) -> Iterable[Point]:
+def points_of(spec: SweepSpec) -> Iterable[Point]:
+    """List the points that a spec asks for, in the order of its options."""
     for name in spec.grid.variants:
         given = spec.grid.train_res
         for res in (variants.get(name).native_res,) if given == "native" else given:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
 from sweeps.planning.cell import Cell
 from sweeps.planning.grid import Grid, Point, native_crop, resolve_grid
-from sweeps.planning.serving_limits import limits_set
-from sweeps.planning.spec import SweepSpec, option
+from sweeps.planning.options.space import space_size
+from sweeps.planning.options.words import option
+from sweeps.planning.search import Search, search_of
+from sweeps.planning.serving.limits import limits_set
+from sweeps.planning.spec import SweepSpec
 from sweeps.planning.units import three_digits
 from trainables.data.decode_pool import ExpectedImages
 from trainables.data.image_set import ImageSet
@@ -72,11 +78,19 @@ class Plan:
 
     @property
     def samples(self) -> int:
-        """The number of trunks of a point: one, if the ranges leave nothing to try."""
-        options = self.spec.trunks
-        ranges = (options.lr, options.weight_decay, options.label_smoothing)
-        searches = options.epochs > 0 and any(low < high for low, high in ranges)
-        return options.samples if searches else 1
+        """The number of trunks of a point: no more than there are different ones to try."""
+        if self.spec.trunks.epochs == 0:
+            return 1
+        return int(min(self.spec.search.samples, space_size(self.search.space)))
+
+    @cached_property
+    def search(self) -> Search:
+        """What the search may try."""
+        return search_of(self.spec)
+
+    def possible(self, name: str) -> tuple[Any, ...]:
+        """List the values that a hyperparameter may have: of a range the ends, else all."""
+        return self.search.possible(name, self.spec.trunks)
 
     @property
     def cells(self) -> int:
@@ -109,26 +123,27 @@ class Plan:
         """The number of trunks of a point that are fixed."""
         return min(self.spec.fix.survivors, self.samples)
 
-    def trunk(self, point: Point, hyper: Hyper) -> TrunkSpec:
-        """Make the spec of a trunk: at a point, with these hyperparameters."""
-        options = self.spec.trunks
+    def trunk(
+        self, point: Point, hyper: Hyper, recipe: Mapping[str, Any] = MappingProxyType({})
+    ) -> TrunkSpec:
+        """Make the spec of a trunk: at a point, with these hyperparameters.
+
+        Args:
+            recipe: what else differs from the options, by name.
+        """
+        options = {**vars(self.spec.trunks), **recipe}
+        if not options["epochs"]:
+            options["class_weights"] = "none"
+
+        def own(kind: type) -> dict[str, Any]:
+            return {f.name: options[f.name] for f in fields(kind) if f.name in options}
+
         return TrunkSpec(
             variant=point.variant,
             train_res=point.train_res,
             weights=self.weights[point.variant],
             images=self.images_digest,
-            recipe=Recipe(
-                epochs=options.epochs,
-                batch_size=options.batch_size,
-                optimizer=options.optimizer,
-                schedule=options.schedule,
-                warmup_epochs=options.warmup_epochs,
-                ema_decay=options.ema_decay,
-                dropout=options.dropout,
-                augmentation=Augmentation(crop_scale=options.crop_scale, hflip=options.hflip),
-                sampling=options.sampling,
-                class_weights=options.class_weights if options.epochs else "none",
-            ),
+            recipe=Recipe(**own(Recipe), augmentation=Augmentation(**own(Augmentation))),
             hyper=hyper,
             seed=self.spec.run.seed,
         )

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sweeps.planning.published import PUBLISHED
-from sweeps.planning.spec import (
+from sweeps.planning.options.groups import (
     DataOptions,
     FixOptions,
     GridOptions,
     HalvingOptions,
-    SweepSpec,
     TrunkOptions,
 )
+from sweeps.planning.options.search_options import SearchOptions
+from sweeps.planning.published import PUBLISHED
+from sweeps.planning.spec import SweepSpec
 
 
 def builtin_digits() -> SweepSpec:
@@ -25,9 +26,8 @@ def builtin_digits() -> SweepSpec:
     """
     return SweepSpec(
         grid=GridOptions(variants=("lite0",), train_res=(48, 64), test_res=(64, 80, 96)),
-        trunks=TrunkOptions(
-            epochs=8, samples=2, lr=(1e-3, 4e-3), hflip=0.0, crop_scale=(0.35, 1.0)
-        ),
+        trunks=TrunkOptions(epochs=8, lr=(1e-3, 4e-3), hflip=0.0, crop_scale=(0.35, 1.0)),
+        search=SearchOptions(samples=2),
         halving=HalvingOptions(grace_epochs=2, reduction=3),
     )
 
@@ -53,7 +53,8 @@ def fixefficientnet() -> SweepSpec:
             test_res="published",
             untouched=False,
         ),
-        trunks=TrunkOptions(epochs=0, samples=1),
+        trunks=TrunkOptions(epochs=0),
+        search=SearchOptions(samples=1),
         fix=FixOptions(
             arms=("none", "bn", "fix", "fix_aug"),
             test_crop_pct=(1.0,),

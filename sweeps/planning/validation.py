@@ -5,101 +5,26 @@ An error names the option, the value and what to give instead, in one sentence.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from sweeps.planning.latency_options import LatencyOptions
-from sweeps.planning.spec import ServingOptions, SweepSpec, option, value_in_words
+from sweeps.planning.options.groups import ServingOptions
+from sweeps.planning.options.latency_options import LatencyOptions
+from sweeps.planning.options.ranges import INTERVAL_OPTIONS, RANGE_OF_OPTION, SET_OPTIONS
+from sweeps.planning.options.words import option, value_in_words
+from sweeps.planning.search import search_of
+from sweeps.planning.search_checks import check_search
+from sweeps.planning.spec import SweepSpec
 from trainables.errors import UserError, is_utf8, printable
 from trainables.fixres.arms import ARMS, RETIRED
 from trainables.models import variants
 from trainables.sources.splits import SPLITS
 from trainables.storage.object_store import place_of
 from trainables.training.class_balance import check_balance
-from trainables.transforms.resolution import MIN_RES
 
-INF = math.inf
-MAX_THREADS, MAX_BATCH = 1024, 4096  # beyond them, memory ends before anything is measured
-
-
-@dataclass(frozen=True)
-class Range:
-    """The range of a number, or of each number of a tuple."""
-
-    low: float
-    high: float = INF
-    open_low: bool = False  # low itself is out
-    open_high: bool = False  # high itself is out
-
-    def admits(self, value: float) -> bool:
-        """Say whether a value is finite and within the range."""
-        above = value > self.low if self.open_low else value >= self.low
-        below = value < self.high if self.open_high else value <= self.high
-        return math.isfinite(value) and above and below
-
-    def __str__(self) -> str:
-        if self.high == INF:
-            return f"more than {self.low:g}" if self.open_low else f"at least {self.low:g}"
-        ends = (f"above {self.low:g}" if self.open_low else f"from {self.low:g}") + " "
-        return ends + (f"to below {self.high:g}" if self.open_high else f"to {self.high:g}")
-
-
-# The range of each option that is a number or holds numbers; None and words are not checked. Those
-# of reading images are checked by ReadOptions.
-RANGE_OF_OPTION = {
-    "cache_side": Range(MIN_RES),
-    "train_res": Range(MIN_RES),  # Below it, the last feature map has one position.
-    "test_res": Range(MIN_RES),
-    "epochs": Range(0),
-    "samples": Range(1),
-    "batch_size": Range(2),  # Batch norm in training mode needs two images for a variance.
-    "warmup_epochs": Range(0),
-    "lr": Range(0, open_low=True),
-    "weight_decay": Range(0, open_low=True),
-    "label_smoothing": Range(0, 1, open_high=True),
-    "ema_decay": Range(0, 1, open_high=True),
-    "crop_scale": Range(0, 1, open_low=True),
-    "hflip": Range(0, 1),
-    "grace_epochs": Range(1),
-    "reduction": Range(2),
-    "survivors": Range(1),
-    "test_crop_pct": Range(0, 1, open_low=True),
-    "views": Range(1),
-    "head_lr": Range(0, open_low=True),
-    "head_smoothing": Range(0, 1, open_high=True),
-    "head_weight_decay": Range(0),
-    "head_epochs": Range(1),
-    "head_patience": Range(1),
-    "head_batch_size": Range(1),
-    "max_params_m": Range(0, open_low=True),
-    "max_gmacs": Range(0, open_low=True),
-    "max_memory_mb": Range(0, open_low=True),
-    "max_latency_ms": Range(0, open_low=True),
-    "min_top1": Range(0, 1, open_low=True),
-    "latency_threads": Range(1, MAX_THREADS),
-    "latency_batch": Range(1, MAX_BATCH),
-    "throughput_batch": Range(1, MAX_BATCH),
-    "link_days": Range(0, 7),  # S3 signs no longer validity.
-    "seed": Range(0, 2**31 - 1),
-    "concurrency": Range(1),
-    "cpus_per_trial": Range(1),
-    "gpus_per_trial": Range(0),
-    "gpu_memory_gb": Range(0, open_low=True),
-    "workers_per_trial": Range(1),
-    "price_per_hour": Range(0),
-}
-# Pairs of a lower and an upper end.
-INTERVAL_OPTIONS = ("lr", "weight_decay", "label_smoothing", "crop_scale")
-# Tuples that hold at least one value, and each value once.
-SET_OPTIONS = (
-    *("variants", "train_res", "test_res", "arms", "test_crop_pct"),
-    *("head_lr", "head_smoothing", "head_weight_decay", "head_optimizer"),
-    "head_class_weights",
-)
 # Words that may not be empty.
 NAME_OPTIONS = ("experiment", "register_as", "weights", "class_order")
 
@@ -195,23 +120,29 @@ def _check_set(name: str, values: tuple[Any, ...]) -> None:
 def _check_combinations(spec: SweepSpec) -> None:
     """Check the options that bound or exclude each other."""
     _check_training(spec)
+    check_search(spec)
     _check_pretrained(spec)
     _check_arms(spec)
 
 
 def _check_training(spec: SweepSpec) -> None:
-    check_balance(spec.trunks.sampling, spec.trunks.class_weights)
+    search = search_of(spec)
+    for sampling in search.possible("sampling", spec.trunks):
+        for weights in search.possible("class_weights", spec.trunks):
+            check_balance(sampling, weights)
     if spec.trunks.epochs == 0 and spec.trunks.sampling != "uniform":
         raise UserError(
             f"--sampling {spec.trunks.sampling} is of what training draws, and --epochs 0 trains "
             "nothing: weigh the classes of classifiers by --head-class-weights balanced."
         )
-    if 0 < spec.trunks.epochs < spec.trunks.warmup_epochs:
+    warmup = max(search.possible("warmup_epochs", spec.trunks))
+    if 0 < spec.trunks.epochs < warmup:
         raise UserError(
-            f"--warmup-epochs {spec.trunks.warmup_epochs} is more than --epochs "
-            f"{spec.trunks.epochs}: warm up for less."
+            f"--warmup-epochs {warmup} is more than --epochs {spec.trunks.epochs}: warm up for "
+            "less."
         )
-    workers, batch = spec.resources.workers_per_trial or 1, spec.trunks.batch_size
+    workers = spec.resources.workers_per_trial or 1
+    batch = min(search.possible("batch_size", spec.trunks))
     if workers > 1 and batch < 2 * workers:  # See the range of batch_size.
         raise UserError(
             f"--workers-per-trial {workers} shares a --batch-size of {batch}: give at least two "

@@ -12,7 +12,7 @@ from sweeps.final_model.outcome import Outcome
 from sweeps.final_model.wording import latency_conditions_in_words
 from sweeps.output.sweep_record import SweepRecord
 from sweeps.planning.plan import Plan
-from sweeps.planning.serving_costs import SERVING_COSTS
+from sweeps.planning.serving.costs import SERVING_COSTS
 from sweeps.report import heatmap
 from sweeps.report.arms_plot import plot_arms
 from sweeps.report.chosen_net.confusion_plot import plot_confusions

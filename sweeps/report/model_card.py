@@ -20,10 +20,11 @@ from sweeps.final_model.wording import (
     val_in_words,
 )
 from sweeps.planning.cell import crop_in_words
+from sweeps.planning.class_balance import class_balance_in_words
 from sweeps.planning.plan import Plan
-from sweeps.planning.serving_limits import limits_in_words
+from sweeps.planning.search import values_in_words
+from sweeps.planning.serving.limits import limits_in_words
 from sweeps.planning.units import three_digits
-from sweeps.planning.workload import class_balance_in_words
 from sweeps.report.style import sentence_case
 from sweeps.report.tables import class_metrics
 from sweeps.selection.choice import eligible
@@ -235,7 +236,7 @@ def _calibration(outcome: Outcome) -> str:
 
 def _origin(plan: Plan, outcome: Outcome, versions: Mapping[str, str]) -> str:
     row = outcome.choice.row
-    weights = plan.weights[row.variant]
+    weights, settings = plan.weights[row.variant], dict(row.trained_with)
     variant = variants.get(row.variant)
     start = "random" if weights.source == "none" else f"{variant.timm_id} ({weights.source})"
     return "\n".join(
@@ -252,6 +253,7 @@ def _origin(plan: Plan, outcome: Outcome, versions: Mapping[str, str]) -> str:
             ),
             f"- Trunk {row.trunk}, {row.trunk_epochs} epochs; cell {row.cell}; seed "
             f"{plan.spec.run.seed}.",
+            *([f"- Trained with {values_in_words(settings, list(settings))}."] if settings else []),
             f"- Made with {', '.join(f'{name} {number}' for name, number in versions.items())}.",
             "- Method: Touvron et al., Fixing the train-test resolution discrepancy "
             "(arXiv:1906.06423; EfficientNet: arXiv:2003.08237).",

@@ -22,10 +22,10 @@ from sweeps.final_model.wording import (
     val_in_words,
 )
 from sweeps.planning.cell import crop_in_words
+from sweeps.planning.class_balance import class_balance_in_words
 from sweeps.planning.plan import Plan
-from sweeps.planning.serving_limits import limits_in_words
+from sweeps.planning.serving.limits import limits_in_words
 from sweeps.planning.units import duration, three_digits
-from sweeps.planning.workload import class_balance_in_words
 from sweeps.report.chosen_net.class_tables import (
     MAX_CLASSES,
     calibration_table,
@@ -125,7 +125,7 @@ def render_page(
         ece_in_words=ECE_IN_WORDS,
         times=times_table(ledger),
         images=images_table(ledger),
-        rows=leaderboard_table(outcome),
+        rows=leaderboard_table(outcome, plan.search.varied if plan.spec.trunks.epochs else ()),
         rows_note=_rows_note(outcome, latency),
         command=command.replace(" --", " \\\n    --"),
         facts=_facts(plan, outcome, versions, latency),
@@ -345,6 +345,7 @@ def _facts(
         "Classes": f"{len(plan.classes)}: {shown}" + (f" and {more:,} more" if more > 0 else ""),
         **({"Class balance": balance} if (balance := class_balance_in_words(plan)) else {}),
         "Weights": "; ".join(_start_in_words(plan, variant) for variant in plan.spec.grid.variants),
+        **({"Search": plan.search.in_words} if plan.spec.trunks.epochs else {}),
         "Seed": f"{plan.spec.run.seed}",
         "Chosen": f"trunk {row.trunk} ({row.trunk_epochs} epochs), cell {row.cell}",
         **({} if row.latency_ms is None else {"Latency": latency}),

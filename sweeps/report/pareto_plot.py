@@ -14,9 +14,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from sweeps.planning.cell import crop_in_words
-from sweeps.planning.serving_costs import COST_OF_FIELD
-from sweeps.planning.serving_limits import ServingLimit, limits_set
-from sweeps.planning.spec import ServingOptions, option
+from sweeps.planning.options.groups import ServingOptions
+from sweeps.planning.options.words import option
+from sweeps.planning.serving.costs import COST_OF_FIELD
+from sweeps.planning.serving.limits import ServingLimit, limits_set
 from sweeps.report.style import (
     AROUND_RING,
     CHOSEN,

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from sweeps.final_model.outcome import Outcome
 from sweeps.planning.cell import crop_in_words
-from sweeps.planning.serving_costs import SERVING_COSTS
+from sweeps.planning.search import values_in_words
+from sweeps.planning.serving.costs import SERVING_COSTS
 from sweeps.planning.units import duration, price
 from sweeps.report.ledger import Ledger
 from sweeps.selection.leaderboard import Row, crossfit_note
@@ -184,12 +185,15 @@ def images_table(ledger: Ledger) -> Table:
     return Table(name="Images through the net", columns=columns, lines=lines)
 
 
-def leaderboard_table(outcome: Outcome) -> Table:
+def leaderboard_table(outcome: Outcome, varied: Sequence[str] = ()) -> Table:
     """Make the table of the whole leaderboard: val, best first, then the held-out sets.
 
     Top-1 is what rows compare by, cross-fitted where val picked the classifier; "kept", and all
     after it, is of the classifier that is kept. Rows of untouched nets come first. Where there are
     some, the others say what they are above the best of them.
+
+    Args:
+        varied: the hyperparameters that the search varied, which are shown, by name.
     """
     chosen, metric = outcome.choice.row, outcome.choice.metric
     ordered = sorted(
@@ -197,19 +201,23 @@ def leaderboard_table(outcome: Outcome) -> Table:
         key=lambda r: (r.split != "val", not r.untouched, -r.value(metric), r.gmacs, rank(r.arm)),
     )
     compared = any(r.on_untouched is not None for r in ordered)
-    words = ("variant", "arm", "split", "classifier")
+    words = ("variant", "arm", "split", "trained with", "classifier")
     names = [
         *("variant", "train px", "test px", "crop", "arm", "split", "n"),
         *("top-1 %", "kept %", "top-5 %"),
         *(("on untouched",) if compared else ()),
         *CLASS_COLUMNS,
         *(cost.column for cost in SERVING_COSTS),
-        *("images/s", "seconds", "epochs", "classifier"),
+        *("images/s", "seconds", "epochs"),
+        *(("trained with",) if varied else ()),
+        "classifier",
     ]
     return Table(
         name=f"The leaderboard: top-1{crossfit_note(outcome.rows)}, and of the kept classifier",
         columns=_columns(*names, words=words),
-        lines=tuple(TableRow(cells=_cells(r, compared), strong=r == chosen) for r in ordered),
+        lines=tuple(
+            TableRow(cells=_cells(r, compared, varied), strong=r == chosen) for r in ordered
+        ),
     )
 
 
@@ -219,7 +227,7 @@ def _on_untouched(row: Row) -> str:
     return f"{signed(100 * row.on_untouched)} ± {percent(row.on_untouched_error)}"
 
 
-def _cells(row: Row, compared: bool) -> tuple[str, ...]:
+def _cells(row: Row, compared: bool, varied: Sequence[str]) -> tuple[str, ...]:
     return (
         row.variant,
         row.train_in_words,
@@ -237,5 +245,12 @@ def _cells(row: Row, compared: bool) -> tuple[str, ...]:
         "" if row.images_s is None else f"{row.images_s:.0f}",
         f"{row.seconds:.1f}",
         f"{row.trunk_epochs}",
+        *((_trained_with(row, varied),) if varied else ()),
         row.head_in_words,
     )
+
+
+def _trained_with(row: Row, varied: Sequence[str]) -> str:
+    """Write what the search varied of the trunk; "" where it is not known."""
+    settings = dict(row.trained_with)
+    return values_in_words(settings, [name for name in varied if name in settings])

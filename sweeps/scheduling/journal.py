@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sweeps.planning.grid import Point, point_of
+from sweeps.planning.options.hyperparameters import hyperparameters
 from sweeps.planning.plan import Plan
+from sweeps.planning.search import Draw, draw_of
 from trainables.errors import UserError
 from trainables.storage.artifact_store import Store
 from trainables.storage.damage import DamagedFileError
 from trainables.storage.files import children, read_records
 from trainables.storage.hashing import is_key
 from trainables.storage.typed import checked
-from trainables.training.recipe import Hyper
-from trainables.training.trunk import TrunkSpec, TrunkStatus, hyper_from_json, read_trunk_spec
+from trainables.training.trunk import TrunkSpec, TrunkStatus, read_trunk_spec
 
 log = logging.getLogger("fixres")
 
@@ -34,7 +35,7 @@ class Asked:
     """
 
     trunk: str  # key
-    hyper: Hyper
+    hyper: Draw
     variant: str = ""
     train_res: int = 0  # px
     index: int = 0
@@ -99,7 +100,7 @@ def line_from_json(value: Mapping[str, Any]) -> Line | Opened:
         case "open":
             return checked(Opened(**fields))
         case "ask":
-            line: Line = Asked(**{**fields, "hyper": hyper_from_json(fields["hyper"])})
+            line: Line = Asked(**{**fields, "hyper": _draw_from_json(fields["hyper"])})
         case "rung":
             line = Decided(**fields)
         case "promote":
@@ -113,6 +114,14 @@ def line_from_json(value: Mapping[str, Any]) -> Line | Opened:
     if isinstance(line, Decided) and not 0 <= line.top1 <= 1:
         raise ValueError("its top1 is no share")
     return line
+
+
+def _draw_from_json(value: Mapping[str, Any]) -> Draw:
+    """Read a draw; raises anything for what is none."""
+    draw, known = draw_of(value), hyperparameters()
+    if any(found != known[name].value_of(found) for name, found in draw.recipe.items()):
+        raise ValueError("a hyperparameter is of another type")
+    return replace(draw, hyper=checked(draw.hyper))
 
 
 def read_journal(store: Store, plan: Plan) -> Recorded:
@@ -162,7 +171,7 @@ def _of_plan(plan: Plan, proposals: Sequence[Asked]) -> dict[str, TrunkSpec]:
     left = dict.fromkeys(plan.points, plan.samples)
     for line in proposals:
         for point in _points_of(plan, line):
-            trunk = plan.trunk(point, line.hyper)
+            trunk = plan.trunk(point, line.hyper.hyper, line.hyper.recipe)
             if trunk.key == line.trunk:
                 if trunk.key not in found and left[point]:
                     left[point] -= 1
@@ -193,6 +202,7 @@ def _found_in_store(
         except DamagedFileError:  # nothing is known of it
             continue
         point = point_of(spec)
-        if left.get(point) and plan.trunk(point, spec.hyper).key == key:
+        draw = plan.search.draw_of(spec)
+        if left.get(point) and plan.trunk(point, draw.hyper, draw.recipe).key == key:
             left[point] -= 1
             yield spec

@@ -29,8 +29,8 @@ from sweeps.planning.plan import Plan
 from sweeps.planning.workload import dearest_first
 from sweeps.scheduling.halving import Halving
 from sweeps.scheduling.journal import Decided, Promoted, read_journal
+from sweeps.scheduling.proposals import Trial, propose
 from sweeps.scheduling.repair import discard_trunk
-from sweeps.scheduling.tpe import Trial, propose
 from trainables.storage.artifact_store import Store
 from trainables.storage.damage import DamagedFileError
 from trainables.storage.fenced_log import FencedLog, fenced_log
@@ -171,14 +171,14 @@ class TrunkScheduler:
     def _new_trunk(self, point: Point) -> TrunkSpec | None:
         halving = self._halving[point]
         while halving.to_begin:
-            hyper = propose(
-                self._plan.spec.trunks,
+            draw = propose(
+                self._plan.search,
                 point,
                 list(self._history(point.variant)),
                 seed=self._plan.spec.run.seed,
                 sample=self._begun(point),
             )
-            trunk = self._plan.trunk(point, hyper)
+            trunk = self._plan.trunk(point, draw.hyper, draw.recipe)
             self._record_proposal(trunk)
             if trunk.key not in self._trunks:
                 self._trunks[trunk.key] = trunk
@@ -361,9 +361,11 @@ class TrunkScheduler:
     def _history(self, variant: str) -> Iterator[Trial]:
         for key, trunk in self._trunks.items():
             if trunk.variant == variant:
+                draw = self._plan.search.draw_of(trunk)
                 yield Trial(
                     point=point_of(trunk),
-                    hyper=trunk.hyper,
+                    hyper=draw.hyper,
+                    recipe=draw.recipe,
                     values=self._values[key],
                     running=key not in self._ended,
                     finished=self._ended.get(key) == TrunkStatus.FINISHED,
@@ -374,7 +376,8 @@ class TrunkScheduler:
         return max(self._values[key].items(), default=(0, 0.0))
 
     def _record_proposal(self, trunk: TrunkSpec) -> None:
-        point, hyper = {"variant": trunk.variant, "train_res": trunk.train_res}, trunk.hyper
+        point = {"variant": trunk.variant, "train_res": trunk.train_res}
+        hyper = self._plan.search.draw_of(trunk).values
         self._record(event="ask", **point, trunk=trunk.key, hyper=hyper)
 
     def _record(self, **line: Any) -> None:

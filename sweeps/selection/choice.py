@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sweeps.planning.serving_costs import SERVING_COSTS
-from sweeps.planning.serving_limits import ServingLimit, limits_set
-from sweeps.planning.spec import ServingOptions, option
+from sweeps.planning.options.groups import ServingOptions
+from sweeps.planning.options.words import option
+from sweeps.planning.serving.costs import SERVING_COSTS
+from sweeps.planning.serving.limits import ServingLimit, limits_set
 from sweeps.planning.units import three_digits
 from sweeps.selection.leaderboard import Row, crossfit_note
 from sweeps.selection.optimism import Expectation, expectation, optimism

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sweeps.planning.spec import ServingOptions
+from sweeps.planning.options.groups import ServingOptions
 from sweeps.selection.choice import Choice, choose, eligible
 from sweeps.selection.cut_trunks import rows_of_cut_trunks
 from sweeps.selection.leaderboard import Row

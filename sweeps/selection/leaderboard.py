@@ -6,12 +6,15 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sweeps.planning.cell import Cell, cell_label, train_in_words
+from sweeps.planning.options.hyperparameters import hyperparameters
+from sweeps.planning.options.space import as_json
+from sweeps.planning.search import settings_of
 from trainables.errors import UserError
 from trainables.evaluation.class_metrics import Metric
 from trainables.fixres.arms import ARMS
@@ -65,6 +68,9 @@ class Row:
     crossfit_top1: float | None = None
     crossfit_balanced_accuracy: float | None = None
     crossfit_macro_f1: float | None = None
+    # What the trunk was trained with: each hyperparameter by name, in their order; empty: it was
+    # not trained here, or a former version has kept the row.
+    trained_with: tuple[tuple[str, Any], ...] = ()
 
     @property
     def hits1(self) -> int:
@@ -123,6 +129,17 @@ class Row:
         )
 
 
+# In files, what the trunk was trained with is flat: "with_lr", "with_batch_size" ...
+_WITH = "with_"
+
+
+def _type_of_setting(hint: Any) -> pa.DataType:
+    if get_origin(hint) is tuple:
+        return pa.list_(pa.float64())
+    return {float: pa.float64(), int: pa.int64(), bool: pa.bool_()}.get(hint, pa.string())
+
+
+_SETTING_TYPES = {_WITH + p.name: _type_of_setting(p.hint) for p in hyperparameters().values()}
 # In files, the setting of the head is flat: a column for each of its fields.
 _HEAD_COLUMNS = {
     "head_optimizer": "optimizer",
@@ -145,6 +162,9 @@ def _fields_of_schema() -> Iterator[pa.Field]:
         if field.name == "head":
             for column in _HEAD_COLUMNS:
                 yield pa.field(column, _HEAD_TYPES.get(column, pa.float64()), nullable=True)
+        elif field.name == "trained_with":
+            for column, type_ in _SETTING_TYPES.items():
+                yield pa.field(column, type_, nullable=True)
         else:
             kind, _, rest = str(field.type).partition(" ")
             yield pa.field(field.name, _TYPES[kind], nullable="None" in rest)
@@ -163,6 +183,7 @@ ADDED_LATER = frozenset(
         *("untouched", "on_untouched", "on_untouched_error"),
         *("crossfit_top1", "crossfit_balanced_accuracy", "crossfit_macro_f1"),
         "head_class_weights",
+        *_SETTING_TYPES,
     )
 )
 
@@ -174,6 +195,9 @@ def to_record(row: Row) -> dict[str, Any]:
         value = getattr(row, field.name)
         if field.name == "head":
             record |= {column: getattr(value, name, None) for column, name in _HEAD_COLUMNS.items()}
+        elif field.name == "trained_with":
+            found = {_WITH + name: as_json(setting) for name, setting in value}
+            record |= {column: found.get(column) for column in _SETTING_TYPES}
         else:
             record[field.name] = value
     return record
@@ -182,12 +206,21 @@ def to_record(row: Row) -> dict[str, Any]:
 def from_record(record: Mapping[str, Any]) -> Row:
     """Make a row from a record of :func:`to_record`; raises anything for what is none."""
     setting = {name: record[column] for column, name in _HEAD_COLUMNS.items() if column in record}
-    others = {name: value for name, value in record.items() if name not in _HEAD_COLUMNS}
     head = None if None in setting.values() else checked(HeadSetting(**setting))
-    row = checked(Row(**others, head=head))
+    flat = {*_HEAD_COLUMNS, *_SETTING_TYPES}
+    others = {name: value for name, value in record.items() if name not in flat}
+    row = checked(Row(**others, head=head, trained_with=tuple(_settings(record))))
     if row.arm not in ARMS or row.n < 1:
         raise ValueError(f"no arm {row.arm} of {row.n} images")
     return row
+
+
+def _settings(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """List what a trunk was trained with; raises anything for a value of another type."""
+    for name, parameter in hyperparameters().items():
+        value = record.get(_WITH + name)
+        if value is not None:
+            yield name, parameter.typed(value)
 
 
 def make_row(cell: Cell, cost: Cost, result: ArmResult) -> Row:
@@ -220,6 +253,7 @@ def make_row(cell: Cell, cost: Cost, result: ArmResult) -> Row:
         crossfit_top1=crossfit.get("top1"),
         crossfit_balanced_accuracy=crossfit.get("balanced_accuracy"),
         crossfit_macro_f1=crossfit.get("macro_f1"),
+        trained_with=() if cell.trunk.is_untouched else tuple(settings_of(cell.trunk).items()),
     )
 
 

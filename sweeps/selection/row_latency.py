@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sweeps.planning.latency_options import LatencyOptions
+from sweeps.planning.options.latency_options import LatencyOptions
 from sweeps.selection.leaderboard import Row
 from trainables.errors import UserError
 from trainables.profiling.latency import Conditions, Latency, Runtime, Setting

@@ -25,10 +25,11 @@ from sweeps.events.event_types import (
 from sweeps.events.failures import last_line
 from sweeps.events.progress import Progress
 from sweeps.planning.cell import trunk_in_words
+from sweeps.planning.search import settings_of, values_in_words
 from sweeps.planning.units import duration
 from trainables.evaluation.class_metrics import IN_WORDS, Metric
 from trainables.evaluation.metrics import Score
-from trainables.training.trunk import trained_epochs
+from trainables.training.trunk import TrunkSpec, trained_epochs
 
 # Seconds between two lines about the progress of a long preparation.
 PROGRESS_EVERY_S = 5.0
@@ -98,24 +99,24 @@ class Terminal:
                 self._live.start()
             case TrunkBegan(trunk=trunk, after=after) if not self.console.is_terminal:
                 begins = f"goes on after epoch {after}" if after else "begins"
-                self.say(f"trunk {trunk_in_words(trunk)}: {begins}")
+                self.say(f"trunk {self._named(trunk)}: {begins}")
             case EpochEnded(trunk=trunk, report=report, should_continue=continues):
                 if report.best_val and continues and not self.console.is_terminal:
                     self.say(
-                        f"trunk {trunk_in_words(trunk)}: epoch {report.epoch}, "
+                        f"trunk {self._named(trunk)}: epoch {report.epoch}, "
                         f"{self._best_val(report.val)}, goes on; {self._left()}"
                     )
             case TrunkPaused(trunk=trunk, after=after, val=val) if not self.console.is_terminal:
                 accuracy = f"{self._best_val(val)}, " if val else ""
                 self.say(
-                    f"trunk {trunk_in_words(trunk)}: epoch {after}, {accuracy}waits at its rung; "
+                    f"trunk {self._named(trunk)}: epoch {after}, {accuracy}waits at its rung; "
                     f"{self._left()}"
                 )
             case TrunkEnded(trunk=trunk, status=status, reports=reports):
                 last = next((r.val for r in reversed(reports) if r.val), {})
                 accuracy = f", {self._best_val(last)}" if last else ""
                 self.say(
-                    f"trunk {trunk_in_words(trunk)}: {ENDINGS[status]} after "
+                    f"trunk {self._named(trunk)}: {ENDINGS[status]} after "
                     f"{trained_epochs(reports)} epochs{accuracy}; {self._left()}"
                 )
                 self._say_error(event.error)
@@ -131,7 +132,7 @@ class Terminal:
                 scores = ", ".join(f"{r.arm} {100 * r.value(metric):.1f} %" for r in rows)
                 self.say(f"{subject}: val {words} {scores} (n={rows[0].n}); {self._left()}")
             case TrialRetried(trunk=trunk, cell=cell, error=error):
-                subject = f"cell {cell.label}" if cell else f"trunk {trunk_in_words(trunk)}"
+                subject = f"cell {cell.label}" if cell else f"trunk {self._named(trunk)}"
                 why = last_line(error).partition(". ")[0].rstrip(".")
                 self.say(f"{subject}: tried again, as a trial failed{why and f': {why}'}")
 
@@ -175,7 +176,7 @@ class Terminal:
             trunk = progress.trunks[key]
             epochs = trunk.recipe.epochs
             doing = f"epoch {epoch + 1} of {epochs}" if epochs else "scored as it is"
-            lines.append(Text(f"  {trunk_in_words(trunk)}: {doing}"))
+            lines.append(Text(f"  {self._named(trunk)}: {doing}"))
         for key in sorted(progress.cells_running):
             assert progress.cells is not None
             cell = progress.cells[key]
@@ -195,6 +196,12 @@ class Terminal:
                 f"{100 * score.value(metric):.1f} % (n={score.n}), before any fix"
             )
         return "nothing scored yet"
+
+    def _named(self, trunk: TrunkSpec) -> str:
+        """Name a trunk by its point, its learning rate and what else of the recipe is varied."""
+        words, plan = trunk_in_words(trunk), self.progress.plan
+        names = plan.search.of_recipe if plan and trunk.recipe.epochs else ()
+        return ", ".join([words, *([values_in_words(settings_of(trunk), names)] if names else [])])
 
     @property
     def _metric(self) -> tuple[Metric, str]:

@@ -13,10 +13,10 @@ from rich.text import Text
 from sweeps.execution import gpu_memory, resources
 from sweeps.execution.resources import MemoryNeed, PhaseResources, TrialResources
 from sweeps.planning.cell import crop_in_words
+from sweeps.planning.class_balance import class_balance_in_words
 from sweeps.planning.plan import Plan
 from sweeps.planning.workload import (
     cell_images,
-    class_balance_in_words,
     expected_gmacs_left,
     expected_trunks,
     further_crop_cells,
@@ -43,7 +43,8 @@ def plan_view(plan: Plan) -> Group:
         f"classes  {_classes(plan)}",
         *([f"balance  {balance}"] if (balance := class_balance_in_words(plan)) else []),
         f"trunks   {plan.trunks}: {' '.join(spec.grid.variants)} x train {_px(grid.train_res)} x "
-        f"{plan.samples} samples; {_epochs(plan)}",
+        f"{plan.samples} samples{_no_more(plan)}; {_epochs(plan)}",
+        *([f"search   {plan.search.in_words}"] if spec.trunks.epochs else []),
         f"cells    {plan.cells}: {plan.survivors} trunk(s) of each variant and train resolution x "
         f"test {_px(grid.test_res)} x crop {_ratios(grid.crop_pct)}; arms "
         f"{' '.join(spec.fix.arms)}",
@@ -60,6 +61,12 @@ def plan_view(plan: Plan) -> Group:
     else:
         lines.append("labels   the classes in this order are taken for the weights' own order")
     return Group(*(Text(line) for line in lines), _costs(plan), *_gpus(plan))
+
+
+def _no_more(plan: Plan) -> str:
+    """Say where a point has fewer trunks than were asked for; nothing elsewhere."""
+    fewer = plan.samples < plan.spec.search.samples and plan.spec.trunks.epochs > 0
+    return f" (of --samples {plan.spec.search.samples}, as no more differ)" if fewer else ""
 
 
 def _classes(plan: Plan) -> str:

@@ -24,8 +24,8 @@ from sweeps.final_model.wording import (
     val_in_words,
 )
 from sweeps.planning.cell import crop_in_words
-from sweeps.planning.serving_costs import COST_OF_FIELD
-from sweeps.planning.spec import ServingOptions
+from sweeps.planning.options.groups import ServingOptions
+from sweeps.planning.serving.costs import COST_OF_FIELD
 from sweeps.planning.units import three_digits
 from sweeps.selection.choice import Choice, pareto_front
 from sweeps.selection.leaderboard import Row, crossfit_note

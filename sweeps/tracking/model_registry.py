@@ -15,7 +15,7 @@ from mlflow.entities import LoggedModel, LoggedModelStatus, Metric
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from sweeps.planning.spec import RegisterIf
+from sweeps.planning.options.groups import RegisterIf
 from sweeps.tracking.logged_models import create_model, find_model, log_output
 from sweeps.tracking.runs import SWEEP_KEY, RunStore
 from trainables.evaluation.class_metrics import IN_WORDS

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 
 from sweeps.events.failures import Failure, failures_in_words
 from sweeps.planning.cell import Cell, crop_in_words
+from sweeps.planning.class_balance import class_balance_in_words
+from sweeps.planning.options.space import as_json
 from sweeps.planning.plan import Plan
-from sweeps.planning.workload import class_balance_in_words
+from sweeps.planning.search import settings_of
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row
 from sweeps.tracking.access.names import metric_group
@@ -149,17 +151,18 @@ def trunk_run_name(trunk: TrunkSpec) -> str:
     return f"{trunk.variant}-{train}-{trunk.key[:6]}"
 
 
-def trunk_params(trunk: TrunkSpec) -> dict[str, object]:
+def trunk_params(trunk: TrunkSpec, varied: Sequence[str] = ()) -> dict[str, object]:
     """Name a trunk's point and the hyperparameters that the search proposed.
 
     "with_" puts the hyperparameters behind the axes in alphabetical order.
+
+    Args:
+        varied: those of the recipe that the search varies, by name.
     """
-    return {
-        "variant": trunk.variant,
-        "train_res": trunk.train_res,
-        "with_lr": trunk.hyper.lr,
-        "with_weight_decay": trunk.hyper.weight_decay,
-        "with_label_smoothing": trunk.hyper.label_smoothing,
+    settings = settings_of(trunk)
+    shown = [*vars(trunk.hyper), *(name for name in varied if name not in vars(trunk.hyper))]
+    return {"variant": trunk.variant, "train_res": trunk.train_res} | {
+        f"with_{name}": as_json(settings[name]) for name in shown
     }
 
 

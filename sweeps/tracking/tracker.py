@@ -110,6 +110,7 @@ class MlflowTracker:
         at_ms = int(time.time() * 1000)
         match event:
             case SweepBegan(plan=plan):
+                self._trunks.define(plan)
                 self._write(SWEEP_KEY, partial(self._sweep.begin, plan, at_ms))
                 self._write(SWEEP_KEY, self._sweep.log_view)
                 self._start_sampler()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from mlflow.entities import Metric
 
+from sweeps.planning.plan import Plan
 from sweeps.tracking.datasets import ImageDatasets
 from sweeps.tracking.logged_models import LoggedModels
 from sweeps.tracking.payloads import (
@@ -31,11 +32,16 @@ class TrunkRunWriter:
 
     def __init__(self, runs: RunStore, datasets: ImageDatasets, models: LoggedModels, store: Store):
         self._runs, self._datasets, self._models, self._store = runs, datasets, models, store
+        self._varied: tuple[str, ...] = ()
+
+    def define(self, plan: Plan) -> None:
+        """Take note of what the search of a plan varies, before runs are created."""
+        self._varied = plan.search.varied
 
     def begin(self, trunk: TrunkSpec, at_ms: int) -> bool:
         """Create the run unless it exists, and return whether it has finished."""
         key = trunk_key(trunk.key)
-        params, tags = trunk_params(trunk), trunk_tags(trunk)
+        params, tags = trunk_params(trunk, self._varied), trunk_tags(trunk)
         return self._runs.ensure(key, trunk_run_name(trunk), params, tags, at_ms)
 
     def log_images(self, trunk: TrunkSpec, at_ms: int) -> None:

@@ -130,7 +130,7 @@ def test_help_shows_every_option_with_its_default(
     by_name = {part.split()[0].removeprefix("--").removeprefix("no-"): part for part in parts}
     for group in fields(SweepSpec):
         for field in fields(getattr(SweepSpec(), group.name)):
-            part = by_name[field.name.replace("_", "-")]
+            part = by_name[field.name.rstrip("_").replace("_", "-")]
             default = to_jsonable(getattr(getattr(SweepSpec(), group.name), field.name))
             words = " ".join(map(str, default)) if isinstance(default, list) else str(default)
             assert f"(default: {words})" in part.replace("'", ""), part
@@ -258,3 +258,51 @@ def test_names_are_checked_before_anything_heavy_is_imported() -> None:
         timeout=HANG_S,
     )
     assert done.returncode == 0, done.stderr
+
+
+# --- files of the search ------------------------------------------------------------------------
+
+
+def test_a_space_holds_where_options_say_the_same_and_is_kept_for_the_rest(
+    parse: Any, tmp_path: Path
+) -> None:
+    space, points = tmp_path / "space.yaml", tmp_path / "points.json"
+    space.write_text(
+        "lr: {low: 1e-4, high: 1e-2}\nbatch_size: 64\noptimizer: {choices: [sgd, adamw]}\n"
+    )
+    points.write_text('[{"lr": 0.001}]')
+    spec = parse("--space", str(space), "--try", str(points), "--searcher", "random")
+    assert (spec.trunks.lr, spec.trunks.batch_size) == ((1e-4, 1e-2), 64)
+    assert spec.search.space == {"optimizer": {"choices": ["sgd", "adamw"]}}
+    assert (spec.search.try_, spec.search.searcher) == (({"lr": 0.001},), "random")
+    space.write_text("lr: {low: 1e-4, high: 1e-2}\n")
+    assert parse(f"--space={space}") == parse("--lr", "1e-4", "1e-2")
+
+
+@pytest.mark.parametrize(
+    ("entry", "typed"),
+    [
+        ("batch_size: 64", ["--batch-size", "32"]),
+        ("batch_size: 64", ["--batch_size=32"]),
+        ("lr: {choices: [1, 2]}", ["--lr", "1e-3", "1e-2"]),
+        ("dropout: true", ["--no-dropout"]),
+    ],
+)
+def test_an_option_beside_its_entry_is_refused(
+    parse: Any, tmp_path: Path, entry: str, typed: list[str]
+) -> None:
+    (tmp_path / "s").write_text(entry)
+    with pytest.raises(UserError, match=r"is given, and --space .*s has an entry \w+: leave one"):
+        parse("--space", str(tmp_path / "s"), *typed)
+
+
+def test_files_that_are_no_good_end_the_command_at_once(
+    main: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad").write_text("lr: fast")
+    for name in ("--space", "--try"):
+        for path in (tmp_path / "bad", tmp_path / "missing"):
+            assert main(name, str(path), "--out", str(tmp_path / "out")) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert line.startswith(f"error: {name} {path}") and is_one_sentence(line)
+    assert not (tmp_path / "out").exists()

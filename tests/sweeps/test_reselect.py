@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from sweeps import reselect
-from sweeps.planning.latency_options import LatencyOptions
-from sweeps.planning.spec import ServingOptions
+from sweeps.planning.options.groups import ServingOptions
+from sweeps.planning.options.latency_options import LatencyOptions
 from sweeps.reselect import check_target, load_sweep, write_other_choice
 from sweeps.selection import leaderboard
 from sweeps.selection.choice import Choice

@@ -24,7 +24,7 @@ def checked(value: D) -> D:
     """
     for name, hint in _hints(type(value)).items():
         found = getattr(value, name)
-        if not _fits(found, hint):
+        if not fits(found, hint):
             raise TypeError(f"{name} is {type(found).__name__}")
     return value
 
@@ -35,22 +35,21 @@ def _hints(kind: type[Any]) -> dict[str, Any]:
     return {f.name: hints[f.name] for f in dataclasses.fields(kind)}
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a type: a union, a literal, a tuple, or a plain one."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, option) for option in arguments)
+        return any(fits(value, option) for option in arguments)
     if origin is Literal:
         return value in arguments
     if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
         inner = arguments[:1] * len(value) if Ellipsis in arguments else arguments
-        return (
-            isinstance(value, tuple)
-            and len(inner) == len(value)
-            and all(_fits(v, h) for v, h in zip(value, inner, strict=True))
-        )
+        return len(inner) == len(value) and all(map(fits, value, inner))
     if isinstance(origin, type):  # a list or a mapping, whatever it holds
         return isinstance(value, origin)
     if hint in (int, float):
         allowed = (int, float) if hint is float else (int,)
         return isinstance(value, allowed) and not isinstance(value, bool)
-    return isinstance(value, hint) if isinstance(hint, type) else hint is Any
+    return hint is Any or (isinstance(hint, type) and isinstance(value, hint))

@@ -51,7 +51,7 @@ class Clock:
 
 
 def trunks_of(plan: Plan) -> list[TrunkSpec]:
-    hypers = [replace(HYPER, lr=1e-3 * (i + 1)) for i in range(plan.spec.trunks.samples)]
+    hypers = [replace(HYPER, lr=1e-3 * (i + 1)) for i in range(plan.spec.search.samples)]
     return [plan.trunk(point, hyper) for hyper in hypers for point in plan.points]
 
 

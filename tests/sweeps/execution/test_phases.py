@@ -12,7 +12,7 @@ from sweeps.execution import phases
 from sweeps.execution.resources import ClusterResources, Gpu, NetAtRes, PhaseResources, Placement
 from sweeps.execution.tune_runner import Phase
 from sweeps.planning.grid import point_of
-from sweeps.planning.spec import ResourceOptions
+from sweeps.planning.options.groups import ResourceOptions
 from sweeps.scheduling.cell_scheduler import cells_of
 from tests.factories import HYPER, plan_of, spec_with
 from trainables.data.options import ReadOptions

@@ -19,7 +19,7 @@ from ray.exceptions import AuthenticationError, RpcError
 from sweeps.execution import ray_cluster
 from sweeps.execution.ray_cluster import ROOT, RayCluster, current_placement
 from sweeps.execution.resources import ClusterResources
-from sweeps.planning.spec import ResourceOptions
+from sweeps.planning.options.groups import ResourceOptions
 from tests.waiting import HANG_S
 from trainables.errors import SweepError, UserError
 
@@ -93,7 +93,7 @@ import json, psutil
 from sweeps.environment import set_environment
 set_environment()
 from sweeps.execution.ray_cluster import start_ray
-from sweeps.planning.spec import ResourceOptions
+from sweeps.planning.options.groups import ResourceOptions
 start_ray(ResourceOptions())
 own = psutil.Process()
 sockets = [c for p in (own, *own.children(recursive=True)) for c in p.net_connections("inet")]

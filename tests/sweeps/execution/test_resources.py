@@ -23,7 +23,7 @@ from sweeps.execution.resources import (
     expected_placement,
     known_gpu,
 )
-from sweeps.planning.spec import ResourceOptions
+from sweeps.planning.options.groups import ResourceOptions
 from trainables.errors import UserError
 
 Node = tuple[float, float]  # CPUs, GPUs

@@ -23,7 +23,7 @@ from sweeps.execution.resources import (
     Placement,
 )
 from sweeps.execution.tune_runner import Phase, Queued, run_trials
-from sweeps.planning.spec import ResourceOptions
+from sweeps.planning.options.groups import ResourceOptions
 from tests.sweeps.execution.fragile_trial import FULL, Fragile, FragileContext
 from trainables.data.options import ReadOptions
 from trainables.ray_backend.tune_trainables import TrialContext

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sweeps.final_model.served_latency import measure_served
-from sweeps.planning.latency_options import LatencyOptions
+from sweeps.planning.options.latency_options import LatencyOptions
 from tests.factories import CONDITIONS, a_served_latency
 from trainables.export.portable_formats import trace, write_onnx
 from trainables.profiling.latency import Conditions

@@ -12,9 +12,9 @@ import pytest
 from timm.data import ImageNetInfo
 
 from sweeps.planning.grid import Point, point_of
+from sweeps.planning.options.words import option
 from sweeps.planning.plan import build_plan
 from sweeps.planning.recipes import RECIPES
-from sweeps.planning.spec import option
 from tests.factories import HYPER, is_one_sentence, plan_of, spec_with, weights_of
 from trainables.errors import UserError
 from trainables.models import variants
@@ -69,7 +69,7 @@ GRIDS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("options", GRIDS)
 def test_counts_are_those_of_nested_loops(options: dict[str, Any]) -> None:
     plan = plan_of(spec_with(**options))
-    grid, samples, survivors = plan.spec.grid, plan.spec.trunks.samples, plan.spec.fix.survivors
+    grid, samples, survivors = plan.spec.grid, plan.spec.search.samples, plan.spec.fix.survivors
     trunks, cells = [], []
     for v in grid.variants:
         for r in grid.train_res:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from sweeps.final_model.outcome import PairedGain
-from sweeps.planning.spec import ServingOptions
+from sweeps.planning.options.groups import ServingOptions
 from sweeps.report.model_card import model_card
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row
@@ -68,6 +68,15 @@ def test_the_card_says_whether_the_exported_file_keeps_the_limit() -> None:
             if line.startswith("- Latency of `model.onnx` itself")
         ]
         assert f"{ms:g} ms (median of 50 runs" in line and line.endswith(f"; {verdict}.")
+
+
+def test_the_card_says_what_the_trunk_was_trained_with_where_it_is_known() -> None:
+    row = replace(ROWS[1], trained_with=(("lr", 0.002), ("crop_scale", (0.25, 1.0))))
+    outcome = outcome_of(ROWS, Choice(row=row, reason="It is the best.", optimism=0.0))
+    assert "- Trained with lr 0.002, crop scale 0.25-1." in (
+        model_card(PLAN, outcome, {}, "heatmap.png").splitlines()
+    )
+    assert "Trained with lr" not in made()
 
 
 def test_the_card_tells_of_the_net_in_eight_bits() -> None:

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 
-from sweeps.planning.spec import ServingOptions
+from sweeps.planning.options.groups import ServingOptions
 from sweeps.report.pareto_plot import plot_pareto_fronts
 from sweeps.report.style import CHOSEN, variant_styles
 from sweeps.selection.choice import eligible

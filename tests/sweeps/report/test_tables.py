@@ -46,6 +46,17 @@ def test_the_leaderboard_has_val_first_and_the_best_above() -> None:
     assert all(len(line.cells) == len(table.columns) for line in table.lines)
 
 
+def test_what_the_search_varied_is_shown_where_it_is_known() -> None:
+    known = replace(CHOSEN, trained_with=(("lr", 0.0012345), ("dropout", True)))
+    rows = [known if r == CHOSEN else r for r in ROWS]
+    table = leaderboard_table(an_outcome(known, rows=rows), ("lr", "dropout"))
+    place = [c.name for c in table.columns].index("trained with")
+    (strong,) = [line for line in table.lines if line.strong]
+    assert strong.cells[place] == "lr 0.0012345, dropout on"
+    assert {line.cells[place] for line in table.lines if not line.strong} == {""}
+    assert all(len(line.cells) == len(table.columns) for line in table.lines)
+
+
 def test_untouched_rows_come_first_and_the_others_are_told_against_them() -> None:
     compared = replace(CHOSEN, on_untouched=0.123, on_untouched_error=0.0456)
     untouched = replace(CHOSEN, untouched=True, train_res=224, top1=0.1, cell="u")

@@ -16,11 +16,12 @@ import pytest
 from sweeps.events.event_types import EpochEnded, TrunkBegan, TrunkEnded, TrunkPaused
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
+from sweeps.planning.search import Draw
 from sweeps.planning.spec import SweepSpec
 from sweeps.planning.workload import most_waiting
-from sweeps.scheduling import tpe
 from sweeps.scheduling import trunk_scheduler as module
 from sweeps.scheduling.halving import Halving
+from sweeps.scheduling.proposals import propose
 from sweeps.scheduling.repair import with_repairs
 from sweeps.scheduling.trunk_scheduler import TrunkScheduler
 from tests.factories import plan_of, spec_with
@@ -87,19 +88,19 @@ class Killed(BaseException):
 
 @pytest.fixture(scope="module", autouse=True)
 def quick() -> Iterator[None]:
-    """``propose`` is pure (see test_tpe): the same question has the same answer. And no
+    """``propose`` is pure (see test_proposals): the same question has the same answer. And no
     power is cut here, so nothing waits for the disk."""
     proposals: dict[str, Any] = {}
-    real = tpe.propose
+    real = propose
 
-    def propose(*args: Any, **kwargs: Any) -> Any:
+    def remembered(*args: Any, **kwargs: Any) -> Any:
         question = repr((args, kwargs))
         if question not in proposals:
             proposals[question] = real(*args, **kwargs)
         return proposals[question]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "propose", propose)
+        patch.setattr(module, "propose", remembered)
         patch.setattr(os, "fsync", lambda _: None)
         yield
 
@@ -126,7 +127,7 @@ def check_whole(
     began = [e.trunk for e in events if isinstance(e, TrunkBegan) and not e.after]
     ends = [e.trunk.key for e in events if isinstance(e, TrunkEnded)]
     at = Counter(point_of(t) for t in began)
-    assert at == dict.fromkeys(plan.points, plan.spec.trunks.samples)
+    assert at == dict.fromkeys(plan.points, plan.spec.search.samples)
     assert sorted(ends) == sorted(t.key for t in began) == sorted(ended)
     assert set(farm.trained.values()) == {1}, "no epoch is trained twice"
     for key in ended:
@@ -259,11 +260,12 @@ def test_a_trial_is_given_its_hyperparameters_when_it_starts(
     """However many are queued, each proposal sees all that had been reported by then."""
     seen: list[tuple[str, int]] = []
 
-    def propose(options: Any, point: Point, history: Any, **_: Any) -> Hyper:
+    def counting(search: Any, point: Point, history: Any, **_: Any) -> Draw:
         seen.append((point.variant, sum(len(trial.values) for trial in history)))
-        return Hyper(lr=1e-3 * (1 + len(history)), weight_decay=0.01, label_smoothing=0.1)
+        hyper = Hyper(lr=1e-3 * (1 + len(history)), weight_decay=0.01, label_smoothing=0.1)
+        return Draw(hyper=hyper)
 
-    monkeypatch.setattr(module, "propose", propose)
+    monkeypatch.setattr(module, "propose", counting)
     store, events = Store(tmp_path), Events()
     scheduler, farm = TrunkScheduler(plan, store, events), Farm(plan, store)
     waiting: list[Point] = []

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from sweeps.planning.spec import ServingOptions
+from sweeps.planning.options.groups import ServingOptions
 from sweeps.selection.choice import Choice, choose, pareto_front
 from sweeps.selection.cut_trunks import virtual_row
 from sweeps.selection.leaderboard import Row

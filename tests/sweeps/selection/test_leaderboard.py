@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sweeps.planning.grid import Point
+from sweeps.planning.options.hyperparameters import hyperparameters
 from sweeps.selection.leaderboard import (
     SCHEMA,
     Row,
@@ -53,9 +55,15 @@ def test_schema_has_the_fields_names_and_plain_types(tmp_path: Path) -> None:
         f"head_{n}"
         for n in ("optimizer", "lr", "smoothing", "weight_decay", "epochs", "class_weights")
     ]
+    settings = [f"with_{name}" for name in hyperparameters()]
     names = [f.name for f in fields(Row)]
     at = names.index("head")
-    assert schema.names == SCHEMA.names == [*names[:at], *head, *names[at + 1 :]]
+    assert names[-1] == "trained_with"
+    assert schema.names == SCHEMA.names == [*names[:at], *head, *names[at + 1 : -1], *settings]
+    others = [str(SCHEMA.field(name).type) for name in settings]
+    assert [kind for kind in others if "double" not in kind] == [
+        *("int64", "string", "string", "bool", "string", "string")
+    ]
     types = {f.name: str(f.type) for f in schema}
     assert {types[n] for n in ("variant", "arm", "split", "trunk", "cell")} == {"string"}
     assert {types[n] for n in ("train_res", "test_res", "n", "head_epochs")} == {"int64"}
@@ -69,7 +77,31 @@ def test_schema_has_the_fields_names_and_plain_types(tmp_path: Path) -> None:
         "on_untouched",
         "on_untouched_error",
         *CROSSFIT,
+        *(f"with_{name}" for name in hyperparameters()),
     }
+
+
+def test_what_a_trunk_was_trained_with_comes_back(tmp_path: Path) -> None:
+    space: dict[str, Any] = {"optimizer": {"choices": ["sgd", "adamw"]}}
+    plan = plan_of(spec_with(space=space, batch_size=64))
+    trunk = plan.trunk(plan.points[0], HYPER, {"optimizer": "sgd"})
+    score = Score(split="val", n=50, hits1=20, hits5=45)
+    cost = Cost(params_m=4.0, gmacs=0.5, activations_m=6.7, memory_mb=32.0)
+    result = ArmResult(arm="none", score=score, seconds=1.5)
+    row = make_row(plan.cell(trunk, 6, 160, 0.875), cost, result)
+    assert dict(row.trained_with) == {
+        "lr": 1e-3, "weight_decay": 0.01, "label_smoothing": 0.1, "batch_size": 64,
+        "optimizer": "sgd", "schedule": "cosine", "warmup_epochs": 0.5, "ema_decay": 0.0,
+        "dropout": True, "crop_scale": (0.25, 1.0), "hflip": 0.5, "sampling": "uniform",
+        "class_weights": "none",
+    }  # fmt: skip
+    write(tmp_path / "l.parquet", [row, *ROWS])
+    assert read(tmp_path / "l.parquet") == [row, *ROWS]
+    assert from_record(json.loads(json.dumps(to_record(row)))) == row
+    with pytest.raises(ValueError, match="is not a number"):
+        from_record(to_record(row) | {"with_lr": "fast"})
+    untouched = plan.cell(replace(trunk, recipe=replace(trunk.recipe, epochs=0)), 0, 160, 0.875)
+    assert make_row(untouched, cost, result).trained_with == ()
 
 
 def test_the_head_is_flat_in_a_record_and_whole_in_a_row() -> None:

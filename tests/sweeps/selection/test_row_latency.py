@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sweeps.planning.latency_options import LatencyOptions
-from sweeps.planning.spec import ServingOptions
+from sweeps.planning.options.groups import ServingOptions
+from sweeps.planning.options.latency_options import LatencyOptions
 from sweeps.selection import leaderboard, row_latency
 from sweeps.selection.choice import choose
 from sweeps.selection.leaderboard import Row

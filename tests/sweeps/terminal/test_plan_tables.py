@@ -38,6 +38,37 @@ def test_the_plan_says_what_does_not_fit() -> None:
     assert f"{gb(4):.1f} on each of 4" in spread
 
 
+def test_the_plan_says_what_is_searched_and_how() -> None:
+    entries: dict[str, Any] = {
+        "optimizer": {"choices": ["sgd", "adamw"]},
+        "batch_size": {"low": 16, "high": 64, "log": True},
+        "hflip": 0.5,
+    }
+    told = " ".join(shown(searcher="qmc", space=entries, try_=({"lr": 1e-3},)).split())
+    assert (
+        "search qmc over lr 0.0002 to 0.005 (log), weight decay 0.001 to 0.1 (log), "
+        "label smoothing 0 to 0.2, batch size 16 to 64 (log), optimizer sgd or adamw; first 1 "
+        "given point(s)"
+    ) in told
+
+
+def test_the_plan_says_where_fewer_trunks_differ_than_were_asked_for() -> None:
+    fixed: dict[str, Any] = {"lr": 1e-3, "weight_decay": 0.1, "label_smoothing": 0.0}
+    few = {**fixed, "optimizer": {"choices": ["sgd", "adamw"]}}
+    assert "2 samples (of --samples 4, as no more differ);" in " ".join(shown(space=few).split())
+    assert "as no more differ" not in shown(space=few, samples=2) + shown()
+
+
+def test_memory_is_planned_for_the_largest_batch_that_may_be_drawn() -> None:
+    def gb(workers: int, **options: Any) -> float:
+        return gpu_memory.trunk_memory_needs(plan(**options))["b0", 96].gb(workers)
+
+    batches = {"batch_size": {"choices": [8, 64]}, "optimizer": {"choices": ["sgd", "adamw"]}}
+    assert gb(1, space=batches, optimizer="sgd") == gb(1, batch_size=64) > gb(1, batch_size=8)
+    need = gpu_memory.trunk_memory_needs(plan(space=batches))["b0", 96]
+    assert need.max_workers == 4
+
+
 def test_the_plan_names_classes_and_layout() -> None:
     few = shown()
     assert "layout   class folders\n" in few

@@ -7,9 +7,9 @@ import re
 import pytest
 
 from sweeps.final_model.outcome import PairedGain
+from sweeps.planning.options.groups import ServingOptions
 from sweeps.planning.plan import Plan
-from sweeps.planning.serving_costs import COST_OF_FIELD
-from sweeps.planning.spec import ServingOptions
+from sweeps.planning.serving.costs import COST_OF_FIELD
 from sweeps.planning.units import three_digits
 from sweeps.planning.workload import gmacs_left
 from sweeps.selection.choice import Choice

@@ -21,7 +21,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from sweeps.final_model.mlflow_flavor import write_mlflow_model
-from sweeps.planning.spec import RegisterIf
+from sweeps.planning.options.groups import RegisterIf
 from sweeps.tracking.access.connection import open_experiment
 from sweeps.tracking.model_registry import CHAMPION, PREVIOUS, Candidate, ModelRegistry
 from sweeps.tracking.runs import SWEEP_KEY, RunStore, points

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from sweeps.tracking.datasets import ImageDatasets
 from sweeps.tracking.logged_models import LoggedModels
 from sweeps.tracking.runs import RunStore, trunk_key
 from sweeps.tracking.trunk_run import TrunkRunWriter
+from tests.factories import spec_with
 from tests.sweeps.tracking.recorded_sweep import PLAN, TrackedSweep, run_store, started_runs
 from trainables.training.trunk import TrunkStatus
 
@@ -40,6 +42,21 @@ def test_a_trunk_has_its_point_and_hyperparameters_as_params(sweep: TrackedSweep
     assert {"role": "trunk", "epochs": "2"}.items() <= run.data.tags.items()
     images = sweep.images_of(trunk_key(trunk.key))
     assert [one.dataset.name for one in images] == ["built-in digits train"]
+
+
+def test_what_else_the_search_varies_is_a_param_too(sweep: TrackedSweep) -> None:
+    writer = writer_of(sweep, started_runs(sweep))
+    space: dict[str, Any] = {
+        "optimizer": {"choices": ["sgd", "adamw"]}, "crop_scale": {"choices": [[0.1, 1], [0.2, 1]]},
+        "hflip": 0.5,
+    }  # fmt: skip
+    writer.define(replace(PLAN, spec=spec_with(PLAN.spec, space=space)))
+    trunk = sweep.recorded.ended_trunks[0].trunk
+    assert not writer.begin(trunk, AT_MS)
+    params = sweep.run(trunk_key(trunk.key)).data.params
+    crop = list(trunk.recipe.augmentation.crop_scale)
+    assert params["with_optimizer"] == trunk.recipe.optimizer
+    assert params["with_crop_scale"] == str(crop) and "with_hflip" not in params
 
 
 def test_epochs_are_deferred_and_written_again_at_the_end(sweep: TrackedSweep) -> None:

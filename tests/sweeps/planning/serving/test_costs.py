@@ -6,8 +6,8 @@ from dataclasses import fields
 
 import pytest
 
-from sweeps.planning.serving_costs import COST_OF_FIELD, SERVING_COSTS
-from sweeps.planning.spec import ServingOptions
+from sweeps.planning.options.groups import ServingOptions
+from sweeps.planning.serving.costs import COST_OF_FIELD, SERVING_COSTS
 from sweeps.selection.leaderboard import Row
 
 

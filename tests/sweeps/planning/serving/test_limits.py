@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sweeps.planning.serving_limits import limits_in_words, limits_set
-from sweeps.planning.spec import ServingOptions
+from sweeps.planning.options.groups import ServingOptions
+from sweeps.planning.serving.limits import limits_in_words, limits_set
 from tests.factories import a_row
 
 LIMITS = ServingOptions(max_params_m=4.0, max_latency_ms=10.0, min_top1=0.5)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from sweeps.planning.serving_costs import SERVING_COSTS
-from sweeps.planning.spec import ServingOptions, option
+from sweeps.planning.options.groups import ServingOptions
+from sweeps.planning.options.words import option
+from sweeps.planning.serving.costs import SERVING_COSTS
 from trainables.profiling.latency import Conditions
 
 
