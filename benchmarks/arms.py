@@ -5,7 +5,8 @@
 The first table has val top-1 with 95 % intervals (Wilson) for each cell and arm; of arms whose
 classifier val picked it is cross-fitted: halves of val pick, and each judges the other's pick. The
 second compares each arm, image by image, with the same trunk at the same resolution and crop,
-untuned (none): over all cells, how many images it puts right and how many wrong.
+untuned (none): over all cells, how many images it puts right and how many wrong. Nets that were not
+fine-tuned, which have one arm, are left out.
 
 With --test both are of the test split, on which nothing was picked: every arm of every cell is
 read on it. The store remembers that: whoever then chooses by what they see has no unseen images
@@ -49,7 +50,8 @@ def main() -> None:
     parser.add_argument("--test", action="store_true", help="on test, which is read for every arm")
     args = parser.parse_args()
     out, store = args.out, Store(args.out / "store")
-    rows = [r for r in leaderboard.read(out / "leaderboard.parquet") if r.split == "val"]
+    board = leaderboard.read(out / "leaderboard.parquet")
+    rows = [r for r in board if r.split == "val" and not r.untouched]
     hits: Hits = lambda r: recorded_hits(store, r.cell, r.arm)  # noqa: E731
     if args.test:
         record = read_sweep_record(out)

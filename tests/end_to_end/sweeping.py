@@ -16,6 +16,9 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 from tests.waiting import HANG_S
+from trainables.storage.fenced_log import is_opening
+from trainables.storage.files import read_lines
+from trainables.storage.object_store import RemotePath
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = "sweeps/fixres_grid.py"
@@ -142,3 +145,14 @@ def runs_of(out: Path) -> list[Any]:
     client = MlflowClient(tracking_uri=f"sqlite:///{out}/mlflow.db")
     experiments = [e.experiment_id for e in client.search_experiments()]
     return list(client.search_runs(experiments, max_results=1000))
+
+
+def decisions(store: Path) -> list[dict[str, Any]]:
+    """What a journal holds, be it a file or, as in object stores, a file for each line.
+
+    Left out is which drivers wrote it.
+    """
+    path = store / "journal.jsonl"
+    place = path if path.exists() else RemotePath(root="file:///", key=str(path).strip("/"))
+    lines = [line for line in read_lines(place) if not is_opening(line)]
+    return [{name: v for name, v in line.items() if name != "writer"} for line in lines]

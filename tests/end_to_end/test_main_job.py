@@ -20,6 +20,7 @@ from tests.end_to_end.sweeping import (
     ANOTHER_ORDER,
     SHAPES,
     command,
+    decisions,
     environment,
     epochs_trained,
     run_command,
@@ -262,13 +263,13 @@ def test_a_further_set_may_be_added_to_a_finished_sweep(undisturbed: Path, data:
         (odd / shape).mkdir(parents=True)
         for path in sorted((data / shape).iterdir())[:8]:
             Image.open(path).point(lambda value: value // 2).save(odd / shape / path.name)
-    before = (out / "store" / "journal.jsonl").read_bytes()
+    before = decisions(out / "store")
     more = ("--also-test", f"odd={odd}")
     for _ in range(2):
         done = sweep(data, out, *more)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "odd      top-1" in done.stdout and "(n=16," in done.stdout
-    assert (out / "store" / "journal.jsonl").read_bytes() == before
+    assert decisions(out / "store") == before
     choice = json.loads((out / "choice.json").read_text())
     assert choice["chosen"] == json.loads((undisturbed / "choice.json").read_text())["chosen"]
     splits = [r["split"] for r in choice["unseen"]]

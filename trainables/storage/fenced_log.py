@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,30 +51,44 @@ def has_lines(path: Place) -> bool:
 
 
 class FencedLog(ABC):
-    """A log that this process continues from where it ends now."""
+    """A log that this process continues from where it ends now. Its threads may share it."""
 
     def __init__(self, path: Place):
         self.path = path
+        # Else a thread that looks while another appends takes that line for another process's.
+        self._busy = threading.Lock()
 
-    @abstractmethod
     def open(self, epoch: int, driver: str) -> None:
         """Write the line after which every other process is refused; see :func:`opening`."""
+        with self._busy:
+            self._open(epoch, driver)
 
-    @abstractmethod
     def append(self, value: Any) -> None:
         """Append a line; it is there after a crash.
 
         Raises:
             ReplacedError: another process has written since; the line is not.
         """
+        with self._busy:
+            self._append(value)
 
-    @abstractmethod
     def check(self) -> None:
         """Look whether another process has written since.
 
         Raises:
             ReplacedError: it has.
         """
+        with self._busy:
+            self._check()
+
+    @abstractmethod
+    def _open(self, epoch: int, driver: str) -> None: ...
+
+    @abstractmethod
+    def _append(self, value: Any) -> None: ...
+
+    @abstractmethod
+    def _check(self) -> None: ...
 
     def _replaced(self, line: Any) -> ReplacedError:
         known = isinstance(line, Mapping) and line.get("driver")
@@ -99,7 +114,7 @@ class _ObjectLog(FencedLog):
         self._last, self._epoch = numbered_lines.last_number(path), 0
         self._writer = secrets.token_hex(8)
 
-    def open(self, epoch: int, driver: str) -> None:
+    def _open(self, epoch: int, driver: str) -> None:
         self._epoch = epoch
         line = opening(epoch, driver)
         # The driver before may write up to this moment: what it has written is read afterwards.
@@ -107,12 +122,12 @@ class _ObjectLog(FencedLog):
             self._last += 1
         self._last += 1
 
-    def append(self, value: Any) -> None:
+    def _append(self, value: Any) -> None:
         while not numbered_lines.create_line(self.path, self._last + 1, value, self._writer):
             self._pass(numbered_lines.read_line(self.path, self._last + 1))
         self._last += 1
 
-    def check(self) -> None:
+    def _check(self) -> None:
         while (line := numbered_lines.read_line(self.path, self._last + 1)) is not None:
             self._pass(line)
 
@@ -142,18 +157,18 @@ class _FileLog(FencedLog):
         super().__init__(path)
         self._end, self._last = with_retries(lambda: _end_of(path), str(path))
 
-    def open(self, epoch: int, driver: str) -> None:
-        self.append(opening(epoch, driver) | {"writer": secrets.token_hex(8)})
+    def _open(self, epoch: int, driver: str) -> None:
+        self._append(opening(epoch, driver) | {"writer": secrets.token_hex(8)})
 
-    def append(self, value: Any) -> None:
-        self.check()
+    def _append(self, value: Any) -> None:
+        self._check()
         line = canonical_json(value).encode() + b"\n"
         append_bytes(self.path, line)
         self._end, self._last = with_retries(lambda: _end_of(self.path), str(self.path))
         if self._last != line:
             raise self._replaced(_parsed(self._last))
 
-    def check(self) -> None:
+    def _check(self) -> None:
         if with_retries(lambda: _end_of(self.path), str(self.path)) != (self._end, self._last):
             raise self._replaced(self._last_opening())
 

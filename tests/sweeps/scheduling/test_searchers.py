@@ -13,11 +13,11 @@ import pytest
 from sweeps.planning.options.search_options import Searcher
 from sweeps.planning.plan import Plan
 from sweeps.planning.search import settings_of
-from sweeps.scheduling import trunk_scheduler as module
 from sweeps.scheduling.trunk_scheduler import TrunkScheduler
 from tests.factories import plan_of, spec_with
 from tests.fake_training import SMALL_SPEC, Events, Farm, outcome, phase
 from trainables.storage.artifact_store import Store
+from trainables.storage.fenced_log import FencedLog
 from trainables.storage.files import append_line, read_lines
 
 SEARCHERS = get_args(Searcher)
@@ -58,13 +58,13 @@ def prefixes(plan: Plan, root: Path) -> Iterator[Store[Path]]:
     while True:
         store, lines = Store(root / str(at)), iter(range(at))
 
-        def append(*args: Any, left: Iterator[int] = lines) -> None:
+        def append(log: FencedLog, line: Any, left: Iterator[int] = lines) -> None:
             if next(left, None) is None:
                 raise Killed
-            append_line(*args)
+            append_line(log.path, line)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "append_line", append)
+            patch.setattr(FencedLog, "append", append)
             try:
                 Farm(plan, store).run(TrunkScheduler(plan, store, Events()))
                 return

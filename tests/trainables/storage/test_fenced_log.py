@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -45,6 +46,27 @@ def test_lines_come_back_in_their_order(path: Place) -> None:
         log.append(line)
     log.check()
     assert said(path) == lines and has_lines(path)
+
+
+def test_threads_of_the_process_that_writes_are_no_other_process(path: Place) -> None:
+    log, over = opened(path, 1), threading.Event()
+
+    def look() -> int:
+        looks = 0
+        while not over.is_set():
+            log.check()
+            looks += 1
+        return looks
+
+    with ThreadPoolExecutor(2) as pool:
+        watching = [pool.submit(look) for _ in range(2)]
+        try:
+            for i in range(40):
+                log.append({"i": i})
+        finally:
+            over.set()
+        assert all(watcher.result() for watcher in watching)
+    assert said(path) == [{"i": i} for i in range(40)]
 
 
 def test_one_that_stood_still_is_refused_and_writes_nothing(path: Place) -> None:
