@@ -57,6 +57,9 @@ class FencedLog(ABC):
         self.path = path
         # Else a thread that looks while another appends takes that line for another process's.
         self._busy = threading.Lock()
+        # What is being appended, as JSON. After an interrupt, which may come at any moment, it is
+        # there or it is not: the next look says which.
+        self._sent: str | None = None
 
     def open(self, epoch: int, driver: str) -> None:
         """Write the line after which every other process is refused; see :func:`opening`."""
@@ -123,13 +126,20 @@ class _ObjectLog(FencedLog):
         self._last += 1
 
     def _append(self, value: Any) -> None:
+        if self._sent is not None:
+            self._check()
+        self._sent = canonical_json(value)
         while not numbered_lines.create_line(self.path, self._last + 1, value, self._writer):
             self._pass(numbered_lines.read_line(self.path, self._last + 1))
-        self._last += 1
+        self._last, self._sent = self._last + 1, None
 
     def _check(self) -> None:
         while (line := numbered_lines.read_line(self.path, self._last + 1)) is not None:
-            self._pass(line)
+            if self._sent is not None and _parsed(line) == json.loads(self._sent):
+                self._last += 1
+            else:
+                self._pass(line)
+            self._sent = None
 
     def _pass(self, content: bytes | None) -> None:
         """Pass over the line of a driver before this one that opened the log too late.
@@ -162,15 +172,30 @@ class _FileLog(FencedLog):
 
     def _append(self, value: Any) -> None:
         self._check()
-        line = canonical_json(value).encode() + b"\n"
+        self._sent = canonical_json(value)
+        line = self._sent.encode() + b"\n"
         append_bytes(self.path, line)
         self._end, self._last = with_retries(lambda: _end_of(self.path), str(self.path))
+        self._sent = None
         if self._last != line:
             raise self._replaced(_parsed(self._last))
 
     def _check(self) -> None:
-        if with_retries(lambda: _end_of(self.path), str(self.path)) != (self._end, self._last):
-            raise self._replaced(self._last_opening())
+        end, last = with_retries(lambda: _end_of(self.path), str(self.path))
+        if (end, last) != (self._end, self._last):
+            if not self._is_ours(end, last):
+                raise self._replaced(self._last_opening())
+            self._end, self._last = end, last
+        self._sent = None
+
+    def _is_ours(self, end: int, last: bytes) -> bool:
+        """Whether all that was added is what this process was appending, or the beginning of it.
+
+        A line break may stand before it, where the line before had none.
+        """
+        if self._sent is None or not f"{self._sent}\n".encode().startswith(last):
+            return False
+        return end - len(last) - self._end in (0, 1)
 
     def _last_opening(self) -> Any:
         openings = [line for line in map(_parsed, raw_lines(self.path)) if is_opening(line)]

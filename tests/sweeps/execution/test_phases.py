@@ -61,6 +61,8 @@ def test_every_trial_of_a_plan_has_resources(monkeypatch: pytest.MonkeyPatch, ph
         phases.run_trunks(trunk_scheduler, CONTEXT, placement)
         assert sorted(handed_out) == sorted((p.variant, p.train_res) for p in planned.points)
         return
-    cell_scheduler: Any = SimpleNamespace(plan=planned, next=lambda: cells.pop() if cells else None)
+    cell_scheduler: Any = SimpleNamespace(
+        plan=planned, left=len(cells), next=lambda: cells.pop() if cells else None
+    )
     phases.run_cells(cell_scheduler, CONTEXT, placement)
     assert sorted(handed_out) == sorted((v, r) for v in ("b0", "lite0") for r in (96, 64) * 2)

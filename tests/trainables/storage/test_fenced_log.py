@@ -6,11 +6,14 @@ import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.storing import S3Server
 from trainables.errors import ReplacedError
+from trainables.storage import fenced_log as fenced
+from trainables.storage import numbered_lines
 from trainables.storage.fenced_log import FencedLog, fenced_log, has_lines, is_opening
 from trainables.storage.files import Place, append_line, read_lines
 from trainables.storage.numbered_lines import last_number, line_path
@@ -67,6 +70,40 @@ def test_threads_of_the_process_that_writes_are_no_other_process(path: Place) ->
             over.set()
         assert all(watcher.result() for watcher in watching)
     assert said(path) == [{"i": i} for i in range(40)]
+
+
+@pytest.mark.parametrize("moment", ["before", "within", "after"])
+def test_an_interrupt_while_a_line_is_written_is_no_other_process(
+    path: Place, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = opened(path, 1)
+    log.append({"i": 0})
+    module, name = (
+        (numbered_lines, "create_line")
+        if isinstance(path, RemotePath)
+        else (fenced, "append_bytes")
+    )
+    write = getattr(module, name)
+
+    def interrupted(*args: Any) -> None:
+        if moment == "within" and isinstance(path, Path):
+            args = (args[0], args[1][:5])
+        if moment == "after" or (moment == "within" and isinstance(path, Path)):
+            write(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            log.append({"i": 1})
+    log.check()
+    log.append({"i": 2})
+    log.check()
+    written = [{"i": 1}] if moment == "after" else []
+    assert [line for line in said(path) if line] == [{"i": 0}, *written, {"i": 2}]
+    opened(path, 2)
+    with pytest.raises(ReplacedError):
+        log.check()
 
 
 def test_one_that_stood_still_is_refused_and_writes_nothing(path: Place) -> None:
