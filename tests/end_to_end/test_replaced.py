@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 def begin(out: Path, uri: str, before: str = "") -> subprocess.Popen[str]:
     out.parent.mkdir(exist_ok=True)
     return subprocess.Popen(
-        [sys.executable, standing_driver.__file__, str(out), uri, before],
+        [sys.executable, "-m", standing_driver.__name__, str(out), uri, before],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
