@@ -10,11 +10,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from sweeps.events.durations import Durations, keeping
 from sweeps.events.event_types import SweepBegan, Watcher, Watchers
 from sweeps.events.failures import failures_in_words
+from sweeps.events.forecast import first_forecast
 from sweeps.events.recorders import Guard, History, LiveBoard
 from sweeps.execution.phases import run_cells, run_trunks
 from sweeps.execution.ray_cluster import RayCluster
+from sweeps.execution.timed_devices import kept_timings
 from sweeps.final_model.held_out import score_choice
 from sweeps.final_model.outcome import (
     Outcome,
@@ -219,14 +222,18 @@ class _Sweep:
 
         Ray is started by the first step that finds something left to do.
         """
-        history = History()
-        with RayCluster(self.plan.spec.resources) as cluster:
-            watcher = self._begin(history)
+        history, durations = History(), Durations(self.plan, kept_timings(self.plan))
+        with RayCluster(self.plan.spec.resources) as cluster, keeping(durations, self.plan):
+            history.forecast = first_forecast(self.store, self.plan, durations)
+            watcher = self._begin(history, durations)
 
             def work() -> Outcome:
                 survivors = self._train_trunks(watcher, cluster)
                 rows = self._adapt_in_cells(survivors, watcher, cluster)
-                return self._conclude(rows, history, cluster)
+                with durations.closing() as readings:
+                    outcome = self._conclude(rows, history, cluster)
+                    readings += (row.seconds for row in outcome.rows if row.split != "val")
+                return outcome
 
             return with_repairs(work, self.store, self.terminal.say)
 
@@ -243,12 +250,12 @@ class _Sweep:
         self._track_outcome(outcome, sorted((self.out / "figures").glob("*.png")))
         tracker.begin_closing()
 
-    def _begin(self, history: History) -> Watcher:
+    def _begin(self, history: History, durations: Durations) -> Watcher:
         """Announce the sweep to everything that watches it, and publish its spec."""
         board = LiveBoard(*self.location.boards)
         guard = Guard(self.location.driver.check)
-        watcher = Watchers([guard, self.tracker, self.terminal, history, board])
-        watcher.on(SweepBegan(plan=self.plan))
+        watcher = Watchers([guard, durations, self.tracker, self.terminal, history, board])
+        watcher.on(SweepBegan(plan=self.plan, kept=durations.kept))
         self.tracker.attach([self.out / SPEC])
         self.location.publish(SPEC)
         return watcher

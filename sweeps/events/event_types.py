@@ -15,6 +15,7 @@ from sweeps.planning.cell import Cell, trunk_in_words
 from sweeps.planning.plan import Plan
 from sweeps.selection.leaderboard import Row
 from trainables.evaluation.metrics import Score
+from trainables.profiling.speed_file import DeviceTimings
 from trainables.training.trunk import EpochReport, TrunkSpec, TrunkStatus
 
 
@@ -23,6 +24,8 @@ class SweepBegan:
     """A sweep begins, or is continued, by this plan."""
 
     plan: Plan
+    kept: tuple[DeviceTimings, ...] = ()
+    """What earlier sweeps have timed, on this machine's device first."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,16 +1,16 @@
 """Compute from events how far a sweep is, and how long it will take. Shows nothing.
 
-Work is counted in GMACs, see :mod:`sweeps.planning.workload`. Seconds a GMAC are measured as the
-sweep runs: for each point on its own, as small nets at small resolutions take longer than their
-GMACs say, and for cells. What the store already held took no time, and is not measured.
+What is left is counted by point and epoch, and by kind of cell, so that telling the time left takes
+no longer after ten thousand trunks than after ten.
 """
 
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 
+from sweeps.events.durations import Durations
 from sweeps.events.event_types import (
     CellBegan,
     CellEnded,
@@ -25,24 +25,33 @@ from sweeps.events.event_types import (
 from sweeps.planning.cell import Cell
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
-from sweeps.planning.workload import cell_gmacs, epoch_gmacs, expected_gmacs_left, gmacs_left
+from sweeps.planning.workload import CellKind, expected_trunks, planned_cells
 from sweeps.selection.leaderboard import Row
 from trainables.evaluation.class_metrics import Metric
 from trainables.evaluation.metrics import Score
 from trainables.training.trunk import TrunkSpec, trained_epochs
 
-CELLS = "cells"  # The key of the rate of cells, beside the points' rates.
 
+class _Epochs:
+    """The epochs of a point's trunks: how many trunks have trained each, and will never.
 
-class _Rate:
-    """Seconds and GMACs of the work that a rate is measured on."""
+    Args:
+        epochs: of a trunk that is not cut.
+    """
 
-    def __init__(self) -> None:
-        self.seconds = self.gmacs = 0.0
+    def __init__(self, epochs: int):
+        self.trained = [0] * (epochs + 1)
+        self.given_up = [0] * (epochs + 1)
 
-    def add(self, seconds: float, gmacs: float) -> None:
-        self.seconds += seconds
-        self.gmacs += gmacs
+    def train(self, after: int, epoch: int) -> None:
+        """A trunk that had trained ``after`` epochs has trained ``epoch`` now."""
+        for number in range(after + 1, epoch + 1):
+            self.trained[number] += 1
+
+    def give_up(self, epoch: int) -> None:
+        """A trunk has ended after ``epoch``."""
+        for number in range(epoch + 1, len(self.given_up)):
+            self.given_up[number] += 1
 
 
 class Progress:
@@ -56,73 +65,82 @@ class Progress:
         self._clock = clock
         self._process_began = clock()
         self._work_began: float | None = None
-        self._rates: dict[Point | str, _Rate] = defaultdict(_Rate)
-        self._step_began: dict[str, float] = {}  # time by key, for trunks and cells that run
         self.plan: Plan | None = None
+        self._durations: Durations | None = None
         self.epochs: dict[str, int] = {}  # epochs done by key, for trunks in training
         self.paused: dict[str, int] = {}  # the same, for trunks that wait at rungs
         self.trunks: dict[str, TrunkSpec] = {}  # all that have begun or ended, by key
         self.ended: dict[str, str] = {}  # how trunks ended, by key
-        self._epochs_of_ended: dict[str, int] = {}  # by key
+        self._trained: dict[str, int] = defaultdict(int)  # epochs by key
+        self._epochs: dict[Point, _Epochs] = {}
         self.cells: dict[str, Cell] | None = None  # all, by key; None before phase 2
+        self._cells_left: Counter[CellKind] = Counter()
         self.cells_done: set[str] = set()
         self.cells_running: set[str] = set()
         self.best_trunk: tuple[Score, TrunkSpec, int] | None = None  # the int: its test res, px
         self.best_row: Row | None = None
 
     def on(self, event: Event) -> None:
-        """Count an event, and measure how long the step that it ends has taken."""
+        """Count an event, and learn how long the step that it ends has taken."""
+        if isinstance(event, SweepBegan):
+            self._begin_sweep(event)
+        if self._durations is not None:
+            self._durations.on(event)
         match event:
-            case SweepBegan(plan=plan):
-                self.plan = plan
             case TrunkBegan(trunk=trunk, after=after):
-                self.trunks[trunk.key] = trunk
                 self.paused.pop(trunk.key, None)
                 self.epochs[trunk.key] = after
-                self._begin(trunk.key)
+                self._reach(trunk, after)
+                self._begin_work()
             case TrunkPaused(trunk=trunk, after=after):
-                self.trunks[trunk.key] = trunk
                 self.epochs.pop(trunk.key, None)
                 self.paused[trunk.key] = after
+                self._reach(trunk, after)
             case EpochEnded(trunk=trunk, report=report):
-                # An older report is one of the store's, which took no time now.
-                if report.at >= 1000 * self._process_began and self.plan is not None:
-                    gmacs = epoch_gmacs(self.plan, point_of(trunk), report.epoch)
-                    self._measure(trunk.key, point_of(trunk), gmacs)
-                self._step_began[trunk.key] = self._clock()
                 self.epochs[trunk.key] = report.epoch
+                self._reach(trunk, report.epoch)
             case TrunkEnded(trunk=trunk, status=status, reports=reports):
-                self.trunks[trunk.key] = trunk
+                self._reach(trunk, trained_epochs(reports))
+                if trunk.key not in self.ended and (epochs := self._epochs.get(point_of(trunk))):
+                    epochs.give_up(self._trained[trunk.key])
                 self.ended[trunk.key] = status
-                self._epochs_of_ended[trunk.key] = trained_epochs(reports)
                 self.epochs.pop(trunk.key, None)
                 self.paused.pop(trunk.key, None)
                 for report in reports:
                     self._compare_with_best_trunk(trunk, report.val)
             case CellsPlanned(cells=cells):
                 self.cells = {cell.key: cell for cell in cells}
+                self.cells_done.clear()
+                self._cells_left = Counter(map(_kind_of, cells))
             case CellBegan(cell=cell):
                 self.cells_running.add(cell.key)
-                self._begin(cell.key)
+                self._begin_work()
             case CellEnded(cell=cell, rows=rows):
-                if cell.key in self.cells_running and rows and self.plan is not None:
-                    gmacs = cell_gmacs(self.plan, cell.variant, cell.test_res)
-                    self._measure(cell.key, CELLS, gmacs)
                 self.cells_running.discard(cell.key)
-                self.cells_done.add(cell.key)
+                if cell.key not in self.cells_done:
+                    self.cells_done.add(cell.key)
+                    self._cells_left[_kind_of(cell)] -= 1
                 for row in rows:
                     if self.best_row is None or self._value(row) > self._value(self.best_row):
                         self.best_row = row
 
-    def _begin(self, key: str) -> None:
-        self._step_began[key] = self._clock()
+    def _begin_sweep(self, event: SweepBegan) -> None:
+        plan = self.plan = event.plan
+        self._durations = Durations(plan, event.kept, self._clock)
+        self._epochs = {point: _Epochs(plan.spec.trunks.epochs) for point in plan.points}
+        self._cells_left = planned_cells(plan)
+
+    def _begin_work(self) -> None:
         if self._work_began is None:
             self._work_began = self._clock()
 
-    def _measure(self, key: str, kind: Point | str, gmacs: float) -> None:
-        """Add the step of ``key`` that ends now to the rate of ``kind``."""
-        seconds = self._clock() - self._step_began.get(key, self._clock())
-        self._rates[kind].add(seconds, gmacs)
+    def _reach(self, trunk: TrunkSpec, epoch: int) -> None:
+        """Count the epochs that a trunk has newly trained, up to this one."""
+        self.trunks[trunk.key] = trunk
+        before = self._trained[trunk.key]
+        if epoch > before and (epochs := self._epochs.get(point_of(trunk))) is not None:
+            epochs.train(before, epoch)
+            self._trained[trunk.key] = epoch
 
     def _compare_with_best_trunk(self, trunk: TrunkSpec, val: dict[int, Score]) -> None:
         for res, score in val.items():
@@ -154,62 +172,32 @@ class Progress:
 
         Returns:
             Expected seconds, if each rung lets 1/reduction of a point's trunks go on, and most, if
-            no more are cut; None before anything has been measured.
+            no more are cut; None before anything has been timed.
         """
-        busy = sum(rate.seconds for rate in self._rates.values())
-        if busy <= 0 or self.plan is None or self._work_began is None:
+        durations = self._durations
+        if durations is None or self._work_began is None or not durations.timed_s:
             return None
-        at_a_time = busy / max(1e-9, self._clock() - self._work_began)
-        expected, most = self._seconds_left(self.plan)
-        return expected / at_a_time, most / at_a_time
+        at_a_time = durations.timed_s / max(1e-9, self._clock() - self._work_began)
+        expected, most = self._trunk_seconds_left() if self.cells is None else (0.0, 0.0)
+        cells = sum(n * durations.cell_s(*kind) for kind, n in self._cells_left.items())
+        return (expected + cells) / at_a_time, (most + cells) / at_a_time
 
-    def _seconds_a_gmac(self, kind: Point | str) -> float:
-        """Return the rate that was measured for ``kind``, or else over all work."""
-        own = self._rates.get(kind)
-        if own is not None and own.gmacs > 0:
-            return own.seconds / own.gmacs
-        rates = self._rates.values()
-        return sum(r.seconds for r in rates) / sum(r.gmacs for r in rates)
-
-    def _seconds_left(self, plan: Plan) -> tuple[float, float]:
-        """Return the seconds of all work that is left, one trial at a time: expected, and most."""
-        expected, most = self._trunk_seconds_left(plan) if self.cells is None else (0.0, 0.0)
-        cells = self._seconds_a_gmac(CELLS) * self._cell_gmacs_left(plan)
-        return expected + cells, most + cells
-
-    def _trunk_seconds_left(self, plan: Plan) -> tuple[float, float]:
-        open_epochs: dict[Point, list[int]] = {point: [] for point in plan.points}
-        ended_epochs: dict[Point, list[int]] = {point: [] for point in plan.points}
-        for key, trunk in self.trunks.items():
-            if key in self.ended:
-                ended_epochs[point_of(trunk)].append(self._epochs_of_ended[key])
-            else:
-                epoch = self.epochs.get(key, self.paused.get(key, 0))
-                open_epochs[point_of(trunk)].append(epoch)
+    def _trunk_seconds_left(self) -> tuple[float, float]:
+        """Return the seconds of trunks, one trial at a time: expected, and most."""
+        assert self.plan is not None and self._durations is not None
+        plan, durations = self.plan, self._durations
         expected = most = 0.0
-        for point, done in open_epochs.items():
-            begun = [*done, *ended_epochs[point]]
-            gmacs = max(0, plan.samples - len(begun)) * gmacs_left(plan, point)
-            gmacs += sum(gmacs_left(plan, point, epoch) for epoch in done)
-            pace = self._seconds_a_gmac(point)
-            most += pace * gmacs
-            expected += pace * min(gmacs, expected_gmacs_left(plan, point, begun))
+        for point, epochs in self._epochs.items():
+            own = cut = 0.0
+            for epoch in range(1, len(epochs.trained)):
+                seconds = durations.epoch_s(point, epoch)
+                trained, given_up = epochs.trained[epoch], epochs.given_up[epoch]
+                own += seconds * max(0, plan.samples - trained - given_up)
+                cut += seconds * max(0, expected_trunks(plan, epoch) - trained)
+            most += own
+            expected += min(own, cut)
         return expected, most
 
-    def _cell_gmacs_left(self, plan: Plan) -> float:
-        if self.cells is None:
-            untouched = sum(
-                cell_gmacs(plan, trunk.variant, res, plan.arms_of(trunk))
-                for trunk in plan.untouched()
-                for res, _ in plan.grid.untouched_cells(trunk.variant)
-            )
-            return untouched + plan.survivors * sum(
-                cell_gmacs(plan, point.variant, res)
-                for point in plan.points
-                for res, _ in plan.grid.cells(point)
-            )
-        return sum(
-            cell_gmacs(plan, cell.variant, cell.test_res, cell.spec.arms)
-            for key, cell in self.cells.items()
-            if key not in self.cells_done
-        )
+
+def _kind_of(cell: Cell) -> CellKind:
+    return cell.variant, cell.test_res, cell.spec.arms

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from sweeps.events.event_types import CellEnded, Event, TrunkEnded
 from sweeps.events.failures import Failure
+from sweeps.events.forecast import Forecast
 from sweeps.selection import leaderboard
 from sweeps.selection.leaderboard import Row
 from trainables.storage.files import Place
@@ -35,6 +36,7 @@ class History:
     def __init__(self) -> None:
         self.trunks: dict[str, TrunkEnded] = {}
         self.cells: dict[str, CellEnded] = {}
+        self.forecast: Forecast | None = None
 
     def on(self, event: Event) -> None:
         """Keep the event, if it is the first end of a trunk or cell, failures aside."""

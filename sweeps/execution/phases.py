@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sweeps.execution import gpu_memory
-from sweeps.execution.resources import NetAtRes, PhaseResources, Placement
+from sweeps.execution.plan_resources import cell_resources, trunk_resources
+from sweeps.execution.resources import NetAtRes, Placement
 from sweeps.execution.tune_runner import Phase, Queued, Work, run_trials
 from sweeps.planning.grid import Point
 from sweeps.scheduling.cell_scheduler import CellScheduler
@@ -51,12 +51,7 @@ def run_trunks(
         failed=lambda work, error: trunk_scheduler.failed(_trunk_of(work), error),
         retried=lambda work, error: trunk_scheduler.retried(_trunk_of(work), error),
     )
-    phase_resources = PhaseResources(
-        placement=placement,
-        needs=gpu_memory.trunk_memory_needs(plan),
-        trials=plan.samples * len(plan.points),
-    )
-    run_trials(TrunkTrainable, phase, context, phase_resources)
+    run_trials(TrunkTrainable, phase, context, trunk_resources(plan, placement))
 
 
 def _point_at(net: NetAtRes) -> Point:
@@ -88,11 +83,7 @@ def run_cells(cell_scheduler: CellScheduler, context: TrialContext, placement: P
         failed=lambda work, error: cell_scheduler.failed(_key_of(work), error),
         retried=lambda work, error: cell_scheduler.retried(_key_of(work), error),
     )
-    phase_resources = PhaseResources(
-        placement=placement,
-        needs=gpu_memory.cell_memory_needs(cell_scheduler.plan),
-        trials=cell_scheduler.left,
-    )
+    phase_resources = cell_resources(cell_scheduler.plan, placement, cell_scheduler.left)
     run_trials(CellTrainable, phase, context, phase_resources)
 
 

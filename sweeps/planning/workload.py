@@ -1,4 +1,4 @@
-"""Count the work of a plan: multiply-adds, images through the net, and how often each is seen.
+"""Count the work of a plan: multiply-adds, images through the net, and what takes time of it.
 
 A training step counts as ``TRAIN_STEP_FORWARDS`` forward passes. The passes of a cell are those of
 :mod:`trainables.fixres.adapt`.
@@ -9,7 +9,7 @@ order on any machine.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from collections import Counter
 from collections.abc import Sequence
 
 from sweeps.planning.grid import Point
@@ -17,16 +17,15 @@ from sweeps.planning.plan import Plan
 from trainables.fixres.arms import ARMS, UNTOUCHED_ARMS
 from trainables.models import variants
 from trainables.profiling.cost import Cost
+from trainables.profiling.speed import NOMINAL, Pass, Work
 
+CellKind = tuple[str, int, tuple[str, ...]]  # variant, test resolution (px), arms
 TRAIN_STEP_FORWARDS = 3  # The backward pass costs about two forward passes.
-# Milliseconds of training on an image, a GMAC and a million activations: fitted to timm's table of
-# this family on an RTX 3090 (benchmark-train-amp-nhwc-pt112-cu113-rtx3090.csv), mean error 4 %.
-GMAC_MS, ACTIVATIONS_MS = 0.276, 0.0622
 
 
 def nominal_ms(cost: Cost) -> float:
     """Estimate the milliseconds that training on one image takes on a nominal GPU."""
-    return GMAC_MS * cost.gmacs + ACTIVATIONS_MS * cost.activations_m
+    return NOMINAL.gmac_ms * cost.gmacs + NOMINAL.activations_ms * cost.activations_m
 
 
 def dearest_first(plan: Plan) -> tuple[Point, ...]:
@@ -93,18 +92,10 @@ def most_waiting(*, rungs: int, reduction: int, trunks: int) -> int:
     return min(waiting, trunks)
 
 
-def expected_gmacs_left(plan: Plan, point: Point, epochs_done: Sequence[int] = ()) -> float:
-    """Count the GMACs that the trunks of a point are expected to take yet.
-
-    Args:
-        epochs_done: of each trunk of the point that has begun, or has ended.
-    """
-    left, done = 0.0, sorted(epochs_done)
-    for epoch in range(1, plan.spec.trunks.epochs + 1):
-        trained = len(done) - bisect_left(done, epoch)
-        trunks = max(0, expected_trunks(plan, epoch) - trained)
-        left += trunks * epoch_gmacs(plan, point, epoch)
-    return left
+def expected_gmacs_left(plan: Plan, point: Point) -> float:
+    """Count the GMACs that the trunks of a point are expected to take, none of them begun."""
+    epochs = range(1, plan.spec.trunks.epochs + 1)
+    return sum(expected_trunks(plan, epoch) * epoch_gmacs(plan, point, epoch) for epoch in epochs)
 
 
 def cell_gmacs(plan: Plan, variant: str, test_res: int, arms: Sequence[str] | None = None) -> float:
@@ -142,3 +133,70 @@ def further_crop_cells(plan: Plan) -> int:
     return (
         plan.cells - plan.cells_untouched - plan.survivors * sum(map(len, plan.grid.tests.values()))
     )
+
+
+def planned_cells(plan: Plan) -> Counter[CellKind]:
+    """Count the cells of a plan by what they take."""
+    counts: Counter[CellKind] = Counter()
+    for trunk in plan.untouched():
+        for res, _ in plan.grid.untouched_cells(trunk.variant):
+            counts[trunk.variant, res, plan.arms_of(trunk)] += 1
+    for point in plan.points:
+        for res, _ in plan.grid.cells(point):
+            counts[point.variant, res, plan.spec.fix.arms] += plan.survivors
+    return counts
+
+
+# --- works whose seconds the speed of a device predicts ------------------------------------------
+
+
+def image_pass(
+    plan: Plan, variant: str, res: int, images: float, *, train: bool = False, batch: int = 0
+) -> Pass:
+    """Describe images that go through a variant at a resolution (px) once.
+
+    Args:
+        batch: images at once; 0: as the options have it, or the mean where it is searched.
+    """
+    cost = plan.costs[variant, res]
+    sizes = plan.possible("batch_size")
+    return Pass(
+        gmacs=cost.gmacs,
+        activations_m=cost.activations_m,
+        layers=cost.layers,
+        images=images,
+        batch=batch or round(sum(sizes) / len(sizes)),
+        train=train,
+    )
+
+
+def epoch_work(plan: Plan, point: Point, epoch: int, batch: int = 0) -> Work:
+    """Describe an epoch of a trunk, with the scoring of val after it if it is a rung.
+
+    Args:
+        epoch: from 1; 0: the scoring of an untouched net.
+        batch: images at once; 0: as in :func:`image_pass`.
+    """
+    passes = []
+    if epoch > 0:
+        images = plan.counts["train"]
+        variant, res = point.variant, point.train_res
+        passes.append(image_pass(plan, variant, res, images, train=True, batch=batch))
+    if epoch in plan.spec.rungs:
+        passes += [
+            image_pass(plan, point.variant, res, plan.counts["val"], batch=batch)
+            for res in plan.grid.tests[point]
+        ]
+    return Work(passes=tuple(passes))
+
+
+def cell_work(plan: Plan, variant: str, test_res: int, arms: Sequence[str] | None = None) -> Work:
+    """Describe a cell.
+
+    Args:
+        arms: None: those of a trained trunk's cell.
+    """
+    images = cell_images(plan, arms)
+    fits = [ARMS[name] for name in arms or plan.spec.fix.arms if ARMS[name].fits_features]
+    steps = plan.spec.fix.head_epochs * (plan.counts["train"] // plan.spec.fix.head_batch_size + 1)
+    return Work(passes=(image_pass(plan, variant, test_res, images),), head_steps=len(fits) * steps)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from sweeps.events.event_types import CellEnded, TrunkEnded
+from sweeps.events.forecast import Forecast
 from sweeps.events.recorders import History
 from sweeps.planning.grid import point_of
 from sweeps.planning.plan import Plan
@@ -59,6 +60,8 @@ class Ledger:
     """By purpose, as in sweeps.planning.workload.image_passes."""
     price_per_hour: float | None
     """Price of one trial's machine, in any currency."""
+    predicted: Forecast | None = None
+    """What the sweep was predicted to take; None: the device had not been timed before."""
 
     @property
     def spent_s(self) -> float:
@@ -83,7 +86,7 @@ def build_ledger(
     Args:
         rows: rows of all splits; phase 2 made those of val, the others were read after the choice.
     """
-    trunks = list(history.trunks.values())
+    trunks, predicted = list(history.trunks.values()), history.forecast
     cells = [cell for cell in history.cells.values() if cell.rows]
     # One arm alone times no pass by itself: of untouched nets nothing is claimed.
     passes = [_saved_passes(plan, cell) for cell in cells if not cell.cell.trunk.is_untouched]
@@ -101,6 +104,7 @@ def build_ledger(
         saved_passes_s=None if None in seconds else sum(s for s in seconds if s is not None),
         images=_images(plan, trunks, cells),
         price_per_hour=price_per_hour,
+        predicted=predicted if predicted is not None and predicted.device else None,
     )
 
 

@@ -136,10 +136,23 @@ def published_table(compared: Sequence[Comparison]) -> Table | None:
 def times_table(ledger: Ledger) -> Table:
     """Make the table of time spent and saved, with money where there is a price."""
     cut = f", {ledger.cut} of them cut" if ledger.cut else ""
-    spent = [
-        (f"phase 1: {count_of(ledger.trunks, 'trunk')}{cut}", ledger.trained_s),
-        (f"phase 2: {count_of(ledger.cells, 'cell')}", ledger.adapted_s),
-        ("test and further sets, read after the choice", ledger.read_s),
+    before = ledger.predicted
+    spent: list[tuple[str, float, float | None]] = [
+        (
+            f"phase 1: {count_of(ledger.trunks, 'trunk')}{cut}",
+            ledger.trained_s,
+            before.trunks_s if before else None,
+        ),
+        (
+            f"phase 2: {count_of(ledger.cells, 'cell')}",
+            ledger.adapted_s,
+            before.cells_s if before else None,
+        ),
+        (
+            "test and further sets, read after the choice",
+            ledger.read_s,
+            before.reading_s if before else None,
+        ),
     ]
     passes = f"the net run once a cell and split ({ledger.saved_images:,} images fewer)"
     saved = [
@@ -147,14 +160,17 @@ def times_table(ledger: Ledger) -> Table:
         ("each trunk trained once for all its test resolutions", ledger.saved_trunks_s),
         (passes, ledger.saved_passes_s),
     ]
-    lines = [_time_line(ledger, name, seconds) for name, seconds in spent]
-    lines.append(_time_line(ledger, "spent", ledger.spent_s, strong=True))
+    lines = [_time_line(ledger, *line) for line in spent]
+    total = sum(predicted or 0.0 for *_, predicted in spent) if before else None
+    lines.append(_time_line(ledger, "spent", ledger.spent_s, total, strong=True))
     lines += [
         _time_line(ledger, f"saved (estimated): {name}", seconds)
         for name, seconds in saved
         if seconds != 0
     ]
     names = ["what", "time of trials"]
+    if ledger.predicted is not None:
+        names.append("predicted at the beginning")
     if ledger.price_per_hour is not None:
         names.append(f"cost, at {ledger.price_per_hour:g} an hour")
     columns = _columns(*names, words=("what",))
@@ -162,16 +178,20 @@ def times_table(ledger: Ledger) -> Table:
 
 
 def _time_line(
-    ledger: Ledger, name: str, seconds: float | None, *, strong: bool = False
+    ledger: Ledger,
+    name: str,
+    seconds: float | None,
+    predicted: float | None = None,
+    *,
+    strong: bool = False,
 ) -> TableRow:
-    if seconds is None:
-        return TableRow(
-            cells=(name, "not timed", *([""] if ledger.price_per_hour is not None else []))
-        )
-    money = ledger.money(seconds)
-    return TableRow(
-        cells=(name, duration(seconds), *([] if money is None else [price(money)])), strong=strong
-    )
+    cells = [name, "not timed" if seconds is None else duration(seconds)]
+    if ledger.predicted is not None:
+        cells.append("" if predicted is None else duration(predicted))
+    if ledger.price_per_hour is not None:
+        money = None if seconds is None else ledger.money(seconds)
+        cells.append("" if money is None else price(money))
+    return TableRow(cells=tuple(cells), strong=strong)
 
 
 def images_table(ledger: Ledger) -> Table:

@@ -10,11 +10,16 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sweeps.execution import gpu_memory, resources
-from sweeps.execution.resources import MemoryNeed, PhaseResources, TrialResources
+from sweeps.events.durations import Durations
+from sweeps.events.forecast import forecast
+from sweeps.execution import resources
+from sweeps.execution.plan_resources import cell_resources, trunk_resources
+from sweeps.execution.resources import MemoryNeed, TrialResources
+from sweeps.execution.timed_devices import kept_timings
 from sweeps.planning.cell import crop_in_words
 from sweeps.planning.class_balance import class_balance_in_words
 from sweeps.planning.plan import Plan
+from sweeps.planning.units import duration
 from sweeps.planning.workload import (
     cell_images,
     expected_gmacs_left,
@@ -60,7 +65,27 @@ def plan_view(plan: Plan) -> Group:
         )
     else:
         lines.append("labels   the classes in this order are taken for the weights' own order")
+    lines += _times(plan)
     return Group(*(Text(line) for line in lines), _costs(plan), *_gpus(plan))
+
+
+def _times(plan: Plan) -> list[str]:
+    """Say what the plan takes here, as earlier sweeps have timed it, or that none has."""
+    durations = Durations(plan, kept_timings(plan))
+    if not durations.is_measured:
+        return ["time     not known: this device was never timed, and the first epochs will tell"]
+    predicted = forecast(plan, durations)
+    placement = resources.expected_placement(plan.spec.resources)
+    at_a_time = trunk_resources(plan, placement).concurrency or 1
+    cells_at_a_time = cell_resources(plan, placement, plan.cells).concurrency or 1
+    end_s = predicted.reading_s + predicted.close_s
+    elapsed_s = predicted.trunks_s / at_a_time + predicted.cells_s / cells_at_a_time + end_s
+    return [
+        f"time     about {duration(elapsed_s)} ({duration(predicted.trunks_s)} of trunks, "
+        f"{duration(predicted.trunks_most_s)} if none is cut, {at_a_time} at a time; "
+        f"{duration(predicted.cells_s)} of cells, {cells_at_a_time} at a time; {duration(end_s)} "
+        f"the end), as earlier sweeps took on {predicted.device}"
+    ]
 
 
 def _no_more(plan: Plan) -> str:
@@ -149,10 +174,7 @@ def _costs(plan: Plan) -> Table:
 
 def _gpus(plan: Plan) -> list[RenderableType]:
     """Lay out the GPU memory and share of each trunk; nothing where no GPU is used or known."""
-    phase_resources = PhaseResources(
-        placement=resources.expected_placement(plan.spec.resources),
-        needs=gpu_memory.trunk_memory_needs(plan),
-    )
+    phase_resources = trunk_resources(plan, resources.expected_placement(plan.spec.resources))
     gpu = phase_resources.placement.cluster_resources.gpu
     if gpu is None or not phase_resources.placement.uses_gpus:
         return []

@@ -1,7 +1,7 @@
 """A sweep without nets in an object store, whose driver stops itself (SIGSTOP) before a write.
 
-Run by test_replaced.py: ``python -m tests.end_to_end.standing_driver OUT URI BEFORE``, where BEFORE is "journal",
-"event", "results" or "" for not at all.
+Run by test_replaced.py: ``python -m tests.end_to_end.standing_driver OUT URI BEFORE``, where BEFORE
+is "journal", "event", "results" or "" for not at all.
 """
 
 from __future__ import annotations

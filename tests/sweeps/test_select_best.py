@@ -19,8 +19,9 @@ from tests.storing import S3Server
 from tests.trainables.export.test_portable_formats import tiny
 from trainables.errors import SweepError, UserError
 from trainables.fixres.cell import PREDICTIONS, recorded_hits, write_predictions
+from trainables.machine import cpu_name
 from trainables.models import backbone
-from trainables.profiling.latency import Conditions, Setting, cpu_name
+from trainables.profiling.latency import Conditions, Setting
 from trainables.profiling.latency_file import LatencyFile, NetLatency, write_latency_file
 from trainables.storage.artifact_store import Store
 from trainables.storage.object_store import remote_path

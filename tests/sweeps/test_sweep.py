@@ -43,6 +43,7 @@ KINDS = {
     "figures/heatmap.png": (True,),
     "model/model.safetensors": (True,),
     "store/journal.jsonl": (False,),
+    "store/forecast.json": (False,),
     "store/trunks/*/spec.json": (False,),
     "store/trunks/*/result.json": (False,),
     "store/trunks/*/trunk.safetensors": (False,),

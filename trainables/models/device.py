@@ -7,10 +7,28 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
+from trainables.machine import cpu_name
+
+CPU = "CPU"  # begins the name of a device that is one
+
 
 def pick_device() -> torch.device:
     """Pick the GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_name(device: torch.device, threads: int, devices: int = 1) -> str:
+    """Name what a net runs on, as speeds differ: "CPU ..., 2 threads", "2 x NVIDIA A10G".
+
+    Args:
+        threads: that a CPU computes with.
+        devices: that share each batch.
+    """
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{CPU} {cpu_name()}, {threads} thread{'s' if threads > 1 else ''}"
+    return f"{devices} x {name}" if devices > 1 else name
 
 
 def autocast(device: torch.device) -> AbstractContextManager[object]:

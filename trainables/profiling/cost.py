@@ -21,6 +21,7 @@ class Cost:
     gmacs: float  # billions of multiply-adds in convolutions and linear layers
     activations_m: float  # millions of numbers that these layers leave, as timm counts them
     memory_mb: float  # 1e6 bytes at the peak, float32, without the kernels' own workspaces
+    layers: int = 0  # convolutions and linear layers that one image passes
 
 
 @cache
@@ -41,4 +42,5 @@ def cost(variant: str, res: int, classes: int) -> Cost:
         gmacs=counter.get_total_flops() / 2e9,
         activations_m=sum(made) / 1e6,
         memory_mb=peak_mb(variant, res, classes),
+        layers=len(made),
     )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import platform
 import statistics
 import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, TypeVar
 
 Runtime = Literal["onnx", "torch", "torch-compile"]
@@ -136,14 +134,3 @@ def _summary(times: list[float], images_s: float) -> Latency:
         runs=len(ordered),
         images_s=images_s,
     )
-
-
-def cpu_name() -> str:
-    """Name this machine's CPU."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text(errors="replace").splitlines()
-        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-        if names:
-            return names[0]
-    return platform.processor() or platform.machine()

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from trainables.errors import UserError
+from trainables.machine import cpu_name
 from trainables.profiling.latency import (
     Call,
     Conditions,
     Latency,
     Setting,
-    cpu_name,
     measure_in_turns,
 )
 

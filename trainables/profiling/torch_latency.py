@@ -8,9 +8,10 @@ from contextlib import contextmanager
 import torch
 
 from trainables.errors import UserError
+from trainables.machine import cpu_name
 from trainables.models import backbone, variants
 from trainables.models.device import autocast, pick_device
-from trainables.profiling.latency import Call, Conditions, Net, Setting, cpu_name
+from trainables.profiling.latency import Call, Conditions, Net, Setting
 
 # A compiled forward is kept for each net and batch size: far more than are usual.
 MAX_COMPILED = 100_000

@@ -10,6 +10,7 @@
     readings/<key>.{json,arrow}                 one reading of the test split or an extra test set
     readings.jsonl                              every reading, in order
     journal.jsonl                               what the driver decided, in order
+    forecast.json                               what the sweep was predicted to take, at its begin
 
 In an object store each line of a .jsonl file is an object: <name>.lines/<number>.json.
 
@@ -49,6 +50,11 @@ class Store(Generic[P]):
     def journal(self) -> P:
         """The file of the driver's decisions."""
         return self._at("journal.jsonl")
+
+    @property
+    def forecast(self) -> P:
+        """The file of what the sweep was predicted to take when it began."""
+        return self._at("forecast.json")
 
     @property
     def readings(self) -> P:

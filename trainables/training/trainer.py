@@ -23,7 +23,7 @@ from trainables.errors import UserError
 from trainables.evaluation.metrics import NotFiniteError, Score, predicted, score
 from trainables.models import backbone, variants
 from trainables.models.backbone import Net
-from trainables.models.device import pick_device
+from trainables.models.device import device_name, pick_device
 from trainables.models.weights import stored_state
 from trainables.storage.artifact_store import Store
 from trainables.training.class_balance import check_balance, class_weights, drawn_images
@@ -91,6 +91,7 @@ class TrunkTraining:
         self._images_per_batch = min(spec.recipe.batch_size, len(self._train_images))
         self._steps_per_epoch = len(self._train_images) // self._images_per_batch
         self.group, self.device = group, device or pick_device()
+        self._device_name = device_name(self.device, threads, group.world_size)
         check_balance(spec.recipe.sampling, spec.recipe.class_weights)
         if group.world_size > 1 and self._images_per_batch < MIN_MICRO_BATCH * group.world_size:
             raise UserError(
@@ -193,6 +194,7 @@ class TrunkTraining:
             at=int(time.time() * 1000),
             diverged=diverged,
             micro_batch=self._train_step.micro_batch,
+            device=self._device_name,
         )
         self._end_epoch(report)
         return report
@@ -216,6 +218,7 @@ class TrunkTraining:
             val=self._validate(0, None),
             seconds=round(time.monotonic() - began, 3),
             at=int(time.time() * 1000),
+            device=self._device_name,
         )
         self._end_epoch(report)
         return report

@@ -84,6 +84,7 @@ class EpochReport:
     val: dict[int, Score] = field(default_factory=dict)  # by test resolution; at rungs only
     diverged: bool = False
     micro_batch: int | None = None  # images at once, as far as memory went; None: whole batches
+    device: str = ""  # that it was trained on; empty: an earlier version did not say
 
     @property
     def best_val(self) -> Score | None:

@@ -78,11 +78,6 @@ def test_work_adds_up_and_cuts_only_save(epochs: int, grace: int, reduction: int
     by_epoch = [n * work for n, work in zip(trunks, epoch_work, strict=True)]
     assert expected_gmacs_left(plan, point) == sum(by_epoch)
     assert sum(by_epoch) <= plan.samples * gmacs_left(plan, point)
-    whole, half = [epochs] * trunks[-1], [rungs[0]] * plan.samples
-    assert expected_gmacs_left(plan, point, [*whole, *half]) == sum(
-        (n - trunks[-1]) * work
-        for n, work in zip(trunks[rungs[0] :], epoch_work[rungs[0] :], strict=True)
-    )
     assert epoch_gmacs(plan, point, 0) == 0
 
 

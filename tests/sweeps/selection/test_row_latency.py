@@ -18,7 +18,8 @@ from sweeps.selection.leaderboard import Row
 from sweeps.selection.row_latency import setting_from, with_latencies, with_latencies_of_file
 from tests.factories import a_row
 from trainables.errors import UserError
-from trainables.profiling.latency import Conditions, Latency, Setting, cpu_name
+from trainables.machine import cpu_name
+from trainables.profiling.latency import Conditions, Latency, Setting
 from trainables.profiling.latency_file import LatencyFile, NetLatency, write_latency_file
 from trainables.profiling.net_latency import conditions
 from trainables.storage.artifact_store import Store

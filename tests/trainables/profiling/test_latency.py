@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
+from trainables.machine import cpu_name
 from trainables.profiling import latency
 from trainables.profiling.latency import (
     Conditions,
-    cpu_name,
     measure_in_turns,
     time_in_turns,
 )

@@ -1,0 +1,186 @@
+"""Predict the seconds that the parts of a sweep take, and learn from each that ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from statistics import fmean
+
+from sweeps.events.event_types import CellBegan, CellEnded, EpochEnded, Event, TrunkBegan
+from sweeps.planning.grid import Point, point_of
+from sweeps.planning.plan import Plan
+from sweeps.planning.workload import cell_work, epoch_work, image_pass
+from trainables.models.device import CPU
+from trainables.profiling.speed import Timing, Work, combined
+from trainables.profiling.speed_file import MOST, DeviceTimings, keep_timings
+
+START_S = 10.0  # of a trial whose start was never timed: a process that loads PyTorch
+CLOSE_S = 60.0  # from the last cell to the finished sweep, where that was never timed
+
+
+@dataclass
+class _Device:
+    """What was timed on a device in this process, and before."""
+
+    kept: DeviceTimings
+    added: list[Timing] = field(default_factory=list)
+    seconds: float = 0.0  # of what was timed in this process
+
+
+class Durations:
+    """A watcher that times epochs and cells, and predicts those that are to come.
+
+    Predictions are for the device on which this process has timed most, or else for the first of
+    those that earlier sweeps have timed.
+
+    Args:
+        kept: what earlier sweeps have timed, by device.
+        clock: tells the time, s.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        kept: Sequence[DeviceTimings] = (),
+        clock: Callable[[], float] = time.time,
+    ):
+        self._plan, self._clock = plan, clock
+        self.kept = tuple(kept)
+        self._began = clock()
+        self._devices = {known.device: _Device(known) for known in kept}
+        self._step_began: dict[str, float] = {}  # time by key, of trunks and cells that run
+        self._closed_s: float | None = None
+        self._starts: list[float] = []  # seconds that trials took before their work began
+        self._refresh()
+
+    # --- what is timed --------------------------------------------------------------------------
+
+    def on(self, event: Event) -> None:
+        """Time the step that an event ends; what the store already held is none of this process."""
+        match event:
+            case TrunkBegan(trunk=trunk):
+                self._step_began[trunk.key] = self._clock()
+            case EpochEnded(trunk=trunk, report=report) if report.at >= 1000 * self._began:
+                began = self._step_began.pop(trunk.key, None)
+                if began is not None:
+                    self._starts.append(max(0.0, self._clock() - began - report.seconds))
+                work = epoch_work(
+                    self._plan, point_of(trunk), report.epoch, trunk.recipe.batch_size
+                )
+                self._time(report.device, work, report.seconds)
+            case CellBegan(cell=cell):
+                self._step_began[cell.key] = self._clock()
+            case CellEnded(cell=cell, rows=rows) if rows and cell.key in self._step_began:
+                del self._step_began[cell.key]
+                work = cell_work(self._plan, cell.variant, cell.test_res, cell.spec.arms)
+                self._time(self.device, work, sum(row.seconds for row in rows))
+
+    @contextmanager
+    def closing(self) -> Iterator[list[float]]:
+        """Time the end of the sweep, after its last cell, while the block runs.
+
+        Yields:
+            A list for the seconds of readings in it, which grow with the images and are predicted.
+        """
+        began, readings = self._clock(), list[float]()
+        yield readings
+        self._closed_s = max(0.0, self._clock() - began - sum(readings))
+
+    def learn(self, timed: DeviceTimings) -> None:
+        """Take what was timed on a device by itself, before the sweep."""
+        for timing in timed.timings:
+            self._time(timed.device, timing.work, timing.seconds)
+
+    def _time(self, name: str, work: Work, seconds: float) -> None:
+        if seconds <= 0 or not (work.passes or work.head_steps):
+            return
+        on_gpu = not name.startswith(CPU)
+        new = _Device(DeviceTimings(device=name, on_gpu=on_gpu))
+        device = self._devices.setdefault(name, new)
+        device.added.append(Timing(work=work, seconds=seconds))
+        device.seconds += seconds
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Predict from all that is known by now."""
+        most = max(self._devices.values(), key=lambda d: d.seconds, default=None)
+        self.device = "" if most is None else most.kept.device
+        self._most = most
+        timings = () if most is None else combined((*most.kept.timings, *most.added))[-MOST:]
+        known = most.kept if most else DeviceTimings(device="", on_gpu=True)
+        self._known = replace(known, timings=timings)
+        self._speed = self._known.speed
+        self._seconds = lru_cache(maxsize=None)(self._speed.seconds)
+
+    # --- what is predicted ----------------------------------------------------------------------
+
+    @property
+    def timed_s(self) -> float:
+        """Seconds of all that this process has timed."""
+        return sum(device.seconds for device in self._devices.values())
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether anything was timed; else seconds are those of a nominal device."""
+        return bool(self._known.timings)
+
+    def epoch_s(self, point: Point, epoch: int) -> float:
+        """Predict an epoch of a trunk, with the scoring of val after it if it is a rung."""
+        kind = epoch if epoch == 0 else self._rung_or_not(epoch)
+        return self._seconds(epoch_work(self._plan, point, kind))
+
+    def _rung_or_not(self, epoch: int) -> int:
+        """Return an epoch that takes as long: there are but two kinds."""
+        rungs = self._plan.spec.rungs
+        if epoch in rungs:
+            return rungs[-1]
+        return next((e for e in range(1, rungs[-1]) if e not in rungs), epoch)
+
+    def trunk_s(self, point: Point, after: int, until: int) -> float:
+        """Predict the epochs of a trunk after ``after``, up to ``until``, and its trial's start."""
+        epochs = range(after + 1, until + 1)
+        return sum(self.epoch_s(point, epoch) for epoch in epochs) + self.start_s
+
+    def cell_s(self, variant: str, test_res: int, arms: Sequence[str] | None = None) -> float:
+        """Predict a cell; ``arms`` as in :func:`sweeps.planning.workload.cell_work`."""
+        return self._seconds(cell_work(self._plan, variant, test_res, arms))
+
+    def reading_s(self, variant: str, test_res: int, images: int) -> float:
+        """Predict the scoring of a net, as it is and untuned, on held-out images."""
+        return self._seconds(Work(passes=(image_pass(self._plan, variant, test_res, 2 * images),)))
+
+    @property
+    def start_s(self) -> float:
+        """Seconds that a trial takes before its work begins."""
+        if self._starts:
+            return fmean(self._starts)
+        return START_S if self._known.start_s is None else self._known.start_s
+
+    @property
+    def close_s(self) -> float:
+        """Seconds from the last cell to the finished sweep, without readings."""
+        return CLOSE_S if self._known.close_s is None else self._known.close_s
+
+    def timed(self) -> list[DeviceTimings]:
+        """List what this process has timed, by device, where that is known."""
+        start_s = fmean(self._starts) if self._starts else None
+        return [
+            replace(
+                device.kept, timings=tuple(device.added), start_s=start_s, close_s=self._closed_s
+            )
+            for device in self._devices.values()
+            if device.added and device.kept.device
+        ]
+
+
+@contextmanager
+def keeping(durations: Durations, plan: Plan) -> Iterator[None]:
+    """Keep what was timed while the block ran for later sweeps, in whatever way it ends."""
+    try:
+        yield
+    finally:
+        for timed in durations.timed():
+            keep_timings(plan.spec.cache, timed)

@@ -1,0 +1,74 @@
+"""Predict what a whole plan takes, before it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from sweeps.events.durations import Durations
+from sweeps.planning.plan import Plan
+from sweeps.planning.workload import expected_trunks, planned_cells
+from trainables.storage.artifact_store import Store
+from trainables.storage.damage import unless_damaged
+from trainables.storage.files import read_record, write_json
+from trainables.storage.typed import checked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """Seconds that trials are predicted to take, added up also where they run side by side."""
+
+    trunks_s: float
+    """Of all trunks, if each rung lets 1/reduction of a point's trunks go on."""
+    trunks_most_s: float
+    """Of all trunks, if none is cut."""
+    cells_s: float
+    reading_s: float
+    """Of scoring a net of the plan, the mean one, on the test split."""
+    close_s: float
+    """From the last cell to the finished sweep, without readings."""
+    device: str
+    """That was timed; empty: none, and the seconds are a nominal device's."""
+
+    @property
+    def total_s(self) -> float:
+        """Seconds of all of it, one trial at a time."""
+        return self.trunks_s + self.cells_s + self.reading_s + self.close_s
+
+
+def forecast(plan: Plan, durations: Durations) -> Forecast:
+    """Predict what a plan takes, none of it done."""
+    epochs = range(1, plan.spec.trunks.epochs + 1)
+    trunks_s = trunks_most_s = 0.0
+    for point in plan.points:
+        for epoch in epochs:
+            seconds = durations.epoch_s(point, epoch)
+            trunks_s += seconds * expected_trunks(plan, epoch)
+            trunks_most_s += seconds * plan.samples
+    cells = planned_cells(plan)
+    return Forecast(
+        trunks_s=trunks_s,
+        trunks_most_s=trunks_most_s,
+        cells_s=sum(n * durations.cell_s(*kind) for kind, n in cells.items()),
+        reading_s=fmean(
+            durations.reading_s(variant, res, plan.counts["test"]) for variant, res, _ in cells
+        ),
+        close_s=durations.close_s,
+        device=durations.device if durations.is_measured else "",
+    )
+
+
+def first_forecast(store: Store, plan: Plan, durations: Durations) -> Forecast:
+    """Read what the sweep was predicted to take when it began, or predict and write it now."""
+    found = unless_damaged(lambda: read_record(store.forecast, _from_json))
+    if found is None:
+        found = forecast(plan, durations)
+        write_json(store.forecast, found)
+    return found
+
+
+def _from_json(value: Mapping[str, Any]) -> Forecast:
+    """Read a forecast from its JSON; raises anything for what is none."""
+    return checked(Forecast(**value))
