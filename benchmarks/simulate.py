@@ -41,6 +41,8 @@ from sweeps.planning.plan import Plan
 from sweeps.planning.search import Draw
 from sweeps.planning.workload import TRAIN_STEP_FORWARDS, nominal_ms
 from sweeps.scheduling import proposals, trunk_scheduler
+from sweeps.scheduling.budget import Budget, Left, Shares
+from sweeps.scheduling.budgeted_trunks import BudgetedTrunks
 from sweeps.scheduling.proposals import STARTUP_TRIALS, Trial
 from sweeps.scheduling.trunk_scheduler import TrunkScheduler
 from tests.factories import plan_of, spec_with
@@ -136,8 +138,34 @@ class Outcome:
     journal: bytes
 
 
-def simulate(plan: Plan, gpus: int, crossing: float) -> Outcome:
-    """Run phase 1 on so many GPUs: a trial on each, and some queued where there are several."""
+class KnownDurations:
+    """Predicts what an epoch takes without an error; cells and the end take nothing."""
+
+    close_s = spawn_s = 0.0
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+
+    def trunk_s(self, point: Point, after: int, until: int) -> float:
+        return sum(epoch_seconds(self.plan, point, epoch) for epoch in range(after + 1, until + 1))
+
+    def cell_s(self, *_: Any) -> float:
+        return 0.0
+
+    def reading_s(self, *_: Any) -> float:
+        return 0.0
+
+
+def simulate(
+    plan: Plan, gpus: int, crossing: float, budget_s: float | None = None, *, ranked: bool = True
+) -> Outcome:
+    """Run phase 1 on so many GPUs: a trial on each, and some queued where there are several.
+
+    Args:
+        budget_s: the seconds that there are; None: as many as it takes.
+        ranked: whether what gains most per second comes next; else the order is that of a sweep
+            without a budget, which is stopped when the seconds are over.
+    """
     asked: list[bool] = []
 
     def propose(search: Any, point: Point, history: list[Trial], **how: Any) -> Draw:
@@ -148,11 +176,14 @@ def simulate(plan: Plan, gpus: int, crossing: float) -> Outcome:
     trunk_scheduler.propose = propose
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as root:
         store = Store(Path(root))
-        scheduler, farm = (
-            TrunkScheduler(plan, store, Events()),
-            Farm(plan, store, partial(curve, crossing)),
-        )
+        farm = Farm(plan, store, partial(curve, crossing))
         now = busy = 0.0
+        scheduler = TrunkScheduler(plan, store, Events())
+        if budget_s is not None and ranked:
+            durations: Any = KnownDurations(plan)
+            shares = Shares(trunks={}, cells={}, trunks_at_a_time=gpus)
+            budget = Budget(plan, durations, lambda: Left(elapsed_s=budget_s - now), shares)
+            scheduler = BudgetedTrunks(plan, store, Events(), budget)
         free, queued = gpus, list[Point]()
         running: list[tuple[float, int, TrunkSpec, int]] = []  # ends at, number, trunk, epoch
         numbers = iter(range(10**9))
@@ -173,14 +204,18 @@ def simulate(plan: Plan, gpus: int, crossing: float) -> Outcome:
             if not running:
                 break
             now, _, trunk, epoch = heapq.heappop(running)
+            if budget_s is not None and now > budget_s:
+                break
             busy += epoch_seconds(plan, point_of(trunk), epoch)
             if scheduler.report(trunk, farm.step(trunk, epoch - 1)):
                 seconds = epoch_seconds(plan, point_of(trunk), epoch + 1)
                 heapq.heappush(running, (now + seconds, next(numbers), trunk, epoch + 1))
             else:
                 free += 1
-        assert scheduler.is_over
+        assert scheduler.is_over or budget_s is not None
         ends = {t.key: recorded_reports(store, t.key)[-1] for t in scheduler.survivors()}
+        if not ends:
+            return Outcome(len(farm.trained), busy, now, math.nan, 0.0, b"")
         best = max(scheduler.survivors(), key=lambda t: ends[t.key].val[t.train_res].hits1)
         return Outcome(
             epochs=len(farm.trained),
@@ -207,6 +242,25 @@ def line(seeds: int, grace: int, gpus: int, crossing: float, uncut: list[Outcome
     )
 
 
+def budget_line(seeds: int, share: float, gpus: int, crossing: float) -> str:
+    """Compare sweeps that have a share of the time that they would take."""
+    whole = [simulate(make_plan(seed, 1), gpus, crossing) for seed in range(seeds)]
+    cells = []
+    for ranked in (True, False):
+        ours = [
+            simulate(make_plan(seed, 1), gpus, crossing, share * w.elapsed_s, ranked=ranked)
+            for seed, w in enumerate(whole)
+        ]
+        regret = [100 * (w.winner - o.winner) for o, w in zip(ours, whole, strict=True)]
+        known = [r for r in regret if not math.isnan(r)]
+        over = max(o.elapsed_s / (share * w.elapsed_s) for o, w in zip(ours, whole, strict=True))
+        quantiles = (
+            f"{np.median(known):.2f}, {np.quantile(known, 0.9):.2f}" if known else "no trunk"
+        )
+        cells += [quantiles, f"{len(regret) - len(known)}", f"{over:.2f}"]
+    return f"| {share:.0%} | {gpus} | {' | '.join(cells)} |"
+
+
 def both_ways(seed: int, grace: int) -> tuple[Plan, Plan]:
     """The plan, as it is and with its options typed the other way round."""
     return make_plan(seed, grace), make_plan(seed, grace, VARIANTS[::-1], RESOLUTIONS[::-1])
@@ -219,6 +273,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10, help="sweeps for each number")
     parser.add_argument("--gpus", type=int, nargs="*", default=[1, 4, 16], help="how many of them")
     parser.add_argument("--grace", type=int, nargs="*", default=[1, 2], help="first rungs, epochs")
+    parser.add_argument(
+        "--budget", type=float, nargs="*", default=[0.1, 0.25, 0.5], help="shares of the time"
+    )
     parser.add_argument("--crossing", type=float, default=0.2, help="how much curves cross")
     args = parser.parse_args()
     os.fsync = lambda _: None  # no power is cut here
@@ -233,6 +290,11 @@ def main() -> None:
         for grace in args.grace
         for seed in range(min(3, args.seeds))
     ]
+    print("\n| budget | GPUs | regret | none | used | in order: regret | none | used |", flush=True)
+    print("|---|---|---|---|---|---|---|---|", flush=True)
+    for share in args.budget:
+        for gpus in args.gpus:
+            print(budget_line(args.seeds, share, gpus, args.crossing), flush=True)
     print(f"typed the other way round: {sum(same)} of {len(same)} journals the same")
 
 

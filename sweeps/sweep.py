@@ -10,14 +10,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from sweeps.events.durations import Durations, keeping
 from sweeps.events.event_types import SweepBegan, Watcher, Watchers
 from sweeps.events.failures import failures_in_words
-from sweeps.events.forecast import first_forecast
 from sweeps.events.recorders import Guard, History, LiveBoard
+from sweeps.events.undone import Budgeted
+from sweeps.execution.budgeting import Spending, check_budget, no_trunk_in_words, spending
 from sweeps.execution.phases import run_cells, run_trunks
 from sweeps.execution.ray_cluster import RayCluster
-from sweeps.execution.timed_devices import kept_timings
 from sweeps.final_model.held_out import score_choice
 from sweeps.final_model.outcome import (
     Outcome,
@@ -39,9 +38,9 @@ from sweeps.planning.plan import Plan
 from sweeps.planning.spec import SweepSpec, identity
 from sweeps.report.build import write_evidence
 from sweeps.report.carded_model import write_carded_model
-from sweeps.scheduling.cell_scheduler import CellScheduler, cells_of
+from sweeps.scheduling.cell_scheduler import CellScheduler, SurvivingTrunk, cells_of
 from sweeps.scheduling.journal import read_journal
-from sweeps.scheduling.repair import check_trunks, with_repairs
+from sweeps.scheduling.repair import with_repairs
 from sweeps.scheduling.trunk_scheduler import TrunkScheduler
 from sweeps.selection import leaderboard
 from sweeps.selection.from_store import choose_from_store
@@ -72,11 +71,10 @@ from trainables.ray_backend.tune_trainables import TrialContext
 from trainables.storage.artifact_store import Store
 from trainables.storage.fenced_log import has_lines
 from trainables.storage.files import Place, make_writable
-from trainables.training.trunk import EpochReport, TrunkSpec, recorded_reports
+from trainables.training.trunk import recorded_reports
 from trainables.training.untouched import write_untouched
 
 log = logging.getLogger("fixres")
-SurvivingTrunk = tuple[TrunkSpec, tuple[EpochReport, ...]]
 
 
 def run(spec: SweepSpec, terminal: Terminal) -> None:
@@ -88,6 +86,7 @@ def run(spec: SweepSpec, terminal: Terminal) -> None:
         IncompleteError: its results are written, but trunks or cells of it failed.
     """
     check_tracking(spec)
+    check_budget(spec)
     out = folder.find_folder(spec)
     location = location_of(out, spec.output.storage, spec.output.link_days)
     make_writable(spec.cache, "cache_dir")
@@ -222,18 +221,23 @@ class _Sweep:
 
         Ray is started by the first step that finds something left to do.
         """
-        history, durations = History(), Durations(self.plan, kept_timings(self.plan))
-        with RayCluster(self.plan.spec.resources) as cluster, keeping(durations, self.plan):
-            history.forecast = first_forecast(self.store, self.plan, durations)
-            watcher = self._begin(history, durations)
+        history, may_write = History(), self.location.driver.may_write
+        with (
+            RayCluster(self.plan.spec.resources) as cluster,
+            spending(self.plan, self.store, cluster, may_write) as spent,
+        ):
+            spent.time_device(self._trial_context(), cluster, self.terminal.say)
+            history.forecast = spent.forecast
+            watcher = self._begin(history, spent)
 
             def work() -> Outcome:
-                survivors = self._train_trunks(watcher, cluster)
-                rows = self._adapt_in_cells(survivors, watcher, cluster)
-                with durations.closing() as readings:
-                    outcome = self._conclude(rows, history, cluster)
+                trunks = self._train_trunks(watcher, cluster, spent)
+                cells = self._adapt_in_cells(self._surviving(trunks), watcher, cluster, spent)
+                with spent.durations.closing() as readings:
+                    undone = spent.undone(trunks, cells)
+                    outcome = self._conclude(cells.rows, history, cluster, undone)
                     readings += (row.seconds for row in outcome.rows if row.split != "val")
-                return outcome
+                return replace(outcome, budgeted=spent.undone(trunks, cells))
 
             return with_repairs(work, self.store, self.terminal.say)
 
@@ -250,26 +254,28 @@ class _Sweep:
         self._track_outcome(outcome, sorted((self.out / "figures").glob("*.png")))
         tracker.begin_closing()
 
-    def _begin(self, history: History, durations: Durations) -> Watcher:
+    def _begin(self, history: History, spent: Spending) -> Watcher:
         """Announce the sweep to everything that watches it, and publish its spec."""
         board = LiveBoard(*self.location.boards)
         guard = Guard(self.location.driver.check)
-        watcher = Watchers([guard, durations, self.tracker, self.terminal, history, board])
-        watcher.on(SweepBegan(plan=self.plan, kept=durations.kept))
+        counting = (spent.durations, spent.account)
+        watcher = Watchers([guard, *counting, self.tracker, self.terminal, history, board])
+        watcher.on(SweepBegan(plan=self.plan, kept=spent.durations.kept))
         self.tracker.attach([self.out / SPEC])
         self.location.publish(SPEC)
         return watcher
 
-    def _train_trunks(self, watcher: Watcher, cluster: RayCluster) -> list[SurvivingTrunk]:
-        """Run phase 1: train every trunk as far as the rungs let it."""
+    def _train_trunks(
+        self, watcher: Watcher, cluster: RayCluster, spent: Spending
+    ) -> TrunkScheduler:
+        """Run phase 1: train every trunk as far as the rungs, and the budget, let it."""
         journal = self.location.driver.open_journal(self.store.journal)
-        trunk_scheduler = TrunkScheduler(self.plan, self.store, watcher, journal)
+        trunk_scheduler = spent.trunk_scheduler(watcher, journal)
         if not trunk_scheduler.is_over:
             run_trunks(trunk_scheduler, self._trial_context(), cluster.placement)
-        survivors = self._surviving(trunk_scheduler)
-        if not survivors:
-            raise SweepError("No trunk could be trained: see the messages above.")
-        return survivors
+        if not trunk_scheduler.survivors() and not (spent.budget and self.plan.has_untouched):
+            raise SweepError(no_trunk_in_words(spent))
+        return trunk_scheduler
 
     def _surviving(self, trunk_scheduler: TrunkScheduler) -> list[SurvivingTrunk]:
         return [
@@ -278,19 +284,21 @@ class _Sweep:
         ]
 
     def _adapt_in_cells(
-        self, survivors: list[SurvivingTrunk], watcher: Watcher, cluster: RayCluster
-    ) -> list[Row]:
+        self,
+        survivors: list[SurvivingTrunk],
+        watcher: Watcher,
+        cluster: RayCluster,
+        spent: Spending,
+    ) -> CellScheduler:
         """Run phase 2: adapt surviving trunks and untouched nets to every resolution and crop."""
         for untouched in self.plan.untouched():
             write_untouched(untouched, len(self.plan.classes), self.store)
-        cells = cells_of(self.plan, survivors)
-        check_trunks(self.store, cells)
-        cell_scheduler = CellScheduler(self.plan, cells, self.store, watcher)
+        cell_scheduler = spent.cell_scheduler(survivors, watcher)
         if not cell_scheduler.is_over:
             run_cells(cell_scheduler, self._trial_context(), cluster.placement)
         if not cell_scheduler.rows:
             raise SweepError("No cell could be worked out: see the messages above.")
-        return cell_scheduler.rows
+        return cell_scheduler
 
     def _trial_context(self) -> TrialContext:
         return TrialContext(
@@ -302,7 +310,9 @@ class _Sweep:
             rungs=self.plan.spec.rungs,
         )
 
-    def _conclude(self, rows: list[Row], history: History, cluster: RayCluster) -> Outcome:
+    def _conclude(
+        self, rows: list[Row], history: History, cluster: RayCluster, undone: Budgeted | None
+    ) -> Outcome:
         """Choose, score the choice on the held-out sets, and write the model and the report."""
         plan, store, out, check = self.plan, self.store, self.out, self.location.driver.check
         progress = self.terminal.counting("latency: nets measured")
@@ -314,7 +324,7 @@ class _Sweep:
         outcome = score_choice(
             plan, choice, served_model, rows, self.images, store, progress, latency
         )
-        outcome = replace(outcome, failures=history.failures)
+        outcome = replace(outcome, failures=history.failures, budgeted=undone)
         check()
         leaderboard.write(out / BOARD, outcome.rows, latency)
         quantise = quantiser(plan, outcome, served_model, self.images)

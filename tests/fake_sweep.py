@@ -39,6 +39,7 @@ from trainables.storage.files import write_json, write_tensors, write_text
 from trainables.training.recipe import Hyper
 from trainables.training.trunk import read_trunk_weights
 
+CLOCKS = (".lock", "spending.jsonl")  # what no two sweeps have alike
 ARMS = ("none", "bn")  # "bn" changes statistics, and has a delta
 SPEC = spec_with(
     variants=("b0",),
@@ -176,7 +177,7 @@ def write_carded_model(
 def contents(out: Path) -> Mapping[str, Any]:
     """What a finished sweep holds, without clocks and ids: JSON as values, all else as bytes."""
     found: dict[str, Any] = {}
-    for path in sorted(p for p in out.rglob("*") if p.is_file() and p.name != ".lock"):
+    for path in sorted(p for p in out.rglob("*") if p.is_file() and p.name not in CLOCKS):
         name = path.relative_to(out).as_posix()
         if name == "spec.json":
             record = json.loads(path.read_text())

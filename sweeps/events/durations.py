@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from statistics import fmean
 
-from sweeps.events.event_types import CellBegan, CellEnded, EpochEnded, Event, TrunkBegan
+from sweeps.events.event_types import (
+    CellBegan,
+    CellEnded,
+    CellsPlanned,
+    EpochEnded,
+    Event,
+    TrunkBegan,
+)
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
 from sweeps.planning.workload import cell_work, epoch_work, image_pass
 from trainables.models.device import CPU
 from trainables.profiling.speed import Timing, Work, combined
-from trainables.profiling.speed_file import MOST, DeviceTimings, keep_timings
+from trainables.profiling.speed_file import MOST, DeviceTimings
 
-START_S = 10.0  # of a trial whose start was never timed: a process that loads PyTorch
-CLOSE_S = 60.0  # from the last cell to the finished sweep, where that was never timed
+# Where that was never timed: seconds from a process that is ready to a trial's first step, from the
+# beginning of a phase to its first process that is ready, and from the last cell to the end.
+START_S, SPAWN_S = 2.0, 15.0
+CLOSE_S = 60.0
 
 
 @dataclass
@@ -52,6 +61,8 @@ class Durations:
         self._began = clock()
         self._devices = {known.device: _Device(known) for known in kept}
         self._step_began: dict[str, float] = {}  # time by key, of trunks and cells that run
+        self._planned_at: float | None = None  # the cells, until the first has ended
+        self._spawned_s: float | None = None
         self._closed_s: float | None = None
         self._starts: list[float] = []  # seconds that trials took before their work began
         self._refresh()
@@ -71,12 +82,18 @@ class Durations:
                     self._plan, point_of(trunk), report.epoch, trunk.recipe.batch_size
                 )
                 self._time(report.device, work, report.seconds)
+            case CellsPlanned():
+                self._planned_at = self._clock()
             case CellBegan(cell=cell):
                 self._step_began[cell.key] = self._clock()
             case CellEnded(cell=cell, rows=rows) if rows and cell.key in self._step_began:
                 del self._step_began[cell.key]
+                seconds = sum(row.seconds for row in rows)
+                if self._planned_at is not None:
+                    self._spawned_s = max(0.0, self._clock() - self._planned_at - seconds)
+                    self._planned_at = None
                 work = cell_work(self._plan, cell.variant, cell.test_res, cell.spec.arms)
-                self._time(self.device, work, sum(row.seconds for row in rows))
+                self._time(self.device, work, seconds)
 
     @contextmanager
     def closing(self) -> Iterator[list[float]]:
@@ -89,10 +106,11 @@ class Durations:
         yield readings
         self._closed_s = max(0.0, self._clock() - began - sum(readings))
 
-    def learn(self, timed: DeviceTimings) -> None:
-        """Take what was timed on a device by itself, before the sweep."""
-        for timing in timed.timings:
-            self._time(timed.device, timing.work, timing.seconds)
+    def learn(self, timed: Iterable[DeviceTimings]) -> None:
+        """Take what was timed on devices by itself, before the sweep."""
+        for known in timed:
+            for timing in known.timings:
+                self._time(known.device, timing.work, timing.seconds)
 
     def _time(self, name: str, work: Work, seconds: float) -> None:
         if seconds <= 0 or not (work.passes or work.head_steps):
@@ -160,6 +178,12 @@ class Durations:
         return START_S if self._known.start_s is None else self._known.start_s
 
     @property
+    def spawn_s(self) -> float:
+        """Seconds from the beginning of a phase to its first process that is ready."""
+        known = self._known.spawn_s if self._spawned_s is None else self._spawned_s
+        return SPAWN_S if known is None else known
+
+    @property
     def close_s(self) -> float:
         """Seconds from the last cell to the finished sweep, without readings."""
         return CLOSE_S if self._known.close_s is None else self._known.close_s
@@ -169,18 +193,12 @@ class Durations:
         start_s = fmean(self._starts) if self._starts else None
         return [
             replace(
-                device.kept, timings=tuple(device.added), start_s=start_s, close_s=self._closed_s
+                device.kept,
+                timings=tuple(device.added),
+                start_s=start_s,
+                spawn_s=self._spawned_s,
+                close_s=self._closed_s,
             )
             for device in self._devices.values()
             if device.added and device.kept.device
         ]
-
-
-@contextmanager
-def keeping(durations: Durations, plan: Plan) -> Iterator[None]:
-    """Keep what was timed while the block ran for later sweeps, in whatever way it ends."""
-    try:
-        yield
-    finally:
-        for timed in durations.timed():
-            keep_timings(plan.spec.cache, timed)

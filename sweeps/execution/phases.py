@@ -38,9 +38,13 @@ def run_trunks(
             trunk=trunk,
             val_transforms=trunk_scheduler.val_transforms(trunk),
             reported=trunk_scheduler.epochs_reported(trunk),
+            stop_after_s=trunk_scheduler.allowance_s(trunk),
         )
 
     def should_continue(work: Work, result: dict[str, Any]) -> bool:
+        if result["report"] is None:
+            trunk_scheduler.stopped(_trunk_of(work))
+            return False
         return trunk_scheduler.report(_trunk_of(work), result["report"])
 
     phase = Phase(

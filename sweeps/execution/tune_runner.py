@@ -59,7 +59,7 @@ class Phase:
     failed: Callable[[Work, str], None]
     retried: Callable[[Work, str], None] = lambda _, __: None
     begin: Callable[[NetAtRes], Work | None] = lambda _: None
-    urgency: Callable[[NetAtRes], tuple[int, int]] = lambda _: (0, 0)
+    urgency: Callable[[NetAtRes], tuple[int, float]] = lambda _: (0, 0)
 
 
 class _Unpickled:
@@ -228,7 +228,7 @@ class _PhaseScheduler(_Unpickled, FIFOScheduler):
             del self._queued[trial_id]
         return min(self._queued.values(), key=self._urgency, default=None)
 
-    def _urgency(self, trial: Trial) -> tuple[int, int]:
+    def _urgency(self, trial: Trial) -> tuple[int, float]:
         task = self._tasks.get(trial.trial_id)
         if task is None or task.has_begun:
             return 0, 0

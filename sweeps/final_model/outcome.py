@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sweeps.events.failures import Failure, counts_in_words
+from sweeps.events.undone import Budgeted, budgeted_from_json
 from sweeps.final_model.calibration import Calibration, CalibrationScore
 from sweeps.final_model.int8_net import Int8Net
 from sweeps.final_model.served_latency import ServedLatency
@@ -30,7 +31,7 @@ from trainables.profiling.latency import Conditions, Latency
 from trainables.storage.artifact_store import Store
 from trainables.storage.damage import damage_told, unless_damaged
 from trainables.storage.fenced_log import has_lines
-from trainables.storage.files import read_json, write_json
+from trainables.storage.files import children, read_json, write_json
 from trainables.storage.typed import checked
 from trainables.training.trunk import read_trunk_spec
 
@@ -63,6 +64,8 @@ class Outcome:
     """None: the logits were not kept, as by earlier versions."""
     failures: tuple[Failure, ...] = ()
     """What failed, and is missing among the rows."""
+    budgeted: Budgeted | None = None
+    """What was spent of the budget, and what that left undone; None: there was none."""
     predictions: tuple[Predictions, ...] = field(default=(), compare=False, repr=False)
     """Of the chosen row on val, and of the served model on test; none in a sweep that is read."""
 
@@ -115,6 +118,7 @@ def write_choice(out: Path, outcome: Outcome) -> None:
             "served_latency": outcome.served_latency,
             "int8": outcome.int8,
             "failures": outcome.failures,
+            "budget": outcome.budgeted,
             "files": result_digests(out),
         },
     )
@@ -180,6 +184,7 @@ def _read_outcome(out: Path, held_out_sets: set[str]) -> Outcome | None:
             served_latency=_served_latency(record.get("served_latency")),
             int8=_int8(record.get("int8")),
             failures=tuple(checked(Failure(**f)) for f in record.get("failures", [])),
+            budgeted=budgeted_from_json(record.get("budget")),
         )
         if outcome.choice.row not in rows:
             raise ValueError("its choice is no row of the leaderboard")
@@ -247,6 +252,15 @@ def finished_outcome(spec: SweepSpec, location: SweepLocation) -> Outcome | None
     outcome = read_outcome(location.out, spec.extra_test_sets, int8=spec.output.int8)
     if outcome is not None and outcome.failures and has_lines(location.store.journal):
         log.warning("%s failed before: tried again", counts_in_words(outcome.failures))
+        return None
+    if (
+        outcome is not None
+        and outcome.budgeted is not None
+        and outcome.budgeted.is_incomplete
+        and outcome.budgeted.allows_more(spec.budget)
+        and children(location.store.trunks)
+    ):
+        log.warning("the budget is larger than before: what it left undone is gone on with")
         return None
     lost = lost_results(location.out) if outcome else []
     if not lost:

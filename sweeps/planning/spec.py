@@ -7,6 +7,7 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from sweeps.planning.options.budget_options import BudgetOptions
 from sweeps.planning.options.groups import (
     DataOptions,
     EvaluationOptions,
@@ -46,6 +47,7 @@ class SweepSpec:
     latency: LatencyOptions = field(default_factory=LatencyOptions)
     output: OutputOptions = field(default_factory=OutputOptions)
     resources: ResourceOptions = field(default_factory=ResourceOptions)
+    budget: BudgetOptions = field(default_factory=BudgetOptions)
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
     run: RunOptions = field(default_factory=RunOptions)
@@ -90,11 +92,16 @@ class SweepSpec:
 def as_written_now(written: Mapping[str, Any]) -> dict[str, Any]:
     """Return options by name, as JSON values, with those of 0.1.0 in the words of today.
 
+    It had one price, as a number.
+
     It had one crop ratio for all arms; but the arm none had that of the weights, and crop1 was what
     none is now. The ratios together are asked for in its place: what it worked out is part of it.
     """
     if "untouched" not in written and written.get("epochs") == 0:
         written = {**written, "untouched": False}
+    price = written.get("price_per_hour", ())
+    if price is None or isinstance(price, (int, float)):
+        written = {**written, "price_per_hour": [] if price is None else [f"{price:g}"]}
     crop, arms = written.get("test_crop_pct"), written.get("arms")
     if isinstance(crop, (list, tuple)) or (crop is None and "crop1" not in (arms or ())):
         return dict(written)
@@ -141,7 +148,8 @@ NOT_IDENTITY = frozenset(
         *("layout", "class_order", "pick_share", "group_by"),
         *("out", "storage", "link_days", "int8", "keep"),
         *("concurrency", "cpus_per_trial", "gpus_per_trial", "gpu_memory_gb"),
-        *("workers_per_trial", "price_per_hour", "also_test", "dry_run"),
+        *("workers_per_trial", "also_test", "dry_run"),
+        *("budget_hours", "budget_gpu_hours", "budget_cost", "price_per_hour"),
         *("tracking_uri", "experiment", "register_as", "register_if"),
     )
 )

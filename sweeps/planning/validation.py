@@ -13,6 +13,7 @@ from typing import Any
 
 from sweeps.planning.options.groups import ServingOptions
 from sweeps.planning.options.latency_options import LatencyOptions
+from sweeps.planning.options.prices import prices_of
 from sweeps.planning.options.ranges import INTERVAL_OPTIONS, RANGE_OF_OPTION, SET_OPTIONS
 from sweeps.planning.options.words import option, value_in_words
 from sweeps.planning.search import search_of
@@ -123,6 +124,15 @@ def _check_combinations(spec: SweepSpec) -> None:
     check_search(spec)
     _check_pretrained(spec)
     _check_arms(spec)
+    _check_prices(spec)
+
+
+def _check_prices(spec: SweepSpec) -> None:
+    budget, prices = spec.budget, prices_of(spec.budget.price_per_hour)
+    if budget.budget_cost is not None and not prices.highest:
+        raise UserError(
+            f"--budget-cost {budget.budget_cost:g} has no price to count by: give --price-per-hour."
+        )
 
 
 def _check_training(spec: SweepSpec) -> None:

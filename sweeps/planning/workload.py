@@ -138,9 +138,9 @@ def further_crop_cells(plan: Plan) -> int:
 def planned_cells(plan: Plan) -> Counter[CellKind]:
     """Count the cells of a plan by what they take."""
     counts: Counter[CellKind] = Counter()
-    for trunk in plan.untouched():
-        for res, _ in plan.grid.untouched_cells(trunk.variant):
-            counts[trunk.variant, res, plan.arms_of(trunk)] += 1
+    for variant in plan.untouched_variants:
+        for res, _ in plan.grid.untouched_cells(variant):
+            counts[variant, res, UNTOUCHED_ARMS] += 1
     for point in plan.points:
         for res, _ in plan.grid.cells(point):
             counts[point.variant, res, plan.spec.fix.arms] += plan.survivors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -11,6 +12,7 @@ from sweeps.final_model.class_results import write_class_results
 from sweeps.final_model.outcome import Outcome
 from sweeps.final_model.wording import latency_conditions_in_words
 from sweeps.output.sweep_record import SweepRecord
+from sweeps.planning.options.prices import prices_of
 from sweeps.planning.plan import Plan
 from sweeps.planning.serving.costs import SERVING_COSTS
 from sweeps.report import heatmap
@@ -39,7 +41,7 @@ def write_evidence(
     """
     if outcome.predictions:
         write_class_results(out, outcome.predictions, plan.classes)
-    ledger = build_ledger(plan, history, outcome.rows, plan.spec.resources.price_per_hour)
+    ledger = build_ledger(plan, history, outcome.rows, _price(plan, history))
     figures = draw_figures(plan, outcome, history, ledger)
     files = []
     for name, figure in figures.items():
@@ -59,6 +61,13 @@ def write_evidence(
     return files
 
 
+def _price(plan: Plan, history: History) -> float | None:
+    """Find the price of the device that most trunks were trained on; None: it has none."""
+    devices = Counter(r.device for trunk in history.trunks.values() for r in trunk.reports)
+    prices = prices_of(plan.spec.budget.price_per_hour)
+    return prices.of(devices.most_common(1)[0][0] if devices else "")
+
+
 def draw_figures(
     plan: Plan, outcome: Outcome, history: History, ledger: Ledger
 ) -> dict[str, Figure]:
@@ -68,14 +77,12 @@ def draw_figures(
     figures = {
         "heatmap": heatmap.plot_heatmaps(rows, plan, chosen, metric),
         "pareto": plot_pareto_fronts(rows, costs, chosen, plan.spec.serving, metric),
-        "curves": plot_learning_curves(
-            list(history.trunks.values()), chosen.trunk, plan.spec.rungs, metric
-        ),
         "arms": plot_arms(rows, metric),
         "spending": plot_spending(ledger),
     }
-    if plan.spec.trunks.epochs == 0:
-        del figures["curves"]
+    if history.trunks and plan.spec.trunks.epochs > 0:
+        trunks = list(history.trunks.values())
+        figures["curves"] = plot_learning_curves(trunks, chosen.trunk, plan.spec.rungs, metric)
     if outcome.predictions:
         figures["confusions"] = plot_confusions(outcome.predictions, plan.classes)
     if outcome.calibration is not None:

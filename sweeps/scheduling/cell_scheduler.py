@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sweeps.events.event_types import CellBegan, CellEnded, CellsPlanned, TrialRetried, Watcher
 from sweeps.planning.cell import Cell
@@ -17,9 +17,15 @@ from trainables.storage.artifact_store import Store
 from trainables.storage.files import write_text
 from trainables.training.trunk import EpochReport, TrunkSpec, trained_epochs
 
+# A trunk that was trained to its end, and the reports of its epochs.
+SurvivingTrunk = tuple[TrunkSpec, tuple[EpochReport, ...]]
+
 
 def cells_of(
-    plan: Plan, survivors: Sequence[tuple[TrunkSpec, tuple[EpochReport, ...]]]
+    plan: Plan,
+    survivors: Sequence[SurvivingTrunk],
+    *,
+    in_order: bool = False,
 ) -> list[Cell]:
     """List the cells of the surviving trunks and of the untouched nets.
 
@@ -27,6 +33,8 @@ def cells_of(
 
     Args:
         survivors: trunks, each with the reports of its epochs.
+        in_order: whether all cells of a trunk come before those of the next, and those of untouched
+            nets last, the cheapest first: as far as time goes.
     """
     cells = [
         plan.cell(trunk, trained_epochs(reports), res, crop)
@@ -42,6 +50,16 @@ def cells_of(
     def work(cell: Cell) -> float:
         return cell_gmacs(plan, cell.variant, cell.test_res, cell.spec.arms)
 
+    if in_order:
+        place = {trunk.key: number for number, (trunk, _) in enumerate(survivors)}
+        last = len(place)
+        return sorted(
+            cells,
+            key=lambda cell: (
+                place.get(cell.trunk.key, last),
+                work(cell) if cell.trunk.key not in place else -work(cell),
+            ),
+        )
     return sorted(cells, key=lambda cell: -work(cell))
 
 
@@ -51,6 +69,8 @@ class CellScheduler:
     Args:
         cells: all cells, in the order in which they are handed out.
         watcher: gets an event for each change.
+        fits: whether there is time left for a cell, asked when it would be handed out; the first
+            of all is made in any case.
     """
 
     def __init__(
@@ -59,8 +79,11 @@ class CellScheduler:
         cells: Sequence[Cell],
         store: Store,
         watcher: Watcher,
+        fits: Callable[[Cell], bool] = lambda _: True,
     ):
-        self._plan, self._store, self._watcher = plan, store, watcher
+        self._plan, self._store, self._watcher, self._fits = plan, store, watcher, fits
+        self.left_out: list[Cell] = []
+        """Cells that were not handed out, as they did not fit any more."""
         self._cells = {cell.key: cell for cell in cells}
         self._rows: dict[str, tuple[Row, ...]] = {}
         watcher.on(CellsPlanned(cells=tuple(cells)))
@@ -69,6 +92,7 @@ class CellScheduler:
             if results is not None and {r.arm for r in results} == set(cell.spec.arms):
                 self.take(key, results)
         self._waiting = [key for key in self._cells if key not in self._rows]
+        self._is_first = not self._rows
 
     @property
     def plan(self) -> Plan:
@@ -105,11 +129,14 @@ class CellScheduler:
 
     def next(self) -> Cell | None:
         """Hand out the next cell; None: no more."""
-        if not self._waiting:
-            return None
-        cell = self._cells[self._waiting.pop(0)]
-        self._watcher.on(CellBegan(cell=cell))
-        return cell
+        while self._waiting:
+            cell = self._cells[self._waiting.pop(0)]
+            if self._fits(cell) or self._is_first:
+                self._is_first = False
+                self._watcher.on(CellBegan(cell=cell))
+                return cell
+            self.left_out.append(cell)
+        return None
 
     def take(self, key: str, results: Sequence[ArmResult]) -> None:
         """Take the results of a cell; where they come twice, the first are kept."""

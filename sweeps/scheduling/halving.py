@@ -67,7 +67,7 @@ class Halving:
         """List the trunks to train on now: from the highest rung, there the best first."""
         found = [key for rung in self._highest_first for key in self._promotable_at(rung)]
         is_settled = not (found or self.to_begin or self.running or self.has_finished)
-        return self._in_line()[:1] if is_settled else found
+        return self.in_line()[:1] if is_settled else found
 
     def kept(self) -> set[str]:
         """Name the trunks that wait and may yet be promoted: of the others no state is needed.
@@ -78,13 +78,17 @@ class Halving:
         kept = set[str]()
         if not self.has_finished:
             leads = any(rung > 0 for rung in self.running.values())
-            kept.update(self._in_line()[: 1 if leads else 2])
+            kept.update(self.in_line()[: 1 if leads else 2])
         running = list(self.running.values())
         coming = self.to_begin + running.count(0)
         for rung, values in enumerate(self._rungs):
             kept.update(self._waiting_in_best(rung, len(values) + coming))
             coming += len(self._promotable_at(rung)) + running.count(rung + 1)
         return kept
+
+    def in_line(self) -> list[str]:
+        """List all that wait: the farthest first, of those at one rung the best."""
+        return [k for r in self._highest_first for k in self._ranked(r) if self.waiting.get(k) == r]
 
     def rung_of(self, key: str) -> int | None:
         """Return the last rung that a trunk came to; None: none yet."""
@@ -107,7 +111,3 @@ class Halving:
         """Rank all that came to a rung: of equal ones, the first that came is the better."""
         values = self._rungs[rung]
         return sorted(values, key=values.__getitem__, reverse=True)
-
-    def _in_line(self) -> list[str]:
-        """List all that wait: the farthest first, of those at one rung the best."""
-        return [k for r in self._highest_first for k in self._ranked(r) if self.waiting.get(k) == r]

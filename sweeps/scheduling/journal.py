@@ -152,7 +152,8 @@ def read_journal(store: Store, plan: Plan) -> Recorded:
             "are lost were found in the store",
             store.journal, max(0, spoilt), len(restored),
         )  # fmt: skip
-    if not lines and children(store.trunks):
+    untouched = {trunk.key for trunk in plan.untouched()}
+    if not lines and any(folder.name not in untouched for folder in children(store.trunks)):
         log.warning(
             "%s holds no line, though trunks are in the store: what comes next is decided anew",
             store.journal,

@@ -120,7 +120,7 @@ class TrunkScheduler:
         self._queued[point] += 1
         return point
 
-    def urgency(self, point: Point, ahead: int = 0) -> tuple[int, int]:
+    def urgency(self, point: Point, ahead: int = 0) -> tuple[int, float]:
         """Rate what a trial of a point would start with: the less, the sooner it should start.
 
         Args:
@@ -141,18 +141,21 @@ class TrunkScheduler:
             The trunk; None: the search proposed nothing but what it had proposed before.
         """
         self._queued[point] -= 1
-        if self._unfinished[point]:
-            trunk: TrunkSpec | None = self._trunks[self._unfinished[point].pop(0)]
-        elif self._promotable[point]:
-            trunk = self._promote(point, self._promotable[point][0])
-        else:
-            trunk = self._new_trunk(point)
+        trunk = self._take(point)
         self._settle(point)
         if trunk is not None:
             rung = self._halving[point].rung_of(trunk.key)
             after = 0 if rung is None else self._rungs[rung]
             self._watcher.on(TrunkBegan(trunk=trunk, after=after))
         return trunk
+
+    def _take(self, point: Point) -> TrunkSpec | None:
+        """Choose what a trial of a point trains, and take note that it runs."""
+        if self._unfinished[point]:
+            return self._trunks[self._unfinished[point].pop(0)]
+        if self._promotable[point]:
+            return self._promote(point, self._promotable[point][0])
+        return self._new_trunk(point)
 
     def _startable(self, point: Point) -> int:
         """Count the trials of a point that could start now."""
@@ -209,6 +212,14 @@ class TrunkScheduler:
             self._watcher.on(TrunkPaused(trunk=trunk, after=report.epoch, val=report.val))
         return goes_on
 
+    def allowance_s(self, trunk: TrunkSpec) -> float | None:
+        """Bound the seconds of a trial that begins to train a trunk; None: there is no bound."""
+        return None
+
+    def stopped(self, trunk: TrunkSpec) -> None:
+        """Take note that the trial of a trunk has come to its bound; the trunk waits as it is."""
+        raise NotImplementedError("no trial has a bound")
+
     def retried(self, trunk: TrunkSpec, error: str) -> None:
         """Report that a trial of the trunk failed, and that another is started."""
         self._watcher.on(TrialRetried(trunk=trunk, error=error))
@@ -250,12 +261,16 @@ class TrunkScheduler:
             return rung < halving.running.get(key, halving.waiting.get(key, 0))
         value = self._values[key][epoch]
         halving.arrive(key, value)
-        goes_on = key in halving.promotable()
+        goes_on = self._goes_on_at(key)
         # The journal has one name for it, whatever the metric: the sweep's spec says which it is.
         self._record(event="rung", trunk=key, epoch=epoch, top1=value, goes_on=goes_on)
         if goes_on:
             halving.promote(key)
         return goes_on
+
+    def _goes_on_at(self, key: str) -> bool:
+        """Decide whether a trunk that has just come to a rung is promoted at once."""
+        return key in self._halving[point_of(self._trunks[key])].promotable()
 
     def _waits_after(self, trunk: TrunkSpec, epoch: int) -> bool:
         rung = self._halving[point_of(trunk)].waiting.get(trunk.key)

@@ -86,7 +86,7 @@ def test_options_of_all_groups(parse: Any) -> None:
         head_lr=(0.1,),
         max_gmacs=0.5,
         max_memory_mb=30.0,
-        price_per_hour=2.5,
+        price_per_hour=("2.5",),
         keep="front",
         refit=True,
         out=Path("o"),

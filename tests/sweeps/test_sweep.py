@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sweeps import sweep as story
+from sweeps.execution import budgeting
 from tests.factories import spec_with
 from tests.fake_sweep import FakeSweep, contents
 from trainables.errors import SweepError, UserError
@@ -51,7 +51,7 @@ KINDS = {
     "store/cells/*/predictions.arrow": (False,),
     "store/cells/*/delta-bn.safetensors": (False,),
 }
-NOT_READ = {".lock", "README.md", "spec.json"}  # spec.json: that of a cell
+NOT_READ = {".lock", "README.md", "spec.json", "spending.jsonl"}  # spec.json: that of a cell
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_what_cannot_be_made_again_ends_in_a_sentence(
         for path in out.glob("store/cells/*/predictions.arrow"):
             scramble(path)
 
-    monkeypatch.setattr(story, "check_trunks", spoil)  # a disk that spoils what it is given
+    monkeypatch.setattr(budgeting, "check_trunks", spoil)  # a disk that spoils what it is given
     with pytest.raises(SweepError, match=r"predictions.arrow is damaged .*: delete it"):
         sweep.run()
 

@@ -30,6 +30,8 @@ class DeviceTimings:
     timings: tuple[Timing, ...] = ()
     start_s: float | None = None
     """Seconds that a trial takes before its work begins; None: not timed."""
+    spawn_s: float | None = None
+    """Seconds until a phase's first process is ready for its work; None: not timed."""
     close_s: float | None = None
     """Seconds from the last cell to the finished sweep, without readings; None: not timed."""
 
@@ -67,6 +69,7 @@ def _merged(before: DeviceTimings, added: DeviceTimings) -> DeviceTimings:
         added,
         timings=combined((*before.timings, *added.timings))[-MOST:],
         start_s=before.start_s if added.start_s is None else added.start_s,
+        spawn_s=before.spawn_s if added.spawn_s is None else added.spawn_s,
         close_s=before.close_s if added.close_s is None else added.close_s,
     )
 

@@ -7,6 +7,8 @@ processes and Ray itself.
 from __future__ import annotations
 
 import gc
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +21,13 @@ from trainables.data.decode import known_set, prepare
 from trainables.data.image_set import ImageSet
 from trainables.data.options import ReadOptions
 from trainables.data.view_cache import ViewCache
-from trainables.errors import UserError
+from trainables.errors import SweepError, UserError
 from trainables.fixres.adapt import adapt_cell
 from trainables.fixres.cell import CellSpec, recorded_results
 from trainables.ray_backend.worker_group import TrunkWorkers, WorkerConfig
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import Place
-from trainables.training.preemption import PreemptionGuard
+from trainables.training.preemption import PreemptedError, PreemptionGuard
 from trainables.training.trainer import TrunkTraining
 from trainables.training.trunk import EpochReport, TrunkSpec, recorded_reports
 from trainables.transforms.eval_transform import EvalTransform
@@ -39,6 +41,8 @@ class TrunkWork:
     val_transforms: tuple[EvalTransform, ...]
     reported: int = 0
     """Epochs, from the first on, that have been reported: they are not reported again."""
+    stop_after_s: float | None = None
+    """Seconds from the trial's start after which it stops at a step; None: there is no bound."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +156,8 @@ class _StoreTrainable(tune.Trainable, Generic[Work]):
 class TrunkTrainable(_StoreTrainable[TrunkWork]):
     """One trunk; a step is an epoch. Epochs that the store holds are reported, not trained.
 
+    Where its time is over, the result has no report, and the store has what was done of the epoch.
+
     Its configuration may name several ``workers``, and the ``worker_resources`` of each: then they
     train it, and this process waits for them.
     """
@@ -162,6 +168,9 @@ class TrunkTrainable(_StoreTrainable[TrunkWork]):
     def _start(self, work: TrunkWork) -> None:
         self.spec, self.val_transforms = work.trunk, work.val_transforms
         self._recorded = recorded_reports(self.store, self.spec.key)
+        self._stop_at = math.inf
+        if work.stop_after_s is not None:
+            self._stop_at = time.monotonic() + work.stop_after_s
         # Where the state is lost, what was reported is trained and reported again.
         self._reported = min(work.reported, len(self._recorded))
 
@@ -182,9 +191,22 @@ class TrunkTrainable(_StoreTrainable[TrunkWork]):
             self._next_epoch = self._next_epoch or self._made_next_epoch()
             # A preempted epoch ends this process within the block: Tune sees it go, and retries.
             with self.guard.deferred():
-                report = self._next_epoch()
+                try:
+                    report = self._next_epoch()
+                except (PreemptedError, SweepError):
+                    if self.guard.requested or not self._is_out_of_time:
+                        raise
+                    return {"report": None, "done": True}
         self._reported += 1
         return trunk_result(report, self.spec.recipe.epochs)
+
+    @property
+    def _is_out_of_time(self) -> bool:
+        return time.monotonic() > self._stop_at
+
+    def _should_stop(self) -> bool:
+        """Whether the training is to stop at this step: its work is in the store then."""
+        return self.guard.requested or self._is_out_of_time
 
     def _made_next_epoch(self) -> Callable[[], EpochReport]:
         """Give what trains the next epoch, or scores a trunk that is not to be trained."""
@@ -198,9 +220,7 @@ class TrunkTrainable(_StoreTrainable[TrunkWork]):
                 cache=context.cache,
                 open_images=context.open_images,
             )
-            workers = TrunkWorkers(
-                config, self.workers, self.worker_resources, lambda: self.guard.requested
-            )
+            workers = TrunkWorkers(config, self.workers, self.worker_resources, self._should_stop)
             self._end_workers = workers.stop
             return workers.epoch
         training = TrunkTraining(
@@ -211,7 +231,7 @@ class TrunkTrainable(_StoreTrainable[TrunkWork]):
             threads=context.threads,
             val_transforms=self.val_transforms,
             rungs=context.rungs,
-            should_stop=lambda: self.guard.requested,
+            should_stop=self._should_stop,
         )
         return training.epoch if self.spec.recipe.epochs else training.score_untrained
 

@@ -11,6 +11,7 @@
     readings.jsonl                              every reading, in order
     journal.jsonl                               what the driver decided, in order
     forecast.json                               what the sweep was predicted to take, at its begin
+    spending.jsonl                              what its commands have spent
 
 In an object store each line of a .jsonl file is an object: <name>.lines/<number>.json.
 
@@ -55,6 +56,11 @@ class Store(Generic[P]):
     def forecast(self) -> P:
         """The file of what the sweep was predicted to take when it began."""
         return self._at("forecast.json")
+
+    @property
+    def spending(self) -> P:
+        """The file of what the commands of the sweep have spent."""
+        return self._at("spending.jsonl")
 
     @property
     def readings(self) -> P:

@@ -190,8 +190,6 @@ class ResourceOptions:
     """Memory of one GPU, GB; say it where GPU nodes are yet to come or differ from the driver's."""
     workers_per_trial: int | None = None
     """Workers (one GPU each) of a trunk's training; left out: as many as its memory needs."""
-    price_per_hour: float | None = None
-    """Price of an hour of one trial's machine, in any currency; for the report."""
 
 
 @dataclass(frozen=True, kw_only=True)

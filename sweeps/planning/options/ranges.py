@@ -75,7 +75,9 @@ RANGE_OF_OPTION = {
     "gpus_per_trial": Range(0),
     "gpu_memory_gb": Range(0, open_low=True),
     "workers_per_trial": Range(1),
-    "price_per_hour": Range(0),
+    "budget_hours": Range(0, open_low=True),
+    "budget_gpu_hours": Range(0, open_low=True),
+    "budget_cost": Range(0, open_low=True),
 }
 # Pairs of a lower and an upper end.
 INTERVAL_OPTIONS = ("lr", "weight_decay", "label_smoothing", "crop_scale")

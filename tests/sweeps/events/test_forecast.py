@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.events.durations import Durations, keeping
+from sweeps.events.durations import Durations
 from sweeps.events.event_types import CellBegan, CellEnded, EpochEnded, TrunkBegan
 from sweeps.events.forecast import first_forecast, forecast
 from sweeps.planning.grid import point_of
@@ -16,7 +16,7 @@ from tests.factories import a_row, plan_of, spec_with
 from tests.fake_training import report_of
 from tests.sweeps.events.test_progress import PLAN, Clock, cells_of, timed, trunks_of
 from trainables.profiling.speed import Speed
-from trainables.profiling.speed_file import read_all_timings
+from trainables.profiling.speed_file import keep_timings, read_all_timings
 from trainables.storage.artifact_store import Store
 
 TRUTH = Speed(on_gpu=False)
@@ -63,17 +63,12 @@ def test_a_later_sweep_knows_from_the_first_second(tmp_path: Path) -> None:
     clock = Clock()
     plan = plan_of(spec_with(PLAN.spec, cache_dir=tmp_path))
     first = Durations(plan, clock=clock)
-
-    def run() -> None:
-        with keeping(first, plan):
-            told(first, clock)
-            with first.closing() as readings:
-                clock.now += 40
-                readings.append(15.0)
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run()
+    told(first, clock)
+    with first.closing() as readings:
+        clock.now += 40
+        readings.append(15.0)
+    for timed_here in first.timed():
+        keep_timings(tmp_path, timed_here)
     later = Durations(PLAN, read_all_timings(tmp_path))
     assert later.is_measured and later.timed_s == 0
     assert forecast(PLAN, later) == replace(forecast(PLAN, first), close_s=25.0)

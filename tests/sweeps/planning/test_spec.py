@@ -75,7 +75,10 @@ FREE = {
     "register_as": "another",
     "register_if": "always",
     "also_test": ("v2=/elsewhere",),
-    "price_per_hour": 2.5,
+    "price_per_hour": ("2.5", "T4=1"),
+    "budget_hours": 2.0,
+    "budget_gpu_hours": 2.0,
+    "budget_cost": 5.0,
     "keep": "best",
     "dry_run": True,
 }

@@ -84,6 +84,21 @@ def test_a_step_is_an_epoch_and_another_process_reports_it_without_training(trun
     assert len(read_lines(trunk.folder / "work.jsonl")) == EPOCHS
 
 
+def test_a_trial_whose_time_is_over_stops_at_a_step_and_another_goes_on(
+    trunk, tiny_images, tmp_path
+):
+    alone = train_alone(trunk, tiny_images, tmp_path)
+    short = replace(work_of(trunk.spec), stop_after_s=0.0)
+    for _ in range(3):  # each takes a step
+        (report,), done = reports_of(begun(TrunkTrainable, {"work": short}, trunk.context), 1)
+        assert report is None and done == [True]
+    assert recorded_reports(trunk.store, trunk.spec.key) == []
+    trial = begun(TrunkTrainable, {"work": work_of(trunk.spec)}, trunk.context)
+    reports, done = reports_of(trial, EPOCHS)
+    assert [report.epoch for report in reports] == [1, 2] and done == [False, True]
+    assert same_weights(trunk.folder, alone.folder)
+
+
 def test_a_trunk_that_is_not_trained_is_scored_in_one_step(trunk):
     spec = replace(trunk.spec, recipe=replace(trunk.spec.recipe, epochs=0))
     trial = begun(TrunkTrainable, {"work": work_of(spec)}, replace(trunk.context, rungs=(0,)))

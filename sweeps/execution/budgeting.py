@@ -1,0 +1,196 @@
+"""Make the budget of a sweep from its options, and the account of what it spends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from sweeps.environment import on_cluster
+from sweeps.events.account import Account, Spent, this_command_began
+from sweeps.events.durations import Durations
+from sweeps.events.event_types import Watcher
+from sweeps.events.forecast import Forecast, first_forecast
+from sweeps.events.undone import Budgeted, budgeted
+from sweeps.execution.device_probe import time_device
+from sweeps.execution.plan_resources import cell_resources, trunk_resources
+from sweeps.execution.ray_cluster import RayCluster
+from sweeps.execution.resources import Placement, TrialResources, expected_placement
+from sweeps.execution.timed_devices import kept_timings
+from sweeps.planning.options.budget_options import BudgetOptions
+from sweeps.planning.options.prices import prices_of
+from sweeps.planning.plan import Plan
+from sweeps.planning.spec import SweepSpec
+from sweeps.scheduling.budget import Budget, Left, Shares
+from sweeps.scheduling.budgeted_trunks import BudgetedTrunks
+from sweeps.scheduling.cell_scheduler import CellScheduler, SurvivingTrunk, cells_of
+from sweeps.scheduling.repair import check_trunks
+from sweeps.scheduling.trunk_scheduler import TrunkScheduler
+from trainables.errors import UserError
+from trainables.profiling.speed_file import keep_timings
+from trainables.ray_backend.tune_trainables import TrialContext
+from trainables.storage.artifact_store import Store
+from trainables.storage.fenced_log import FencedLog
+
+
+def check_budget(spec: SweepSpec) -> None:
+    """Check that the budget can be counted where the trials would run.
+
+    Raises:
+        UserError: GPU hours are bounded where trials use no GPU.
+    """
+    uses_gpus = on_cluster() or expected_placement(spec.resources).uses_gpus
+    if spec.budget.budget_gpu_hours is not None and not uses_gpus:
+        raise UserError(
+            f"--budget-gpu-hours {spec.budget.budget_gpu_hours:g} counts GPUs, and trials use none "
+            "on this machine: give --budget-hours."
+        )
+
+
+def has_budget(options: BudgetOptions) -> bool:
+    """Whether anything is bounded."""
+    limits = (options.budget_hours, options.budget_gpu_hours, options.budget_cost)
+    return any(limit is not None for limit in limits)
+
+
+def trial_shares(plan: Plan, placement: Placement) -> Shares:
+    """See how much of the devices each kind of trial takes, and how many run at a time."""
+    cores = max(1, placement.cluster_resources.cores)
+    trunks, cells = trunk_resources(plan, placement), cell_resources(plan, placement, plan.cells)
+
+    def devices(trial: TrialResources) -> float:
+        own = trial.gpus if placement.uses_gpus else trial.cpus / cores
+        return max(1e-6, own * trial.workers)
+
+    by_trunk = {net: devices(trial) for net, trial in trunks.trial_resources.items()}
+    by_cell = {net: devices(trial) for net, trial in cells.trial_resources.items()}
+    whole = max(1, placement.cluster_resources.gpus) if placement.uses_gpus else 1
+    return Shares(
+        trunks=by_trunk,
+        cells=by_cell,
+        trunks_at_a_time=trunks.concurrency or max(1, int(whole / max(by_trunk.values()))),
+        cells_at_a_time=cells.concurrency or max(1, int(whole / max(by_cell.values()))),
+    )
+
+
+def open_account(plan: Plan, store: Store, durations: Durations, placement: Placement) -> Account:
+    """Open the account of a sweep, of which its earlier commands have spent a part."""
+    shares = trial_shares(plan, placement)
+
+    def share(variant: str, res: int, trains: bool) -> float:
+        return (shares.trunks if trains else shares.cells).get((variant, res), 1.0)
+
+    return Account(store.spending, this_command_began(), share, lambda: durations.device)
+
+
+def left_of(options: BudgetOptions, spent: Spent) -> Left:
+    """Tell what is left of a budget.
+
+    Money is counted in seconds of the dearest device: which of them a trial gets is not known.
+    """
+    elapsed_s = device_s = math.inf
+    if options.budget_hours is not None:
+        elapsed_s = 3600 * options.budget_hours - spent.elapsed_s
+    if options.budget_gpu_hours is not None:
+        device_s = 3600 * options.budget_gpu_hours - spent.all_device_s
+    prices = prices_of(options.price_per_hour)
+    if options.budget_cost is not None and prices.highest:
+        money = options.budget_cost - spent.cost(prices)
+        device_s = min(device_s, 3600 * money / prices.highest)
+    return Left(elapsed_s=elapsed_s, device_s=device_s)
+
+
+def make_budget(
+    plan: Plan, durations: Durations, account: Account, placement: Placement
+) -> Budget | None:
+    """Make the budget of a plan; None: nothing is bounded."""
+    options = plan.spec.budget
+    if not has_budget(options):
+        return None
+    shares = trial_shares(plan, placement)
+    return Budget(plan, durations, lambda: left_of(options, account.spent), shares)
+
+
+@dataclass
+class Spending:
+    """What a sweep spends, may spend and is predicted to spend, and the schedulers that heed it."""
+
+    plan: Plan
+    store: Store
+    durations: Durations
+    account: Account
+    budget: Budget | None
+
+    @property
+    def forecast(self) -> Forecast:
+        """What the sweep was predicted to take when it began."""
+        return first_forecast(self.store, self.plan, self.durations)
+
+    def time_device(
+        self, context: TrialContext, cluster: RayCluster, say: Callable[[str], None]
+    ) -> None:
+        """Time a few steps where a budget is to be kept, and the device was never timed."""
+        if self.budget is not None and not self.durations.is_measured:
+            say("speed: this device was never timed, so a few steps are timed now")
+            self.durations.learn(time_device(self.plan, context, cluster.placement))
+
+    def trunk_scheduler(self, watcher: Watcher, journal: FencedLog) -> TrunkScheduler:
+        """Make the schedule of phase 1."""
+        if self.budget is None:
+            return TrunkScheduler(self.plan, self.store, watcher, journal)
+        return BudgetedTrunks(self.plan, self.store, watcher, self.budget, journal)
+
+    def cell_scheduler(
+        self, survivors: Sequence[SurvivingTrunk], watcher: Watcher
+    ) -> CellScheduler:
+        """Make the schedule of phase 2; within a budget, the best trunk's cells come first.
+
+        Raises:
+            DamagedFileError: the weights of a trunk are damaged.
+        """
+        cells = cells_of(self.plan, survivors, in_order=self.budget is not None)
+        check_trunks(self.store, cells)
+        fits = self.budget.fits_cell if self.budget else lambda _: True
+        return CellScheduler(self.plan, cells, self.store, watcher, fits)
+
+    def undone(self, trunks: TrunkScheduler, cells: CellScheduler) -> Budgeted | None:
+        """Say what the budget left undone; None: there is none."""
+        said = budgeted(self.plan.spec.budget, self.account.spent)
+        if said is None or not isinstance(trunks, BudgetedTrunks):
+            return said
+        points = tuple(f"{p.variant} at {p.train_res} px" for p in trunks.points_without_result)
+        return replace(said, trunks=trunks.trunks_undone, points=points, cells=len(cells.left_out))
+
+
+@contextmanager
+def spending(
+    plan: Plan, store: Store, cluster: RayCluster, may_write: Callable[[], bool]
+) -> Iterator[Spending]:
+    """Count what a sweep spends while the block runs, in whatever way it ends.
+
+    Args:
+        may_write: whether this driver may still write to the store.
+    """
+    durations = Durations(plan, kept_timings(plan))
+    placement = cluster.placement if on_cluster() else expected_placement(plan.spec.resources)
+    account = open_account(plan, store, durations, placement)
+    budget = make_budget(plan, durations, account, placement)
+    try:
+        yield Spending(plan, store, durations, account, budget)
+    finally:
+        for timed in durations.timed():
+            keep_timings(plan.spec.cache, timed)
+        if may_write():
+            account.write()
+
+
+def no_trunk_in_words(spent: Spending) -> str:
+    """Say why there is no trunk to go on with."""
+    said = budgeted(spent.plan.spec.budget, spent.account.spent)
+    if said is None:
+        return "No trunk could be trained: see the messages above."
+    return (
+        f"No trunk was trained to its end ({said.in_words}): raise the budget, and the same "
+        "command goes on."
+    )

@@ -1,0 +1,235 @@
+"""Schedule phase 1 within a budget: what is expected to gain most comes next.
+
+Where there is no budget, every point has its first trunk before any has its second. Within one, a
+point may have none. What may come next is, at every point, a new trunk, the promotion of one that
+halving would promote, or else of the best that waits. Of all these that fit to their end, cells
+included, that comes next from which the most improvement on the best finished trunk is expected, if
+half of what is left were spent on its like: a dear trunk is compared with the best of as many cheap
+ones as take as long, and not with one of them; one that takes more than half counts in part.
+
+Predicted seconds decide, and the clock: what was decided is in the journal as without a budget, so
+that it stands when the sweep is continued, with a larger budget or a smaller one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sweeps.events.event_types import TrunkPaused, Watcher
+from sweeps.planning.grid import Point, point_of
+from sweeps.planning.plan import Plan
+from sweeps.planning.workload import nominal_ms
+from sweeps.scheduling.budget import Budget
+from sweeps.scheduling.expected_gain import Outlook, Shown
+from sweeps.scheduling.trunk_scheduler import TrunkScheduler
+from trainables.storage.artifact_store import Store
+from trainables.storage.fenced_log import FencedLog
+from trainables.training.trunk import TrunkSpec, TrunkStatus
+
+HORIZON = 0.5  # of what is left, by which candidates are compared
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A trial that may come next."""
+
+    point: Point
+    trunk: str | None
+    """The key of a trunk that is trained on; None: a new one is begun."""
+    gain: float
+    """Expected improvement, a share, by half of what is left."""
+
+
+class BudgetedTrunks(TrunkScheduler):
+    """The schedule of phase 1 within a budget; see :class:`TrunkScheduler`."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        watcher: Watcher,
+        budget: Budget,
+        journal: FencedLog | None = None,
+    ):
+        self._budget = budget
+        self._stopped = set[str]()  # keys of trunks whose trials have come to the budget's end
+        super().__init__(plan, store, watcher, journal)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing runs, and nothing that could come next fits."""
+        return super().is_over or not (self._running or self._in_order())
+
+    def queue(self) -> Point | None:
+        """Choose the point of the next trial to be queued; None: nothing fits for now."""
+        ahead = dict(self._queued)
+        for candidate in self._in_order():
+            if not ahead.get(candidate.point):
+                self._queued[candidate.point] += 1
+                return candidate.point
+            ahead[candidate.point] -= 1
+        return None
+
+    def urgency(self, point: Point, ahead: int = 0) -> tuple[int, float]:
+        """Rate what a trial of a point would start with: the less, the sooner it should start."""
+        gains = [c.gain for c in self._in_order() if c.point == point]
+        return 0, -gains[ahead] if ahead < len(gains) else 0.0
+
+    def _take(self, point: Point) -> TrunkSpec | None:
+        """Choose what is best at a point of what fits; None: nothing fits now."""
+        best = next((c for c in self._in_order() if c.point == point), None)
+        if best is None:
+            return None
+        if best.trunk is None:
+            return self._new_trunk(point)
+        if best.trunk in self._unfinished[point]:
+            self._unfinished[point].remove(best.trunk)
+            return self._trunks[best.trunk]
+        return self._promote(point, best.trunk)
+
+    def allowance_s(self, trunk: TrunkSpec) -> float | None:
+        """Bound the seconds of a trial that begins to train a trunk."""
+        others = self._device_s_of_running(without=trunk.key)
+        return max(0.0, self._budget.allowance_s(point_of(trunk), self._results(), others))
+
+    def stopped(self, trunk: TrunkSpec) -> None:
+        """Take note that the trial of a trunk has come to its bound; the trunk waits as it is."""
+        self._stopped.add(trunk.key)
+        self._watcher.on(TrunkPaused(trunk=trunk, after=self.epochs_reported(trunk)))
+
+    def survivors(self) -> list[TrunkSpec]:
+        """List the best trunks of each point that has trained one to its end; the best first."""
+        done = {point for point, halving in self._halving.items() if halving.has_finished}
+        found = [trunk for trunk in super().survivors() if point_of(trunk) in done]
+        return sorted(found, key=lambda trunk: -self._merit(trunk.key)[1])
+
+    @property
+    def points_without_result(self) -> list[Point]:
+        """The points that have trained no trunk to its end, in the order of the grid."""
+        return [p for p in self._plan.points if not self._halving[p].has_finished]
+
+    @property
+    def trunks_undone(self) -> int:
+        """How many trunks were not begun, or wait for more training."""
+        return sum(h.to_begin + len(h.waiting) + len(h.running) for h in self._halving.values())
+
+    def _goes_on_at(self, key: str) -> bool:
+        """Whether a trunk that has just come to a rung is what should come next."""
+        order = self._in_order()
+        return bool(order) and order[0].trunk == key
+
+    # --- what fits ------------------------------------------------------------------------------
+
+    @property
+    def _running(self) -> list[str]:
+        """The keys of the trunks that trials are training."""
+        waiting = {key for keys in self._unfinished.values() for key in keys} | self._stopped
+        return [
+            key
+            for halving in self._halving.values()
+            for key in halving.running
+            if key not in waiting
+        ]
+
+    def _results(self) -> set[Point]:
+        """The points that have trained a trunk to its end, or are about to."""
+        last = len(self._rungs)
+        return {
+            point
+            for point, halving in self._halving.items()
+            if halving.has_finished or any(rung == last for rung in halving.running.values())
+        }
+
+    def _device_s_of_running(self, without: str = "") -> float:
+        """Predict the device seconds that running trials take yet, each to its next rung."""
+        total = 0.0
+        for key in self._running:
+            if key != without:
+                trunk = self._trunks[key]
+                point, rung = point_of(trunk), self._halving[point_of(trunk)].running[key]
+                until = self._ends[rung]
+                seconds = self._budget.trunk_s(point, self.epochs_reported(trunk), until)
+                total += self._budget.device_s(point, seconds)
+        return total
+
+    def _in_order(self) -> list[Candidate]:
+        """List what may come next and fits: of the most expected gain first."""
+        shown = [
+            Shown(point=point_of(self._trunks[key]), values=values)
+            for key, values in self._values.items()
+            if values and key in self._trunks
+        ]
+        costs = {p: nominal_ms(self._plan.costs[p.variant, p.train_res]) for p in self._plan.points}
+        outlook = Outlook(costs, self._plan.spec.trunks.epochs, shown)
+        results, taken_s = self._results(), self._device_s_of_running()
+        found = [
+            candidate
+            for point in self._halving
+            for candidate in self._candidates(point, outlook, results, taken_s)
+        ]
+        return sorted(found, key=lambda candidate: -candidate.gain)
+
+    def _candidates(
+        self, point: Point, outlook: Outlook, results: set[Point], taken_s: float
+    ) -> Iterator[Candidate]:
+        halving, budget = self._halving[point], self._budget
+        cells_s = 0.0 if point in results else budget.cells_s(point)
+        horizon_s = HORIZON * budget.trial_s(point, results)
+        for key in self._unfinished[point]:
+            if budget.fits(point, budget.trunk_s(point, self._after(key)), results, taken_s):
+                yield Candidate(point=point, trunk=key, gain=math.inf)
+        for key in halving.promotable() or halving.in_line()[:1]:
+            seconds = budget.trunk_s(point, self._after(key))
+            if budget.fits(point, seconds, results, taken_s):
+                guess = outlook.trunk(Shown(point=point, values=self._values[key]))
+                tries = min(1.0, horizon_s / (seconds + cells_s))
+                gain = guess.improvement(self._best_finished, tries)
+                yield Candidate(point=point, trunk=key, gain=gain)
+        # Until a trunk has been trained to its end, one that waits has to fit after a new one's
+        # first rung: something is to be handed over.
+        first_s = budget.trunk_s(point, 0, self._ends[0]) + self._nearest_end_s()
+        needed_s = max(budget.trunk_s(point), first_s)
+        if halving.to_begin and budget.fits(point, needed_s, results, taken_s):
+            tries = min(halving.to_begin, horizon_s / (self._expected_s(point) + cells_s))
+            gain = outlook.next_trunk(point).improvement(self._best_finished, tries)
+            yield Candidate(point=point, trunk=None, gain=gain)
+
+    def _nearest_end_s(self) -> float:
+        """Predict what the trunk that waits nearest to its end needs to it; 0: one has ended."""
+        if any(halving.has_finished for halving in self._halving.values()):
+            return 0.0
+        waiting = [
+            self._budget.trunk_s(point, self._after(key))
+            for point, halving in self._halving.items()
+            for key in halving.waiting
+        ]
+        return min(waiting, default=0.0)
+
+    def _after(self, key: str) -> int:
+        """Count the epochs of a trunk that are done."""
+        return max(self._reports.get(key, {}), default=0) or max(self._values[key], default=0)
+
+    def _expected_s(self, point: Point) -> float:
+        """Expect the seconds of a new trunk: each rung lets 1/reduction of them go on."""
+        share, total, after = 1.0, 0.0, 0
+        for until in self._ends:
+            total += share * self._budget.trunk_s(point, after, until)
+            share, after = share / self._plan.spec.halving.reduction, until
+        return total
+
+    @property
+    def _ends(self) -> tuple[int, ...]:
+        """The epochs that a trial may end at: the rungs, and the last one."""
+        return (*self._rungs, self._plan.spec.trunks.epochs)
+
+    @property
+    def _best_finished(self) -> float:
+        """What val decides by of the best trunk that was trained to its end; else, chance."""
+        ended = [
+            self._merit(key)[1]
+            for key, status in self._ended.items()
+            if status == TrunkStatus.FINISHED
+        ]
+        return max(ended, default=1 / len(self._plan.classes))
