@@ -130,7 +130,7 @@ def _run_or_continue(
     record = folder.read_matching_record(out, sweep_identity)
     if record:
         check_same(record, location)
-    outcome = finished_outcome(spec, location) if record else None
+    outcome = finished_outcome(spec, location, record, sweep_identity) if record else None
     if outcome is None:
         near = find_near_duplicates(images, check_extra_test_sets(spec, images, terminal))
         weights = weights or _find_weights(spec, store)
@@ -148,6 +148,7 @@ def _run_or_continue(
         for line in kept_classifier_lines(plan, images, store):
             terminal.say(line)
         connection = connection or connect_tracking(spec, out, terminal.say)
+        record = folder.continue_record(record, spec, sweep_identity, location, terminal.say)
         with tracked(connection, location, record.sweep, terminal.say) as tracker:
             sweep = _Sweep(plan, images, data, location, record, tracker, terminal)
             outcome = sweep.run()
@@ -155,12 +156,13 @@ def _run_or_continue(
             # The results are whole before anything waits for MLflow.
             replace(record, ui=tracker.ui_command()).write(out)
             tracker.begin_closing()
-            write_choice(out, outcome)
+            write_choice(out, outcome, sweep_identity)
             location.publish_results()
             show_result(terminal, location, outcome, spec, tracker.ui_command())
         say_shortcoming(tracker, out, terminal.say)
     else:
         assert record is not None, "a finished sweep has a record"
+        record = folder.continue_record(record, spec, sweep_identity, location, terminal.say)
         record = with_followed_ui(record, spec, out)
         show_result(terminal, location, outcome, spec, record.ui)
         if shortfall_path(store).exists():

@@ -103,7 +103,7 @@ class FakeSweep:
             weights = read_trunk_weights(store, cell.trunk.key)
             labels, results = torch.zeros(50, dtype=torch.int64), []
             predicted = {}
-            for place, arm in enumerate(ARMS):
+            for place, arm in enumerate(cell.spec.arms):
                 hits = 20 + 5 * place + (cell.test_res > 100)
                 predicted[arm] = (torch.arange(50) >= hits).long()
                 score = Score(split="val", n=50, hits1=hits, hits5=50)

@@ -16,9 +16,10 @@ from sweeps.final_model.int8_net import Int8Net
 from sweeps.final_model.served_latency import ServedLatency
 from sweeps.output.location import BOARD, CHOICE, SweepLocation
 from sweeps.output.results import damaged_results, result_digests
+from sweeps.output.sweep_record import SweepRecord
 from sweeps.planning.cell import Cell
 from sweeps.planning.plan import Plan
-from sweeps.planning.spec import SweepSpec
+from sweeps.planning.spec import SweepSpec, differences
 from sweeps.selection import leaderboard
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import OtherVersionError, Row, from_record, to_record
@@ -85,10 +86,13 @@ class Outcome:
         return next(r for r in self.rows if r.split == "test" and r.arm == self.choice.row.arm)
 
 
-def write_choice(out: Path, outcome: Outcome) -> None:
+def write_choice(out: Path, outcome: Outcome, identity: Mapping[str, Any] | None = None) -> None:
     """Write ``choice.json`` into ``out``; its presence says that the sweep is finished.
 
     It has the digests of the other results, which are there already.
+
+    Args:
+        identity: of the sweep that it is the choice of: with more to choose from it is none.
     """
     row = outcome.choice.row
     measures = ("n", "top1", "top5", "balanced_accuracy", "macro_f1")
@@ -116,6 +120,7 @@ def write_choice(out: Path, outcome: Outcome) -> None:
             "int8": outcome.int8,
             "failures": outcome.failures,
             "files": result_digests(out),
+            "identity": identity,
         },
     )
 
@@ -242,8 +247,17 @@ class ServedModel:
     """Whether it was trained again, on train + val."""
 
 
-def finished_outcome(spec: SweepSpec, location: SweepLocation) -> Outcome | None:
-    """Read the outcome of a finished sweep; None: something of it is to be made (again)."""
+def finished_outcome(
+    spec: SweepSpec, location: SweepLocation, record: SweepRecord, identity: Mapping[str, Any]
+) -> Outcome | None:
+    """Read the outcome of a finished sweep; None: something of it is to be made (again).
+
+    Args:
+        record: of the sweep, as the command before this one left it.
+        identity: of the sweep that this command asks for.
+    """
+    if not _is_choice_of(location.out, record, identity):
+        return None
     outcome = read_outcome(location.out, spec.extra_test_sets, int8=spec.output.int8)
     if outcome is not None and outcome.failures and has_lines(location.store.journal):
         log.warning("%s failed before: tried again", counts_in_words(outcome.failures))
@@ -257,6 +271,18 @@ def finished_outcome(spec: SweepSpec, location: SweepLocation) -> Outcome | None
         return outcome
     log.warning("%s: they are written again", files)
     return None
+
+
+def _is_choice_of(out: Path, record: SweepRecord, identity: Mapping[str, Any]) -> bool:
+    """Whether the choice in ``out`` was made among just what is asked for."""
+    choice = unless_damaged(lambda: read_json(out / CHOICE))
+    if not isinstance(choice, dict):
+        return False
+    made_of = choice.get("identity")
+    if isinstance(made_of, dict):
+        return not differences(made_of, identity)
+    # Versions that did not say it could not extend a sweep.
+    return not record.extensions and not differences(record.identity, identity)
 
 
 def served_as_swept(plan: Plan, row: Row, store: Store) -> ServedModel:

@@ -1,0 +1,118 @@
+"""A sweep is continued with more, and does only what is new; with less it is a view."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.factories import spec_with
+from tests.fake_sweep import FakeSweep, contents
+from trainables.errors import UserError
+
+pytestmark = pytest.mark.slow  # all of them together
+
+MORE: dict[str, dict[str, Any]] = {
+    "samples": {"samples": 4},
+    "a variant": {"variants": ("b0", "b1")},
+    "a train resolution": {"train_res": (64, 96, 128)},
+    "a test resolution": {"test_res": (64, 96, 128)},
+    "a crop": {"test_crop_pct": ("weights", 0.9, 1.0)},
+    "survivors": {"survivors": 2},
+}
+
+
+def run(sweep: FakeSweep, **options: Any) -> str:
+    sweep.spec = spec_with(sweep.spec, **options)
+    sweep.made.clear()
+    return sweep.run()
+
+
+def board(out: Path) -> list[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    rows: list[dict[str, Any]] = pq.read_table(out / "leaderboard.parquet").to_pylist()
+    return rows
+
+
+def trained_epochs(out: Path) -> dict[str, int]:
+    results = out.glob("store/trunks/*/result.json")
+    return {path.parent.name: len(json.loads(path.read_text())["reports"]) for path in results}
+
+
+@pytest.mark.parametrize("what", MORE)
+def test_only_what_is_new_is_done_and_the_rows_are_those_of_one_run(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = FakeSweep(tmp_path / "whole", monkeypatch)
+    run(whole, grace_epochs=2, **MORE[what])  # no rung: nothing is cut
+    sweep = FakeSweep(tmp_path / "steps", monkeypatch)
+    run(sweep, grace_epochs=2)
+    before = set(sweep.made)
+    said = run(sweep, **MORE[what])
+    assert before and sweep.made and not before & set(sweep.made)
+    assert "extends  the sweep in" in said
+    assert board(sweep.out) == board(whole.out)
+    # Of more samples another may be the best: then cells of the former best were made too.
+    assert set(whole.made) <= {*before, *sweep.made}
+    assert not run(sweep).count("extends") and not sweep.made
+
+
+@pytest.mark.parametrize("what", MORE)
+def test_less_is_a_view_that_does_nothing_and_the_way_back_neither(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = FakeSweep(tmp_path / "small", monkeypatch)
+    run(small, grace_epochs=2)
+    sweep = FakeSweep(tmp_path / "out", monkeypatch)
+    old = sweep.spec
+    run(sweep, grace_epochs=2, **MORE[what])
+    large, trunks = board(sweep.out), trained_epochs(sweep.out)
+    sweep.spec = old
+    run(sweep, grace_epochs=2)
+    assert board(sweep.out) == board(small.out)
+    # Among fewer samples another is the best, whose cells were not needed before.
+    assert not sweep.made or what == "samples"
+    chosen = json.loads((sweep.out / "choice.json").read_text())["chosen"]
+    assert chosen["cell"] in {row["cell"] for row in board(sweep.out)}
+    assert trained_epochs(sweep.out) == trunks
+    run(sweep, **MORE[what])
+    assert not sweep.made and board(sweep.out) == large
+
+
+def test_a_choice_does_not_answer_for_what_it_was_not_made_among(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = FakeSweep(tmp_path / "out", monkeypatch)
+    run(sweep)
+    first = contents(sweep.out)
+    old = sweep.spec
+    stop = KeyboardInterrupt()
+
+    def interrupted(*_: object) -> None:
+        raise stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sweeps.sweep.run_cells", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(sweep, test_res=(64, 96, 128))
+    sweep.spec = old  # what it was is answered by what there is
+    run(sweep)
+    assert not sweep.made
+    for name in ("choice.json", "leaderboard.parquet", "model/model.safetensors"):
+        assert contents(sweep.out)[name] == first[name], name
+    run(sweep, test_res=(64, 96, 128))
+    assert sweep.made and {row["test_res"] for row in board(sweep.out)} == {64, 96, 128}
+
+
+def test_what_would_change_what_is_finished_is_refused_by_name_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = FakeSweep(tmp_path / "out", monkeypatch)
+    run(sweep)
+    before = contents(sweep.out)
+    with pytest.raises(UserError, match=r"\(--epochs was 2, now 3\)"):
+        run(sweep, samples=4, epochs=3)
+    assert contents(sweep.out) == before
