@@ -66,6 +66,7 @@ from sweeps.tracking.session import (
 from sweeps.tracking.tracker import MlflowTracker
 from trainables.data.image_set import ImageSet
 from trainables.errors import IncompleteError, ReplacedError, SweepError, UserError
+from trainables.fixres.reuse.kept_arms import take_from_others
 from trainables.models import variants
 from trainables.models.weights import Weights, find_weights
 from trainables.ray_backend.tune_trainables import TrialContext
@@ -286,6 +287,7 @@ class _Sweep:
         for untouched in self.plan.untouched():
             write_untouched(untouched, len(self.plan.classes), self.store)
         cells = cells_of(self.plan, survivors)
+        take_from_others(self.store, [cell.spec for cell in cells])
         check_trunks(self.store, cells)
         cell_scheduler = CellScheduler(self.plan, cells, self.store, watcher)
         if not cell_scheduler.is_over:

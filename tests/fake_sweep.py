@@ -33,6 +33,7 @@ from tests.fake_training import Farm
 from trainables.evaluation.metrics import Score
 from trainables.fixres.adapted_net import adapted_state
 from trainables.fixres.cell import PREDICTIONS, ArmResult, delta_path, write_predictions
+from trainables.fixres.predictions import logits_path, write_logits
 from trainables.near_duplicates.pairs import NearDuplicates
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import write_json, write_tensors, write_text
@@ -106,9 +107,11 @@ class FakeSweep:
             for place, arm in enumerate(cell.spec.arms):
                 hits = 20 + 5 * place + (cell.test_res > 100)
                 predicted[arm] = (torch.arange(50) >= hits).long()
+                write_logits(logits_path(store, cell.key, arm), torch.zeros(50, 2))
                 score = Score(split="val", n=50, hits1=hits, hits5=50)
                 results.append(ArmResult(arm=arm, score=score, seconds=1.0))
-            write_tensors(delta_path(store, cell.key, "bn"), {"w": weights["w"] + 1})
+            if "bn" in predicted:
+                write_tensors(delta_path(store, cell.key, "bn"), {"w": weights["w"] + 1})
             write_predictions(store.cell(cell.key) / PREDICTIONS, labels, predicted)
             write_json(store.cell(cell.key) / "spec.json", cell.spec)
             write_json(store.cell(cell.key) / "rows.json", results)

@@ -37,6 +37,10 @@ def board(out: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("trunk", "test_res", "crop_pct", "arm"))
+
+
 def trained_epochs(out: Path) -> dict[str, int]:
     results = out.glob("store/trunks/*/result.json")
     return {path.parent.name: len(json.loads(path.read_text())["reports"]) for path in results}
@@ -80,6 +84,20 @@ def test_less_is_a_view_that_does_nothing_and_the_way_back_neither(
     assert trained_epochs(sweep.out) == trunks
     run(sweep, **MORE[what])
     assert not sweep.made and board(sweep.out) == large
+
+
+def test_arms_that_the_store_has_are_taken_and_a_view_of_them_makes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = FakeSweep(tmp_path / "out", monkeypatch)
+    run(sweep)
+    first = {key(row): row["top1"] for row in board(sweep.out) if row["split"] == "val"}
+    run(sweep, arms=("none",))
+    assert not sweep.made
+    view = {key(row): row["top1"] for row in board(sweep.out) if row["split"] == "val"}
+    assert view == {k: top1 for k, top1 in first.items() if "none" in k}
+    run(sweep, arms=("bn", "none"))
+    assert not sweep.made
 
 
 def test_a_choice_does_not_answer_for_what_it_was_not_made_among(

@@ -46,7 +46,9 @@ from trainables.fixres.cell import (
 )
 from trainables.fixres.cell_passes import CellPasses
 from trainables.fixres.cross_fit import CrossFit
+from trainables.fixres.features import KeptFeatures
 from trainables.fixres.predictions import logits_path, write_logits
+from trainables.fixres.reuse.kept_arms import kept_statistics, read_kept, taken_arms
 from trainables.models.backbone import State
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import write_json, write_tensors
@@ -60,6 +62,8 @@ def adapt_cell(cell: CellSpec, store: Store, views: ViewCache) -> list[ArmResult
     of nets that may be served, ``logits-<arm>.arrow``) and, last of all, ``rows.json``. A refit
     has no val: it leaves no predictions, and no results.
 
+    Arms that another cell of the store has are taken from there (:mod:`.reuse`).
+
     Args:
         views: of the images that the trunk was trained on; for a refit, of train and val in one.
 
@@ -70,8 +74,15 @@ def adapt_cell(cell: CellSpec, store: Store, views: ViewCache) -> list[ArmResult
         SweepError: an arm's logits, or what a refit comes to, are not finite.
     """
     results, predictions, crossfit = [], {}, {}
-    with CellPasses(cell, store, views) as passes:
+    taken = taken_arms(store, cell)
+    with CellPasses(cell, store, views, _kept_features(cell, store)) as passes:
         for arm in (arm for arm in ARMS.values() if arm.name in cell.arms):
+            if (kept := taken.get(arm.name)) is not None:
+                results.append(kept.result)
+                predictions[arm.name] = kept.predicted
+                if kept.crossfit is not None:
+                    crossfit[arm.name] = kept.crossfit
+                continue
             began = time.monotonic()
             net = arm.adapt(passes)
             assert set(net.changed) == set(arm.changes)
@@ -103,6 +114,15 @@ def adapt_cell(cell: CellSpec, store: Store, views: ViewCache) -> list[ArmResult
     write_json(folder / "spec.json", cell)
     write_json(folder / "rows.json", results)
     return results
+
+
+def _kept_features(cell: CellSpec, store: Store) -> KeptFeatures | None:
+    """Find what another cell of the same passes has left of them."""
+    key = None if isinstance(cell, RefitCell) else read_kept(store, cell.key).features
+    statistics = None if key is None else kept_statistics(store, key)
+    if key is None or statistics is None:
+        return None
+    return KeptFeatures(statistics, store.cell(key))
 
 
 def _val_score(arm: str, logits: torch.Tensor, labels: torch.Tensor) -> Score:
