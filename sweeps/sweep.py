@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from sweeps.dry_run import dry_run
 from sweeps.events.durations import Durations, keeping
 from sweeps.events.event_types import SweepBegan, Watcher, Watchers
 from sweeps.events.failures import failures_in_words
@@ -42,6 +43,7 @@ from sweeps.report.carded_model import write_carded_model
 from sweeps.scheduling.cell_scheduler import CellScheduler, cells_of
 from sweeps.scheduling.journal import read_journal
 from sweeps.scheduling.repair import check_trunks, with_repairs
+from sweeps.scheduling.reuse import reuse_of
 from sweeps.scheduling.trunk_scheduler import TrunkScheduler
 from sweeps.selection import leaderboard
 from sweeps.selection.from_store import choose_from_store
@@ -93,13 +95,7 @@ def run(spec: SweepSpec, terminal: Terminal) -> None:
     location = location_of(out, spec.output.storage, spec.output.link_days)
     make_writable(spec.cache, "cache_dir")
     if spec.run.dry_run:
-        begun = is_begun(location)
-        expect = None if begun else partial(check_expected, spec, location, say=terminal.say)
-        images, _ = open_images(spec, terminal, expect)
-        near = find_near_duplicates(images, check_extra_test_sets(spec, images, terminal))
-        plan = planning.build_plan(spec, images, (), near.in_words)
-        terminal.console.print(plan_view(plan))
-        check_disks(plan, location, terminal.say, begun=begun)
+        dry_run(spec, location, terminal)
         return
     is_new_folder = not out.exists()
     make_writable(out, "out")
@@ -150,6 +146,8 @@ def _run_or_continue(
             terminal.say(line)
         connection = connection or connect_tracking(spec, out, terminal.say)
         record = folder.continue_record(record, spec, sweep_identity, location, terminal.say)
+        for line in reuse_of(plan, store).in_words if begun else ():
+            terminal.say(line)
         with tracked(connection, location, record.sweep, terminal.say) as tracker:
             sweep = _Sweep(plan, images, data, location, record, tracker, terminal)
             outcome = sweep.run()

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from sweeps import dry_run as dry
 from sweeps import sweep as story
 from sweeps.final_model.outcome import Outcome, ServedModel
 from sweeps.planning import plan as planning
@@ -43,6 +44,7 @@ from trainables.training.trunk import read_trunk_weights
 ARMS = ("none", "bn")  # "bn" changes statistics, and has a delta
 SPEC = spec_with(
     variants=("b0",),
+    weights="none",
     train_res=(64, 96),
     test_res=(64, 128),
     epochs=2,
@@ -77,6 +79,8 @@ class FakeSweep:
             "write_carded_model": write_carded_model,
         }.items():
             patch.setattr(story, name, stand_in)
+            if hasattr(dry, name):
+                patch.setattr(dry, name, stand_in)
         patch.setattr(conclusion, "summary", lambda *_, **__: "summary")
         patch.setattr(conclusion, "comparisons_of_recipe", lambda *_: [])
         patch.setattr(planning, "build_plan", lambda spec, *_: plan_of(spec))

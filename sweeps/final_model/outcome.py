@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from sweeps.selection.leaderboard import OtherVersionError, Row, from_record, to
 from sweeps.selection.optimism import Expectation
 from trainables.evaluation.confidence import paired_difference
 from trainables.evaluation.metrics import Score
+from trainables.fixres.cell import recorded_spec
 from trainables.fixres.predictions import Predictions
 from trainables.profiling.latency import Conditions, Latency
 from trainables.storage.artifact_store import Store
@@ -289,6 +290,9 @@ def served_as_swept(plan: Plan, row: Row, store: Store) -> ServedModel:
     """Return the chosen row's own model, as the sweep trained and adapted it."""
     trunk = read_trunk_spec(store, row.trunk)
     cell = plan.cell(trunk, row.trunk_epochs, row.test_res, row.crop_pct)
+    if cell.key != row.cell:  # the plan is over more than the one that the row is of
+        recorded = recorded_spec(store, row.cell)
+        cell = cell if recorded is None else replace(cell, spec=recorded)
     return ServedModel(cell=cell, arm=row.arm, refit=False)
 
 

@@ -24,11 +24,11 @@ from sweeps.output.location import (
     location_of,
 )
 from sweeps.output.sweep_record import SPEC, SweepRecord, extended_record, read_sweep_record
-from sweeps.planning.spec import SweepSpec, binding_differences
+from sweeps.planning.spec import SweepSpec, binding_differences, differences
 from trainables.data.image_set import ImageSet
 from trainables.errors import UserError
 from trainables.near_duplicates.pairs import NearDuplicates
-from trainables.storage.damage import DamagedFileError
+from trainables.storage.damage import DamagedFileError, unless_damaged
 from trainables.storage.fenced_log import has_lines
 from trainables.storage.files import write_text
 
@@ -134,13 +134,41 @@ def read_matching_record(out: Path, identity: Mapping[str, Any]) -> SweepRecord 
             "in MLflow",
             out / SPEC,
         )
-    differing = binding_differences(record.identity, identity) if record else []
+    if record is not None:
+        _check_same_sweep(out, record, identity)
+    return record
+
+
+def _check_same_sweep(out: Path, record: SweepRecord, identity: Mapping[str, Any]) -> None:
+    differing = binding_differences(record.identity, identity)
     if differing:
         raise UserError(
             f"--out {out} holds another sweep ({'; '.join(differing)}): give the same options to "
             "continue it, or another --out."
         )
+
+
+def check_extension(
+    out: Path, identity: Mapping[str, Any], say: Callable[[str], None]
+) -> SweepRecord | None:
+    """Check whether a sweep may run in ``out``, and say what it would change there; writes nothing.
+
+    Returns:
+        The record of the sweep there; None: there is none, or it is damaged.
+
+    Raises:
+        UserError: the folder holds another sweep.
+    """
+    record = unless_damaged(lambda: read_sweep_record(out))
+    if record is not None:
+        _check_same_sweep(out, record, identity)
+        _say_changes(out, differences(record.identity, identity), say)
     return record
+
+
+def _say_changes(out: Path, changed: Sequence[str], say: Callable[[str], None]) -> None:
+    if changed:
+        say(f"extends  the sweep in {out}: {'; '.join(changed)}")
 
 
 def continue_record(
@@ -161,7 +189,7 @@ def continue_record(
     """
     extended = extended_record(record, spec, identity)
     if extended is not record:
-        say(f"extends  the sweep in {location.out}: {'; '.join(extended.extensions[-1].changed)}")
+        _say_changes(location.out, extended.extensions[-1].changed, say)
         location.driver.check()
         extended.write(location.out)
         location.publish(SPEC)

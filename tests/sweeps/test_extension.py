@@ -30,6 +30,10 @@ def run(sweep: FakeSweep, **options: Any) -> str:
     return sweep.run()
 
 
+def reused(said: str) -> list[str]:
+    return [line for line in said.splitlines() if line.startswith("reused")]
+
+
 def board(out: Path) -> list[dict[str, Any]]:
     import pyarrow.parquet as pq
 
@@ -54,10 +58,16 @@ def test_only_what_is_new_is_done_and_the_rows_are_those_of_one_run(
     run(whole, grace_epochs=2, **MORE[what])  # no rung: nothing is cut
     sweep = FakeSweep(tmp_path / "steps", monkeypatch)
     run(sweep, grace_epochs=2)
-    before = set(sweep.made)
-    said = run(sweep, **MORE[what])
+    before, files = set(sweep.made), contents(sweep.out)
+    expected = run(sweep, **MORE[what], dry_run=True)
+    assert not sweep.made and contents(sweep.out) == files
+    said = run(sweep, dry_run=False)
     assert before and sweep.made and not before & set(sweep.made)
     assert "extends  the sweep in" in said
+    assert reused(said) == reused(expected) != []
+    trunks = len(list((sweep.out / "store" / "trunks").glob("*/result.json")))
+    trained = trunks - len({name for name in files if name.endswith("/result.json")})
+    assert f", {trained} to train" in reused(said)[0]
     assert board(sweep.out) == board(whole.out)
     # Of more samples another may be the best: then cells of the former best were made too.
     assert set(whole.made) <= {*before, *sweep.made}
@@ -96,8 +106,12 @@ def test_arms_that_the_store_has_are_taken_and_a_view_of_them_makes_nothing(
     assert not sweep.made
     view = {key(row): row["top1"] for row in board(sweep.out) if row["split"] == "val"}
     assert view == {k: top1 for k, top1 in first.items() if "none" in k}
-    run(sweep, arms=("bn", "none"))
+    said = run(sweep, arms=("bn", "none"))
     assert not sweep.made
+    assert reused(said) == [
+        "reused   trunks: 4 of 4 are there, 0 to train",
+        "reused   cells: 8 of 8 are there, with 16 of 16 arms; 0 to work out",
+    ]
 
 
 def test_a_choice_does_not_answer_for_what_it_was_not_made_among(

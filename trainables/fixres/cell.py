@@ -115,6 +115,17 @@ def recorded_results(store: Store, key: str) -> list[ArmResult] | None:
     return unless_damaged(lambda: read_record(path, results_from_json))
 
 
+def recorded_spec(store: Store, key: str) -> CellSpec | None:
+    """Read the spec of a cell, no refit; None where there is none of this key, or it is damaged."""
+    path = store.cell(key) / "spec.json"
+
+    def of_cell(value: dict[str, Any]) -> CellSpec | None:
+        spec = None if "images" in value else cell_spec_from_json(value)  # a refit's has them
+        return spec if spec is not None and spec.key == key else None
+
+    return unless_damaged(lambda: read_record(path, of_cell))
+
+
 def delta_path(store: Store, cell: str, arm: str) -> Place:
     """Give the path of the tensors that an arm changed; there is none where it changed none."""
     return store.cell(cell) / f"delta-{arm}.safetensors"

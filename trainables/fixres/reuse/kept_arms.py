@@ -23,11 +23,11 @@ from trainables.fixres.cell import (
     ArmResult,
     CellSpec,
     RefitCell,
-    cell_spec_from_json,
     crossfit_column,
     delta_path,
     read_delta,
     recorded_results,
+    recorded_spec,
     write_predictions,
 )
 from trainables.fixres.features import NormStatistics
@@ -175,18 +175,11 @@ def _with_features(store: Store, keys: Sequence[str]) -> str | None:
 
 
 def _finished_spec(store: Store, key: str) -> CellSpec | None:
-    folder = store.cell(key)
-    if not (folder / "rows.json").exists():
+    if not (store.cell(key) / "rows.json").exists():
         return None
-
-    def of_cell(value: dict[str, Any]) -> CellSpec | None:
-        if "images" in value:  # a refit's
-            return None
-        spec = cell_spec_from_json(value)
-        known = all(arm in ARMS for arm in spec.arms)  # else of an earlier version
-        return spec if known and spec.key == key else None
-
-    return unless_damaged(lambda: read_record(folder / "spec.json", of_cell))
+    spec = recorded_spec(store, key)
+    is_known = spec is not None and all(arm in ARMS for arm in spec.arms)  # else of before
+    return spec if is_known else None
 
 
 def _finish(store: Store, cell: CellSpec) -> None:

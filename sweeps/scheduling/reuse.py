@@ -1,0 +1,110 @@
+"""Count what of a plan the store holds already, before anything is spent. Writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sweeps.planning.cell import Cell
+from sweeps.planning.grid import Point, point_of
+from sweeps.planning.plan import Plan
+from sweeps.scheduling.cell_scheduler import cells_of
+from sweeps.scheduling.journal import read_journal
+from trainables.fixres.reuse.kept_arms import Kept, find_kept
+from trainables.storage.artifact_store import Store
+from trainables.storage.damage import unless_damaged
+from trainables.training.trunk import (
+    EpochReport,
+    TrunkSpec,
+    TrunkStatus,
+    recorded_reports,
+    recorded_status,
+)
+
+EndedTrunk = tuple[TrunkSpec, tuple[EpochReport, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reuse:
+    """What the store holds of a plan."""
+
+    trunks: int
+    """Trunks that have ended."""
+    trunks_planned: int
+    cells: int
+    """Cells that are done or lie in others whole, of untouched nets and the best trunks so far."""
+    cells_planned: int
+    arms: int
+    """Arms of planned cells that are there, be it in cells that are not done."""
+    arms_planned: int
+
+    @property
+    def in_words(self) -> list[str]:
+        """Two lines; none where the store holds nothing."""
+        if not (self.trunks or self.cells):
+            return []
+        new_trunks, new_cells = self.trunks_planned - self.trunks, self.cells_planned - self.cells
+        better = ", and those of new trunks that are better" if new_trunks else ""
+        return [
+            f"reused   trunks: {self.trunks} of {self.trunks_planned} are there, {new_trunks} to "
+            "train",
+            f"reused   cells: {self.cells} of {self.cells_planned} are there, with {self.arms} of "
+            f"{self.arms_planned} arms; {new_cells} to work out{better}",
+        ]
+
+
+def reuse_of(plan: Plan, store: Store) -> Reuse:
+    """Count what the store holds of a plan.
+
+    Raises:
+        UserError: the store is that of another sweep.
+    """
+    asked = {trunk.key: trunk for trunk in read_journal(store, plan).asked}
+    ended = {key: recorded_status(store, key) for key in asked}
+    trained = [key for key, s in ended.items() if s in (TrunkStatus.FINISHED, TrunkStatus.CUT)]
+    trunks = [(asked[key], _reports(store, key)) for key in trained]
+    cells = cells_of(plan, _best(plan, trunks))
+    done = [cell for cell in cells if (store.cell(cell.key) / "rows.json").exists()]
+    kept = find_kept(store, [cell.spec for cell in cells])
+    whole = [cell for cell in cells if cell.key in kept and _is_whole(cell, kept[cell.key])]
+    return Reuse(
+        trunks=sum(status is not None for status in ended.values()),
+        trunks_planned=plan.trunks,
+        cells=len(done)
+        + sum(cell.key in kept and _is_whole(cell, kept[cell.key]) for cell in cells),
+        cells_planned=plan.cells,
+        arms=_arms(done) + sum(len(found.arms) for found in kept.values()),
+        arms_planned=_arms_planned(plan, cells),
+    )
+
+
+def _is_whole(cell: Cell, kept: Kept) -> bool:
+    return set(kept.arms) == set(cell.spec.arms)
+
+
+def _reports(store: Store, key: str) -> tuple[EpochReport, ...]:
+    return tuple(unless_damaged(lambda: recorded_reports(store, key)) or ())
+
+
+def _best(plan: Plan, trunks: Sequence[EndedTrunk]) -> list[EndedTrunk]:
+    """List the best trunks of each point, as many as have cells."""
+
+    def merit(trunk: EndedTrunk) -> tuple[int, float]:
+        values = [
+            (r.epoch, best.value(plan.metric)) for r in trunk[1] if (best := r.best_by(plan.metric))
+        ]
+        return max(values, default=(0, 0.0))
+
+    by_point: dict[Point, list[EndedTrunk]] = {point: [] for point in plan.points}
+    for trunk in sorted(trunks, key=merit, reverse=True):
+        by_point[point_of(trunk[0])].append(trunk)
+    return [trunk for found in by_point.values() for trunk in found[: plan.survivors]]
+
+
+def _arms(cells: Sequence[Cell]) -> int:
+    return sum(len(cell.spec.arms) for cell in cells)
+
+
+def _arms_planned(plan: Plan, cells: Sequence[Cell]) -> int:
+    """Count the arms of all cells of a plan, also of those whose trunks are not trained yet."""
+    return _arms(cells) + (plan.cells - len(cells)) * len(plan.spec.fix.arms)
