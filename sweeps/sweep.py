@@ -348,6 +348,7 @@ class _Sweep:
                 further=outcome.further_metrics,
                 latency=outcome.latency,
                 failures=outcome.failures,
+                step=len(self.record.extensions),
             )
         )
         tracker.attach([self.out / name for name in EVIDENCE if (self.out / name).exists()])
@@ -364,6 +365,7 @@ class _Sweep:
                 metric=outcome.choice.metric,
                 value=chosen.value(outcome.choice.metric),
                 condition=tracking.register_if,
+                step=len(self.record.extensions),
             )
         )
 

@@ -70,8 +70,7 @@ def reuse_of(plan: Plan, store: Store) -> Reuse:
     return Reuse(
         trunks=sum(status is not None for status in ended.values()),
         trunks_planned=plan.trunks,
-        cells=len(done)
-        + sum(cell.key in kept and _is_whole(cell, kept[cell.key]) for cell in cells),
+        cells=len(done) + len(whole),
         cells_planned=plan.cells,
         arms=_arms(done) + sum(len(found.arms) for found in kept.values()),
         arms_planned=_arms_planned(plan, cells),
