@@ -11,8 +11,8 @@ from sweeps.output.folder import check_extension
 from sweeps.output.location import SweepLocation
 from sweeps.planning import plan as planning
 from sweeps.planning.dataset import check_extra_test_sets, find_near_duplicates, open_images
-from sweeps.planning.spec import SweepSpec, identity
-from sweeps.scheduling.reuse import reuse_of
+from sweeps.planning.spec import SweepSpec, differences, identity
+from sweeps.scheduling.reuse import reuse_lines
 from sweeps.terminal.console import Terminal
 from sweeps.terminal.plan_tables import plan_view
 from trainables.models import variants
@@ -27,17 +27,19 @@ def dry_run(spec: SweepSpec, location: SweepLocation, terminal: Terminal) -> Non
     Raises:
         UserError: the sweep cannot be run with these options, or not in this OUT.
     """
-    begun = is_begun(location)
+    out, begun = location.out, is_begun(location)
     expect = None if begun else partial(check_expected, spec, location, say=terminal.say)
     images, _ = open_images(spec, terminal, expect)
-    record = check_extension(location.out, identity(spec, images.digest), terminal.say)
+    asked = identity(spec, images.digest)
+    record = check_extension(out, asked, terminal.say)
     near = find_near_duplicates(images, check_extra_test_sets(spec, images, terminal))
     plan = planning.build_plan(spec, images, (), near.in_words)
     terminal.console.print(plan_view(plan))
     check_disks(plan, location, terminal.say, begun=begun)
     if record is not None:
-        weights = _known_weights(spec, images.classes, location.store)
-        for line in reuse_of(replace(plan, weights=weights), location.store).in_words:
+        known = replace(plan, weights=_known_weights(spec, images.classes, location.store))
+        is_extended = bool(differences(record.identity, asked))
+        for line in reuse_lines(known, location.store, out, is_extended=is_extended):
             terminal.say(line)
 
 

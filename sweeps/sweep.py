@@ -37,13 +37,13 @@ from sweeps.planning import plan as planning
 from sweeps.planning.dataset import check_extra_test_sets, find_near_duplicates, open_images
 from sweeps.planning.kept_classifiers import kept_classifier_lines
 from sweeps.planning.plan import Plan
-from sweeps.planning.spec import SweepSpec, identity
+from sweeps.planning.spec import SweepSpec, differences, identity
 from sweeps.report.build import write_evidence
 from sweeps.report.carded_model import write_carded_model
 from sweeps.scheduling.cell_scheduler import CellScheduler, cells_of
 from sweeps.scheduling.journal import read_journal
 from sweeps.scheduling.repair import check_trunks, with_repairs
-from sweeps.scheduling.reuse import reuse_of
+from sweeps.scheduling.reuse import reuse_lines
 from sweeps.scheduling.trunk_scheduler import TrunkScheduler
 from sweeps.selection import leaderboard
 from sweeps.selection.from_store import choose_from_store
@@ -145,8 +145,10 @@ def _run_or_continue(
         for line in kept_classifier_lines(plan, images, store):
             terminal.say(line)
         connection = connection or connect_tracking(spec, out, terminal.say)
+        is_extended = bool(differences(record.identity, sweep_identity))
+        held = reuse_lines(plan, store, out, is_extended=is_extended) if begun else []
         record = folder.continue_record(record, spec, sweep_identity, location, terminal.say)
-        for line in reuse_of(plan, store).in_words if begun else ():
+        for line in held:
             terminal.say(line)
         with tracked(connection, location, record.sweep, terminal.say) as tracker:
             sweep = _Sweep(plan, images, data, location, record, tracker, terminal)

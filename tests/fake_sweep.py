@@ -139,6 +139,8 @@ class NoCluster:
 class NoTracker:
     """Stands for MLflow."""
 
+    shortcoming = None
+
     def __getattr__(self, name: str) -> Any:
         return lambda *_, **__: "mlflow ui"
 

@@ -141,7 +141,7 @@ NOT_IDENTITY = frozenset(
         *("layout", "class_order", "pick_share", "group_by"),
         *("out", "storage", "link_days", "int8", "keep"),
         *("concurrency", "cpus_per_trial", "gpus_per_trial", "gpu_memory_gb"),
-        *("workers_per_trial", "price_per_hour", "also_test", "dry_run"),
+        *("workers_per_trial", "price_per_hour", "also_test", "dry_run", "remake"),
         *("tracking_uri", "experiment", "register_as", "register_if"),
     )
 )

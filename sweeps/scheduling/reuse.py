@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from sweeps.planning.cell import Cell
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
 from sweeps.scheduling.cell_scheduler import cells_of
 from sweeps.scheduling.journal import read_journal
+from trainables.errors import UserError
 from trainables.fixres.reuse.kept_arms import Kept, find_kept
 from trainables.storage.artifact_store import Store
 from trainables.storage.damage import unless_damaged
@@ -37,6 +39,18 @@ class Reuse:
     arms: int
     """Arms of planned cells that are there, be it in cells that are not done."""
     arms_planned: int
+    trunks_again: int = 0
+    """Best trunks so far that new cells need, and whose weights are gone."""
+    arms_again: int = 0
+    """Arms that were worked out, and of which files are gone."""
+
+    @property
+    def again_in_words(self) -> str:
+        """What is finished and would be made again; empty where nothing is."""
+        trunks = f"the weights of {self.trunks_again} trunk(s), which new cells need"
+        arms = f"files of {self.arms_again} finished arm(s) of cells"
+        parts = [*([trunks] if self.trunks_again else []), *([arms] if self.arms_again else [])]
+        return " and ".join(parts)
 
     @property
     def in_words(self) -> list[str]:
@@ -65,16 +79,44 @@ def reuse_of(plan: Plan, store: Store) -> Reuse:
     trunks = [(asked[key], _reports(store, key)) for key in trained]
     cells = cells_of(plan, _best(plan, trunks))
     done = [cell for cell in cells if (store.cell(cell.key) / "rows.json").exists()]
-    kept = find_kept(store, [cell.spec for cell in cells])
+    found = find_kept(store, [cell.spec for cell in cells])
+    kept = found.kept
     whole = [cell for cell in cells if cell.key in kept and _is_whole(cell, kept[cell.key])]
+    finished = {cell.key for cell in [*done, *whole]}
+    needed = {cell.trunk.key for cell in cells if cell.key not in finished} & asked.keys()
     return Reuse(
         trunks=sum(status is not None for status in ended.values()),
         trunks_planned=plan.trunks,
         cells=len(done) + len(whole),
         cells_planned=plan.cells,
-        arms=_arms(done) + sum(len(found.arms) for found in kept.values()),
+        arms=_arms(done) + sum(len(taken.arms) for taken in kept.values()),
         arms_planned=_arms_planned(plan, cells),
+        trunks_again=sum(not (store.trunk(key) / "trunk.safetensors").exists() for key in needed),
+        arms_again=sum(map(len, found.lacking.values())),
     )
+
+
+def reuse_lines(plan: Plan, store: Store, out: Path, *, is_extended: bool) -> list[str]:
+    """Say what the store holds of a plan, if anything.
+
+    Args:
+        is_extended: this command changes what the sweep in ``out`` is over. If it does not, weights
+            that are missing are a damage, which is told and mended where they are needed.
+
+    Raises:
+        UserError: something that was finished would be made again, and ``--remake`` is not given.
+    """
+    reuse = reuse_of(plan, store)
+    if not is_extended:
+        reuse = replace(reuse, trunks_again=0)
+    if reuse.again_in_words and not plan.spec.run.remake:
+        raise UserError(
+            f"--out {out} lacks {reuse.again_in_words}: --keep has deleted them, or an earlier "
+            "version did not write them; give --remake to make them again, or leave out what "
+            "needs them."
+        )
+    again = reuse.again_in_words
+    return [*reuse.in_words, *([f"again    {again}: made again (--remake)"] if again else [])]
 
 
 def _is_whole(cell: Cell, kept: Kept) -> bool:

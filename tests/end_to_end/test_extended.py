@@ -1,4 +1,4 @@
-"""A sweep that is begun small and continued with more is, to the last digit, the one of the whole."""
+"""A sweep that is begun small and continued with more is that of the whole, to the last digit."""
 
 from __future__ import annotations
 

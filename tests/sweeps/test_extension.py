@@ -139,6 +139,26 @@ def test_a_choice_does_not_answer_for_what_it_was_not_made_among(
     assert sweep.made and {row["test_res"] for row in board(sweep.out)} == {64, 96, 128}
 
 
+def test_what_keep_has_deleted_is_made_again_only_if_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = FakeSweep(tmp_path / "out", monkeypatch)
+    run(sweep, keep="best")
+    before = contents(sweep.out)
+    assert sum(name.endswith("trunk.safetensors") for name in before) == 1
+    lost = r"lacks the weights of 1 trunk\(s\), which new cells need: --keep .* give --remake"
+    for dry_run in (True, False):
+        with pytest.raises(UserError, match=lost):
+            run(sweep, test_res=(64, 96, 128), dry_run=dry_run)
+        assert contents(sweep.out) == before
+    with pytest.raises(UserError, match=r"and files of \d+ finished arm\(s\) of cells"):
+        run(sweep, test_res=(64, 96, 128), arms=("none", "pool", "bn"))
+    assert not run(sweep, test_res=(64, 128), arms=("none", "bn")).count("again") and not sweep.made
+    said = run(sweep, test_res=(64, 96, 128), remake=True, keep="all")
+    assert "again    the weights of 1 trunk(s), which new cells need: made again" in said
+    assert {row["test_res"] for row in board(sweep.out)} == {64, 96, 128}
+
+
 def test_what_would_change_what_is_finished_is_refused_by_name_and_nothing_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

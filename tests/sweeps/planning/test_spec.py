@@ -80,6 +80,7 @@ FREE = {
     "price_per_hour": 2.5,
     "keep": "best",
     "dry_run": True,
+    "remake": True,
 }
 # What a sweep may be continued with more or less of.
 EXTENDS: dict[str, Any] = {

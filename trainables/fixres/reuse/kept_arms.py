@@ -69,6 +69,16 @@ class KeptArm:
     crossfit: torch.Tensor | None  # (n,) int64: those that picks of halves of val give
 
 
+@dataclass(frozen=True, kw_only=True)
+class FoundArms:
+    """What cells that are not finished may take from others."""
+
+    kept: Mapping[str, Kept]
+    """By key of the cell, if there is anything to take."""
+    lacking: Mapping[str, tuple[str, ...]]
+    """By key of the cell the arms that others worked out, and of which files are gone."""
+
+
 def read_kept(store: Store, key: str) -> Kept:
     """Read what a cell may take from others; nothing where that is damaged or not known."""
     path = store.cell(key) / KEPT
@@ -80,33 +90,44 @@ def origin(store: Store, key: str, arm: str) -> str:
     return read_kept(store, key).arms.get(arm, key)
 
 
-def find_kept(store: Store, cells: Sequence[CellSpec]) -> dict[str, Kept]:
-    """Find what cells that are not finished may take from others: by key, if there is anything.
+def find_kept(store: Store, cells: Sequence[CellSpec]) -> FoundArms:
+    """Find what cells that are not finished may take from others.
 
     Args:
         cells: all of a plan; of other cells in the store the specs are read.
     """
     own = {cell.key for cell in cells}
     left = [cell for cell in cells if not (store.cell(cell.key) / "rows.json").exists()]
-    if not left:
-        return {}
     makers: dict[str, str] = {}  # the cell that worked it out, by what it depends on
+    gone: set[str] = set()  # the same, where files of it are
     passes: dict[str, list[str]] = defaultdict(list)
-    for folder in children(store.cells):
+    for folder in children(store.cells) if left else ():
         spec = None if folder.name in own else _finished_spec(store, folder.name)
         if spec is None:
             continue
         origins = read_kept(store, folder.name).arms
-        for arm in spec.arms:
-            makers.setdefault(_basis(spec, arm), origins.get(arm, folder.name))
+        for arm in (arm for arm in spec.arms if arm in ARMS):  # else of an earlier version
+            if _has_files(store, folder.name, arm):
+                makers.setdefault(_basis(spec, arm), origins.get(arm, folder.name))
+            else:
+                gone.add(_basis(spec, arm))
         passes[_basis(spec)].append(folder.name)
-    found = {}
+    kept, lacking = {}, {}
     for cell in left:
-        arms = {a: makers[_basis(cell, a)] for a in cell.arms if _basis(cell, a) in makers}
-        kept = Kept(arms=arms, features=_with_features(store, passes[_basis(cell)]))
-        if kept != Kept():
-            found[cell.key] = kept
-    return found
+        arms = {arm: _basis(cell, arm) for arm in cell.arms}
+        taken = {arm: makers[basis] for arm, basis in arms.items() if basis in makers}
+        found = Kept(arms=taken, features=_with_features(store, passes[_basis(cell)]))
+        if found != Kept():
+            kept[cell.key] = found
+        if lost := tuple(a for a, basis in arms.items() if basis in gone and a not in taken):
+            lacking[cell.key] = lost
+    return FoundArms(kept=kept, lacking=lacking)
+
+
+def _has_files(store: Store, key: str, arm: str) -> bool:
+    """Whether a cell has what an arm changed and gives val: --keep may have deleted it."""
+    changed = not ARMS[arm].changes or delta_path(store, key, arm).exists()
+    return changed and (not ARMS[arm].plain or logits_path(store, key, arm).exists())
 
 
 def take_from_others(store: Store, cells: Sequence[CellSpec]) -> None:
@@ -116,7 +137,7 @@ def take_from_others(store: Store, cells: Sequence[CellSpec]) -> None:
         cells: all of a plan.
     """
     specs = {cell.key: cell for cell in cells}
-    for key, kept in find_kept(store, cells).items():
+    for key, kept in find_kept(store, cells).kept.items():
         write_json(store.cell(key) / KEPT, kept)
         if set(kept.arms) == set(specs[key].arms):
             _finish(store, specs[key])
@@ -143,7 +164,7 @@ def taken_arms(store: Store, cell: CellSpec) -> dict[str, KeptArm]:
 def kept_statistics(store: Store, key: str) -> NormStatistics | None:
     """Read the re-estimated statistics that a cell's arms were given; None: there are none."""
     spec = _finished_spec(store, key)
-    for arm in spec.arms if spec else ():
+    for arm in (arm for arm in spec.arms if arm in ARMS) if spec else ():
         if set(STATISTICS) <= set(ARMS[arm].changes):
             delta = unless_damaged(partial(read_delta, store, key, arm))
             if delta is not None:
@@ -177,9 +198,7 @@ def _with_features(store: Store, keys: Sequence[str]) -> str | None:
 def _finished_spec(store: Store, key: str) -> CellSpec | None:
     if not (store.cell(key) / "rows.json").exists():
         return None
-    spec = recorded_spec(store, key)
-    is_known = spec is not None and all(arm in ARMS for arm in spec.arms)  # else of before
-    return spec if is_known else None
+    return recorded_spec(store, key)
 
 
 def _finish(store: Store, cell: CellSpec) -> None:

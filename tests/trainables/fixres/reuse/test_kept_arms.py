@@ -108,7 +108,7 @@ def test_nothing_is_taken_from_what_would_come_out_otherwise(
 ) -> None:
     store, first = before("none", "fix_aug")
     spec = replace(first, arms=("none", "fix_aug"), **other)
-    kept = find_kept(store, [spec])
+    kept = find_kept(store, [spec]).kept
     arms = set(kept[spec.key].arms) if kept else set()
     expected = {"views": {"none"}, "none_in_transform": {"fix_aug"}}
     assert arms == expected.get(next(iter(other)), set())
@@ -129,6 +129,19 @@ def test_what_is_damaged_or_gone_is_made_again(
     assert files(store, spec) == alone(made, spec, tmp_path)
     kept = read_kept(store, spec.key).arms
     assert not any(name.startswith((f"delta-{a}.", f"logits-{a}.")) for a in kept)
+
+
+@pytest.mark.parametrize("name", ["delta-bn.safetensors", "logits-none.arrow"])
+def test_arms_of_which_files_are_gone_are_named(made: Any, before: Any, name: str) -> None:
+    store, first = before("none", "bn")
+    path: Any = store.cell(first.key) / name
+    path.unlink()
+    spec = replace(first, arms=("none", "bn", "fix"))
+    found = find_kept(store, [spec])
+    gone = name.partition(".")[0].partition("-")[2]
+    assert found.lacking == {spec.key: (gone,)}
+    assert set(found.kept[spec.key].arms) == {"none", "bn"} - {gone}
+    assert find_kept(store, [first]).lacking == {}  # it is damaged: what needs its file says so
 
 
 def test_a_net_that_was_taken_is_not_read_on_test_again(made: Any, before: Any) -> None:
