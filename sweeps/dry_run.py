@@ -11,7 +11,7 @@ from sweeps.output.folder import check_extension
 from sweeps.output.location import SweepLocation
 from sweeps.planning import plan as planning
 from sweeps.planning.dataset import check_extra_test_sets, find_near_duplicates, open_images
-from sweeps.planning.spec import SweepSpec, differences, identity
+from sweeps.planning.spec import SweepSpec, identity
 from sweeps.scheduling.reuse import reuse_lines
 from sweeps.terminal.console import Terminal
 from sweeps.terminal.plan_tables import plan_view
@@ -38,8 +38,7 @@ def dry_run(spec: SweepSpec, location: SweepLocation, terminal: Terminal) -> Non
     check_disks(plan, location, terminal.say, begun=begun)
     if record is not None:
         known = replace(plan, weights=_known_weights(spec, images.classes, location.store))
-        is_extended = bool(differences(record.identity, asked))
-        for line in reuse_lines(known, location.store, out, is_extended=is_extended):
+        for line in reuse_lines(known, location, record, asked):
             terminal.say(line)
 
 

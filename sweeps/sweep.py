@@ -37,7 +37,7 @@ from sweeps.planning import plan as planning
 from sweeps.planning.dataset import check_extra_test_sets, find_near_duplicates, open_images
 from sweeps.planning.kept_classifiers import kept_classifier_lines
 from sweeps.planning.plan import Plan
-from sweeps.planning.spec import SweepSpec, differences, identity
+from sweeps.planning.spec import SweepSpec, identity
 from sweeps.report.build import write_evidence
 from sweeps.report.carded_model import write_carded_model
 from sweeps.scheduling.cell_scheduler import CellScheduler, cells_of
@@ -134,21 +134,17 @@ def _run_or_continue(
         plan = planning.build_plan(spec, images, weights, near.in_words)
         if record is None:
             read_journal(store, plan)  # refuses the store of another sweep
-            uri = location.remote.uri if location.remote else None
-            record = new_sweep_record(spec, sweep_identity, uri, images.classes)
+            record = new_sweep_record(spec, sweep_identity, location.uri, images.classes)
             location.driver.check()
             record.write(out)
+        held = reuse_lines(plan, location, record, sweep_identity) if begun else []
         folder.write_rejected(out, images)
         folder.write_near_duplicates(out, near)
         terminal.console.print(plan_view(plan))
         check_disks(plan, location, terminal.say, begun=begun)
-        for line in kept_classifier_lines(plan, images, store):
-            terminal.say(line)
         connection = connection or connect_tracking(spec, out, terminal.say)
-        is_extended = bool(differences(record.identity, sweep_identity))
-        held = reuse_lines(plan, store, out, is_extended=is_extended) if begun else []
         record = folder.continue_record(record, spec, sweep_identity, location, terminal.say)
-        for line in held:
+        for line in [*kept_classifier_lines(plan, images, store), *held]:
             terminal.say(line)
         with tracked(connection, location, record.sweep, terminal.say) as tracker:
             sweep = _Sweep(plan, images, data, location, record, tracker, terminal)

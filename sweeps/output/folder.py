@@ -191,6 +191,7 @@ def continue_record(
     if extended is not record:
         _say_changes(location.out, extended.extensions[-1].changed, say)
         location.driver.check()
+        location.store.forecast.unlink(missing_ok=True)  # it is of what the sweep was over before
         extended.write(location.out)
         location.publish(SPEC)
     return extended

@@ -66,6 +66,10 @@ class SweepRecord:
         """The command that it is as now by."""
         return self.extensions[-1].command if self.extensions else self.command
 
+    def is_changed_by(self, identity: Mapping[str, Any]) -> bool:
+        """Whether a command that asks for a sweep of this identity changes what it is over."""
+        return bool(differences(self.identity, identity))
+
     def write(self, folder: Path) -> None:
         """Write spec.json into the folder, without secrets."""
         written = redacted_values(to_jsonable(self))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Any
 
+from sweeps.output.location import SweepLocation
+from sweeps.output.sweep_record import SweepRecord
 from sweeps.planning.cell import Cell
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
@@ -96,24 +98,29 @@ def reuse_of(plan: Plan, store: Store) -> Reuse:
     )
 
 
-def reuse_lines(plan: Plan, store: Store, out: Path, *, is_extended: bool) -> list[str]:
+def reuse_lines(
+    plan: Plan, location: SweepLocation, record: SweepRecord, identity: Mapping[str, Any]
+) -> list[str]:
     """Say what the store holds of a plan, if anything.
 
+    Weights that are missing, though this command changes nothing of what the sweep is over, are a
+    damage, which is told and mended where they are needed.
+
     Args:
-        is_extended: this command changes what the sweep in ``out`` is over. If it does not, weights
-            that are missing are a damage, which is told and mended where they are needed.
+        record: of the sweep, as the command before this one left it.
+        identity: that of the plan's sweep.
 
     Raises:
         UserError: something that was finished would be made again, and ``--remake`` is not given.
     """
-    reuse = reuse_of(plan, store)
-    if not is_extended:
+    reuse = reuse_of(plan, location.store)
+    if not record.is_changed_by(identity):
         reuse = replace(reuse, trunks_again=0)
     if reuse.again_in_words and not plan.spec.run.remake:
         raise UserError(
-            f"--out {out} lacks {reuse.again_in_words}: --keep has deleted them, or an earlier "
-            "version did not write them; give --remake to make them again, or leave out what "
-            "needs them."
+            f"--out {location.out} lacks {reuse.again_in_words}: --keep has deleted them, or an "
+            "earlier version did not write them; give --remake to make them again, or leave "
+            "out what needs them."
         )
     again = reuse.again_in_words
     return [*reuse.in_words, *([f"again    {again}: made again (--remake)"] if again else [])]
