@@ -33,6 +33,8 @@ from tests.factories import file_console, output_of, plan_of, spec_with
 from tests.fake_training import Farm
 from trainables.evaluation.metrics import Score
 from trainables.fixres.adapted_net import adapted_state
+from trainables.fixres.arms import ARMS as FIXRES_ARMS
+from trainables.fixres.arms import rank
 from trainables.fixres.cell import PREDICTIONS, ArmResult, delta_path, write_predictions
 from trainables.fixres.predictions import logits_path, write_logits
 from trainables.near_duplicates.pairs import NearDuplicates
@@ -108,14 +110,14 @@ class FakeSweep:
             weights = read_trunk_weights(store, cell.trunk.key)
             labels, results = torch.zeros(50, dtype=torch.int64), []
             predicted = {}
-            for place, arm in enumerate(cell.spec.arms):
-                hits = 20 + 5 * place + (cell.test_res > 100)
+            for arm in cell.spec.arms:
+                hits = 20 + 5 * rank(arm) + (cell.test_res > 100)
                 predicted[arm] = (torch.arange(50) >= hits).long()
                 write_logits(logits_path(store, cell.key, arm), torch.zeros(50, 2))
                 score = Score(split="val", n=50, hits1=hits, hits5=50)
                 results.append(ArmResult(arm=arm, score=score, seconds=1.0))
-            if "bn" in predicted:
-                write_tensors(delta_path(store, cell.key, "bn"), {"w": weights["w"] + 1})
+                if FIXRES_ARMS[arm].changes:
+                    write_tensors(delta_path(store, cell.key, arm), {"w": weights["w"] + 1})
             write_predictions(store.cell(cell.key) / PREDICTIONS, labels, predicted)
             write_json(store.cell(cell.key) / "spec.json", cell.spec)
             write_json(store.cell(cell.key) / "rows.json", results)

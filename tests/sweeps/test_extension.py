@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
+import shutil
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,9 @@ import pytest
 from tests.factories import spec_with
 from tests.fake_sweep import FakeSweep, contents
 from trainables.errors import UserError
+from trainables.fixres.cell import recorded_spec
+from trainables.storage.artifact_store import Store
+from trainables.storage.files import write_json
 
 pytestmark = pytest.mark.slow  # all of them together
 
@@ -39,6 +46,11 @@ def board(out: Path) -> list[dict[str, Any]]:
 
     rows: list[dict[str, Any]] = pq.read_table(out / "leaderboard.parquet").to_pylist()
     return rows
+
+
+def worth(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without the keys of its cell, which name all arms, in the order of the command."""
+    return {name: value for name, value in row.items() if name != "cell"}
 
 
 def key(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -112,6 +124,63 @@ def test_arms_that_the_store_has_are_taken_and_a_view_of_them_makes_nothing(
         "reused   trunks: 4 of 4 are there, 0 to train",
         "reused   cells: 8 of 8 are there, with 16 of 16 arms; 0 to work out",
     ]
+
+
+AXES: dict[str, list[Any]] = {
+    "variants": [("b0",), ("b1", "b0"), ("b1",)],
+    "train_res": [(64,), (96, 64), (128,)],
+    "test_res": [(64,), (64, 128), (96, 128)],
+    "test_crop_pct": [("weights",), (1.0, "weights"), (0.9,)],
+    "arms": [("none",), ("bn", "none"), ("none", "pool", "bn", "frechet")],
+    "survivors": [1, 2],
+}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_came_before_the_rows_are_those_of_one_run(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of no command that came before depends what a sweep comes to, where no trunk is cut."""
+    rng, made = random.Random(seed), Counter[str]()
+    sweep = FakeSweep(tmp_path / "steps", monkeypatch)
+    for samples in (1, 2, 2, 3):
+        command = {name: rng.choice(values) for name, values in AXES.items()}
+        run(sweep, grace_epochs=2, samples=samples, **command)
+        made += sweep.made
+    whole = FakeSweep(tmp_path / "whole", monkeypatch)
+    whole.spec = spec_with(sweep.spec, out=whole.out)
+    whole.run()
+    assert [worth(row) for row in board(sweep.out)] == [worth(row) for row in board(whole.out)]
+    assert json.loads((sweep.out / "choice.json").read_text())["chosen"]["cell"] in {
+        row["cell"] for row in board(sweep.out)
+    }
+    trunks = {path.name for path in (sweep.out / "store" / "trunks").iterdir()}
+    assert {made[key] for key in trunks} == {2}  # epochs: none twice
+
+
+def test_what_an_earlier_version_did_not_write_is_made_again_only_if_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = FakeSweep(tmp_path / "out", monkeypatch)
+    run(sweep)
+    for folder in (sweep.out / "store" / "cells").iterdir():
+        new = recorded_spec(Store(sweep.out / "store"), folder.name)
+        assert new is not None
+        old = replace(new, arms=("none", "crop1", "bn"), none_in_transform=False)
+        for path in folder.glob("logits-*.arrow"):
+            path.unlink()
+        shutil.move(folder, folder.parent / old.key)
+        write_json(folder.parent / old.key / "spec.json", old)
+    (sweep.out / "choice.json").unlink()
+    # All of bn; of none those at the weights' own crop, as others were tested otherwise then.
+    with pytest.raises(
+        UserError, match=r"lacks files of 12 finished arm\(s\) of cells: .* an earl"
+    ):
+        run(sweep)
+    assert not sweep.made
+    assert "again    files of 12 finished arm(s) of cells: made again" in run(sweep, remake=True)
+    trunks = {path.name for path in (sweep.out / "store" / "trunks").iterdir()}
+    assert sweep.made and not trunks & set(sweep.made)
 
 
 def test_a_choice_does_not_answer_for_what_it_was_not_made_among(
