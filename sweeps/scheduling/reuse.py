@@ -16,13 +16,11 @@ from sweeps.scheduling.journal import read_journal
 from trainables.errors import UserError
 from trainables.fixres.reuse.kept_arms import Kept, find_kept
 from trainables.storage.artifact_store import Store
-from trainables.storage.damage import unless_damaged
 from trainables.training.trunk import (
     EpochReport,
     TrunkSpec,
     TrunkStatus,
-    recorded_reports,
-    recorded_status,
+    recorded_end,
 )
 
 EndedTrunk = tuple[TrunkSpec, tuple[EpochReport, ...]]
@@ -76,9 +74,9 @@ def reuse_of(plan: Plan, store: Store) -> Reuse:
         UserError: the store is that of another sweep.
     """
     asked = {trunk.key: trunk for trunk in read_journal(store, plan).asked}
-    ended = {key: recorded_status(store, key) for key in asked}
-    trained = [key for key, s in ended.items() if s in (TrunkStatus.FINISHED, TrunkStatus.CUT)]
-    trunks = [(asked[key], _reports(store, key)) for key in trained]
+    ends = {key: end for key in asked if (end := recorded_end(store, key)) is not None}
+    trained = (TrunkStatus.FINISHED, TrunkStatus.CUT)
+    trunks = [(asked[key], reports) for key, (status, reports) in ends.items() if status in trained]
     cells = cells_of(plan, _best(plan, trunks))
     done = [cell for cell in cells if (store.cell(cell.key) / "rows.json").exists()]
     found = find_kept(store, [cell.spec for cell in cells])
@@ -87,7 +85,7 @@ def reuse_of(plan: Plan, store: Store) -> Reuse:
     finished = {cell.key for cell in [*done, *whole]}
     needed = {cell.trunk.key for cell in cells if cell.key not in finished} & asked.keys()
     return Reuse(
-        trunks=sum(status is not None for status in ended.values()),
+        trunks=len(ends),
         trunks_planned=plan.trunks,
         cells=len(done) + len(whole),
         cells_planned=plan.cells,
@@ -128,10 +126,6 @@ def reuse_lines(
 
 def _is_whole(cell: Cell, kept: Kept) -> bool:
     return set(kept.arms) == set(cell.spec.arms)
-
-
-def _reports(store: Store, key: str) -> tuple[EpochReport, ...]:
-    return tuple(unless_damaged(lambda: recorded_reports(store, key)) or ())
 
 
 def _best(plan: Plan, trunks: Sequence[EndedTrunk]) -> list[EndedTrunk]:
