@@ -60,8 +60,8 @@ class Kept:
 
 
 @dataclass(frozen=True, kw_only=True)
-class KeptArm:
-    """An arm as the cell that worked it out has it."""
+class AdaptedArm:
+    """What an arm of a cell came to, beside the files of its own."""
 
     result: ArmResult
     labels: torch.Tensor  # (n,) int64: of val
@@ -143,7 +143,7 @@ def take_from_others(store: Store, cells: Sequence[CellSpec]) -> None:
             _finish(store, specs[key])
 
 
-def taken_arms(store: Store, cell: CellSpec) -> dict[str, KeptArm]:
+def taken_arms(store: Store, cell: CellSpec) -> dict[str, AdaptedArm]:
     """Take the arms that other cells have into the folder of a cell: by name, if there are any.
 
     One whose files are damaged or gone is left out, which a warning tells.
@@ -159,6 +159,22 @@ def taken_arms(store: Store, cell: CellSpec) -> dict[str, KeptArm]:
         arms = {arm: kept.arms[arm] for arm in found}
         write_json(store.cell(cell.key) / KEPT, Kept(arms=arms, features=kept.features))
     return found
+
+
+def write_arms(store: Store, cell: CellSpec, arms: Sequence[AdaptedArm]) -> list[ArmResult]:
+    """Write what the arms of a cell give val, its spec, and last the results, which it returns.
+
+    Args:
+        arms: all of the cell, in the table's order; none of a refit, which has no val.
+    """
+    folder, results = store.cell(cell.key), [arm.result for arm in arms]
+    if arms:
+        predicted = {arm.result.arm: arm.predicted for arm in arms}
+        crossfit = {arm.result.arm: arm.crossfit for arm in arms if arm.crossfit is not None}
+        write_predictions(folder / PREDICTIONS, arms[0].labels, predicted, crossfit)
+    write_json(folder / "spec.json", cell)
+    write_json(folder / "rows.json", results)
+    return results
 
 
 def kept_statistics(store: Store, key: str) -> NormStatistics | None:
@@ -206,16 +222,10 @@ def _finish(store: Store, cell: CellSpec) -> None:
     arms = taken_arms(store, cell)
     if set(arms) != set(cell.arms):
         return
-    folder = store.cell(cell.key)
-    predicted = {name: arm.predicted for name, arm in arms.items()}
-    crossfit = {name: a.crossfit for name, a in arms.items() if a.crossfit is not None}
-    labels = next(iter(arms.values())).labels
-    write_predictions(folder / PREDICTIONS, labels, predicted, crossfit)
-    write_json(folder / "spec.json", cell)
-    write_json(folder / "rows.json", [arm.result for arm in arms.values()])
+    write_arms(store, cell, [arms[name] for name in ARMS if name in arms])
 
 
-def _take(store: Store, key: str, maker: str, arm: str) -> KeptArm | None:
+def _take(store: Store, key: str, maker: str, arm: str) -> AdaptedArm | None:
     """Copy what an arm has changed and what it gives val into a cell; None: it is not there.
 
     Raises:
@@ -238,7 +248,7 @@ def _take(store: Store, key: str, maker: str, arm: str) -> KeptArm | None:
     columns = {name: torch.tensor(predictions[name].to_numpy()) for name in ("label", arm)}
     column = crossfit_column(arm)
     picked = column in predictions.schema.names
-    return KeptArm(
+    return AdaptedArm(
         result=result,
         labels=columns["label"],
         predicted=columns[arm],
