@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from sweeps.dry_run import dry_run
 from sweeps.events.event_types import SweepBegan, Watcher, Watchers
 from sweeps.events.failures import failures_in_words
 from sweeps.events.recorders import Guard, History, LiveBoard
@@ -41,6 +42,7 @@ from sweeps.report.carded_model import write_carded_model
 from sweeps.scheduling.cell_scheduler import CellScheduler, SurvivingTrunk, cells_of
 from sweeps.scheduling.journal import read_journal
 from sweeps.scheduling.repair import with_repairs
+from sweeps.scheduling.reuse import reuse_lines
 from sweeps.scheduling.trunk_scheduler import TrunkScheduler
 from sweeps.selection import leaderboard
 from sweeps.selection.from_store import choose_from_store
@@ -91,13 +93,7 @@ def run(spec: SweepSpec, terminal: Terminal) -> None:
     location = location_of(out, spec.output.storage, spec.output.link_days)
     make_writable(spec.cache, "cache_dir")
     if spec.run.dry_run:
-        begun = is_begun(location)
-        expect = None if begun else partial(check_expected, spec, location, say=terminal.say)
-        images, _ = open_images(spec, terminal, expect)
-        near = find_near_duplicates(images, check_extra_test_sets(spec, images, terminal))
-        plan = planning.build_plan(spec, images, (), near.in_words)
-        terminal.console.print(plan_view(plan))
-        check_disks(plan, location, terminal.say, begun=begun)
+        dry_run(spec, location, terminal)
         return
     is_new_folder = not out.exists()
     make_writable(out, "out")
@@ -129,24 +125,25 @@ def _run_or_continue(
     record = folder.read_matching_record(out, sweep_identity)
     if record:
         check_same(record, location)
-    outcome = finished_outcome(spec, location) if record else None
+    outcome = finished_outcome(spec, location, record, sweep_identity) if record else None
     if outcome is None:
         near = find_near_duplicates(images, check_extra_test_sets(spec, images, terminal))
         weights = weights or _find_weights(spec, store)
         plan = planning.build_plan(spec, images, weights, near.in_words)
         if record is None:
             read_journal(store, plan)  # refuses the store of another sweep
-            uri = location.remote.uri if location.remote else None
-            record = new_sweep_record(spec, sweep_identity, uri, images.classes)
+            record = new_sweep_record(spec, sweep_identity, location.uri, images.classes)
             location.driver.check()
             record.write(out)
+        held = reuse_lines(plan, location, record, sweep_identity) if begun else []
         folder.write_rejected(out, images)
         folder.write_near_duplicates(out, near)
         terminal.console.print(plan_view(plan))
         check_disks(plan, location, terminal.say, begun=begun)
-        for line in kept_classifier_lines(plan, images, store):
-            terminal.say(line)
         connection = connection or connect_tracking(spec, out, terminal.say)
+        record = folder.continue_record(record, spec, sweep_identity, location, terminal.say)
+        for line in [*kept_classifier_lines(plan, images, store), *held]:
+            terminal.say(line)
         with tracked(connection, location, record.sweep, terminal.say) as tracker:
             sweep = _Sweep(plan, images, data, location, record, tracker, terminal)
             outcome = sweep.run()
@@ -154,12 +151,13 @@ def _run_or_continue(
             # The results are whole before anything waits for MLflow.
             replace(record, ui=tracker.ui_command()).write(out)
             tracker.begin_closing()
-            write_choice(out, outcome)
+            write_choice(out, outcome, sweep_identity)
             location.publish_results()
             show_result(terminal, location, outcome, spec, tracker.ui_command())
         say_shortcoming(tracker, out, terminal.say)
     else:
         assert record is not None, "a finished sweep has a record"
+        record = folder.continue_record(record, spec, sweep_identity, location, terminal.say)
         record = with_followed_ui(record, spec, out)
         show_result(terminal, location, outcome, spec, record.ui)
         if shortfall_path(store).exists():
@@ -356,6 +354,7 @@ class _Sweep:
                 further=outcome.further_metrics,
                 latency=outcome.latency,
                 failures=outcome.failures,
+                step=len(self.record.extensions),
             )
         )
         tracker.attach([self.out / name for name in EVIDENCE if (self.out / name).exists()])
@@ -372,6 +371,7 @@ class _Sweep:
                 metric=outcome.choice.metric,
                 value=chosen.value(outcome.choice.metric),
                 condition=tracking.register_if,
+                step=len(self.record.extensions),
             )
         )
 

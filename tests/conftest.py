@@ -42,6 +42,7 @@ MARKED = {
         "tests/sweeps/final_model/",
         "tests/sweeps/planning/test_plan.py",
         "tests/sweeps/report/",
+        "tests/sweeps/scheduling/test_extended_phase.py",
         "tests/sweeps/scheduling/test_proposals.py::test_learns_more_than_chance",
         "tests/sweeps/scheduling/test_proposals.py::test_tpe_learns",
         "tests/sweeps/scheduling/test_searchers.py",

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from sweeps import dry_run as dry
 from sweeps import sweep as story
 from sweeps.final_model.outcome import Outcome, ServedModel
 from sweeps.planning import plan as planning
@@ -32,7 +33,10 @@ from tests.factories import file_console, output_of, plan_of, spec_with
 from tests.fake_training import Farm
 from trainables.evaluation.metrics import Score
 from trainables.fixres.adapted_net import adapted_state
+from trainables.fixres.arms import ARMS as FIXRES_ARMS
+from trainables.fixres.arms import rank
 from trainables.fixres.cell import PREDICTIONS, ArmResult, delta_path, write_predictions
+from trainables.fixres.predictions import logits_path, write_logits
 from trainables.near_duplicates.pairs import NearDuplicates
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import write_json, write_tensors, write_text
@@ -43,6 +47,7 @@ CLOCKS = (".lock", "spending.jsonl")  # what no two sweeps have alike
 ARMS = ("none", "bn")  # "bn" changes statistics, and has a delta
 SPEC = spec_with(
     variants=("b0",),
+    weights="none",
     train_res=(64, 96),
     test_res=(64, 128),
     epochs=2,
@@ -77,6 +82,8 @@ class FakeSweep:
             "write_carded_model": write_carded_model,
         }.items():
             patch.setattr(story, name, stand_in)
+            if hasattr(dry, name):
+                patch.setattr(dry, name, stand_in)
         patch.setattr(conclusion, "summary", lambda *_, **__: "summary")
         patch.setattr(conclusion, "comparisons_of_recipe", lambda *_: [])
         patch.setattr(planning, "build_plan", lambda spec, *_: plan_of(spec))
@@ -104,12 +111,14 @@ class FakeSweep:
             weights = read_trunk_weights(store, cell.trunk.key)
             labels, results = torch.zeros(50, dtype=torch.int64), []
             predicted = {}
-            for place, arm in enumerate(ARMS):
-                hits = 20 + 5 * place + (cell.test_res > 100)
+            for arm in cell.spec.arms:
+                hits = 20 + 5 * rank(arm) + (cell.test_res > 100)
                 predicted[arm] = (torch.arange(50) >= hits).long()
+                write_logits(logits_path(store, cell.key, arm), torch.zeros(50, 2))
                 score = Score(split="val", n=50, hits1=hits, hits5=50)
                 results.append(ArmResult(arm=arm, score=score, seconds=1.0))
-            write_tensors(delta_path(store, cell.key, "bn"), {"w": weights["w"] + 1})
+                if FIXRES_ARMS[arm].changes:
+                    write_tensors(delta_path(store, cell.key, arm), {"w": weights["w"] + 1})
             write_predictions(store.cell(cell.key) / PREDICTIONS, labels, predicted)
             write_json(store.cell(cell.key) / "spec.json", cell.spec)
             write_json(store.cell(cell.key) / "rows.json", results)
@@ -132,6 +141,8 @@ class NoCluster:
 
 class NoTracker:
     """Stands for MLflow."""
+
+    shortcoming = None
 
     def __getattr__(self, name: str) -> Any:
         return lambda *_, **__: "mlflow ui"

@@ -28,6 +28,7 @@ from sweeps.scheduling.cell_scheduler import CellScheduler, SurvivingTrunk, cell
 from sweeps.scheduling.repair import check_trunks
 from sweeps.scheduling.trunk_scheduler import TrunkScheduler
 from trainables.errors import UserError
+from trainables.fixres.reuse.kept_arms import take_from_others
 from trainables.profiling.speed_file import keep_timings
 from trainables.ray_backend.tune_trainables import TrialContext
 from trainables.storage.artifact_store import Store
@@ -150,6 +151,7 @@ class Spending:
             DamagedFileError: the weights of a trunk are damaged.
         """
         cells = cells_of(self.plan, survivors, in_order=self.budget is not None)
+        take_from_others(self.store, [cell.spec for cell in cells])
         check_trunks(self.store, cells)
         fits = self.budget.fits_cell if self.budget else lambda _: True
         return CellScheduler(self.plan, cells, self.store, watcher, fits)

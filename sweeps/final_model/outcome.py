@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,17 @@ from sweeps.final_model.int8_net import Int8Net
 from sweeps.final_model.served_latency import ServedLatency
 from sweeps.output.location import BOARD, CHOICE, SweepLocation
 from sweeps.output.results import damaged_results, result_digests
+from sweeps.output.sweep_record import SweepRecord
 from sweeps.planning.cell import Cell
 from sweeps.planning.plan import Plan
-from sweeps.planning.spec import SweepSpec
+from sweeps.planning.spec import SweepSpec, differences
 from sweeps.selection import leaderboard
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import OtherVersionError, Row, from_record, to_record
 from sweeps.selection.optimism import Expectation
 from trainables.evaluation.confidence import paired_difference
 from trainables.evaluation.metrics import Score
+from trainables.fixres.cell import recorded_spec
 from trainables.fixres.predictions import Predictions
 from trainables.profiling.latency import Conditions, Latency
 from trainables.storage.artifact_store import Store
@@ -88,10 +90,13 @@ class Outcome:
         return next(r for r in self.rows if r.split == "test" and r.arm == self.choice.row.arm)
 
 
-def write_choice(out: Path, outcome: Outcome) -> None:
+def write_choice(out: Path, outcome: Outcome, identity: Mapping[str, Any] | None = None) -> None:
     """Write ``choice.json`` into ``out``; its presence says that the sweep is finished.
 
     It has the digests of the other results, which are there already.
+
+    Args:
+        identity: of the sweep that it is the choice of: with more to choose from it is none.
     """
     row = outcome.choice.row
     measures = ("n", "top1", "top5", "balanced_accuracy", "macro_f1")
@@ -120,6 +125,7 @@ def write_choice(out: Path, outcome: Outcome) -> None:
             "failures": outcome.failures,
             "budget": outcome.budgeted,
             "files": result_digests(out),
+            "identity": identity,
         },
     )
 
@@ -247,8 +253,17 @@ class ServedModel:
     """Whether it was trained again, on train + val."""
 
 
-def finished_outcome(spec: SweepSpec, location: SweepLocation) -> Outcome | None:
-    """Read the outcome of a finished sweep; None: something of it is to be made (again)."""
+def finished_outcome(
+    spec: SweepSpec, location: SweepLocation, record: SweepRecord, identity: Mapping[str, Any]
+) -> Outcome | None:
+    """Read the outcome of a finished sweep; None: something of it is to be made (again).
+
+    Args:
+        record: of the sweep, as the command before this one left it.
+        identity: of the sweep that this command asks for.
+    """
+    if not _is_choice_of(location.out, record, identity):
+        return None
     outcome = read_outcome(location.out, spec.extra_test_sets, int8=spec.output.int8)
     if outcome is not None and outcome.failures and has_lines(location.store.journal):
         log.warning("%s failed before: tried again", counts_in_words(outcome.failures))
@@ -273,10 +288,25 @@ def finished_outcome(spec: SweepSpec, location: SweepLocation) -> Outcome | None
     return None
 
 
+def _is_choice_of(out: Path, record: SweepRecord, identity: Mapping[str, Any]) -> bool:
+    """Whether the choice in ``out`` was made among just what is asked for."""
+    choice = unless_damaged(lambda: read_json(out / CHOICE))
+    if not isinstance(choice, dict):
+        return False
+    made_of = choice.get("identity")
+    if isinstance(made_of, dict):
+        return not differences(made_of, identity)
+    # Versions that did not say it could not extend a sweep.
+    return not record.extensions and not differences(record.identity, identity)
+
+
 def served_as_swept(plan: Plan, row: Row, store: Store) -> ServedModel:
     """Return the chosen row's own model, as the sweep trained and adapted it."""
     trunk = read_trunk_spec(store, row.trunk)
     cell = plan.cell(trunk, row.trunk_epochs, row.test_res, row.crop_pct)
+    if cell.key != row.cell:  # the plan is over more than the one that the row is of
+        recorded = recorded_spec(store, row.cell)
+        cell = cell if recorded is None else replace(cell, spec=recorded)
     return ServedModel(cell=cell, arm=row.arm, refit=False)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,15 @@ from sweeps.output.location import (
     FOLDERS,
     NEAR_DUPLICATES,
     REJECTED,
+    SweepLocation,
     location_of,
 )
-from sweeps.output.sweep_record import SPEC, SweepRecord, read_sweep_record
-from sweeps.planning.spec import SweepSpec, differences
+from sweeps.output.sweep_record import SPEC, SweepRecord, extended_record, read_sweep_record
+from sweeps.planning.spec import SweepSpec, binding_differences, differences
 from trainables.data.image_set import ImageSet
 from trainables.errors import UserError
 from trainables.near_duplicates.pairs import NearDuplicates
-from trainables.storage.damage import DamagedFileError
+from trainables.storage.damage import DamagedFileError, unless_damaged
 from trainables.storage.fenced_log import has_lines
 from trainables.storage.files import write_text
 
@@ -108,13 +109,14 @@ def remove_unfinished(out: Path, is_new: bool) -> None:
 def read_matching_record(out: Path, identity: Mapping[str, Any]) -> SweepRecord | None:
     """Read the record of the sweep in ``out``; None: there is none, or it is damaged.
 
-    Of a damaged one a copy is kept, as it is written anew: results are found by their own keys.
+    Of a damaged one a copy is kept, as it is written anew: results are found by their own keys. The
+    sweep that is to run may be over more than the recorded one, or over less.
 
     Args:
         identity: that of the sweep which is to run, see :func:`sweeps.planning.spec.identity`.
 
     Raises:
-        UserError: the folder holds another sweep.
+        UserError: the folder holds another sweep: what is finished would come out otherwise.
     """
     try:
         record = read_sweep_record(out)
@@ -132,13 +134,67 @@ def read_matching_record(out: Path, identity: Mapping[str, Any]) -> SweepRecord 
             "in MLflow",
             out / SPEC,
         )
-    differing = differences(record.identity, identity) if record else []
+    if record is not None:
+        _check_same_sweep(out, record, identity)
+    return record
+
+
+def _check_same_sweep(out: Path, record: SweepRecord, identity: Mapping[str, Any]) -> None:
+    differing = binding_differences(record.identity, identity)
     if differing:
         raise UserError(
             f"--out {out} holds another sweep ({'; '.join(differing)}): give the same options to "
             "continue it, or another --out."
         )
+
+
+def check_extension(
+    out: Path, identity: Mapping[str, Any], say: Callable[[str], None]
+) -> SweepRecord | None:
+    """Check whether a sweep may run in ``out``, and say what it would change there; writes nothing.
+
+    Returns:
+        The record of the sweep there; None: there is none, or it is damaged.
+
+    Raises:
+        UserError: the folder holds another sweep.
+    """
+    record = unless_damaged(lambda: read_sweep_record(out))
+    if record is not None:
+        _check_same_sweep(out, record, identity)
+        _say_changes(out, differences(record.identity, identity), say)
     return record
+
+
+def _say_changes(out: Path, changed: Sequence[str], say: Callable[[str], None]) -> None:
+    if changed:
+        say(f"extends  the sweep in {out}: {'; '.join(changed)}")
+
+
+def continue_record(
+    record: SweepRecord,
+    spec: SweepSpec,
+    identity: Mapping[str, Any],
+    location: SweepLocation,
+    say: Callable[[str], None],
+) -> SweepRecord:
+    """Record and say what this command changes of what the sweep is over; often it is nothing.
+
+    Args:
+        record: of the sweep as the command before this one left it.
+        identity: that of ``spec``.
+
+    Raises:
+        ReplacedError: another driver has taken over.
+    """
+    extended = extended_record(record, spec, identity)
+    if extended is not record:
+        _say_changes(location.out, extended.extensions[-1].changed, say)
+        location.driver.check()
+        location.store.forecast.unlink(missing_ok=True)  # it is of what the sweep was over before
+        extended.write(location.out)
+        location.publish(SPEC)
+    return extended
 
 
 def write_rejected(out: Path, images: ImageSet) -> None:

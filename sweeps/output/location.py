@@ -47,6 +47,11 @@ class SweepLocation:
     """This process's right to write to the sweep."""
 
     @property
+    def uri(self) -> str | None:
+        """The URI of its object store; None: it has none."""
+        return self.remote.uri if self.remote else None
+
+    @property
     def store(self) -> Store:
         """The artifact store of the sweep."""
         return Store((self.remote or self.out) / "store")
@@ -179,7 +184,7 @@ def check_same(record: SweepRecord, location: SweepLocation) -> None:
     Raises:
         UserError: the store of the sweep in OUT is elsewhere.
     """
-    uri = location.remote.uri if location.remote else None
+    uri = location.uri
     # A record of before may write the same place otherwise.
     if record.storage != uri and not (
         record.storage and uri and remote_path(record.storage) == location.remote

@@ -148,9 +148,21 @@ NOT_IDENTITY = frozenset(
         *("layout", "class_order", "pick_share", "group_by"),
         *("out", "storage", "link_days", "int8", "keep"),
         *("concurrency", "cpus_per_trial", "gpus_per_trial", "gpu_memory_gb"),
-        *("workers_per_trial", "also_test", "dry_run"),
+        *("workers_per_trial", "also_test", "dry_run", "remake"),
         *("budget_hours", "budget_gpu_hours", "budget_cost", "price_per_hour"),
         *("tracking_uri", "experiment", "register_as", "register_if"),
+    )
+)
+
+
+# What a sweep is over. A sweep may be continued with more of it, and then does only what is new, or
+# with less, and is then viewed so: what trunks and cells came to stays as it is.
+EXTENDING = frozenset(
+    (
+        *("variants", "train_res", "test_res", "test_crop_pct", "untouched"),
+        *("samples", "survivors", "arms"),
+        *("head_lr", "head_smoothing", "head_weight_decay", "head_optimizer"),
+        "head_class_weights",
     )
 )
 
@@ -176,16 +188,26 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
     An option that one of them was written without is at its default there.
     """
+    return list(_differing(old, new).values())
+
+
+def binding_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Say in words which differences of two identities would change what is finished."""
+    return [words for name, words in _differing(old, new).items() if name not in EXTENDING]
+
+
+def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
+    """Say in words what differs between two identities, by the name of the option."""
     defaults = _flat(SweepSpec())
     old, new = as_written_now(old), as_written_now(new)
     before, after = ({**defaults, **identity} for identity in (old, new))
     was, now = _in_any_order(before), _in_any_order(after)
-    return [
-        f"{option(name)} {'were' if name == 'images' else 'was'} "
+    return {
+        name: f"{option(name)} {'were' if name == 'images' else 'was'} "
         f"{value_in_words(before.get(name))}, now {value_in_words(after.get(name))}"
         for name in sorted(old.keys() | new.keys())
         if was.get(name) != now.get(name)
-    ]
+    }
 
 
 def _in_any_order(options: Mapping[str, Any]) -> dict[str, Any]:

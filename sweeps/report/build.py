@@ -54,7 +54,7 @@ def write_evidence(
         figures,
         comparisons_of_recipe(plan.spec, outcome.rows, outcome.choice.row),
         versions=record.versions,
-        command=" ".join(record.command),
+        command=" ".join(record.last_command),
         latency=latency_conditions_in_words(outcome.latency),
     )
     write_text(out / "report.html", page)

@@ -127,25 +127,29 @@ def _draw_from_json(value: Mapping[str, Any]) -> Draw:
 def read_journal(store: Store, plan: Plan) -> Recorded:
     """Read the journal of a plan's sweep; a warning tells what of it cannot be used.
 
+    The sweep may have been over more than the plan is: trunks that were proposed beyond it are left
+    out without a word.
+
     Raises:
         UserError: it is that of another sweep.
     """
     records = read_records(store.journal, line_from_json)
     lines = [line for line in records if not isinstance(line, Opened)]
     proposals = [line for line in lines if isinstance(line, Asked)]
-    asked = _of_plan(plan, proposals)
-    if proposals and not asked:
+    asked, beyond = _of_plan(plan, proposals)
+    if not asked and any(line.trunk not in beyond for line in proposals):
         raise UserError(
             f"{store.journal} is of another sweep (none of its {len(proposals)} trunks comes from "
             "these options and images): give those that it was begun with, or another place for "
             "this sweep."
         )
-    others = [line for line in lines if not isinstance(line, Asked)]
+    others = [line for line in lines if not isinstance(line, Asked) and line.trunk not in beyond]
     lost = [key for key in dict.fromkeys(line.trunk for line in others) if key not in asked]
     restored = list(_found_in_store(store, plan, lost, asked))
     asked |= {trunk.key: trunk for trunk in restored}
     used = [line for line in others if line.trunk in asked]
-    spoilt = len(proposals) + len(restored) - len(asked) + len(others) - len(used)
+    known = {*asked, *beyond}
+    spoilt = sum(line.trunk not in known for line in proposals) + len(others) - len(used)
     if spoilt or restored:
         log.warning(
             "%s: %d lines are of no trunk of this sweep and are left out; %d trunks whose lines "
@@ -166,25 +170,37 @@ def read_journal(store: Store, plan: Plan) -> Recorded:
     )
 
 
-def _of_plan(plan: Plan, proposals: Sequence[Asked]) -> dict[str, TrunkSpec]:
-    """Make the trunks of proposals, by key, without those that are none of the plan's."""
+def _of_plan(plan: Plan, proposals: Sequence[Asked]) -> tuple[dict[str, TrunkSpec], set[str]]:
+    """Make the trunks of proposals, by key, and name those that are of the sweep beyond the plan.
+
+    These are at other points, or came after as many as the plan has at theirs.
+    """
     found: dict[str, TrunkSpec] = {}
+    beyond: set[str] = set()
     left = dict.fromkeys(plan.points, plan.samples)
     for line in proposals:
+        if line.variant and _own_point(line) not in left:
+            beyond.add(line.trunk)
         for point in _points_of(plan, line):
             trunk = plan.trunk(point, line.hyper.hyper, line.hyper.recipe)
             if trunk.key == line.trunk:
                 if trunk.key not in found and left[point]:
                     left[point] -= 1
                     found[trunk.key] = trunk
+                elif trunk.key not in found:
+                    beyond.add(trunk.key)
                 break
-    return found
+    return found, beyond
+
+
+def _own_point(line: Asked) -> Point:
+    return Point(variant=line.variant, train_res=line.train_res)
 
 
 def _points_of(plan: Plan, line: Asked) -> list[Point]:
     """List the points that a proposal may be of, the likeliest first."""
     if line.variant:
-        own = Point(variant=line.variant, train_res=line.train_res)
+        own = _own_point(line)
         return [own] if own in plan.points else []
     first = line.index % len(plan.points)
     return [*plan.points[first:], *plan.points[:first]]

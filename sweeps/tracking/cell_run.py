@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from sweeps.planning.cell import Cell
@@ -23,6 +23,9 @@ from trainables.fixres.arms import ARMS
 from trainables.fixres.cell import PREDICTIONS, delta_path
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import local_copy
+
+# Roles of runs: of cells, and of those that the sweep is no longer over.
+CELL, FORMER_CELL = "cell", "former cell"
 
 
 class CellRunWriter:
@@ -44,9 +47,22 @@ class CellRunWriter:
             NoRunError: the trunk has no run.
         """
         trunk_run = self._runs.run_id(trunk_key(cell.trunk.key))
-        tags = {"role": "cell", "trunk": cell.trunk.key, "trunk_run": trunk_run}
+        tags = {"role": CELL, "trunk": cell.trunk.key, "trunk_run": trunk_run}
         name, params = cell_run_name(cell), cell_params(cell)
         return self._runs.ensure(cell_key(cell.key), name, params, tags, at_ms)
+
+    def mark_former(self, planned: Collection[str]) -> None:
+        """Tag the runs of cells that the sweep is no longer over, and those that it is over again.
+
+        Args:
+            planned: keys in the store of all cells that it is over.
+        """
+        keys = {cell_key(key) for key in planned}
+        for key in self._runs.keys:
+            if key.startswith(cell_key("")):
+                role = CELL if key in keys else FORMER_CELL
+                if self._runs.tags(key).get("role") != role:
+                    self._runs.set_tags(key, {"role": role})
 
     def steps_to_end(self, cell: Cell, rows: Sequence[Row], at_ms: int) -> list[Callable[[], None]]:
         """Return the steps that write the results and end the run, each whatever came of the last.

@@ -1,13 +1,14 @@
 """Log the checkpoints of trunks and cells as MLflow logged models, and delete them again.
 
-A logged model holds files, what they were made from, and how accurate they are. A run has at most
-one. The steps to log a model can be repeated: a process that goes on where another was killed
-finds the model by its tags.
+A logged model holds files, what they were made from, and how accurate they are. The run of a trunk
+or a cell has at most one. The steps to log a model can be repeated: a process that goes on where
+another was killed finds the model by its tags.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 
 from mlflow.entities import LoggedModel, LoggedModelInput, LoggedModelOutput, Metric, Run
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -20,24 +21,36 @@ TAG = "checkpoint"  # tag of a run: the id of its logged model, or DROPPED
 DROPPED = "dropped"
 
 
-def find_model(runs: RunStore, key: str) -> LoggedModel | None:
-    """Return the logged model of the run ``key``, finished or not, or None."""
-    models = runs.client.search_logged_models(
-        [runs.experiment_id],
-        filter_string=f"tags.sweep = '{runs.sweep_id}' AND tags.key = '{key}'",
+def find_models(runs: RunStore, key: str) -> list[LoggedModel]:
+    """List the logged models of the run ``key``, finished or not."""
+    return list(
+        runs.client.search_logged_models(
+            [runs.experiment_id],
+            filter_string=f"tags.sweep = '{runs.sweep_id}' AND tags.key = '{key}'",
+        )
     )
-    return models[0] if models else None
+
+
+def find_model(runs: RunStore, key: str) -> LoggedModel | None:
+    """Return the one logged model of the run ``key``, finished or not, or None."""
+    return next(iter(find_models(runs, key)), None)
 
 
 def create_model(
-    runs: RunStore, key: str, *, name: str, params: Mapping[str, object], model_type: str
+    runs: RunStore,
+    key: str,
+    *,
+    name: str,
+    params: Mapping[str, object],
+    model_type: str,
+    tags: Mapping[str, str] = MappingProxyType({}),
 ) -> LoggedModel:
     """Create an empty logged model of the run ``key``, which :func:`find_model` will find."""
     return runs.client.create_logged_model(
         runs.experiment_id,
         name=name,
         source_run_id=runs.run_id(key),
-        tags={"sweep": runs.sweep_id, "key": key},
+        tags={"sweep": runs.sweep_id, "key": key, **tags},
         params={k: str(v) for k, v in params.items()},
         model_type=model_type,
     )

@@ -1,14 +1,17 @@
 """Log a sweep's finished model, register it as a new version, and make the best one the champion.
 
 Every step first looks for what an earlier process did: a sweep that is killed anywhere in between
-and continued still ends with one logged model and one version.
+and continued still ends with one logged model and one version. One that is extended and then
+chooses another net gets another of both; by the digest of its weights a net is told from others.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from mlflow.entities import LoggedModel, LoggedModelStatus, Metric
@@ -16,13 +19,14 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from sweeps.planning.options.groups import RegisterIf
-from sweeps.tracking.logged_models import create_model, find_model, log_output
+from sweeps.tracking.logged_models import create_model, find_models, log_output
 from sweeps.tracking.runs import SWEEP_KEY, RunStore
 from trainables.evaluation.class_metrics import IN_WORDS
 from trainables.evaluation.class_metrics import Metric as MetricName
 
 CHAMPION, PREVIOUS = "champion", "previous"  # aliases of versions
 IMAGES_TAG, VAL_TAG = "images", "val_top1"  # tags of a version, by which others are compared to it
+WEIGHTS_TAG = "weights"  # of versions and logged models: the digest of the net's weights
 VERSIONS_TAG = "mlflow.modelVersions"  # tag of a logged model that links it to versions in the UI
 
 
@@ -46,6 +50,21 @@ class Candidate:
     """The share on val by that metric; None: it is top-1."""
     condition: RegisterIf = "better"
     """On which it is registered."""
+    step: int = 0
+    """How often the sweep was extended before."""
+
+    @cached_property
+    def weights(self) -> str:
+        """The digest of the net's weights."""
+        with (self.folder / "model.safetensors").open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+    def is_of(self, tags: Mapping[str, str]) -> bool:
+        """Whether a version or logged model of this sweep with these tags is of this very net.
+
+        Versions of this that did not tag the weights could not extend a sweep either.
+        """
+        return tags.get(WEIGHTS_TAG) == self.weights if WEIGHTS_TAG in tags else self.step == 0
 
 
 class ModelRegistry:
@@ -73,12 +92,14 @@ class ModelRegistry:
         Raises:
             MlflowException: MLflow does not answer, or refuses the name.
         """
-        model = self._logged_model(candidate.folder, candidate.tags)
+        model = self._logged_model(candidate)
         if candidate.condition == "never":
             return None
         name = candidate.name
         champion = self._champion(name)
-        is_first = champion is None or champion.tags.get("sweep") == self._runs.sweep_id
+        is_first = champion is None or (
+            champion.tags.get("sweep") == self._runs.sweep_id and candidate.is_of(champion.tags)
+        )
         becomes_champion = is_first or candidate.condition == "always"
         if champion is not None and not becomes_champion:
             val = self._val(champion, candidate)
@@ -106,18 +127,24 @@ class ModelRegistry:
             )
         return f"models:/{name}/{number}"
 
-    def _logged_model(self, folder: Path, tags: Mapping[str, str]) -> LoggedModel:
+    def _logged_model(self, candidate: Candidate) -> LoggedModel:
         run = self._client.get_run(self._runs.run_id(SWEEP_KEY))
-        model = find_model(self._runs, SWEEP_KEY)
+        own = (m for m in find_models(self._runs, SWEEP_KEY) if candidate.is_of(m.tags))
+        model = next(own, None)
         if model is not None and model.status == LoggedModelStatus.READY:
             return model
         model = model or create_model(
-            self._runs, SWEEP_KEY, name="model", params=tags, model_type="model"
+            self._runs,
+            SWEEP_KEY,
+            name="model",
+            params=candidate.tags,
+            model_type="model",
+            tags={WEIGHTS_TAG: candidate.weights},
         )
-        self._client.log_model_artifacts(model.model_id, str(folder))
-        log_output(self._client, run, model.model_id, step=0)
+        self._client.log_model_artifacts(model.model_id, str(candidate.folder))
+        log_output(self._client, run, model.model_id, step=candidate.step)
         accuracies = [
-            Metric(key, value, run.info.start_time, 0, model_id=model.model_id)
+            Metric(key, value, run.info.start_time, candidate.step, model_id=model.model_id)
             for key, value in run.data.metrics.items()
             if any(name in key for name in ("/top", "/balanced_accuracy", "/macro_f1"))
         ]
@@ -158,10 +185,10 @@ class ModelRegistry:
         return None if value is None else float(value)
 
     def _version(self, model: LoggedModel, candidate: Candidate) -> str:
-        """Return the number of this sweep's version, which is created if it does not exist."""
+        """Return the number of the net's version, which is created if it does not exist."""
         sweep_id = self._runs.sweep_id
         for version in self._client.search_model_versions(f"tags.sweep = '{sweep_id}'"):
-            if version.name == candidate.name:
+            if version.name == candidate.name and candidate.is_of(version.tags):
                 return str(version.version)
         created = self._client.create_model_version(
             candidate.name,
@@ -175,6 +202,7 @@ class ModelRegistry:
                 **candidate.tags,
                 IMAGES_TAG: candidate.images,
                 VAL_TAG: str(candidate.val_top1),
+                WEIGHTS_TAG: candidate.weights,
                 **self._value_tag(candidate),
             },
         )

@@ -78,6 +78,8 @@ class Results:
     """What latencies were measured with."""
     failures: Sequence[Failure] = ()
     """Trunks and cells that failed."""
+    step: int = 0
+    """How often the sweep was extended before: metrics of one choice are at one step."""
 
 
 def result_tags(results: Results) -> dict[str, str]:

@@ -132,6 +132,10 @@ class RunStore:
         """Return a run's tags, as they were when it was last read or tagged."""
         return dict(self._run(key).data.tags)
 
+    def params(self, key: str) -> dict[str, str]:
+        """Return a run's parameters, which MLflow never changes, as they were last read."""
+        return dict(self._run(key).data.params)
+
     def _run(self, key: str) -> Run:
         try:
             return self._runs[key]

@@ -8,6 +8,7 @@ from pathlib import Path
 from sweeps.planning.plan import Plan
 from sweeps.selection import leaderboard
 from sweeps.selection.leaderboard import Row
+from sweeps.tracking.cell_run import FORMER_CELL
 from sweeps.tracking.datasets import ImageDatasets
 from sweeps.tracking.payloads import (
     Results,
@@ -51,8 +52,17 @@ class SweepRunWriter:
         self._datasets.define(plan)
         if self._runs.ensure(SWEEP_KEY, self._name, sweep_params(plan), sweep_tags(plan), at_ms):
             self._runs.reopen(SWEEP_KEY)
+        self._describe_extended(plan)
         for split in self._datasets.splits:
             self._datasets.log_input(SWEEP_KEY, split)
+
+    def _describe_extended(self, plan: Plan) -> None:
+        """Tag the run with the axes that are other ones than its parameters, which never change."""
+        params, tags = self._runs.params(SWEEP_KEY), self._runs.tags(SWEEP_KEY)
+        axes = sweep_params(plan).items()
+        now = {name: value for name, value in axes if name in tags or params.get(name) != value}
+        if any(tags.get(name) != value for name, value in now.items()):
+            self._runs.set_tags(SWEEP_KEY, {**now, "mlflow.note.content": self._note})
 
     def log_view(self) -> None:
         """Save a view of the sweep's cells for the UI."""
@@ -78,8 +88,12 @@ class SweepRunWriter:
         """Write the choice, what failed, and a link that compares all cells."""
         at_ms = self._runs.start_ms(SWEEP_KEY)
         metrics = {**result_metrics(results.choice, results.rows), **results.further}
-        self._runs.log_metrics(SWEEP_KEY, points(metrics, at_ms, 0))
-        cells = [self._runs.run_id(k) for k in self._runs.keys if k.startswith(cell_key(""))]
+        self._runs.log_metrics(SWEEP_KEY, points(metrics, at_ms, results.step))
+        cells = [
+            self._runs.run_id(key)
+            for key in self._runs.keys
+            if key.startswith(cell_key("")) and self._runs.tags(key).get("role") != FORMER_CELL
+        ]
         link = compare_link(cells, self._runs.experiment_id)
         note = {"mlflow.note.content": result_note(results, link, self._note)}
         self._runs.set_tags(SWEEP_KEY, result_tags(results) | note)

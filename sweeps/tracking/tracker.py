@@ -124,6 +124,8 @@ class MlflowTracker:
                 self._write(key, partial(self._trunks.log_images, trunk, at_ms))
                 self._write(key, partial(self._trunks.end, trunk, status, reports, at_ms))
             case CellsPlanned(cells=cells):
+                keys = [cell.key for cell in cells]
+                self._write(SWEEP_KEY, partial(self._cells.mark_former, keys))
                 for trunk in {cell.trunk.key: cell.trunk for cell in cells}.values():
                     if trunk.is_untouched:  # it has no training that would have been told of
                         ended = TrunkStatus.FINISHED

@@ -35,21 +35,27 @@ from trainables.data.view_cache import ViewCache
 from trainables.errors import SweepError
 from trainables.evaluation.class_metrics import IN_WORDS, count_by_class
 from trainables.evaluation.metrics import NotFiniteError, Score, predicted, score
-from trainables.fixres.arms import ARMS
+from trainables.fixres.arms import ARMS, Arm
 from trainables.fixres.cell import (
-    PREDICTIONS,
     ArmResult,
     CellSpec,
     RefitCell,
     delta_path,
-    write_predictions,
 )
 from trainables.fixres.cell_passes import CellPasses
 from trainables.fixres.cross_fit import CrossFit
+from trainables.fixres.features import KeptFeatures
 from trainables.fixres.predictions import logits_path, write_logits
+from trainables.fixres.reuse.kept_arms import (
+    AdaptedArm,
+    kept_statistics,
+    read_kept,
+    taken_arms,
+    write_arms,
+)
 from trainables.models.backbone import State
 from trainables.storage.artifact_store import Store
-from trainables.storage.files import write_json, write_tensors
+from trainables.storage.files import write_tensors
 
 
 def adapt_cell(cell: CellSpec, store: Store, views: ViewCache) -> list[ArmResult]:
@@ -60,6 +66,8 @@ def adapt_cell(cell: CellSpec, store: Store, views: ViewCache) -> list[ArmResult
     of nets that may be served, ``logits-<arm>.arrow``) and, last of all, ``rows.json``. A refit
     has no val: it leaves no predictions, and no results.
 
+    Arms that another cell of the store has are taken from there (:mod:`.reuse`).
+
     Args:
         views: of the images that the trunk was trained on; for a refit, of train and val in one.
 
@@ -69,40 +77,51 @@ def adapt_cell(cell: CellSpec, store: Store, views: ViewCache) -> list[ArmResult
     Raises:
         SweepError: an arm's logits, or what a refit comes to, are not finite.
     """
-    results, predictions, crossfit = [], {}, {}
-    with CellPasses(cell, store, views) as passes:
+    taken, arms = taken_arms(store, cell), []
+    with CellPasses(cell, store, views, _kept_features(cell, store)) as passes:
         for arm in (arm for arm in ARMS.values() if arm.name in cell.arms):
-            began = time.monotonic()
-            net = arm.adapt(passes)
-            assert set(net.changed) == set(arm.changes)
-            if isinstance(cell, RefitCell):
-                _check_finite(arm.name, net.changed)
-            if net.changed:
-                write_tensors(delta_path(store, cell.key, arm.name), net.changed)
-            if isinstance(cell, RefitCell):
-                continue
-            logits = net.val_logits()
-            predictions[arm.name] = predicted(logits)
-            if net.cross_fit is not None:
-                crossfit[arm.name] = net.cross_fit.predicted
-            if arm.plain:  # of no other can it be asked how sure it is: none is ever served
-                write_logits(logits_path(store, cell.key, arm.name), logits)
-            results.append(
-                ArmResult(
-                    arm=arm.name,
-                    score=_val_score(arm.name, logits, passes.labels["val"]),
-                    seconds=round(time.monotonic() - began, 3),
-                    head=net.head,
-                    head_tried=net.head_tried,
-                    crossfit=_crossfit_values(net.cross_fit, passes.labels["val"]),
-                )
-            )
-    folder = store.cell(cell.key)
-    if predictions:
-        write_predictions(folder / PREDICTIONS, passes.labels["val"], predictions, crossfit)
-    write_json(folder / "spec.json", cell)
-    write_json(folder / "rows.json", results)
-    return results
+            adapted = taken.get(arm.name) or _adapt(arm, passes, cell, store)
+            if adapted is not None:
+                arms.append(adapted)
+    return write_arms(store, cell, arms)
+
+
+def _adapt(arm: Arm, passes: CellPasses, cell: CellSpec, store: Store) -> AdaptedArm | None:
+    """Work out an arm, and write what it changes and its logits; of a refit nothing is returned."""
+    began = time.monotonic()
+    net = arm.adapt(passes)
+    assert set(net.changed) == set(arm.changes)
+    if isinstance(cell, RefitCell):
+        _check_finite(arm.name, net.changed)
+    if net.changed:
+        write_tensors(delta_path(store, cell.key, arm.name), net.changed)
+    if isinstance(cell, RefitCell):
+        return None
+    logits, labels = net.val_logits(), passes.labels["val"]
+    if arm.plain:  # of no other can it be asked how sure it is: none is ever served
+        write_logits(logits_path(store, cell.key, arm.name), logits)
+    return AdaptedArm(
+        result=ArmResult(
+            arm=arm.name,
+            score=_val_score(arm.name, logits, labels),
+            seconds=round(time.monotonic() - began, 3),
+            head=net.head,
+            head_tried=net.head_tried,
+            crossfit=_crossfit_values(net.cross_fit, labels),
+        ),
+        labels=labels,
+        predicted=predicted(logits),
+        crossfit=None if net.cross_fit is None else net.cross_fit.predicted,
+    )
+
+
+def _kept_features(cell: CellSpec, store: Store) -> KeptFeatures | None:
+    """Find what another cell of the same passes has left of them."""
+    key = None if isinstance(cell, RefitCell) else read_kept(store, cell.key).features
+    statistics = None if key is None else kept_statistics(store, key)
+    if key is None or statistics is None:
+        return None
+    return KeptFeatures(statistics, store.cell(key))
 
 
 def _val_score(arm: str, logits: torch.Tensor, labels: torch.Tensor) -> Score:

@@ -44,6 +44,7 @@ class Arm:
     adapt: Callable[[CellPasses], AdaptedNet]
     changes: tuple[str, ...] = ()  # names of tensors
     plain: bool = True  # the result is a net that timm builds; else a row to compare with
+    fits_classifier: bool = False  # by the settings of the cell, of which val picks one
     fits_features: bool = False  # its classifier is trained on stored features, not through the net
     needs_train: bool = False  # a pass over the train images at the test resolution
     needs_mild_views: bool = False  # a pass over each mildly augmented view of the train images
@@ -150,6 +151,7 @@ _TABLE = (
         words="classifier trained and last batch norm re-estimated at the test resolution (FixRes)",
         adapt=adapt_fix,
         changes=(*CLASSIFIER, *STATISTICS),
+        fits_classifier=True,
         fits_features=True,
         needs_train=True,
     ),
@@ -159,6 +161,7 @@ _TABLE = (
         "(FixEfficientNet)",
         adapt=adapt_fix_aug,
         changes=(*CLASSIFIER, *STATISTICS),
+        fits_classifier=True,
         fits_features=True,
         needs_train=True,
         needs_mild_views=True,
@@ -168,6 +171,7 @@ _TABLE = (
         words="as fix, the last batch norm's scale and shift trained too",
         adapt=adapt_fix_affine,
         changes=(*CLASSIFIER, *STATISTICS, *AFFINE),
+        fits_classifier=True,
         needs_train=True,
     ),
 )

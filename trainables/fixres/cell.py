@@ -7,6 +7,7 @@ cells/<key>/predictions.arrow               val's labels, the class that each ar
                                             that classifiers give which halves of val picked
 cells/<key>/logits-<arm>.arrow              val's logits by an arm; see :mod:`.predictions`
 cells/<key>/{train,val,train-mild-<n>}.arrow  the features that classifiers were trained on
+cells/<key>/kept.json                       what it took from other cells: see :mod:`.reuse`
 """
 
 from __future__ import annotations
@@ -114,6 +115,17 @@ def recorded_results(store: Store, key: str) -> list[ArmResult] | None:
     return unless_damaged(lambda: read_record(path, results_from_json))
 
 
+def recorded_spec(store: Store, key: str) -> CellSpec | None:
+    """Read the spec of a cell, no refit; None where there is none of this key, or it is damaged."""
+    path = store.cell(key) / "spec.json"
+
+    def of_cell(value: dict[str, Any]) -> CellSpec | None:
+        spec = None if "images" in value else cell_spec_from_json(value)  # a refit's has them
+        return spec if spec is not None and spec.key == key else None
+
+    return unless_damaged(lambda: read_record(path, of_cell))
+
+
 def delta_path(store: Store, cell: str, arm: str) -> Place:
     """Give the path of the tensors that an arm changed; there is none where it changed none."""
     return store.cell(cell) / f"delta-{arm}.safetensors"
@@ -167,7 +179,7 @@ def judged_classes(store: Store, key: str, arm: str) -> tuple[np.ndarray, np.nda
         DamagedFileError: the cell's predictions are damaged or missing, or not of this arm.
     """
     batch = _read_predictions(store.cell(key) / PREDICTIONS, arm)
-    column = _crossfit_column(arm) if _crossfit_column(arm) in batch.schema.names else arm
+    column = crossfit_column(arm) if crossfit_column(arm) in batch.schema.names else arm
     return batch["label"].to_numpy(), batch[column].to_numpy()
 
 
@@ -195,7 +207,8 @@ def _read_predictions(path: Place, arm: str) -> pa.RecordBatch:
     return batch
 
 
-def _crossfit_column(arm: str) -> str:
+def crossfit_column(arm: str) -> str:
+    """Name the column of the classes that picks of halves of val give."""
     return f"crossfit_{arm}"
 
 
@@ -220,5 +233,5 @@ def write_predictions(
     columns |= {arm: pa.array(predicted.numpy()) for arm, predicted in by_arm.items()}
     if crossfit:
         columns["val_half"] = pa.array(val_halves(labels).numpy())
-        columns |= {_crossfit_column(arm): pa.array(p.numpy()) for arm, p in crossfit.items()}
+        columns |= {crossfit_column(arm): pa.array(p.numpy()) for arm, p in crossfit.items()}
     write_batch(path, pa.record_batch(columns))

@@ -20,6 +20,7 @@ from trainables.fixres.affine import fit_affine, fit_affine_setting
 from trainables.fixres.cell import CellSpec, RefitCell, load_model
 from trainables.fixres.cross_fit import CrossFit
 from trainables.fixres.features import (
+    KeptFeatures,
     Maps,
     NormStatistics,
     body_pass,
@@ -67,11 +68,14 @@ class CellPasses:
     (C, F) and bias (C,), are float32 on the device.
     """
 
-    def __init__(self, cell: CellSpec, store: Store, views: ViewCache):
+    def __init__(
+        self, cell: CellSpec, store: Store, views: ViewCache, kept: KeptFeatures | None = None
+    ):
         """Load the cell's trunk.
 
         Args:
             views: of the sweep's images; for a refit, of train and val in one, which have no val.
+            kept: what another cell of the same passes has left of them.
         """
         assert not isinstance(cell, RefitCell) or cell.images == views.images.digest
         self.cell = cell
@@ -79,7 +83,7 @@ class CellPasses:
         self.device, self.batch_size = pick_device(), cell.batch_size
         splits = ("train",) if isinstance(cell, RefitCell) else ("train", "val")
         self.labels = {split: torch.tensor(views.images.split(split).labels) for split in splits}
-        self._store, self._views = store, views
+        self._store, self._views, self._kept = store, views, kept
         self._refit_setting = cell.setting if isinstance(cell, RefitCell) else None
         self._preprocessing = variants.preprocessing(variants.get(self.trunk.variant))
         self._trunk_state = read_trunk_weights(store, cell.trunk)
@@ -133,6 +137,8 @@ class CellPasses:
     @cached_property
     def statistics(self) -> NormStatistics:
         """The last batch norm's statistics over all train images in the cell's transform."""
+        if self._kept is not None:
+            return self._kept.statistics
         return norm_statistics(
             self._model, self._train_maps, batch_size=self.batch_size, device=self.device
         )
@@ -145,12 +151,14 @@ class CellPasses:
     @cached_property
     def val_features(self) -> torch.Tensor:
         """Val's features under the re-estimated statistics, which are written to the store too."""
-        return self._stored_features("val", self._val_maps)
+        kept = self._kept_features("val", "val")
+        return self._stored_features("val", self._val_maps) if kept is None else kept
 
     @cached_property
     def train_features(self) -> torch.Tensor:
         """Train's features under the re-estimated statistics, written to the store too."""
-        return self._stored_features("train", self._train_maps)
+        kept = self._kept_features("train", "train")
+        return self._stored_features("train", self._train_maps) if kept is None else kept
 
     def mild_features(self) -> list[torch.Tensor]:
         """Run a pass over each mildly augmented view of train, under the re-estimated statistics.
@@ -160,6 +168,10 @@ class CellPasses:
         """
         model, views = self._model_with(self.statistics), []
         for number in range(self.cell.views):
+            kept = self._kept_features(f"train-mild-{number}", "train")
+            if kept is not None:
+                views.append(kept)
+                continue
             view = self._views.mild_view(
                 "train",
                 self.cell.transform,
@@ -261,6 +273,9 @@ class CellPasses:
         return features_pass(
             model, view, self._preprocessing, batch_size=self.batch_size, device=self.device
         )
+
+    def _kept_features(self, name: str, split: str) -> torch.Tensor | None:
+        return None if self._kept is None else self._kept.read(name, self.labels[split])
 
     def _stored_features(self, split: str, maps: Maps) -> torch.Tensor:
         features = self._features(self._model_with(self.statistics), maps)

@@ -23,6 +23,7 @@ from trainables.evaluation.inference import batches_of, outputs_of
 from trainables.models import backbone
 from trainables.models.backbone import Net
 from trainables.models.variants import Preprocessing
+from trainables.storage.damage import unless_damaged
 from trainables.storage.files import Place, read_batch, write_batch
 
 
@@ -32,6 +33,27 @@ class NormStatistics:
 
     mean: torch.Tensor  # (F,) float64
     var: torch.Tensor  # (F,) float64, unbiased
+
+
+@dataclass(frozen=True)
+class KeptFeatures:
+    """What a cell of the same passes has left: its statistics, and the features under them."""
+
+    statistics: NormStatistics
+    folder: Place
+
+    def read(self, name: str, labels: torch.Tensor) -> torch.Tensor | None:
+        """Read the features of a view: (N, F) float32 on the CPU; None: they are not there.
+
+        Args:
+            name: of the view, "train", "val" or "train-mild-<n>".
+            labels: (N,) int64, of the split's images in their order.
+        """
+        path = self.folder / f"{name}.arrow"
+        found = unless_damaged(lambda: read_features(path) if path.exists() else None)
+        if found is None or not np.array_equal(found[1], labels.numpy()):
+            return None
+        return torch.from_numpy(found[0].copy())
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from trainables.fixres.predictions import (
     logits_column,
     read_predictions,
 )
+from trainables.fixres.reuse.kept_arms import origin
 from trainables.models import variants
 from trainables.models.device import pick_device
 from trainables.storage.artifact_store import Store
@@ -76,9 +77,10 @@ def score_held_out(
     """
     path = _result_path(held_out, store, cell, arm)
     recorded = unless_damaged(lambda: read_record(path, arm_result_from_json))
-    if recorded is None or cell.key not in cells_tested_on(store, held_out.name):
+    maker = origin(store, cell.key, arm)
+    if recorded is None or maker not in cells_tested_on(store, held_out.name):
         # Before the look: that the set was looked at is not forgotten, whatever comes of it.
-        look = {"set": held_out.name, "images": held_out.digest, "cell": cell.key, "arm": arm}
+        look = {"set": held_out.name, "images": held_out.digest, "cell": maker, "arm": arm}
         append_line(store.readings, look | {"at": int(time.time() * 1000)})
     if recorded is not None:
         return recorded
@@ -111,7 +113,8 @@ def score_val_as_served(store: Store, cell: CellSpec, arm: str, views: ViewCache
         DamagedFileError: the cell's weights are damaged or missing.
     """
     images = views.images
-    path = store.reading(content_hash("val as served 1", images.digest, cell.key, arm))
+    maker = origin(store, cell.key, arm)
+    path = store.reading(content_hash("val as served 1", images.digest, maker, arm))
     recorded = unless_damaged(lambda: read_record(path, arm_result_from_json))
     if recorded is not None:
         return recorded
@@ -155,8 +158,9 @@ def cells_tested_on(store: Store, set_name: str) -> list[str]:
 
 
 def _result_path(held_out: HeldOutSet, store: Store, cell: CellSpec, arm: str) -> Place:
-    key = content_hash("reading 3", held_out.name, held_out.digest, cell.key, arm)
-    return store.reading(key)
+    # An arm that was taken from another cell is the same net: it is not read again.
+    maker = origin(store, cell.key, arm)
+    return store.reading(content_hash("reading 3", held_out.name, held_out.digest, maker, arm))
 
 
 def _predictions_path(result_path: Place) -> Place:

@@ -19,7 +19,7 @@ from trainables.models.tensor_names import CLASSIFIER
 from trainables.models.variants import Variant, hub_config
 from trainables.storage.artifact_store import Store
 from trainables.storage.damage import DamagedFileError, unless_damaged
-from trainables.storage.files import read_record, read_tensors, write_json, write_tensors
+from trainables.storage.files import Place, read_record, read_tensors, write_json, write_tensors
 from trainables.storage.hashing import added_later, content_hash
 from trainables.storage.object_store import RemotePath
 from trainables.storage.typed import checked
@@ -56,12 +56,9 @@ def find_weights(variant: Variant, source: str, store: Store) -> Weights:
     Raises:
         UserError: they cannot be loaded, or do not fit the variant.
     """
-    if source == "none":
-        return Weights(variant=variant.name, source="none", digest="none", name=None)
-    record_path = store.root / "weights" / f"{variant.name}-from-{content_hash(source)}.json"
-    record = unless_damaged(lambda: read_record(record_path, lambda v: checked(Weights(**v))))
-    if record is not None and _is_stored(record, store):
-        return record
+    stored = stored_weights(variant, source, store)
+    if stored is not None:
+        return stored
     state, origin = _read_source(variant, source)
     state = _with_timm_names(variant, state, origin)
     name = f"{variant.name}-{_tensor_digest(state)}"
@@ -73,8 +70,25 @@ def find_weights(variant: Variant, source: str, store: Store) -> Weights:
         name=name,
         classes=len(state[CLASSIFIER[0]]),
     )
-    write_json(record_path, weights)
+    write_json(_record_path(variant, source, store), weights)
     return weights
+
+
+def stored_weights(variant: Variant, source: str, store: Store) -> Weights | None:
+    """Look up the variant's weights as the store has them; None: it has none yet.
+
+    Args:
+        source: as in :func:`find_weights`.
+    """
+    if source == "none":
+        return Weights(variant=variant.name, source="none", digest="none", name=None)
+    path = _record_path(variant, source, store)
+    record = unless_damaged(lambda: read_record(path, lambda v: checked(Weights(**v))))
+    return record if record is not None and _is_stored(record, store) else None
+
+
+def _record_path(variant: Variant, source: str, store: Store) -> Place:
+    return store.root / "weights" / f"{variant.name}-from-{content_hash(source)}.json"
 
 
 def stored_state(weights: Weights, store: Store) -> State | None:

@@ -4,8 +4,8 @@
     trunks/<key>/{spec,result}.json, state.pt, trunk.safetensors, work.jsonl,
                                                 rung-<epoch>.arrow
     activations/<key>.json                      quantiles of a trunk's pooled activations
-    cells/<key>/{spec,rows}.json, delta-<arm>.safetensors, {train,val,predictions}.arrow,
-                logits-<arm>.arrow
+    cells/<key>/{spec,rows,kept}.json, delta-<arm>.safetensors,
+                {train,val,predictions}.arrow, logits-<arm>.arrow
     latency/<key>.json                          a net's latency on a device
     readings/<key>.{json,arrow}                 one reading of the test split or an extra test set
     readings.jsonl                              every reading, in order

@@ -154,6 +154,16 @@ def recorded_status(store: Store, key: str) -> TrunkStatus | None:
     return unless_damaged(lambda: read_record(path, lambda value: TrunkStatus(value["why"])))
 
 
+def recorded_end(store: Store, key: str) -> tuple[TrunkStatus, tuple[EpochReport, ...]] | None:
+    """Read how the training of a trunk ended, and its reports; None as :func:`recorded_status`."""
+
+    def end_from_json(value: Mapping[str, Any]) -> tuple[TrunkStatus, tuple[EpochReport, ...]]:
+        return TrunkStatus(value["why"]), tuple(_reports_of(value))
+
+    path = store.trunk(key) / "result.json"
+    return unless_damaged(lambda: read_record(path, end_from_json))
+
+
 def trained_epochs(reports: Sequence[EpochReport]) -> int:
     """Count the epochs that a trunk was trained for."""
     return max((r.epoch for r in reports), default=0)

@@ -226,3 +226,5 @@ class RunOptions:
     """Seed of the splits, the search, the order of the images and every start."""
     dry_run: bool = False
     """Print the plan and stop."""
+    remake: bool = False
+    """Make again what was finished and is not kept (--keep, old versions); else it is refused."""

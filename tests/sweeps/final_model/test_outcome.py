@@ -12,20 +12,30 @@ import pytest
 
 from sweeps.final_model.outcome import (
     PairedGain,
+    finished_outcome,
     lost_results,
     paired_gain,
     read_outcome,
+    served_as_swept,
     write_choice,
 )
+from sweeps.output.location import SweepLocation
+from sweeps.output.sweep_record import extended_record
+from sweeps.planning.spec import identity
 from sweeps.selection import leaderboard
 from tests.factories import (
     CONDITIONS,
+    HYPER,
+    a_record,
     a_row,
     a_served_latency,
     an_int8_net,
     outcome_of,
+    plan_of,
     predictions_of,
+    spec_with,
 )
+from trainables.storage.artifact_store import Store
 from trainables.storage.damage import DamagedFileError
 from trainables.storage.files import read_json, write_json
 
@@ -125,3 +135,37 @@ def test_a_gain_is_the_paired_difference() -> None:
     assert gain.difference == pytest.approx(4 / 20)
     # The standard error of Agresti and Min counts 6.5 and 2.5 of 22 images.
     assert gain.error == pytest.approx(math.sqrt(9 - 16 / 22) / 22)
+
+
+def test_the_choice_of_a_view_is_served_from_its_own_cell(tmp_path: Path) -> None:
+    """While a sweep is extended, its folder holds the choice of what it was over before."""
+    spec = spec_with(variants=("b0",), train_res=(64,), test_res=(96,), arms=("none", "fix"))
+    before, after = plan_of(spec), plan_of(spec_with(spec, arms=("none", "bn", "fix")))
+    store = Store(tmp_path)
+    trunk = before.trunk(before.points[0], HYPER)
+    cell = before.cell(trunk, 6, 96, 1.0)
+    write_json(store.trunk(trunk.key) / "spec.json", trunk)
+    write_json(store.cell(cell.key) / "spec.json", cell.spec)
+    row = a_row(trunk=trunk.key, cell=cell.key)
+    assert after.cell(trunk, 6, 96, 1.0).key != cell.key
+    assert (
+        served_as_swept(after, row, store).cell == cell == served_as_swept(before, row, store).cell
+    )
+
+
+def test_a_choice_answers_only_for_what_it_was_made_among(tmp_path: Path) -> None:
+    outcome, location = outcome_of(ROWS), SweepLocation(out=tmp_path)
+    leaderboard.write(tmp_path / "leaderboard.parquet", outcome.rows)
+    record = a_record(samples=2)
+    write_choice(tmp_path, outcome, record.identity)
+    more = spec_with(samples=4)
+    after = extended_record(record, more, identity(more, "d1"))
+    for now in (record, after):  # on the way to more, and on the way back
+        assert finished_outcome(now.spec, location, now, record.identity) == outcome
+        assert finished_outcome(more, location, now, after.identity) is None
+    written: Any = read_json(tmp_path / "choice.json")
+    del written["identity"]  # as by a version that could not extend
+    write_json(tmp_path / "choice.json", written)
+    assert finished_outcome(record.spec, location, record, record.identity) == outcome
+    assert finished_outcome(more, location, record, after.identity) is None
+    assert finished_outcome(more, location, after, after.identity) is None

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sweeps.output.folder import (
+    continue_record,
     find_folder,
     locked,
     read_matching_record,
@@ -16,13 +17,14 @@ from sweeps.output.folder import (
     write_near_duplicates,
     write_rejected,
 )
+from sweeps.output.location import SweepLocation
 from sweeps.planning.spec import identity
 from tests.factories import a_record, is_one_sentence, spec_with
 from trainables.data.image_set import Rejected
 from trainables.errors import UserError
 from trainables.near_duplicates.pairs import NearDuplicate, NearDuplicates
 
-OPTIONS = {"variants": ("b0", "b1"), "lr": (1e-3, 1e-2), "seed": 7, "keep": "front"}
+OPTIONS: dict[str, Any] = {"variants": ("b0", "b1"), "lr": (1e-3, 1e-2), "seed": 7, "keep": "front"}
 
 
 @pytest.fixture(autouse=True)
@@ -148,7 +150,24 @@ def test_the_same_sweep_is_recognised_and_another_is_refused(tmp_path: Path) -> 
     assert read_matching_record(tmp_path, same) is None
     record.write(tmp_path)
     assert read_matching_record(tmp_path, same) == record
+    more = identity(spec_with(**OPTIONS, samples=9, test_res=(64, 96)), "d1")
+    assert read_matching_record(tmp_path, more) == record
+    more_and_other = identity(spec_with(**{**OPTIONS, "seed": 8}, samples=9), "d1")
+    with pytest.raises(UserError, match=r"holds another sweep \(--seed was 7, now 8\)"):
+        read_matching_record(tmp_path, more_and_other)
     with pytest.raises(UserError, match=r"holds another sweep \(--seed was 7, now 8\)"):
         read_matching_record(tmp_path, identity(spec_with(**{**OPTIONS, "seed": 8}), "d1"))
     with pytest.raises(UserError, match="the images were d1, now d2"):
         read_matching_record(tmp_path, {**same, "images": "d2"})
+
+
+def test_a_command_that_extends_a_sweep_is_recorded_and_said_once(tmp_path: Path) -> None:
+    record, said = a_record(**OPTIONS), list[str]()
+    record.write(tmp_path)
+    location = SweepLocation(out=tmp_path)
+    for _ in range(2):
+        spec = spec_with(**OPTIONS, samples=9)
+        record = continue_record(record, spec, identity(spec, "d1"), location, said.append)
+    assert said == [f"extends  the sweep in {tmp_path}: --samples was 4, now 9"]
+    assert len(record.extensions) == 1
+    assert read_matching_record(tmp_path, identity(spec, "d1")) == record

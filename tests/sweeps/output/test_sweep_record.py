@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sweeps.output.sweep_record import SweepRecord, read_sweep_record
-from tests.factories import a_record
+from sweeps.output.sweep_record import SweepRecord, extended_record, read_sweep_record
+from sweeps.planning.spec import identity
+from tests.factories import a_record, spec_with
 from trainables.storage.damage import DamagedFileError, unless_damaged
 
 OPTIONS = {"variants": ("b0", "b1"), "lr": (1e-3, 1e-2), "seed": 7, "keep": "front"}
@@ -30,6 +31,33 @@ def test_a_record_is_read_as_it_was_written(record: SweepRecord, tmp_path: Path)
     finished = replace(record, ui="mlflow ui")
     finished.write(tmp_path)
     assert read_sweep_record(tmp_path) == finished
+
+
+def test_a_record_keeps_its_first_command_and_those_that_changed_what_it_is_over(
+    record: SweepRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert record.last_command == record.command
+    for samples in (9, 9, 2):
+        spec = spec_with(record.spec, samples=samples, concurrency=samples)
+        monkeypatch.setattr("sys.argv", ["fixres_grid.py", "--samples", str(samples)])
+        record = extended_record(record, spec, identity(spec, "d1"))
+        record.write(tmp_path)
+        assert read_sweep_record(tmp_path) == record
+    assert record.sweep and "--samples" not in record.command
+    assert [extension.changed for extension in record.extensions] == [
+        ("--samples was 4, now 9",),
+        ("--samples was 9, now 2",),
+    ]
+    assert record.last_command[-2:] == ("--samples", "2")
+    assert record.spec.search.samples == record.identity["samples"] == 2
+    assert record.spec.resources.concurrency == 2
+
+
+def test_a_record_that_was_not_extended_is_written_as_before_there_were_extensions(
+    record: SweepRecord, tmp_path: Path
+) -> None:
+    record.write(tmp_path)
+    assert "extensions" not in json.loads((tmp_path / "spec.json").read_text())
 
 
 def test_every_sweep_has_an_id_of_its_own() -> None:

@@ -14,8 +14,10 @@ from sweeps.planning.options.groups import ArmName
 from sweeps.planning.options.words import option
 from sweeps.planning.recipes import builtin_digits
 from sweeps.planning.spec import (
+    EXTENDING,
     SweepSpec,
     as_written_now,
+    binding_differences,
     differences,
     identity,
     spec_from_json,
@@ -81,18 +83,31 @@ FREE = {
     "budget_cost": 5.0,
     "keep": "best",
     "dry_run": True,
+    "remake": True,
+}
+# What a sweep may be continued with more or less of.
+EXTENDS: dict[str, Any] = {
+    "variants": ("b1",),
+    "train_res": (96,),
+    "test_res": (96,),
+    "test_crop_pct": (0.9,),
+    "untouched": False,
+    "samples": 7,
+    "survivors": 2,
+    "arms": ("fix",),
+    "head_lr": (0.1,),
+    "head_smoothing": (0.2,),
+    "head_weight_decay": (0.1,),
+    "head_optimizer": ("adamw",),
+    "head_class_weights": ("none", "balanced"),
 }
 BINDING: dict[str, Any] = {
     "val_share": 0.2,
     "test_share": 0.2,
     "cache_side": 512,
     "recipe": "fixres",
-    "variants": ("b1",),
-    "train_res": (96,),
-    "test_res": (96,),
     "weights": "none",
     "epochs": 7,
-    "samples": 7,
     "searcher": "qmc",
     "space": {"optimizer": {"choices": ["sgd", "adamw"]}, "hflip": 0.5},
     "try_": ({"lr": 0.001}, {"variant": "b0", "lr": 0.002}),
@@ -111,17 +126,8 @@ BINDING: dict[str, Any] = {
     "class_weights": "sqrt",
     "grace_epochs": 3,
     "reduction": 2,
-    "survivors": 2,
-    "arms": ("fix",),
-    "test_crop_pct": (0.9,),
-    "untouched": False,
     "interpolation": "bilinear",
     "views": 3,
-    "head_lr": (0.1,),
-    "head_smoothing": (0.2,),
-    "head_weight_decay": (0.1,),
-    "head_optimizer": ("adamw",),
-    "head_class_weights": ("none", "balanced"),
     "head_epochs": 3,
     "head_patience": 3,
     "head_batch_size": 8,
@@ -140,8 +146,9 @@ BINDING: dict[str, Any] = {
 }
 
 
-def test_every_option_either_binds_a_sweep_or_is_free() -> None:
-    assert sorted([*FREE, *BINDING]) == sorted(option_names())
+def test_every_option_binds_a_sweep_extends_it_or_is_free() -> None:
+    assert sorted([*FREE, *EXTENDS, *BINDING]) == sorted(option_names())
+    assert set(EXTENDS) == EXTENDING
 
 
 @pytest.mark.parametrize("name", FREE)
@@ -151,13 +158,15 @@ def test_a_sweep_may_be_continued_with_another(name: str) -> None:
     assert identity(other, "d1") == identity(SweepSpec(), "d1")
 
 
-@pytest.mark.parametrize("name", BINDING)
-def test_another_value_makes_another_sweep_and_is_named(name: str) -> None:
-    old, new = identity(SweepSpec(), "d1"), identity(spec_with(**{name: BINDING[name]}), "d1")
+@pytest.mark.parametrize("name", [*BINDING, *EXTENDS])
+def test_another_value_makes_another_sweep_or_extends_it_and_is_named(name: str) -> None:
+    other = (BINDING | EXTENDS)[name]
+    old, new = identity(SweepSpec(), "d1"), identity(spec_with(**{name: other}), "d1")
     (line,) = differences(old, new)
+    assert binding_differences(old, new) == ([line] if name in BINDING else [])
     words = [
         " ".join(map(str, v)) if isinstance(v, tuple) else str(v)
-        for v in (getattr_flat(SweepSpec(), name), BINDING[name])
+        for v in (getattr_flat(SweepSpec(), name), other)
     ]
     words[1] = words[1].replace("'", "")  # names in what a file held
     assert line == f"--{name.rstrip('_').replace('_', '-')} was {words[0]}, now {words[1]}"

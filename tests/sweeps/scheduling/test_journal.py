@@ -233,3 +233,20 @@ def test_a_scheduler_that_was_replaced_decides_nothing_more(tmp_path: Path) -> N
     new = TrunkScheduler(PLAN, store, Events(), journal)
     Farm(PLAN, store).run(new)
     assert new.is_over
+
+
+def test_trunks_beyond_a_plan_are_left_out_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    large = plan_of(spec_with(SMALL_SPEC, samples=3))
+    store = phase(large, tmp_path)[1]
+    every = {trunk.key: trunk for trunk in read_journal(store, large).asked}
+    small = plan_of(spec_with(SMALL_SPEC, samples=2, variants=("b1",), train_res=(96,)))
+    asked = read_journal(store, small).asked
+    assert [t.key for t in asked] == [k for k, t in every.items() if t.variant == "b1"
+                                      and t.train_res == 96][:2]  # fmt: skip
+    elsewhere = plan_of(spec_with(SMALL_SPEC, variants=("b2",)))
+    assert not read_journal(store, elsewhere).asked
+    assert not caplog.text
+    with pytest.raises(UserError, match="is of another sweep"):
+        read_journal(store, plan_of(spec_with(SMALL_SPEC, variants=("b1",), seed=9)))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +145,8 @@ def test_what_is_registered_is_the_folder(database: Path, model: Path, tmp_path:
     assert ModelRegistry(runs).register(candidate(model, "net")) == "models:/net/1"
 
     version = client.get_model_version_by_alias("net", CHAMPION)
-    assert version.tags == {"sweep": "s1", **TAGS, "images": "the images", "val_top1": "0.5"}
+    own = {"images": "the images", "val_top1": "0.5", "weights": candidate(model, "net").weights}
+    assert version.tags == {"sweep": "s1", **TAGS, **own}
     assert version.run_id == parent_id
     assert version.description == "lite0, 32 -> 64 px"
     (made,) = logged(runs)
@@ -243,6 +246,37 @@ def test_a_champion_stays_one_when_its_sweep_is_told_again(database: Path, model
         given = candidate(model, "told again", condition="better")
         assert ModelRegistry(runs).register(given) == "models:/told again/1"
     assert aliases(runs.client, "told again") == {CHAMPION: "1"}
+
+
+@pytest.mark.parametrize("was_tagged", [True, False], ids=["tagged", "of-an-earlier-version"])
+def test_a_sweep_that_is_extended_registers_anew_only_another_net(
+    database: Path, model: Path, tmp_path: Path, was_tagged: bool
+) -> None:
+    name = f"extended {was_tagged}"
+    runs, other = runs_of(database, name), tmp_path / "other"
+    shutil.copytree(model, other)
+    (other / "model.safetensors").write_bytes(b"other weights")
+    said: list[str] = []
+
+    def registered(folder: Path, val_top1: float, step: int) -> dict[str, str]:
+        given = candidate(folder, name, val_top1, condition="better")
+        ModelRegistry(runs_of(database, name), said.append).register(replace(given, step=step))
+        return aliases(runs.client, name)
+
+    assert registered(model, 0.6, 0) == {CHAMPION: "1"}
+    if not was_tagged:
+        runs.client.delete_model_version_tag(name, "1", "weights")
+        (made,) = logged(runs)
+        runs.client.delete_logged_model_tag(made.model_id, "weights")
+    else:
+        assert registered(model, 0.6, 1) == {CHAMPION: "1"}  # more to choose from, the same choice
+        assert len(logged(runs)) == 1
+    for _ in range(2):
+        assert registered(other, 0.7, 2) == {CHAMPION: "2", PREVIOUS: "1"}
+    assert len(logged(runs)) == 2 and len(outputs(runs)) == 2 and not said
+    (other / "model.safetensors").write_bytes(b"a worse choice, of a view")
+    assert registered(other, 0.5, 3) == {CHAMPION: "2", PREVIOUS: "1"}
+    assert versions(runs.client, name) == ["1", "2"] and "not registered" in said[0]
 
 
 @pytest.mark.parametrize("name", ["it's mine", 'a "net"', "50 % of `it`", "naïve"])

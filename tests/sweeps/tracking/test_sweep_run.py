@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 from sweeps.selection.choice import Choice
+from sweeps.tracking.cell_run import CellRunWriter
 from sweeps.tracking.datasets import ImageDatasets
+from sweeps.tracking.logged_models import LoggedModels
 from sweeps.tracking.payloads import Results
 from sweeps.tracking.runs import SWEEP_KEY, RunStore, cell_key
 from sweeps.tracking.sweep_run import SweepRunWriter
-from tests.factories import a_row
+from tests.factories import a_row, plan_of, spec_with
 from tests.sweeps.tracking.recorded_sweep import (
     HELD_OUT_ROWS,
     PLAN,
@@ -101,3 +103,48 @@ def test_the_results_stand_once_however_often_they_are_written(sweep: TrackedSwe
     board = json.loads(Path(path).read_text())
     assert board["columns"][:5] == ["variant", "train_res", "test_res", "crop_pct", "arm"]
     assert len(board["data"]) == len(ROWS) + len(HELD_OUT_ROWS)
+
+
+def test_the_parent_of_an_extended_sweep_names_what_it_is_over_now(sweep: TrackedSweep) -> None:
+    """Parameters never change in MLflow: tags of the same names say what they are now."""
+    more = plan_of(spec_with(PLAN.spec, variants=("b0", "b1"), test_res=(64, 96, 128), samples=3))
+    for plan, tests, trunks in ((PLAN, None, 4), (more, "64 96 128", 12), (PLAN, "64 96", 4)):
+        for _ in range(2):
+            writer_of(run_store(sweep)).begin(plan, AT_MS)
+        data = sweep.run(SWEEP_KEY).data
+        assert data.params["test_res"] == "64 96" and data.tags.get("test_res") == tests
+        assert "train_res" not in data.tags  # it never was another
+        assert f"{trunks} trunks" in data.tags["mlflow.note.content"]
+
+
+def test_the_last_choice_is_what_the_parent_shows(sweep: TrackedSweep) -> None:
+    """MLflow takes the largest of equal steps and times for the last."""
+    writer = writer_of(run_store(sweep))
+    writer.begin(PLAN, AT_MS)
+    for step, hits in enumerate((30, 40, 20)):
+        row = a_row(hits)
+        choice = Choice(row=row, reason="It is the best.", optimism=0.01)
+        for _ in range(2):
+            writer.log_results(Results(choice=choice, rows=[row], step=step))
+        assert sweep.run(SWEEP_KEY).data.metrics["val/top1"] == hits / 50
+    assert sorted(sweep.points()[SWEEP_KEY, "val/top1"]) == [(0, 0.6), (1, 0.8), (2, 0.4)]
+
+
+def test_cells_that_the_sweep_is_no_longer_over_are_not_among_those_compared(
+    sweep: TrackedSweep,
+) -> None:
+    runs = run_store(sweep)
+    writer_of(runs).begin(PLAN, AT_MS)
+    cells = CellRunWriter(runs, ImageDatasets(runs), LoggedModels(runs), sweep.recorded.store)
+    for name in "abc":
+        runs.ensure(cell_key(name), "a cell", {}, {"role": "cell"}, AT_MS)
+    for planned in ("ab", "bc", "abc"):
+        cells.mark_former(planned)
+        assert {run.data.tags["key"] for run in sweep.runs("cell")} == {
+            cell_key(name) for name in planned
+        }
+        writer = writer_of(run_store(sweep))
+        writer.begin(PLAN, AT_MS)
+        writer.log_results(Results(choice=CHOICE, rows=ROWS))
+        note = sweep.run(SWEEP_KEY).data.tags["mlflow.note.content"]
+        assert f"[Compare the {len(planned)} cells]" in note
