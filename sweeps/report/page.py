@@ -21,6 +21,7 @@ from sweeps.final_model.wording import (
     served_latency_in_words,
     val_in_words,
 )
+from sweeps.output.location import BOARD
 from sweeps.planning.cell import crop_in_words
 from sweeps.planning.class_balance import class_balance_in_words
 from sweeps.planning.plan import Plan
@@ -44,6 +45,7 @@ from sweeps.report.tables import (
     leaderboard_table,
     percent,
     published_table,
+    rows_left_out,
     signed,
     times_table,
 )
@@ -126,6 +128,7 @@ def render_page(
         times=times_table(ledger),
         images=images_table(ledger),
         rows=leaderboard_table(outcome, plan.search.varied if plan.spec.trunks.epochs else ()),
+        rows_summary=_rows_summary(outcome),
         rows_note=_rows_note(outcome, latency),
         command=command.replace(" --", " \\\n    --"),
         facts=_facts(plan, outcome, versions, latency),
@@ -321,10 +324,24 @@ def _held_out_note(outcome: Outcome) -> str:
 
 
 def _rows_note(outcome: Outcome, latency: str) -> str:
-    """Say what the table's latencies are; "" where there are none."""
-    if outcome.choice.row.latency_ms is None:
-        return ""
-    return f"ms is the median time of a request, images/s that of large batches: {latency}."
+    """Say what the table leaves out, and what its latencies are; "" where there is neither."""
+    notes = []
+    if left_out := rows_left_out(outcome):
+        notes.append(
+            f"The best rows of val; {left_out:,} lower ones are left out here. All "
+            f"{len(outcome.rows):,} are in {BOARD}, beside this page."
+        )
+    if outcome.choice.row.latency_ms is not None:
+        notes.append(
+            f"ms is the median time of a request, images/s that of large batches: {latency}."
+        )
+    return " ".join(notes)
+
+
+def _rows_summary(outcome: Outcome) -> str:
+    """Say how many rows the leaderboard shows, of how many."""
+    total, left_out = len(outcome.rows), rows_left_out(outcome)
+    return f"The best {total - left_out:,} of {total:,} rows" if left_out else f"{total:,} rows"
 
 
 # --- facts ---------------------------------------------------------------------------------------
