@@ -33,6 +33,7 @@ from sweeps.report.chosen_net.class_tables import (
     class_table,
     confusion_table,
 )
+from sweeps.report.heatmap import bears_numbers
 from sweeps.report.ledger import Ledger
 from sweeps.report.style import sentence_case
 from sweeps.report.svg import inline_svg
@@ -242,23 +243,24 @@ def _captions(plan: Plan, outcome: Outcome, ledger: Ledger) -> dict[str, tuple[s
     capital = sentence_case(words)
     val = f"{percent(row.value(outcome.choice.metric))} % on val ({n})"
     choice = f"{row.label}, arm {row.arm}"
-    crops = (
-        " Of several crop ratios the best is shown, and which it is."
-        if len(plan.grid.crop_pct) > 1
-        else ""
-    )
+    numbered = bears_numbers(plan, row)
+    crops = " Of several crop ratios the best is shown" if len(plan.grid.crop_pct) > 1 else ""
+    crops += (", and which it is." if numbered else ".") if crops else ""
     if plan.has_untouched:
         crops += (
             " Untouched: the net as its weights come, not fine-tuned, a classifier fitted on its "
             "features."
         )
-    cut = " A number of epochs under a value marks a trunk that was cut." if ledger.cut else ""
+    best = "Bold" if numbered else "A dot"
+    mark = "A number of epochs under a value" if numbered else "A cross in its place"
+    cut = f" {mark} marks a trunk that was cut." if ledger.cut else ""
     return {
         "heatmap": (
             f"Heat maps of {words} on val over train and test resolution. Framed: {choice}, {val}.",
             f"{capital} on val ({n}) over train and test resolution, as trained and after the "
-            "adaptation to the test resolution. Bold: the best test resolution of a row. Framed: "
-            f"the choice.{crops}{cut}{flattered_rows_in_words(outcome.rows, sentence=True)}",
+            f"adaptation to the test resolution. {best}: the best test resolution of a row. "
+            f"Framed: the choice.{crops}{cut}"
+            f"{flattered_rows_in_words(outcome.rows, sentence=True)}",
         ),
         "pareto": (
             f"{capital} on val against the costs of serving. Ringed: {choice}, {val}.",

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.events import live_board
 from sweeps.events.event_types import CellBegan, CellEnded, CellsPlanned
 from sweeps.events.live_board import EVERY_S, SHARE, LiveBoard
 from sweeps.selection import leaderboard
@@ -44,7 +43,7 @@ def writes(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         written.append(path)
         write(path, table)
 
-    monkeypatch.setattr(live_board.leaderboard, "write_table", note)
+    monkeypatch.setattr(leaderboard, "write_table", note)
     return written
 
 
@@ -109,7 +108,7 @@ def test_where_writing_takes_long_it_takes_a_small_share_of_the_time(
         clock.now += 4.0
         spent += 4.0
 
-    monkeypatch.setattr(live_board.leaderboard, "write_table", write)
+    monkeypatch.setattr(leaderboard, "write_table", write)
     live, began = LiveBoard(tmp_path / "leaderboard.parquet", clock=clock), clock.now
     worked_out(live, clock, 20.0, ENDS)
     assert 4.0 < spent <= 4.0 + SHARE * (clock.now - began)
@@ -119,7 +118,12 @@ def test_rows_become_columns_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """Else each write would cost as much as all cells before it."""
     converted: list[Row] = []
     to_record: Callable[[Row], dict[str, object]] = leaderboard.to_record
-    monkeypatch.setattr(leaderboard, "to_record", lambda r: converted.append(r) or to_record(r))
+
+    def noted(row: Row) -> dict[str, object]:
+        converted.append(row)
+        return to_record(row)
+
+    monkeypatch.setattr(leaderboard, "to_record", noted)
     clock = Clock()
     live = LiveBoard(tmp_path / "leaderboard.parquet", clock=clock)
     with live.completed():
