@@ -20,14 +20,13 @@ process of its own. A size is a number of trunks or of cells; each cell has four
     terminal        lines about cells, with the time left
     choose          the choice, from predictions of 100 images of val
     report          report and figures
-    mlflow          what the tracker asks of MLflow for each cell, until it is closed: requests, and
-                    how many of them at the end (answered at once by a stand-in)
+    mlflow          all that the tracker writes of cells into MLflow (sqlite), and how many requests
+                    it makes for each, and when it is closed; only if it is named
     journal         lines in a folder, synced to the disk
-    journal remote  lines in an object store (SeaweedFS, loopback); only where it is installed
-    tune            Ray Tune's own share: trials that do nothing, one at a time (not in the default)
+    journal remote  lines in an object store (SeaweedFS, loopback); only if it is named
 
-Seconds are the process's CPU time, of "tune" wall time. A part is not taken to a larger size where
-it would take longer than --limit seconds by then, if it grew as fast as it did.
+Seconds are the process's CPU time. A part is not taken to a larger size where
+it has taken longer than --limit seconds of wall time.
 """
 
 from __future__ import annotations
@@ -89,7 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    default = [part for part in PARTS if part not in ("tune", "journal remote")]
+    default = [part for part in PARTS if part not in ("mlflow", "journal remote")]
     parser.add_argument("--parts", nargs="*", default=default, choices=list(PARTS))
     parser.add_argument("--sizes", type=int, nargs="*", default=SIZES, help="trunks or cells")
     parser.add_argument("--limit", type=float, default=300.0, help="seconds for a part at a size")
