@@ -13,7 +13,8 @@ from pathlib import Path
 from sweeps.dry_run import dry_run
 from sweeps.events.event_types import SweepBegan, Watcher, Watchers
 from sweeps.events.failures import failures_in_words
-from sweeps.events.recorders import Guard, History, LiveBoard
+from sweeps.events.live_board import LiveBoard
+from sweeps.events.recorders import Guard, History
 from sweeps.events.undone import Budgeted
 from sweeps.execution.budgeting import Spending, check_budget, no_trunk_in_words, spending
 from sweeps.execution.phases import run_cells, run_trunks
@@ -226,11 +227,13 @@ class _Sweep:
         ):
             spent.time_device(self._trial_context(), cluster, self.terminal.say)
             history.forecast = spent.forecast
-            watcher = self._begin(history, spent)
+            board = LiveBoard(*self.location.boards, check=self.location.driver.check)
+            watcher = self._begin(history, spent, board)
 
             def work() -> Outcome:
                 trunks = self._train_trunks(watcher, cluster, spent)
-                cells = self._adapt_in_cells(self._surviving(trunks), watcher, cluster, spent)
+                with board.completed():
+                    cells = self._adapt_in_cells(self._surviving(trunks), watcher, cluster, spent)
                 with spent.durations.closing() as readings:
                     undone = spent.undone(trunks, cells)
                     outcome = self._conclude(cells.rows, history, cluster, undone)
@@ -252,9 +255,8 @@ class _Sweep:
         self._track_outcome(outcome, sorted((self.out / "figures").glob("*.png")))
         tracker.begin_closing()
 
-    def _begin(self, history: History, spent: Spending) -> Watcher:
+    def _begin(self, history: History, spent: Spending, board: LiveBoard) -> Watcher:
         """Announce the sweep to everything that watches it, and publish its spec."""
-        board = LiveBoard(*self.location.boards)
         guard = Guard(self.location.driver.check)
         counting = (spent.durations, spent.account)
         watcher = Watchers([guard, *counting, self.tracker, self.terminal, history, board])

@@ -7,9 +7,6 @@ from collections.abc import Callable
 from sweeps.events.event_types import CellEnded, Event, TrunkEnded
 from sweeps.events.failures import Failure
 from sweeps.events.forecast import Forecast
-from sweeps.selection import leaderboard
-from sweeps.selection.leaderboard import Row
-from trainables.storage.files import Place
 
 
 class Guard:
@@ -54,25 +51,3 @@ class History:
         """The trunks and cells that failed, in the order of coming, trunks first."""
         ends: list[TrunkEnded | CellEnded] = [*self.trunks.values(), *self.cells.values()]
         return tuple(event.failure for event in ends if event.failure)
-
-
-class LiveBoard:
-    """A watcher that writes the leaderboard after each cell.
-
-    Args:
-        paths: the files that the leaderboard is written to.
-    """
-
-    def __init__(self, *paths: Place):
-        self._paths = paths
-        self._rows: dict[str, tuple[Row, ...]] = {}  # by the key of the cell
-
-    def on(self, event: Event) -> None:
-        """Add the rows of a cell that has ended, and write all rows so far.
-
-        Where a cell ends twice, as one that is made again does, its last rows are kept.
-        """
-        if isinstance(event, CellEnded) and event.rows:
-            self._rows[event.cell.key] = event.rows
-            for path in self._paths:
-                leaderboard.write(path, [row for rows in self._rows.values() for row in rows])

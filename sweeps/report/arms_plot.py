@@ -18,6 +18,7 @@ from sweeps.planning.units import duration
 from sweeps.report.style import (
     HALO,
     INK,
+    MAX_MARKS,
     NORMAL,
     QUIET,
     SMALL,
@@ -96,7 +97,7 @@ def _strips(
         ax.scatter(
             [values[r] for r in own], [line + heights[r.cell] for r in own], c=colours,
             cmap=_COLOURS if norm else None, norm=norm, s=20 if len(heights) <= 60 else 9,
-            linewidths=0, alpha=0.9, zorder=3,
+            linewidths=0, alpha=0.9, zorder=3, rasterized=len(values) > MAX_MARKS,
         )  # fmt: skip
         mean = fmean(values[r] for r in own)
         ax.vlines(

@@ -77,12 +77,11 @@ def draw_figures(
     figures = {
         "heatmap": heatmap.plot_heatmaps(rows, plan, chosen, metric),
         "pareto": plot_pareto_fronts(rows, costs, chosen, plan.spec.serving, metric),
-        "arms": plot_arms(rows, metric),
-        "spending": plot_spending(ledger),
     }
     if history.trunks and plan.spec.trunks.epochs > 0:
         trunks = list(history.trunks.values())
         figures["curves"] = plot_learning_curves(trunks, chosen.trunk, plan.spec.rungs, metric)
+    figures |= {"arms": plot_arms(rows, metric), "spending": plot_spending(ledger)}
     if outcome.predictions:
         figures["confusions"] = plot_confusions(outcome.predictions, plan.classes)
     if outcome.calibration is not None:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -36,6 +37,8 @@ _COLUMNS = 4
 _MAX_POINTS = 16
 # With more points than this, the losses are left out.
 _MAX_POINTS_WITH_LOSS = 8
+# A panel holds no more lines than this.
+_MAX_LINES = 60
 # How a trunk ended early: the marker on its line, and the sign in text.
 _MARKS = {
     TrunkStatus.CUT: ("x", "×"),
@@ -55,7 +58,8 @@ def plot_learning_curves(
 
     Val is scored at rungs only, which are few; so the loss of every epoch is drawn below, where
     there is one and the points are not too many. If there are more points than a page holds, the
-    best are shown, and the figure says so.
+    best are shown, and of a point with more trunks than a panel holds some, from the best to the
+    worst; the figure says so.
 
     Args:
         trunks: at least one.
@@ -65,7 +69,8 @@ def plot_learning_curves(
     """
     of_point = _by_point(trunks)
     shown = _best_points(of_point, chosen_trunk, metric)
-    drawn = [t for p in shown for t in of_point[p]]
+    lines = {p: _some(of_point[p], chosen_trunk, metric) for p in shown}
+    drawn = [t for of_panel in lines.values() for t in of_panel]
     with_loss = len(shown) <= _MAX_POINTS_WITH_LOSS and any(_losses(t) for t in drawn)
     columns = min(_COLUMNS, len(shown))
     bands = math.ceil(len(shown) / columns)
@@ -81,6 +86,7 @@ def plot_learning_curves(
             val=val,
             loss=loss,
             trunks=of_point[point],
+            drawn=lines[point],
             chosen=chosen_trunk,
             colour=styles[point.variant].colour,
             scale=scale,
@@ -97,6 +103,8 @@ def plot_learning_curves(
         notes.append("In colour the best trunk of each point, in grey the others.")
     if len(shown) < len(of_point):
         notes.append(f"{len(shown)} of {len(of_point)} points shown: the best, and the chosen one.")
+    if len(drawn) < sum(len(of_point[p]) for p in shown):
+        notes.append(f"{_MAX_LINES} trunks of a point drawn, evenly from the best to the worst.")
     if notes:
         figure.supxlabel(" ".join(notes), fontsize=SMALL, color=QUIET, x=0.01, ha="left")
     figure.draw_without_rendering()  # This lays the axes out, which decides their height.
@@ -144,6 +152,19 @@ def _best_points(
 
     best = sorted(of_point, key=point_rank, reverse=True)[:_MAX_POINTS]
     return [point for point in of_point if point in best]
+
+
+def _some(trunks: Sequence[TrunkEnded], chosen: str, metric: Metric) -> list[TrunkEnded]:
+    """Choose as many trunks of a point as a panel holds, evenly by rank; in the given order."""
+    if len(trunks) <= _MAX_LINES:
+        return list(trunks)
+    ranked = sorted(trunks, key=lambda t: (t.trunk.key == chosen, _trunk_rank(t, metric)))[::-1]
+    best = max(trunks, key=lambda t: _trunk_rank(t, metric))
+    others = [t for t in ranked if t.trunk.key != chosen and t is not best]
+    room = _MAX_LINES - (len(ranked) - len(others))
+    kept = {others[i * (len(others) - 1) // (room - 1)].trunk.key for i in range(room)}
+    kept |= {chosen, best.trunk.key}
+    return [t for t in trunks if t.trunk.key in kept]
 
 
 def _trunk_rank(trunk: TrunkEnded, metric: Metric) -> tuple[int, float]:
@@ -229,12 +250,14 @@ class _Panel:
     val: Axes
     loss: Axes | None
     trunks: Sequence[TrunkEnded]
+    drawn: Sequence[TrunkEnded]
+    """Those of them that have a line."""
     chosen: str
     colour: str
     scale: _Scale
     metric: Metric
 
-    @property
+    @cached_property
     def best(self) -> TrunkEnded | None:
         """The trunk that ranks first; None where all diverged or failed."""
         ranks = {t.trunk.key: _trunk_rank(t, self.metric) for t in self.trunks}
@@ -253,11 +276,11 @@ class _Panel:
         ends.set_in_layout(False)
         name = f"{IN_WORDS[self.metric]} on val (%),\nbest test res"
         self._axes(self.val, self.scale.tops, name if first else "")
-        for trunk in self.trunks:
+        for trunk in self.drawn:
             self._line(self.val, trunk, _tops(trunk, self.metric), dots=True)
         if self.loss is not None:
             self._axes(self.loss, self.scale.losses, "train loss (nats)" if first else "")
-            for trunk in self.trunks:
+            for trunk in self.drawn:
                 self._line(self.loss, trunk, _losses(trunk), dots=False)
         if lowest:
             bottom = self.loss or self.val

@@ -21,6 +21,7 @@ from sweeps.final_model.wording import (
     served_latency_in_words,
     val_in_words,
 )
+from sweeps.output.location import BOARD
 from sweeps.planning.cell import crop_in_words
 from sweeps.planning.class_balance import class_balance_in_words
 from sweeps.planning.plan import Plan
@@ -32,6 +33,7 @@ from sweeps.report.chosen_net.class_tables import (
     class_table,
     confusion_table,
 )
+from sweeps.report.heatmap import bears_numbers
 from sweeps.report.ledger import Ledger
 from sweeps.report.style import sentence_case
 from sweeps.report.svg import inline_svg
@@ -44,6 +46,7 @@ from sweeps.report.tables import (
     leaderboard_table,
     percent,
     published_table,
+    rows_left_out,
     signed,
     times_table,
 )
@@ -126,6 +129,7 @@ def render_page(
         times=times_table(ledger),
         images=images_table(ledger),
         rows=leaderboard_table(outcome, plan.search.varied if plan.spec.trunks.epochs else ()),
+        rows_summary=_rows_summary(outcome),
         rows_note=_rows_note(outcome, latency),
         command=command.replace(" --", " \\\n    --"),
         facts=_facts(plan, outcome, versions, latency),
@@ -239,23 +243,24 @@ def _captions(plan: Plan, outcome: Outcome, ledger: Ledger) -> dict[str, tuple[s
     capital = sentence_case(words)
     val = f"{percent(row.value(outcome.choice.metric))} % on val ({n})"
     choice = f"{row.label}, arm {row.arm}"
-    crops = (
-        " Of several crop ratios the best is shown, and which it is."
-        if len(plan.grid.crop_pct) > 1
-        else ""
-    )
+    numbered = bears_numbers(plan, row)
+    crops = " Of several crop ratios the best is shown" if len(plan.grid.crop_pct) > 1 else ""
+    crops += (", and which it is." if numbered else ".") if crops else ""
     if plan.has_untouched:
         crops += (
             " Untouched: the net as its weights come, not fine-tuned, a classifier fitted on its "
             "features."
         )
-    cut = " A number of epochs under a value marks a trunk that was cut." if ledger.cut else ""
+    best = "Bold" if numbered else "A dot"
+    mark = "A number of epochs under a value" if numbered else "A cross in its place"
+    cut = f" {mark} marks a trunk that was cut." if ledger.cut else ""
     return {
         "heatmap": (
             f"Heat maps of {words} on val over train and test resolution. Framed: {choice}, {val}.",
             f"{capital} on val ({n}) over train and test resolution, as trained and after the "
-            "adaptation to the test resolution. Bold: the best test resolution of a row. Framed: "
-            f"the choice.{crops}{cut}{flattered_rows_in_words(outcome.rows, sentence=True)}",
+            f"adaptation to the test resolution. {best}: the best test resolution of a row. "
+            f"Framed: the choice.{crops}{cut}"
+            f"{flattered_rows_in_words(outcome.rows, sentence=True)}",
         ),
         "pareto": (
             f"{capital} on val against the costs of serving. Ringed: {choice}, {val}.",
@@ -321,10 +326,24 @@ def _held_out_note(outcome: Outcome) -> str:
 
 
 def _rows_note(outcome: Outcome, latency: str) -> str:
-    """Say what the table's latencies are; "" where there are none."""
-    if outcome.choice.row.latency_ms is None:
-        return ""
-    return f"ms is the median time of a request, images/s that of large batches: {latency}."
+    """Say what the table leaves out, and what its latencies are; "" where there is neither."""
+    notes = []
+    if left_out := rows_left_out(outcome):
+        notes.append(
+            f"The best rows of val; {left_out:,} lower ones are left out here. All "
+            f"{len(outcome.rows):,} are in {BOARD}, beside this page."
+        )
+    if outcome.choice.row.latency_ms is not None:
+        notes.append(
+            f"ms is the median time of a request, images/s that of large batches: {latency}."
+        )
+    return " ".join(notes)
+
+
+def _rows_summary(outcome: Outcome) -> str:
+    """Say how many rows the leaderboard shows, of how many."""
+    total, left_out = len(outcome.rows), rows_left_out(outcome)
+    return f"The best {total - left_out:,} of {total:,} rows" if left_out else f"{total:,} rows"
 
 
 # --- facts ---------------------------------------------------------------------------------------

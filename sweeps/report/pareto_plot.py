@@ -23,6 +23,7 @@ from sweeps.report.style import (
     CHOSEN,
     FAINT,
     INK,
+    MAX_MARKS,
     NORMAL,
     QUIET,
     SMALL,
@@ -194,7 +195,9 @@ class _Panel:
         ticks = MaxNLocator(6, steps=STEPS).tick_values(*heights)
         ax.set_yticks([t for t in ticks if heights[0] <= t <= min(100, heights[1])])
         self._scale([*map(self.x, self.rows), *(b.limit for b in self._cost_limits)])
-        self._points(self.rows, styles, markersize=4, alpha=0.4, markeredgewidth=0, zorder=2)
+        many = len(self.rows) > MAX_MARKS
+        how: dict[str, Any] = {"markersize": 4, "alpha": 0.4, "markeredgewidth": 0, "zorder": 2}
+        self._points(self.rows, styles, **how, rasterized=many)
         best = self.front
         xs, ys = [self.x(r) for r in best], [self.y(r) for r in best]
         right = ax.get_xlim()[1]

@@ -24,6 +24,8 @@ INK, QUIET, FAINT = "#262626", "#6b6b6b", "#e4e4e4"
 # Font sizes, in points.
 SMALL, NORMAL, LARGE = 7.5, 9.0, 12.0
 DPI = 160
+# Of more marks than this a figure is no drawing, but a picture of them: a page draws each anew.
+MAX_MARKS = 2_000
 # Ticks may be these multiples of a power of ten apart.
 STEPS = [1, 2, 2.5, 5, 10]
 

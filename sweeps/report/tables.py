@@ -17,6 +17,9 @@ from trainables.evaluation.class_metrics import IN_WORDS
 from trainables.evaluation.confidence import wilson
 from trainables.fixres.arms import rank
 
+MAX_ROWS = 500  # of val that the page's leaderboard shows, the chosen one beside them
+_MAX_UNTOUCHED = 100  # of these, rows of untouched nets
+
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
@@ -206,7 +209,10 @@ def images_table(ledger: Ledger) -> Table:
 
 
 def leaderboard_table(outcome: Outcome, varied: Sequence[str] = ()) -> Table:
-    """Make the table of the whole leaderboard: val, best first, then the held-out sets.
+    """Make the table of the leaderboard: val, best first, then the held-out sets.
+
+    Of many rows of val it has the best ``MAX_ROWS`` and the chosen one: a page with all of them
+    would be slow to open.
 
     Top-1 is what rows compare by, cross-fitted where val picked the classifier; "kept", and all
     after it, is of the classifier that is kept. Rows of untouched nets come first. Where there are
@@ -215,12 +221,9 @@ def leaderboard_table(outcome: Outcome, varied: Sequence[str] = ()) -> Table:
     Args:
         varied: the hyperparameters that the search varied, which are shown, by name.
     """
-    chosen, metric = outcome.choice.row, outcome.choice.metric
-    ordered = sorted(
-        outcome.rows,
-        key=lambda r: (r.split != "val", not r.untouched, -r.value(metric), r.gmacs, rank(r.arm)),
-    )
-    compared = any(r.on_untouched is not None for r in ordered)
+    chosen = outcome.choice.row
+    shown = _shown_rows(outcome)
+    compared = any(r.on_untouched is not None for r in outcome.rows)
     words = ("variant", "arm", "split", "trained with", "classifier")
     names = [
         *("variant", "train px", "test px", "crop", "arm", "split", "n"),
@@ -235,10 +238,28 @@ def leaderboard_table(outcome: Outcome, varied: Sequence[str] = ()) -> Table:
     return Table(
         name=f"The leaderboard: top-1{crossfit_note(outcome.rows)}, and of the kept classifier",
         columns=_columns(*names, words=words),
-        lines=tuple(
-            TableRow(cells=_cells(r, compared, varied), strong=r == chosen) for r in ordered
-        ),
+        lines=tuple(TableRow(cells=_cells(r, compared, varied), strong=r == chosen) for r in shown),
     )
+
+
+def _shown_rows(outcome: Outcome) -> list[Row]:
+    """List the rows of the page's leaderboard, in their order."""
+    metric = outcome.choice.metric
+    ordered = sorted(
+        outcome.rows,
+        key=lambda r: (r.split != "val", not r.untouched, -r.value(metric), r.gmacs, rank(r.arm)),
+    )
+    of_val = [r for r in ordered if r.split == "val"]
+    untouched = [r for r in of_val if r.untouched]
+    tuned = [r for r in of_val if not r.untouched]
+    room = min(len(untouched), max(_MAX_UNTOUCHED, MAX_ROWS - len(tuned)))
+    kept = {id(r) for r in [*untouched[:room], *tuned[: MAX_ROWS - room]]}
+    return [r for r in ordered if r.split != "val" or id(r) in kept or r == outcome.choice.row]
+
+
+def rows_left_out(outcome: Outcome) -> int:
+    """Count the rows that the page's leaderboard does not show."""
+    return len(outcome.rows) - len(_shown_rows(outcome))
 
 
 def _on_untouched(row: Row) -> str:

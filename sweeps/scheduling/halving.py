@@ -7,6 +7,49 @@ neither time nor files, and the same arrivals in the same order give the same de
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right, insort
+from itertools import chain, islice
+
+Place = tuple[float, int, str]  # of a trunk at a rung: minus its value, when it came, its key
+
+
+class _Rung:
+    """The trunks that came to a rung, the best first; of equal ones, the first that came."""
+
+    def __init__(self) -> None:
+        self.place_of: dict[str, Place] = {}  # by key
+        self._ranked: list[Place] = []
+        self._waiting: list[Place] = []  # those of them that wait here
+        self.running = 0  # how many run to it
+
+    def __len__(self) -> int:
+        return len(self._ranked)
+
+    def arrive(self, key: str, value: float) -> None:
+        """Let a trunk wait here; where it has been here before, the value of then counts."""
+        if key not in self.place_of:
+            self.place_of[key] = (-value, len(self._ranked), key)
+            insort(self._ranked, self.place_of[key])
+        insort(self._waiting, self.place_of[key])
+
+    def leave(self, key: str) -> None:
+        """Let a trunk wait here no longer."""
+        del self._waiting[bisect_left(self._waiting, self.place_of[key])]
+
+    def waiting(self, count: int) -> list[str]:
+        """List the first ``count`` of those that wait."""
+        return [key for _, _, key in self._waiting[:count]]
+
+    def waiting_behind(self, best: int) -> list[str]:
+        """List those that wait and are not among the ``best`` of all that came."""
+        return [key for _, _, key in self._waiting[self.count_waiting(best) :]]
+
+    def count_waiting(self, best: int) -> int:
+        """Count those that wait and are among the ``best`` of all that came."""
+        if best >= len(self._ranked):
+            return len(self._waiting)
+        return bisect_right(self._waiting, self._ranked[best - 1]) if best > 0 else 0
+
 
 class Halving:
     """The rungs of one point. Trunks are named by their keys.
@@ -23,7 +66,7 @@ class Halving:
 
     def __init__(self, *, rungs: int, reduction: int, trunks: int):
         self._reduction = reduction
-        self._rungs: list[dict[str, float]] = [{} for _ in range(rungs)]  # in order of arrival
+        self._rungs = [_Rung() for _ in range(rungs)]
         self.to_begin = trunks
         self.running: dict[str, int] = {}  # the rung that each runs to; after the last: the end
         self.waiting: dict[str, int] = {}  # the rung that each waits at
@@ -32,7 +75,7 @@ class Halving:
     def begin(self, key: str) -> None:
         """Let a new trunk run to the first rung."""
         self.to_begin -= 1
-        self.running[key] = 0
+        self._run(key, 0)
 
     def skip(self) -> None:
         """Take note that one trunk less will begin."""
@@ -45,54 +88,79 @@ class Halving:
             value: by which trunks compare; the larger, the better. The first one counts, should a
                 trunk be trained to the same rung again.
         """
-        rung = self.running.pop(key)
-        self._rungs[rung].setdefault(key, value)
+        rung = self._stop(key)
+        self._rungs[rung].arrive(key, value)
         self.waiting[key] = rung
 
     def promote(self, key: str) -> None:
         """Let a trunk that waits run to the next rung."""
-        self.running[key] = self.waiting.pop(key) + 1
+        self._run(key, self._go(key) + 1)
 
     def repeat(self, key: str) -> None:
         """Let a trunk that waits run to the same rung again, as where its state is lost."""
-        self.running[key] = self.waiting.pop(key)
+        self._run(key, self._go(key))
 
     def leave(self, key: str, *, finished: bool = False) -> None:
         """Forget a trunk that ended, except for what it has shown at rungs."""
-        self.running.pop(key, None)
-        self.waiting.pop(key, None)
+        if key in self.running:
+            self._stop(key)
+        if key in self.waiting:
+            self._go(key)
         self.has_finished |= finished
+
+    def _run(self, key: str, rung: int) -> None:
+        self.running[key] = rung
+        if rung < len(self._rungs):
+            self._rungs[rung].running += 1
+
+    def _stop(self, key: str) -> int:
+        """Let a trunk run no longer; returns the rung that it ran to."""
+        rung = self.running.pop(key)
+        if rung < len(self._rungs):
+            self._rungs[rung].running -= 1
+        return rung
+
+    def _go(self, key: str) -> int:
+        """Let a trunk wait no longer; returns the rung that it waited at."""
+        rung = self.waiting.pop(key)
+        self._rungs[rung].leave(key)
+        return rung
 
     def promotable(self) -> list[str]:
         """List the trunks to train on now: from the highest rung, there the best first."""
         found = [key for rung in self._highest_first for key in self._promotable_at(rung)]
         is_settled = not (found or self.to_begin or self.running or self.has_finished)
-        return self.in_line()[:1] if is_settled else found
+        return self._first_in_line(1) if is_settled else found
 
-    def kept(self) -> set[str]:
-        """Name the trunks that wait and may yet be promoted: of the others no state is needed.
+    def lost(self) -> list[str]:
+        """List the trunks that wait and can no longer be promoted: their state is not needed.
 
         Each trunk that comes to a rung lets at most one of it be promoted, so that only so many
         can come to the next. Until one has finished, the next in line is kept in its reserve.
         """
-        kept = set[str]()
-        if not self.has_finished:
-            leads = any(rung > 0 for rung in self.running.values())
-            kept.update(self.in_line()[: 1 if leads else 2])
-        running = list(self.running.values())
-        coming = self.to_begin + running.count(0)
-        for rung, values in enumerate(self._rungs):
-            kept.update(self._waiting_in_best(rung, len(values) + coming))
-            coming += len(self._promotable_at(rung)) + running.count(rung + 1)
-        return kept
+        lost: list[str] = []
+        coming = self.to_begin
+        for rung in self._rungs:
+            coming += rung.running
+            lost += rung.waiting_behind((len(rung) + coming) // self._reduction)
+            coming += rung.count_waiting(len(rung) // self._reduction)
+        if self.has_finished or not lost:
+            return lost
+        leads = len(self.running) > self._rungs[0].running
+        in_line = self._first_in_line(1 if leads else 2)
+        return [key for key in lost if key not in in_line]
+
+    def kept(self) -> set[str]:
+        """Name the trunks that wait and may yet be promoted."""
+        return self.waiting.keys() - self.lost()
 
     def in_line(self) -> list[str]:
         """List all that wait: the farthest first, of those at one rung the best."""
-        return [k for r in self._highest_first for k in self._ranked(r) if self.waiting.get(k) == r]
+        return self._first_in_line(len(self.waiting))
 
     def rung_of(self, key: str) -> int | None:
         """Return the last rung that a trunk came to; None: none yet."""
-        rungs = (rung for rung in self._highest_first if key in self._rungs[rung])
+        rungs = (rung for rung in self._highest_first if key in self._rungs[rung].place_of)
         return next(rungs, None)
 
     @property
@@ -100,14 +168,11 @@ class Halving:
         return range(len(self._rungs) - 1, -1, -1)
 
     def _promotable_at(self, rung: int) -> list[str]:
-        return self._waiting_in_best(rung, len(self._rungs[rung]))
+        """List those that wait at a rung and are in the best 1/reduction of all that came to it."""
+        own = self._rungs[rung]
+        return own.waiting(own.count_waiting(len(own) // self._reduction))
 
-    def _waiting_in_best(self, rung: int, among: int) -> list[str]:
-        """List those that wait at a rung and are in the best 1/reduction of ``among`` trunks."""
-        best = self._ranked(rung)[: among // self._reduction]
-        return [key for key in best if self.waiting.get(key) == rung]
-
-    def _ranked(self, rung: int) -> list[str]:
-        """Rank all that came to a rung: of equal ones, the first that came is the better."""
-        values = self._rungs[rung]
-        return sorted(values, key=values.__getitem__, reverse=True)
+    def _first_in_line(self, count: int) -> list[str]:
+        """List the first of all that wait: the farthest first, of those at one rung the best."""
+        by_rung = (self._rungs[rung].waiting(count) for rung in self._highest_first)
+        return list(islice(chain.from_iterable(by_rung), count))

@@ -279,7 +279,7 @@ class TrunkScheduler:
     def _settle(self, point: Point) -> None:
         """Cut the trunks of a point that can no longer be promoted, and list those that can now."""
         halving = self._halving[point]
-        for key in sorted(halving.waiting.keys() - halving.kept()):
+        for key in sorted(halving.lost()):
             self._end(key, TrunkStatus.CUT)
         self._promotable[point] = halving.promotable()
 

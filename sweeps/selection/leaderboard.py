@@ -277,7 +277,12 @@ def write(path: Place, rows: Iterable[Row], latency: Conditions | None = None) -
     whole = to_table(rows)
     if latency is not None:
         whole = whole.replace_schema_metadata({LATENCY: canonical_json(latency)})
-    write_file(path, lambda temporary: pq.write_table(whole, temporary))
+    write_table(path, whole)
+
+
+def write_table(path: Place, table: pa.Table) -> None:
+    """Write a table of ``SCHEMA`` as a Parquet file, whole or not at all."""
+    write_file(path, lambda temporary: pq.write_table(table, temporary))
 
 
 def read(path: Path) -> list[Row]:

@@ -24,6 +24,7 @@ from trainables.evaluation.class_metrics import IN_WORDS, Metric
 from trainables.profiling.latency import Conditions
 from trainables.training.trunk import EpochReport, TrunkSpec, TrunkStatus
 
+MAX_TAG = 8_000  # characters of a tag's value
 ROWS_FILE = "rows.parquet"  # artifact of a cell's run: its rows of the leaderboard
 
 
@@ -100,10 +101,18 @@ def result_tags(results: Results) -> dict[str, str]:
     return tags | {f"latency_{name}": str(getattr(latency, name)) for name in shown}
 
 
-def result_note(results: Results, link: str, plan_note: str) -> str:
-    """Write the note of a finished sweep: a link that compares cells, the reason, what failed."""
+def result_note(results: Results, links: Sequence[str], plan_note: str) -> str:
+    """Write the note of a finished sweep: the reason, what failed, links to cells, the plan.
+
+    MLflow cuts a tag off where it is too long: a part for which there is no room is left out.
+    """
     failed = [f"{failures_in_words(results.failures)}."] if results.failures else []
-    return "\n\n".join([link, results.choice.reason, *failed, plan_note])
+    parts = [results.choice.reason, *failed, *links, plan_note]
+    note = parts[0][:MAX_TAG]
+    for part in parts[1:]:
+        longer = f"{note}\n\n{part}"
+        note = longer if len(longer) <= MAX_TAG else note
+    return note
 
 
 def result_metrics(choice: Choice, rows: Sequence[Row]) -> dict[str, float]:

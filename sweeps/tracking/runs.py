@@ -113,6 +113,11 @@ class RunStore:
         """List the keys of all runs that exist."""
         return list(self._runs)
 
+    @property
+    def open_keys(self) -> list[str]:
+        """List the keys of the runs that have not ended, as they were when they were last read."""
+        return [key for key, run in self._runs.items() if run.info.status == RUNNING]
+
     def run_id(self, key: str) -> str:
         """Return MLflow's id of a run.
 

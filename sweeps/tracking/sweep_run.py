@@ -20,7 +20,7 @@ from sweeps.tracking.payloads import (
     sweep_tags,
 )
 from sweeps.tracking.runs import SWEEP_KEY, RunStore, cell_key, points
-from sweeps.tracking.ui_links import compare_link, sweep_view
+from sweeps.tracking.ui_links import compare_link, sweep_view, view_link
 from trainables.evaluation.class_metrics import Metric
 
 LEADERBOARD_FILE = "leaderboard.json"
@@ -85,18 +85,31 @@ class SweepRunWriter:
         self._runs.client.log_artifact(run_id, str(path), folder or None)
 
     def log_results(self, results: Results) -> None:
-        """Write the choice, what failed, and a link that compares all cells."""
+        """Write the choice, what failed, and links to the cells and to a comparison of the best."""
         at_ms = self._runs.start_ms(SWEEP_KEY)
         metrics = {**result_metrics(results.choice, results.rows), **results.further}
         self._runs.log_metrics(SWEEP_KEY, points(metrics, at_ms, results.step))
-        cells = [
-            self._runs.run_id(key)
+        cells, experiment_id = self._cells_best_first(results.rows), self._runs.experiment_id
+        links = [
+            compare_link(cells, experiment_id),
+            view_link(len(cells), experiment_id, self._runs.sweep_id),
+        ]
+        note = {"mlflow.note.content": result_note(results, links, self._note)}
+        self._runs.set_tags(SWEEP_KEY, result_tags(results) | note)
+
+    def _cells_best_first(self, rows: Sequence[Row]) -> list[str]:
+        """List the ids of the cells' runs; those without rows come last."""
+        best: dict[str, float] = {}
+        for row in rows:
+            if row.split == "val":
+                key = cell_key(row.cell)
+                best[key] = max(best.get(key, -1.0), row.value(self._metric))
+        keys = [
+            key
             for key in self._runs.keys
             if key.startswith(cell_key("")) and self._runs.tags(key).get("role") != FORMER_CELL
         ]
-        link = compare_link(cells, self._runs.experiment_id)
-        note = {"mlflow.note.content": result_note(results, link, self._note)}
-        self._runs.set_tags(SWEEP_KEY, result_tags(results) | note)
+        return [self._runs.run_id(k) for k in sorted(keys, key=lambda k: -best.get(k, -1.0))]
 
     def log_leaderboard(self, rows: Sequence[Row]) -> None:
         """Write the whole leaderboard as a table."""

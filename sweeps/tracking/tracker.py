@@ -290,6 +290,6 @@ class MlflowTracker:
         return True
 
     def _end_runs(self, status: str) -> None:
-        self._reload()
-        for key in sorted(self._runs.keys, key=lambda k: k == SWEEP_KEY):
+        self._reload()  # It says which are open: of runs that have ended nothing is asked.
+        for key in sorted(self._runs.open_keys, key=lambda k: k == SWEEP_KEY):
             self._outbox.put(key, partial(self._runs.end_if_running, key, status))

@@ -17,9 +17,23 @@ from sweeps.redaction import without_credentials
 from sweeps.tracking.access.moved_folder import DATABASE
 from trainables.evaluation.class_metrics import Metric
 
+MOST_COMPARED = 50  # cells
+
 
 def _view_key(sweep_id: str) -> str:
     return f"sweep-{sweep_id}"
+
+
+def _view_path(experiment_id: str, sweep_id: str) -> str:
+    # The UI's other workflow type shows no runs, and with more in the query it drops the columns
+    # of the view.
+    query = {"workflowType": "machine_learning", "viewStateShareKey": _view_key(sweep_id)}
+    return f"#/experiments/{experiment_id}/runs?{urlencode(query)}"
+
+
+def view_link(count: int, experiment_id: str, sweep_id: str) -> str:
+    """Return a Markdown link to the view of all cells, best first, at any UI address."""
+    return f"[All {count:,} cells, best first]({_view_path(experiment_id, sweep_id)})"
 
 
 def ui_command(uri: str, experiment_id: str, sweep_id: str) -> str:
@@ -31,10 +45,7 @@ def ui_command(uri: str, experiment_id: str, sweep_id: str) -> str:
     Args:
         uri: of the tracking store; its credentials are left out.
     """
-    # The UI's other workflow type shows no runs, and with more in the query it drops the columns
-    # of the view.
-    query = {"workflowType": "machine_learning", "viewStateShareKey": _view_key(sweep_id)}
-    path = f"/#/experiments/{experiment_id}/runs?{urlencode(query)}"
+    path = f"/{_view_path(experiment_id, sweep_id)}"
     if uri.startswith("http"):
         return f"{without_credentials(uri).rstrip('/')}{path}"
     return (
@@ -57,10 +68,17 @@ def followed_ui(ui: str | None, uri: str) -> str | None:
 
 
 def compare_link(run_ids: Sequence[str], experiment_id: str) -> str:
-    """Return a Markdown link to the UI's comparison of the cells' runs, at any UI address."""
-    lists = {"runs": run_ids, "experiments": [experiment_id]}
+    """Return a Markdown link to the UI's comparison of cells' runs, at any UI address.
+
+    Args:
+        run_ids: of the cells, best first; ``MOST_COMPARED`` are compared, as more make no plot that
+            can be read, and no link that fits in a tag.
+    """
+    compared = run_ids[:MOST_COMPARED]
+    lists = {"runs": compared, "experiments": [experiment_id]}
     query = {name: json.dumps(ids, separators=(",", ":")) for name, ids in lists.items()}
-    return f"[Compare the {len(run_ids)} cells](#/compare-runs?{urlencode(query)})"
+    which = f"{len(compared)} best of {len(run_ids):,}" if len(compared) < len(run_ids) else None
+    return f"[Compare the {which or len(run_ids)} cells](#/compare-runs?{urlencode(query)})"
 
 
 def sweep_view(sweep_id: str, name: str, metric: Metric = "top1") -> tuple[str, str]:

@@ -1,14 +1,12 @@
-"""Ends of trunks and cells: each kept once, and the leaderboard's file written as cells end."""
+"""Ends of trunks and cells: each kept once."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from sweeps.events.event_types import CellEnded, TrunkBegan, TrunkEnded
 from sweeps.events.failures import Failure, failures_in_words
-from sweeps.events.recorders import History, LiveBoard
-from sweeps.selection.leaderboard import read
+from sweeps.events.recorders import History
 from tests.factories import HYPER, a_row, plan_of, spec_with
 from trainables.training.trunk import TrunkStatus
 
@@ -71,16 +69,3 @@ def test_what_only_began_or_goes_on_is_not_kept() -> None:
     history = History()
     history.on(TrunkBegan(trunk=TRUNKS[0]))
     assert not history.trunks and not history.cells
-
-
-def test_each_cell_that_ends_is_on_the_board_at_once(tmp_path: Path) -> None:
-    plan, path = plan_of(spec_with()), tmp_path / "leaderboard.parquet"
-    copy = tmp_path / "copy.parquet"
-    trunk, live = plan.trunk(plan.points[0], HYPER), LiveBoard(path, copy)
-    rows = [a_row(30, test_res=64), a_row(40, test_res=96)]
-    cells = [plan.cell(trunk, 6, r.test_res, 1.0) for r in rows]
-    live.on(CellEnded(cell=cells[0], rows=(), error="lost"))
-    assert not path.exists()
-    for i, (cell, row) in enumerate(zip(cells, rows, strict=True)):
-        live.on(CellEnded(cell=cell, rows=(row,)))
-        assert read(path) == read(copy) == rows[: i + 1]

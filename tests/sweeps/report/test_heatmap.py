@@ -143,8 +143,12 @@ def test_untouched_nets_have_a_strip_above_the_others() -> None:
     assert shown == {(0, 0): "30.0", (1, 0): "40.0", (0, 1): "50.0", (1, 1): "50.0"}
     drawn = before.images[0].get_array()
     assert drawn is not None and np.isnan(np.ma.filled(drawn, np.nan)[0]).all()
-    only = plot_heatmaps(strip, plan_of(spec_with(spec, train_res=(224,))), ELSEWHERE)
+    untrained = plan_of(spec_with(spec, train_res=(224,), epochs=0))
+    only = plot_heatmaps(strip, untrained, ELSEWHERE)
     assert [t.get_text() for t in only.axes[-2].get_yticklabels()] == ["224"]
+    # A budget may end before a trunk was trained.
+    early = plot_heatmaps(strip, plan_of(spec), ELSEWHERE)
+    assert [t.get_text() for t in early.axes[-2].get_yticklabels()] == ["untouched", "64"]
 
 
 def test_one_red_frame_at_the_chosen_cell() -> None:

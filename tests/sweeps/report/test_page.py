@@ -236,7 +236,7 @@ def test_sections_without_content_are_left_out() -> None:
     plain = words(made())
     for heading in ("Before and after", "Beside the published figures", "How the trunks learned"):
         assert heading not in plain
-    for heading in ("What was spent", "All rows", "How to repeat it"):
+    for heading in ("What was spent", "The leaderboard", "How to repeat it"):
         assert heading in plain
     assert "Before and after" in words(made(figures={"heatmap": a_figure()}))
 

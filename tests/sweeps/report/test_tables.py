@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from sweeps.report.tables import (
+    MAX_ROWS,
     count_of,
     held_out_table,
     images_table,
@@ -14,9 +15,11 @@ from sweeps.report.tables import (
     leaderboard_table,
     percent,
     published_table,
+    rows_left_out,
     signed,
     times_table,
 )
+from sweeps.selection.leaderboard import Row
 from tests.factories import a_row
 from tests.sweeps.report.finished_sweep import CHOSEN, ROWS, TEST, an_outcome, spent
 
@@ -44,6 +47,38 @@ def test_the_leaderboard_has_val_first_and_the_best_above() -> None:
     (chosen,) = [line for line in table.lines if line.strong]
     assert chosen.cells[3:5] == ("1.0", CHOSEN.arm) and percent(CHOSEN.top1) in chosen.cells
     assert all(len(line.cells) == len(table.columns) for line in table.lines)
+
+
+def many_rows(count: int = 3_000, untouched: int = 200) -> list[Row]:
+    """Rows of val, each with other hits; the last ones are of untouched nets."""
+    return [
+        replace(
+            CHOSEN, cell=f"{i}", top1=i / count, latency_ms=None, untouched=i >= count - untouched
+        )
+        for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize("untouched", [0, 3, 200])
+def test_of_many_rows_the_best_are_shown_and_the_chosen_one(untouched: int) -> None:
+    rows = many_rows(untouched=untouched)
+    chosen = rows[7]  # far behind, and cheap
+    outcome = an_outcome(chosen, rows=[*rows, *TEST])
+    table = leaderboard_table(outcome)
+    of_val = [line for line in table.lines if line.cells[5] == "val"]
+    assert len(of_val) == MAX_ROWS + 1 and len(table.lines) == MAX_ROWS + 1 + len(TEST)
+    assert rows_left_out(outcome) == len(rows) - MAX_ROWS - 1
+    assert [line.strong for line in of_val].count(True) == 1 and of_val[-1].strong
+    shown = [line.cells[7] for line in of_val[:-1] if line.cells[1] != "untouched"]
+    best = [row for row in reversed(rows) if not row.untouched][: len(shown)]
+    assert shown == [percent(row.top1) for row in best]
+    assert len(shown) == min(3_000 - untouched, MAX_ROWS - min(untouched, 100))
+
+
+def test_of_few_rows_none_is_left_out() -> None:
+    outcome = an_outcome(rows=[*ROWS, *many_rows(MAX_ROWS - len(ROWS), 150)])
+    assert rows_left_out(outcome) == 0
+    assert len(leaderboard_table(outcome).lines) == len(outcome.rows)
 
 
 def test_what_the_search_varied_is_shown_where_it_is_known() -> None:

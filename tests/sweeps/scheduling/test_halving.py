@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from math import floor
+from math import floor, log2
 
 import pytest
 from hypothesis import given, settings
@@ -271,3 +271,112 @@ def test_a_trunk_whose_state_is_lost_runs_to_its_rung_again_and_is_compared_as_b
     assert halving.promotable() == [] and halving.running == {"a": 0}
     halving.arrive("a", 0.3)
     assert halving.promotable() == ["a"]
+
+
+# --- many trunks --------------------------------------------------------------------------------
+
+
+class Plain:
+    """What may go on and what is kept, by sorting all that came whenever it is asked."""
+
+    def __init__(self, halving: Halving, reduction: int):
+        self.halving, self.reduction = halving, reduction
+        self.came: dict[int, dict[str, int]] = {}  # value by rung and key, in order of arrival
+
+    def arrive(self, key: str, value: int) -> None:
+        self.came.setdefault(self.halving.running[key], {}).setdefault(key, value)
+
+    def best_that_wait(self, rung: int, among: int) -> list[str]:
+        came = self.came.get(rung, {})
+        best = sorted(came, key=lambda k: -came[k])[: among // self.reduction]
+        return [key for key in best if self.halving.waiting.get(key) == rung]
+
+    def in_line(self) -> list[str]:
+        rungs = sorted(self.came, reverse=True)
+        return [key for rung in rungs for key in self.best_that_wait(rung, 10**9)]
+
+    def promotable(self) -> list[str]:
+        halving, rungs = self.halving, sorted(self.came, reverse=True)
+        found = [k for r in rungs for k in self.best_that_wait(r, len(self.came[r]))]
+        may_come = found or halving.to_begin or halving.running or halving.has_finished
+        return found if may_come else self.in_line()[:1]
+
+    def kept(self, rungs: int) -> set[str]:
+        halving, running = self.halving, list(self.halving.running.values())
+        leads = any(rung > 0 for rung in running)
+        kept = set() if halving.has_finished else set(self.in_line()[: 1 if leads else 2])
+        coming = halving.to_begin + running.count(0)
+        for rung in range(rungs):
+            came = len(self.came.get(rung, {}))
+            kept.update(self.best_that_wait(rung, came + coming))
+            coming += len(self.best_that_wait(rung, came)) + running.count(rung + 1)
+        return kept
+
+
+Steps = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 4), st.integers(0, 7)), max_size=150)
+
+
+@unhurried
+@given(shape=SHAPES, trunks=st.integers(1, 40), steps=Steps)
+def test_decides_as_sorting_all_that_came_does(
+    shape: tuple[int, int], trunks: int, steps: list[tuple[int, int, int]]
+) -> None:
+    """Whatever happens in whatever order: trunks fail, lose their state, and are equally good."""
+    rungs, reduction = shape
+    halving = Halving(rungs=rungs, reduction=reduction, trunks=trunks)
+    plain, begun = Plain(halving, reduction), 0
+    for what, value, which in steps:
+        running, waiting = sorted(halving.running), sorted(halving.waiting)
+        if what < 3 and halving.to_begin:
+            halving.begin(f"t{begun}")
+            begun += 1
+        elif what < 7 and running:
+            key = running[which % len(running)]
+            if halving.running[key] == rungs:
+                halving.leave(key, finished=True)
+            else:
+                plain.arrive(key, value)
+                halving.arrive(key, value)
+        elif what == 7 and (promotable := halving.promotable()):
+            halving.promote(promotable[which % len(promotable)])
+        elif what == 8 and waiting:
+            halving.repeat(waiting[which % len(waiting)])
+        elif what == 9 and (open_ := [*running, *waiting]):
+            halving.leave(open_[which % len(open_)])
+        assert halving.promotable() == plain.promotable()
+        assert halving.kept() == plain.kept(rungs)
+        assert set(halving.lost()) == halving.waiting.keys() - halving.kept()
+
+
+class Counted(float):
+    """A value that counts how often it is compared."""
+
+    compared = 0
+
+    def __neg__(self) -> Counted:
+        return Counted(-float(self))
+
+    def __lt__(self, other: float) -> bool:
+        Counted.compared += 1
+        return float(self) < float(other)
+
+    __hash__ = float.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Counted.compared += 1
+        return float(self) == other
+
+
+def test_a_trunk_more_is_compared_with_few_of_many() -> None:
+    """Sorting all at each arrival would compare each with each, many times over."""
+    halving = Halving(rungs=1, reduction=3, trunks=5_000)
+    for number in range(5_000):
+        key = f"t{number}"
+        halving.begin(key)
+        halving.arrive(key, Counted(number * 7919 % 5_000))
+        for lost in halving.lost():
+            halving.leave(lost)
+        for best in halving.promotable():
+            halving.promote(best)
+            halving.leave(best, finished=True)
+    assert Counted.compared < 5_000 * 20 * log2(5_000)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from sweeps.events.failures import Failure, failures_in_words
 from sweeps.selection.choice import Choice
 from sweeps.tracking.payloads import (
     Results,
@@ -13,11 +14,13 @@ from sweeps.tracking.payloads import (
     cell_metrics,
     epoch_metrics,
     result_metrics,
+    result_note,
     result_tags,
     sweep_params,
     sweep_tags,
     trunk_end_tags,
 )
+from sweeps.tracking.ui_links import compare_link, view_link
 from tests.factories import CONDITIONS, a_row, plan_of, spec_with
 from trainables.evaluation.metrics import Score
 from trainables.training.trunk import EpochReport, TrunkStatus
@@ -160,3 +163,25 @@ def test_what_latency_was_measured_with_is_told() -> None:
 def test_an_unknown_latency_is_left_out() -> None:
     choice = Choice(row=a_row(30), reason="It is the best.", optimism=0.0)
     assert "work/latency_ms" not in result_metrics(choice, [])
+
+
+@pytest.mark.parametrize("count", [4, 324, 5_000])
+@pytest.mark.parametrize("long", [1, 40, 400, 10_000])
+def test_the_note_of_a_finished_sweep_is_never_cut_within_a_part(count: int, long: int) -> None:
+    """MLflow cuts a tag off at 8,000 characters: the reason is first, and every link is whole."""
+    reason = ("It is the best. " * long)[:7_999]
+    failed = Failure(kind="cell", name="b0 64 -> 96 px", key="", reason="no room " * long)
+    ids = [f"{number:032x}" for number in range(count)]
+    links = [compare_link(ids, "7"), view_link(count, "7", "s1")]
+    results = Results(
+        choice=Choice(row=a_row(), reason=reason, optimism=0.0), rows=[a_row()], failures=[failed]
+    )
+    note = result_note(results, links, "The plan.")
+    assert len(note) <= 8_000 and note.startswith(reason)
+    parts = note.removeprefix(reason).split("\n\n")[1:]
+    everything = [failures_in_words([failed]) + ".", *links, "The plan."]
+    assert [part for part in everything if part in parts] == parts
+    if long < 400:
+        assert parts == everything
+    for tag in (*result_tags(results).values(), note):
+        assert len(tag) <= 8_000

@@ -96,7 +96,8 @@ def test_the_results_stand_once_however_often_they_are_written(sweep: TrackedSwe
     assert all(len(values) == 1 for values in sweep.points().values())
     assert parent.data.tags["chosen"] == "b0 64 -> 96 px, crop 1.0, arm fix"
     assert parent.data.tags["reason"] == "It is the best."
-    link, reason, note = parent.data.tags["mlflow.note.content"].split("\n\n")
+    reason, link, view, note = parent.data.tags["mlflow.note.content"].split("\n\n")
+    assert view.startswith("[All 1 cells, best first](#/experiments/")
     assert link.startswith("[Compare the 1 cells]") and runs.run_id(cell_key("c")) in link
     assert reason == "It is the best." and "(n = 50)" in note
     path = sweep.client.download_artifacts(parent.info.run_id, "leaderboard.json")

@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,36 @@ def test_only_the_models_that_are_kept_stay(sweep: TrackedSweep) -> None:
     tracker.keep_only([cell.cell.trunk.key], [cell.cell.key])
     tracker.close("FINISHED")
     assert sweep.models().keys() == {trunk_key(cell.cell.trunk.key), cell_key(cell.cell.key)}
+
+
+class Counting:
+    """MLflow's client, which counts what it is asked."""
+
+    def __init__(self, client: MlflowClient):
+        self._client, self.asked = client, Counter[str]()
+
+    def __getattr__(self, name: str) -> Any:
+        self.asked[name] += 1
+        return getattr(self._client, name)
+
+
+@pytest.mark.parametrize("status", ["FINISHED", "KILLED"])
+def test_at_the_end_nothing_is_asked_of_runs_that_are_over(
+    sweep: TrackedSweep, status: str
+) -> None:
+    """A question for each would keep a large sweep from stopping for minutes."""
+    client: Any = Counting(sweep.client)
+    tracker, open_ = sweep.tracker(client=client), sweep.recorded.ended_cells[-1].cell
+    for event in sweep.events[:-1]:  # the last cell runs
+        tracker.on(event)
+    tracker.flush()
+    client.asked.clear()
+    tracker.close(status)
+    assert client.asked == {
+        "search_runs": 1, "get_run": 2 * 2, "set_terminated": 2
+    }  # the parent, and the cell  # fmt: skip
+    assert {r.info.status for r in sweep.runs()} == {"FINISHED", status}
+    assert sweep.run(cell_key(open_.key)).info.status == status
 
 
 # --- the driver is killed, or stopped -----------------------------------------------------------

@@ -14,6 +14,7 @@ from sweeps.tracking.ui_links import (
     followed_ui,
     sweep_view,
     ui_command,
+    view_link,
 )
 
 
@@ -48,6 +49,18 @@ def test_the_comparison_names_all_cells() -> None:
     assert words == "[Compare the 2 cells" and target.startswith("#/compare-runs?")
     query = parse_qs(target.removesuffix(")").partition("?")[2])
     assert query == {"runs": ['["a1","b2"]'], "experiments": ['["7"]']}
+
+
+@pytest.mark.parametrize("count", [51, 324, 5_000])
+def test_of_many_cells_the_best_are_compared_and_all_are_in_the_view(count: int) -> None:
+    ids = [f"{number:032x}" for number in range(count)]
+    words, _, target = compare_link(ids, "7").partition("](")
+    assert words == f"[Compare the 50 best of {count:,} cells"
+    (runs,) = parse_qs(target.removesuffix(")").partition("?")[2])["runs"]
+    assert json.loads(runs) == ids[:50]
+    words, _, target = view_link(count, "7", "s1").partition("](")
+    assert words == f"[All {count:,} cells, best first"
+    assert ui_command("http://host", "7", "s1") == f"http://host/{target.removesuffix(')')}"
 
 
 def test_the_view_is_of_the_sweeps_cells_best_first() -> None:

@@ -1,0 +1,361 @@
+"""The parts of the driver that benchmarks/scale.py measures, each at a size."""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from sweeps.events.event_types import (
+    CellBegan,
+    CellEnded,
+    CellsPlanned,
+    SweepBegan,
+    TrunkEnded,
+)
+from sweeps.events.live_board import LiveBoard
+from sweeps.events.recorders import History
+from sweeps.planning.cell import Cell
+from sweeps.planning.plan import Plan
+from sweeps.report.build import write_evidence
+from sweeps.scheduling import trunk_scheduler
+from sweeps.scheduling.cell_scheduler import CellScheduler
+from sweeps.scheduling.trunk_scheduler import TrunkScheduler
+from sweeps.selection.from_store import choose_from_store
+from sweeps.selection.leaderboard import Row
+from sweeps.terminal.console import Terminal
+from tests.factories import HYPER, a_record, a_row, outcome_of, plan_of, spec_with
+from tests.fake_training import Events, next_trunk, report_of
+from trainables.evaluation.metrics import Score
+from trainables.fixres.arms import rank
+from trainables.fixres.cell import PREDICTIONS, ArmResult, write_predictions
+from trainables.storage.artifact_store import Store
+from trainables.storage.fenced_log import fenced_log
+from trainables.storage.files import Place, files_size
+from trainables.training.trunk import EpochReport, TrunkSpec, TrunkStatus
+
+ARMS, VAL = ("none", "bn", "fix", "fix_aug"), 100
+VARIANTS = ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8", "l2")
+LINE = {"event": "rung", "trunk": "6c9bb8291c9f6dd5", "epoch": 4, "top1": 0.8125, "goes_on": True}
+
+
+@dataclass
+class Measured:
+    """What a part took at a size."""
+
+    events: int
+    seconds: float
+    written: int = 0
+    note: str = ""
+    peak_mb: float = 0.0
+
+
+class Stopwatch:
+    """Adds up the CPU time of what runs in it."""
+
+    seconds = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        began = time.process_time()
+        try:
+            yield
+        finally:
+            self.seconds += time.process_time() - began
+
+    def timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self.running():
+                return function(*args, **kwargs)
+
+        return call
+
+
+# --- trunks -------------------------------------------------------------------------------------
+
+
+class TrunkFiles:
+    """Stands for the files of trunks, which cost the same for each: their reports alone."""
+
+    def __init__(self) -> None:
+        self.reports: dict[str, list[EpochReport]] = {}
+        trunk_scheduler.finalize_trunk = lambda *_: None  # type: ignore[assignment]
+        trunk_scheduler.recorded_reports = lambda _, key: self.reports.get(key, [])
+
+
+def trunk_plan(size: int, *, wide: bool) -> Plan:
+    points = max(1, size // 8) if wide else 8
+    variants = VARIANTS[: max(1, math.ceil(points / 100))] if wide else ("b0",)
+    per_variant = math.ceil(points / len(variants))
+    resolutions = tuple(64 + 2 * i for i in range(per_variant))
+    options = {"epochs": 9, "grace_epochs": 1, "reduction": 3, "test_res": (64,)}
+    spec = spec_with(
+        variants=variants, train_res=resolutions, samples=math.ceil(size / points), **options
+    )
+    return plan_of(spec)
+
+
+def trained(plan: Plan, files: TrunkFiles, root: Path, at_once: int = 16) -> tuple[float, int]:
+    """Train all trunks; the seconds are those of the scheduler, proposals included."""
+    watch, scheduler = Stopwatch(), None
+    with watch.running():
+        scheduler = TrunkScheduler(plan, Store(root), Events())
+    running: list[tuple[TrunkSpec, int]] = []
+    begun = 0
+    while True:
+        while len(running) < at_once:
+            with watch.running():
+                trunk = next_trunk(scheduler)
+                done = 0 if trunk is None else scheduler.epochs_reported(trunk)
+            if trunk is None:
+                break
+            running.append((trunk, done))
+            begun += 1
+        if not running:
+            break
+        trunk, done = running.pop(0)
+        report = report_of(plan, trunk, done + 1)
+        files.reports.setdefault(trunk.key, []).append(report)
+        with watch.running():
+            goes_on = scheduler.report(trunk, report)
+        if goes_on:
+            running.append((trunk, done + 1))
+    with watch.running():
+        assert scheduler.is_over and scheduler.survivors()
+    return watch.seconds, begun
+
+
+def trunks(size: int, root: Path, *, asked: bool, wide: bool = False) -> Measured:
+    asking, files = Stopwatch(), TrunkFiles()
+    trunk_scheduler.propose = asking.timed(trunk_scheduler.propose)
+    plan = trunk_plan(size, wide=wide)
+    seconds, _ = trained(plan, files, root)
+    seconds = asking.seconds if asked else seconds - asking.seconds
+    return Measured(plan.trunks, seconds, files_size(root))
+
+
+def resume(size: int, root: Path) -> Measured:
+    files, plan = TrunkFiles(), trunk_plan(size, wide=True)
+    trunk_scheduler.propose = lambda search, point, *_, sample, **__: replace(
+        search.middle, hyper=replace(HYPER, lr=1e-3 * (1 + sample / 1000))
+    )
+    trained(plan, files, root)
+    watch = Stopwatch()
+    with watch.running():
+        assert TrunkScheduler(plan, Store(root), Events()).is_over
+    return Measured(plan.trunks, watch.seconds)
+
+
+# --- cells --------------------------------------------------------------------------------------
+
+
+def cells_and_rows(size: int) -> tuple[Plan, list[CellEnded]]:
+    """A sweep of so many cells: more variants and resolutions the larger it is."""
+    variants = VARIANTS[: min(len(VARIANTS), max(1, size // 50))]
+    a_side = math.ceil(math.sqrt(size / len(variants)))
+    resolutions = tuple(64 + 8 * i for i in range(a_side))
+    options = {"epochs": 9, "grace_epochs": 1, "reduction": 3, "test_crop_pct": (1.0,)}
+    spec = spec_with(
+        variants=variants, train_res=resolutions, test_res=resolutions, arms=ARMS, **options
+    )
+    plan, rng, ended = plan_of(spec, val=VAL), np.random.default_rng(0), list[CellEnded]()
+    for point in plan.points:
+        trunk = plan.trunk(point, HYPER)
+        for res in resolutions:
+            cell = plan.cell(trunk, 9, res, 1.0)
+            if len(ended) < size:
+                ended.append(CellEnded(cell=cell, rows=tuple(rows_of(plan, cell, rng))))
+    return plan, ended
+
+
+def rows_of(plan: Plan, cell: Cell, rng: np.random.Generator) -> Iterator[Row]:
+    cost = plan.costs[cell.variant, cell.test_res]
+    best = 1.15 * cell.trunk.train_res
+    share = 0.8 - 0.1 * math.log2(cell.test_res / best) ** 2 + 0.01 * math.log2(cost.gmacs)
+    for arm in ARMS:
+        hits = int(rng.binomial(VAL, min(0.99, max(0.05, share + 0.01 * rank(arm)))))
+        yield a_row(
+            hits, VAL, variant=cell.variant, train_res=cell.trunk.train_res, test_res=cell.test_res,
+            arm=arm, trunk=cell.trunk.key, cell=cell.key, trunk_epochs=9, gmacs=cost.gmacs,
+            params_m=cost.params_m, memory_mb=cost.memory_mb, seconds=1.0 + rank(arm),
+            balanced_accuracy=hits / VAL, macro_f1=hits / VAL, crossfit_top1=hits / VAL,
+            crossfit_balanced_accuracy=hits / VAL, crossfit_macro_f1=hits / VAL,
+        )  # fmt: skip
+
+
+def cells(size: int, root: Path) -> Measured:
+    plan, ended = cells_and_rows(size)
+    watch, store = Stopwatch(), Store(root)
+    score = Score(split="val", n=VAL, hits1=50, hits5=90)
+    results = [ArmResult(arm=arm, score=score, seconds=1.0) for arm in ARMS]
+    with watch.running():
+        scheduler = CellScheduler(plan, [e.cell for e in ended], store, Events())
+        while (cell := scheduler.next()) is not None:
+            scheduler.take(cell.key, results)
+        assert len(scheduler.rows) == len(ARMS) * size
+    return Measured(size, watch.seconds)
+
+
+def board(size: int, root: Path, *, resumed: bool = False) -> Measured:
+    plan, ended = cells_and_rows(size)
+    watch, now, sizes = Stopwatch(), 0.0, list[int]()
+    path = root / "leaderboard.parquet"
+    live = LiveBoard(path, clock=lambda: now)
+    live.on(SweepBegan(plan=plan))
+    live.on(CellsPlanned(cells=tuple(e.cell for e in ended)))
+    last = None
+    for number, event in enumerate(ended):
+        with watch.running():
+            if not resumed or number == size - 1:
+                now += 1.0
+                live.on(CellBegan(cell=event.cell))
+            live.on(event)
+        if path.exists() and (state := path.stat().st_ino) != last:
+            last = state
+            sizes.append(path.stat().st_size)
+    return Measured(size, watch.seconds, sum(sizes), f"{len(sizes)} writes")
+
+
+def terminal(size: int, root: Path) -> Measured:
+    plan, ended = cells_and_rows(size)
+    watch, file = Stopwatch(), io.StringIO()
+    shown = Terminal(Console(file=file, force_terminal=False, width=200, highlight=False))
+    shown.on(SweepBegan(plan=plan))
+    shown.on(CellsPlanned(cells=tuple(e.cell for e in ended)))
+    with watch.running():
+        for event in ended:
+            shown.on(CellBegan(cell=event.cell))
+            shown.on(event)
+    return Measured(size, watch.seconds, len(file.getvalue()))
+
+
+def choose(size: int, root: Path) -> Measured:
+    plan, ended = cells_and_rows(size)
+    rng, store = np.random.default_rng(0), Store(root)
+    labels = torch.zeros(VAL, dtype=torch.int64)
+    rows = [row for event in ended for row in event.rows]
+    for event in ended:
+        of_arms = {
+            row.arm: torch.tensor(rng.permutation(VAL) >= row.hits1).long() for row in event.rows
+        }
+        write_predictions(store.cell(event.cell.key) / PREDICTIONS, labels, of_arms)
+    watch = Stopwatch()
+    with watch.running():
+        choose_from_store(rows, plan.spec.serving, store, "top1")
+    return Measured(size, watch.seconds)
+
+
+def report(size: int, root: Path) -> Measured:
+    plan, ended = cells_and_rows(size)
+    history = History()
+    for event in ended:
+        history.on(event)
+    rows = [row for event in ended for row in event.rows]
+    trunks = {e.cell.trunk.key: e.cell.trunk for e in ended}
+    for trunk in trunks.values():
+        reports = tuple(report_of(plan, trunk, epoch) for epoch in range(1, 10))
+        history.trunks[trunk.key] = TrunkEnded(
+            trunk=trunk, status=TrunkStatus.FINISHED, reports=reports
+        )
+    chosen = max(rows, key=lambda r: (r.top1, -r.gmacs))
+    others = [row for row in rows if row is not chosen]
+    test = [replace(chosen, split="test", n=40, top1=0.8), replace(chosen, split="test", n=40,
+            arm="none", top1=0.7)]  # fmt: skip
+    outcome = outcome_of([chosen, *others, *test])
+    watch = Stopwatch()
+    with watch.running():
+        files = write_evidence(root, plan, outcome, history, a_record())
+    pictures = max(files, key=lambda file: file.stat().st_size)
+    note = f"{pictures.name} {pictures.stat().st_size / 1e6:.1f} MB"
+    return Measured(size, watch.seconds, (root / "report.html").stat().st_size, note)
+
+
+# --- MLflow and the journal ----------------------------------------------------------------------
+
+
+class Counting:
+    """MLflow's client, which counts what it is asked."""
+
+    def __init__(self, client: Any):
+        self._client, self.requests = client, 0
+
+    def __getattr__(self, name: str) -> Any:
+        self.requests += 1
+        return getattr(self._client, name)
+
+
+def mlflow(size: int, root: Path) -> Measured:
+    from sweeps.tracking.access.preflight import Connection, connect
+    from sweeps.tracking.tracker import MlflowTracker
+
+    plan, ended = cells_and_rows(size)
+    labels, store = torch.zeros(VAL, dtype=torch.int64), Store(root)
+    for event in ended:
+        write_predictions(store.cell(event.cell.key) / PREDICTIONS, labels, {"none": labels})
+    found = connect(f"sqlite:///{root}/mlflow.db", "scale", "--tracking-uri", print)
+    client: Any = Counting(found.client)
+    connection = Connection(uri=found.uri, client=client, experiment_id=found.experiment_id)
+    watch = Stopwatch()
+    with watch.running():
+        tracker = MlflowTracker(connection, "s", "a sweep", store, print)
+        tracker.on(SweepBegan(plan=plan))
+        for trunk in {e.cell.trunk.key: e.cell.trunk for e in ended}.values():
+            tracker.on(TrunkEnded(trunk=trunk, status=TrunkStatus.FINISHED, reports=()))
+        for event in ended:
+            tracker.on(replace(event, rows=event.rows[:1]))  # the arm that leaves no model
+        tracker.flush()
+        before = client.requests
+        tracker.close("FINISHED")
+    note = f"{before / size:.1f} requests a cell, {client.requests - before} at the end"
+    return Measured(size, watch.seconds, note=note)
+
+
+def journal(size: int, root: Path) -> Measured:
+    watch, path = Stopwatch(), root / "journal.jsonl"
+    with watch.running():
+        log = fenced_log(path)
+        for number in range(size):
+            log.append(LINE | {"epoch": number})
+    return Measured(size, watch.seconds, path.stat().st_size)
+
+
+def journal_remote(size: int, root: Path) -> Measured:
+    from benchmarks.journal import metered
+    from trainables.storage.object_store import remote_path
+
+    watch = Stopwatch()
+    with metered() as (uri, meter):
+        path: Place = remote_path(uri) / "journal.jsonl"
+        meter.reset()
+        with watch.running():
+            log = fenced_log(path)
+            for number in range(size):
+                log.append(LINE | {"epoch": number})
+        note = f"{meter.requests / size:.2f} requests a line"
+        return Measured(size, watch.seconds, meter.sent, note)
+
+
+PARTS: dict[str, Callable[[int, Path], Measured]] = {
+    "proposals": lambda n, root: trunks(n, root, asked=True),
+    "trunks": lambda n, root: trunks(n, root, asked=False),
+    "trunks wide": lambda n, root: trunks(n, root, asked=False, wide=True),
+    "resume": resume,
+    "cells": cells,
+    "board": board,
+    "board resumed": lambda n, root: board(n, root, resumed=True),
+    "terminal": terminal,
+    "choose": choose,
+    "report": report,
+    "mlflow": mlflow,
+    "journal": journal,
+    "journal remote": journal_remote,
+}
