@@ -356,6 +356,7 @@ class _Sweep:
                 further=outcome.further_metrics,
                 latency=outcome.latency,
                 failures=outcome.failures,
+                budget=outcome.budgeted.in_words if outcome.budgeted else "",
                 step=len(self.record.extensions),
             )
         )

@@ -51,8 +51,8 @@ class Budgeted:
         return now != before and all(new >= old for old, new in zip(before, now, strict=True))
 
     @property
-    def in_words(self) -> str:
-        """Say what was spent of what, and what was left undone."""
+    def spent_in_words(self) -> str:
+        """Say what was spent of what."""
         parts = [
             f"{duration(3600 * spent)} of {duration(3600 * limit)} spent ({option(name)})"
             for name, limit, spent in (
@@ -65,7 +65,12 @@ class Budgeted:
             parts.append(
                 f"{price(self.spent_cost)} of {price(self.cost)} spent ({option('budget_cost')})"
             )
-        spent = ", ".join(parts)
+        return ", ".join(parts)
+
+    @property
+    def in_words(self) -> str:
+        """Say what was spent of what, and what was left undone."""
+        spent = self.spent_in_words
         if not self.is_incomplete:
             return f"{spent}; nothing was left undone"
         undone = []

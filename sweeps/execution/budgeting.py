@@ -193,6 +193,6 @@ def no_trunk_in_words(spent: Spending) -> str:
     if said is None:
         return "No trunk could be trained: see the messages above."
     return (
-        f"No trunk was trained to its end ({said.in_words}): raise the budget, and the same "
+        f"No trunk was trained to its end ({said.spent_in_words}): raise the budget, and the same "
         "command goes on."
     )

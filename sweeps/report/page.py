@@ -109,6 +109,7 @@ def render_page(
         what=_arm_in_words(outcome),
         reason=outcome.choice.reason,
         failures=failures_in_words(outcome.failures) if outcome.failures else "",
+        budget=outcome.budgeted.in_words if outcome.budgeted else "",
         numbers=_key_figures(plan, outcome, latency),
         figures={
             name: InlineFigure(

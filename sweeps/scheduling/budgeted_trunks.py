@@ -1,11 +1,12 @@
 """Schedule phase 1 within a budget: what is expected to gain most comes next.
 
 Where there is no budget, every point has its first trunk before any has its second. Within one, a
-point may have none. What may come next is, at every point, a new trunk, the promotion of one that
-halving would promote, or else of the best that waits. Of all these that fit to their end, cells
-included, that comes next from which the most improvement on the best finished trunk is expected, if
-half of what is left were spent on its like: a dear trunk is compared with the best of as many cheap
-ones as take as long, and not with one of them; one that takes more than half counts in part.
+point may have none. What may come next is, at every point, a new trunk, or the promotion of one
+that halving would promote, or of the best that waits where no new one fits any more. Of all these
+that fit to their end, cells included, that comes next from which the most improvement on the best
+finished trunk is expected, if half of what is left were spent on its like: a dear trunk is compared
+with the best of as many cheap ones as take as long, and not with one of them; one that takes more
+than half counts in part.
 
 Predicted seconds decide, and the clock: what was decided is in the journal as without a budget, so
 that it stands when the sweep is continued, with a larger budget or a smaller one.
@@ -180,18 +181,21 @@ class BudgetedTrunks(TrunkScheduler):
         for key in self._unfinished[point]:
             if budget.fits(point, budget.trunk_s(point, self._after(key)), results, taken_s):
                 yield Candidate(point=point, trunk=key, gain=math.inf)
-        for key in halving.promotable() or halving.in_line()[:1]:
+        # Until a trunk has been trained to its end, one that waits has to fit after a new one's
+        # first rung: something is to be handed over.
+        first_s = budget.trunk_s(point, 0, self._ends[0]) + self._nearest_end_s()
+        needed_s = max(budget.trunk_s(point), first_s)
+        may_begin = halving.to_begin > 0 and budget.fits(point, needed_s, results, taken_s)
+        # Where no more of the point's trunks can begin, halving would wait for them in vain.
+        instead = [] if may_begin else halving.in_line()[:1]
+        for key in halving.promotable() or instead:
             seconds = budget.trunk_s(point, self._after(key))
             if budget.fits(point, seconds, results, taken_s):
                 guess = outlook.trunk(Shown(point=point, values=self._values[key]))
                 tries = min(1.0, horizon_s / (seconds + cells_s))
                 gain = guess.improvement(self._best_finished, tries)
                 yield Candidate(point=point, trunk=key, gain=gain)
-        # Until a trunk has been trained to its end, one that waits has to fit after a new one's
-        # first rung: something is to be handed over.
-        first_s = budget.trunk_s(point, 0, self._ends[0]) + self._nearest_end_s()
-        needed_s = max(budget.trunk_s(point), first_s)
-        if halving.to_begin and budget.fits(point, needed_s, results, taken_s):
+        if may_begin:
             tries = min(halving.to_begin, horizon_s / (self._expected_s(point) + cells_s))
             gain = outlook.next_trunk(point).improvement(self._best_finished, tries)
             yield Candidate(point=point, trunk=None, gain=gain)

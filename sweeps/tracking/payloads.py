@@ -79,6 +79,8 @@ class Results:
     """What latencies were measured with."""
     failures: Sequence[Failure] = ()
     """Trunks and cells that failed."""
+    budget: str = ""
+    """What was spent of the budget, and what that left undone, in words; empty: there is none."""
     step: int = 0
     """How often the sweep was extended before: metrics of one choice are at one step."""
 
@@ -94,6 +96,7 @@ def result_tags(results: Results) -> dict[str, str]:
         "chosen": f"{choice.row.label}, arm {choice.row.arm}",
         "reason": choice.reason,
         **failed,
+        **({"budget": results.budget} if results.budget else {}),
     }
     if latency is None:
         return tags
@@ -107,7 +110,8 @@ def result_note(results: Results, links: Sequence[str], plan_note: str) -> str:
     MLflow cuts a tag off where it is too long: a part for which there is no room is left out.
     """
     failed = [f"{failures_in_words(results.failures)}."] if results.failures else []
-    parts = [results.choice.reason, *failed, *links, plan_note]
+    budget = [f"Budget: {results.budget}."] if results.budget else []
+    parts = [results.choice.reason, *failed, *budget, *links, plan_note]
     note = parts[0][:MAX_TAG]
     for part in parts[1:]:
         longer = f"{note}\n\n{part}"

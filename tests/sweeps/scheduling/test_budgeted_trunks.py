@@ -107,7 +107,7 @@ def test_a_budget_is_kept_and_something_is_trained_to_its_end(
     assert clock.now + end_s(scheduler) <= seconds + 1e-6
     if slower <= 1:
         assert scheduler.survivors()
-    if share < 0.5:
+    if share < 0.2:
         assert scheduler.trunks_undone > 0
 
 
