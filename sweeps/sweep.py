@@ -29,7 +29,7 @@ from sweeps.final_model.outcome import (
 )
 from sweeps.final_model.quantise import quantiser
 from sweeps.final_model.refit import refit
-from sweeps.output import folder, retention
+from sweeps.output import folder
 from sweeps.output.disk_space import check_disks, check_expected, is_begun
 from sweeps.output.location import BOARD, CHOICE, EVIDENCE, SweepLocation, check_same, location_of
 from sweeps.output.sweep_record import SPEC, SweepRecord, new_sweep_record
@@ -53,8 +53,8 @@ from sweeps.terminal.conclusion import show_result
 from sweeps.terminal.console import Terminal
 from sweeps.terminal.plan_tables import plan_view
 from sweeps.tracking.access.moved_folder import DATABASE, follow_folder
-from sweeps.tracking.access.preflight import Connection
 from sweeps.tracking.delivery.shortfall import shortfall_path
+from sweeps.tracking.free_disk import free_disk
 from sweeps.tracking.model_registry import Candidate
 from sweeps.tracking.payloads import Results
 from sweeps.tracking.session import (
@@ -168,7 +168,7 @@ def _run_or_continue(
         # What is tried again may need what --keep would delete.
         words = failures_in_words(outcome.failures)
         raise IncompleteError(f"{words}; the same command tries them again.")
-    _free_disk(spec, location, record.sweep, outcome, terminal, connection)
+    free_disk(spec, location, record.sweep, outcome.rows, outcome.choice, terminal.say, connection)
 
 
 def _send_again(
@@ -377,35 +377,3 @@ class _Sweep:
                 step=len(self.record.extensions),
             )
         )
-
-
-def _free_disk(
-    spec: SweepSpec,
-    location: SweepLocation,
-    sweep: str,
-    outcome: Outcome,
-    terminal: Terminal,
-    connection: Connection | None,
-) -> None:
-    """Delete what ``--keep`` does not retain: in MLflow first, as a failure there loses nothing.
-
-    Args:
-        sweep: id of the sweep.
-        connection: to MLflow, if it is connected already.
-    """
-    store = location.store
-    retained = retention.keys_to_retain(outcome.rows, outcome.choice, spec.output.keep)
-    if not retention.deletable_files(store, retained):
-        return
-    connection = connection or connect_tracking(spec, location.out, terminal.say)
-    with tracked(connection, location, sweep, terminal.say) as tracker:
-        tracker.keep_only(retained.trunks, retained.cells)
-    if tracker.shortcoming is not None:
-        terminal.say(
-            f"warning: --keep {spec.output.keep} freed nothing, as MLflow {tracker.shortcoming}: "
-            "the same command again tries it again"
-        )
-        return
-    location.driver.check()
-    freed_bytes = retention.prune(store, retained)
-    terminal.say(f"kept     {spec.output.keep}: {freed_bytes / 1e6:,.1f} MB of the store freed")

@@ -50,7 +50,7 @@ def test_checkpoints_that_are_tried_again_are_kept(
 ) -> None:
     sweep = FakeSweep(tmp_path / "out", monkeypatch)
     freed: list[object] = []
-    monkeypatch.setattr(story, "_free_disk", lambda *_: freed.append(1))
+    monkeypatch.setattr(story, "free_disk", lambda *_: freed.append(1))
     sweep.lost_cells = 1
     with pytest.raises(IncompleteError):
         sweep.run()
