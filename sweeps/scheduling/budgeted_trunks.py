@@ -56,6 +56,7 @@ class BudgetedTrunks(TrunkScheduler):
     ):
         self._budget = budget
         self._stopped = set[str]()  # keys of trunks whose trials have come to the budget's end
+        self._has_own_bound: dict[str, bool] = {}  # by key: whether --max-minutes-per-trial is less
         super().__init__(plan, store, watcher, journal)
 
     @property
@@ -93,10 +94,16 @@ class BudgetedTrunks(TrunkScheduler):
     def allowance_s(self, trunk: TrunkSpec) -> float | None:
         """Bound the seconds of a trial that begins to train a trunk."""
         others = self._device_s_of_running(without=trunk.key)
-        return max(0.0, self._budget.allowance_s(point_of(trunk), self._results(), others))
+        own = max(0.0, self._budget.allowance_s(point_of(trunk), self._results(), others))
+        bound = super().allowance_s(trunk)
+        self._has_own_bound[trunk.key] = bound is not None and bound < own
+        return own if bound is None else min(own, bound)
 
     def stopped(self, trunk: TrunkSpec) -> None:
-        """Take note that the trial of a trunk has come to its bound; the trunk waits as it is."""
+        """Let a trunk wait as it is whose trial has come to the budget's end."""
+        if self._has_own_bound[trunk.key]:
+            super().stopped(trunk)
+            return
         self._stopped.add(trunk.key)
         self._watcher.on(TrunkPaused(trunk=trunk, after=self.epochs_reported(trunk)))
 

@@ -214,11 +214,13 @@ class TrunkScheduler:
 
     def allowance_s(self, trunk: TrunkSpec) -> float | None:
         """Bound the seconds of a trial that begins to train a trunk; None: there is no bound."""
-        return None
+        minutes = self._plan.spec.resources.max_minutes_per_trial
+        return None if minutes is None else 60 * minutes
 
     def stopped(self, trunk: TrunkSpec) -> None:
-        """Take note that the trial of a trunk has come to its bound; the trunk waits as it is."""
-        raise NotImplementedError("no trial has a bound")
+        """Give a trunk up whose trial has come to its bound: the next start goes on with it."""
+        minutes = self._plan.spec.resources.max_minutes_per_trial
+        self.failed(trunk, f"Its trial took longer than --max-minutes-per-trial {minutes:g}.")
 
     def retried(self, trunk: TrunkSpec, error: str) -> None:
         """Report that a trial of the trunk failed, and that another is started."""

@@ -79,6 +79,7 @@ FREE = {
     "also_test": ("v2=/elsewhere",),
     "price_per_hour": ("2.5", "T4=1"),
     "budget_hours": 2.0,
+    "max_minutes_per_trial": 30.0,
     "budget_gpu_hours": 2.0,
     "budget_cost": 5.0,
     "keep": "best",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sweeps.events.event_types import TrunkEnded
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
 from sweeps.planning.workload import nominal_ms
@@ -181,6 +183,25 @@ def test_the_best_trunk_is_the_first_of_those_that_are_fixed(tmp_path: Path) -> 
     values = [scheduler._merit(trunk.key)[1] for trunk in scheduler.survivors()]
     assert values == sorted(values, reverse=True) and len(values) > 1
     assert math.isfinite(values[0])
+
+
+def test_the_smaller_bound_of_a_trial_says_whether_it_has_failed(tmp_path: Path) -> None:
+    durations: Any = Known(PLAN)
+    plan = replace(PLAN, spec=spec_with(PLAN.spec, max_minutes_per_trial=2.0))
+    for seconds, fails in ((1000.0, True), (100.0, False)):
+        store = Store(tmp_path / str(seconds))
+        shares = Shares(trunks={}, cells={})
+        budget = Budget(plan, durations, partial(Left, elapsed_s=seconds), shares)
+        events = Events()
+        scheduler = BudgetedTrunks(plan, store, events, budget)
+        point = scheduler.queue()
+        assert point is not None
+        trunk = scheduler.begin(point)
+        assert trunk is not None
+        allowed = scheduler.allowance_s(trunk)
+        assert allowed is not None and (allowed == 120.0) == fails
+        scheduler.stopped(trunk)
+        assert any(isinstance(e, TrunkEnded) and e.failure for e in events) == fails
 
 
 def test_reserves_grow_with_the_points_that_have_results() -> None:

@@ -581,6 +581,22 @@ def test_the_next_start_tries_a_failed_trunk_again_before_all_else(
     assert TrunkScheduler(plan, store, Events()).is_over
 
 
+def test_a_trial_that_takes_too_long_has_failed_and_the_next_start_goes_on_with_it(
+    plan: Plan, tmp_path: Path
+) -> None:
+    bounded = replace(plan, spec=spec_with(plan.spec, max_minutes_per_trial=1.5))
+    store, events = Store(tmp_path), Events()
+    scheduler = TrunkScheduler(bounded, store, events)
+    trunk = next_trunk(scheduler)
+    assert trunk is not None and scheduler.allowance_s(trunk) == 90
+    scheduler.stopped(trunk)
+    (end,) = (e for e in events if isinstance(e, TrunkEnded))
+    assert end.failure is not None
+    assert end.failure.reason == "Its trial took longer than --max-minutes-per-trial 1.5."
+    assert next_trunk(TrunkScheduler(plan, store, Events())) == trunk
+    assert TrunkScheduler(plan, store, Events()).allowance_s(trunk) is None
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_whatever_fails_is_made_in_the_end(plan: Plan, tmp_path: Path, seed: int) -> None:
     """Starts in which trunks fail at random, then one without a fault."""
