@@ -40,7 +40,7 @@ def test_every_trial_of_a_plan_has_resources(monkeypatch: pytest.MonkeyPatch, ph
             work = queued.work or phase.begin(queued.net)
             if isinstance(work, TrunkWork):
                 assert (work.trunk.variant, work.trunk.train_res) == queued.net
-                assert work.reported == 3
+                assert (work.reported, work.stop_after_s) == (3, 90.0)
             else:
                 assert work is not None and work.cell.transform.test_res == queued.net[1]
 
@@ -57,6 +57,7 @@ def test_every_trial_of_a_plan_has_resources(monkeypatch: pytest.MonkeyPatch, ph
             epochs_reported=lambda trunk: 3,
             queue=lambda: points.pop() if points else None,
             begin=lambda point: next(t for t in trunks if point_of(t) == point),
+            allowance_s=lambda trunk: 90.0,
         )
         phases.run_trunks(trunk_scheduler, CONTEXT, placement)
         assert sorted(handed_out) == sorted((p.variant, p.train_res) for p in planned.points)
