@@ -24,10 +24,10 @@ from trainables.models.device import CPU
 from trainables.profiling.speed import Timing, Work, combined
 from trainables.profiling.speed_file import MOST, DeviceTimings
 
-# Where that was never timed: seconds from a process that is ready to a trial's first step, from the
-# beginning of a phase to its first process that is ready, and from the last cell to the end.
-START_S, SPAWN_S = 2.0, 15.0
-CLOSE_S = 60.0
+# Where that was never timed: seconds from the start of a command to its first trial's, from a
+# process that is ready to a trial's first step, from the beginning of a phase to its first process
+# that is ready, and from the last cell to the end.
+BOOT_S, START_S, SPAWN_S, CLOSE_S = 30.0, 2.0, 15.0, 60.0
 
 
 @dataclass
@@ -48,6 +48,7 @@ class Durations:
     Args:
         kept: what earlier sweeps have timed, by device.
         clock: tells the time, s.
+        command_began: when this command did; None: now.
     """
 
     def __init__(
@@ -55,11 +56,14 @@ class Durations:
         plan: Plan,
         kept: Sequence[DeviceTimings] = (),
         clock: Callable[[], float] = time.time,
+        command_began: float | None = None,
     ):
         self._plan, self._clock = plan, clock
         self.kept = tuple(kept)
         self._began = clock()
+        self._command_began = self._began if command_began is None else command_began
         self._devices = {known.device: _Device(known) for known in kept}
+        self._boot_s: float | None = None
         self._step_began: dict[str, float] = {}  # time by key, of trunks and cells that run
         self._planned_at: float | None = None  # the cells, until the first has ended
         self._spawned_s: float | None = None
@@ -73,6 +77,8 @@ class Durations:
         """Time the step that an event ends; what the store already held is none of this process."""
         match event:
             case TrunkBegan(trunk=trunk):
+                if self._boot_s is None:
+                    self._boot_s = self._clock() - self._command_began
                 self._step_began[trunk.key] = self._clock()
             case EpochEnded(trunk=trunk, report=report) if report.at >= 1000 * self._began:
                 began = self._step_began.pop(trunk.key, None)
@@ -178,6 +184,12 @@ class Durations:
         return START_S if self._known.start_s is None else self._known.start_s
 
     @property
+    def boot_s(self) -> float:
+        """Seconds from the start of a command to its first trial's."""
+        known = self._known.boot_s if self._boot_s is None else self._boot_s
+        return BOOT_S if known is None else known
+
+    @property
     def spawn_s(self) -> float:
         """Seconds from the beginning of a phase to its first process that is ready."""
         known = self._known.spawn_s if self._spawned_s is None else self._spawned_s
@@ -196,6 +208,7 @@ class Durations:
                 device.kept,
                 timings=tuple(device.added),
                 start_s=start_s,
+                boot_s=self._boot_s,
                 spawn_s=self._spawned_s,
                 close_s=self._closed_s,
             )

@@ -28,7 +28,7 @@ class Forecast:
     reading_s: float
     """Of scoring a net of the plan, the mean one, on the test split."""
     close_s: float
-    """Of processes that start, and from the last cell to the finished sweep, without readings."""
+    """From the command to its first trial, and from the last cell to the end, without readings."""
     device: str
     """That was timed; empty: none, and the seconds are a nominal device's."""
 
@@ -55,7 +55,7 @@ def forecast(plan: Plan, durations: Durations) -> Forecast:
         reading_s=fmean(
             durations.reading_s(variant, res, plan.counts["test"]) for variant, res, _ in cells
         ),
-        close_s=durations.spawn_s + durations.close_s,
+        close_s=durations.boot_s + durations.spawn_s + durations.close_s,
         device=durations.device if durations.is_measured else "",
     )
 

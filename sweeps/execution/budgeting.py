@@ -174,7 +174,7 @@ def spending(
     Args:
         may_write: whether this driver may still write to the store.
     """
-    durations = Durations(plan, kept_timings(plan))
+    durations = Durations(plan, kept_timings(plan), command_began=this_command_began())
     placement = cluster.placement if on_cluster() else expected_placement(plan.spec.resources)
     account = open_account(plan, store, durations, placement)
     budget = make_budget(plan, durations, account, placement)

@@ -84,7 +84,7 @@ def _times(plan: Plan) -> list[str]:
         f"time     about {duration(elapsed_s)} ({duration(predicted.trunks_s)} of trunks, "
         f"{duration(predicted.trunks_most_s)} if none is cut, {at_a_time} at a time; "
         f"{duration(predicted.cells_s)} of cells, {cells_at_a_time} at a time; {duration(end_s)} "
-        f"the end), as earlier sweeps took on {predicted.device}"
+        f"the start and the end), as earlier sweeps took on {predicted.device}"
     ]
 
 

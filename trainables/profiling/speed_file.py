@@ -30,6 +30,8 @@ class DeviceTimings:
     timings: tuple[Timing, ...] = ()
     start_s: float | None = None
     """Seconds that a trial takes before its work begins; None: not timed."""
+    boot_s: float | None = None
+    """Seconds from the start of a command to its first trial's; None: not timed."""
     spawn_s: float | None = None
     """Seconds until a phase's first process is ready for its work; None: not timed."""
     close_s: float | None = None
@@ -69,6 +71,7 @@ def _merged(before: DeviceTimings, added: DeviceTimings) -> DeviceTimings:
         added,
         timings=combined((*before.timings, *added.timings))[-MOST:],
         start_s=before.start_s if added.start_s is None else added.start_s,
+        boot_s=before.boot_s if added.boot_s is None else added.boot_s,
         spawn_s=before.spawn_s if added.spawn_s is None else added.spawn_s,
         close_s=before.close_s if added.close_s is None else added.close_s,
     )

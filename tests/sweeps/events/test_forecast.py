@@ -71,7 +71,9 @@ def test_a_later_sweep_knows_from_the_first_second(tmp_path: Path) -> None:
         keep_timings(tmp_path, timed_here)
     later = Durations(PLAN, read_all_timings(tmp_path))
     assert later.is_measured and later.timed_s == 0
-    assert forecast(PLAN, later) == replace(forecast(PLAN, first), close_s=later.spawn_s + 25.0)
+    assert forecast(PLAN, later) == replace(
+        forecast(PLAN, first), close_s=later.boot_s + later.spawn_s + 25.0
+    )
     assert later.start_s == pytest.approx(3.0)
 
 
