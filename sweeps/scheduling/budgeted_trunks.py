@@ -193,8 +193,9 @@ class BudgetedTrunks(TrunkScheduler):
         first_s = budget.trunk_s(point, 0, self._ends[0]) + self._nearest_end_s()
         needed_s = max(budget.trunk_s(point), first_s)
         may_begin = halving.to_begin > 0 and budget.fits(point, needed_s, results, taken_s)
-        # Where no more of the point's trunks can begin, halving would wait for them in vain.
-        instead = [] if may_begin else halving.in_line()[:1]
+        # Where trunks of the point are yet to begin and none fits, halving waits for them in vain.
+        waits_in_vain = halving.to_begin > 0 and not may_begin
+        instead = halving.in_line()[:1] if waits_in_vain else []
         for key in halving.promotable() or instead:
             seconds = budget.trunk_s(point, self._after(key))
             if budget.fits(point, seconds, results, taken_s):
