@@ -69,7 +69,9 @@ class Durations:
         self._spawned_s: float | None = None
         self._closed_s: float | None = None
         self._starts: list[float] = []  # seconds that trials took before their work began
-        self._refresh()
+        # Both are made when they are asked for, and made anew after the next timing.
+        self._timed_device: DeviceTimings | None = None
+        self._predict: Callable[[Work], float] | None = None
 
     # --- what is timed --------------------------------------------------------------------------
 
@@ -126,20 +128,29 @@ class Durations:
         device = self._devices.setdefault(name, new)
         device.added.append(Timing(work=work, seconds=seconds))
         device.seconds += seconds
-        self._refresh()
-
-    def _refresh(self) -> None:
-        """Predict from all that is known by now."""
-        most = max(self._devices.values(), key=lambda d: d.seconds, default=None)
-        self.device = "" if most is None else most.kept.device
-        self._most = most
-        timings = () if most is None else combined((*most.kept.timings, *most.added))[-MOST:]
-        known = most.kept if most else DeviceTimings(device="", on_gpu=True)
-        self._known = replace(known, timings=timings)
-        self._speed = self._known.speed
-        self._seconds = lru_cache(maxsize=None)(self._speed.seconds)
+        self._timed_device = self._predict = None
 
     # --- what is predicted ----------------------------------------------------------------------
+
+    @property
+    def device(self) -> str:
+        """Name the device that predictions are for; empty: none was timed."""
+        return self._known.device
+
+    @property
+    def _known(self) -> DeviceTimings:
+        """What was timed on that device, in this process and before."""
+        if self._timed_device is None:
+            most = max(self._devices.values(), key=lambda d: d.seconds, default=None)
+            most = most or _Device(DeviceTimings(device="", on_gpu=True))
+            timings = combined((*most.kept.timings, *most.added))[-MOST:]
+            self._timed_device = replace(most.kept, timings=timings)
+        return self._timed_device
+
+    def _seconds(self, work: Work) -> float:
+        if self._predict is None:
+            self._predict = lru_cache(maxsize=None)(self._known.speed.seconds)
+        return self._predict(work)
 
     @property
     def timed_s(self) -> float:
