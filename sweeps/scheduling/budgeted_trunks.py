@@ -43,6 +43,21 @@ class Candidate:
     """Expected improvement, a share, by half of what is left."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Moment:
+    """What all candidates of a moment have in common."""
+
+    outlook: Outlook
+    best: float
+    """What val decides by of the best trunk that was trained to its end; else, chance."""
+    nearest_end_s: float
+    """What the trunk that waits nearest to its end needs to it; 0: one has ended."""
+    results: frozenset[Point]
+    """The points that have trained a trunk to its end, or are about to."""
+    taken_s: float
+    """Device seconds that running trials take yet."""
+
+
 class BudgetedTrunks(TrunkScheduler):
     """The schedule of phase 1 within a budget; see :class:`TrunkScheduler`."""
 
@@ -57,6 +72,7 @@ class BudgetedTrunks(TrunkScheduler):
         self._budget = budget
         self._stopped = set[str]()  # keys of trunks whose trials have come to the budget's end
         self._has_own_bound: dict[str, bool] = {}  # by key: whether --max-minutes-per-trial is less
+        self._costs = {p: nominal_ms(plan.costs[p.variant, p.train_res]) for p in plan.points}
         super().__init__(plan, store, watcher, journal)
 
     @property
@@ -141,14 +157,14 @@ class BudgetedTrunks(TrunkScheduler):
             if key not in waiting
         ]
 
-    def _results(self) -> set[Point]:
+    def _results(self) -> frozenset[Point]:
         """The points that have trained a trunk to its end, or are about to."""
         last = len(self._rungs)
-        return {
+        return frozenset(
             point
             for point, halving in self._halving.items()
             if halving.has_finished or any(rung == last for rung in halving.running.values())
-        }
+        )
 
     def _device_s_of_running(self, without: str = "") -> float:
         """Predict the device seconds that running trials take yet, each to its next rung."""
@@ -169,20 +185,19 @@ class BudgetedTrunks(TrunkScheduler):
             for key, values in self._values.items()
             if values and key in self._trunks
         ]
-        costs = {p: nominal_ms(self._plan.costs[p.variant, p.train_res]) for p in self._plan.points}
-        outlook = Outlook(costs, self._plan.spec.trunks.epochs, shown)
-        results, taken_s = self._results(), self._device_s_of_running()
-        found = [
-            candidate
-            for point in self._halving
-            for candidate in self._candidates(point, outlook, results, taken_s)
-        ]
+        now = _Moment(
+            outlook=Outlook(self._costs, self._plan.spec.trunks.epochs, shown),
+            best=self._best_finished(),
+            nearest_end_s=self._nearest_end_s(),
+            results=self._results(),
+            taken_s=self._device_s_of_running(),
+        )
+        found = [c for point in self._halving for c in self._candidates(point, now)]
         return sorted(found, key=lambda candidate: -candidate.gain)
 
-    def _candidates(
-        self, point: Point, outlook: Outlook, results: set[Point], taken_s: float
-    ) -> Iterator[Candidate]:
+    def _candidates(self, point: Point, now: _Moment) -> Iterator[Candidate]:
         halving, budget = self._halving[point], self._budget
+        results, taken_s = now.results, now.taken_s
         cells_s = 0.0 if point in results else budget.cells_s(point)
         horizon_s = HORIZON * budget.trial_s(point, results)
         for key in self._unfinished[point]:
@@ -190,7 +205,7 @@ class BudgetedTrunks(TrunkScheduler):
                 yield Candidate(point=point, trunk=key, gain=math.inf)
         # Until a trunk has been trained to its end, one that waits has to fit after a new one's
         # first rung: something is to be handed over.
-        first_s = budget.trunk_s(point, 0, self._ends[0]) + self._nearest_end_s()
+        first_s = budget.trunk_s(point, 0, self._ends[0]) + now.nearest_end_s
         needed_s = max(budget.trunk_s(point), first_s)
         may_begin = halving.to_begin > 0 and budget.fits(point, needed_s, results, taken_s)
         # Where trunks of the point are yet to begin and none fits, halving waits for them in vain.
@@ -199,13 +214,13 @@ class BudgetedTrunks(TrunkScheduler):
         for key in halving.promotable() or instead:
             seconds = budget.trunk_s(point, self._after(key))
             if budget.fits(point, seconds, results, taken_s):
-                guess = outlook.trunk(Shown(point=point, values=self._values[key]))
+                guess = now.outlook.trunk(Shown(point=point, values=self._values[key]))
                 tries = min(1.0, horizon_s / (seconds + cells_s))
-                gain = guess.improvement(self._best_finished, tries)
+                gain = guess.improvement(now.best, tries)
                 yield Candidate(point=point, trunk=key, gain=gain)
         if may_begin:
             tries = min(halving.to_begin, horizon_s / (self._expected_s(point) + cells_s))
-            gain = outlook.next_trunk(point).improvement(self._best_finished, tries)
+            gain = now.outlook.next_trunk(point).improvement(now.best, tries)
             yield Candidate(point=point, trunk=None, gain=gain)
 
     def _nearest_end_s(self) -> float:
@@ -236,7 +251,6 @@ class BudgetedTrunks(TrunkScheduler):
         """The epochs that a trial may end at: the rungs, and the last one."""
         return (*self._rungs, self._plan.spec.trunks.epochs)
 
-    @property
     def _best_finished(self) -> float:
         """What val decides by of the best trunk that was trained to its end; else, chance."""
         ended = [
