@@ -91,8 +91,7 @@ class Budgeted:
 
 def budgeted(options: BudgetOptions, spent: Spent) -> Budgeted | None:
     """Say what was spent of a budget, nothing being left undone; None: there is no budget."""
-    limits = (options.budget_hours, options.budget_gpu_hours, options.budget_cost)
-    if all(limit is None for limit in limits):
+    if not options.is_bounded:
         return None
     return Budgeted(
         hours=options.budget_hours,

@@ -49,12 +49,6 @@ def check_budget(spec: SweepSpec) -> None:
         )
 
 
-def has_budget(options: BudgetOptions) -> bool:
-    """Whether anything is bounded."""
-    limits = (options.budget_hours, options.budget_gpu_hours, options.budget_cost)
-    return any(limit is not None for limit in limits)
-
-
 def trial_shares(plan: Plan, placement: Placement) -> Shares:
     """See how much of the devices each kind of trial takes, and how many run at a time."""
     cores = max(1, placement.cluster_resources.cores)
@@ -75,16 +69,6 @@ def trial_shares(plan: Plan, placement: Placement) -> Shares:
     )
 
 
-def open_account(plan: Plan, store: Store, durations: Durations, placement: Placement) -> Account:
-    """Open the account of a sweep, of which its earlier commands have spent a part."""
-    shares = trial_shares(plan, placement)
-
-    def share(variant: str, res: int, trains: bool) -> float:
-        return (shares.trunks if trains else shares.cells).get((variant, res), 1.0)
-
-    return Account(store.spending, this_command_began(), share, lambda: durations.device)
-
-
 def left_of(options: BudgetOptions, spent: Spent) -> Left:
     """Tell what is left of a budget.
 
@@ -100,17 +84,6 @@ def left_of(options: BudgetOptions, spent: Spent) -> Left:
         money = options.budget_cost - spent.cost(prices)
         device_s = min(device_s, 3600 * money / prices.highest)
     return Left(elapsed_s=elapsed_s, device_s=device_s)
-
-
-def make_budget(
-    plan: Plan, durations: Durations, account: Account, placement: Placement
-) -> Budget | None:
-    """Make the budget of a plan; None: nothing is bounded."""
-    options = plan.spec.budget
-    if not has_budget(options):
-        return None
-    shares = trial_shares(plan, placement)
-    return Budget(plan, durations, lambda: left_of(options, account.spent), shares)
 
 
 @dataclass
@@ -174,10 +147,18 @@ def spending(
     Args:
         may_write: whether this driver may still write to the store.
     """
-    durations = Durations(plan, kept_timings(plan), command_began=this_command_began())
+    began, options = this_command_began(), plan.spec.budget
     placement = cluster.placement if on_cluster() else expected_placement(plan.spec.resources)
-    account = open_account(plan, store, durations, placement)
-    budget = make_budget(plan, durations, account, placement)
+    shares = trial_shares(plan, placement)
+
+    def share(variant: str, res: int, trains: bool) -> float:
+        return (shares.trunks if trains else shares.cells).get((variant, res), 1.0)
+
+    durations = Durations(plan, kept_timings(plan), command_began=began)
+    account = Account(store.spending, began, share, lambda: durations.device)
+    budget = None
+    if options.is_bounded:
+        budget = Budget(plan, durations, lambda: left_of(options, account.spent), shares)
     try:
         yield Spending(plan, store, durations, account, budget)
     finally:

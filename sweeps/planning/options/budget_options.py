@@ -17,3 +17,9 @@ class BudgetOptions:
     """Most money for trials, at --price-per-hour."""
     price_per_hour: tuple[str, ...] = ()
     """Price of an hour of a device, in any currency: 0.5, or by its name: T4=0.5 A10G=1.0."""
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether there is a budget at all."""
+        limits = (self.budget_hours, self.budget_gpu_hours, self.budget_cost)
+        return any(limit is not None for limit in limits)
