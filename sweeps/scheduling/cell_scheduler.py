@@ -17,7 +17,7 @@ from trainables.storage.artifact_store import Store
 from trainables.storage.files import write_text
 from trainables.training.trunk import EpochReport, TrunkSpec, trained_epochs
 
-# A trunk that was trained to its end, and the reports of its epochs.
+# A trunk that has ended, and the reports of its epochs.
 SurvivingTrunk = tuple[TrunkSpec, tuple[EpochReport, ...]]
 
 

@@ -11,19 +11,15 @@ from sweeps.output.sweep_record import SweepRecord
 from sweeps.planning.cell import Cell
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
-from sweeps.scheduling.cell_scheduler import cells_of
+from sweeps.scheduling.cell_scheduler import SurvivingTrunk, cells_of
 from sweeps.scheduling.journal import read_journal
 from trainables.errors import UserError
 from trainables.fixres.reuse.kept_arms import Kept, find_kept
 from trainables.storage.artifact_store import Store
 from trainables.training.trunk import (
-    EpochReport,
-    TrunkSpec,
     TrunkStatus,
     recorded_end,
 )
-
-EndedTrunk = tuple[TrunkSpec, tuple[EpochReport, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,16 +124,16 @@ def _is_whole(cell: Cell, kept: Kept) -> bool:
     return set(kept.arms) == set(cell.spec.arms)
 
 
-def _best(plan: Plan, trunks: Sequence[EndedTrunk]) -> list[EndedTrunk]:
+def _best(plan: Plan, trunks: Sequence[SurvivingTrunk]) -> list[SurvivingTrunk]:
     """List the best trunks of each point, as many as have cells."""
 
-    def merit(trunk: EndedTrunk) -> tuple[int, float]:
+    def merit(trunk: SurvivingTrunk) -> tuple[int, float]:
         values = [
             (r.epoch, best.value(plan.metric)) for r in trunk[1] if (best := r.best_by(plan.metric))
         ]
         return max(values, default=(0, 0.0))
 
-    by_point: dict[Point, list[EndedTrunk]] = {point: [] for point in plan.points}
+    by_point: dict[Point, list[SurvivingTrunk]] = {point: [] for point in plan.points}
     for trunk in sorted(trunks, key=merit, reverse=True):
         by_point[point_of(trunk[0])].append(trunk)
     return [trunk for found in by_point.values() for trunk in found[: plan.survivors]]
