@@ -186,7 +186,7 @@ class _Table:
         image_ms = parts.max(axis=0) if self._on_gpu else parts.sum(axis=0)
         share = np.where(self._train > 0, 1.0, speed.forward_share)
         passes = np.bincount(self._place, self._images * image_ms * share, minlength=self._count)
-        return np.maximum(1e-6, (passes + self._head_steps * speed.head_step_ms) / 1000)
+        return np.maximum(1e-12, (passes + self._head_steps * speed.head_step_ms) / 1000)
 
 
 def _scaled(logs: Mapping[str, float]) -> Coefficients:
