@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
+from torch import nn
 
 from trainables.export.portable_formats import trace, write_onnx
 from trainables.models import backbone, variants
@@ -31,6 +32,7 @@ def write_candidates(
     files = {res: folder / f"{variant}-{res}.onnx" for res in sorted(set(resolutions))}
     first = min(files)
     model = backbone.build(variants.get(variant), classes).eval()
+    _make_biases_count(model)
     write_onnx(files[first], trace(model, first), {VARIANT: variant})
     traced = onnx.load(files[first], load_external_data=False)
     for res, path in files.items():
@@ -39,6 +41,13 @@ def write_candidates(
             with replacing(path) as temporary:
                 temporary.write_bytes(traced.SerializeToString(deterministic=True))
     return files
+
+
+def _make_biases_count(model: nn.Module) -> None:
+    """Draw all biases at random: those that are zero would be left out of the graph."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            nn.init.normal_(parameter, std=0.01)
 
 
 def set_resolution(model: onnx.ModelProto, res: int) -> None:

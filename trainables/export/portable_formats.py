@@ -20,6 +20,7 @@ from onnxscript.ir.passes.common import ClearMetadataAndDocStringPass
 from torch import nn
 
 from trainables.errors import SweepError
+from trainables.export.folding import fold_batch_norms
 from trainables.storage.replacing import replacing
 
 # Otherwise ONNX Runtime calls its makers, and keeps an id of the device in the home folder.
@@ -37,7 +38,9 @@ CHECK_BATCHES = (3, 1)
 def trace(model: nn.Module, res: int) -> torch.export.ExportedProgram:
     """Trace ``model`` in eval mode for any batch size: (N, 3, res, res) -> (N, C), float32.
 
-    All formats are written from one trace, which takes longer than to write them.
+    All formats are written from one trace, which takes longer than to write them. Batch norms are
+    folded into convolutions first: as nodes of their own they take twice as long to export, and an
+    exporter folds them at last.
 
     Args:
         model: on any device, in any memory format; it is left as it is.
@@ -46,8 +49,10 @@ def trace(model: nn.Module, res: int) -> torch.export.ExportedProgram:
     Returns:
         The program, without stack traces and example inputs.
     """
+    plain = _plain_copy(model)
+    fold_batch_norms(plain)
     program = torch.export.export(
-        _plain_copy(model),
+        plain,
         (torch.zeros(2, 3, res, res),),  # with one image, N would be taken for the constant 1
         dynamic_shapes=({0: torch.export.Dim(BATCH, min=1)},),
     )

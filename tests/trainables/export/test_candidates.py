@@ -10,11 +10,12 @@ import onnxruntime
 import pytest
 import torch
 
-from tests.trainables.export.test_portable_formats import tiny
+from tests.trainables.export.test_portable_formats import alive, tiny
 from trainables.export.candidates import set_resolution, write_candidates
 from trainables.export.portable_formats import trace, write_onnx
-from trainables.models import backbone
+from trainables.models import backbone, variants
 
+LITE0 = variants.get("lite0")
 SIDES = (32, 33, 37, 40, 46, 47)  # even and odd at every stride
 
 
@@ -68,3 +69,15 @@ def test_candidates_give_the_logits_of_their_net_at_each_resolution(
         (logits,) = session.run(None, {"pixels": x.numpy()})
         assert logits.shape == (2, 7) and np.abs(wanted).max() > 0
         np.testing.assert_allclose(logits, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
+
+
+def test_a_candidate_has_the_nodes_of_a_trained_net(tmp_path: Path) -> None:
+    """A bias that is zero, as before training, would be left out: the net would look faster."""
+    net = alive(backbone.build(LITE0, 7), 32)
+    torch.nn.init.normal_(net.classifier.bias)
+    write_onnx(tmp_path / "trained.onnx", trace(net, 32), {})
+    candidate = write_candidates(tmp_path, "lite0", [32], 7)[32]
+    trained, measured = (onnx.load(p).graph for p in (tmp_path / "trained.onnx", candidate))
+    assert [node.op_type for node in measured.node] == [node.op_type for node in trained.node]
+    shapes = [{tuple(t.dims) for t in graph.initializer} for graph in (trained, measured)]
+    assert shapes[0] == shapes[1]
