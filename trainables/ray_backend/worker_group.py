@@ -17,17 +17,17 @@ from typing import Any
 import ray
 import torch
 from ray import train
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.torch import TorchTrainer, get_device
 
 from trainables.data.image_set import ImageSet
 from trainables.errors import SweepError
 from trainables.ray_backend.epoch_channel import EpochChannel
+from trainables.ray_backend.guarded_torch import GuardedTorchConfig, worker_guard
 from trainables.ray_backend.placement_groups import remove_orphaned_groups
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import Place
 from trainables.storage.hashing import to_jsonable
 from trainables.training.distributed import WorkerGroup
-from trainables.training.preemption import PreemptionGuard
 from trainables.training.trainer import TrunkTraining
 from trainables.training.trunk import EpochReport, TrunkSpec, epoch_report_from_json
 from trainables.transforms.eval_transform import EvalTransform
@@ -35,8 +35,6 @@ from trainables.transforms.eval_transform import EvalTransform
 POLL_S = 0.5
 CLEAN_UP_EVERY_S = 5.0  # orphaned placement groups, while an epoch is waited for
 ENDING_S = 60.0  # for workers to save what they have done, and to end
-
-_guard = PreemptionGuard()  # Installed in the processes of workers.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,12 +89,14 @@ class TrunkWorkers:
             TorchTrainer(
                 _run_worker,
                 train_loop_config={
-                    "config": config,
+                    # Ray Train's controller unpickles all of this, and would import what only
+                    # training needs: it starts twice as fast where it finds a reference.
+                    "config": ray.put(config),
                     "channel": self._channel,
                     "threads": max(1, int(resources.get("CPU", 1))),
                 },
                 # Tensors on the CPU go over gloo: what workers agree on does not wait for a GPU.
-                torch_config=_GuardedTorchConfig(
+                torch_config=GuardedTorchConfig(
                     backend="cpu:gloo,cuda:nccl" if uses_gpus else "gloo"
                 ),
                 scaling_config=train.ScalingConfig(
@@ -149,7 +149,7 @@ def _run_worker(loop_config: dict[str, Any]) -> None:
     Raises:
         PreemptedError: a worker, or the trial, is to end.
     """
-    config: WorkerConfig = loop_config["config"]
+    config: WorkerConfig = ray.get(loop_config["config"])
     channel, threads = loop_config["channel"], loop_config["threads"]
     torch.set_num_threads(threads)
     stop_requested = channel.wait_for_stop.remote()
@@ -163,34 +163,16 @@ def _run_worker(loop_config: dict[str, Any]) -> None:
         threads=threads,
         val_transforms=config.val_transforms,
         rungs=config.rungs,
-        should_stop=lambda: _guard.requested or bool(ray.wait([stop_requested], timeout=0)[0]),
+        should_stop=lambda: (
+            worker_guard.requested or bool(ray.wait([stop_requested], timeout=0)[0])
+        ),
         group=group,
         device=get_device(),
     )
     epoch = 1
     while ray.get(channel.wait_for_request.remote(epoch)):
-        with _guard.deferred():
+        with worker_guard.deferred():
             report = training.epoch() if config.spec.recipe.epochs else training.score_untrained()
         if group.rank == 0:
             ray.get(channel.put_report.remote(epoch, json.dumps(to_jsonable(report))))
         epoch += 1
-
-
-class _GuardedTorchConfig(TorchConfig):
-    """Torch's process group, and a preemption guard in each worker."""
-
-    @property
-    def backend_cls(self) -> type:
-        return _GuardedTorchBackend
-
-
-class _GuardedTorchBackend(TorchConfig().backend_cls):  # type: ignore[misc] # Ray does not export it
-    """Installs the guards beforehand: a worker trains in a thread, which may set no handler."""
-
-    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        super().on_start(worker_group, backend_config)
-        worker_group.execute(_install_guard)
-
-
-def _install_guard() -> None:
-    _guard.install()
