@@ -9,6 +9,7 @@ from tests.trainables.ray_backend.trunk_trials import (
     STEPS,
     begin,
     is_saved,
+    kill,
     meanwhile,
     preempt,
     processes,
@@ -21,13 +22,20 @@ from trainables.training.trunk import recorded_reports
 
 pytestmark = pytest.mark.slow
 TWO: dict[str, Any] = {"workers": 2, "worker_resources": {"CPU": 1, "GPU": 0}}
+EPOCHS = 4
+PROCESSES = ("RayTrainWorker", "Trainable.train")  # that may end: a worker's, the trial's
+
+
+@pytest.fixture
+def trunk(tiny_images, lite0_weights, tmp_path):
+    return begin(tiny_images, lite0_weights, tmp_path, EPOCHS)
 
 
 @pytest.fixture(scope="module")
 def together(ray, tiny_images, lite0_weights, tmp_path_factory):
     """The trunk of two workers: stopped after its first epoch, and resumed."""
     root = tmp_path_factory.mktemp("together")
-    trunk = begin(tiny_images, lite0_weights, root)
+    trunk = begin(tiny_images, lite0_weights, root, EPOCHS)
     epochs, _ = run(trunk, root / "first", stop={"training_iteration": 1}, **TWO)
     state = read_state(trunk.folder / "state.pt")
     left = processes("RayTrainWorker")
@@ -50,28 +58,25 @@ def test_stopped_workers_end_and_train_no_further_epoch(together):
     assert len(together.stopped["reports"]) == 1
     assert together.stopped["progress"] is None
     assert together.left == []
-    assert together.epochs == [[1], [1, 2]]
+    assert together.epochs == [[1], [1, 2, 3, 4]]
 
 
-@pytest.mark.parametrize("word", ["RayTrainWorker", "Trainable.train"])
-def test_workers_resume_within_the_epoch_whichever_process_is_preempted(
-    together, trunk, tmp_path, word
-):
+def test_workers_resume_within_the_epoch_whichever_process_is_preempted(together, trunk, tmp_path):
     left: list[Any] = []
-    with meanwhile(trunk, lambda: left.append(preempt(word, trunk))):
+    acts = [lambda word=word: left.append(preempt(word, trunk)) for word in PROCESSES]
+    with meanwhile(trunk, *acts):
         epochs, failures = run(trunk, tmp_path, **TWO)
-    assert [is_saved(state) for state in left] == [True]
-    assert failures == 1
-    assert sorted(set(epochs)) == [1, 2]  # a retry reports again what the store holds
+    assert [is_saved(state) for state in left] == [True, True]
+    assert failures == 2
+    assert sorted(set(epochs)) == [1, 2, 3, 4]  # a retry reports again what the store holds
     assert same_weights(trunk.folder, together.folder)
     work = [line["steps"] for line in read_lines(trunk.folder / "work.jsonl")]
-    assert work == [STEPS, STEPS]
+    assert work == [STEPS] * EPOCHS
 
 
-@pytest.mark.parametrize("word", ["RayTrainWorker", "Trainable.train"])
-def test_a_killed_process_costs_an_epoch_at_most(together, trunk, tmp_path, word):
-    with meanwhile(trunk, lambda: processes(word)[0].kill()):
+def test_a_killed_process_costs_an_epoch_at_most(together, trunk, tmp_path):
+    with meanwhile(trunk, *(lambda word=word: kill(word) for word in PROCESSES)):
         epochs, failures = run(trunk, tmp_path, **TWO)
-    assert failures == 1
-    assert sorted(set(epochs)) == [1, 2]
+    assert failures == 2
+    assert sorted(set(epochs)) == [1, 2, 3, 4]
     assert same_weights(trunk.folder, together.folder)

@@ -26,7 +26,7 @@ EPOCHS, BATCH, STEPS = 2, 4, 5  # steps an epoch, of 22 images
 VAL_TRANSFORMS = (EvalTransform(test_res=32, crop_pct=1.0, interpolation="bicubic"),)
 
 
-def begin(tiny_images, lite0_weights, root):
+def begin(tiny_images, lite0_weights, root, epochs=EPOCHS):
     """What a trial is given, and the store."""
     store = Store(root / "store")
     spec = TrunkSpec(
@@ -34,7 +34,7 @@ def begin(tiny_images, lite0_weights, root):
         train_res=32,
         weights=find_weights(variants.get("lite0"), str(lite0_weights), store),
         images=tiny_images.digest,
-        recipe=Recipe(epochs=EPOCHS, batch_size=BATCH, warmup_epochs=0.0, ema_decay=0.9),
+        recipe=Recipe(epochs=epochs, batch_size=BATCH, warmup_epochs=0.0, ema_decay=0.9),
         hyper=Hyper(lr=1e-3, weight_decay=0.05, label_smoothing=0.1),
         seed=0,
     )
@@ -45,7 +45,7 @@ def begin(tiny_images, lite0_weights, root):
         read=ReadOptions(),
         cache=tiny_images.root.parent,
         threads=1,
-        rungs=(EPOCHS,),
+        rungs=(epochs,),
     )
     return SimpleNamespace(spec=spec, context=context, store=store, folder=store.trunk(spec.key))
 
@@ -62,7 +62,7 @@ def train_alone(trunk, tiny_images, root):
         val_transforms=VAL_TRANSFORMS,
         rungs=trunk.context.rungs,
     )
-    while training.trained_epochs < EPOCHS:
+    while training.trained_epochs < trunk.spec.recipe.epochs:
         training.epoch()
     return training
 
@@ -114,18 +114,32 @@ def processes(word):
 
 
 @contextlib.contextmanager
-def meanwhile(trunk, act):
-    """Call ``act`` in a thread, shortly after training has begun."""
+def meanwhile(trunk, *acts):
+    """Call each of ``acts`` in a thread, shortly after training has begun, and begun again.
+
+    Each of them ends processes of the trial.
+    """
     over = threading.Event()
+    spec, state = trunk.folder / "spec.json", trunk.folder / "state.pt"
 
-    def wait():
-        while not (trunk.folder / "spec.json").exists():
-            if over.wait(0.02):
-                return
-        time.sleep(0.3)
-        act()
+    def saved():
+        return state.stat().st_mtime_ns if state.exists() else None
 
-    thread = threading.Thread(target=wait)
+    def act_in_turn():
+        before = saved()
+        for act in acts:
+            # Without a state to go on from, a training writes its spec first of all.
+            while not (spec.exists() if before is None else saved() != before):
+                if over.wait(0.02):
+                    return
+            time.sleep(0.3)
+            workers = processes("RayTrainWorker")
+            act()
+            psutil.wait_procs(workers, timeout=HANG_S)
+            before = saved()
+            spec.unlink(missing_ok=True)
+
+    thread = threading.Thread(target=act_in_turn)
     thread.start()
     try:
         yield
@@ -145,6 +159,11 @@ def preempt(word, trunk):
     process.send_signal(signal.SIGTERM)
     psutil.wait_procs([process], timeout=HANG_S)
     return read_state(trunk.folder / "state.pt")
+
+
+def kill(word):
+    """Send SIGKILL to a process whose title holds ``word``."""
+    processes(word)[0].kill()
 
 
 def is_saved(state):
