@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 from tests.end_to_end.sweeping import board, epochs_trained, model_files, runs_of, sweep
@@ -42,9 +41,3 @@ def test_in_steps_it_is_the_sweep_of_the_whole(
     assert {run.data.tags["key"] for run in cells} == {f"cell {key}" for key in keys}
     record = json.loads((out / "spec.json").read_text())
     assert "0.003" in record["command"] and len(record["extensions"]) == 1
-
-    shutil.rmtree(out / "model")
-    view = sweep(data, out, *SMALL)
-    assert view.returncode == 0, view.stdout + view.stderr
-    assert board(out) == small and epochs_trained(out) == counts
-    assert "reused   trunks: 2 of 2 are there, 0 to train" in view.stdout

@@ -43,7 +43,7 @@ def head() -> Iterator[Head]:
 def test_stopped_and_killed_again_and_again_and_continued(
     head: Head, data: Path, undisturbed: Path
 ) -> None:
-    """Ctrl-C and SIGTERM (``ray job stop``, a spot machine that goes), and two kills."""
+    """Ctrl-C, a kill, and SIGTERM (``ray job stop``, a spot machine that goes)."""
     out = data.parent / "disturbed"
     interrupted = _start_and_send(data, out, _first_epoch, signal.SIGINT)
     assert interrupted == 130
@@ -53,7 +53,6 @@ def test_stopped_and_killed_again_and_again_and_continued(
     assert "stopped; the same command continues" in said and "Traceback" not in said, said
     assert re.search(LINE, said), said
     _check_stopped(out)
-    assert _start_and_send(data, out, _further_cell(out), signal.SIGKILL) == -signal.SIGKILL
     done = head.submit(command(data, out)[1:])
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert re.search(r"cell lite0 \d+ -> \d+ px, crop [\d.]+: val top-1", done.stdout)
@@ -84,17 +83,7 @@ def _third_trunk(out: Path) -> bool:
 
 def _second_cell(out: Path) -> bool:
     """Phase 2 is under way."""
-    return _cells(out) > 0
-
-
-def _further_cell(out: Path) -> Callable[[Path], bool]:
-    """And goes on."""
-    before = _cells(out)
-    return lambda out: _cells(out) > before
-
-
-def _cells(out: Path) -> int:
-    return len(list((out / "store").glob("cells/*/rows.json")))
+    return any((out / "store").glob("cells/*/rows.json"))
 
 
 def _start_and_send(
