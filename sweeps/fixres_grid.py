@@ -132,7 +132,7 @@ def _sweep(argv: list[str], prog: str) -> None:
     from sweeps.terminal.console import OutputClosedError, Terminal
     from trainables.storage.full_disk import full_disk_told
 
-    check_cluster()
+    check_cluster(spec.resources)
     try:
         with full_disk_told(spec.output.out), Terminal() as terminal:
             for note in notes():

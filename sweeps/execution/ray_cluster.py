@@ -13,7 +13,12 @@ from typing import Any
 import torch
 
 from sweeps.environment import interrupt_on_sigterm, on_cluster
-from sweeps.execution.resources import ClusterResources, Placement, known_gpu
+from sweeps.execution.resources import (
+    ACCELERATOR_PREFIX,
+    ClusterResources,
+    Placement,
+    known_gpu,
+)
 from sweeps.planning.options.groups import ResourceOptions
 from trainables.errors import SweepError, UserError
 from trainables.machine import available_cores, available_memory_bytes
@@ -25,11 +30,16 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def current_placement(options: ResourceOptions) -> Placement:
-    """See what the cluster or this machine has now. Ray must be running."""
+    """See what the cluster or this machine has now. Ray must be running.
+
+    With ``--accelerator-type`` nodes with other GPUs count for nothing.
+    """
     import ray
 
     all_nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     nodes = [n["Resources"] for n in all_nodes if n["Alive"]]
+    if kind := options.accelerator_type:
+        nodes = [n for n in nodes if not n.get("GPU") or ACCELERATOR_PREFIX + kind in n]
     cluster_resources = ClusterResources(
         cores=max((int(n.get("CPU", 0)) for n in nodes), default=0),
         gpus=int(sum(n.get("GPU", 0) for n in nodes)),
@@ -41,13 +51,18 @@ def current_placement(options: ResourceOptions) -> Placement:
     return Placement(options=options, cluster_resources=cluster_resources)
 
 
-def check_cluster() -> None:
+def check_cluster(options: ResourceOptions) -> None:
     """Check that the given cluster answers, if one is given, before anything is made.
 
     Raises:
-        UserError: RAY_ADDRESS is not the address of a cluster's head.
+        UserError: RAY_ADDRESS is not the address of a cluster's head, or an option needs a cluster.
     """
     if not on_cluster():
+        if options.accelerator_type:
+            raise UserError(
+                f"--accelerator-type {options.accelerator_type} chooses among the nodes of a "
+                "cluster, and RAY_ADDRESS names none: leave it out on one machine."
+            )
         return
     given = os.environ["RAY_ADDRESS"]
     host, port = _head_of(given)

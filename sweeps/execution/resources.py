@@ -34,6 +34,9 @@ CPU_MEMORY_FACTOR = 2.0
 PARALLEL_SHARE = 0.5
 # Ray counts resources in ten-thousandths.
 RESOURCE_GRANULARITY = 10_000
+# Ray gives each node a unit of a resource of this prefix and its kind of GPU, and asks for so much
+# of it where a task names the kind.
+ACCELERATOR_PREFIX, ACCELERATOR_SHARE = "accelerator_type:", 0.001
 # Ray gives the head node one unit of this resource.
 HEAD_NODE_RESOURCE = "node:__internal_head__"
 # Trials leave some of that unit: helpers of Ray Train need thousandths of it to be placed at all.
@@ -92,6 +95,8 @@ class TrialResources:
     workers: int = 1
     groups: int = 1
     """Trials with several workers that run at a time."""
+    accelerator: str | None = None
+    """The kind of its GPUs, as Ray names it; None: any."""
 
     @property
     def bundle(self) -> dict[str, float]:
@@ -103,15 +108,22 @@ class TrialResources:
         """
         if self.workers > 1:
             return {HEAD_NODE_RESOURCE: _rounded_down(HEAD_SHARE_FOR_TRIALS / self.groups)}
-        return {"CPU": self.cpus, "GPU": self.gpus}
+        return self._worker
+
+    @property
+    def _worker(self) -> dict[str, float]:
+        """Resources of each worker."""
+        worker = {"CPU": self.cpus, "GPU": self.gpus}
+        if self.accelerator and self.gpus:
+            worker[ACCELERATOR_PREFIX + self.accelerator] = ACCELERATOR_SHARE
+        return worker
 
     @property
     def config(self) -> dict[str, Any]:
         """Entries of a Tune configuration that carry these resources to the trainable."""
         config: dict[str, Any] = {"resources": self.bundle}
         if self.workers > 1:
-            worker_resources = {"CPU": self.cpus, "GPU": self.gpus}
-            config |= {"workers": self.workers, "worker_resources": worker_resources}
+            config |= {"workers": self.workers, "worker_resources": self._worker}
         return config
 
 
@@ -189,7 +201,11 @@ class PhaseResources:
         """
         by_net = {
             key: TrialResources(
-                cpus=self.cpus, gpus=gpus, workers=workers, groups=self._groups(workers)
+                cpus=self.cpus,
+                gpus=gpus,
+                workers=workers,
+                groups=self._groups(workers),
+                accelerator=self.placement.options.accelerator_type,
             )
             for key, (gpus, workers) in self._shares.items()
         }

@@ -188,6 +188,8 @@ class ResourceOptions:
     """GPUs of a trial, or a share. Left out: what the memory that it needs comes to."""
     gpu_memory_gb: float | None = None
     """Memory of one GPU, GB; say it where GPU nodes are yet to come or differ from the driver's."""
+    accelerator_type: str | None = None
+    """Kind of GPU, as Ray names it (T4, A10G, H100 ...), where a cluster has several."""
     max_minutes_per_trial: float | None = None
     """Most minutes of a trunk's trial, from rung to rung; it stops at a step, and has failed."""
     workers_per_trial: int | None = None

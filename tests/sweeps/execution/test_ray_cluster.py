@@ -49,6 +49,24 @@ def test_a_cluster_without_nodes_has_nothing_yet(monkeypatch: pytest.MonkeyPatch
     )
 
 
+def test_of_the_nodes_with_gpus_those_of_the_wanted_kind_are_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    head, small = {"CPU": 2.0}, {"CPU": 8.0, "GPU": 1.0, "accelerator_type:T4": 1.0}
+    give_nodes(monkeypatch, head, small, {"CPU": 96.0, "GPU": 8.0, "accelerator_type:H100": 1.0})
+    found = current_placement(ResourceOptions(accelerator_type="T4")).cluster_resources
+    assert (found.cores, found.gpus, found.gpus_per_node) == (8, 1, 1)
+    found = current_placement(ResourceOptions(accelerator_type="A100")).cluster_resources
+    assert (found.cores, found.gpus) == (2, 0)  # its nodes may be yet to come
+
+
+def test_a_kind_of_gpu_is_chosen_on_a_cluster_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(UserError, match=r"--accelerator-type T4 chooses among the nodes"):
+        ray_cluster.check_cluster(ResourceOptions(accelerator_type="T4"))
+
+
 @pytest.mark.parametrize("cluster", [True, False])
 def test_a_given_cluster_is_joined_and_else_a_private_ray_started(
     monkeypatch: pytest.MonkeyPatch, cluster: bool
@@ -150,7 +168,7 @@ def answer(server: socket.socket, with_bytes: bytes) -> threading.Thread:
 def test_without_a_cluster_nothing_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     for address in ("", "local"):
         monkeypatch.setenv("RAY_ADDRESS", address)
-        ray_cluster.check_cluster()
+        ray_cluster.check_cluster(ResourceOptions())
 
 
 @pytest.mark.parametrize(
@@ -176,7 +194,7 @@ def test_a_head_that_answers_is_greeted(
     monkeypatch.setattr("ray._private.services.resolve_ip_for_localhost", lambda host: host)
     thread = answer(listener, b"\0\0\x06\x04\0")  # settings of HTTP/2
     with pytest.raises(UserError, match=reason) if reason else nullcontext():
-        ray_cluster.check_cluster()
+        ray_cluster.check_cluster(ResourceOptions())
     thread.join(HANG_S)
 
 
@@ -187,7 +205,7 @@ def test_a_dashboard_is_told_from_a_head(
     monkeypatch.setattr("ray._private.services.resolve_ip_for_localhost", lambda host: host)
     answer(listener, b"HTTP/1.1 200 OK\r\n\r\n")
     with pytest.raises(UserError, match=r"answers as a dashboard.* ray job submit"):
-        ray_cluster.check_cluster()
+        ray_cluster.check_cluster(ResourceOptions())
 
 
 @pytest.mark.parametrize(
@@ -207,4 +225,4 @@ def test_an_address_without_a_head_is_refused(
     monkeypatch.setattr("ray._private.services.find_gcs_addresses", lambda: set())
     monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda folder: None)
     with pytest.raises(UserError, match=f"^RAY_ADDRESS {reason}"):
-        ray_cluster.check_cluster()
+        ray_cluster.check_cluster(ResourceOptions())

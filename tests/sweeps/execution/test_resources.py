@@ -132,6 +132,19 @@ def test_on_cpus_as_many_at_a_time_as_are_done_soonest(
     assert (resources.concurrency, resources.cpus) == expected
 
 
+def test_each_worker_on_a_gpu_asks_for_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    given(monkeypatch, [], cluster=True)
+    node = {"CPU": 32.0, "GPU": 4.0, "accelerator_type:A10G": 1.0}
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": node}])
+    options = ResourceOptions(accelerator_type="A10G", gpu_memory_gb=24.0)
+    small, large = resources_of(options, 6.0, 40.0, most=4).trial_resources.values()
+    assert small.bundle == {"CPU": 2, "GPU": 0.25, "accelerator_type:A10G": 0.001}
+    assert large.workers > 1 and "accelerator_type:A10G" not in large.bundle
+    assert large.config["worker_resources"]["accelerator_type:A10G"] == 0.001
+    on_cpus = resources_of(replace(options, gpus_per_trial=0.0), 6.0).trial_resources
+    assert [set(trial.bundle) for trial in on_cpus.values()] == [{"CPU", "GPU"}]
+
+
 def test_on_cpus_neither_cores_nor_memory_are_promised_twice() -> None:
     rng = random.Random(0)
     for _ in range(500):

@@ -72,6 +72,7 @@ FREE = {
     "gpus_per_trial": 0.5,
     "gpu_memory_gb": 24.0,
     "workers_per_trial": 2,
+    "accelerator_type": "A10G",
     "tracking_uri": "http://elsewhere",
     "experiment": "another",
     "register_as": "another",
