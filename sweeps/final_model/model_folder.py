@@ -22,6 +22,7 @@ from sweeps.planning.plan import Plan
 from trainables.export.candidates import VARIANT
 from trainables.export.portable_formats import check, trace, write_onnx, write_program
 from trainables.export.timm_format import write_timm
+from trainables.export.variant_graphs import graph_of
 from trainables.fixres.adapted_net import adapted_state
 from trainables.fixres.cell import load_model
 from trainables.models import variants
@@ -76,9 +77,9 @@ def write_model(
             temperature=temperature,
         )
         onnx, program = new_folder / "model.onnx", new_folder / "model.pt2"
-        traced = trace(model, transform.test_res)
-        write_onnx(onnx, traced, _metadata(plan, trunk.variant, transform))
-        write_program(program, traced)
+        graph = graph_of(model, trunk.variant, len(plan.classes), transform.test_res)
+        write_onnx(onnx, graph, _metadata(plan, trunk.variant, transform))
+        write_program(program, trace(model, transform.test_res))
         check(onnx, program, model, transform.test_res)
         exported = Exported(
             served_latency=measure_served(onnx, plan.spec.latency),

@@ -49,10 +49,8 @@ def trace(model: nn.Module, res: int) -> torch.export.ExportedProgram:
     Returns:
         The program, without stack traces and example inputs.
     """
-    plain = _plain_copy(model)
-    fold_batch_norms(plain)
     program = torch.export.export(
-        plain,
+        folded(model),
         (torch.zeros(2, 3, res, res),),  # with one image, N would be taken for the constant 1
         dynamic_shapes=({0: torch.export.Dim(BATCH, min=1)},),
     )
@@ -62,17 +60,13 @@ def trace(model: nn.Module, res: int) -> torch.export.ExportedProgram:
     return program
 
 
-def write_onnx(
-    path: Path, program: torch.export.ExportedProgram, metadata: Mapping[str, str]
-) -> None:
-    """Write a net as ONNX: "pixels" (N, 3, res, res) -> "logits" (N, C), float32.
+def export_onnx(program: torch.export.ExportedProgram) -> ir.Model:
+    """Turn a net into an ONNX graph: "pixels" (N, 3, res, res) -> "logits" (N, C), float32.
 
-    It is one file, but for a net of more than MAX_SINGLE_FILE_BYTES, whose weights lie beside it
-    in ``<name>.data``.
+    Weights have the names that they have in the folded net.
 
     Args:
         program: from :func:`trace`; it is left as it is.
-        metadata: the file's metadata properties.
     """
     exported = torch.onnx.export(
         program,
@@ -82,17 +76,30 @@ def write_onnx(
         output_names=[LOGITS],
     )
     assert exported is not None
-    onnx_model = exported.model
-    ClearMetadataAndDocStringPass()(onnx_model)  # holds class names, files and line numbers
-    _tidy_values(onnx_model.graph)
-    onnx_model.metadata_props.update(metadata)
-    weights = (value.const_value for value in onnx_model.graph.initializers.values())
+    graph = exported.model
+    ClearMetadataAndDocStringPass()(graph)  # holds class names, files and line numbers
+    _tidy_values(graph.graph)
+    return graph
+
+
+def write_onnx(path: Path, graph: ir.Model, metadata: Mapping[str, str]) -> None:
+    """Write an ONNX file.
+
+    It is one file, but for a net of more than MAX_SINGLE_FILE_BYTES, whose weights lie beside it
+    in ``<name>.data``.
+
+    Args:
+        graph: with all of its weights.
+        metadata: the file's metadata properties.
+    """
+    graph.metadata_props.update(metadata)
+    weights = (value.const_value for value in graph.graph.initializers.values())
     if sum(tensor.nbytes for tensor in weights if tensor is not None) > MAX_SINGLE_FILE_BYTES:
         ir.external_data.unload_from_model(
-            onnx_model, path.parent, f"{path.name}.data", size_threshold_bytes=MIN_EXTERNAL_BYTES
+            graph, path.parent, f"{path.name}.data", size_threshold_bytes=MIN_EXTERNAL_BYTES
         )
     with replacing(path) as temporary:
-        temporary.write_bytes(ir.to_proto(onnx_model).SerializeToString(deterministic=True))
+        temporary.write_bytes(ir.to_proto(graph).SerializeToString(deterministic=True))
 
 
 def write_program(path: Path, program: torch.export.ExportedProgram) -> None:
@@ -167,6 +174,13 @@ def _onnx_runner(path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
         return torch.from_numpy(np.asarray(logits))
 
     return run
+
+
+def folded(model: nn.Module) -> nn.Module:
+    """Copy the model as it is written: in eval mode, its batch norms folded; see there."""
+    plain = _plain_copy(model)
+    fold_batch_norms(plain)
+    return plain
 
 
 def _plain_copy(model: nn.Module) -> nn.Module:

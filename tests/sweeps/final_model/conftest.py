@@ -15,7 +15,7 @@ from torch import nn
 
 from sweeps.final_model.mlflow_flavor import write_mlflow_model
 from tests.sweeps.final_model.image_tables import file_of, noise
-from trainables.export.portable_formats import trace, write_onnx
+from trainables.export.portable_formats import export_onnx, trace, write_onnx
 from trainables.export.timm_format import write_timm
 from trainables.transforms.eval_transform import EvalTransform
 
@@ -58,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, net: nn.Module) -> Path:
         train_res=32,
         transform=TRANSFORM,
     )
-    write_onnx(folder / "model.onnx", trace(net, TRANSFORM.test_res), {})
+    write_onnx(folder / "model.onnx", export_onnx(trace(net, TRANSFORM.test_res)), {})
     write_mlflow_model(folder, example=file_of(noise(24, 24), "JPEG"))
     return folder
 

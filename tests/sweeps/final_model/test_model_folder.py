@@ -50,12 +50,17 @@ def write(
         assert not model.training and test_res == 48
         return "traced"
 
-    def write_onnx(path: Path, program: str, entries: dict[str, str]) -> None:
-        assert program == "traced"
+    def graph_of(model: nn.Module, variant: str, classes: int, test_res: int) -> str:
+        assert (variant, classes, test_res) == ("lite0", len(PLAN.classes), 48)
+        return "graph"
+
+    def write_onnx(path: Path, graph: str, entries: dict[str, str]) -> None:
+        assert graph == "graph"
         metadata.update(entries)
         path.write_bytes(b"onnx")
 
     monkeypatch.setattr(model_folder, "trace", trace)
+    monkeypatch.setattr(model_folder, "graph_of", graph_of)
     monkeypatch.setattr(model_folder, "write_onnx", write_onnx)
     monkeypatch.setattr(model_folder, "write_program", lambda path, *_: path.write_bytes(b"pt2"))
     monkeypatch.setattr(model_folder, "check", check)

@@ -11,7 +11,7 @@ import torch
 from sweeps.final_model.served_latency import measure_served
 from sweeps.planning.options.latency_options import LatencyOptions
 from tests.factories import CONDITIONS, a_served_latency
-from trainables.export.portable_formats import trace, write_onnx
+from trainables.export.portable_formats import export_onnx, trace, write_onnx
 from trainables.profiling.latency import Conditions
 
 ELSEWHERE = replace(CONDITIONS, device="Another CPU")
@@ -43,7 +43,7 @@ def test_a_limit_is_met_or_not_or_not_judged(
 def test_the_file_itself_is_measured(tmp_path: Path) -> None:
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.LazyLinear(2))
     net(torch.zeros(1, 3, 32, 32))
-    write_onnx(tmp_path / "model.onnx", trace(net.eval(), 32), {})
+    write_onnx(tmp_path / "model.onnx", export_onnx(trace(net.eval(), 32)), {})
     options = LatencyOptions(latency_runtime="torch", latency_threads=1, latency_batch=2)
     found = measure_served(tmp_path / "model.onnx", options)
     assert (found.conditions.runtime, found.conditions.threads) == ("onnx", 1)

@@ -20,7 +20,13 @@ from timm.models.efficientnet import EfficientNet
 
 from trainables.errors import SweepError
 from trainables.export import portable_formats
-from trainables.export.portable_formats import check, trace, write_onnx, write_program
+from trainables.export.portable_formats import (
+    check,
+    export_onnx,
+    trace,
+    write_onnx,
+    write_program,
+)
 
 ROOT = Path(portable_formats.__file__).parents[2]
 RES, CLASSES = 37, 4  # odd, so that "same" padding is not even on both sides
@@ -65,7 +71,7 @@ def tiny(seed=0, classes=CLASSES):
 def write(folder: Path, net: torch.nn.Module, res: int = RES) -> tuple[Path, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     program = trace(net, res)
-    write_onnx(folder / "model.onnx", program, METADATA)
+    write_onnx(folder / "model.onnx", export_onnx(program), METADATA)
     write_program(folder / "model.pt2", program)
     return folder / "model.onnx", folder / "model.pt2"
 

@@ -1,0 +1,62 @@
+"""A variant's graph is that of its net's own export, at each resolution."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+import torch
+from onnxscript import ir
+
+from tests.trainables.export.test_portable_formats import alive, tiny
+from trainables.export import variant_graphs
+from trainables.export.portable_formats import export_onnx, trace
+from trainables.export.variant_graphs import graph_of, set_resolution
+from trainables.models import backbone, variants
+
+SIDES = (32, 33, 37, 40, 46, 47)  # even and odd at every stride
+
+
+def proto_of(graph: ir.Model) -> onnx.ModelProto:
+    """What would be written, but for the shapes of values in between."""
+    proto: onnx.ModelProto = ir.to_proto(graph)
+    del proto.graph.value_info[:]
+    return proto
+
+
+def exported(net: torch.nn.Module, side: int) -> onnx.ModelProto:
+    """The net exported by itself."""
+    return proto_of(export_onnx(trace(net, side)))
+
+
+@pytest.fixture(scope="module")
+def traced() -> dict[int, onnx.ModelProto]:
+    return {side: exported(tiny(), side) for side in SIDES}
+
+
+@pytest.mark.parametrize("start", [32, 47])
+def test_a_graph_is_turned_into_that_of_another_resolution(
+    traced: dict[int, onnx.ModelProto], start: int
+) -> None:
+    for side in SIDES:
+        model = onnx.ModelProto()
+        model.CopyFrom(traced[start])
+        set_resolution(model, side)
+        is_same = model == traced[side]
+        assert is_same
+
+
+@pytest.mark.parametrize("variant", ["lite0", "b0"])
+def test_other_weights_make_the_graph_that_their_net_is_exported_to(
+    variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = alive(backbone.build(variants.get(variant), 7), 32)
+    for name, parameter in net.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter)
+    is_same = proto_of(graph_of(net, variant, 7, 75)) == exported(net, 75)
+    assert is_same  # as a name: pytest would take minutes to tell the difference
+    monkeypatch.setattr(variant_graphs, "export_onnx", None)  # once is enough
+    torch.nn.init.zeros_(net.classifier.bias)
+    zeroed = proto_of(graph_of(net, variant, 7, 75))
+    (bias,) = (t for t in zeroed.graph.initializer if t.name == "classifier.bias")
+    assert not any(bias.raw_data)

@@ -1,0 +1,74 @@
+"""ONNX graphs of this family's nets: a variant is exported once, for all weights and resolutions.
+
+To export a net takes seconds to minutes, to put other weights into its graph takes none. At another
+resolution only the padding of strided convolutions differs.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import onnx
+from onnxscript import ir
+from torch import nn
+
+from trainables.export.portable_formats import export_onnx, folded, trace
+from trainables.models import backbone, variants
+
+EXPORTED_RES = 64  # px
+
+
+def graph_of(net: nn.Module, variant: str, classes: int, res: int) -> ir.Model:
+    """Give the graph that an export of the net at a resolution would have, and its weights.
+
+    Args:
+        net: of the variant; it is left as it is.
+        classes: its outputs.
+        res: px.
+    """
+    graph = onnx.ModelProto()
+    graph.CopyFrom(_without_weights(variant, classes))
+    set_resolution(graph, res)
+    state = folded(net).state_dict()
+    for tensor in graph.graph.initializer:
+        if tensor.name in state:
+            values = state[tensor.name].numpy()
+            assert tuple(tensor.dims) == values.shape, tensor.name
+            tensor.raw_data = values.tobytes()
+    return ir.from_proto(graph)
+
+
+@lru_cache(maxsize=32)
+def _without_weights(variant: str, classes: int) -> onnx.ModelProto:
+    """Export a variant; of its weights only names, shapes and types are kept."""
+    net = backbone.build(variants.get(variant), classes).eval()
+    # A bias that is zero, as before training, would be left out.
+    for name, parameter in net.named_parameters():
+        if name.endswith("bias"):
+            nn.init.normal_(parameter, std=0.01)
+    graph: onnx.ModelProto = ir.to_proto(export_onnx(trace(net, EXPORTED_RES)))
+    weights = folded(net).state_dict().keys()
+    for tensor in graph.graph.initializer:
+        if tensor.name in weights:
+            tensor.ClearField("raw_data")
+    return graph
+
+
+def set_resolution(model: onnx.ModelProto, res: int) -> None:
+    """Turn an EfficientNet's graph into that of another resolution, in place.
+
+    Convolutions are padded as TensorFlow's "same" does, which depends on the side of their maps
+    where they stride. Shapes of values in between are left out; they follow from the input's.
+    """
+    for dimension in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        dimension.dim_value = res
+    del model.graph.value_info[:]
+    side = res
+    for node in model.graph.node:
+        found = {attribute.name: attribute for attribute in node.attribute}
+        if node.op_type == "Conv" and found["strides"].ints[0] > 1:
+            kernel, stride = found["kernel_shape"].ints[0], found["strides"].ints[0]
+            outputs = -(-side // stride)
+            total = max((outputs - 1) * stride + kernel - side, 0)
+            found["pads"].ints[:] = [total // 2] * 2 + [total - total // 2] * 2
+            side = outputs
