@@ -1,20 +1,25 @@
 """Simulate phase 1 of a sweep on several GPUs: what it spends, what that costs, and who waits.
 
     python benchmarks/simulate.py --seeds 10
+    python benchmarks/simulate.py --grid reference --gpus 1 4 16 64 --seeds 3
+    python benchmarks/simulate.py --grid large --gpus 256 1024 --seeds 1 --losses-per-hour 0.1
 
 What decides is the product's own (TrunkScheduler, Halving, Optuna's TPE, the journal). Clock and
 trunks are made up: an epoch takes what nominal_ms says, on a GPU for each trial. Learning curves
 rise to an accuracy that depends on the hyperparameters, the better the sooner, and by chance (the
-standard deviation of the logarithm is --crossing), so that curves cross. Val has 1,000 images. Each
-number is the median over seeds.
+standard deviation of the logarithm is --crossing), so that curves cross. Each number is the median
+over seeds.
 
     epochs    trained, of those of all trunks to their end
-    GPU time  likewise
+    GPU time  likewise, and in hours of a GPU, what was lost included; then that of the cells
     regret    points of true top-1 that the winner is behind that of the same sweep without cuts;
               median and 90th percentile
     elapsed   to the end of the last trunk, in times of a trunk of the dearest point
     idle      share of the GPUs' time until then
     TPE       share of the proposals that TPE made, not the middle of the ranges or chance
+
+With --losses-per-hour each GPU goes away so often, at random; its trial loses the epoch that it was
+at and is tried again, and the GPU is back after five minutes.
 
 At the end: whether variants and resolutions in another order change a decision.
 """
@@ -28,18 +33,26 @@ import math
 import os
 import sys
 import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
 from sweeps.planning.search import Draw
-from sweeps.planning.workload import TRAIN_STEP_FORWARDS, nominal_ms
+from sweeps.planning.workload import (
+    TRAIN_STEP_FORWARDS,
+    cell_images,
+    nominal_ms,
+    planned_cells,
+)
 from sweeps.scheduling import proposals, trunk_scheduler
 from sweeps.scheduling.budget import Budget, Left, Shares
 from sweeps.scheduling.budgeted_trunks import BudgetedTrunks
@@ -50,17 +63,38 @@ from tests.fake_training import Events, Farm
 from trainables.evaluation.metrics import Score
 from trainables.profiling.cost import cost
 from trainables.storage.artifact_store import Store
+from trainables.storage.hashing import to_jsonable
+from trainables.storage.replacing import replacing
 from trainables.training.recipe import Hyper
 from trainables.training.trunk import EpochReport, TrunkSpec, recorded_reports
 
-VARIANTS, RESOLUTIONS = ("b0", "b1", "b2"), (128, 160, 224, 320)
-SAMPLES, EPOCHS, TRAIN, VAL = 4, 20, 20_000, 1_000
+BY_SIZE = ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "l2")
+EPOCHS, TRAIN = 20, 20_000
+AWAY_S = 300.0  # from the loss of a GPU to the next
 QUEUED = 16  # trials that wait on a cluster, so that the autoscaler sees them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How large a sweep is."""
+
+    variants: tuple[str, ...]
+    train_res: tuple[int, ...] = (128, 160, 224, 320)
+    test_res: tuple[int, ...]
+    samples: int
+    val: int = 5_000  # images
+
+
+SIZES = {
+    "small": Size(variants=("b0", "b1", "b2"), test_res=(128, 160, 224, 320), samples=4, val=1_000),
+    "reference": Size(variants=BY_SIZE, test_res=(128, 160, 224, 288, 320, 384), samples=8),
+    "large": Size(variants=BY_SIZE, test_res=(128, 160, 224, 288, 320, 384), samples=278),
+}
 
 
 def miss(point: Point, hyper: Hyper) -> float:
     """What the hyperparameters cost of the true accuracy after the last epoch."""
-    best_lr = 3e-4 * (1 + VARIANTS.index(point.variant)) ** 0.5
+    best_lr = 3e-4 * (1 + BY_SIZE.index(point.variant)) ** 0.5
     lost = 0.03 * math.log10(hyper.lr / best_lr) ** 2
     lost += 0.004 * math.log10(hyper.weight_decay / 0.02) ** 2
     return lost + 0.2 * (hyper.label_smoothing - 0.08) ** 2
@@ -73,7 +107,7 @@ def top1(trunk: TrunkSpec, epoch: int, crossing: float) -> float:
     epochs, 88 and 92 % at the end.
     """
     point, lost = point_of(trunk), miss(point_of(trunk), trunk.hyper)
-    base = 0.70 + 0.01 * VARIANTS.index(point.variant) + 0.06 * math.log2(point.train_res / 224)
+    base = 0.70 + 0.01 * BY_SIZE.index(point.variant) + 0.06 * math.log2(point.train_res / 224)
     luck = crossing * draws(trunk.key).standard_normal()
     pace = min(20.0, 2.0 * math.exp(30 * lost + luck))
     rise = (1 - math.exp(-epoch / pace)) / (1 - math.exp(-EPOCHS / pace))
@@ -88,8 +122,8 @@ def curve(crossing: float, plan: Plan, trunk: TrunkSpec, epoch: int) -> EpochRep
     """What an epoch reports: the true accuracy, a wobble of half a point, and val's few images."""
     rng = draws(f"{trunk.key} {epoch} {plan.spec.run.seed}")
     value = float(np.clip(top1(trunk, epoch, crossing) + rng.normal(0, 0.005), 0, 1))
-    hits = int(rng.binomial(VAL, value))
-    score = Score(split="val", n=VAL, hits1=hits, hits5=VAL)
+    val = plan.counts["val"]
+    score = Score(split="val", n=val, hits1=int(rng.binomial(val, value)), hits5=val)
     is_rung = epoch in plan.spec.rungs
     return EpochReport(
         epoch=epoch, loss=1.0, train_top1=0.5, images=TRAIN, lr=trunk.hyper.lr, seconds=1.0,
@@ -97,11 +131,29 @@ def curve(crossing: float, plan: Plan, trunk: TrunkSpec, epoch: int) -> EpochRep
     )  # fmt: skip
 
 
+class Workers(Farm):
+    """Save the state of a trunk at rungs alone, where the scheduler may have it ended."""
+
+    def __init__(self, plan: Plan, store: Store[Path], crossing: float):
+        super().__init__(plan, store, partial(curve, crossing))
+        self._reports: dict[str, list[EpochReport]] = defaultdict(list)
+
+    def step(self, trunk: TrunkSpec, reported: int) -> EpochReport:
+        reports, epoch = self._reports[trunk.key], reported + 1
+        if epoch > len(reports):
+            reports.append(self.training(self.plan, trunk, epoch))
+            self.trained[trunk.key, epoch] += 1
+            if epoch in self.plan.spec.rungs:
+                with replacing(self.store.trunk(trunk.key) / "state.pt") as temporary:
+                    torch.save({"model": {}, "reports": to_jsonable(reports)}, temporary)
+        return reports[reported]
+
+
 def epoch_seconds(plan: Plan, point: Point, epoch: int) -> float:
     train = TRAIN * nominal_ms(plan.costs[point.variant, point.train_res])
     tests = plan.grid.tests[point] if epoch in plan.spec.rungs else ()
     val = sum(nominal_ms(plan.costs[point.variant, res]) for res in tests)
-    return (train + VAL * val / TRAIN_STEP_FORWARDS) / 1000
+    return (train + plan.counts["val"] * val / TRAIN_STEP_FORWARDS) / 1000
 
 
 def dearest_trunk_seconds(plan: Plan) -> float:
@@ -111,19 +163,22 @@ def dearest_trunk_seconds(plan: Plan) -> float:
     )
 
 
-def make_plan(seed: int, grace: int, variants: Any = VARIANTS, resolutions: Any = RESOLUTIONS):
+def make_plan(size: Size, seed: int, grace: int, *, turned: bool = False) -> Plan:
+    """Make a plan of that size, its options typed the other way round where it is ``turned``."""
+    turn = slice(None, None, -1 if turned else 1)
     spec = spec_with(
-        variants=variants,
-        train_res=resolutions,
-        test_res=resolutions,
+        variants=size.variants[turn],
+        train_res=size.train_res[turn],
+        test_res=size.test_res[turn],
         epochs=EPOCHS,
-        samples=SAMPLES,
+        samples=size.samples,
         grace_epochs=grace,
         reduction=3,
         seed=seed,
     )
-    costs = {(v, res): cost(v, res, 3) for v in VARIANTS for res in RESOLUTIONS}
-    return replace(plan_of(spec, train=TRAIN, val=VAL), costs=costs)
+    sides = {*size.train_res, *size.test_res}
+    costs = {(v, res): cost(v, res, 3) for v in size.variants for res in sides}
+    return replace(plan_of(spec, train=TRAIN, val=size.val), costs=costs)
 
 
 @dataclass(frozen=True)
@@ -136,6 +191,16 @@ class Outcome:
     winner: float  # its true top-1
     by_tpe: float  # share
     journal: bytes
+
+
+def cells_seconds(plan: Plan) -> float:
+    """What all cells take of a GPU."""
+    cells = planned_cells(plan)
+    ms = sum(
+        count * cell_images(plan, arms) * nominal_ms(plan.costs[variant, res])
+        for (variant, res, arms), count in cells.items()
+    )
+    return ms / TRAIN_STEP_FORWARDS / 1000
 
 
 class KnownDurations:
@@ -156,8 +221,35 @@ class KnownDurations:
         return 0.0
 
 
+@dataclass(frozen=True)
+class Losses:
+    """GPUs that go away and come back.
+
+    Args:
+        per_hour: how often each does.
+    """
+
+    per_hour: float
+    rng: np.random.Generator
+
+    def attempts_s(self, seconds: float) -> Iterator[float]:
+        """Yield how long each attempt at that much work lasts; the last one does all of it."""
+        while self.per_hour:
+            lasted = self.rng.exponential(3600 / self.per_hour)
+            if lasted >= seconds:
+                break
+            yield lasted
+        yield seconds
+
+
 def simulate(
-    plan: Plan, gpus: int, crossing: float, budget_s: float | None = None, *, ranked: bool = True
+    plan: Plan,
+    gpus: int,
+    crossing: float,
+    budget_s: float | None = None,
+    *,
+    ranked: bool = True,
+    losses_per_hour: float = 0.0,
 ) -> Outcome:
     """Run phase 1 on so many GPUs: a trial on each, and some queued where there are several.
 
@@ -165,7 +257,9 @@ def simulate(
         budget_s: the seconds that there are; None: as many as it takes.
         ranked: whether what gains most per second comes next; else the order is that of a sweep
             without a budget, which is stopped when the seconds are over.
+        losses_per_hour: how often each GPU goes away.
     """
+    losses = Losses(losses_per_hour, np.random.default_rng(plan.spec.run.seed))
     asked: list[bool] = []
 
     def propose(search: Any, point: Point, history: list[Trial], **how: Any) -> Draw:
@@ -176,7 +270,7 @@ def simulate(
     trunk_scheduler.propose = propose
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as root:
         store = Store(Path(root))
-        farm = Farm(plan, store, partial(curve, crossing))
+        farm = Workers(plan, store, crossing)
         now = busy = 0.0
         scheduler = TrunkScheduler(plan, store, Events())
         if budget_s is not None and ranked:
@@ -187,6 +281,15 @@ def simulate(
         free, queued = gpus, list[Point]()
         running: list[tuple[float, int, TrunkSpec, int]] = []  # ends at, number, trunk, epoch
         numbers = iter(range(10**9))
+
+        def train(trunk: TrunkSpec, epoch: int) -> None:
+            """Take a GPU for an epoch, however often it is lost."""
+            nonlocal busy
+            attempts = list(losses.attempts_s(epoch_seconds(plan, point_of(trunk), epoch)))
+            busy += sum(attempts)
+            ends_at = now + sum(attempts) + AWAY_S * (len(attempts) - 1)
+            heapq.heappush(running, (ends_at, next(numbers), trunk, epoch))
+
         while True:
             while free:
                 room = free if gpus == 1 else free + QUEUED
@@ -197,19 +300,15 @@ def simulate(
                 queued.remove(point := min(queued, key=scheduler.urgency))
                 trunk = scheduler.begin(point)
                 if trunk is not None:
-                    epoch = scheduler.epochs_reported(trunk) + 1
-                    seconds = epoch_seconds(plan, point, epoch)
-                    heapq.heappush(running, (now + seconds, next(numbers), trunk, epoch))
+                    train(trunk, scheduler.epochs_reported(trunk) + 1)
                     free -= 1
             if not running:
                 break
             now, _, trunk, epoch = heapq.heappop(running)
             if budget_s is not None and now > budget_s:
                 break
-            busy += epoch_seconds(plan, point_of(trunk), epoch)
             if scheduler.report(trunk, farm.step(trunk, epoch - 1)):
-                seconds = epoch_seconds(plan, point_of(trunk), epoch + 1)
-                heapq.heappush(running, (now + seconds, next(numbers), trunk, epoch + 1))
+                train(trunk, epoch + 1)
             else:
                 free += 1
         assert scheduler.is_over or budget_s is not None
@@ -227,28 +326,35 @@ def simulate(
         )
 
 
-def line(seeds: int, grace: int, gpus: int, crossing: float, uncut: list[Outcome]) -> str:
-    ours = [simulate(make_plan(seed, grace), gpus, crossing) for seed in range(seeds)]
+def line(
+    size: Size, grace: int, gpus: int, crossing: float, losses: float, uncut: list[Outcome]
+) -> str:
+    ours = [
+        simulate(make_plan(size, seed, grace), gpus, crossing, losses_per_hour=losses)
+        for seed in range(len(uncut))
+    ]
     regret = [100 * (u.winner - o.winner) for o, u in zip(ours, uncut, strict=True)]
     epochs = np.median([o.epochs for o in ours])
-    gpu = np.median([o.gpu_s / u.gpu_s for o, u in zip(ours, uncut, strict=True)])
+    gpu_s = np.median([o.gpu_s for o in ours])
     idle = np.median([1 - o.gpu_s / (gpus * o.elapsed_s) for o in ours])
     by_tpe = np.median([o.by_tpe for o in ours])
-    elapsed = np.median([o.elapsed_s for o in ours]) / dearest_trunk_seconds(make_plan(0, grace))
+    plan = make_plan(size, 0, grace)
+    elapsed = np.median([o.elapsed_s for o in ours]) / dearest_trunk_seconds(plan)
     return (
-        f"| {grace} | {gpus} | {epochs:.0f} of {uncut[0].epochs} | {gpu:.0%} "
+        f"| {grace} | {gpus} | {epochs:,.0f} of {uncut[0].epochs:,} | {gpu_s / uncut[0].gpu_s:.0%} "
+        f"| {gpu_s / 3600:,.1f} | {cells_seconds(plan) / 3600:.1f} "
         f"| {np.median(regret):.2f}, {np.quantile(regret, 0.9):.2f} | {elapsed:.2f} | {idle:.0%} "
         f"| {by_tpe:.0%} |"
     )
 
 
-def budget_line(seeds: int, share: float, gpus: int, crossing: float) -> str:
+def budget_line(size: Size, seeds: int, share: float, gpus: int, crossing: float) -> str:
     """Compare sweeps that have a share of the time that they would take."""
-    whole = [simulate(make_plan(seed, 1), gpus, crossing) for seed in range(seeds)]
+    whole = [simulate(make_plan(size, seed, 1), gpus, crossing) for seed in range(seeds)]
     cells = []
     for ranked in (True, False):
         ours = [
-            simulate(make_plan(seed, 1), gpus, crossing, share * w.elapsed_s, ranked=ranked)
+            simulate(make_plan(size, seed, 1), gpus, crossing, share * w.elapsed_s, ranked=ranked)
             for seed, w in enumerate(whole)
         ]
         regret = [100 * (w.winner - o.winner) for o, w in zip(ours, whole, strict=True)]
@@ -261,40 +367,44 @@ def budget_line(seeds: int, share: float, gpus: int, crossing: float) -> str:
     return f"| {share:.0%} | {gpus} | {' | '.join(cells)} |"
 
 
-def both_ways(seed: int, grace: int) -> tuple[Plan, Plan]:
-    """The plan, as it is and with its options typed the other way round."""
-    return make_plan(seed, grace), make_plan(seed, grace, VARIANTS[::-1], RESOLUTIONS[::-1])
+def journal(size: Size, seed: int, grace: int, crossing: float, *, turned: bool = False) -> bytes:
+    return simulate(make_plan(size, seed, grace, turned=turned), 1, crossing).journal
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
+    parser.add_argument("--grid", choices=SIZES, default="small", help="how large the sweep is")
     parser.add_argument("--seeds", type=int, default=10, help="sweeps for each number")
     parser.add_argument("--gpus", type=int, nargs="*", default=[1, 4, 16], help="how many of them")
     parser.add_argument("--grace", type=int, nargs="*", default=[1, 2], help="first rungs, epochs")
-    parser.add_argument(
-        "--budget", type=float, nargs="*", default=[0.1, 0.25, 0.5], help="shares of the time"
-    )
+    parser.add_argument("--budget", type=float, nargs="*", default=[], help="shares of the time")
     parser.add_argument("--crossing", type=float, default=0.2, help="how much curves cross")
+    parser.add_argument("--losses-per-hour", type=float, default=0.0, help="of each GPU")
     args = parser.parse_args()
     os.fsync = lambda _: None  # no power is cut here
-    print("| grace | GPUs | epochs | GPU time | regret | elapsed | idle | TPE |", flush=True)
-    print("|---|---|---|---|---|---|---|---|", flush=True)
-    uncut = [simulate(make_plan(seed, EPOCHS), 1, args.crossing) for seed in range(args.seeds)]
+    size, crossing = SIZES[args.grid], args.crossing
+    for row in (
+        "| grace | GPUs | epochs | GPU time | hours | of cells | regret | elapsed | idle | TPE |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ):
+        print(row, flush=True)
+    uncut = [simulate(make_plan(size, seed, EPOCHS), 1, crossing) for seed in range(args.seeds)]
     for grace in args.grace:
         for gpus in args.gpus:
-            print(line(args.seeds, grace, gpus, args.crossing, uncut), flush=True)
+            print(line(size, grace, gpus, crossing, args.losses_per_hour, uncut), flush=True)
     same = [
-        len({simulate(plan, 1, args.crossing).journal for plan in both_ways(seed, grace)}) == 1
+        journal(size, seed, grace, crossing) == journal(size, seed, grace, crossing, turned=True)
         for grace in args.grace
         for seed in range(min(3, args.seeds))
     ]
-    print("\n| budget | GPUs | regret | none | used | in order: regret | none | used |", flush=True)
-    print("|---|---|---|---|---|---|---|---|", flush=True)
+    if args.budget:
+        print("\n| budget | GPUs | regret | none | used | in order: regret | none | used |")
+        print("|---|---|---|---|---|---|---|---|", flush=True)
     for share in args.budget:
         for gpus in args.gpus:
-            print(budget_line(args.seeds, share, gpus, args.crossing), flush=True)
+            print(budget_line(size, args.seeds, share, gpus, crossing), flush=True)
     print(f"typed the other way round: {sum(same)} of {len(same)} journals the same")
 
 
