@@ -184,8 +184,8 @@ class Durations:
         return self._seconds(cell_work(self._plan, variant, test_res, arms))
 
     def reading_s(self, variant: str, test_res: int, images: int) -> float:
-        """Predict the scoring of a net, as it is and untuned, on held-out images."""
-        return self._seconds(Work(passes=(image_pass(self._plan, variant, test_res, 2 * images),)))
+        """Predict the scoring of a net, tuned and untuned in one pass, on images."""
+        return self._seconds(Work(passes=(image_pass(self._plan, variant, test_res, images),)))
 
     @property
     def start_s(self) -> float:

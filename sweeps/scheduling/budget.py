@@ -124,7 +124,8 @@ class Budget:
     def _end(self) -> Left:
         """Predict the end of the sweep, whatever net is chosen, on one device."""
         counts, durations = self._plan.counts, self.durations
-        images = counts["test"] + (counts["val"] if self._plan.spec.evaluation.refit else 0)
+        # A refitted net was trained on val, and is not read on it.
+        images = counts["test"] + (0 if self._plan.spec.evaluation.refit else counts["val"])
         readings = [
             durations.reading_s(point.variant, max(tests), images)
             for point, tests in self._plan.grid.tests.items()
