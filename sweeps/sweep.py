@@ -19,7 +19,7 @@ from sweeps.events.undone import Budgeted
 from sweeps.execution.budgeting import Spending, check_budget, no_trunk_in_words, spending
 from sweeps.execution.phases import run_cells, run_trunks
 from sweeps.execution.ray_cluster import RayCluster
-from sweeps.final_model.held_out import read_here, score_choice
+from sweeps.final_model.held_out import score_choice
 from sweeps.final_model.outcome import (
     Outcome,
     ServedModel,
@@ -28,6 +28,7 @@ from sweeps.final_model.outcome import (
     write_choice,
 )
 from sweeps.final_model.quantise import quantiser
+from sweeps.final_model.reading_trials import reader
 from sweeps.final_model.refit import refit
 from sweeps.output import folder
 from sweeps.output.disk_space import check_disks, check_expected, is_begun
@@ -321,7 +322,8 @@ class _Sweep:
         rows, choice = choose_from_store(rows, plan.spec.serving, store, plan.metric, latency)
         served_model = self._served_model(choice.row, cluster)
         progress = self.terminal.counting("decoding images")
-        read_all = read_here(plan, self.images, store)
+        context, reading = self._trial_context(), self.terminal.counting("readings: sets read")
+        read_all = reader(plan, served_model, self.images, store, context, cluster, reading)
         outcome = score_choice(
             plan, choice, served_model, rows, self.images, store, read_all, progress, latency
         )

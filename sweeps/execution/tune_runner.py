@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -18,17 +18,15 @@ from ray.tune.stopper import Stopper
 
 from sweeps.execution.resources import NetAtRes, PhaseResources
 from sweeps.redaction import redacted
-from trainables.ray_backend.tune_trainables import CellWork, TrialContext, TrunkWork
+from trainables.ray_backend.tune_trainables import TrialContext, Work
 from trainables.storage.full_disk import full_disk_in
 
 # A trial may fail this often in a row without an epoch done in between; each retry continues from
 # the checkpoint that the trial saved.
 MAX_FAILURES_WITHOUT_PROGRESS = 5
 Config = dict[str, Any]
-Work = TrunkWork | CellWork
 P = ParamSpec("P")
 T = TypeVar("T")
-Trainable = tune.Trainable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,7 +309,6 @@ def run_trials(
     scheduler = _PhaseScheduler(phase, tasks)
     searcher = _PhaseSearcher(phase, phase_resources, tasks, scheduler)
     scratch = Path(tempfile.mkdtemp(prefix="fixres-tune-"))
-    context = replace(context, threads=phase_resources.cpus)
     try:
         tune.Tuner(
             tune.with_resources(

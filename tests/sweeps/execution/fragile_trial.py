@@ -19,7 +19,6 @@ class FragileContext:
     """What stands for a trial's context."""
 
     marks: Path  # a folder: which ends there were
-    threads: int = 1
 
 
 class Fragile(tune.Trainable):

@@ -16,11 +16,11 @@ from sweeps.planning.options.groups import ResourceOptions
 from sweeps.scheduling.cell_scheduler import cells_of
 from tests.factories import HYPER, plan_of, spec_with
 from trainables.data.options import ReadOptions
-from trainables.ray_backend.tune_trainables import TrialContext, TrunkWork
+from trainables.ray_backend.tune_trainables import CellWork, TrialContext, TrunkWork
 
 CONTEXT = TrialContext(
     store=Path("/s"), data=Path("/d"), images_digest="0", read=ReadOptions(), cache=Path("/c"),
-    threads=1, rungs=(),
+    rungs=(),
 )  # fmt: skip
 
 
@@ -35,14 +35,17 @@ def test_every_trial_of_a_plan_has_resources(monkeypatch: pytest.MonkeyPatch, ph
     def gather(kind: object, phase: Phase, _: object, resources: PhaseResources) -> None:
         while (queued := phase.queue()) is not None:
             config_of_resources = resources.trial_resources[queued.net].config
-            assert config_of_resources == {"resources": {"CPU": 4, "GPU": 0.125}}
+            assert config_of_resources == {
+                "resources": {"CPU": 4, "GPU": 0.125},
+                "threads": 4,
+            }
             handed_out.append(queued.net)
             work = queued.work or phase.begin(queued.net)
             if isinstance(work, TrunkWork):
                 assert (work.trunk.variant, work.trunk.train_res) == queued.net
                 assert (work.reported, work.stop_after_s) == (3, 90.0)
             else:
-                assert work is not None and work.cell.transform.test_res == queued.net[1]
+                assert isinstance(work, CellWork) and work.cell.transform.test_res == queued.net[1]
 
     monkeypatch.setattr(phases, "run_trials", gather)
     cluster = ClusterResources(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,7 +31,7 @@ NET = ("", 0)
 WORK: Any = "a trunk"
 CONTEXT = TrialContext(
     store=Path("/s"), data=Path("/d"), images_digest="0", read=ReadOptions(), cache=Path("/c"),
-    threads=1, rungs=(),
+    rungs=(),
 )  # fmt: skip
 TWO_GPUS = ClusterResources(
     cores=8, gpus=2, gpus_per_node=2, gpu=Gpu(gb=10.0, source="here"), memory_gb=16, cluster=False
@@ -176,30 +174,6 @@ def test_what_a_callback_raises_leaves_the_phase(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(DiskFullError, match="is full"):
         run_trials(tune.Trainable, phase, CONTEXT, resources)
     assert Tuner.trials == []
-
-
-@pytest.fixture(scope="module")
-def real_ray() -> Iterator[None]:
-    """Start Ray on loopback, for this process alone."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.setenv("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-        patch.setenv("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
-        patch.delenv("RAY_ADDRESS", raising=False)
-        import ray
-
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            num_cpus=1,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=100_000_000,
-            _node_ip_address="127.0.0.1",
-            runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parents[3])}},
-        )
-        yield
-        ray.shutdown()
 
 
 @dataclass
