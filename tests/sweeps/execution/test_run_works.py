@@ -104,8 +104,13 @@ def test_a_reading_in_a_trial_is_that_of_this_process(
         unshared=True,
     )
     told: list[dict[str, Any]] = []
+
+    def take(result: dict[str, Any]) -> bool:
+        told.append(result)
+        return False
+
     works = [ReadingWork(reading=reading) for reading in (*readings, lost)]
-    *traces, trace = run_works(works, resources, adapted.context, lambda r: bool(told.append(r)))
+    *traces, trace = run_works(works, resources, adapted.context, take)
     assert traces == [None, None] and len(told) == 2
     assert trace is not None
     words = failed_in_words(trace, adapted.store.cell(adapted.cell.key))
