@@ -90,7 +90,7 @@ class Durations:
                     self._plan, point_of(trunk), report.epoch, trunk.recipe.batch_size
                 )
                 self._time(report.device, work, report.seconds)
-            case CellsPlanned():
+            case CellsPlanned() if self._boot_s is None:  # else processes go on from the trunks
                 self._planned_at = self._clock()
             case CellBegan(cell=cell):
                 self._step_began[cell.key] = self._clock()

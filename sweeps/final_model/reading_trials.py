@@ -4,10 +4,10 @@ On a cluster each set is a trial on a worker: the driver's machine, its head, ne
 and a net of any size is read within the time that a cell of it takes. A trial that is preempted is
 tried again.
 
-Without a cluster the driver reads them itself. It sees the devices that trials see, so a trial gains
-nothing, and costs a process: test and val of 20 images each took 9.5 s in a trial, most of it the
-imports of PyTorch and timm, and 1.3 s in the driver, on two cores. Both ways run the same code with
-as many threads, and give the same logits, bit for bit.
+Without a cluster the driver reads them itself. It sees the devices that trials see, so a trial
+gains nothing, and costs a process: test and val of 20 images each took 9.5 s in a trial, most of it
+the imports of PyTorch and timm, and 1.3 s in the driver, on two cores. Both ways run the same code
+with as many threads, and give the same logits, bit for bit.
 """
 
 from __future__ import annotations

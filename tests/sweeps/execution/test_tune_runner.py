@@ -20,7 +20,8 @@ from sweeps.execution.resources import (
     PhaseResources,
     Placement,
 )
-from sweeps.execution.tune_runner import Phase, Queued, run_trials
+from sweeps.execution.tasks import Phase, Queued, RunningPhase, Task, Tasks
+from sweeps.execution.tune_runner import run_trials
 from sweeps.planning.options.groups import ResourceOptions
 from tests.sweeps.execution.fragile_trial import FULL, Fragile, FragileContext
 from trainables.data.options import ReadOptions
@@ -79,16 +80,21 @@ def test_processes_are_reused_where_no_worker_waits_for_their_gpu(
     assert Tuner.settings == {"reuse": True, "most": 8} and len(Tuner.trials) == 3
 
 
+def resources_of(gb_of: dict[NetAtRes, float], **options: Any) -> PhaseResources:
+    """Resources of trials that need so many GB each, which workers share, on two GPUs."""
+    return PhaseResources(
+        placement=Placement(options=ResourceOptions(**options), cluster_resources=TWO_GPUS),
+        needs={net: MemoryNeed(gb=gb.__truediv__, max_workers=4) for net, gb in gb_of.items()},
+    )
+
+
 def run_with_stand_in(
     monkeypatch: pytest.MonkeyPatch,
     gb_of: dict[NetAtRes, float],
     nets: list[NetAtRes],
 ) -> list[tuple[Any, Any]]:
     """Run trials that need so many GB each, which workers share, on two GPUs."""
-    resources = PhaseResources(
-        placement=Placement(options=ResourceOptions(), cluster_resources=TWO_GPUS),
-        needs={net: MemoryNeed(gb=gb.__truediv__, max_workers=4) for net, gb in gb_of.items()},
-    )
+    resources = resources_of(gb_of)
     waiting = list(nets)
     monkeypatch.setattr(tune, "Tuner", Tuner)
     monkeypatch.setattr(tune, "with_parameters", lambda trainable, context: trainable)
@@ -97,33 +103,38 @@ def run_with_stand_in(
         should_continue=lambda work, result: False,
         failed=lambda work, error: None,
     )
-    run_trials(tune.Trainable, phase, CONTEXT, resources)
+    run_trials(tune.Trainable, [(phase, resources)], CONTEXT)
     assert [config["net_at_res"] for config, _ in Tuner.trials] == nets
     return Tuner.trials
 
 
 def test_the_most_urgent_of_the_queued_trials_starts_first() -> None:
     """Of equal ones the first that was queued; one that is tried again before all."""
-    tasks, urgency = tune_runner._Tasks(), {("a", 1): (2, 0), ("b", 1): (1, 0), ("c", 1): (1, 0)}
+    tasks, urgency = (
+        Tasks(),
+        {("d", 1): (0, 0), ("a", 1): (2, 0), ("b", 1): (1, 0), ("c", 1): (1, 0)},
+    )
     phase = Phase(
         queue=lambda: None,
         should_continue=lambda work, result: False,
         failed=lambda work, trace: None,
         urgency=urgency.__getitem__,
     )
-    scheduler = tune_runner._PhaseScheduler(phase, tasks)
+    resources = resources_of({("a", 1): 1.0})
+    first, later = (RunningPhase(phase=phase, resources=resources, rank=rank) for rank in (0, 1))
+    scheduler = tune_runner._PhaseScheduler(tasks)
     trials: dict[str, Any] = {}
     for net in urgency:
         name = net[0]
         trials[name] = SimpleNamespace(trial_id=name, status=Trial.PENDING)
-        tasks[name] = tune_runner._Task(Queued(net=net), {})
+        tasks[name] = Task(later if name == "d" else first, Queued(net=net), {})
         scheduler.on_trial_add(None, trials[name])
     order = []
     while (trial := scheduler.choose_trial_to_run(None)) is not None:
         assert scheduler.choose_trial_to_run(None) is trial, "asked again, it says the same"
         order.append(trial.trial_id)
         trial.status = Trial.RUNNING
-    assert order == ["b", "c", "a"]
+    assert order == ["b", "c", "a", "d"], "those of a later phase after all others"
     tasks["a"].has_begun = True
     for name in ("b", "a"):
         trials[name].status = Trial.PENDING
@@ -172,7 +183,7 @@ def test_what_a_callback_raises_leaves_the_phase(monkeypatch: pytest.MonkeyPatch
         needs={("small", 1): MemoryNeed(gb=lambda workers: 1.0, max_workers=1)},
     )
     with pytest.raises(DiskFullError, match="is full"):
-        run_trials(tune.Trainable, phase, CONTEXT, resources)
+        run_trials(tune.Trainable, [(phase, resources)], CONTEXT)
     assert Tuner.trials == []
 
 
@@ -229,7 +240,7 @@ def run(folder: Path, names: list[str | None], late: bool = False) -> Told:
         needs={NET: need},
     )
     context: Any = FragileContext(marks=folder)
-    run_trials(Fragile, phase, context, resources)
+    run_trials(Fragile, [(phase, resources)], context)
     return told
 
 

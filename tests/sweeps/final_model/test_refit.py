@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sweeps.execution import phases
-from sweeps.execution.tune_runner import Phase
+from sweeps.execution.tasks import Phase
 from sweeps.final_model import refit as refitting
 from sweeps.final_model.refit import refit, refit_cell
 from tests.factories import HYPER, a_row, plan_of, spec_with
@@ -53,7 +53,8 @@ class Trials:
         self.trained: list[tuple[TrunkSpec, int]] = []
         self.adapted: list[Any] = []
 
-    def run(self, kind: Any, phase: Phase, context: TrialContext, _: object) -> None:
+    def run(self, kind: Any, phases: list[tuple[Phase, object]], context: TrialContext) -> None:
+        ((phase, _),) = phases
         assert context.refit and context.rungs == ()
         while (queued := phase.queue()) is not None:
             work = queued.work
