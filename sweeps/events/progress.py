@@ -110,6 +110,8 @@ class Progress:
                 for report in reports:
                     self._compare_with_best_trunk(trunk, report.val)
             case CellsPlanned(cells=cells, is_last=is_last):
+                if self.are_all_planned:  # something was lost, and all is gone through again
+                    self.cells, self.cells_done = {}, set()
                 self.cells |= {cell.key: cell for cell in cells}
                 self.are_all_planned = is_last
                 if is_last:

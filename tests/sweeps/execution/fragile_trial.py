@@ -45,7 +45,7 @@ class Fragile(tune.Trainable):
             raise DiskFullError(FULL)
         if self.name == "broken":
             raise ValueError("of no use. At all.")
-        return {"name": self.name, "done": True}
+        return {"name": self.name, "pid": os.getpid(), "done": True}
 
     def _end_in(self, where: str) -> None:
         mark = self.folder / where

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -221,6 +222,17 @@ class Told:
         return False
 
 
+def one_core() -> PhaseResources:
+    """Resources of trials that run one at a time."""
+    available = ClusterResources(
+        cores=1, gpus=0, gpus_per_node=0, gpu=None, memory_gb=16, cluster=False
+    )
+    return PhaseResources(
+        placement=Placement(options=ResourceOptions(), cluster_resources=available),
+        needs={NET: MemoryNeed(gb=lambda workers: 0.1, max_workers=1)},
+    )
+
+
 def run(folder: Path, names: list[str | None], late: bool = False) -> Told:
     """Run trials; return what was told of those that ended, were given up, and tried again."""
     told = Told(names=names, late=late)
@@ -231,14 +243,7 @@ def run(folder: Path, names: list[str | None], late: bool = False) -> Told:
         failed=lambda work, trace: told.failed.append(str(work)),
         retried=lambda work, trace: told.retried.append(str(work)),
     )
-    one_core = ClusterResources(
-        cores=1, gpus=0, gpus_per_node=0, gpu=None, memory_gb=16, cluster=False
-    )
-    need = MemoryNeed(gb=lambda workers: 0.1, max_workers=1)
-    resources = PhaseResources(
-        placement=Placement(options=ResourceOptions(), cluster_resources=one_core),
-        needs={NET: need},
-    )
+    resources = one_core()
     context: Any = FragileContext(marks=folder)
     run_trials(Fragile, [(phase, resources)], context)
     return told
@@ -277,3 +282,41 @@ def test_a_trial_takes_its_work_when_it_starts_and_ends_where_there_is_none(tmp_
     assert set(told.ended) == {"first", "second"} and not told.failed and not told.retried
     assert told.log.index("begun") < told.log.index("ended"), told.log
     assert told.log.count("begun") == 3, "once each"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("real_ray")
+def test_a_later_phase_takes_what_the_first_leaves_and_its_processes(tmp_path: Path) -> None:
+    """On one core: its trials start while the first phase waits, in the process that is there."""
+    order: list[str] = []
+    pids: set[int] = set()
+    left = {"first": ["a", "b", "c"], "later": ["x", "y"]}
+
+    def phase(kind: str, may_queue: Callable[[], bool] = lambda: True) -> Phase:
+        def take(work: Any, result: dict[str, Any]) -> bool:
+            order.append(work)
+            pids.add(result["pid"])
+            return False
+
+        def queue() -> Queued | None:
+            if not (left[kind] and may_queue()):
+                return None
+            name: Any = left[kind].pop(0)
+            return Queued(net=NET, work=name)
+
+        return Phase(
+            queue=queue,
+            should_continue=take,
+            failed=lambda work, trace: order.append(f"{work} failed"),
+            preceded=lambda: order.append("over") if kind == "later" else None,
+        )
+
+    # The first waits, after its second trial, for the first of the later phase.
+    first = phase("first", lambda: len(left["first"]) > 1 or "x" in order)
+    run_trials(
+        Fragile,
+        [(first, one_core()), (phase("later"), one_core())],
+        FragileContext(marks=tmp_path),  # type: ignore[arg-type]
+    )
+    assert [name for name in order if name != "over"] == ["a", "b", "x", "c", "y"]
+    assert len(pids) == 1
