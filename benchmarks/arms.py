@@ -26,7 +26,6 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from sweeps.final_model.held_out import test_set
 from sweeps.output.sweep_record import SweepRecord, read_sweep_record
 from sweeps.planning.dataset import open_images
 from sweeps.selection import leaderboard
@@ -36,7 +35,7 @@ from trainables.data.view_cache import ViewCache
 from trainables.evaluation.confidence import wilson
 from trainables.fixres.arms import UNTUNED, rank
 from trainables.fixres.cell import CellSpec, cell_spec_from_json, recorded_hits
-from trainables.fixres.held_out_score import held_out_hits, score_held_out
+from trainables.fixres.held_out_score import held_out_hits, held_out_test, score_held_out
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_record
 
@@ -66,9 +65,10 @@ def _on_test(rows: list[Row], store: Store, record: SweepRecord) -> tuple[list[R
     images, _ = open_images(record.spec, Terminal(Console(stderr=True)))
     assert images.digest == record.identity["images"], "these are other images"
     views = ViewCache(images=images, cache=record.spec.cache, threads=THREADS)
-    test, read = test_set(images), []
+    test, read = held_out_test(images), []
     for row in rows:
-        scored = score_held_out(test, store, _cell(store, row), row.arm, views).score
+        cell = _cell(store, row)
+        scored = score_held_out(test, store, cell, (row.arm,), views)[row.arm].score
         bare = replace(row, crossfit_top1=None, crossfit_balanced_accuracy=None)
         read.append(replace(bare, split="test", n=scored.n, top1=scored.top1, top5=scored.top5))
     return read, lambda r: held_out_hits(test, store, _cell(store, r), r.arm)

@@ -179,7 +179,7 @@ def _values(
     held_out = HeldOutSet(
         name="test", images=split, digest=images.digest, present=tuple(range(count))
     )
-    score_held_out(held_out, store, cell, arm, views)
+    score_held_out(held_out, store, cell, (arm,), views)
     found = held_out_predictions(held_out, store, cell, arm)
     of_train = np.bincount(images.split("train").labels, minlength=count)
     weight = (of_train / of_train.sum() / np.bincount(found.labels, minlength=count))[found.labels]

@@ -22,12 +22,11 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-# The command lines of processes that train begin with these names, which Ray gives them: the trials
-# (Tune wraps their classes in the first one) and the workers of trunks that train on several GPUs.
+# The command lines of processes that work begin with these names, which Ray gives them: the trials
+# (Tune wraps their class in the first one) and the workers of trunks that train on several GPUs.
 TRIALS = (
     "ray::ResourceTrainable",
-    "ray::TrunkTrainable",
-    "ray::CellTrainable",
+    "ray::StoreTrainable",
     "ray::RayTrainWorker",
 )
 AWS = "http://169.254.169.254"

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sweeps.final_model.held_out import score_choice
+from sweeps.final_model.held_out import read_here, score_choice
 from sweeps.final_model.outcome import served_as_swept
 from sweeps.final_model.wording import latency_conditions_in_words
 from sweeps.output.location import BOARD, recorded_store
@@ -147,7 +147,11 @@ def write_other_choice(
     plan = planning.build_plan(spec, images, [trunk.weights], near.in_words)
     served_model = served_as_swept(plan, row, store)
     progress = terminal.counting("decoding images")
-    outcome = score_choice(plan, choice, served_model, rows, images, store, progress, latency)
+    # This command starts no Ray: it reads on the machine that it is called on.
+    read_all = read_here(plan, images, store)
+    outcome = score_choice(
+        plan, choice, served_model, rows, images, store, read_all, progress, latency
+    )
     outcome = write_carded_model(target, plan, outcome, served_model, store, record.versions)
     for line in [*latency_lines(outcome, serving), *held_out_lines(outcome)]:
         terminal.console.print(line, soft_wrap=True)

@@ -1,6 +1,8 @@
 """Run a sweep, top to bottom.
 
 spec -> plan -> trunks (phase 1) -> cells (phase 2) -> leaderboard -> choice -> model and report
+
+Cells of points whose trunks are settled are worked out beside the trunks of others.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from sweeps.events.live_board import LiveBoard
 from sweeps.events.recorders import Guard, History
 from sweeps.events.undone import Budgeted
 from sweeps.execution.budgeting import Spending, check_budget, no_trunk_in_words, spending
-from sweeps.execution.phases import run_cells, run_trunks
+from sweeps.execution.phases import run_phases
 from sweeps.execution.ray_cluster import RayCluster
 from sweeps.final_model.held_out import score_choice
 from sweeps.final_model.outcome import (
@@ -28,6 +30,7 @@ from sweeps.final_model.outcome import (
     write_choice,
 )
 from sweeps.final_model.quantise import quantiser
+from sweeps.final_model.reading_trials import reader
 from sweeps.final_model.refit import refit
 from sweeps.output import folder
 from sweeps.output.disk_space import check_disks, check_expected, is_begun
@@ -75,7 +78,6 @@ from trainables.storage.artifact_store import Store
 from trainables.storage.fenced_log import has_lines
 from trainables.storage.files import Place, make_writable
 from trainables.training.trunk import recorded_reports
-from trainables.training.untouched import write_untouched
 
 log = logging.getLogger("fixres")
 
@@ -231,9 +233,8 @@ class _Sweep:
             watcher = self._begin(history, spent, board)
 
             def work() -> Outcome:
-                trunks = self._train_trunks(watcher, cluster, spent)
                 with board.completed():
-                    cells = self._adapt_in_cells(self._surviving(trunks), watcher, cluster, spent)
+                    trunks, cells = self._run_phases(watcher, cluster, spent)
                 with spent.durations.closing() as readings:
                     undone = spent.undone(trunks, cells)
                     outcome = self._conclude(cells.rows, history, cluster, undone)
@@ -265,40 +266,35 @@ class _Sweep:
         self.location.publish(SPEC)
         return watcher
 
-    def _train_trunks(
+    def _run_phases(
         self, watcher: Watcher, cluster: RayCluster, spent: Spending
-    ) -> TrunkScheduler:
-        """Run phase 1: train every trunk as far as the rungs, and the budget, let it."""
+    ) -> tuple[TrunkScheduler, CellScheduler]:
+        """Train every trunk as far as the rungs, and the budget, let it; adapt what survives.
+
+        Surviving trunks and untouched nets are adapted to every test resolution and crop.
+        """
         journal = self.location.driver.open_journal(self.store.journal)
-        trunk_scheduler = spent.trunk_scheduler(watcher, journal)
-        if not trunk_scheduler.is_over:
-            run_trunks(trunk_scheduler, self._trial_context(), cluster.placement)
-        if not trunk_scheduler.survivors() and not (spent.budget and self.plan.has_untouched):
-            raise SweepError(no_trunk_in_words(spent))
-        return trunk_scheduler
+        trunks = spent.trunk_scheduler(watcher, journal)
+        cells = spent.settled_cells(trunks, watcher)
+
+        def trunks_ended() -> None:
+            if not trunks.survivors() and not (spent.budget and self.plan.has_untouched):
+                raise SweepError(no_trunk_in_words(spent))
+            cells.plan_all()
+
+        if trunks.is_over:
+            trunks_ended()
+        if not cells.is_over:
+            run_phases(trunks, cells, self._trial_context(), cluster.placement, trunks_ended)
+        if not cells.cells.rows:
+            raise SweepError("No cell could be worked out: see the messages above.")
+        return trunks, cells.cells
 
     def _surviving(self, trunk_scheduler: TrunkScheduler) -> list[SurvivingTrunk]:
         return [
             (trunk, tuple(recorded_reports(self.store, trunk.key)))
             for trunk in trunk_scheduler.survivors()
         ]
-
-    def _adapt_in_cells(
-        self,
-        survivors: list[SurvivingTrunk],
-        watcher: Watcher,
-        cluster: RayCluster,
-        spent: Spending,
-    ) -> CellScheduler:
-        """Run phase 2: adapt surviving trunks and untouched nets to every resolution and crop."""
-        for untouched in self.plan.untouched():
-            write_untouched(untouched, len(self.plan.classes), self.store)
-        cell_scheduler = spent.cell_scheduler(survivors, watcher)
-        if not cell_scheduler.is_over:
-            run_cells(cell_scheduler, self._trial_context(), cluster.placement)
-        if not cell_scheduler.rows:
-            raise SweepError("No cell could be worked out: see the messages above.")
-        return cell_scheduler
 
     def _trial_context(self) -> TrialContext:
         return TrialContext(
@@ -321,8 +317,10 @@ class _Sweep:
         rows, choice = choose_from_store(rows, plan.spec.serving, store, plan.metric, latency)
         served_model = self._served_model(choice.row, cluster)
         progress = self.terminal.counting("decoding images")
+        context, reading = self._trial_context(), self.terminal.counting("readings: sets read")
+        read_all = reader(plan, served_model, self.images, store, context, cluster, reading)
         outcome = score_choice(
-            plan, choice, served_model, rows, self.images, store, progress, latency
+            plan, choice, served_model, rows, self.images, store, read_all, progress, latency
         )
         outcome = replace(outcome, failures=history.failures, budgeted=undone)
         check()

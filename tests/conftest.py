@@ -25,6 +25,7 @@ MARKED = {
     "ray": (
         "tests/end_to_end/",
         "tests/sweeps/execution/test_phases.py",
+        "tests/sweeps/execution/test_run_works.py",
         "tests/sweeps/execution/test_tune_runner.py",
         "tests/trainables/ray_backend/",
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -23,7 +23,7 @@ from sweeps.planning.grid import Point
 from sweeps.planning.plan import Plan
 from sweeps.planning.search import Draw
 from sweeps.scheduling import trunk_scheduler
-from sweeps.scheduling.cell_scheduler import CellScheduler
+from sweeps.scheduling.settled_cells import SettledCells
 from sweeps.scheduling.trunk_scheduler import TrunkScheduler
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row
@@ -74,8 +74,7 @@ class FakeSweep:
             "connect_tracking": lambda *_: None,
             "tracked": no_tracking,
             "RayCluster": NoCluster,
-            "run_trunks": self._run_trunks,
-            "run_cells": self._run_cells,
+            "run_phases": self._run_phases,
             "with_latencies": lambda rows, *_: (rows, None),
             "score_choice": score_choice,
             "write_evidence": write_evidence,
@@ -96,14 +95,20 @@ class FakeSweep:
         story.run(self.spec, Terminal(console))
         return output_of(console)
 
-    def _run_trunks(self, scheduler: TrunkScheduler, context: Any, _: object) -> None:
-        farm = Farm(scheduler.plan, Store(context.store))
-        farm.run(scheduler)
+    def _run_phases(
+        self,
+        trunks: TrunkScheduler,
+        cells: SettledCells,
+        context: Any,
+        _: object,
+        trunks_ended: Callable[[], None],
+    ) -> None:
+        store, scheduler = Store(context.store), cells.cells
+        farm = Farm(trunks.plan, store)
+        farm.run(trunks)
         self.made.update(key for key, _ in farm.trained)
-
-    def _run_cells(self, scheduler: CellScheduler, context: Any, _: object) -> None:
-        store = Store(context.store)
-        while (cell := scheduler.next()) is not None:
+        trunks_ended()
+        while (cell := cells.next()) is not None:
             if self.lost_cells:
                 self.lost_cells -= 1
                 scheduler.failed(cell.key, "Traceback:\nRuntimeError: no room.")

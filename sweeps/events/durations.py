@@ -90,7 +90,7 @@ class Durations:
                     self._plan, point_of(trunk), report.epoch, trunk.recipe.batch_size
                 )
                 self._time(report.device, work, report.seconds)
-            case CellsPlanned():
+            case CellsPlanned() if self._boot_s is None:  # else processes go on from the trunks
                 self._planned_at = self._clock()
             case CellBegan(cell=cell):
                 self._step_began[cell.key] = self._clock()
@@ -184,8 +184,8 @@ class Durations:
         return self._seconds(cell_work(self._plan, variant, test_res, arms))
 
     def reading_s(self, variant: str, test_res: int, images: int) -> float:
-        """Predict the scoring of a net, as it is and untuned, on held-out images."""
-        return self._seconds(Work(passes=(image_pass(self._plan, variant, test_res, 2 * images),)))
+        """Predict the scoring of a net, tuned and untuned in one pass, on images."""
+        return self._seconds(Work(passes=(image_pass(self._plan, variant, test_res, images),)))
 
     @property
     def start_s(self) -> float:

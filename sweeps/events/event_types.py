@@ -74,9 +74,11 @@ class TrunkEnded:
 
 @dataclass(frozen=True, kw_only=True)
 class CellsPlanned:
-    """Phase 2 begins: these are all of its cells, those included that the store holds."""
+    """Cells are to be made, those included that the store holds, beside those planned before."""
 
     cells: tuple[Cell, ...]
+    is_last: bool = True
+    """Whether phase 1 is over, and no more will be planned."""
 
 
 @dataclass(frozen=True, kw_only=True)

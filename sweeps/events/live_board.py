@@ -49,8 +49,8 @@ class LiveBoard:
         Where a cell ends twice, as one that is made again does, its last rows are kept.
         """
         match event:
-            case CellsPlanned():
-                self._is_replaying = True
+            case CellsPlanned(cells=cells):
+                self._is_replaying = self._is_replaying or bool(cells)
                 return
             case CellBegan():
                 self._is_replaying = False

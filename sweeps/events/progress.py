@@ -73,7 +73,8 @@ class Progress:
         self.ended: dict[str, str] = {}  # how trunks ended, by key
         self._trained: dict[str, int] = defaultdict(int)  # epochs by key
         self._epochs: dict[Point, _Epochs] = {}
-        self.cells: dict[str, Cell] | None = None  # all, by key; None before phase 2
+        self.cells: dict[str, Cell] = {}  # by key, those that are planned by now
+        self.are_all_planned = False  # as they are when phase 1 is over
         self._cells_left: Counter[CellKind] = Counter()
         self.cells_done: set[str] = set()
         self.cells_running: set[str] = set()
@@ -108,12 +109,19 @@ class Progress:
                 self.paused.pop(trunk.key, None)
                 for report in reports:
                     self._compare_with_best_trunk(trunk, report.val)
-            case CellsPlanned(cells=cells):
-                self.cells = {cell.key: cell for cell in cells}
-                self.cells_done.clear()
-                self._cells_left = Counter(map(_kind_of, cells))
+            case CellsPlanned(cells=cells, is_last=is_last):
+                if self.are_all_planned:  # something was lost, and all is gone through again
+                    self.cells, self.cells_done = {}, set()
+                self.cells |= {cell.key: cell for cell in cells}
+                self.are_all_planned = is_last
+                if is_last:
+                    left = (c for c in self.cells.values() if c.key not in self.cells_done)
+                    self._cells_left = Counter(map(_kind_of, left))
             case CellBegan(cell=cell):
                 self.cells_running.add(cell.key)
+                if cell.key in self.cells_done:  # its files were lost: it is made again
+                    self.cells_done.remove(cell.key)
+                    self._cells_left[_kind_of(cell)] += 1
                 self._begin_work()
             case CellEnded(cell=cell, rows=rows):
                 self.cells_running.discard(cell.key)
@@ -178,7 +186,7 @@ class Progress:
         if durations is None or self._work_began is None or not durations.timed_s:
             return None
         at_a_time = durations.timed_s / max(1e-9, self._clock() - self._work_began)
-        expected, most = self._trunk_seconds_left() if self.cells is None else (0.0, 0.0)
+        expected, most = (0.0, 0.0) if self.are_all_planned else self._trunk_seconds_left()
         cells = sum(n * durations.cell_s(*kind) for kind, n in self._cells_left.items())
         return (expected + cells) / at_a_time, (most + cells) / at_a_time
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from sweeps.environment import on_cluster
 from sweeps.events.account import Account, Spent, this_command_began
 from sweeps.events.durations import Durations
-from sweeps.events.event_types import Watcher
+from sweeps.events.event_types import Watcher, Watchers
 from sweeps.events.forecast import Forecast, first_forecast
 from sweeps.events.undone import Budgeted, budgeted
 from sweeps.execution.device_probe import time_device
@@ -24,11 +24,10 @@ from sweeps.planning.plan import Plan
 from sweeps.planning.spec import SweepSpec
 from sweeps.scheduling.budget import Budget, Left, Shares
 from sweeps.scheduling.budgeted_trunks import BudgetedTrunks
-from sweeps.scheduling.cell_scheduler import CellScheduler, SurvivingTrunk, cells_of
-from sweeps.scheduling.repair import check_trunks
+from sweeps.scheduling.cell_scheduler import CellScheduler
+from sweeps.scheduling.settled_cells import SettledCells
 from sweeps.scheduling.trunk_scheduler import TrunkScheduler
 from trainables.errors import UserError
-from trainables.fixres.reuse.kept_arms import take_from_others
 from trainables.profiling.speed_file import keep_timings
 from trainables.ray_backend.tune_trainables import TrialContext
 from trainables.storage.artifact_store import Store
@@ -115,19 +114,14 @@ class Spending:
             return TrunkScheduler(self.plan, self.store, watcher, journal)
         return BudgetedTrunks(self.plan, self.store, watcher, self.budget, journal)
 
-    def cell_scheduler(
-        self, survivors: Sequence[SurvivingTrunk], watcher: Watcher
-    ) -> CellScheduler:
-        """Make the schedule of phase 2; within a budget, the best trunk's cells come first.
-
-        Raises:
-            DamagedFileError: the weights of a trunk are damaged.
-        """
-        cells = cells_of(self.plan, survivors, in_order=self.budget is not None)
-        take_from_others(self.store, [cell.spec for cell in cells])
-        check_trunks(self.store, cells)
-        fits = self.budget.fits_cell if self.budget else lambda _: True
-        return CellScheduler(self.plan, cells, self.store, watcher, fits)
+    def settled_cells(self, trunks: TrunkScheduler, watcher: Watcher) -> SettledCells:
+        """Make the schedule of phase 2; within a budget, the best trunk's cells come first."""
+        if self.budget is None:
+            cells = CellScheduler(self.plan, None, self.store, watcher)
+            return SettledCells(trunks, cells, self.store)
+        watchers, fits = Watchers([watcher, self.budget]), self.budget.fits_cell
+        cells = CellScheduler(self.plan, None, self.store, watchers, fits)
+        return SettledCells(trunks, cells, self.store, in_order=True)
 
     def undone(self, trunks: TrunkScheduler, cells: CellScheduler) -> Budgeted | None:
         """Say what the budget left undone; None: there is none."""

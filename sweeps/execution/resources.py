@@ -121,7 +121,7 @@ class TrialResources:
     @property
     def config(self) -> dict[str, Any]:
         """Entries of a Tune configuration that carry these resources to the trainable."""
-        config: dict[str, Any] = {"resources": self.bundle}
+        config: dict[str, Any] = {"resources": self.bundle, "threads": self.cpus}
         if self.workers > 1:
             config |= {"workers": self.workers, "worker_resources": self._worker}
         return config
@@ -183,7 +183,7 @@ class Placement:
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseResources:
-    """Resources that the trials of one phase may use, by variant and resolution."""
+    """Resources that trials of one kind may use, by variant and resolution."""
 
     placement: Placement
     needs: Mapping[NetAtRes, MemoryNeed]
@@ -191,6 +191,9 @@ class PhaseResources:
     """Trials that there will be, at most."""
     alone: bool = False
     """Whether one trial runs at a time, with all resources."""
+    unshared: bool = False
+    """Whether each trial has its GPU to itself, as where there are few of them; so has one that
+    runs alone."""
 
     @cached_property
     def trial_resources(self) -> Mapping[NetAtRes, TrialResources]:
@@ -290,7 +293,14 @@ class PhaseResources:
 
     @cached_property
     def _shares(self) -> dict[NetAtRes, tuple[float, int]]:
-        return {key: self._placed.gpus_and_workers(need) for key, need in self.needs.items()}
+        return {key: self._share(need) for key, need in self.needs.items()}
+
+    def _share(self, need: MemoryNeed) -> tuple[float, int]:
+        gpus, workers = self._placed.gpus_and_workers(need)
+        is_given = self._placed.options.gpus_per_trial is not None
+        if (self.alone or self.unshared) and 0 < gpus < 1 and not is_given:
+            return 1.0, workers
+        return gpus, workers
 
     def _groups(self, workers: int) -> int:
         """Decide how many trials with this number of workers run at a time."""

@@ -1,12 +1,15 @@
-"""Run trials through Ray Tune: a searcher hands them out, a scheduler decides which continue."""
+"""Run trials through Ray Tune: a searcher hands them out, a scheduler decides which continue.
+
+Several phases may run at a time, in one run of Tune: trials of the first come first, and those of
+the others take what would stand idle. Processes go from one phase to the next.
+"""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -16,50 +19,17 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
-from sweeps.execution.resources import NetAtRes, PhaseResources
+from sweeps.execution.resources import PhaseResources
+from sweeps.execution.tasks import Phase, RunningPhase, Task, Tasks
 from sweeps.redaction import redacted
-from trainables.ray_backend.tune_trainables import CellWork, TrialContext, TrunkWork
+from trainables.ray_backend.tune_trainables import TrialContext, Work
 from trainables.storage.full_disk import full_disk_in
 
 # A trial may fail this often in a row without an epoch done in between; each retry continues from
 # the checkpoint that the trial saved.
 MAX_FAILURES_WITHOUT_PROGRESS = 5
-Config = dict[str, Any]
-Work = TrunkWork | CellWork
 P = ParamSpec("P")
 T = TypeVar("T")
-Trainable = tune.Trainable
-
-
-@dataclass(frozen=True, kw_only=True)
-class Queued:
-    """A trial that is to be queued."""
-
-    net: NetAtRes  # a key of the phase's resources
-    work: Work | None = None  # None: it is chosen when the trial starts
-
-
-@dataclass(frozen=True, kw_only=True)
-class Phase:
-    """Callbacks of a phase: they supply the trials and receive their results.
-
-    Attributes:
-        queue: returns the next trial to be queued; None: there is none for now, and none at all
-            once no trial runs.
-        should_continue: receives the work and a result, and decides whether the trial continues.
-            The same result may come twice.
-        failed: receives work whose retries have all failed, and the last traceback.
-        retried: receives work that is tried again, and the traceback of its failure.
-        begin: chooses the work of a queued trial that starts without; None: there is none left.
-        urgency: rates queued trials: the lowest start first, of equal ones the first.
-    """
-
-    queue: Callable[[], Queued | None]
-    should_continue: Callable[[Work, dict[str, Any]], bool]
-    failed: Callable[[Work, str], None]
-    retried: Callable[[Work, str], None] = lambda _, __: None
-    begin: Callable[[NetAtRes], Work | None] = lambda _: None
-    urgency: Callable[[NetAtRes], tuple[int, float]] = lambda _: (0, 0)
 
 
 class _Unpickled:
@@ -113,6 +83,7 @@ class _Fault(_Unpickled, Stopper):
             retried=checked(phase.retried),
             begin=self.guard(phase.begin, None),
             urgency=self.guard(phase.urgency, (0, 0)),
+            preceded=self.guard(phase.preceded, None),
         )
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -124,42 +95,17 @@ class _Fault(_Unpickled, Stopper):
         return self.error is not None
 
 
-@dataclass
-class _Task:
-    """What is to be done by a trial, or by several in turn where they fail."""
-
-    queued: Queued
-    config: Config
-    work: Work | None = None
-    has_begun: bool = False
-    failures: int = 0
-    """Failures of those trials of the task that Tune gave up."""
-
-    def begin(self, phase: Phase) -> None:
-        """Choose the work, if it has not been chosen."""
-        if not self.has_begun:
-            self.has_begun = True
-            self.work = self.queued.work or phase.begin(self.queued.net)
-
-
-class _Tasks(dict[str, _Task]):
-    """The tasks of all trials that are queued or run, by trial id."""
-
-
 class _PhaseSearcher(_Unpickled, Searcher):
-    """Suggests the trials of a phase until there are no more.
+    """Suggests the trials of all phases until there are no more.
 
     Where a reused process ends before its next trial has begun, Tune gives that trial up without a
     retry; its task is then suggested again as a new trial.
     """
 
-    def __init__(
-        self, phase: Phase, resources: PhaseResources, tasks: _Tasks, scheduler: _PhaseScheduler
-    ):
+    def __init__(self, phases: Sequence[RunningPhase], tasks: Tasks, scheduler: _PhaseScheduler):
         super().__init__()
-        self._phase, self._resources = phase, resources
-        self._tasks, self._scheduler = tasks, scheduler
-        self._to_retry: list[_Task] = []
+        self._phases, self._tasks, self._scheduler = phases, tasks, scheduler
+        self._to_retry: list[Task] = []
 
     def suggest(self, trial_id: str) -> Any:
         """Return a configuration; None: there may be one later; FINISHED: there will be none."""
@@ -171,12 +117,25 @@ class _PhaseSearcher(_Unpickled, Searcher):
         self._tasks[trial_id] = task
         return task.config
 
-    def _next_task(self) -> _Task | None:
-        queued = self._phase.queue()
-        if queued is None:
-            return None
-        config = self._resources.trial_resources[queued.net].config
-        return _Task(queued, {"net_at_res": queued.net, "work": queued.work, **config})
+    def _next_task(self) -> Task | None:
+        """Make the next task, of the first phase that has one and room for it.
+
+        None comes before what an earlier phase has queued: that has the next place that is free.
+        """
+        are_over = True
+        for of in self._phases:
+            if are_over:
+                of.phase.preceded()
+            queued = of.phase.queue() if self._tasks.have_room_for(of) else None
+            if queued is not None:
+                config = of.resources.trial_resources[queued.net].config
+                named = {"net_at_res": queued.net, "work": queued.work}
+                return Task(of, queued, {**named, **config})
+            own = self._tasks.of_phase(of)
+            if any(not task.has_begun for task in own):
+                return None
+            are_over = are_over and not own
+        return None
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -192,7 +151,7 @@ class _PhaseSearcher(_Unpickled, Searcher):
         if task.failures <= MAX_FAILURES_WITHOUT_PROGRESS:
             self._to_retry.append(task)
         elif task.work is not None:
-            self._phase.failed(task.work, trace)
+            task.of.phase.failed(task.work, trace)
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: the store's journal holds all decisions."""
@@ -204,9 +163,9 @@ class _PhaseSearcher(_Unpickled, Searcher):
 class _PhaseScheduler(_Unpickled, FIFOScheduler):
     """Asks the phase after each result whether the trial continues, and counts failures."""
 
-    def __init__(self, phase: Phase, tasks: _Tasks):
+    def __init__(self, tasks: Tasks):
         super().__init__()  # type: ignore[no-untyped-call]
-        self._phase, self._tasks = phase, tasks
+        self._tasks = tasks
         self._queued: dict[str, Trial] = {}  # by trial id; some of them may have started
         # Both by trial id: the number of failures with the last traceback, and the most iterations
         # that a result has reported.
@@ -228,11 +187,11 @@ class _PhaseScheduler(_Unpickled, FIFOScheduler):
             del self._queued[trial_id]
         return min(self._queued.values(), key=self._urgency, default=None)
 
-    def _urgency(self, trial: Trial) -> tuple[int, float]:
+    def _urgency(self, trial: Trial) -> tuple[int, int, float]:
         task = self._tasks.get(trial.trial_id)
         if task is None or task.has_begun:
-            return 0, 0
-        return self._phase.urgency(task.queued.net)
+            return 0, 0, 0
+        return (task.of.rank, *task.of.phase.urgency(task.queued.net))
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Pass the result to the phase and return its decision."""
@@ -253,7 +212,7 @@ class _PhaseScheduler(_Unpickled, FIFOScheduler):
         task = self._tasks.get(trial.trial_id)
         if task is None or task.work is None:
             return False
-        return self._phase.should_continue(task.work, result)
+        return task.of.phase.should_continue(task.work, result)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """Count the failure, and report a retry to the phase.
@@ -271,47 +230,51 @@ class _PhaseScheduler(_Unpickled, FIFOScheduler):
         task = self._tasks.get(trial.trial_id)
         if task is None:
             return
-        task.begin(self._phase)
+        task.begin()
         if is_new and failures <= MAX_FAILURES_WITHOUT_PROGRESS and task.work is not None:
-            self._phase.retried(task.work, trace)
+            task.of.phase.retried(task.work, trace)
 
 
 class _Starter(_Unpickled, tune.Callback):
     """Brings a trial its work when a process is ready for it, before its first step."""
 
-    def __init__(self, phase: Phase, tasks: _Tasks):
-        self._phase, self._tasks = phase, tasks
+    def __init__(self, tasks: Tasks):
+        self._tasks = tasks
 
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: object
     ) -> None:
         """Have the work chosen, and send it: calls of one process reach an actor in their order."""
         task = self._tasks[trial.trial_id]
-        task.begin(self._phase)
+        task.begin()
         actor: Any = trial.temporary_state.ray_actor
         actor.begin.remote(task.work)
 
 
 def run_trials(
     trainable: type[tune.Trainable],
-    phase: Phase,
+    phases: Sequence[tuple[Phase, PhaseResources]],
     context: TrialContext,
-    phase_resources: PhaseResources,
 ) -> None:
-    """Run all trials of a phase in one Tuner, whose own files are deleted afterwards.
+    """Run all trials of phases in one Tuner, whose own files are deleted afterwards.
+
+    Args:
+        phases: with what their trials may use; those of the first come before those of the next.
 
     Raises:
         UserError: a trial could never be placed.
         DiskFullError: the disk was full for a trial.
-        Exception: what a callback of the phase raised.
+        Exception: what a callback of a phase raised.
     """
-    fault, tasks = _Fault(), _Tasks()
-    phase = fault.guarded(phase)
-    trial_resources = phase_resources.trial_resources
-    scheduler = _PhaseScheduler(phase, tasks)
-    searcher = _PhaseSearcher(phase, phase_resources, tasks, scheduler)
+    fault, tasks = _Fault(), Tasks()
+    running = [
+        RunningPhase(phase=fault.guarded(phase), resources=resources, rank=rank)
+        for rank, (phase, resources) in enumerate(phases)
+    ]
+    kinds = [trial for _, resources in phases for trial in resources.trial_resources.values()]
+    scheduler = _PhaseScheduler(tasks)
+    searcher = _PhaseSearcher(running, tasks, scheduler)
     scratch = Path(tempfile.mkdtemp(prefix="fixres-tune-"))
-    context = replace(context, threads=phase_resources.cpus)
     try:
         tune.Tuner(
             tune.with_resources(
@@ -322,10 +285,10 @@ def run_trials(
                 search_alg=searcher,
                 scheduler=scheduler,
                 num_samples=-1,
-                max_concurrent_trials=phase_resources.concurrency,
+                max_concurrent_trials=_most_at_a_time(running),
                 # An idle process keeps its GPU for the next trial. Workers, which Tune does not
                 # know, would wait for that GPU in vain.
-                reuse_actors=all(trial.workers == 1 for trial in trial_resources.values()),
+                reuse_actors=all(trial.workers == 1 for trial in kinds),
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(
@@ -334,10 +297,16 @@ def run_trials(
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=MAX_FAILURES_WITHOUT_PROGRESS),
                 stop=fault,
-                callbacks=[_Starter(phase, tasks)],
+                callbacks=[_Starter(tasks)],
             ),
         ).fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if fault.error is not None:
         raise fault.error
+
+
+def _most_at_a_time(phases: Sequence[RunningPhase]) -> int | None:
+    """Decide how many trials of all phases run at a time; None: as many as the cluster takes."""
+    counts = [of.resources.concurrency for of in phases]
+    return None if None in counts else max(count for count in counts if count is not None)

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sweeps.execution import gpu_memory
+from sweeps.execution.phases import failed_in_words, run_works
 from sweeps.execution.ray_cluster import RayCluster
 from sweeps.execution.resources import MemoryNeed, PhaseResources
-from sweeps.execution.tune_runner import Phase, Queued, Trainable, Work, run_trials
 from sweeps.final_model.outcome import ServedModel
 from sweeps.planning.cell import Cell
 from sweeps.planning.grid import point_of
@@ -25,14 +25,13 @@ from trainables.data.image_set import ImageSet
 from trainables.errors import SweepError
 from trainables.fixres.cell import RefitCell, recorded_results
 from trainables.ray_backend.tune_trainables import (
-    CellTrainable,
     CellWork,
     TrialContext,
-    TrunkTrainable,
     TrunkWork,
+    Work,
 )
 from trainables.storage.artifact_store import Store
-from trainables.storage.files import Place, write_text
+from trainables.storage.files import Place
 from trainables.training.trunk import (
     TrunkSpec,
     TrunkStatus,
@@ -75,7 +74,7 @@ def refit(
     if recorded_results(store, cell.key) is None:
         need = gpu_memory.cell_memory_need(plan, chosen.variant, chosen.train_res, chosen.test_res)
         work = CellWork(cell=cell.spec)
-        runner.run(CellTrainable, work, need, lambda _: False, store.cell(cell.key))
+        runner.run(work, need, lambda _: False, store.cell(cell.key))
     return ServedModel(cell=cell, arm=chosen.arm, refit=True)
 
 
@@ -101,7 +100,6 @@ class _TrialRunner:
 
     def run(
         self,
-        trainable: type[Trainable],
         work: Work,
         need: MemoryNeed,
         should_continue: Callable[[dict[str, Any]], bool],
@@ -116,24 +114,14 @@ class _TrialRunner:
         Raises:
             SweepError: the trial fails; its traceback is left in ``folder``.
         """
-        net = ("", 0)  # The resources of this one trial may have any key.
-        phase_resources = PhaseResources(
-            placement=self.cluster.placement, needs={net: need}, alone=True
+        resources = PhaseResources(
+            placement=self.cluster.placement, needs={(self.label, 0): need}, alone=True
         )
-        waiting, traces = [Queued(net=net, work=work)], []
-        phase = Phase(
-            queue=lambda: waiting.pop() if waiting else None,
-            should_continue=lambda _, result: should_continue(result),
-            failed=lambda _, trace: traces.append(trace),
-        )
-        run_trials(trainable, phase, self.context, phase_resources)
-        if traces:
-            write_text(folder / "error.txt", traces[0])
-            lines = [line for line in traces[0].splitlines() if line.strip()]
-            reason = lines[-1] if lines else "no trace"
+        (trace,) = run_works([work], resources, self.context, should_continue)
+        if trace is not None:
             raise SweepError(
-                f"The refit of {self.label} failed: {reason.strip()} (the whole trace is in "
-                f"{folder / 'error.txt'}); the same command tries again."
+                f"The refit of {self.label} {failed_in_words(trace, folder)}; the same command "
+                "tries again."
             )
 
 
@@ -158,7 +146,7 @@ def _train(
 
     if trained_epochs(recorded_reports(store, trunk.key)) < epochs:
         work = TrunkWork(trunk=trunk, val_transforms=())
-        runner.run(TrunkTrainable, work, need, should_continue, folder)
+        runner.run(work, need, should_continue, folder)
     if any(report.diverged for report in recorded_reports(store, trunk.key)):
         raise SweepError(
             f"The refit of {runner.label} diverged, though the same settings did not on train "

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from sweeps.events.durations import Durations
+from sweeps.events.event_types import CellEnded, Event
 from sweeps.planning.cell import Cell
-from sweeps.planning.grid import Point
+from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
 from trainables.fixres.arms import UNTOUCHED_ARMS
 
 # What cells of untouched nets may take at most, of what there is when phase 1 begins.
 UNTOUCHED_SHARE = 0.1
+Kind = tuple[str, int]  # of a cell: its variant and test resolution, px
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +56,8 @@ class Budget:
 
     Reserved for the end: the cells of the points that have trained a trunk to its end, or are about
     to; those of untouched nets, the cheapest first, as far as they take a tenth of what there is
-    when phase 1 begins; reading the test split; and writing the results.
+    when phase 1 begins; reading the test split; and writing the results. What is reserved for a
+    cell is given back when it is made: as a watcher, the budget is told of that.
 
     Args:
         left: tells what is left now.
@@ -62,6 +66,22 @@ class Budget:
     def __init__(self, plan: Plan, durations: Durations, left: Callable[[], Left], shares: Shares):
         self._plan, self.durations, self._left, self._shares = plan, durations, left, shares
         self._untouched = self._affordable_untouched()
+        self._made: set[str] = set()  # keys of cells
+        # What is reserved: cells that are not made, by point; those of untouched nets under None.
+        self._reserved: dict[Point | None, Counter[Kind]] = {None: Counter(self._untouched)}
+
+    def on(self, event: Event) -> None:
+        """Give back what was reserved for a cell that is made."""
+        match event:
+            case CellEnded(cell=cell, rows=rows) if rows and cell.key not in self._made:
+                self._made.add(cell.key)
+                self._reserved_for(_owner(cell))[cell.variant, cell.test_res] -= 1
+
+    def _reserved_for(self, point: Point | None) -> Counter[Kind]:
+        if point is not None and point not in self._reserved:
+            kinds = [(point.variant, res) for res, _ in self._plan.grid.cells(point)]
+            self._reserved[point] = Counter(kinds * self._plan.survivors)
+        return self._reserved[point]
 
     def trunk_s(self, point: Point, after: int = 0, until: int | None = None) -> float:
         """Predict the seconds of a trunk's training after an epoch, up to another or to its end."""
@@ -100,10 +120,24 @@ class Budget:
 
     def left_for_trunks(self, results: Iterable[Point]) -> Left:
         """Tell what is left without what is reserved for the end."""
-        cells = [(p.variant, res) for p in results for res, _ in self._plan.grid.cells(p)]
-        cells *= self._plan.survivors
+        cells = [kind for p in (*results, None) for kind in self._reserved_for(p).elements()]
         spawn = Left(elapsed_s=self.durations.spawn_s, device_s=0.0)
-        return self._left() - spawn - self._of_cells([*cells, *self._untouched]) - self._end()
+        return self._left() - spawn - self._of_cells(cells) - self._end()
+
+    def fits_early(self, cell: Cell, results: Iterable[Point], taken_s: float) -> bool:
+        """Whether a cell may be made before all trunks have ended.
+
+        It may, if it is among those that are reserved for, and all that is reserved fits.
+
+        Args:
+            results, taken_s: as in :meth:`fits`.
+        """
+        owner, results = _owner(cell), set(results)
+        kind = (cell.variant, cell.test_res)
+        if not (owner is None or owner in results) or self._reserved_for(owner)[kind] < 1:
+            return False
+        taken = Left(elapsed_s=0.0, device_s=taken_s)
+        return (self.left_for_trunks(results) - taken).is_enough
 
     def fits_cell(self, cell: Cell) -> bool:
         """Whether a cell may be made."""
@@ -124,7 +158,8 @@ class Budget:
     def _end(self) -> Left:
         """Predict the end of the sweep, whatever net is chosen, on one device."""
         counts, durations = self._plan.counts, self.durations
-        images = counts["test"] + (counts["val"] if self._plan.spec.evaluation.refit else 0)
+        # A refitted net was trained on val, and is not read on it.
+        images = counts["test"] + (0 if self._plan.spec.evaluation.refit else counts["val"])
         readings = [
             durations.reading_s(point.variant, max(tests), images)
             for point, tests in self._plan.grid.tests.items()
@@ -148,3 +183,8 @@ class Budget:
 
     def _devices(self, point: Point) -> float:
         return self._shares.trunks.get((point.variant, point.train_res), 1.0)
+
+
+def _owner(cell: Cell) -> Point | None:
+    """Return the point whose trunk a cell adapts; None: it is an untouched net's."""
+    return None if cell.trunk.is_untouched else point_of(cell.trunk)

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sweeps.events.event_types import TrunkPaused, Watcher
+from sweeps.planning.cell import Cell
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
 from sweeps.planning.workload import nominal_ms
@@ -79,6 +80,11 @@ class BudgetedTrunks(TrunkScheduler):
     def is_over(self) -> bool:
         """Whether nothing runs, and nothing that could come next fits."""
         return super().is_over or not (self._running or self._in_order())
+
+    def leaves_room_for(self, cell: Cell) -> bool:
+        """Whether a cell may be made while trunks are trained: one that is reserved for may."""
+        taken_s = self._device_s_of_running()
+        return self._budget.fits_early(cell, self._results(), taken_s)
 
     def queue(self) -> Point | None:
         """Choose the point of the next trial to be queued; None: nothing fits for now."""

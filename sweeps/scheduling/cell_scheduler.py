@@ -67,7 +67,8 @@ class CellScheduler:
     """The schedule of phase 2: it hands out the cells that the store lacks, and gathers all rows.
 
     Args:
-        cells: all cells, in the order in which they are handed out.
+        cells: all cells, in the order in which they are handed out; None: they are planned as the
+            sweep goes on, by :meth:`plan_cells`.
         watcher: gets an event for each change.
         fits: whether there is time left for a cell, asked when it would be handed out; the first
             of all is made in any case.
@@ -76,7 +77,7 @@ class CellScheduler:
     def __init__(
         self,
         plan: Plan,
-        cells: Sequence[Cell],
+        cells: Sequence[Cell] | None,
         store: Store,
         watcher: Watcher,
         fits: Callable[[Cell], bool] = lambda _: True,
@@ -84,20 +85,45 @@ class CellScheduler:
         self._plan, self._store, self._watcher, self._fits = plan, store, watcher, fits
         self.left_out: list[Cell] = []
         """Cells that were not handed out, as they did not fit any more."""
-        self._cells = {cell.key: cell for cell in cells}
+        self._cells: dict[str, Cell] = {}
         self._rows: dict[str, tuple[Row, ...]] = {}
-        watcher.on(CellsPlanned(cells=tuple(cells)))
-        for key, cell in self._cells.items():
-            results = recorded_results(store, key)
+        self._waiting: list[str] = []  # keys
+        self._is_first = True
+        if cells is not None:
+            self.plan_cells(cells)
+
+    def plan_cells(self, cells: Sequence[Cell], *, is_last: bool = True) -> None:
+        """Plan cells; of those that the store holds, the results are taken.
+
+        Args:
+            cells: all that there are by now, those that were planned before included, in the order
+                in which they are handed out from now on.
+            is_last: whether no more will come.
+        """
+        new = [cell for cell in cells if not self.knows(cell)]
+        self._watcher.on(CellsPlanned(cells=tuple(new), is_last=is_last))
+        self._cells |= {cell.key: cell for cell in new}
+        for cell in new:
+            results = recorded_results(self._store, cell.key)
             if results is not None and {r.arm for r in results} == set(cell.spec.arms):
-                self.take(key, results)
-        self._waiting = [key for key in self._cells if key not in self._rows]
-        self._is_first = not self._rows
+                self.take(cell.key, results)
+        waiting = {*self._waiting, *(c.key for c in new if c.key not in self._rows)}
+        self._waiting = [cell.key for cell in cells if cell.key in waiting]
+        self._is_first = self._is_first and not self._rows
+
+    def knows(self, cell: Cell) -> bool:
+        """Whether a cell has been planned."""
+        return cell.key in self._cells
 
     @property
     def plan(self) -> Plan:
         """The plan of the sweep."""
         return self._plan
+
+    @property
+    def upcoming(self) -> Cell | None:
+        """The cell that is handed out next, if it fits; None: none is left."""
+        return self._cells[self._waiting[0]] if self._waiting else None
 
     @property
     def left(self) -> int:

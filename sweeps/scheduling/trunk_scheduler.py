@@ -24,6 +24,7 @@ from sweeps.events.event_types import (
     TrunkPaused,
     Watcher,
 )
+from sweeps.planning.cell import Cell
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
 from sweeps.planning.workload import dearest_first
@@ -101,7 +102,20 @@ class TrunkScheduler:
     @property
     def is_over(self) -> bool:
         """Whether every trunk of the plan has been proposed and has ended."""
-        return not any(h.to_begin or h.running or h.waiting for h in self._halving.values())
+        return len(self.settled) == len(self._halving)
+
+    @property
+    def settled(self) -> frozenset[Point]:
+        """The points whose trunks have all ended: which of them survive is decided."""
+        return frozenset(
+            point
+            for point, halving in self._halving.items()
+            if not (halving.to_begin or halving.running or halving.waiting)
+        )
+
+    def leaves_room_for(self, cell: Cell) -> bool:
+        """Whether a cell may be made while trunks are trained."""
+        return True
 
     def queue(self) -> Point | None:
         """Choose the point of the next trial to be queued.

@@ -120,8 +120,9 @@ class Terminal:
                     f"{trained_epochs(reports)} epochs{accuracy}; {self._left()}"
                 )
                 self._say_error(event.error)
-            case CellsPlanned(cells=cells):
-                self.say(f"cells: {len(cells)}, each adapts a trunk to a test resolution and crop")
+            case CellsPlanned(is_last=True):
+                count = len(self.progress.cells)
+                self.say(f"cells: {count}, each adapts a trunk to a test resolution and crop")
             case CellEnded(cell=cell, rows=rows):
                 subject = f"cell {cell.label}"
                 if not rows:
@@ -158,7 +159,7 @@ class Terminal:
         if plan is None:
             return Text("")
         lines: list[RenderableType] = []
-        if progress.cells is None:
+        if not progress.are_all_planned:
             total, done, what = plan.trunks, len(progress.ended), "trunks"
             waiting = progress.waiting_trunks
         else:
@@ -178,7 +179,6 @@ class Terminal:
             doing = f"epoch {epoch + 1} of {epochs}" if epochs else "scored as it is"
             lines.append(Text(f"  {self._named(trunk)}: {doing}"))
         for key in sorted(progress.cells_running):
-            assert progress.cells is not None
             cell = progress.cells[key]
             lines.append(Text(f"  {cell.label}"))
         lines.append(Text(f"  best so far: {self._best()}", style="green"))

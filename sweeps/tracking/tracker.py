@@ -84,6 +84,7 @@ class MlflowTracker:
         self._cells = CellRunWriter(self._runs, datasets, self._models, store)
         self._registry = ModelRegistry(self._runs, notify)
         self._sampler: SystemMetricsSampler | None = None
+        self._planned: list[str] = []  # keys of the cells that are planned by now
         self._written: list[Labelled] = []  # all jobs, to be done again where runs were deleted
         self._refusals: Counter[str] = Counter()  # by sentence
         self._rewritings = 0
@@ -123,9 +124,11 @@ class MlflowTracker:
                 key = trunk_key(trunk.key)
                 self._write(key, partial(self._trunks.log_images, trunk, at_ms))
                 self._write(key, partial(self._trunks.end, trunk, status, reports, at_ms))
-            case CellsPlanned(cells=cells):
-                keys = [cell.key for cell in cells]
-                self._write(SWEEP_KEY, partial(self._cells.mark_former, keys))
+            case CellsPlanned(cells=cells, is_last=is_last):
+                self._planned += [cell.key for cell in cells]
+                if is_last:
+                    self._write(SWEEP_KEY, partial(self._cells.mark_former, self._planned))
+                    self._planned = []
                 for trunk in {cell.trunk.key: cell.trunk for cell in cells}.values():
                     if trunk.is_untouched:  # it has no training that would have been told of
                         ended = TrunkStatus.FINISHED

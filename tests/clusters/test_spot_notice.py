@@ -16,7 +16,7 @@ from ray.train.v2._internal.execution.worker_group import worker
 
 from clusters import spot_notice
 from tests.waiting import HANG_S
-from trainables.ray_backend.tune_trainables import CellTrainable, TrunkTrainable
+from trainables.ray_backend.tune_trainables import StoreTrainable
 
 Answer = tuple[int, str]
 
@@ -111,11 +111,10 @@ def test_a_service_that_is_not_there_is_an_os_error():
             noticed(base)
 
 
-@pytest.mark.parametrize("trial", [TrunkTrainable, CellTrainable])
-def test_trials_are_known_by_the_name_that_ray_gives_them(trial):
+def test_trials_are_known_by_the_name_that_ray_gives_them():
     # As sweeps.execution.phases wraps them. Ray takes the last part of the class's qualified name.
-    wrapped = tune.with_resources(tune.with_parameters(trial, context=None), {"CPU": 1})
-    for each in (wrapped, trial, worker.RayTrainWorker):
+    wrapped = tune.with_resources(tune.with_parameters(StoreTrainable, context=None), {"CPU": 1})
+    for each in (wrapped, StoreTrainable, worker.RayTrainWorker):
         title = f"ray::{each.__qualname__.rpartition('.')[2]}.train"
         assert title.startswith(spot_notice.TRIALS)
 

@@ -196,7 +196,7 @@ def test_a_choice_does_not_answer_for_what_it_was_not_made_among(
         raise stop
 
     with monkeypatch.context() as patch:
-        patch.setattr("sweeps.sweep.run_cells", interrupted)
+        patch.setattr("sweeps.sweep.run_phases", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(sweep, test_res=(64, 96, 128))
     sweep.spec = old  # what it was is answered by what there is

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sweeps.execution import budgeting
+from sweeps.scheduling import settled_cells
 from tests.factories import spec_with
 from tests.fake_sweep import FakeSweep, contents
 from trainables.errors import SweepError, UserError
@@ -122,7 +122,7 @@ def test_what_cannot_be_made_again_ends_in_a_sentence(
         for path in out.glob("store/cells/*/predictions.arrow"):
             scramble(path)
 
-    monkeypatch.setattr(budgeting, "check_trunks", spoil)  # a disk that spoils what it is given
+    monkeypatch.setattr(settled_cells, "check_trunks", spoil)  # a disk that spoils what it is given
     with pytest.raises(SweepError, match=r"predictions.arrow is damaged .*: delete it"):
         sweep.run()
 

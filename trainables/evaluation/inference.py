@@ -58,7 +58,6 @@ def logits_of(
     *,
     batch_size: int,
     device: torch.device,
-    exact: bool = False,
 ) -> torch.Tensor:
     """Compute the logits of a view: (N, R, R, 3) uint8 -> (N, C) float32 on the CPU.
 
@@ -67,12 +66,11 @@ def logits_of(
 
     Args:
         model: on the device; put into evaluation mode.
-        exact: in float32 throughout, as the model is served.
     """
     model.eval()
 
     def forward(x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = model.classifier(backbone.features(model, x, exact=exact))
+        logits: torch.Tensor = model.classifier(backbone.features(model, x))
         return logits
 
     return outputs_of(forward, view, preprocessing, batch_size=batch_size, device=device)

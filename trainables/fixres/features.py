@@ -82,7 +82,6 @@ def body_pass(
     batch_size: int,
     device: torch.device,
     scratch: Path,
-    exact: bool = False,
 ) -> Maps:
     """Run the net up to ``conv_head`` over a view, once, and keep the maps.
 
@@ -90,7 +89,6 @@ def body_pass(
         model: put into evaluation mode.
         view: (N, R, R, 3) uint8, N at least 1.
         scratch: folder for the file of the maps, N x C x ceil(R/32)^2 numbers; made if need be.
-        exact: in float32, as the model is served.
     """
     model.eval()
     scratch.mkdir(parents=True, exist_ok=True)
@@ -98,7 +96,7 @@ def body_pass(
     kept: torch.Tensor | None = None
     start = 0
     for x in batches_of(view, batch_size, preprocessing, device):
-        maps = backbone.body(model, x, exact=exact)
+        maps = backbone.body(model, x)
         if kept is None:
             shape = (len(view), *maps.shape[1:])
             count = int(np.prod(shape))

@@ -41,6 +41,12 @@ def to_device(model: Net, device: torch.device) -> Net:
     return on_device.to(memory_format=torch.channels_last)
 
 
+def share_frozen(model: Net, other: Net) -> None:
+    """Have a net use all modules of another up to the last batch norm, whose weights are equal."""
+    for name in ("conv_stem", "bn1", "blocks", "conv_head"):
+        setattr(model, name, getattr(other, name))
+
+
 def _arithmetic(x: torch.Tensor, *, exact: bool) -> AbstractContextManager[object]:
     return float32() if exact else autocast(x.device)
 
@@ -77,13 +83,9 @@ def pooled(model: Net, z: torch.Tensor) -> torch.Tensor:
     return features
 
 
-def features(model: Net, x: torch.Tensor, *, exact: bool = False) -> torch.Tensor:
-    """Compute the classifier's input: (N, 3, R, R) normalised pixels -> (N, F) float32.
-
-    Args:
-        exact: in float32 throughout, as the model is served.
-    """
-    return pooled(model, pre_norm(model, body(model, x, exact=exact), exact=exact))
+def features(model: Net, x: torch.Tensor) -> torch.Tensor:
+    """Compute the classifier's input: (N, 3, R, R) normalised pixels -> (N, F) float32."""
+    return pooled(model, pre_norm(model, body(model, x)))
 
 
 def load_trunk(model: Net, state: Mapping[str, torch.Tensor]) -> None:

@@ -1,7 +1,8 @@
-"""Wrap a trunk's training and a cell's adaptation as trials of Ray Tune.
+"""Wrap a trunk's training, a cell's adaptation and the reading of a set as trials of Ray Tune.
 
-Tune keeps no checkpoints of them: the store holds their state, under keys that outlive the
-processes and Ray itself.
+One kind of process does them all, so that it may be reused whatever comes next. Tune keeps no
+checkpoints of them: the store holds their state, under keys that outlive the processes and Ray
+itself.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Protocol
 
 import torch
 from ray import tune
@@ -24,6 +25,7 @@ from trainables.data.view_cache import ViewCache
 from trainables.errors import SweepError, UserError
 from trainables.fixres.adapt import adapt_cell
 from trainables.fixres.cell import CellSpec, recorded_results
+from trainables.fixres.held_out_score import Reading, score_reading
 from trainables.ray_backend.worker_group import TrunkWorkers, WorkerConfig
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import Place
@@ -52,12 +54,19 @@ class CellWork:
     cell: CellSpec
 
 
-Work = TypeVar("Work", TrunkWork, CellWork)
+@dataclass(frozen=True, kw_only=True)
+class ReadingWork:
+    """The work of a trial: arms of a finished cell are scored on a set, as they are served."""
+
+    reading: Reading
+
+
+Work = TrunkWork | CellWork | ReadingWork
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialContext:
-    """What all trials of a phase need beside their own configuration; it is pickled."""
+    """What all trials of a run need beside their own configuration; it is pickled."""
 
     store: Place
     data: Place
@@ -65,7 +74,6 @@ class TrialContext:
     read: ReadOptions
     cache: Path  # node-local
     rungs: tuple[int, ...]
-    threads: int = 1  # CPU threads of a trial
     refit: bool = False  # on train and val in one
 
     def open_images(self) -> ImageSet:
@@ -89,14 +97,26 @@ class TrialContext:
         return images.merged() if self.refit else images
 
 
-class _StoreTrainable(tune.Trainable, Generic[Work]):
-    """A trial whose process may be reused for others: ``_start`` begins each afresh.
+class _Job(Protocol):
+    """Work under way in a process."""
 
-    Its work is in its configuration, as ``work``, or is brought by :meth:`begin`.
+    def step(self) -> dict[str, Any]:
+        """Do a part of it, and give what Tune is told."""
+
+    def stop(self) -> None:
+        """End what is under way, before the process takes other work."""
+
+
+class StoreTrainable(tune.Trainable):
+    """A trial of any work, whose process may be reused for others: each begins afresh.
+
+    Its work is in its configuration, as ``work``, or is brought by :meth:`begin`; so are the CPU
+    ``threads`` that it computes with. The configuration of a trunk may name several ``workers``,
+    and the ``worker_resources`` of each: then they train it, and this process waits for them.
     """
 
     work: Work | None = None
-    _is_started = False
+    _job: _Job | None = None
 
     def setup(self, config: dict[str, Any], context: TrialContext | None = None) -> None:
         """Prepare the process."""
@@ -104,7 +124,6 @@ class _StoreTrainable(tune.Trainable, Generic[Work]):
         self.context = context
         self.guard = PreemptionGuard()
         self.guard.install()  # Replaces Ray's handler, which would cut a step off.
-        torch.set_num_threads(context.threads)
         self.images = context.open_images()
         self.store = Store(context.store)
         self._take(config)
@@ -126,10 +145,9 @@ class _StoreTrainable(tune.Trainable, Generic[Work]):
         """Do a part of the work, or end the trial where there is none."""
         if self.work is None:
             return {"done": True}
-        if not self._is_started:
-            self._start(self.work)
-            self._is_started = True
-        return self._step()
+        if self._job is None:
+            self._job = self._job_of(self.work)
+        return self._job.step()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Save nothing: the store holds the state."""
@@ -137,68 +155,77 @@ class _StoreTrainable(tune.Trainable, Generic[Work]):
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Load nothing: the store holds the state."""
 
+    def cleanup(self) -> None:
+        """End the trial's workers, if it has any."""
+        self._stop()
+
     def _take(self, config: dict[str, Any]) -> None:
         self.work = config.get("work")
         self.workers: int = config.get("workers", 1)
         self.worker_resources: dict[str, float] = config.get("worker_resources", {})
-        self._is_started = False
-
-    def _start(self, work: Work) -> None:
-        raise NotImplementedError
-
-    def _step(self) -> dict[str, Any]:
-        raise NotImplementedError
+        self.threads: int = config.get("threads", 1)
+        torch.set_num_threads(self.threads)
 
     def _stop(self) -> None:
-        raise NotImplementedError
+        if self._job is not None:
+            self._job.stop()
+        self._job = None
+
+    def _job_of(self, work: Work) -> _Job:
+        match work:
+            case TrunkWork():
+                return _TrunkJob(self, work)
+            case CellWork():
+                return _CellJob(self, work)
+            case ReadingWork():
+                return _ReadingJob(self, work)
+
+    @property
+    def views(self) -> ViewCache:
+        """The views of the images on this node."""
+        return ViewCache(images=self.images, cache=self.context.cache, threads=self.threads)
 
 
-class TrunkTrainable(_StoreTrainable[TrunkWork]):
+class _TrunkJob:
     """One trunk; a step is an epoch. Epochs that the store holds are reported, not trained.
 
     Where its time is over, the result has no report, and the store has what was done of the epoch.
-
-    Its configuration may name several ``workers``, and the ``worker_resources`` of each: then they
-    train it, and this process waits for them.
     """
 
-    _next_epoch: Callable[[], EpochReport] | None = None  # made when it is needed
-    _end_workers: Callable[[], None] | None = None
-
-    def _start(self, work: TrunkWork) -> None:
-        self.spec, self.val_transforms = work.trunk, work.val_transforms
-        self._recorded = recorded_reports(self.store, self.spec.key)
+    def __init__(self, process: StoreTrainable, work: TrunkWork):
+        self._process = process
+        self._guard = process.guard
+        self._spec, self._val_transforms = work.trunk, work.val_transforms
+        self._next_epoch: Callable[[], EpochReport] | None = None  # made when it is needed
+        self._end_workers: Callable[[], None] | None = None
+        self._recorded = recorded_reports(process.store, self._spec.key)
         self._stop_at = math.inf
         if work.stop_after_s is not None:
             self._stop_at = time.monotonic() + work.stop_after_s
         # Where the state is lost, what was reported is trained and reported again.
         self._reported = min(work.reported, len(self._recorded))
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
         if self._end_workers is not None:
             self._end_workers()
         self._next_epoch, self._end_workers = None, None
 
-    def cleanup(self) -> None:
-        """End the trial's workers, if it has any."""
-        self._stop()
-
-    def _step(self) -> dict[str, Any]:
+    def step(self) -> dict[str, Any]:
         """Report one epoch, trained if the store does not hold it yet."""
         if self._reported < len(self._recorded):
             report = self._recorded[self._reported]
         else:
             self._next_epoch = self._next_epoch or self._made_next_epoch()
             # A preempted epoch ends this process within the block: Tune sees it go, and retries.
-            with self.guard.deferred():
+            with self._guard.deferred():
                 try:
                     report = self._next_epoch()
                 except (PreemptedError, SweepError):
-                    if self.guard.requested or not self._is_out_of_time:
+                    if self._guard.requested or not self._is_out_of_time:
                         raise
                     return {"report": None, "done": True}
         self._reported += 1
-        return trunk_result(report, self.spec.recipe.epochs)
+        return trunk_result(report, self._spec.recipe.epochs)
 
     @property
     def _is_out_of_time(self) -> bool:
@@ -206,34 +233,36 @@ class TrunkTrainable(_StoreTrainable[TrunkWork]):
 
     def _should_stop(self) -> bool:
         """Whether the training is to stop at this step: its work is in the store then."""
-        return self.guard.requested or self._is_out_of_time
+        return self._guard.requested or self._is_out_of_time
 
     def _made_next_epoch(self) -> Callable[[], EpochReport]:
         """Give what trains the next epoch, or scores a trunk that is not to be trained."""
-        context = self.context
-        if self.workers > 1:
+        process, context = self._process, self._process.context
+        if process.workers > 1:
             config = WorkerConfig(
-                spec=self.spec,
-                val_transforms=self.val_transforms,
+                spec=self._spec,
+                val_transforms=self._val_transforms,
                 rungs=context.rungs,
                 store=context.store,
                 cache=context.cache,
                 open_images=context.open_images,
             )
-            workers = TrunkWorkers(config, self.workers, self.worker_resources, self._should_stop)
+            workers = TrunkWorkers(
+                config, process.workers, process.worker_resources, self._should_stop
+            )
             self._end_workers = workers.stop
             return workers.epoch
         training = TrunkTraining(
-            self.spec,
-            self.images,
-            self.store,
+            self._spec,
+            process.images,
+            process.store,
             cache=context.cache,
-            threads=context.threads,
-            val_transforms=self.val_transforms,
+            threads=process.threads,
+            val_transforms=self._val_transforms,
             rungs=context.rungs,
             should_stop=self._should_stop,
         )
-        return training.epoch if self.spec.recipe.epochs else training.score_untrained
+        return training.epoch if self._spec.recipe.epochs else training.score_untrained
 
 
 def trunk_result(report: EpochReport, epochs: int) -> dict[str, Any]:
@@ -245,21 +274,35 @@ def trunk_result(report: EpochReport, epochs: int) -> dict[str, Any]:
     return {"report": report, "done": report.diverged or report.epoch >= epochs}
 
 
-class CellTrainable(_StoreTrainable[CellWork]):
+class _CellJob:
     """One cell, in one step."""
 
-    def _start(self, work: CellWork) -> None:
-        self.cell: CellSpec = work.cell
+    def __init__(self, process: StoreTrainable, work: CellWork):
+        self._process, self._cell = process, work.cell
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
         pass
 
-    def _step(self) -> dict[str, Any]:
+    def step(self) -> dict[str, Any]:
         """Report the results of all arms; adapt, if the store does not hold them yet."""
-        results = recorded_results(self.store, self.cell.key)
+        process = self._process
+        results = recorded_results(process.store, self._cell.key)
         if results is None:
-            views = ViewCache(
-                images=self.images, cache=self.context.cache, threads=self.context.threads
-            )
-            results = adapt_cell(self.cell, self.store, views)
+            results = adapt_cell(self._cell, process.store, process.views)
         return {"results": tuple(results), "done": True}
+
+
+class _ReadingJob:
+    """One set, in one step: what the store has of it is not read again."""
+
+    def __init__(self, process: StoreTrainable, work: ReadingWork):
+        self._process, self._reading = process, work.reading
+
+    def stop(self) -> None:
+        pass
+
+    def step(self) -> dict[str, Any]:
+        """Leave the scores and the predictions in the store."""
+        process = self._process
+        score_reading(self._reading, process.store, process.views, process.context.read)
+        return {"done": True}

@@ -272,6 +272,35 @@ def test_trunks_and_cells_that_the_store_holds_are_done() -> None:
     assert left[0] == pytest.approx(5 / cell_s(running) * sum(map(cell_s, rest)), rel=0.2)
 
 
+def test_cells_that_come_beside_trunks_leave_the_time_of_trunks_counted() -> None:
+    """And when all are planned, it is as if they had been at once."""
+    clock, at_once = Clock(), Progress(Clock())
+    progress = Progress(clock)
+    trunks, cells = trunks_of(PLAN), cells_of(PLAN)
+    first, *others = cells
+    for one in (progress, at_once):
+        one.on(SweepBegan(plan=PLAN))
+    progress.on(CellsPlanned(cells=(first,), is_last=False))
+    progress.on(CellBegan(cell=first))
+    clock.now += cell_s(first)
+    progress.on(CellEnded(cell=first, rows=(a_row(seconds=cell_s(first)),)))
+    left, all_cells = progress.left(), sum(map(cell_s, others))
+    whole = sum(trunk_s(point) for point in PLAN.points) * len(trunks) / len(PLAN.points)
+    assert left is not None and left[1] == pytest.approx(whole + all_cells, rel=0.5)
+    are_all_planned = progress.are_all_planned
+    assert len(progress.cells) == len(progress.cells_done) == 1 and not are_all_planned
+    for trunk in trunks:
+        reports = tuple(report_of(PLAN, trunk, e) for e in range(1, 5))
+        progress.on(TrunkEnded(trunk=trunk, status=TrunkStatus.FINISHED, reports=reports))
+    progress.on(CellsPlanned(cells=tuple(others)))
+    at_once.on(CellsPlanned(cells=tuple(cells)))
+    assert progress.cells == at_once.cells and progress.are_all_planned
+    left = progress.left()
+    assert left is not None and left[0] == left[1] == pytest.approx(all_cells, rel=0.2)
+    progress.on(CellsPlanned(cells=tuple(cells)))  # what was lost is made again
+    assert not progress.cells_done
+
+
 def test_the_best_so_far_is_the_one_with_most_hits() -> None:
     progress = Progress(Clock())
     progress.on(SweepBegan(plan=PLAN))

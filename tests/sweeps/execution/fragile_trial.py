@@ -19,7 +19,6 @@ class FragileContext:
     """What stands for a trial's context."""
 
     marks: Path  # a folder: which ends there were
-    threads: int = 1
 
 
 class Fragile(tune.Trainable):
@@ -46,7 +45,7 @@ class Fragile(tune.Trainable):
             raise DiskFullError(FULL)
         if self.name == "broken":
             raise ValueError("of no use. At all.")
-        return {"name": self.name, "done": True}
+        return {"name": self.name, "pid": os.getpid(), "done": True}
 
     def _end_in(self, where: str) -> None:
         mark = self.folder / where

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +21,8 @@ from sweeps.execution.resources import (
     PhaseResources,
     Placement,
 )
-from sweeps.execution.tune_runner import Phase, Queued, run_trials
+from sweeps.execution.tasks import Phase, Queued, RunningPhase, Task, Tasks
+from sweeps.execution.tune_runner import run_trials
 from sweeps.planning.options.groups import ResourceOptions
 from tests.sweeps.execution.fragile_trial import FULL, Fragile, FragileContext
 from trainables.data.options import ReadOptions
@@ -33,7 +33,7 @@ NET = ("", 0)
 WORK: Any = "a trunk"
 CONTEXT = TrialContext(
     store=Path("/s"), data=Path("/d"), images_digest="0", read=ReadOptions(), cache=Path("/c"),
-    threads=1, rungs=(),
+    rungs=(),
 )  # fmt: skip
 TWO_GPUS = ClusterResources(
     cores=8, gpus=2, gpus_per_node=2, gpu=Gpu(gb=10.0, source="here"), memory_gb=16, cluster=False
@@ -81,16 +81,21 @@ def test_processes_are_reused_where_no_worker_waits_for_their_gpu(
     assert Tuner.settings == {"reuse": True, "most": 8} and len(Tuner.trials) == 3
 
 
+def resources_of(gb_of: dict[NetAtRes, float], **options: Any) -> PhaseResources:
+    """Resources of trials that need so many GB each, which workers share, on two GPUs."""
+    return PhaseResources(
+        placement=Placement(options=ResourceOptions(**options), cluster_resources=TWO_GPUS),
+        needs={net: MemoryNeed(gb=gb.__truediv__, max_workers=4) for net, gb in gb_of.items()},
+    )
+
+
 def run_with_stand_in(
     monkeypatch: pytest.MonkeyPatch,
     gb_of: dict[NetAtRes, float],
     nets: list[NetAtRes],
 ) -> list[tuple[Any, Any]]:
     """Run trials that need so many GB each, which workers share, on two GPUs."""
-    resources = PhaseResources(
-        placement=Placement(options=ResourceOptions(), cluster_resources=TWO_GPUS),
-        needs={net: MemoryNeed(gb=gb.__truediv__, max_workers=4) for net, gb in gb_of.items()},
-    )
+    resources = resources_of(gb_of)
     waiting = list(nets)
     monkeypatch.setattr(tune, "Tuner", Tuner)
     monkeypatch.setattr(tune, "with_parameters", lambda trainable, context: trainable)
@@ -99,33 +104,38 @@ def run_with_stand_in(
         should_continue=lambda work, result: False,
         failed=lambda work, error: None,
     )
-    run_trials(tune.Trainable, phase, CONTEXT, resources)
+    run_trials(tune.Trainable, [(phase, resources)], CONTEXT)
     assert [config["net_at_res"] for config, _ in Tuner.trials] == nets
     return Tuner.trials
 
 
 def test_the_most_urgent_of_the_queued_trials_starts_first() -> None:
     """Of equal ones the first that was queued; one that is tried again before all."""
-    tasks, urgency = tune_runner._Tasks(), {("a", 1): (2, 0), ("b", 1): (1, 0), ("c", 1): (1, 0)}
+    tasks, urgency = (
+        Tasks(),
+        {("d", 1): (0, 0), ("a", 1): (2, 0), ("b", 1): (1, 0), ("c", 1): (1, 0)},
+    )
     phase = Phase(
         queue=lambda: None,
         should_continue=lambda work, result: False,
         failed=lambda work, trace: None,
         urgency=urgency.__getitem__,
     )
-    scheduler = tune_runner._PhaseScheduler(phase, tasks)
+    resources = resources_of({("a", 1): 1.0})
+    first, later = (RunningPhase(phase=phase, resources=resources, rank=rank) for rank in (0, 1))
+    scheduler = tune_runner._PhaseScheduler(tasks)
     trials: dict[str, Any] = {}
     for net in urgency:
         name = net[0]
         trials[name] = SimpleNamespace(trial_id=name, status=Trial.PENDING)
-        tasks[name] = tune_runner._Task(Queued(net=net), {})
+        tasks[name] = Task(later if name == "d" else first, Queued(net=net), {})
         scheduler.on_trial_add(None, trials[name])
     order = []
     while (trial := scheduler.choose_trial_to_run(None)) is not None:
         assert scheduler.choose_trial_to_run(None) is trial, "asked again, it says the same"
         order.append(trial.trial_id)
         trial.status = Trial.RUNNING
-    assert order == ["b", "c", "a"]
+    assert order == ["b", "c", "a", "d"], "those of a later phase after all others"
     tasks["a"].has_begun = True
     for name in ("b", "a"):
         trials[name].status = Trial.PENDING
@@ -174,32 +184,8 @@ def test_what_a_callback_raises_leaves_the_phase(monkeypatch: pytest.MonkeyPatch
         needs={("small", 1): MemoryNeed(gb=lambda workers: 1.0, max_workers=1)},
     )
     with pytest.raises(DiskFullError, match="is full"):
-        run_trials(tune.Trainable, phase, CONTEXT, resources)
+        run_trials(tune.Trainable, [(phase, resources)], CONTEXT)
     assert Tuner.trials == []
-
-
-@pytest.fixture(scope="module")
-def real_ray() -> Iterator[None]:
-    """Start Ray on loopback, for this process alone."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.setenv("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-        patch.setenv("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
-        patch.delenv("RAY_ADDRESS", raising=False)
-        import ray
-
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            num_cpus=1,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=100_000_000,
-            _node_ip_address="127.0.0.1",
-            runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parents[3])}},
-        )
-        yield
-        ray.shutdown()
 
 
 @dataclass
@@ -236,6 +222,17 @@ class Told:
         return False
 
 
+def one_core() -> PhaseResources:
+    """Resources of trials that run one at a time."""
+    available = ClusterResources(
+        cores=1, gpus=0, gpus_per_node=0, gpu=None, memory_gb=16, cluster=False
+    )
+    return PhaseResources(
+        placement=Placement(options=ResourceOptions(), cluster_resources=available),
+        needs={NET: MemoryNeed(gb=lambda workers: 0.1, max_workers=1)},
+    )
+
+
 def run(folder: Path, names: list[str | None], late: bool = False) -> Told:
     """Run trials; return what was told of those that ended, were given up, and tried again."""
     told = Told(names=names, late=late)
@@ -246,16 +243,9 @@ def run(folder: Path, names: list[str | None], late: bool = False) -> Told:
         failed=lambda work, trace: told.failed.append(str(work)),
         retried=lambda work, trace: told.retried.append(str(work)),
     )
-    one_core = ClusterResources(
-        cores=1, gpus=0, gpus_per_node=0, gpu=None, memory_gb=16, cluster=False
-    )
-    need = MemoryNeed(gb=lambda workers: 0.1, max_workers=1)
-    resources = PhaseResources(
-        placement=Placement(options=ResourceOptions(), cluster_resources=one_core),
-        needs={NET: need},
-    )
+    resources = one_core()
     context: Any = FragileContext(marks=folder)
-    run_trials(Fragile, phase, context, resources)
+    run_trials(Fragile, [(phase, resources)], context)
     return told
 
 
@@ -292,3 +282,41 @@ def test_a_trial_takes_its_work_when_it_starts_and_ends_where_there_is_none(tmp_
     assert set(told.ended) == {"first", "second"} and not told.failed and not told.retried
     assert told.log.index("begun") < told.log.index("ended"), told.log
     assert told.log.count("begun") == 3, "once each"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("real_ray")
+def test_a_later_phase_takes_what_the_first_leaves_and_its_processes(tmp_path: Path) -> None:
+    """On one core: its trials start while the first phase waits, in the process that is there."""
+    order: list[str] = []
+    pids: set[int] = set()
+    left = {"first": ["a", "b", "c"], "later": ["x", "y"]}
+
+    def phase(kind: str, may_queue: Callable[[], bool] = lambda: True) -> Phase:
+        def take(work: Any, result: dict[str, Any]) -> bool:
+            order.append(work)
+            pids.add(result["pid"])
+            return False
+
+        def queue() -> Queued | None:
+            if not (left[kind] and may_queue()):
+                return None
+            name: Any = left[kind].pop(0)
+            return Queued(net=NET, work=name)
+
+        return Phase(
+            queue=queue,
+            should_continue=take,
+            failed=lambda work, trace: order.append(f"{work} failed"),
+            preceded=lambda: order.append("over") if kind == "later" else None,
+        )
+
+    # The first waits, after its second trial, for the first of the later phase.
+    first = phase("first", lambda: len(left["first"]) > 1 or "x" in order)
+    run_trials(
+        Fragile,
+        [(first, one_core()), (phase("later"), one_core())],
+        FragileContext(marks=tmp_path),  # type: ignore[arg-type]
+    )
+    assert [name for name in order if name != "over"] == ["a", "b", "x", "c", "y"]
+    assert len(pids) == 1

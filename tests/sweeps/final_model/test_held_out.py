@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,23 +13,23 @@ import pytest
 
 from sweeps.final_model import held_out
 from sweeps.final_model.calibration import calibrate
-from sweeps.final_model.outcome import served_as_swept
+from sweeps.final_model.outcome import Outcome, ServedModel, served_as_swept
 from sweeps.selection.choice import Choice
+from sweeps.selection.leaderboard import Row
 from tests.factories import HYPER, a_row, plan_of, predictions_of, spec_with
 from trainables.evaluation.calibration import fit_temperature
 from trainables.evaluation.metrics import Score
-from trainables.fixres.cell import ArmResult
+from trainables.fixres.cell import ArmResult, CellSpec
+from trainables.fixres.held_out_score import Reading
 from trainables.fixres.predictions import Predictions
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import write_json, write_tensors
 
 PLAN = plan_of(spec_with(train_res=(64,), test_res=(96,), also_test=("v2=/a", "sketch=/b")))
-VIEW_CACHE: Any = SimpleNamespace(
-    images=SimpleNamespace(
-        classes=("a", "b"), digest="d1", split=lambda name: f"images of {name}", whites={}
-    ),
-    cache=Path("/cache"),
+IMAGES: Any = SimpleNamespace(
+    classes=("a", "b"), digest="d1", split=lambda name: f"images of {name}", whites={}
 )
+NAMES = ("test", "v2", "sketch")
 
 
 @pytest.fixture
@@ -40,81 +41,128 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
-@pytest.mark.parametrize(
-    ("arm", "arms"),
-    [("fix", ["fix", "none"]), ("bn", ["bn", "none"]), ("none", ["none"])],
-)
-def test_each_set_is_read_for_the_chosen_arm_and_untuned(
-    arm: str, arms: list[str], store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened, read = [], []
+class Readings:
+    """Stands for what is read, and for where its results are kept."""
 
-    def opening(name: str, folder: Path, *rest: Any, whites: Any) -> Any:
-        opened.append((name, folder))
+    def __init__(self, patch: pytest.MonkeyPatch):
+        self.results: dict[tuple[str, str], ArmResult] = {}
+        self.made: list[Reading] = []
+        self.looks: list[tuple[str, tuple[str, ...]]] = []
+        self.loaded: list[str] = []
+        self.test = predictions_of("test", 100)
+        for name, stand_in in {
+            "open_extra_test_set": self.open,
+            "record_looks": lambda one, _store, _cell, arms: self.looks.append((one.name, arms)),
+            "recorded_on": lambda one, _store, _cell, arms: self.recorded(one.name, arms),
+            "recorded_on_val": lambda _digest, _store, _cell, arms: self.recorded("val", arms),
+            "adapted_state": lambda _store, _trunk, _cell, arm: self.loaded.append(arm),
+            "held_out_hits": lambda _one, _store, _cell, arm: self.hits(arm),
+            "held_out_predictions": lambda one, _store, _cell, _arm: self.test,
+        }.items():
+            patch.setattr(held_out, name, stand_in)
+
+    def open(self, name: str, folder: Path, *_: Any, whites: Any) -> Any:
         return SimpleNamespace(name=name, images=name, digest=f"of {name}", present=(1,))
 
-    def reading(one: Any, _store: Store, cell: Any, name: str, view_cache: Any) -> ArmResult:
-        read.append((one.name, one.digest, one.present, name, cell.test_res))
-        return ArmResult(arm=name, score=Score(split=one.name, n=10, hits1=7, hits5=9), seconds=0.5)
+    def recorded(self, name: str, arms: Sequence[str]) -> dict[str, ArmResult]:
+        return {arm: self.results[name, arm] for arm in arms if (name, arm) in self.results}
 
-    monkeypatch.setattr(held_out, "open_extra_test_set", opening)
+    def hits(self, arm: str) -> np.ndarray:
+        return np.arange(10) < (3 if arm == "none" else 7)
 
-    def hits(_one: Any, _store: Store, _cell: Any, name: str) -> np.ndarray:
-        return np.arange(10) < (3 if name == "none" else 7)
+    def read_all(self, readings: Sequence[Reading]) -> None:
+        self.made += readings
+        for reading in readings:
+            for arm in reading.arms:
+                score = Score(split=reading.name, n=10, hits1=int(self.hits(arm).sum()), hits5=9)
+                self.results[reading.name, arm] = ArmResult(arm=arm, score=score, seconds=0.5)
 
-    monkeypatch.setattr(held_out, "score_held_out", reading)
-    monkeypatch.setattr(held_out, "held_out_hits", hits)
+    def score(self, served: ServedModel, row: Row, store: Store) -> Outcome:
+        choice = Choice(row=row, reason="It is the best.", optimism=0.0)
+        return held_out.score_choice(
+            PLAN, choice, served, [row], IMAGES, store, self.read_all, lambda *_: None
+        )
+
+
+@pytest.fixture
+def readings(monkeypatch: pytest.MonkeyPatch) -> Readings:
+    val = predictions_of("val", 200)
+    monkeypatch.setattr(held_out, "recorded_predictions", lambda *_: val)
+    return Readings(monkeypatch)
+
+
+def chosen_row(arm: str = "fix") -> Row:
     trunk = PLAN.trunk(PLAN.points[0], HYPER)
-    chosen = a_row(trunk=trunk.key, arm=arm, variant=trunk.variant)
-    served_model = served_as_swept(PLAN, chosen, store)
-    rows, gains = held_out.score_held_out_sets(
-        PLAN, served_model, store, VIEW_CACHE, lambda *_: None
-    )
-    assert opened == [("v2", Path("/a")), ("sketch", Path("/b"))]
-    sets = {"test": ("d1 test", (0, 1)), "v2": ("of v2", (1,)), "sketch": ("of sketch", (1,))}
-    assert read == [(name, *sets[name], a, 96) for name in sets for a in arms]
-    assert [(r.split, r.arm) for r in rows] == [(name, a) for name in sets for a in arms]
-    assert {(r.train_res, r.test_res, r.n, r.top1, r.top5) for r in rows} == {
-        (64, 96, 10, 0.7, 0.9)
+    return a_row(trunk=trunk.key, arm=arm, variant=trunk.variant, train_res=64, test_res=96)
+
+
+@pytest.mark.parametrize(
+    ("arm", "arms"),
+    [("fix", ("fix", "none")), ("bn", ("bn", "none")), ("none", ("none",))],
+)
+def test_each_set_is_read_once_for_the_chosen_arm_and_untuned(
+    arm: str, arms: tuple[str, ...], store: Store, readings: Readings
+) -> None:
+    row = chosen_row(arm)
+    served = served_as_swept(PLAN, row, store)
+    outcome = readings.score(served, row, store)
+    wanted = {
+        "test": ("d1 test", None),
+        "v2": ("of v2", Path("/a")),
+        "sketch": ("of sketch", Path("/b")),
+        "val": ("d1", None),
     }
-    assert set(gains) == (set(sets) if len(arms) > 1 else set())
-    assert all(gain.difference == 0.4 for gain in gains.values())
+    assert {r.name: (r.digest, r.data) for r in readings.made} == wanted
+    assert len(readings.made) == 4
+    assert {(r.cell, r.arms) for r in readings.made} == {(served.cell.spec, arms)}
+    assert readings.looks == [(name, arms) for name in NAMES]  # val is no held-out set
+    assert tuple(readings.loaded) == arms  # what is damaged is found before
+    rows = outcome.rows[1:]
+    assert [(r.split, r.arm) for r in rows] == [(name, a) for name in NAMES for a in arms]
+    assert {(r.arm, r.train_res, r.test_res, r.n, r.top1, r.top5) for r in rows} == {
+        (a, 64, 96, 10, 0.3 if a == "none" else 0.7, 0.9) for a in arms
+    }
+    assert set(outcome.gains) == (set(NAMES) if len(arms) > 1 else set())
+    assert all(gain.difference == 0.4 for gain in outcome.gains.values())
+
+
+def test_only_what_the_store_lacks_is_read(store: Store, readings: Readings) -> None:
+    row = chosen_row()
+    served = served_as_swept(PLAN, row, store)
+    first = readings.score(served, row, store)
+    readings.made.clear()
+    readings.loaded.clear()
+    again = readings.score(served, row, store)
+    assert not readings.made and not readings.loaded
+    assert (again.rows, again.gains) == (first.rows, first.gains)
+    del readings.results["v2", "none"]
+    readings.score(served, row, store)
+    assert [r.name for r in readings.made] == ["v2"]
 
 
 @pytest.mark.parametrize("refit", [False, True])
 def test_the_temperature_is_of_the_chosen_row_on_val_whatever_is_served(
-    refit: bool, store: Store, monkeypatch: pytest.MonkeyPatch
+    refit: bool, store: Store, readings: Readings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    val, test = predictions_of("val", 200), predictions_of("test", 100)
-    trunk = PLAN.trunk(PLAN.points[0], HYPER)
-    row = a_row(trunk=trunk.key, variant=trunk.variant, train_res=64, test_res=96)
+    val, row = predictions_of("val", 200), chosen_row()
     served = replace(served_as_swept(PLAN, row, store), refit=refit)
     if refit:
         served = replace(served, cell=replace(served.cell, spec=replace(served.cell.spec, seed=9)))
 
-    def of_test(one: Any, _store: Store, cell: Any, arm: str) -> Predictions:
+    def of_test(one: Any, _store: Store, cell: CellSpec, arm: str) -> Predictions:
         assert (one.name, one.images) == ("test", "images of test")
-        return {(served.cell.key, "fix"): test}[cell.key, arm]
+        return {(served.cell.key, "fix"): readings.test}[cell.key, arm]
 
-    def as_served(_store: Store, cell: Any, arm: str, _views: Any) -> ArmResult:
-        assert cell.key == served.cell.key
-        hits = {"fix": 33, "none": 30}[arm]
-        return ArmResult(arm=arm, score=Score(split="val", n=50, hits1=hits, hits5=50), seconds=1.0)
-
-    monkeypatch.setattr(held_out, "score_held_out_sets", lambda *_: ([], {}))
-    monkeypatch.setattr(held_out, "score_val_as_served", as_served)
     monkeypatch.setattr(
         held_out, "recorded_predictions", lambda _, cell, arm: {(row.cell, "fix"): val}[cell, arm]
     )
     monkeypatch.setattr(held_out, "held_out_predictions", of_test)
-    choice = Choice(row=row, reason="It is the best.", optimism=0.0)
-    outcome = held_out.score_choice(
-        PLAN, choice, served, [row], VIEW_CACHE.images, store, lambda *_: None
-    )
+    outcome = readings.score(served, row, store)
     read_again = {arm: score.hits1 for arm, score in outcome.val_as_served.items()}
-    assert read_again == ({} if refit else {"fix": 33, "none": 30})  # a refit was trained on val
-    assert outcome.predictions == (val, test)
-    assert outcome.calibration == calibrate([val, test], refit=refit)
+    assert read_again == ({} if refit else {"fix": 7, "none": 3})  # a refit was trained on val
+    assert ("val" in {r.name for r in readings.made}) == (not refit)
+    assert outcome.predictions == (val, readings.test)
+    assert outcome.calibration == calibrate([val, readings.test], refit=refit)
     assert val.logits is not None
     assert outcome.temperature == fit_temperature(val.logits, val.labels)
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from sweeps.execution.tune_runner import Phase
+from sweeps.execution import phases
+from sweeps.execution.tasks import Phase
 from sweeps.final_model import refit as refitting
 from sweeps.final_model.refit import refit, refit_cell
 from tests.factories import HYPER, a_row, plan_of, spec_with
@@ -19,9 +20,9 @@ from trainables.errors import SweepError, UserError
 from trainables.fixres.cell import RefitCell
 from trainables.ray_backend import tune_trainables as trialling
 from trainables.ray_backend.tune_trainables import (
-    CellTrainable,
+    CellWork,
+    StoreTrainable,
     TrialContext,
-    TrunkTrainable,
     TrunkWork,
 )
 from trainables.storage.artifact_store import Store
@@ -52,7 +53,8 @@ class Trials:
         self.trained: list[tuple[TrunkSpec, int]] = []
         self.adapted: list[Any] = []
 
-    def run(self, kind: Any, phase: Phase, context: TrialContext, _: object) -> None:
+    def run(self, kind: Any, phases: list[tuple[Phase, object]], context: TrialContext) -> None:
+        ((phase, _),) = phases
         assert context.refit and context.rungs == ()
         while (queued := phase.queue()) is not None:
             work = queued.work
@@ -60,10 +62,10 @@ class Trials:
             if self.fail:
                 phase.failed(work, f"Traceback\n{self.fail}")
             elif isinstance(work, TrunkWork):
-                assert kind is TrunkTrainable and not work.val_transforms
+                assert kind is StoreTrainable and not work.val_transforms
                 self._train(work.trunk, phase.should_continue, work)
             else:
-                assert kind is CellTrainable
+                assert kind is StoreTrainable and isinstance(work, CellWork)
                 self.adapted.append(work.cell)
                 write_json(self.store.cell(work.cell.key) / "rows.json", [])
 
@@ -91,9 +93,9 @@ def run(
 ) -> Any:
     context = TrialContext(
         store=store.root, data=Path("/d"), images_digest=PLAN.images_digest, read=PLAN.spec.read,
-        cache=Path("/c"), threads=1, rungs=(1, 6),
+        cache=Path("/c"), rungs=(1, 6),
     )  # fmt: skip
-    monkeypatch.setattr(refitting, "run_trials", trials.run)
+    monkeypatch.setattr(phases, "run_trials", trials.run)
     return refit(PLAN, row, IMAGES, store, context, CLUSTER, **more)
 
 
@@ -188,7 +190,7 @@ def test_a_trial_opens_the_sweeps_images_and_a_refits_has_val_in_train(
     monkeypatch.setattr(trialling, "prepare", lambda *_, **__: IMAGES)
     context = TrialContext(
         store=Path("/s"), data=Path("/d"), images_digest=IMAGES.digest, read=PLAN.spec.read,
-        cache=Path("/c"), threads=1, rungs=(), refit=asked,
+        cache=Path("/c"), rungs=(), refit=asked,
     )  # fmt: skip
     assert context.open_images() == (IMAGES.merged() if asked else IMAGES)
     with pytest.raises(UserError, match="other images"):

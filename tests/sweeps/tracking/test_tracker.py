@@ -14,7 +14,14 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from sweeps.events.event_types import CellBegan, CellEnded, TrialRetried, TrunkBegan, TrunkEnded
+from sweeps.events.event_types import (
+    CellBegan,
+    CellEnded,
+    CellsPlanned,
+    TrialRetried,
+    TrunkBegan,
+    TrunkEnded,
+)
 from sweeps.tracking.access.preflight import connect
 from sweeps.tracking.model_registry import Candidate
 from sweeps.tracking.runs import SWEEP_KEY, cell_key, trunk_key
@@ -55,6 +62,24 @@ def test_a_sweep_is_a_parent_with_a_run_for_each_trunk_and_cell(sweep: TrackedSw
         *(trunk_key(e.cell.trunk.key) for e in cells),
     }
     assert sweep.experiment_id in tracker.ui_command() and sweep.id in tracker.ui_command()
+
+
+def test_cells_that_are_planned_one_after_the_other_are_all_of_the_sweep(
+    sweep: TrackedSweep,
+) -> None:
+    """Only when the last are known can it be said which the sweep is no longer over."""
+    tracker = sweep.tracker()
+    for event in sweep.events:
+        if isinstance(event, CellsPlanned):
+            first, *others = event.cells
+            tracker.on(CellsPlanned(cells=(first,), is_last=False))
+            event = CellsPlanned(cells=tuple(others))
+        tracker.on(event)
+    sweep.finish(tracker)
+    sweep.check_whole()
+    keys = {run.data.tags["key"] for run in sweep.runs("cell")}
+    assert keys >= {cell_key(e.cell.key) for e in sweep.recorded.ended_cells}
+    assert not sweep.runs("former cell")
 
 
 def test_the_drivers_load_is_a_metric_of_the_parent(

@@ -82,7 +82,7 @@ def test_what_is_served_is_read_in_float32(made, bf16_cell, arm, in_bf16, monkey
     val = HeldOutSet(
         name="again", images=images.split("val"), digest=f"{arm} val", present=(0, 1, 2)
     )
-    score_held_out(val, made.store, cell, arm, made.views)
+    score_held_out(val, made.store, cell, (arm,), made.views)
     x, _ = pixels_of(images, "val", cell.transform)
     with torch.no_grad():
         wanted = net_with(adapted_state(made.store, cell.trunk, cell.key, arm))(x)

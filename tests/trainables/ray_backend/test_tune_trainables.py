@@ -19,11 +19,12 @@ from tests.trainables.ray_backend.trunk_trials import (
 from trainables.errors import UserError
 from trainables.fixres.cell import ArmResult, CellSpec, recorded_results
 from trainables.fixres.head_settings import HeadGrid
+from trainables.fixres.held_out_score import Reading, held_out_test, recorded_on
 from trainables.ray_backend import tune_trainables
 from trainables.ray_backend.tune_trainables import (
-    CellTrainable,
     CellWork,
-    TrunkTrainable,
+    ReadingWork,
+    StoreTrainable,
     trunk_result,
 )
 from trainables.storage.files import read_lines
@@ -42,14 +43,26 @@ def _no_signal_handler(monkeypatch):
     monkeypatch.setattr(PreemptionGuard, "install", lambda _: None)
 
 
-def begun(kind, config, context):
+def begun(config, context):
     """A trial in this process; Tune, too, sets what ``with_parameters`` binds in a subclass."""
 
-    class Bound(kind):  # type: ignore[misc,valid-type]
-        def setup(self, config):
+    class Bound(StoreTrainable):
+        def setup(self, config):  # type: ignore[override]
             super().setup(config, context=context)
 
     return Bound(config)
+
+
+def cell_of(trunk, arms):
+    return CellSpec(
+        trunk=trunk.spec.key,
+        transform=VAL_TRANSFORMS[0],
+        arms=arms,
+        heads=HeadGrid(lr=(0.1,), label_smoothing=(0.0,), epochs=1, patience=1, batch_size=8),
+        views=0,
+        batch_size=8,
+        seed=0,
+    )
 
 
 def reports_of(trial, steps):
@@ -71,14 +84,14 @@ def test_other_images_on_a_node_are_refused(trunk, tiny_images, monkeypatch):
 
 def test_a_step_is_an_epoch_and_another_process_reports_it_without_training(trunk):
     config = {"work": work_of(trunk.spec)}
-    first, done = reports_of(begun(TrunkTrainable, config, trunk.context), EPOCHS)
+    first, done = reports_of(begun(config, trunk.context), EPOCHS)
     assert [report.epoch for report in first] == [1, 2]
     assert done == [False, True]
     assert [bool(report.val) for report in first] == [False, True]
-    again, done = reports_of(begun(TrunkTrainable, config, trunk.context), EPOCHS)
+    again, done = reports_of(begun(config, trunk.context), EPOCHS)
     assert again == first and done == [False, True]
     (last,), done = reports_of(
-        begun(TrunkTrainable, {"work": replace(work_of(trunk.spec), reported=1)}, trunk.context), 1
+        begun({"work": replace(work_of(trunk.spec), reported=1)}, trunk.context), 1
     )
     assert (last, done) == (first[-1], [True]), "what was reported is not reported again"
     assert len(read_lines(trunk.folder / "work.jsonl")) == EPOCHS
@@ -90,10 +103,10 @@ def test_a_trial_whose_time_is_over_stops_at_a_step_and_another_goes_on(
     alone = train_alone(trunk, tiny_images, tmp_path)
     short = replace(work_of(trunk.spec), stop_after_s=0.0)
     for _ in range(3):  # each takes a step
-        (report,), done = reports_of(begun(TrunkTrainable, {"work": short}, trunk.context), 1)
+        (report,), done = reports_of(begun({"work": short}, trunk.context), 1)
         assert report is None and done == [True]
     assert recorded_reports(trunk.store, trunk.spec.key) == []
-    trial = begun(TrunkTrainable, {"work": work_of(trunk.spec)}, trunk.context)
+    trial = begun({"work": work_of(trunk.spec)}, trunk.context)
     reports, done = reports_of(trial, EPOCHS)
     assert [report.epoch for report in reports] == [1, 2] and done == [False, True]
     assert same_weights(trunk.folder, alone.folder)
@@ -101,13 +114,13 @@ def test_a_trial_whose_time_is_over_stops_at_a_step_and_another_goes_on(
 
 def test_a_trunk_that_is_not_trained_is_scored_in_one_step(trunk):
     spec = replace(trunk.spec, recipe=replace(trunk.spec.recipe, epochs=0))
-    trial = begun(TrunkTrainable, {"work": work_of(spec)}, replace(trunk.context, rungs=(0,)))
+    trial = begun({"work": work_of(spec)}, replace(trunk.context, rungs=(0,)))
     (report,), done = reports_of(trial, 1)
     assert (report.epoch, set(report.val), done) == (0, {32}, [True])
 
 
 def test_a_process_takes_the_next_trunk_afresh(trunk):
-    trial = begun(TrunkTrainable, {"work": work_of(trunk.spec)}, trunk.context)
+    trial = begun({"work": work_of(trunk.spec)}, trunk.context)
     first, _ = reports_of(trial, 1)
     other = replace(trunk.spec, seed=1)
     assert trial.reset_config({"work": None})
@@ -123,17 +136,9 @@ def test_a_cell_is_one_step_and_is_worked_out_once(trunk, tiny_images, tmp_path,
     context = replace(trunk.context, store=tmp_path / "alone")
     store = trunk.store.__class__(context.store)
     finalize_trunk(store, trunk.spec.key, TrunkStatus.FINISHED)
-    cell = CellSpec(
-        trunk=trunk.spec.key,
-        transform=VAL_TRANSFORMS[0],
-        arms=("none",),
-        heads=HeadGrid(lr=(0.1,), label_smoothing=(0.0,), epochs=1, patience=1, batch_size=8),
-        views=0,
-        batch_size=8,
-        seed=0,
-    )
+    cell = cell_of(trunk, ("none",))
     config = {"work": CellWork(cell=cell)}
-    result = begun(CellTrainable, config, context).step()
+    result = begun(config, context).step()
     assert result["done"]
     (row,) = result["results"]
     (recorded,) = recorded_results(store, cell.key) or []
@@ -141,11 +146,29 @@ def test_a_cell_is_one_step_and_is_worked_out_once(trunk, tiny_images, tmp_path,
     assert (row.arm, row.score) == ("none", recorded.score)
 
     monkeypatch.setattr(tune_trainables, "adapt_cell", None)
-    assert begun(CellTrainable, config, context).step() == result
+    assert begun(config, context).step() == result
+
+
+def test_a_process_that_trained_takes_a_cell_and_then_a_reading(trunk, tiny_images):
+    """Whatever comes next; a reading that was made is not made again."""
+    trial = begun({"work": work_of(trunk.spec)}, trunk.context)
+    reports_of(trial, EPOCHS)
+    finalize_trunk(trunk.store, trunk.spec.key, TrunkStatus.FINISHED)
+    cell = cell_of(trunk, ("none", "bn"))
+    trial.reset_config({"work": CellWork(cell=cell)})
+    assert [row.arm for row in trial.step()["results"]] == ["none", "bn"]
+    reading = Reading(cell=cell, arms=("bn", "none"), name="test")
+    for _ in range(2):
+        trial.reset_config({"work": ReadingWork(reading=reading)})
+        assert trial.step() == {"done": True}
+    test = held_out_test(tiny_images)
+    found = recorded_on(test, trunk.store, cell, reading.arms)
+    assert [r.score.n for r in found.values()] == [len(test.images)] * 2
+    assert len(read_lines(trunk.store.readings)) == 2
 
 
 def test_a_trial_without_work_ends_at_once(trunk):
-    trial = begun(TrunkTrainable, {"work": None}, trunk.context)
+    trial = begun({"work": None}, trunk.context)
     assert trial.step() == {"done": True}
     trial.cleanup()
     assert not trunk.folder.exists()

@@ -14,7 +14,7 @@ from tests.waiting import HANG_S
 from trainables.data.options import ReadOptions
 from trainables.models import variants
 from trainables.models.weights import find_weights
-from trainables.ray_backend.tune_trainables import TrialContext, TrunkTrainable, TrunkWork
+from trainables.ray_backend.tune_trainables import StoreTrainable, TrialContext, TrunkWork
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_state
 from trainables.training.recipe import Hyper, Recipe
@@ -44,7 +44,6 @@ def begin(tiny_images, lite0_weights, root, epochs=EPOCHS):
         images_digest=tiny_images.digest,
         read=ReadOptions(),
         cache=tiny_images.root.parent,
-        threads=1,
         rungs=(epochs,),
     )
     return SimpleNamespace(spec=spec, context=context, store=store, folder=store.trunk(spec.key))
@@ -86,7 +85,7 @@ def run(trunk, folder, stop=None, **config: Any):
 
     results = tune.Tuner(
         tune.with_resources(
-            tune.with_parameters(TrunkTrainable, context=trunk.context),
+            tune.with_parameters(StoreTrainable, context=trunk.context),
             tune.PlacementGroupFactory([{"CPU": 1}]),
         ),
         param_space={"work": work_of(trunk.spec), **config},

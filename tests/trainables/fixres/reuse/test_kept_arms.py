@@ -147,14 +147,14 @@ def test_arms_of_which_files_are_gone_are_named(made: Any, before: Any, name: st
 def test_a_net_that_was_taken_is_not_read_on_test_again(made: Any, before: Any) -> None:
     store, first = before("none", "fix")
     images = made.views.images
-    test = HeldOutSet(name="test", images=images.split("test"), digest="test", present=(0, 1, 2))
-    read = {arm: score_held_out(test, store, first, arm, made.views) for arm in first.arms}
+    test = HeldOutSet(name="taken", images=images.split("test"), digest="d", present=(0, 1, 2))
+    read = score_held_out(test, store, first, first.arms, made.views)
     spec = replace(first, arms=("none", "bn", "fix"))
     images_seen(spec, store, made.views)
     assert {origin(store, spec.key, a) for a in ("none", "fix")} == {first.key}
     assert origin(store, spec.key, "bn") == spec.key
     with pytest.MonkeyPatch.context() as patch:
         seen = count_images(patch)
-        again = {arm: score_held_out(test, store, spec, arm, made.views) for arm in first.arms}
+        again = score_held_out(test, store, spec, first.arms, made.views)
     assert again == read and not seen
-    assert cells_tested_on(store, "test") == [first.key]
+    assert cells_tested_on(store, "taken") == [first.key]
