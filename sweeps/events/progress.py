@@ -192,7 +192,7 @@ class Progress:
             for epoch in range(1, len(epochs.trained)):
                 seconds = durations.epoch_s(point, epoch)
                 trained, given_up = epochs.trained[epoch], epochs.given_up[epoch]
-                own += seconds * max(0, plan.samples - trained - given_up)
+                own += seconds * max(0, plan.samples + plan.repeats - trained - given_up)
                 cut += seconds * max(0, expected_trunks(plan, epoch) - trained)
             most += own
             expected += min(own, cut)

@@ -93,9 +93,9 @@ def disk_needs(plan: Plan, map_number_bytes: int) -> DiskNeeds:
         cell_name=f"{variant} at {res} px",
         views=sum(views * _view_bytes(transform.test_res) for transform in seen),
         weights=0 if spec.grid.weights == "none" else sum(checkpoints.values()),
-        trunks=plan.samples * of_points + untouched,
-        cell_trunks=plan.survivors * of_points + untouched,
-        cells=plan.survivors
+        trunks=(plan.samples + plan.repeats) * of_points + untouched,
+        cell_trunks=plan.fixed * of_points + untouched,
+        cells=plan.fixed
         * sum(_features(plan, point) + _logits(plan, point) for point in plan.points)
         + sum(_untouched_bytes(plan, variant) for variant in plan.untouched_variants),
         state=_copies(plan)[0] * smallest if spec.trunks.epochs else smallest,

@@ -24,9 +24,11 @@ def train_in_words(train_res: int, *, untouched: bool) -> str:
 
 
 def trunk_in_words(trunk: TrunkSpec) -> str:
-    """Name a trunk for people: "b0 at 128 px, lr 0.002"."""
+    """Name a trunk for people: "b0 at 128 px, lr 0.002, repeat 1"."""
     words = f"{trunk.variant} at {trunk.train_res} px"
-    return f"{words}, lr {trunk.hyper.lr:.2g}" if trunk.recipe.epochs else words
+    if trunk.recipe.epochs:
+        words += f", lr {trunk.hyper.lr:.2g}"
+    return f"{words}, repeat {trunk.repeat}" if trunk.repeat else words
 
 
 def crop_in_words(crop_pct: float) -> str:

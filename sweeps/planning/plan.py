@@ -73,8 +73,8 @@ class Plan:
 
     @property
     def trunks(self) -> int:
-        """The number of trunks, over all points."""
-        return len(self.points) * self.samples
+        """The number of trunks, over all points, repeats included."""
+        return len(self.points) * (self.samples + self.repeats)
 
     @property
     def samples(self) -> int:
@@ -95,7 +95,7 @@ class Plan:
     @property
     def cells(self) -> int:
         """The number of cells, over all points."""
-        trained = self.survivors * sum(len(self.grid.cells(point)) for point in self.points)
+        trained = self.fixed * sum(len(self.grid.cells(point)) for point in self.points)
         return trained + self.cells_untouched
 
     @property
@@ -120,16 +120,31 @@ class Plan:
 
     @property
     def survivors(self) -> int:
-        """The number of trunks of a point that are fixed."""
+        """The number of trunks of a point that are fixed, their repeats not counted."""
         return min(self.spec.fix.survivors, self.samples)
 
+    @property
+    def repeats(self) -> int:
+        """The number of trunks of a point that repeat survivors, at most."""
+        return self.survivors * (self.spec.search.repeat - 1)
+
+    @property
+    def fixed(self) -> int:
+        """The number of trunks of a point that are fixed, at most."""
+        return self.survivors + self.repeats
+
     def trunk(
-        self, point: Point, hyper: Hyper, recipe: Mapping[str, Any] = MappingProxyType({})
+        self,
+        point: Point,
+        hyper: Hyper,
+        recipe: Mapping[str, Any] = MappingProxyType({}),
+        repeat: int = 0,
     ) -> TrunkSpec:
         """Make the spec of a trunk: at a point, with these hyperparameters.
 
         Args:
             recipe: what else differs from the options, by name.
+            repeat: how many trunks of the same have come before; each has a start of its own.
         """
         options = {**vars(self.spec.trunks), **recipe}
         if not options["epochs"]:
@@ -146,6 +161,7 @@ class Plan:
             recipe=Recipe(**own(Recipe), augmentation=Augmentation(**own(Augmentation))),
             hyper=hyper,
             seed=self.spec.run.seed,
+            repeat=repeat,
         )
 
     def untouched_trunk(self, variant: str) -> TrunkSpec:
@@ -242,7 +258,7 @@ class Plan:
             heads=self.head_grid,
             views=fix.views,
             batch_size=self.spec.trunks.batch_size,
-            seed=self.spec.run.seed,
+            seed=trunk.training_seed if trunk.repeat else self.spec.run.seed,
             none_in_transform="none" in arms and crop_pct != native_crop(trunk.variant),
         )
         return Cell(spec=spec, trunk=trunk, trunk_epochs=trunk_epochs)

@@ -161,7 +161,7 @@ NOT_IDENTITY = frozenset(
 EXTENDING = frozenset(
     (
         *("variants", "train_res", "test_res", "test_crop_pct", "untouched"),
-        *("samples", "survivors", "arms"),
+        *("samples", "repeat", "survivors", "arms"),
         *("head_lr", "head_smoothing", "head_weight_decay", "head_optimizer"),
         "head_class_weights",
     )

@@ -83,6 +83,21 @@ class Budget:
         taken = Left(elapsed_s=seconds, device_s=seconds * self._devices(point) + taken_s)
         return (self.left_for_trunks({*results, point}) - taken).is_enough
 
+    def fits_repeat(
+        self, point: Point, results: Iterable[Point], taken_s: float, begun: Iterable[Point]
+    ) -> bool:
+        """Whether a trunk of a point may be repeated, with its cells; else as :meth:`fits`.
+
+        Args:
+            begun: the points of the repeats that have begun, whose cells are to be made too.
+        """
+        repeats = [*begun, point]
+        cells = [(p.variant, res) for p in repeats for res, _ in self._plan.grid.cells(p)]
+        seconds = self.trunk_s(point)
+        taken = Left(elapsed_s=seconds, device_s=seconds * self._devices(point) + taken_s)
+        left = self.left_for_trunks({*results, point})
+        return (left - taken - self._of_cells(cells)).is_enough
+
     def trial_s(self, point: Point, results: Iterable[Point]) -> float:
         """Tell how many seconds trials of a point could train in all, side by side."""
         left = self.left_for_trunks(results)

@@ -77,6 +77,10 @@ class Halving:
         self.to_begin -= 1
         self._run(key, 0)
 
+    def begin_repeat(self, key: str) -> None:
+        """Let a trunk that repeats one that has finished run past all rungs to the end."""
+        self._run(key, len(self._rungs))
+
     def skip(self) -> None:
         """Take note that one trunk less will begin."""
         self.to_begin -= 1

@@ -31,6 +31,7 @@ from sweeps.scheduling.halving import Halving
 from sweeps.scheduling.journal import Decided, Promoted, read_journal
 from sweeps.scheduling.proposals import Trial, propose
 from sweeps.scheduling.repair import discard_trunk
+from sweeps.scheduling.repeats import repeats_to_begin, with_repeats
 from trainables.storage.artifact_store import Store
 from trainables.storage.damage import DamagedFileError
 from trainables.storage.fenced_log import FencedLog, fenced_log
@@ -79,6 +80,7 @@ class TrunkScheduler:
         # By point: keys that an earlier process left unfinished, and of those that may go on now.
         self._unfinished: dict[Point, list[str]] = {point: [] for point in self._halving}
         self._promotable: dict[Point, list[str]] = {}
+        self._repeatable: dict[Point, list[TrunkSpec]] = {}  # repeats that may begin now
         self._queued: Counter[Point] = Counter()  # trials that have not started
         self._replay()
 
@@ -101,14 +103,17 @@ class TrunkScheduler:
     @property
     def is_over(self) -> bool:
         """Whether every trunk of the plan has been proposed and has ended."""
-        return not any(h.to_begin or h.running or h.waiting for h in self._halving.values())
+        return not any(
+            halving.to_begin or halving.running or halving.waiting or self._repeatable[point]
+            for point, halving in self._halving.items()
+        )
 
     def queue(self) -> Point | None:
         """Choose the point of the next trial to be queued.
 
         Trunks that were left unfinished come first, then promotions from the highest rung down,
-        then new trunks: each point has its first before any has its second. Among equals the
-        dearest point is first, as its trunks take longest.
+        then new trunks: each point has its first before any has its second; then repeats. Among
+        equals the dearest point is first, as its trunks take longest.
 
         Returns:
             The point; None: there is nothing more to be queued for now.
@@ -132,6 +137,8 @@ class TrunkScheduler:
         promotable, halving = self._promotable[point], self._halving[point]
         if ahead < len(promotable):
             return 1, -halving.waiting[promotable[ahead]]
+        if self._repeatable[point]:
+            return 3, 0
         return 2, self._begun(point) + ahead - len(promotable)
 
     def begin(self, point: Point) -> TrunkSpec | None:
@@ -155,12 +162,15 @@ class TrunkScheduler:
             return self._trunks[self._unfinished[point].pop(0)]
         if self._promotable[point]:
             return self._promote(point, self._promotable[point][0])
+        if self._repeatable[point]:
+            return self._begin_repeat(point, self._repeatable[point][0])
         return self._new_trunk(point)
 
     def _startable(self, point: Point) -> int:
         """Count the trials of a point that could start now."""
         halving = self._halving[point]
-        return len(self._unfinished[point]) + len(self._promotable[point]) + halving.to_begin
+        goes_on = len(self._unfinished[point]) + len(self._promotable[point])
+        return goes_on + halving.to_begin + len(self._repeatable[point])
 
     def _begun(self, point: Point) -> int:
         return self._plan.samples - self._halving[point].to_begin
@@ -189,6 +199,19 @@ class TrunkScheduler:
                 return trunk
             halving.skip()
         return None
+
+    def _begin_repeat(self, point: Point, trunk: TrunkSpec) -> TrunkSpec:
+        self._record_proposal(trunk)
+        self._trunks[trunk.key] = trunk
+        self._halving[point].begin_repeat(trunk.key)
+        return trunk
+
+    def _repeats_to_begin(self, point: Point) -> list[TrunkSpec]:
+        """List the repeats of a point that have not begun, by what is best there now."""
+        times, begun = self._plan.spec.search.repeat, self._trunks
+        best = self._best_of(point) if times > 1 else []
+        finished = [t for t in best if self._ended[t.key] == TrunkStatus.FINISHED]
+        return repeats_to_begin(finished, times, begun)
 
     # --- what is reported -----------------------------------------------------------------------
 
@@ -234,18 +257,26 @@ class TrunkScheduler:
             self._settle(point_of(trunk))
 
     def survivors(self) -> list[TrunkSpec]:
-        """List the best trunks of each point: by how far they were trained, then by val."""
-        best = []
-        for point in self._plan.points:
-            candidates = [
-                trunk
-                for key, trunk in self._trunks.items()
-                if point_of(trunk) == point
-                and self._ended.get(key) in (TrunkStatus.FINISHED, TrunkStatus.CUT)
-            ]
-            candidates.sort(key=lambda t: self._merit(t.key), reverse=True)
-            best += candidates[: self._plan.spec.fix.survivors]
-        return best
+        """List the best trunks of each point, each before its repeats, as far as these are done."""
+        repeats = [
+            trunk
+            for key, trunk in self._trunks.items()
+            if trunk.repeat and self._ended.get(key) == TrunkStatus.FINISHED
+        ]
+        best = (trunk for point in self._plan.points for trunk in self._best_of(point))
+        return list(with_repeats(best, repeats))
+
+    def _best_of(self, point: Point) -> list[TrunkSpec]:
+        """List the best trunks of a point: by how far they were trained, then by val."""
+        candidates = [
+            trunk
+            for key, trunk in self._trunks.items()
+            if point_of(trunk) == point
+            and not trunk.repeat
+            and self._ended.get(key) in (TrunkStatus.FINISHED, TrunkStatus.CUT)
+        ]
+        candidates.sort(key=lambda t: self._merit(t.key), reverse=True)
+        return candidates[: self._plan.spec.fix.survivors]
 
     def _note(self, key: str, report: EpochReport) -> None:
         self._reports.setdefault(key, {})[report.epoch] = report
@@ -279,11 +310,15 @@ class TrunkScheduler:
         return rung is not None and self._rungs[rung] == epoch
 
     def _settle(self, point: Point) -> None:
-        """Cut the trunks of a point that can no longer be promoted, and list those that can now."""
+        """Cut the trunks of a point that can no longer be promoted, and list what can begin now."""
         halving = self._halving[point]
         for key in sorted(halving.lost()):
             self._end(key, TrunkStatus.CUT)
         self._promotable[point] = halving.promotable()
+        is_known = not (halving.to_begin or halving.waiting) and all(
+            self._trunks[key].repeat for key in halving.running
+        )
+        self._repeatable[point] = self._repeats_to_begin(point) if is_known else []
 
     def _end(self, key: str, status: TrunkStatus, error: str = "") -> None:
         self._ended[key] = status
@@ -323,7 +358,7 @@ class TrunkScheduler:
                 halving.skip()
             else:
                 self._trunks[trunk.key] = trunk
-                halving.begin(trunk.key)
+                (halving.begin_repeat if trunk.repeat else halving.begin)(trunk.key)
         for trunk in recorded.restored:
             self._record_proposal(trunk)
         for line in recorded.moves:
@@ -377,7 +412,7 @@ class TrunkScheduler:
 
     def _history(self, variant: str) -> Iterator[Trial]:
         for key, trunk in self._trunks.items():
-            if trunk.variant == variant:
+            if trunk.variant == variant and not trunk.repeat:
                 draw = self._plan.search.draw_of(trunk)
                 yield Trial(
                     point=point_of(trunk),
@@ -395,7 +430,8 @@ class TrunkScheduler:
     def _record_proposal(self, trunk: TrunkSpec) -> None:
         point = {"variant": trunk.variant, "train_res": trunk.train_res}
         hyper = self._plan.search.draw_of(trunk).values
-        self._record(event="ask", **point, trunk=trunk.key, hyper=hyper)
+        number = {"repeat": trunk.repeat} if trunk.repeat else {}
+        self._record(event="ask", **point, trunk=trunk.key, hyper=hyper, **number)
 
     def _record(self, **line: Any) -> None:
         """Append a line to the journal."""

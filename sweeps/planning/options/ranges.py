@@ -41,6 +41,7 @@ RANGE_OF_OPTION = {
     "test_res": Range(MIN_RES),
     "epochs": Range(0),
     "samples": Range(1),
+    "repeat": Range(1),
     "batch_size": Range(2),  # Batch norm in training mode needs two images for a variance.
     "warmup_epochs": Range(0),
     "lr": Range(0, open_low=True),

@@ -95,6 +95,7 @@ EXTENDS: dict[str, Any] = {
     "test_crop_pct": (0.9,),
     "untouched": False,
     "samples": 7,
+    "repeat": 3,
     "survivors": 2,
     "arms": ("fix",),
     "head_lr": (0.1,),
