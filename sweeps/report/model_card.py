@@ -279,10 +279,11 @@ def _held_out_table(rows: Sequence[Row]) -> list[str]:
 
 
 def _cells_table(rows: Sequence[Row], arms: Sequence[str], metric: Metric) -> list[str]:
-    cells: dict[str, dict[str, Row]] = {}
+    cells: dict[tuple[object, ...], dict[str, Row]] = {}
     for row in rows:
-        if row.split == "val":
-            cells.setdefault(row.cell, {})[row.arm] = row
+        if row.split == "val":  # repeats have one mean
+            same = (row.first_trunk, row.test_res, row.crop_pct)
+            cells.setdefault(same if row.repeats > 1 else (row.cell,), {})[row.arm] = row
     # An untouched net has an arm that the trunks of the sweep may not have.
     arms = [*arms, *sorted({a for by_arm in cells.values() for a in by_arm} - set(arms), key=rank)]
     lines = [
