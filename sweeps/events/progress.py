@@ -128,7 +128,7 @@ class Progress:
         plan = self.plan = event.plan
         self._durations = Durations(plan, event.kept, self._clock)
         self._epochs = {point: _Epochs(plan.spec.trunks.epochs) for point in plan.points}
-        self._cells_left = planned_cells(plan)
+        self.cells, self._cells_left = None, planned_cells(plan)
 
     def _begin_work(self) -> None:
         if self._work_began is None:

@@ -145,7 +145,7 @@ def _untouched_bytes(plan: Plan, variant: str) -> int:
     """Count the bytes of features and logits that the cells of an untouched net keep."""
     val, train = plan.counts["val"], plan.counts["train"]
     features = (train + val) * feature_bytes(variant)
-    return len(plan.grid.untouched_cells(variant)) * (features + val * len(plan.classes) * FLOAT)
+    return len(plan.untouched_tests(variant)) * (features + val * len(plan.classes) * FLOAT)
 
 
 def is_begun(location: SweepLocation) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +15,7 @@ from sweeps.planning.cell import Cell
 from sweeps.planning.grid import Grid, Point, native_crop, resolve_grid
 from sweeps.planning.options.space import space_size
 from sweeps.planning.options.words import option
+from sweeps.planning.savings.screen import Screen
 from sweeps.planning.search import Search, search_of
 from sweeps.planning.serving.limits import limits_set
 from sweeps.planning.spec import SweepSpec
@@ -55,6 +56,8 @@ class Plan:
     whites: Mapping[str, int] = field(default_factory=dict)  # by kind of image, as in the images
     splits: str = ""  # where they are from, in words; empty where it is not known
     near_duplicates: str = ""  # between the splits and extra test sets, in words
+    screen: Screen | None = None  # which points are left out; None: none has been, or not yet
+    untouched_grid: Grid | None = None  # with points that are left out; None: none is
 
     @property
     def name(self) -> str:
@@ -116,7 +119,26 @@ class Plan:
     @property
     def cells_untouched(self) -> int:
         """The number of cells of untouched nets."""
-        return sum(len(self.grid.untouched_cells(variant)) for variant in self.untouched_variants)
+        return sum(len(self.untouched_tests(variant)) for variant in self.untouched_variants)
+
+    def untouched_tests(self, variant: str) -> list[tuple[int, float]]:
+        """List where a variant is tested untouched: test resolution, px, and crop ratio."""
+        return (self.untouched_grid or self.grid).untouched_cells(variant)
+
+    @property
+    def is_to_be_screened(self) -> bool:
+        """Whether points are to be left out, and it is not known yet which."""
+        return self.spec.grid.screen < 1 and self.screen is None
+
+    def screened(self, screen: Screen) -> Plan:
+        """Return the plan without the points that a screen leaves out."""
+        left_out = {one.point for one in screen.left_out}
+        grid = replace(
+            self.grid,
+            tests={p: tests for p, tests in self.grid.tests.items() if p not in left_out},
+            crops={at: crops for at, crops in self.grid.crops.items() if at[0] not in left_out},
+        )
+        return replace(self, grid=grid, screen=screen, untouched_grid=self.grid)
 
     @property
     def survivors(self) -> int:
@@ -302,6 +324,11 @@ def build_plan(
         near_duplicates=near_duplicates,
     )
     _check_limits(plan)
+    if plan.is_to_be_screened and not plan.has_untouched:
+        raise UserError(
+            f"--screen {spec.grid.screen:g} ranks by the nets as their weights come, and these "
+            "are random: give --weights that hold a net of each variant, or leave it out."
+        )
     if spec.trunks.epochs == 0:
         _check_classifiers(plan)
     return plan

@@ -160,7 +160,7 @@ NOT_IDENTITY = frozenset(
 # with less, and is then viewed so: what trunks and cells came to stays as it is.
 EXTENDING = frozenset(
     (
-        *("variants", "train_res", "test_res", "test_crop_pct", "untouched"),
+        *("variants", "train_res", "test_res", "test_crop_pct", "untouched", "screen"),
         *("samples", "repeat", "survivors", "arms"),
         *("head_lr", "head_smoothing", "head_weight_decay", "head_optimizer"),
         "head_class_weights",

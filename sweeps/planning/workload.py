@@ -146,7 +146,7 @@ def planned_cells(plan: Plan) -> Counter[CellKind]:
     """Count the cells of a plan by what they take."""
     counts: Counter[CellKind] = Counter()
     for variant in plan.untouched_variants:
-        for res, _ in plan.grid.untouched_cells(variant):
+        for res, _ in plan.untouched_tests(variant):
             counts[variant, res, UNTOUCHED_ARMS] += 1
     for point in plan.points:
         for res, _ in plan.grid.cells(point):

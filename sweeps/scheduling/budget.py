@@ -152,7 +152,7 @@ class Budget:
         cells = [
             (self.durations.cell_s(variant, res, UNTOUCHED_ARMS), (variant, res))
             for variant in self._plan.untouched_variants
-            for res, _ in self._plan.grid.untouched_cells(variant)
+            for res, _ in self._plan.untouched_tests(variant)
         ]
         found, total = [], 0.0
         for seconds, kind in sorted(cells):

@@ -81,6 +81,8 @@ class Row:
     sd_top1: float | None = None
     sd_balanced_accuracy: float | None = None
     sd_macro_f1: float | None = None
+    # Of an untouched net: train resolutions, px, that the screen has left out by its row here.
+    left_out: str = ""
     # What the trunk was trained with: each hyperparameter by name, in their order; empty: it was
     # not trained here, or a former version has kept the row.
     trained_with: tuple[tuple[str, Any], ...] = ()
@@ -213,7 +215,7 @@ ADDED_LATER = frozenset(
         *("balanced_accuracy", "macro_f1"),
         *("untouched", "on_untouched", "on_untouched_error"),
         *("crossfit_top1", "crossfit_balanced_accuracy", "crossfit_macro_f1"),
-        *("repeat", "repeats", "configuration"),
+        *("repeat", "repeats", "configuration", "left_out"),
         *("mean_top1", "mean_balanced_accuracy", "mean_macro_f1"),
         *("sd_top1", "sd_balanced_accuracy", "sd_macro_f1"),
         "head_class_weights",

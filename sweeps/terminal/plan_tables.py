@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import floor
+from math import ceil, floor
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -57,6 +57,7 @@ def plan_view(plan: Plan) -> Group:
         f"{' '.join(spec.fix.arms)}",
         *_crops(plan),
         *_untouched(plan),
+        *_screen(plan),
         *(f"{'ladder' if i == 0 else '':8} {line}" for i, line in enumerate(grid.reasons)),
         f"passes   {passes} (images, at most)",
     ]
@@ -139,6 +140,22 @@ def _untouched(plan: Plan) -> list[str]:
     if spec.grid.untouched and spec.trunks.epochs and spec.grid.weights == "none":
         return ["untouched left out: --weights none has no weights to leave as they are"]
     return []
+
+
+def _screen(plan: Plan) -> list[str]:
+    """Say what the untouched nets have left out, or that they will."""
+    if plan.screen is not None:
+        return [f"screen   {plan.screen.in_words}"]
+    if not plan.is_to_be_screened:
+        return []
+    share, points, variants = plan.spec.grid.screen, len(plan.points), len(plan.spec.grid.variants)
+    stay = ceil(round(share * points, 6))
+    most = min(points, stay + variants - 1)
+    return [
+        f"screen   --screen {share:g}: of the {points} variants and train resolutions, {stay} to "
+        f"{most} are trained, the best by the untouched nets, of each variant one at least; all "
+        "counts here are without it"
+    ]
 
 
 def _crops(plan: Plan) -> list[str]:

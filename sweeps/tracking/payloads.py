@@ -81,6 +81,8 @@ class Results:
     """Trunks and cells that failed."""
     budget: str = ""
     """What was spent of the budget, and what that left undone, in words; empty: there is none."""
+    screen: str = ""
+    """What was left out before any trunk was trained, in words; empty: nothing was to be."""
     step: int = 0
     """How often the sweep was extended before: metrics of one choice are at one step."""
 
@@ -96,6 +98,7 @@ def result_tags(results: Results) -> dict[str, str]:
         "chosen": f"{choice.row.label}, arm {choice.row.arm}",
         "reason": choice.reason,
         **failed,
+        **({"screen": results.screen} if results.screen else {}),
         **({"budget": results.budget} if results.budget else {}),
     }
     if latency is None:
@@ -111,7 +114,8 @@ def result_note(results: Results, links: Sequence[str], plan_note: str) -> str:
     """
     failed = [f"{failures_in_words(results.failures)}."] if results.failures else []
     budget = [f"Budget: {results.budget}."] if results.budget else []
-    parts = [results.choice.reason, *failed, *budget, *links, plan_note]
+    screen = [f"Screen: {results.screen}."] if results.screen else []
+    parts = [results.choice.reason, *failed, *screen, *budget, *links, plan_note]
     note = parts[0][:MAX_TAG]
     for part in parts[1:]:
         longer = f"{note}\n\n{part}"

@@ -39,6 +39,7 @@ RANGE_OF_OPTION = {
     "cache_side": Range(MIN_RES),
     "train_res": Range(MIN_RES),  # Below it, the last feature map has one position.
     "test_res": Range(MIN_RES),
+    "screen": Range(0, 1, open_low=True),
     "epochs": Range(0),
     "samples": Range(1),
     "repeat": Range(1),

@@ -94,6 +94,7 @@ EXTENDS: dict[str, Any] = {
     "test_res": (96,),
     "test_crop_pct": (0.9,),
     "untouched": False,
+    "screen": 0.5,
     "samples": 7,
     "repeat": 3,
     "survivors": 2,
