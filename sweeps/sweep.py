@@ -257,7 +257,7 @@ class _Sweep:
                 cells = self._adapt_in_cells(self._surviving(trunks), watcher, cluster, spent)
             with spent.durations.closing() as readings:
                 undone = spent.undone(trunks, cells)
-                outcome = self._conclude(cells.rows, history, cluster, undone)
+                outcome = self._conclude(cells.rows, history, cluster, undone, trunks.early_end)
                 readings += (row.seconds for row in outcome.rows if row.split != "val")
             return replace(outcome, budgeted=spent.undone(trunks, cells))
 
@@ -332,7 +332,12 @@ class _Sweep:
         )
 
     def _conclude(
-        self, rows: list[Row], history: History, cluster: RayCluster, undone: Budgeted | None
+        self,
+        rows: list[Row],
+        history: History,
+        cluster: RayCluster,
+        undone: Budgeted | None,
+        early_end: str,
     ) -> Outcome:
         """Choose, score the choice on the held-out sets, and write the model and the report."""
         plan, store, out, check = self.plan, self.store, self.out, self.location.driver.check
@@ -346,7 +351,13 @@ class _Sweep:
         outcome = score_choice(
             plan, choice, served_model, rows, self.images, store, progress, latency
         )
-        outcome = replace(outcome, failures=history.failures, budgeted=undone, screen=plan.screen)
+        outcome = replace(
+            outcome,
+            failures=history.failures,
+            budgeted=undone,
+            screen=plan.screen,
+            early_end=early_end,
+        )
         check()
         leaderboard.write(out / BOARD, outcome.rows, latency)
         quantise = quantiser(plan, outcome, served_model, self.images)
@@ -380,6 +391,7 @@ class _Sweep:
                 failures=outcome.failures,
                 budget=outcome.budgeted.in_words if outcome.budgeted else "",
                 screen=outcome.screen.in_words if outcome.screen else "",
+                early_end=outcome.early_end,
                 step=len(self.record.extensions),
             )
         )

@@ -66,6 +66,7 @@ def model_card(plan: Plan, outcome: Outcome, versions: Mapping[str, str], pictur
         outcome.choice.reason,
         *([f"{failures_in_words(outcome.failures)}."] if outcome.failures else []),
         *([f"Screen: {outcome.screen.in_words}."] if outcome.screen else []),
+        *([f"Early end: {outcome.early_end}."] if outcome.early_end else []),
         *([f"Budget: {outcome.budgeted.in_words}."] if outcome.budgeted else []),
         f"Limits asked for: {limits_in_words(plan.spec.serving)}.",
         f"![{capital} over train and test resolution, before and after]({picture})",

@@ -40,6 +40,10 @@ class _Rung:
         """List the first ``count`` of those that wait."""
         return [key for _, _, key in self._waiting[:count]]
 
+    def best(self, count: int) -> list[str]:
+        """List the best ``count`` of all that came."""
+        return [key for _, _, key in self._ranked[:count]]
+
     def waiting_behind(self, best: int) -> list[str]:
         """List those that wait and are not among the ``best`` of all that came."""
         return [key for _, _, key in self._waiting[self.count_waiting(best) :]]

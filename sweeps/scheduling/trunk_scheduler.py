@@ -27,7 +27,7 @@ from sweeps.events.event_types import (
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
 from sweeps.planning.workload import dearest_first
-from sweeps.scheduling.halving import Halving
+from sweeps.scheduling.early_end import early_end_in_words, halving_of
 from sweeps.scheduling.journal import Decided, Promoted, read_journal
 from sweeps.scheduling.proposals import Trial, propose
 from sweeps.scheduling.repair import discard_trunk
@@ -65,14 +65,7 @@ class TrunkScheduler:
         self._plan, self._store, self._watcher = plan, store, watcher
         self._journal = journal or fenced_log(store.journal)  # before it is read
         self._rungs = plan.spec.rungs[:-1]  # epochs; the last one is no rung, but the end
-        self._halving = {
-            point: Halving(
-                rungs=len(self._rungs),
-                reduction=plan.spec.halving.reduction,
-                trunks=plan.samples,
-            )
-            for point in dearest_first(plan)
-        }
+        self._halving = {point: halving_of(plan) for point in dearest_first(plan)}
         self._trunks: dict[str, TrunkSpec] = {}  # by key, in the order of the proposals
         self._values: dict[str, dict[int, float]] = defaultdict(dict)  # by key and epoch
         self._reports: dict[str, dict[int, EpochReport]] = {}  # by key and epoch
@@ -107,6 +100,11 @@ class TrunkScheduler:
             halving.to_begin or halving.running or halving.waiting or self._repeatable[point]
             for point, halving in self._halving.items()
         )
+
+    @property
+    def early_end(self) -> str:
+        """Say what ended early as the ranking no longer changed; empty: it is not asked for."""
+        return early_end_in_words(self._halving.values())
 
     def queue(self) -> Point | None:
         """Choose the point of the next trial to be queued.

@@ -83,6 +83,8 @@ class Results:
     """What was spent of the budget, and what that left undone, in words; empty: there is none."""
     screen: str = ""
     """What was left out before any trunk was trained, in words; empty: nothing was to be."""
+    early_end: str = ""
+    """What ended early as the ranking no longer changed, in words; empty: it was not asked for."""
     step: int = 0
     """How often the sweep was extended before: metrics of one choice are at one step."""
 
@@ -99,6 +101,7 @@ def result_tags(results: Results) -> dict[str, str]:
         "reason": choice.reason,
         **failed,
         **({"screen": results.screen} if results.screen else {}),
+        **({"early_end": results.early_end} if results.early_end else {}),
         **({"budget": results.budget} if results.budget else {}),
     }
     if latency is None:
@@ -115,6 +118,7 @@ def result_note(results: Results, links: Sequence[str], plan_note: str) -> str:
     failed = [f"{failures_in_words(results.failures)}."] if results.failures else []
     budget = [f"Budget: {results.budget}."] if results.budget else []
     screen = [f"Screen: {results.screen}."] if results.screen else []
+    screen += [f"Early end: {results.early_end}."] if results.early_end else []
     parts = [results.choice.reason, *failed, *screen, *budget, *links, plan_note]
     note = parts[0][:MAX_TAG]
     for part in parts[1:]:

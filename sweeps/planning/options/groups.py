@@ -114,6 +114,10 @@ class HalvingOptions:
     """The best 1/reduction at a rung go on; each rung is reduction times as far as the last.
 
     Rounded down, but one trunk of each variant and train resolution is trained to the end."""
+    early_end: bool = False
+    """Open rungs only while the ranking of trunks still changes, val's noise apart (PASHA).
+
+    One trunk of each variant and train resolution is trained to the end nevertheless."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -130,6 +130,7 @@ BINDING: dict[str, Any] = {
     "class_weights": "sqrt",
     "grace_epochs": 3,
     "reduction": 2,
+    "early_end": True,
     "interpolation": "bilinear",
     "views": 3,
     "head_epochs": 3,
