@@ -42,6 +42,14 @@ def dearest_first(plan: Plan) -> tuple[Point, ...]:
     return tuple(sorted(plan.points, key=key))
 
 
+def smaller_variants(plan: Plan, variant: str) -> tuple[str, ...]:
+    """List the variants of a plan with fewer parameters than one of them, the nearest first."""
+    params = {name: cost.params_m for (name, _), cost in plan.costs.items()}
+    smaller = [name for name in params if params[name] < params[variant]]
+    family = list(variants.VARIANTS)
+    return tuple(sorted(smaller, key=lambda name: (-params[name], family.index(name))))
+
+
 def epoch_gmacs(plan: Plan, point: Point, epoch: int) -> float:
     """Count the GMACs of one epoch, with the scoring of val after it if it is a rung.
 

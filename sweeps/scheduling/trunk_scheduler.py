@@ -26,7 +26,7 @@ from sweeps.events.event_types import (
 )
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
-from sweeps.planning.workload import dearest_first
+from sweeps.planning.workload import dearest_first, smaller_variants
 from sweeps.scheduling.early_end import early_end_in_words, halving_of
 from sweeps.scheduling.journal import Decided, Promoted, read_journal
 from sweeps.scheduling.proposals import Trial, propose
@@ -75,6 +75,10 @@ class TrunkScheduler:
         self._promotable: dict[Point, list[str]] = {}
         self._repeatable: dict[Point, list[TrunkSpec]] = {}  # repeats that may begin now
         self._queued: Counter[Point] = Counter()  # trials that have not started
+        # With --transfer by variant those that it learns from; they come first.
+        self._smaller: dict[str, tuple[str, ...]] = {}
+        if plan.spec.search.transfer:
+            self._smaller = {p.variant: smaller_variants(plan, p.variant) for p in plan.points}
         self._replay()
 
     # --- what comes next ------------------------------------------------------------------------
@@ -137,7 +141,8 @@ class TrunkScheduler:
             return 1, -halving.waiting[promotable[ahead]]
         if self._repeatable[point]:
             return 3, 0
-        return 2, self._begun(point) + ahead - len(promotable)
+        round_ = self._begun(point) + ahead - len(promotable)
+        return 2, round_ + self._plan.samples * len(self._smaller.get(point.variant, ()))
 
     def begin(self, point: Point) -> TrunkSpec | None:
         """Hand out the trunk that a queued trial of a point is to train, as it starts.
@@ -188,6 +193,7 @@ class TrunkScheduler:
                 list(self._history(point.variant)),
                 seed=self._plan.spec.run.seed,
                 sample=self._begun(point),
+                **({"smaller": smaller} if (smaller := self._smaller.get(point.variant)) else {}),
             )
             trunk = self._plan.trunk(point, draw.hyper, draw.recipe)
             self._record_proposal(trunk)
@@ -409,8 +415,9 @@ class TrunkScheduler:
         return any((folder / name).exists() for name in ("state.pt", "result.json"))
 
     def _history(self, variant: str) -> Iterator[Trial]:
+        told = {variant, *self._smaller.get(variant, ())}
         for key, trunk in self._trunks.items():
-            if trunk.variant == variant and not trunk.repeat:
+            if trunk.variant in told and not trunk.repeat:
                 draw = self._plan.search.draw_of(trunk)
                 yield Trial(
                     point=point_of(trunk),

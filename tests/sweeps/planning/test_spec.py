@@ -113,6 +113,7 @@ BINDING: dict[str, Any] = {
     "weights": "none",
     "epochs": 7,
     "searcher": "qmc",
+    "transfer": True,
     "space": {"optimizer": {"choices": ["sgd", "adamw"]}, "hflip": 0.5},
     "try_": ({"lr": 0.001}, {"variant": "b0", "lr": 0.002}),
     "batch_size": 7,

@@ -59,6 +59,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"samples": 0}, "--samples 0", "at least 1"),
     ({"epochs": 0, "repeat": 2, "data": "/"}, "--repeat 2", "--epochs 0 trains none"),
     ({"repeat": 0}, "--repeat 0", "at least 1"),
+    ({"transfer": True}, "--transfer", "--variants has one"),
     ({"screen": 0.0}, "--screen 0.0", "above 0 to 1"),
     ({"screen": 0.5, "untouched": False}, "--screen 0.5", "--no-untouched has none"),
     ({"screen": 0.5, "weights": "none"}, "--screen 0.5", "--weights none has none"),
