@@ -13,7 +13,7 @@ from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
 from sweeps.scheduling.cell_scheduler import SurvivingTrunk, cells_of
 from sweeps.scheduling.journal import read_journal
-from sweeps.scheduling.repeats import with_repeats
+from sweeps.scheduling.trunk_results import with_repeats
 from trainables.errors import UserError
 from trainables.fixres.reuse.kept_arms import Kept, find_kept
 from trainables.storage.artifact_store import Store

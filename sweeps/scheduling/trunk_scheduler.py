@@ -12,8 +12,7 @@ from where it stood: what was proposed is proposed again, and what was cut stays
 from __future__ import annotations
 
 import logging
-from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections import Counter
 from typing import Any
 
 from sweeps.events.event_types import (
@@ -26,12 +25,12 @@ from sweeps.events.event_types import (
 )
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
-from sweeps.planning.workload import dearest_first, smaller_variants
+from sweeps.planning.workload import dearest_first
 from sweeps.scheduling.early_end import early_end_in_words, halving_of
 from sweeps.scheduling.journal import Decided, Promoted, read_journal
-from sweeps.scheduling.proposals import Trial, propose
+from sweeps.scheduling.proposals import propose
 from sweeps.scheduling.repair import discard_trunk
-from sweeps.scheduling.repeats import repeats_to_begin, with_repeats
+from sweeps.scheduling.trunk_results import TrunkResults
 from trainables.storage.artifact_store import Store
 from trainables.storage.damage import DamagedFileError
 from trainables.storage.fenced_log import FencedLog, fenced_log
@@ -48,7 +47,7 @@ from trainables.transforms.eval_transform import EvalTransform
 log = logging.getLogger("fixres")
 
 
-class TrunkScheduler:
+class TrunkScheduler(TrunkResults):
     """The schedule of phase 1: it hands out trunks, and decides by their reports which go on.
 
     It begins where the journal in the store ends.
@@ -62,40 +61,23 @@ class TrunkScheduler:
     def __init__(
         self, plan: Plan, store: Store, watcher: Watcher, journal: FencedLog | None = None
     ):
-        self._plan, self._store, self._watcher = plan, store, watcher
+        super().__init__(plan)
+        self._store, self._watcher = store, watcher
         self._journal = journal or fenced_log(store.journal)  # before it is read
         self._rungs = plan.spec.rungs[:-1]  # epochs; the last one is no rung, but the end
         self._halving = {point: halving_of(plan) for point in dearest_first(plan)}
-        self._trunks: dict[str, TrunkSpec] = {}  # by key, in the order of the proposals
-        self._values: dict[str, dict[int, float]] = defaultdict(dict)  # by key and epoch
-        self._reports: dict[str, dict[int, EpochReport]] = {}  # by key and epoch
-        self._ended: dict[str, TrunkStatus] = {}  # by key
         # By point: keys that an earlier process left unfinished, and of those that may go on now.
         self._unfinished: dict[Point, list[str]] = {point: [] for point in self._halving}
         self._promotable: dict[Point, list[str]] = {}
         self._repeatable: dict[Point, list[TrunkSpec]] = {}  # repeats that may begin now
         self._queued: Counter[Point] = Counter()  # trials that have not started
-        # With --transfer by variant those that it learns from; they come first.
-        self._smaller: dict[str, tuple[str, ...]] = {}
-        if plan.spec.search.transfer:
-            self._smaller = {p.variant: smaller_variants(plan, p.variant) for p in plan.points}
         self._replay()
 
     # --- what comes next ------------------------------------------------------------------------
 
-    @property
-    def plan(self) -> Plan:
-        """The plan of the sweep."""
-        return self._plan
-
     def val_transforms(self, trunk: TrunkSpec) -> tuple[EvalTransform, ...]:
         """List the transforms of val that the trunk is scored with at its rungs."""
         return self._plan.val_transforms(point_of(trunk))
-
-    def epochs_reported(self, trunk: TrunkSpec) -> int:
-        """Count the epochs of a trunk, from its first on, whose reports this process has."""
-        reports = self._reports.get(trunk.key, {})
-        return next(epoch for epoch in range(len(reports) + 1) if epoch + 1 not in reports)
 
     @property
     def is_over(self) -> bool:
@@ -210,13 +192,6 @@ class TrunkScheduler:
         self._halving[point].begin_repeat(trunk.key)
         return trunk
 
-    def _repeats_to_begin(self, point: Point) -> list[TrunkSpec]:
-        """List the repeats of a point that have not begun, by what is best there now."""
-        times, begun = self._plan.spec.search.repeat, self._trunks
-        best = self._best_of(point) if times > 1 else []
-        finished = [t for t in best if self._ended[t.key] == TrunkStatus.FINISHED]
-        return repeats_to_begin(finished, times, begun)
-
     # --- what is reported -----------------------------------------------------------------------
 
     def report(self, trunk: TrunkSpec, report: EpochReport) -> bool:
@@ -259,34 +234,6 @@ class TrunkScheduler:
             write_text(self._store.trunk(trunk.key) / "error.txt", error)
             self._end(trunk.key, TrunkStatus.FAILED, error)
             self._settle(point_of(trunk))
-
-    def survivors(self) -> list[TrunkSpec]:
-        """List the best trunks of each point, each before its repeats, as far as these are done."""
-        repeats = [
-            trunk
-            for key, trunk in self._trunks.items()
-            if trunk.repeat and self._ended.get(key) == TrunkStatus.FINISHED
-        ]
-        best = (trunk for point in self._plan.points for trunk in self._best_of(point))
-        return list(with_repeats(best, repeats))
-
-    def _best_of(self, point: Point) -> list[TrunkSpec]:
-        """List the best trunks of a point: by how far they were trained, then by val."""
-        candidates = [
-            trunk
-            for key, trunk in self._trunks.items()
-            if point_of(trunk) == point
-            and not trunk.repeat
-            and self._ended.get(key) in (TrunkStatus.FINISHED, TrunkStatus.CUT)
-        ]
-        candidates.sort(key=lambda t: self._merit(t.key), reverse=True)
-        return candidates[: self._plan.spec.fix.survivors]
-
-    def _note(self, key: str, report: EpochReport) -> None:
-        self._reports.setdefault(key, {})[report.epoch] = report
-        best = report.best_by(self._plan.metric)  # over the test resolutions
-        if best is not None:
-            self._values[key][report.epoch] = best.value(self._plan.metric)
 
     def _goes_on(self, trunk: TrunkSpec, epoch: int) -> bool:
         """Decide whether a trunk is trained on at once after an epoch."""
@@ -413,24 +360,6 @@ class TrunkScheduler:
     def _has_state(self, key: str) -> bool:
         folder = self._store.trunk(key)
         return any((folder / name).exists() for name in ("state.pt", "result.json"))
-
-    def _history(self, variant: str) -> Iterator[Trial]:
-        told = {variant, *self._smaller.get(variant, ())}
-        for key, trunk in self._trunks.items():
-            if trunk.variant in told and not trunk.repeat:
-                draw = self._plan.search.draw_of(trunk)
-                yield Trial(
-                    point=point_of(trunk),
-                    hyper=draw.hyper,
-                    recipe=draw.recipe,
-                    values=self._values[key],
-                    running=key not in self._ended,
-                    finished=self._ended.get(key) == TrunkStatus.FINISHED,
-                )
-
-    def _merit(self, key: str) -> tuple[int, float]:
-        """Return the last epoch at which a trunk was scored, and its value there."""
-        return max(self._values[key].items(), default=(0, 0.0))
 
     def _record_proposal(self, trunk: TrunkSpec) -> None:
         point = {"variant": trunk.variant, "train_res": trunk.train_res}
