@@ -68,6 +68,7 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """The cell in words: "b0 128 -> 160 px, crop 0.875"."""
+        """The cell in words: "b0 128 -> 160 px, crop 0.875"; of a repeat with its number."""
         train = train_in_words(self.trunk.train_res, untouched=self.trunk.is_untouched)
-        return cell_label(self.variant, train, self.test_res, self.crop_pct)
+        label = cell_label(self.variant, train, self.test_res, self.crop_pct)
+        return f"{label}, repeat {self.trunk.repeat}" if self.trunk.repeat else label
