@@ -9,7 +9,10 @@ from sweeps.execution.budgeting import Spending
 from sweeps.execution.phases import run_cells
 from sweeps.execution.resources import Placement
 from sweeps.planning.plan import Plan
+from sweeps.scheduling.cell_scheduler import CellScheduler, cells_of
+from sweeps.scheduling.repair import check_trunks
 from sweeps.scheduling.screening import screened_by
+from trainables.fixres.reuse.kept_arms import take_from_others
 from trainables.ray_backend.tune_trainables import TrialContext
 from trainables.training.untouched import write_untouched
 
@@ -33,7 +36,11 @@ def run_screen(
         watcher.on(SweepBegan(plan=plan, kept=spent.durations.kept))
         for untouched in plan.untouched():
             write_untouched(untouched, len(plan.classes), spent.store)
-        scheduler = spent.cell_scheduler([], watcher)
+        cells = cells_of(plan, [])
+        take_from_others(spent.store, [cell.spec for cell in cells])
+        check_trunks(spent.store, cells)
+        fits = spent.budget.fits_cell if spent.budget else lambda _: True
+        scheduler = CellScheduler(plan, cells, spent.store, watcher, fits)
         if not scheduler.is_over:
             run_cells(scheduler, context, placement())
         plan = spent.plan = screened_by(plan, scheduler.rows)

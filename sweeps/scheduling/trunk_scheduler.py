@@ -82,9 +82,16 @@ class TrunkScheduler(TrunkResults):
     @property
     def is_over(self) -> bool:
         """Whether every trunk of the plan has been proposed and has ended."""
-        return not any(
-            halving.to_begin or halving.running or halving.waiting or self._repeatable[point]
+        return len(self.settled) == len(self._halving)
+
+    @property
+    def settled(self) -> frozenset[Point]:
+        """The points whose trunks have all ended, repeats too: which of them survive is decided."""
+        return frozenset(
+            point
             for point, halving in self._halving.items()
+            if not (halving.to_begin or halving.running or halving.waiting)
+            and not self._repeatable[point]
         )
 
     @property
