@@ -1,4 +1,4 @@
-"""Simulate what --screen, --early-end and --repeat do to the price and the winner of a sweep.
+"""Simulate what options that spend less, or more, do to the price and the winner of a sweep.
 
     python benchmarks/savings.py --seeds 10
 
@@ -12,6 +12,7 @@ percentile. Beside that:
     --early-end  for samples of a point, and curves that cross little or much
     --repeat     the true accuracy of two seeds differs by a standard deviation of half a point:
                  what val says of the winner, less what is true of it, before anything is corrected
+    --transfer   the best learning rate grows with the variant: its square root, from b0 to b2
 """
 
 from __future__ import annotations
@@ -109,16 +110,37 @@ def repeat_table(seeds: int) -> None:
         )
 
 
+def transfer_table(seeds: int) -> None:
+    print("\n| samples | time | regret against without |\n|---|---|---|", flush=True)
+    for samples in (1, 2, 4):
+        made = [
+            [
+                simulate(make_plan(seed, 2, samples=samples, transfer=on), 1, CROSSING)
+                for seed in range(seeds)
+            ]
+            for on in (True, False)
+        ]
+        print(f"| {samples} | {compared(*made)} |", flush=True)
+
+
+TABLES = {
+    "screen": screen_table,
+    "early-end": early_end_table,
+    "repeat": repeat_table,
+    "transfer": transfer_table,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=10, help="sweeps for each number")
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
     args = parser.parse_args()
     os.fsync = lambda _: None  # no power is cut here
-    screen_table(args.seeds)
-    early_end_table(args.seeds)
-    repeat_table(args.seeds)
+    for name in args.tables:
+        TABLES[name](args.seeds)
 
 
 if __name__ == "__main__":
