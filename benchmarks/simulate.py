@@ -27,7 +27,6 @@ At the end: whether variants and resolutions in another order change a decision.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import heapq
 import math
 import os
@@ -35,7 +34,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,99 +43,41 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.made_up_sweeps import (
+    EPOCHS,
+    SIZES,
+    Size,
+    cells_seconds,
+    curve,
+    dearest_trunk_seconds,
+    epoch_seconds,
+    make_plan,
+    top1,
+)
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
 from sweeps.planning.search import Draw
-from sweeps.planning.workload import (
-    TRAIN_STEP_FORWARDS,
-    cell_images,
-    nominal_ms,
-    planned_cells,
-)
 from sweeps.scheduling import proposals, trunk_scheduler
 from sweeps.scheduling.budget import Budget, Left, Shares
 from sweeps.scheduling.budgeted_trunks import BudgetedTrunks
 from sweeps.scheduling.proposals import STARTUP_TRIALS, Trial
 from sweeps.scheduling.trunk_scheduler import TrunkScheduler
-from tests.factories import plan_of, spec_with
-from tests.fake_training import Events, Farm
-from trainables.evaluation.metrics import Score
-from trainables.profiling.cost import cost
+from tests.fake_training import Events, Farm, Training
 from trainables.storage.artifact_store import Store
 from trainables.storage.hashing import to_jsonable
 from trainables.storage.replacing import replacing
-from trainables.training.recipe import Hyper
 from trainables.training.trunk import EpochReport, TrunkSpec, recorded_reports
 
-BY_SIZE = ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "l2")
-EPOCHS, TRAIN = 20, 20_000
 AWAY_S = 300.0  # from the loss of a GPU to the next
 QUEUED = 16  # trials that wait on a cluster, so that the autoscaler sees them
-
-
-@dataclass(frozen=True, kw_only=True)
-class Size:
-    """How large a sweep is."""
-
-    variants: tuple[str, ...]
-    train_res: tuple[int, ...] = (128, 160, 224, 320)
-    test_res: tuple[int, ...]
-    samples: int
-    val: int = 5_000  # images
-
-
-SIZES = {
-    "small": Size(variants=("b0", "b1", "b2"), test_res=(128, 160, 224, 320), samples=4, val=1_000),
-    "reference": Size(variants=BY_SIZE, test_res=(128, 160, 224, 288, 320, 384), samples=8),
-    "large": Size(variants=BY_SIZE, test_res=(128, 160, 224, 288, 320, 384), samples=278),
-}
-
-
-def miss(point: Point, hyper: Hyper) -> float:
-    """What the hyperparameters cost of the true accuracy after the last epoch."""
-    best_lr = 3e-4 * (1 + BY_SIZE.index(point.variant)) ** 0.5
-    lost = 0.03 * math.log10(hyper.lr / best_lr) ** 2
-    lost += 0.004 * math.log10(hyper.weight_decay / 0.02) ** 2
-    return lost + 0.2 * (hyper.label_smoothing - 0.08) ** 2
-
-
-def top1(trunk: TrunkSpec, epoch: int, crossing: float) -> float:
-    """The true accuracy after an epoch: six points more where the train resolution doubles.
-
-    Trunks that end worse rise later, as two of the built-in sweep did: 48 and 66 % after two of six
-    epochs, 88 and 92 % at the end.
-    """
-    point, lost = point_of(trunk), miss(point_of(trunk), trunk.hyper)
-    base = 0.70 + 0.01 * BY_SIZE.index(point.variant) + 0.06 * math.log2(point.train_res / 224)
-    luck = crossing * draws(trunk.key).standard_normal()
-    pace = min(20.0, 2.0 * math.exp(30 * lost + luck))
-    rise = (1 - math.exp(-epoch / pace)) / (1 - math.exp(-EPOCHS / pace))
-    return (base - lost) * (0.2 + 0.8 * rise)
-
-
-def draws(name: str) -> np.random.Generator:
-    return np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big"))
-
-
-def curve(crossing: float, plan: Plan, trunk: TrunkSpec, epoch: int) -> EpochReport:
-    """What an epoch reports: the true accuracy, a wobble of half a point, and val's few images."""
-    rng = draws(f"{trunk.key} {epoch} {plan.spec.run.seed}")
-    value = float(np.clip(top1(trunk, epoch, crossing) + rng.normal(0, 0.005), 0, 1))
-    val = plan.counts["val"]
-    score = Score(split="val", n=val, hits1=int(rng.binomial(val, value)), hits5=val)
-    is_rung = epoch in plan.spec.rungs
-    return EpochReport(
-        epoch=epoch, loss=1.0, train_top1=0.5, images=TRAIN, lr=trunk.hyper.lr, seconds=1.0,
-        at=1000 * epoch, val={trunk.train_res: score} if is_rung else {},
-    )  # fmt: skip
 
 
 class Workers(Farm):
     """Save the state of a trunk at rungs alone, where the scheduler may have it ended."""
 
-    def __init__(self, plan: Plan, store: Store[Path], crossing: float):
-        super().__init__(plan, store, partial(curve, crossing))
-        self._reports: dict[str, list[EpochReport]] = defaultdict(list)
+    def __init__(self, plan: Plan, store: Store[Path], training: Training):
+        super().__init__(plan, store, training)
+        self._reports: dict[str, list[EpochReport]] = defaultdict(list)  # by key
 
     def step(self, trunk: TrunkSpec, reported: int) -> EpochReport:
         reports, epoch = self._reports[trunk.key], reported + 1
@@ -149,38 +90,6 @@ class Workers(Farm):
         return reports[reported]
 
 
-def epoch_seconds(plan: Plan, point: Point, epoch: int) -> float:
-    train = TRAIN * nominal_ms(plan.costs[point.variant, point.train_res])
-    tests = plan.grid.tests[point] if epoch in plan.spec.rungs else ()
-    val = sum(nominal_ms(plan.costs[point.variant, res]) for res in tests)
-    return (train + plan.counts["val"] * val / TRAIN_STEP_FORWARDS) / 1000
-
-
-def dearest_trunk_seconds(plan: Plan) -> float:
-    return max(
-        sum(epoch_seconds(plan, point, epoch) for epoch in range(1, EPOCHS + 1))
-        for point in plan.points
-    )
-
-
-def make_plan(size: Size, seed: int, grace: int, *, turned: bool = False) -> Plan:
-    """Make a plan of that size, its options typed the other way round where it is ``turned``."""
-    turn = slice(None, None, -1 if turned else 1)
-    spec = spec_with(
-        variants=size.variants[turn],
-        train_res=size.train_res[turn],
-        test_res=size.test_res[turn],
-        epochs=EPOCHS,
-        samples=size.samples,
-        grace_epochs=grace,
-        reduction=3,
-        seed=seed,
-    )
-    sides = {*size.train_res, *size.test_res}
-    costs = {(v, res): cost(v, res, 3) for v in size.variants for res in sides}
-    return replace(plan_of(spec, train=TRAIN, val=size.val), costs=costs)
-
-
 @dataclass(frozen=True)
 class Outcome:
     """What a simulated phase 1 came to."""
@@ -191,16 +100,7 @@ class Outcome:
     winner: float  # its true top-1
     by_tpe: float  # share
     journal: bytes
-
-
-def cells_seconds(plan: Plan) -> float:
-    """What all cells take of a GPU."""
-    cells = planned_cells(plan)
-    ms = sum(
-        count * cell_images(plan, arms) * nominal_ms(plan.costs[variant, res])
-        for (variant, res, arms), count in cells.items()
-    )
-    return ms / TRAIN_STEP_FORWARDS / 1000
+    ends: tuple[tuple[TrunkSpec, EpochReport], ...] = ()  # of the survivors
 
 
 class KnownDurations:
@@ -250,6 +150,7 @@ def simulate(
     *,
     ranked: bool = True,
     losses_per_hour: float = 0.0,
+    seeds_sd: float = 0.0,
 ) -> Outcome:
     """Run phase 1 on so many GPUs: a trial on each, and some queued where there are several.
 
@@ -270,7 +171,7 @@ def simulate(
     trunk_scheduler.propose = propose
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as root:
         store = Store(Path(root))
-        farm = Workers(plan, store, crossing)
+        farm = Workers(plan, store, partial(curve, crossing, seeds_sd=seeds_sd))
         now = busy = 0.0
         scheduler = TrunkScheduler(plan, store, Events())
         if budget_s is not None and ranked:
@@ -323,6 +224,7 @@ def simulate(
             winner=top1(best, ends[best.key].epoch, crossing),
             by_tpe=float(np.mean(asked)),
             journal=store.journal.read_bytes(),
+            ends=tuple((trunk, ends[trunk.key]) for trunk in scheduler.survivors()),
         )
 
 

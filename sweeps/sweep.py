@@ -21,6 +21,7 @@ from sweeps.events.undone import Budgeted
 from sweeps.execution.budgeting import Spending, check_budget, no_trunk_in_words, spending
 from sweeps.execution.phases import run_phases
 from sweeps.execution.ray_cluster import RayCluster
+from sweeps.execution.screening import run_screen
 from sweeps.final_model.held_out import score_choice
 from sweeps.final_model.outcome import (
     Outcome,
@@ -47,11 +48,13 @@ from sweeps.scheduling.cell_scheduler import CellScheduler, SurvivingTrunk, cell
 from sweeps.scheduling.journal import read_journal
 from sweeps.scheduling.repair import with_repairs
 from sweeps.scheduling.reuse import reuse_lines
+from sweeps.scheduling.screening import screened_by_store
 from sweeps.scheduling.trunk_scheduler import TrunkScheduler
 from sweeps.selection import leaderboard
 from sweeps.selection.from_store import choose_from_store
 from sweeps.selection.leaderboard import Row
 from sweeps.selection.row_latency import setting_from, with_latencies
+from sweeps.selection.untouched import with_left_out
 from sweeps.terminal.conclusion import show_result
 from sweeps.terminal.console import Terminal
 from sweeps.terminal.plan_tables import plan_view
@@ -133,6 +136,7 @@ def _run_or_continue(
         near = find_near_duplicates(images, check_extra_test_sets(spec, images, terminal))
         weights = weights or _find_weights(spec, store)
         plan = planning.build_plan(spec, images, weights, near.in_words)
+        plan = screened_by_store(plan, store)
         if record is None:
             read_journal(store, plan)  # refuses the store of another sweep
             record = new_sweep_record(spec, sweep_identity, location.uri, images.classes)
@@ -165,6 +169,7 @@ def _run_or_continue(
         show_result(terminal, location, outcome, spec, record.ui)
         if shortfall_path(store).exists():
             plan = planning.build_plan(spec, images, _find_weights(spec, store))
+            plan = screened_by_store(plan, store)
             _send_again(plan, images, data, location, record, outcome, terminal)
     if outcome.failures:
         # What is tried again may need what --keep would delete.
@@ -222,26 +227,42 @@ class _Sweep:
 
         Ray is started by the first step that finds something left to do.
         """
-        history, may_write = History(), self.location.driver.may_write
+        may_write = self.location.driver.may_write
         with (
             RayCluster(self.plan.spec.resources) as cluster,
             spending(self.plan, self.store, cluster, may_write) as spent,
         ):
             spent.time_device(self._trial_context(), cluster, self.terminal.say)
-            history.forecast = spent.forecast
-            board = LiveBoard(*self.location.boards, check=self.location.driver.check)
-            watcher = self._begin(history, spent, board)
+            screened = with_repairs(
+                partial(self._screened, cluster, spent), self.store, self.terminal.say
+            )
+            return screened._run_screened(cluster, spent)
 
-            def work() -> Outcome:
-                with board.completed():
-                    trunks, cells = self._run_phases(watcher, cluster, spent)
-                with spent.durations.closing() as readings:
-                    undone = spent.undone(trunks, cells)
-                    outcome = self._conclude(cells.rows, history, cluster, undone)
-                    readings += (row.seconds for row in outcome.rows if row.split != "val")
-                return replace(outcome, budgeted=spent.undone(trunks, cells))
+    def _screened(self, cluster: RayCluster, spent: Spending) -> _Sweep:
+        """Leave out what the untouched nets speak against, where that is asked for."""
+        guard = Guard(self.location.driver.check)
+        watcher = Watchers([guard, spent.durations, spent.account, self.terminal])
+        context, say = self._trial_context(), self.terminal.say
+        plan = run_screen(spent, context, lambda: cluster.placement, watcher, say)
+        return replace(self, plan=plan)
 
-            return with_repairs(work, self.store, self.terminal.say)
+    def _run_screened(self, cluster: RayCluster, spent: Spending) -> Outcome:
+        """Run both phases, and conclude."""
+        history = History()
+        history.forecast = spent.forecast
+        board = LiveBoard(*self.location.boards, check=self.location.driver.check)
+        watcher = self._begin(history, spent, board)
+
+        def work() -> Outcome:
+            with board.completed():
+                trunks, cells = self._run_phases(watcher, cluster, spent)
+            with spent.durations.closing() as readings:
+                undone = spent.undone(trunks, cells)
+                outcome = self._conclude(cells.rows, history, cluster, undone, trunks.early_end)
+                readings += (row.seconds for row in outcome.rows if row.split != "val")
+            return replace(outcome, budgeted=spent.undone(trunks, cells))
+
+        return with_repairs(work, self.store, self.terminal.say)
 
     def send_again(self, outcome: Outcome) -> None:
         """Have MLflow told of a finished sweep again, from its store: it takes what it lacks."""
@@ -307,13 +328,19 @@ class _Sweep:
         )
 
     def _conclude(
-        self, rows: list[Row], history: History, cluster: RayCluster, undone: Budgeted | None
+        self,
+        rows: list[Row],
+        history: History,
+        cluster: RayCluster,
+        undone: Budgeted | None,
+        early_end: str,
     ) -> Outcome:
         """Choose, score the choice on the held-out sets, and write the model and the report."""
         plan, store, out, check = self.plan, self.store, self.out, self.location.driver.check
         progress = self.terminal.counting("latency: nets measured")
         setting = setting_from(plan.spec.latency)
         rows, latency = with_latencies(rows, len(plan.classes), store, setting, progress)
+        rows = with_left_out(rows, plan.screen)
         rows, choice = choose_from_store(rows, plan.spec.serving, store, plan.metric, latency)
         served_model = self._served_model(choice.row, cluster)
         progress = self.terminal.counting("decoding images")
@@ -322,7 +349,13 @@ class _Sweep:
         outcome = score_choice(
             plan, choice, served_model, rows, self.images, store, read_all, progress, latency
         )
-        outcome = replace(outcome, failures=history.failures, budgeted=undone)
+        outcome = replace(
+            outcome,
+            failures=history.failures,
+            budgeted=undone,
+            screen=plan.screen,
+            early_end=early_end,
+        )
         check()
         leaderboard.write(out / BOARD, outcome.rows, latency)
         quantise = quantiser(plan, outcome, served_model, self.images)
@@ -355,6 +388,8 @@ class _Sweep:
                 latency=outcome.latency,
                 failures=outcome.failures,
                 budget=outcome.budgeted.in_words if outcome.budgeted else "",
+                screen=outcome.screen.in_words if outcome.screen else "",
+                early_end=outcome.early_end,
                 step=len(self.record.extensions),
             )
         )

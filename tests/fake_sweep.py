@@ -23,6 +23,7 @@ from sweeps.planning.grid import Point
 from sweeps.planning.plan import Plan
 from sweeps.planning.search import Draw
 from sweeps.scheduling import trunk_scheduler
+from sweeps.scheduling.cell_scheduler import CellScheduler
 from sweeps.scheduling.settled_cells import SettledCells
 from sweeps.scheduling.trunk_scheduler import TrunkScheduler
 from sweeps.selection.choice import Choice
@@ -103,12 +104,16 @@ class FakeSweep:
         _: object,
         trunks_ended: Callable[[], None],
     ) -> None:
-        store, scheduler = Store(context.store), cells.cells
-        farm = Farm(trunks.plan, store)
+        farm = Farm(trunks.plan, Store(context.store))
         farm.run(trunks)
         self.made.update(key for key, _ in farm.trained)
         trunks_ended()
-        while (cell := cells.next()) is not None:
+        self.run_cells(cells.cells, context, None)
+
+    def run_cells(self, scheduler: CellScheduler, context: Any, _: object) -> None:
+        """Stand for the trials of cells."""
+        store = Store(context.store)
+        while (cell := scheduler.next()) is not None:
             if self.lost_cells:
                 self.lost_cells -= 1
                 scheduler.failed(cell.key, "Traceback:\nRuntimeError: no room.")

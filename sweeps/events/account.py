@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sweeps.events.event_types import (
+    CellBegan,
     CellEnded,
     EpochEnded,
     Event,
@@ -90,6 +91,7 @@ class Account:
         self.before = sum(by_command.values(), Spent())
         self._device_s: Counter[str] = Counter()
         self._trial_began: dict[str, float] = {}  # by key of the trunk
+        self._cells_begun = set[str]()  # others come from the store: they were counted before
         self._written_at = clock()
 
     def on(self, event: Event) -> None:
@@ -101,7 +103,10 @@ class Account:
                 self._count(trunk.key, trunk.variant, trunk.train_res, report.device)
             case TrunkPaused(trunk=trunk) | TrunkEnded(trunk=trunk):
                 self._trial_began.pop(trunk.key, None)
-            case CellEnded(cell=cell, rows=rows) if rows:
+            case CellBegan(cell=cell):
+                self._cells_begun.add(cell.key)
+            case CellEnded(cell=cell, rows=rows) if rows and cell.key in self._cells_begun:
+                self._cells_begun.remove(cell.key)
                 share = self._share(cell.variant, cell.test_res, False)
                 self._add(self._device(), share * sum(row.seconds for row in rows))
         if self._clock() - self._written_at > WRITE_EVERY_S:

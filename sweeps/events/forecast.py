@@ -46,7 +46,7 @@ def forecast(plan: Plan, durations: Durations) -> Forecast:
         for epoch in epochs:
             seconds = durations.epoch_s(point, epoch)
             trunks_s += seconds * expected_trunks(plan, epoch)
-            trunks_most_s += seconds * plan.samples
+            trunks_most_s += seconds * (plan.samples + plan.repeats)
     cells = planned_cells(plan)
     return Forecast(
         trunks_s=trunks_s,

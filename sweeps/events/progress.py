@@ -136,7 +136,8 @@ class Progress:
         plan = self.plan = event.plan
         self._durations = Durations(plan, event.kept, self._clock)
         self._epochs = {point: _Epochs(plan.spec.trunks.epochs) for point in plan.points}
-        self._cells_left = planned_cells(plan)
+        self.cells, self.cells_done, self._cells_left = {}, set(), planned_cells(plan)
+        self.are_all_planned = False
 
     def _begin_work(self) -> None:
         if self._work_began is None:
@@ -200,7 +201,7 @@ class Progress:
             for epoch in range(1, len(epochs.trained)):
                 seconds = durations.epoch_s(point, epoch)
                 trained, given_up = epochs.trained[epoch], epochs.given_up[epoch]
-                own += seconds * max(0, plan.samples - trained - given_up)
+                own += seconds * max(0, plan.samples + plan.repeats - trained - given_up)
                 cut += seconds * max(0, expected_trunks(plan, epoch) - trained)
             most += own
             expected += min(own, cut)

@@ -14,7 +14,9 @@ from sweeps.execution.plan_resources import cell_resources, trunk_resources
 from sweeps.execution.resources import NetAtRes, PhaseResources, Placement
 from sweeps.execution.tasks import Phase, Queued
 from sweeps.execution.tune_runner import run_trials
+from sweeps.planning.cell import Cell
 from sweeps.planning.grid import Point
+from sweeps.scheduling.cell_scheduler import CellScheduler
 from sweeps.scheduling.settled_cells import SettledCells
 from sweeps.scheduling.trunk_scheduler import TrunkScheduler
 from trainables.ray_backend.tune_trainables import (
@@ -44,9 +46,8 @@ def run_phases(
     """
     plan = trunks.plan
     left = cells.cells.left if trunks.is_over else plan.cells
-    phases = [
-        (_cell_phase(cells, trunks_ended), cell_resources(plan, placement, left)),
-    ]
+    cell_phase = _cell_phase(cells.cells, cells.next, trunks_ended)
+    phases = [(cell_phase, cell_resources(plan, placement, left))]
     if not trunks.is_over:
         phases.insert(0, (_trunk_phase(trunks), trunk_resources(plan, placement)))
     run_trials(StoreTrainable, phases, context)
@@ -94,11 +95,19 @@ def _trunk_of(work: Work) -> TrunkSpec:
     return work.trunk
 
 
-def _cell_phase(cells: SettledCells, trunks_ended: Callable[[], None]) -> Phase:
-    scheduler = cells.cells
+def run_cells(scheduler: CellScheduler, context: TrialContext, placement: Placement) -> None:
+    """Work out the cells of a scheduler that wait for no trunk."""
+    resources = cell_resources(scheduler.plan, placement, scheduler.left)
+    run_trials(StoreTrainable, [(_cell_phase(scheduler, scheduler.next), resources)], context)
 
+
+def _cell_phase(
+    scheduler: CellScheduler,
+    next_cell: Callable[[], Cell | None],
+    preceded: Callable[[], None] = lambda: None,
+) -> Phase:
     def queue() -> Queued | None:
-        cell = cells.next()
+        cell = next_cell()
         if cell is None:
             return None
         return Queued(net=(cell.variant, cell.test_res), work=CellWork(cell=cell.spec))
@@ -109,7 +118,7 @@ def _cell_phase(cells: SettledCells, trunks_ended: Callable[[], None]) -> Phase:
 
     return Phase(
         queue=queue,
-        preceded=trunks_ended,
+        preceded=preceded,
         should_continue=should_continue,
         failed=lambda work, error: scheduler.failed(_key_of(work), error),
         retried=lambda work, error: scheduler.retried(_key_of(work), error),

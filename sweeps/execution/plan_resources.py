@@ -13,7 +13,7 @@ def trunk_resources(plan: Plan, placement: Placement) -> PhaseResources:
     return PhaseResources(
         placement=placement,
         needs=gpu_memory.trunk_memory_needs(plan),
-        trials=plan.samples * len(plan.points),
+        trials=plan.trunks,
     )
 
 

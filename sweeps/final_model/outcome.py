@@ -20,6 +20,7 @@ from sweeps.output.results import damaged_results, result_digests
 from sweeps.output.sweep_record import SweepRecord
 from sweeps.planning.cell import Cell
 from sweeps.planning.plan import Plan
+from sweeps.planning.savings.screen import Screen, screen_from_json
 from sweeps.planning.spec import SweepSpec, differences
 from sweeps.selection import leaderboard
 from sweeps.selection.choice import Choice
@@ -68,6 +69,10 @@ class Outcome:
     """What failed, and is missing among the rows."""
     budgeted: Budgeted | None = None
     """What was spent of the budget, and what that left undone; None: there was none."""
+    early_end: str = ""
+    """What ended early as the ranking of trunks no longer changed, in words; empty: not asked."""
+    screen: Screen | None = None
+    """What was left out before any trunk was trained; None: nothing was to be."""
     predictions: tuple[Predictions, ...] = field(default=(), compare=False, repr=False)
     """Of the chosen row on val, and of the served model on test; none in a sweep that is read."""
 
@@ -124,6 +129,8 @@ def write_choice(out: Path, outcome: Outcome, identity: Mapping[str, Any] | None
             "int8": outcome.int8,
             "failures": outcome.failures,
             "budget": outcome.budgeted,
+            "early_end": outcome.early_end,
+            "screen": outcome.screen,
             "files": result_digests(out),
             "identity": identity,
         },
@@ -191,6 +198,8 @@ def _read_outcome(out: Path, held_out_sets: set[str]) -> Outcome | None:
             int8=_int8(record.get("int8")),
             failures=tuple(checked(Failure(**f)) for f in record.get("failures", [])),
             budgeted=budgeted_from_json(record.get("budget")),
+            early_end=record.get("early_end", ""),
+            screen=screen_from_json(record.get("screen")),
         )
         if outcome.choice.row not in rows:
             raise ValueError("its choice is no row of the leaderboard")

@@ -36,7 +36,9 @@ def repeated_readings_in_words(cells: int) -> str:
 def optimism_in_words(choice: Choice) -> str:
     """Say by how much val flatters what it picked, and what is to be expected on new images."""
     row = choice.row
-    picked = "classifier, row and trunk" if row.head_tried else "row and trunk"
+    parts = [*(["classifier"] if row.head_tried else []), "row", "trunk"]
+    parts += ["repeat"] if row.repeats > 1 else []
+    picked = f"{', '.join(parts[:-1])} and {parts[-1]}"
     kept = f"{100 * row.kept_value(choice.metric):.1f} %, n={row.n}"
     words = (
         f"val picked {picked}, which flatters its own {IN_WORDS[choice.metric]} ({kept}) by about "
@@ -56,6 +58,12 @@ def val_in_words(outcome: Outcome) -> str:
     row, metric = outcome.choice.row, outcome.choice.metric
     words = f"{IN_WORDS[metric]} {100 * row.value(metric):.1f} %{crossfit_note([row])} (n={row.n})"
     words += " decided"
+    if row.repeats > 1:
+        words += (
+            f"; over {row.repeats} trainings with different seeds the standard deviation is "
+            f"{100 * row.spread(metric):.1f} points, and number {row.repeat + 1}, which is handed "
+            f"over, has {100 * row.own_value(metric):.1f} %"
+        )
     if row.crossfit_top1 is not None:
         words += f", the classifier that is kept has {100 * row.kept_value(metric):.1f} %"
     served, untuned = (outcome.val_as_served.get(arm) for arm in (row.arm, UNTUNED))

@@ -93,9 +93,9 @@ def disk_needs(plan: Plan, map_number_bytes: int) -> DiskNeeds:
         cell_name=f"{variant} at {res} px",
         views=sum(views * _view_bytes(transform.test_res) for transform in seen),
         weights=0 if spec.grid.weights == "none" else sum(checkpoints.values()),
-        trunks=plan.samples * of_points + untouched,
-        cell_trunks=plan.survivors * of_points + untouched,
-        cells=plan.survivors
+        trunks=(plan.samples + plan.repeats) * of_points + untouched,
+        cell_trunks=plan.fixed * of_points + untouched,
+        cells=plan.fixed
         * sum(_features(plan, point) + _logits(plan, point) for point in plan.points)
         + sum(_untouched_bytes(plan, variant) for variant in plan.untouched_variants),
         state=_copies(plan)[0] * smallest if spec.trunks.epochs else smallest,
@@ -145,7 +145,7 @@ def _untouched_bytes(plan: Plan, variant: str) -> int:
     """Count the bytes of features and logits that the cells of an untouched net keep."""
     val, train = plan.counts["val"], plan.counts["train"]
     features = (train + val) * feature_bytes(variant)
-    return len(plan.grid.untouched_cells(variant)) * (features + val * len(plan.classes) * FLOAT)
+    return len(plan.untouched_tests(variant)) * (features + val * len(plan.classes) * FLOAT)
 
 
 def is_begun(location: SweepLocation) -> bool:

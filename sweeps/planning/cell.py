@@ -24,9 +24,11 @@ def train_in_words(train_res: int, *, untouched: bool) -> str:
 
 
 def trunk_in_words(trunk: TrunkSpec) -> str:
-    """Name a trunk for people: "b0 at 128 px, lr 0.002"."""
+    """Name a trunk for people: "b0 at 128 px, lr 0.002, repeat 1"."""
     words = f"{trunk.variant} at {trunk.train_res} px"
-    return f"{words}, lr {trunk.hyper.lr:.2g}" if trunk.recipe.epochs else words
+    if trunk.recipe.epochs:
+        words += f", lr {trunk.hyper.lr:.2g}"
+    return f"{words}, repeat {trunk.repeat}" if trunk.repeat else words
 
 
 def crop_in_words(crop_pct: float) -> str:
@@ -66,6 +68,7 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """The cell in words: "b0 128 -> 160 px, crop 0.875"."""
+        """The cell in words: "b0 128 -> 160 px, crop 0.875"; of a repeat with its number."""
         train = train_in_words(self.trunk.train_res, untouched=self.trunk.is_untouched)
-        return cell_label(self.variant, train, self.test_res, self.crop_pct)
+        label = cell_label(self.variant, train, self.test_res, self.crop_pct)
+        return f"{label}, repeat {self.trunk.repeat}" if self.trunk.repeat else label

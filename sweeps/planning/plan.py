@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +15,7 @@ from sweeps.planning.cell import Cell
 from sweeps.planning.grid import Grid, Point, native_crop, resolve_grid
 from sweeps.planning.options.space import space_size
 from sweeps.planning.options.words import option
+from sweeps.planning.savings.screen import Screen
 from sweeps.planning.search import Search, search_of
 from sweeps.planning.serving.limits import limits_set
 from sweeps.planning.spec import SweepSpec
@@ -55,6 +56,8 @@ class Plan:
     whites: Mapping[str, int] = field(default_factory=dict)  # by kind of image, as in the images
     splits: str = ""  # where they are from, in words; empty where it is not known
     near_duplicates: str = ""  # between the splits and extra test sets, in words
+    screen: Screen | None = None  # which points are left out; None: none has been, or not yet
+    untouched_grid: Grid | None = None  # with points that are left out; None: none is
 
     @property
     def name(self) -> str:
@@ -73,8 +76,8 @@ class Plan:
 
     @property
     def trunks(self) -> int:
-        """The number of trunks, over all points."""
-        return len(self.points) * self.samples
+        """The number of trunks, over all points, repeats included."""
+        return len(self.points) * (self.samples + self.repeats)
 
     @property
     def samples(self) -> int:
@@ -95,7 +98,7 @@ class Plan:
     @property
     def cells(self) -> int:
         """The number of cells, over all points."""
-        trained = self.survivors * sum(len(self.grid.cells(point)) for point in self.points)
+        trained = self.fixed * sum(len(self.grid.cells(point)) for point in self.points)
         return trained + self.cells_untouched
 
     @property
@@ -116,20 +119,54 @@ class Plan:
     @property
     def cells_untouched(self) -> int:
         """The number of cells of untouched nets."""
-        return sum(len(self.grid.untouched_cells(variant)) for variant in self.untouched_variants)
+        return sum(len(self.untouched_tests(variant)) for variant in self.untouched_variants)
+
+    def untouched_tests(self, variant: str) -> list[tuple[int, float]]:
+        """List where a variant is tested untouched: test resolution, px, and crop ratio."""
+        return (self.untouched_grid or self.grid).untouched_cells(variant)
+
+    @property
+    def is_to_be_screened(self) -> bool:
+        """Whether points are to be left out, and it is not known yet which."""
+        return self.spec.grid.screen < 1 and self.screen is None
+
+    def screened(self, screen: Screen) -> Plan:
+        """Return the plan without the points that a screen leaves out."""
+        left_out = {one.point for one in screen.left_out}
+        grid = replace(
+            self.grid,
+            tests={p: tests for p, tests in self.grid.tests.items() if p not in left_out},
+            crops={at: crops for at, crops in self.grid.crops.items() if at[0] not in left_out},
+        )
+        return replace(self, grid=grid, screen=screen, untouched_grid=self.grid)
 
     @property
     def survivors(self) -> int:
-        """The number of trunks of a point that are fixed."""
+        """The number of trunks of a point that are fixed, their repeats not counted."""
         return min(self.spec.fix.survivors, self.samples)
 
+    @property
+    def repeats(self) -> int:
+        """The number of trunks of a point that repeat survivors, at most."""
+        return self.survivors * (self.spec.search.repeat - 1)
+
+    @property
+    def fixed(self) -> int:
+        """The number of trunks of a point that are fixed, at most."""
+        return self.survivors + self.repeats
+
     def trunk(
-        self, point: Point, hyper: Hyper, recipe: Mapping[str, Any] = MappingProxyType({})
+        self,
+        point: Point,
+        hyper: Hyper,
+        recipe: Mapping[str, Any] = MappingProxyType({}),
+        repeat: int = 0,
     ) -> TrunkSpec:
         """Make the spec of a trunk: at a point, with these hyperparameters.
 
         Args:
             recipe: what else differs from the options, by name.
+            repeat: how many trunks of the same have come before; each has a start of its own.
         """
         options = {**vars(self.spec.trunks), **recipe}
         if not options["epochs"]:
@@ -146,6 +183,7 @@ class Plan:
             recipe=Recipe(**own(Recipe), augmentation=Augmentation(**own(Augmentation))),
             hyper=hyper,
             seed=self.spec.run.seed,
+            repeat=repeat,
         )
 
     def untouched_trunk(self, variant: str) -> TrunkSpec:
@@ -242,7 +280,7 @@ class Plan:
             heads=self.head_grid,
             views=fix.views,
             batch_size=self.spec.trunks.batch_size,
-            seed=self.spec.run.seed,
+            seed=trunk.training_seed if trunk.repeat else self.spec.run.seed,
             none_in_transform="none" in arms and crop_pct != native_crop(trunk.variant),
         )
         return Cell(spec=spec, trunk=trunk, trunk_epochs=trunk_epochs)
@@ -286,6 +324,11 @@ def build_plan(
         near_duplicates=near_duplicates,
     )
     _check_limits(plan)
+    if plan.is_to_be_screened and not plan.has_untouched:
+        raise UserError(
+            f"--screen {spec.grid.screen:g} ranks by the nets as their weights come, and these "
+            "are random: give --weights that hold a net of each variant, or leave it out."
+        )
     if spec.trunks.epochs == 0:
         _check_classifiers(plan)
     return plan

@@ -24,6 +24,17 @@ def check_search(spec: SweepSpec) -> None:
         given = "--space" if spec.search.space else "--try"
         raise UserError(f"{given} is of how trunks are trained, and --epochs 0 trains none: leave "
                         "it out, or train for some epochs.")  # fmt: skip
+    if spec.trunks.epochs == 0 and spec.search.repeat > 1:
+        raise UserError(
+            f"--repeat {spec.search.repeat} trains trunks again with other seeds, and --epochs 0 "
+            "trains none: leave it out, or train for some epochs."
+        )
+    if spec.search.transfer and (spec.trunks.epochs == 0 or len(spec.grid.variants) == 1):
+        what = "--epochs 0 trains none" if spec.trunks.epochs == 0 else "--variants has one"
+        raise UserError(
+            "--transfer begins a larger variant's search with what was best of a smaller, and "
+            f"{what}: leave it out."
+        )
     varied = set(search.varied)
     if {"sampling", "class_weights"} & varied and "trunk" in spec.fix.head_class_weights:
         raise UserError(

@@ -160,8 +160,8 @@ NOT_IDENTITY = frozenset(
 # with less, and is then viewed so: what trunks and cells came to stays as it is.
 EXTENDING = frozenset(
     (
-        *("variants", "train_res", "test_res", "test_crop_pct", "untouched"),
-        *("samples", "survivors", "arms"),
+        *("variants", "train_res", "test_res", "test_crop_pct", "untouched", "screen"),
+        *("samples", "repeat", "survivors", "arms"),
         *("head_lr", "head_smoothing", "head_weight_decay", "head_optimizer"),
         "head_class_weights",
     )

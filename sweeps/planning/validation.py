@@ -161,6 +161,17 @@ def _check_training(spec: SweepSpec) -> None:
 
 
 def _check_pretrained(spec: SweepSpec) -> None:
+    if spec.grid.screen < 1 and not (spec.grid.untouched and spec.trunks.epochs):
+        without = "--epochs 0 trains none" if spec.grid.untouched else "--no-untouched has none"
+        raise UserError(
+            f"--screen {spec.grid.screen:g} ranks what is trained by the untouched nets, and "
+            f"{without}: leave one of the two out."
+        )
+    if spec.grid.screen < 1 and spec.grid.weights == "none":
+        raise UserError(
+            f"--screen {spec.grid.screen:g} ranks by the nets as their weights come, and "
+            "--weights none has none: leave one of the two out."
+        )
     if spec.grid.recipe != "own" and spec.images.data is None:
         raise UserError(
             f"--recipe {spec.grid.recipe} is for ImageNet: give its folder as --data DIR."

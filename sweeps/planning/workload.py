@@ -42,6 +42,14 @@ def dearest_first(plan: Plan) -> tuple[Point, ...]:
     return tuple(sorted(plan.points, key=key))
 
 
+def smaller_variants(plan: Plan, variant: str) -> tuple[str, ...]:
+    """List the variants of a plan with fewer parameters than one of them, the nearest first."""
+    params = {name: cost.params_m for (name, _), cost in plan.costs.items()}
+    smaller = [name for name in params if params[name] < params[variant]]
+    family = list(variants.VARIANTS)
+    return tuple(sorted(smaller, key=lambda name: (-params[name], family.index(name))))
+
+
 def epoch_gmacs(plan: Plan, point: Point, epoch: int) -> float:
     """Count the GMACs of one epoch, with the scoring of val after it if it is a rung.
 
@@ -67,8 +75,14 @@ def gmacs_left(plan: Plan, point: Point, after: int = 0) -> float:
 def expected_trunks(plan: Plan, epoch: int) -> int:
     """Count the trunks of a point that are expected to train an epoch, from 1.
 
-    Of those that come to a rung the best 1/reduction go on, rounded down, and one at least.
+    Of those that come to a rung the best 1/reduction go on, rounded down, and one at least. Repeats
+    are trained to the end.
     """
+    return expected_samples(plan, epoch) + plan.repeats
+
+
+def expected_samples(plan: Plan, epoch: int) -> int:
+    """Count as :func:`expected_trunks`, repeats left out."""
     trunks = plan.samples
     for rung in plan.spec.rungs:
         if rung < epoch:
@@ -122,7 +136,10 @@ def image_passes(plan: Plan) -> dict[str, int]:
     tests = sum(map(len, plan.grid.tests.values()))
     return {
         "trained": trained,
-        "scored at rungs": plan.samples * len(plan.spec.rungs) * tests * plan.counts["val"],
+        "scored at rungs": (plan.samples + plan.repeats)
+        * len(plan.spec.rungs)
+        * tests
+        * plan.counts["val"],
         "adapted in cells": (plan.cells - plan.cells_untouched) * cell_images(plan)
         + plan.cells_untouched * cell_images(plan, UNTOUCHED_ARMS),
     }
@@ -130,20 +147,18 @@ def image_passes(plan: Plan) -> dict[str, int]:
 
 def further_crop_cells(plan: Plan) -> int:
     """Count the cells of trained trunks that a sweep with one crop ratio would not have."""
-    return (
-        plan.cells - plan.cells_untouched - plan.survivors * sum(map(len, plan.grid.tests.values()))
-    )
+    return plan.cells - plan.cells_untouched - plan.fixed * sum(map(len, plan.grid.tests.values()))
 
 
 def planned_cells(plan: Plan) -> Counter[CellKind]:
     """Count the cells of a plan by what they take."""
     counts: Counter[CellKind] = Counter()
     for variant in plan.untouched_variants:
-        for res, _ in plan.grid.untouched_cells(variant):
+        for res, _ in plan.untouched_tests(variant):
             counts[variant, res, UNTOUCHED_ARMS] += 1
     for point in plan.points:
         for res, _ in plan.grid.cells(point):
-            counts[point.variant, res, plan.spec.fix.arms] += plan.survivors
+            counts[point.variant, res, plan.spec.fix.arms] += plan.fixed
     return counts
 
 

@@ -56,7 +56,8 @@ def plot_arms(rows: Sequence[Row], metric: Metric = "top1") -> Figure:
     if gains:
         rows = [r for r in rows if r.arm != UNTUNED and r.cell in untuned]
     values = {
-        r: 100 * (r.value(metric) - (untuned[r.cell].value(metric) if gains else 0)) for r in rows
+        r: 100 * (r.own_value(metric) - (untuned[r.cell].own_value(metric) if gains else 0))
+        for r in rows
     }
     names = sorted({r.arm for r in rows}, key=rank)
     cells = len({r.cell for r in rows})

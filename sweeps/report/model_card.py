@@ -65,6 +65,8 @@ def model_card(plan: Plan, outcome: Outcome, versions: Mapping[str, str], pictur
         "## Why this one",
         outcome.choice.reason,
         *([f"{failures_in_words(outcome.failures)}."] if outcome.failures else []),
+        *([f"Screen: {outcome.screen.in_words}."] if outcome.screen else []),
+        *([f"Early end: {outcome.early_end}."] if outcome.early_end else []),
         *([f"Budget: {outcome.budgeted.in_words}."] if outcome.budgeted else []),
         f"Limits asked for: {limits_in_words(plan.spec.serving)}.",
         f"![{capital} over train and test resolution, before and after]({picture})",
@@ -279,10 +281,11 @@ def _held_out_table(rows: Sequence[Row]) -> list[str]:
 
 
 def _cells_table(rows: Sequence[Row], arms: Sequence[str], metric: Metric) -> list[str]:
-    cells: dict[str, dict[str, Row]] = {}
+    cells: dict[tuple[object, ...], dict[str, Row]] = {}
     for row in rows:
-        if row.split == "val":
-            cells.setdefault(row.cell, {})[row.arm] = row
+        if row.split == "val":  # repeats have one mean
+            same = (row.first_trunk, row.test_res, row.crop_pct)
+            cells.setdefault(same if row.repeats > 1 else (row.cell,), {})[row.arm] = row
     # An untouched net has an arm that the trunks of the sweep may not have.
     arms = [*arms, *sorted({a for by_arm in cells.values() for a in by_arm} - set(arms), key=rank)]
     lines = [

@@ -110,6 +110,8 @@ def render_page(
         reason=outcome.choice.reason,
         failures=failures_in_words(outcome.failures) if outcome.failures else "",
         budget=outcome.budgeted.in_words if outcome.budgeted else "",
+        screen=outcome.screen.in_words if outcome.screen else "",
+        early_end=outcome.early_end,
         numbers=_key_figures(plan, outcome, latency),
         figures={
             name: InlineFigure(

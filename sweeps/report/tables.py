@@ -215,7 +215,8 @@ def leaderboard_table(outcome: Outcome, varied: Sequence[str] = ()) -> Table:
     would be slow to open.
 
     Top-1 is what rows compare by, cross-fitted where val picked the classifier; "kept", and all
-    after it, is of the classifier that is kept. Rows of untouched nets come first. Where there are
+    after it, is of the classifier that is kept. Of what is repeated it is the mean; the row's own
+    and the standard deviation stand behind it. Rows of untouched nets come first. Where there are
     some, the others say what they are above the best of them.
 
     Args:
@@ -224,10 +225,12 @@ def leaderboard_table(outcome: Outcome, varied: Sequence[str] = ()) -> Table:
     chosen = outcome.choice.row
     shown = _shown_rows(outcome)
     compared = any(r.on_untouched is not None for r in outcome.rows)
-    words = ("variant", "arm", "split", "trained with", "classifier")
+    repeated = any(r.repeats > 1 for r in outcome.rows)
+    words = ("variant", "arm", "split", "repeat", "trained with", "classifier")
     names = [
         *("variant", "train px", "test px", "crop", "arm", "split", "n"),
         *("top-1 %", "kept %", "top-5 %"),
+        *(("repeat", "own top-1 %", "s.d. of repeats") if repeated else ()),
         *(("on untouched",) if compared else ()),
         *CLASS_COLUMNS,
         *(cost.column for cost in SERVING_COSTS),
@@ -238,7 +241,9 @@ def leaderboard_table(outcome: Outcome, varied: Sequence[str] = ()) -> Table:
     return Table(
         name=f"The leaderboard: top-1{crossfit_note(outcome.rows)}, and of the kept classifier",
         columns=_columns(*names, words=words),
-        lines=tuple(TableRow(cells=_cells(r, compared, varied), strong=r == chosen) for r in shown),
+        lines=tuple(
+            TableRow(cells=_cells(r, compared, repeated, varied), strong=r == chosen) for r in shown
+        ),
     )
 
 
@@ -268,7 +273,15 @@ def _on_untouched(row: Row) -> str:
     return f"{signed(100 * row.on_untouched)} ± {percent(row.on_untouched_error)}"
 
 
-def _cells(row: Row, compared: bool, varied: Sequence[str]) -> tuple[str, ...]:
+def _repeat(row: Row) -> tuple[str, ...]:
+    """Write the number of a repeat, what it is worth by itself, and the spread of all of them."""
+    if row.repeats == 1:
+        return "", "", ""
+    number = f"{row.repeat + 1} of {row.repeats}"
+    return number, percent(row.own_value("top1")), percent(row.spread("top1"))
+
+
+def _cells(row: Row, compared: bool, repeated: bool, varied: Sequence[str]) -> tuple[str, ...]:
     return (
         row.variant,
         row.train_in_words,
@@ -280,6 +293,7 @@ def _cells(row: Row, compared: bool, varied: Sequence[str]) -> tuple[str, ...]:
         percent(row.value("top1")),
         percent(row.top1),
         percent(row.top5),
+        *(_repeat(row) if repeated else ()),
         *((_on_untouched(row),) if compared else ()),
         *class_metrics(row),
         *(cost.text(getattr(row, cost.field)) for cost in SERVING_COSTS),

@@ -73,7 +73,10 @@ class Budget:
     def on(self, event: Event) -> None:
         """Give back what was reserved for a cell that is made."""
         match event:
-            case CellEnded(cell=cell, rows=rows) if rows and cell.key not in self._made:
+            # Whoever asks for repeats reserves for their cells by himself.
+            case CellEnded(cell=cell, rows=rows) if (
+                rows and cell.key not in self._made and not cell.trunk.repeat
+            ):
                 self._made.add(cell.key)
                 self._reserved_for(_owner(cell))[cell.variant, cell.test_res] -= 1
 
@@ -102,6 +105,21 @@ class Budget:
         """
         taken = Left(elapsed_s=seconds, device_s=seconds * self._devices(point) + taken_s)
         return (self.left_for_trunks({*results, point}) - taken).is_enough
+
+    def fits_repeat(
+        self, point: Point, results: Iterable[Point], taken_s: float, begun: Iterable[Point]
+    ) -> bool:
+        """Whether a trunk of a point may be repeated, with its cells; else as :meth:`fits`.
+
+        Args:
+            begun: the points of the repeats that have begun, whose cells are to be made too.
+        """
+        repeats = [*begun, point]
+        cells = [(p.variant, res) for p in repeats for res, _ in self._plan.grid.cells(p)]
+        seconds = self.trunk_s(point)
+        taken = Left(elapsed_s=seconds, device_s=seconds * self._devices(point) + taken_s)
+        left = self.left_for_trunks({*results, point})
+        return (left - taken - self._of_cells(cells)).is_enough
 
     def trial_s(self, point: Point, results: Iterable[Point]) -> float:
         """Tell how many seconds trials of a point could train in all, side by side."""
@@ -172,7 +190,7 @@ class Budget:
         cells = [
             (self.durations.cell_s(variant, res, UNTOUCHED_ARMS), (variant, res))
             for variant in self._plan.untouched_variants
-            for res, _ in self._plan.grid.untouched_cells(variant)
+            for res, _ in self._plan.untouched_tests(variant)
         ]
         found, total = [], 0.0
         for seconds, kind in sorted(cells):

@@ -6,7 +6,7 @@ that halving would promote, or of the best that waits where no new one fits any 
 that fit to their end, cells included, that comes next from which the most improvement on the best
 finished trunk is expected, if half of what is left were spent on its like: a dear trunk is compared
 with the best of as many cheap ones as take as long, and not with one of them; one that takes more
-than half counts in part.
+than half counts in part. Repeats come when nothing else fits: those of the best trunk first.
 
 Predicted seconds decide, and the clock: what was decided is in the journal as without a budget, so
 that it stands when the sweep is continued, with a larger budget or a smaller one.
@@ -40,6 +40,8 @@ class Candidate:
     point: Point
     trunk: str | None
     """The key of a trunk that is trained on; None: a new one is begun."""
+    repeat: TrunkSpec | None = None
+    """A repeat that is begun; None: it is none."""
     gain: float
     """Expected improvement, a share, by half of what is left."""
 
@@ -106,6 +108,8 @@ class BudgetedTrunks(TrunkScheduler):
         best = next((c for c in self._in_order() if c.point == point), None)
         if best is None:
             return None
+        if best.repeat is not None:
+            return self._begin_repeat(point, best.repeat)
         if best.trunk is None:
             return self._new_trunk(point)
         if best.trunk in self._unfinished[point]:
@@ -133,7 +137,7 @@ class BudgetedTrunks(TrunkScheduler):
         """List the best trunks of each point that has trained one to its end; the best first."""
         done = {point for point, halving in self._halving.items() if halving.has_finished}
         found = [trunk for trunk in super().survivors() if point_of(trunk) in done]
-        return sorted(found, key=lambda trunk: -self._merit(trunk.key)[1])
+        return sorted(found, key=lambda trunk: (trunk.repeat > 0, -self._merit(trunk.key)[1]))
 
     @property
     def points_without_result(self) -> list[Point]:
@@ -142,8 +146,13 @@ class BudgetedTrunks(TrunkScheduler):
 
     @property
     def trunks_undone(self) -> int:
-        """How many trunks were not begun, or wait for more training."""
-        return sum(h.to_begin + len(h.waiting) + len(h.running) for h in self._halving.values())
+        """How many trunks were not begun, or wait for more training; repeats included."""
+        undone = 0
+        for point, halving in self._halving.items():
+            left = halving.to_begin + len(halving.waiting) + len(halving.running)
+            undone += left + len(self._repeats_to_begin(point))
+            undone += self._plan.repeats if left and not halving.has_finished else 0
+        return undone
 
     def _goes_on_at(self, key: str) -> bool:
         """Whether a trunk that has just come to a rung is what should come next."""
@@ -189,7 +198,7 @@ class BudgetedTrunks(TrunkScheduler):
         shown = [
             Shown(point=point_of(self._trunks[key]), values=values)
             for key, values in self._values.items()
-            if values and key in self._trunks
+            if values and key in self._trunks and not self._trunks[key].repeat
         ]
         now = _Moment(
             outlook=Outlook(self._costs, self._plan.spec.trunks.epochs, shown),
@@ -199,7 +208,21 @@ class BudgetedTrunks(TrunkScheduler):
             taken_s=self._device_s_of_running(),
         )
         found = [c for point in self._halving for c in self._candidates(point, now)]
+        # What is best is known when nothing else is trained, nor could be.
+        if not found and all(self._trunks[key].repeat for key in self._running):
+            found = list(self._repeats_that_fit(now))
         return sorted(found, key=lambda candidate: -candidate.gain)
+
+    def _repeats_that_fit(self, now: _Moment) -> Iterator[Candidate]:
+        """List the repeats that fit with their cells, beside the cells of those that have begun."""
+        begun = [point_of(trunk) for trunk in self._trunks.values() if trunk.repeat]
+        for point in self._halving:
+            repeats = self._repeats_to_begin(point)
+            if repeats and not self._budget.fits_repeat(point, now.results, now.taken_s, begun):
+                continue
+            for trunk in repeats:
+                gain = self._merit(trunk.configuration)[1]
+                yield Candidate(point=point, trunk=trunk.key, repeat=trunk, gain=gain)
 
     def _candidates(self, point: Point, now: _Moment) -> Iterator[Candidate]:
         halving, budget = self._halving[point], self._budget

@@ -44,7 +44,7 @@ def cells_of(
     cells += [
         plan.cell(trunk, 0, res, crop)
         for trunk in plan.untouched()
-        for res, crop in plan.grid.untouched_cells(trunk.variant)
+        for res, crop in plan.untouched_tests(trunk.variant)
     ]
 
     def work(cell: Cell) -> float:

@@ -40,6 +40,10 @@ class _Rung:
         """List the first ``count`` of those that wait."""
         return [key for _, _, key in self._waiting[:count]]
 
+    def best(self, count: int) -> list[str]:
+        """List the best ``count`` of all that came."""
+        return [key for _, _, key in self._ranked[:count]]
+
     def waiting_behind(self, best: int) -> list[str]:
         """List those that wait and are not among the ``best`` of all that came."""
         return [key for _, _, key in self._waiting[self.count_waiting(best) :]]
@@ -76,6 +80,10 @@ class Halving:
         """Let a new trunk run to the first rung."""
         self.to_begin -= 1
         self._run(key, 0)
+
+    def begin_repeat(self, key: str) -> None:
+        """Let a trunk that repeats one that has finished run past all rungs to the end."""
+        self._run(key, len(self._rungs))
 
     def skip(self) -> None:
         """Take note that one trunk less will begin."""

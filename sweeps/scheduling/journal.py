@@ -39,6 +39,7 @@ class Asked:
     variant: str = ""
     train_res: int = 0  # px
     index: int = 0
+    repeat: int = 0  # from 1 where the trunk repeats one that has finished
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +174,8 @@ def read_journal(store: Store, plan: Plan) -> Recorded:
 def _of_plan(plan: Plan, proposals: Sequence[Asked]) -> tuple[dict[str, TrunkSpec], set[str]]:
     """Make the trunks of proposals, by key, and name those that are of the sweep beyond the plan.
 
-    These are at other points, or came after as many as the plan has at theirs.
+    These are at other points, came after as many as the plan has at theirs, or repeat one of those
+    or more often than the plan has it.
     """
     found: dict[str, TrunkSpec] = {}
     beyond: set[str] = set()
@@ -182,12 +184,17 @@ def _of_plan(plan: Plan, proposals: Sequence[Asked]) -> tuple[dict[str, TrunkSpe
         if line.variant and _own_point(line) not in left:
             beyond.add(line.trunk)
         for point in _points_of(plan, line):
-            trunk = plan.trunk(point, line.hyper.hyper, line.hyper.recipe)
+            trunk = plan.trunk(point, line.hyper.hyper, line.hyper.recipe, line.repeat)
             if trunk.key == line.trunk:
-                if trunk.key not in found and left[point]:
-                    left[point] -= 1
+                is_new = trunk.key not in found
+                if (
+                    is_new
+                    and trunk.repeat < plan.spec.search.repeat
+                    and (trunk.configuration in found if trunk.repeat else left[point])
+                ):
+                    left[point] -= not trunk.repeat
                     found[trunk.key] = trunk
-                elif trunk.key not in found:
+                elif is_new:
                     beyond.add(trunk.key)
                 break
     return found, beyond
@@ -212,14 +219,17 @@ def _found_in_store(
     """Find trunks whose proposals are lost by their specs, as many as their points may have."""
     left = dict.fromkeys(plan.points, plan.samples)
     for trunk in taken.values():
-        left[point_of(trunk)] -= 1
+        left[point_of(trunk)] -= not trunk.repeat
     for key in keys:
         try:
             spec = read_trunk_spec(store, key)
         except DamagedFileError:  # nothing is known of it
             continue
         point = point_of(spec)
+        if point not in left or spec.repeat >= plan.spec.search.repeat:
+            continue
         draw = plan.search.draw_of(spec)
-        if left.get(point) and plan.trunk(point, draw.hyper, draw.recipe).key == key:
-            left[point] -= 1
+        is_of_plan = plan.trunk(point, draw.hyper, draw.recipe, spec.repeat).key == key
+        if is_of_plan and (spec.repeat or left[point]):
+            left[point] -= not spec.repeat
             yield spec

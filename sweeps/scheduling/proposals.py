@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import warnings
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
@@ -59,7 +60,13 @@ class Trial:
 
 
 def propose(
-    search: Search, point: Point, history: Sequence[Trial], *, seed: int, sample: int
+    search: Search,
+    point: Point,
+    history: Sequence[Trial],
+    *,
+    seed: int,
+    sample: int,
+    smaller: Sequence[str] = (),
 ) -> Draw:
     """Propose the hyperparameters of a trial at ``point``, given all trials before it.
 
@@ -67,21 +74,37 @@ def propose(
     the middle of the ranges. Where a space is small, nothing is proposed twice at a point.
 
     Args:
-        history: earlier trials; those of other variants are ignored.
+        history: earlier trials; those of other variants are ignored, but for the first trial.
         sample: the number of the trial among those of its point.
+        smaller: variants of which the first trial takes what was best, if one has finished; the
+            first that has counts.
     """
     given = search.tries_at(point)
     if sample < len(given):
         return given[sample]
     own = [trial for trial in history if trial.point == point]
     if not given and not own:
-        return search.middle
+        return _best_of_smaller(point, history, smaller) or search.middle
     values = _sampled(search, point, history, seed=seed, sample=sample)
     proposed = draw_of(values)
     if any(trial.draw == proposed for trial in own):
         left = _untried(search.space, own)
         return left[_seed(seed, point, sample) % len(left)] if left else proposed
     return proposed
+
+
+def _best_of_smaller(point: Point, history: Sequence[Trial], smaller: Sequence[str]) -> Draw | None:
+    """Find what was best of the first variant that has finished a trial, near the resolution."""
+    for variant in smaller:
+        ended = [t for t in history if t.point.variant == variant and t.finished and t.values]
+        if ended:
+            res = min(
+                {trial.point.train_res for trial in ended},
+                key=lambda res: (abs(math.log(res / point.train_res)), res),
+            )
+            near = [trial for trial in ended if trial.point.train_res == res]
+            return max(near, key=lambda trial: trial.values[max(trial.values)]).draw
+    return None
 
 
 def _sampled(

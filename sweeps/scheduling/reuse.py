@@ -13,6 +13,7 @@ from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
 from sweeps.scheduling.cell_scheduler import SurvivingTrunk, cells_of
 from sweeps.scheduling.journal import read_journal
+from sweeps.scheduling.trunk_results import with_repeats
 from trainables.errors import UserError
 from trainables.fixres.reuse.kept_arms import Kept, find_kept
 from trainables.storage.artifact_store import Store
@@ -135,8 +136,12 @@ def _best(plan: Plan, trunks: Sequence[SurvivingTrunk]) -> list[SurvivingTrunk]:
 
     by_point: dict[Point, list[SurvivingTrunk]] = {point: [] for point in plan.points}
     for trunk in sorted(trunks, key=merit, reverse=True):
-        by_point[point_of(trunk[0])].append(trunk)
-    return [trunk for found in by_point.values() for trunk in found[: plan.survivors]]
+        if not trunk[0].repeat:
+            by_point[point_of(trunk[0])].append(trunk)
+    best = [trunk for found in by_point.values() for trunk in found[: plan.survivors]]
+    reports = {trunk.key: reports for trunk, reports in trunks}
+    repeats = [trunk for trunk, _ in trunks if trunk.repeat]
+    return [(trunk, reports[trunk.key]) for trunk in with_repeats([t for t, _ in best], repeats)]
 
 
 def _arms(cells: Sequence[Cell]) -> int:

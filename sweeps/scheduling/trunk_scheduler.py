@@ -12,8 +12,7 @@ from where it stood: what was proposed is proposed again, and what was cut stays
 from __future__ import annotations
 
 import logging
-from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections import Counter
 from typing import Any
 
 from sweeps.events.event_types import (
@@ -28,10 +27,11 @@ from sweeps.planning.cell import Cell
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
 from sweeps.planning.workload import dearest_first
-from sweeps.scheduling.halving import Halving
+from sweeps.scheduling.early_end import early_end_in_words, halving_of
 from sweeps.scheduling.journal import Decided, Promoted, read_journal
-from sweeps.scheduling.proposals import Trial, propose
+from sweeps.scheduling.proposals import propose
 from sweeps.scheduling.repair import discard_trunk
+from sweeps.scheduling.trunk_results import TrunkResults
 from trainables.storage.artifact_store import Store
 from trainables.storage.damage import DamagedFileError
 from trainables.storage.fenced_log import FencedLog, fenced_log
@@ -48,7 +48,7 @@ from trainables.transforms.eval_transform import EvalTransform
 log = logging.getLogger("fixres")
 
 
-class TrunkScheduler:
+class TrunkScheduler(TrunkResults):
     """The schedule of phase 1: it hands out trunks, and decides by their reports which go on.
 
     It begins where the journal in the store ends.
@@ -62,42 +62,23 @@ class TrunkScheduler:
     def __init__(
         self, plan: Plan, store: Store, watcher: Watcher, journal: FencedLog | None = None
     ):
-        self._plan, self._store, self._watcher = plan, store, watcher
+        super().__init__(plan)
+        self._store, self._watcher = store, watcher
         self._journal = journal or fenced_log(store.journal)  # before it is read
         self._rungs = plan.spec.rungs[:-1]  # epochs; the last one is no rung, but the end
-        self._halving = {
-            point: Halving(
-                rungs=len(self._rungs),
-                reduction=plan.spec.halving.reduction,
-                trunks=plan.samples,
-            )
-            for point in dearest_first(plan)
-        }
-        self._trunks: dict[str, TrunkSpec] = {}  # by key, in the order of the proposals
-        self._values: dict[str, dict[int, float]] = defaultdict(dict)  # by key and epoch
-        self._reports: dict[str, dict[int, EpochReport]] = {}  # by key and epoch
-        self._ended: dict[str, TrunkStatus] = {}  # by key
+        self._halving = {point: halving_of(plan) for point in dearest_first(plan)}
         # By point: keys that an earlier process left unfinished, and of those that may go on now.
         self._unfinished: dict[Point, list[str]] = {point: [] for point in self._halving}
         self._promotable: dict[Point, list[str]] = {}
+        self._repeatable: dict[Point, list[TrunkSpec]] = {}  # repeats that may begin now
         self._queued: Counter[Point] = Counter()  # trials that have not started
         self._replay()
 
     # --- what comes next ------------------------------------------------------------------------
 
-    @property
-    def plan(self) -> Plan:
-        """The plan of the sweep."""
-        return self._plan
-
     def val_transforms(self, trunk: TrunkSpec) -> tuple[EvalTransform, ...]:
         """List the transforms of val that the trunk is scored with at its rungs."""
         return self._plan.val_transforms(point_of(trunk))
-
-    def epochs_reported(self, trunk: TrunkSpec) -> int:
-        """Count the epochs of a trunk, from its first on, whose reports this process has."""
-        reports = self._reports.get(trunk.key, {})
-        return next(epoch for epoch in range(len(reports) + 1) if epoch + 1 not in reports)
 
     @property
     def is_over(self) -> bool:
@@ -106,23 +87,29 @@ class TrunkScheduler:
 
     @property
     def settled(self) -> frozenset[Point]:
-        """The points whose trunks have all ended: which of them survive is decided."""
+        """The points whose trunks have all ended, repeats too: which of them survive is decided."""
         return frozenset(
             point
             for point, halving in self._halving.items()
             if not (halving.to_begin or halving.running or halving.waiting)
+            and not self._repeatable[point]
         )
 
     def leaves_room_for(self, cell: Cell) -> bool:
         """Whether a cell may be made while trunks are trained."""
         return True
 
+    @property
+    def early_end(self) -> str:
+        """Say what ended early as the ranking no longer changed; empty: it is not asked for."""
+        return early_end_in_words(self._halving.values())
+
     def queue(self) -> Point | None:
         """Choose the point of the next trial to be queued.
 
         Trunks that were left unfinished come first, then promotions from the highest rung down,
-        then new trunks: each point has its first before any has its second. Among equals the
-        dearest point is first, as its trunks take longest.
+        then new trunks: each point has its first before any has its second; then repeats. Among
+        equals the dearest point is first, as its trunks take longest.
 
         Returns:
             The point; None: there is nothing more to be queued for now.
@@ -146,7 +133,10 @@ class TrunkScheduler:
         promotable, halving = self._promotable[point], self._halving[point]
         if ahead < len(promotable):
             return 1, -halving.waiting[promotable[ahead]]
-        return 2, self._begun(point) + ahead - len(promotable)
+        if self._repeatable[point]:
+            return 3, 0
+        round_ = self._begun(point) + ahead - len(promotable)
+        return 2, round_ + self._plan.samples * len(self._smaller.get(point.variant, ()))
 
     def begin(self, point: Point) -> TrunkSpec | None:
         """Hand out the trunk that a queued trial of a point is to train, as it starts.
@@ -169,12 +159,15 @@ class TrunkScheduler:
             return self._trunks[self._unfinished[point].pop(0)]
         if self._promotable[point]:
             return self._promote(point, self._promotable[point][0])
+        if self._repeatable[point]:
+            return self._begin_repeat(point, self._repeatable[point][0])
         return self._new_trunk(point)
 
     def _startable(self, point: Point) -> int:
         """Count the trials of a point that could start now."""
         halving = self._halving[point]
-        return len(self._unfinished[point]) + len(self._promotable[point]) + halving.to_begin
+        goes_on = len(self._unfinished[point]) + len(self._promotable[point])
+        return goes_on + halving.to_begin + len(self._repeatable[point])
 
     def _begun(self, point: Point) -> int:
         return self._plan.samples - self._halving[point].to_begin
@@ -194,6 +187,7 @@ class TrunkScheduler:
                 list(self._history(point.variant)),
                 seed=self._plan.spec.run.seed,
                 sample=self._begun(point),
+                **({"smaller": smaller} if (smaller := self._smaller.get(point.variant)) else {}),
             )
             trunk = self._plan.trunk(point, draw.hyper, draw.recipe)
             self._record_proposal(trunk)
@@ -203,6 +197,12 @@ class TrunkScheduler:
                 return trunk
             halving.skip()
         return None
+
+    def _begin_repeat(self, point: Point, trunk: TrunkSpec) -> TrunkSpec:
+        self._record_proposal(trunk)
+        self._trunks[trunk.key] = trunk
+        self._halving[point].begin_repeat(trunk.key)
+        return trunk
 
     # --- what is reported -----------------------------------------------------------------------
 
@@ -247,26 +247,6 @@ class TrunkScheduler:
             self._end(trunk.key, TrunkStatus.FAILED, error)
             self._settle(point_of(trunk))
 
-    def survivors(self) -> list[TrunkSpec]:
-        """List the best trunks of each point: by how far they were trained, then by val."""
-        best = []
-        for point in self._plan.points:
-            candidates = [
-                trunk
-                for key, trunk in self._trunks.items()
-                if point_of(trunk) == point
-                and self._ended.get(key) in (TrunkStatus.FINISHED, TrunkStatus.CUT)
-            ]
-            candidates.sort(key=lambda t: self._merit(t.key), reverse=True)
-            best += candidates[: self._plan.spec.fix.survivors]
-        return best
-
-    def _note(self, key: str, report: EpochReport) -> None:
-        self._reports.setdefault(key, {})[report.epoch] = report
-        best = report.best_by(self._plan.metric)  # over the test resolutions
-        if best is not None:
-            self._values[key][report.epoch] = best.value(self._plan.metric)
-
     def _goes_on(self, trunk: TrunkSpec, epoch: int) -> bool:
         """Decide whether a trunk is trained on at once after an epoch."""
         key, halving = trunk.key, self._halving[point_of(trunk)]
@@ -293,11 +273,15 @@ class TrunkScheduler:
         return rung is not None and self._rungs[rung] == epoch
 
     def _settle(self, point: Point) -> None:
-        """Cut the trunks of a point that can no longer be promoted, and list those that can now."""
+        """Cut the trunks of a point that can no longer be promoted, and list what can begin now."""
         halving = self._halving[point]
         for key in sorted(halving.lost()):
             self._end(key, TrunkStatus.CUT)
         self._promotable[point] = halving.promotable()
+        is_known = not (halving.to_begin or halving.waiting) and all(
+            self._trunks[key].repeat for key in halving.running
+        )
+        self._repeatable[point] = self._repeats_to_begin(point) if is_known else []
 
     def _end(self, key: str, status: TrunkStatus, error: str = "") -> None:
         self._ended[key] = status
@@ -337,7 +321,7 @@ class TrunkScheduler:
                 halving.skip()
             else:
                 self._trunks[trunk.key] = trunk
-                halving.begin(trunk.key)
+                (halving.begin_repeat if trunk.repeat else halving.begin)(trunk.key)
         for trunk in recorded.restored:
             self._record_proposal(trunk)
         for line in recorded.moves:
@@ -389,27 +373,11 @@ class TrunkScheduler:
         folder = self._store.trunk(key)
         return any((folder / name).exists() for name in ("state.pt", "result.json"))
 
-    def _history(self, variant: str) -> Iterator[Trial]:
-        for key, trunk in self._trunks.items():
-            if trunk.variant == variant:
-                draw = self._plan.search.draw_of(trunk)
-                yield Trial(
-                    point=point_of(trunk),
-                    hyper=draw.hyper,
-                    recipe=draw.recipe,
-                    values=self._values[key],
-                    running=key not in self._ended,
-                    finished=self._ended.get(key) == TrunkStatus.FINISHED,
-                )
-
-    def _merit(self, key: str) -> tuple[int, float]:
-        """Return the last epoch at which a trunk was scored, and its value there."""
-        return max(self._values[key].items(), default=(0, 0.0))
-
     def _record_proposal(self, trunk: TrunkSpec) -> None:
         point = {"variant": trunk.variant, "train_res": trunk.train_res}
         hyper = self._plan.search.draw_of(trunk).values
-        self._record(event="ask", **point, trunk=trunk.key, hyper=hyper)
+        number = {"repeat": trunk.repeat} if trunk.repeat else {}
+        self._record(event="ask", **point, trunk=trunk.key, hyper=hyper, **number)
 
     def _record(self, **line: Any) -> None:
         """Append a line to the journal."""

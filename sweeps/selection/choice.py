@@ -13,11 +13,11 @@ from sweeps.planning.serving.costs import SERVING_COSTS
 from sweeps.planning.serving.limits import ServingLimit, limits_set
 from sweeps.planning.units import three_digits
 from sweeps.selection.leaderboard import Row, crossfit_note
-from sweeps.selection.optimism import Expectation, expectation, optimism
+from sweeps.selection.optimism import Expectation, expectation
+from sweeps.selection.repeats import HitsJudge, RepeatsJudge, groups_of
 from sweeps.selection.resampling import Resampler
 from trainables.errors import UserError
 from trainables.evaluation.class_metrics import IN_WORDS, Metric
-from trainables.evaluation.confidence import paired_difference
 from trainables.fixres.arms import ARMS, rank
 from trainables.profiling.latency import Conditions
 
@@ -63,7 +63,8 @@ def choose(
     A row is as good if its value on val is within one standard error of the best: that of the
     paired difference, image by image; of means over classes by a bootstrap. GMACs decide what is
     cheapest, then parameters. Where val picked a row's classifier, its cross-fitted values compare
-    with those of rows in which it did not.
+    with those of rows in which it did not. Rows that repeat each other compare by their mean, and
+    of those that win the best on val is chosen.
 
     Args:
         said: needed for a metric other than top-1.
@@ -79,53 +80,30 @@ def choose(
     allowed = [r for r in rows if all(bound.admits(r) for bound in set_limits)]
     if not allowed:
         raise UserError(_explain_none(rows, set_limits, metric))
-    judge: HitsJudge | Resampler
+    own: HitsJudge | Resampler
     if metric == "top1":
-        judge = HitsJudge(np.stack([hits(r) for r in allowed]), cut)
+        own = HitsJudge(np.stack([hits(r) for r in allowed]), cut)
     else:
         assert said is not None, "a mean over classes is of predicted classes"
         labels, predicted = zip(*map(said, allowed), strict=True)
-        judge = Resampler(metric=metric, labels=labels[0], predicted=predicted)
-    value = dict(zip(allowed, judge.values, strict=True))
-    best = min(allowed, key=lambda r: (-value[r], r.gmacs, r.params_m, -r.top5, rank(r.arm)))
-    differences, errors = judge.differences(allowed.index(best))
-    behind = dict(zip(allowed, zip(differences, errors, strict=True), strict=True))
+        own = Resampler(metric=metric, labels=labels[0], predicted=predicted)
+    judge = RepeatsJudge(rows=allowed, judge=own, groups=groups_of(allowed))
+    picked = [allowed[judge.best_of(group)] for group in range(len(judge.groups))]
+    value = dict(zip(picked, judge.values, strict=True))
+    best = min(picked, key=lambda r: (-value[r], r.gmacs, r.params_m, -r.top5, rank(r.arm)))
+    differences, errors = judge.differences(picked.index(best))
+    behind = dict(zip(picked, zip(differences, errors, strict=True), strict=True))
     as_good = [r for r, (difference, error) in behind.items() if difference <= error]
     chosen = min(as_good, key=lambda r: (r.gmacs, r.params_m, -value[r], -r.top5, rank(r.arm)))
     error, flattery = float(behind[chosen][1]), judge.optimism()
+    own_value = float(judge.own[allowed.index(chosen)])
     return Choice(
         row=chosen,
-        reason=_reason(chosen, best, error, len(allowed), set_limits, metric),
-        optimism=chosen.kept_value(metric) - value[chosen] + flattery,
+        reason=_reason(chosen, best, error, len(picked), set_limits, metric),
+        optimism=chosen.kept_value(metric) - own_value + flattery,
         metric=metric,
-        expected=expectation(value[chosen], flattery, chosen.n) if metric == "top1" else None,
+        expected=expectation(own_value, flattery, chosen.n) if metric == "top1" else None,
     )
-
-
-@dataclass(frozen=True)
-class HitsJudge:
-    """Judges rows by top-1, as :class:`.Resampler` does by other metrics."""
-
-    right: np.ndarray
-    """(rows, n) bool."""
-    cut: np.ndarray | None = None
-    """(trunks, n), as in :func:`choose`."""
-
-    @property
-    def values(self) -> np.ndarray:
-        """Top-1 of each row."""
-        shares: np.ndarray = self.right.mean(axis=1)
-        return shares
-
-    def differences(self, first: int) -> tuple[np.ndarray, np.ndarray]:
-        """Compute by how much row ``first`` is better than each, and the standard errors."""
-        pairs = [paired_difference(self.right[first], other) for other in self.right]
-        differences, errors = np.array(pairs).T
-        return differences, errors
-
-    def optimism(self) -> float:
-        """Estimate by how much, as a share, the best row's top-1 is too high."""
-        return optimism(self.right if self.cut is None else np.concatenate([self.right, self.cut]))
 
 
 def known_costs(rows: Sequence[Row]) -> list[str]:
@@ -151,7 +129,10 @@ def pareto_front(rows: Sequence[Row], cost: str, metric: Metric = "top1") -> lis
     """
     ordered = sorted(
         eligible(rows),
-        key=lambda r: (getattr(r, cost), -r.value(metric), -r.top5, rank(r.arm), r.gmacs),
+        key=lambda r: (
+            *(getattr(r, cost), -r.value(metric), -r.own_value(metric)),
+            *(-r.top5, rank(r.arm), r.gmacs),
+        ),
     )
     front: list[Row] = []
     for row in ordered:
@@ -199,17 +180,31 @@ def _reason(
     words = IN_WORDS[metric]
     among = f"of {count} rows" + (f" within {_in_words(set_limits)}" if set_limits else "")
     if chosen == best:
-        return (
+        reason = (
             f"{_named(chosen, metric)} is the best val {words} {among}; none cheaper is within "
-            "one standard error of the paired difference."
+            "one standard error of the paired difference"
         )
+    else:
+        reason = (
+            f"{_named(chosen, metric)} is within one standard error of the paired difference "
+            f"({100 * error:.1f} points) of the best val {words} {among}, {_named(best, metric)}, "
+            f"at {chosen.gmacs:.3g} instead of {best.gmacs:.3g} GMACs"
+        )
+    return f"{reason}{_picked_repeat(chosen, metric)}."
+
+
+def _picked_repeat(chosen: Row, metric: Metric) -> str:
+    """Say which of its repeats a row is; nothing where there are none."""
+    if chosen.repeats == 1:
+        return ""
     return (
-        f"{_named(chosen, metric)} is within one standard error of the paired difference "
-        f"({100 * error:.1f} points) of the best val {words} {among}, {_named(best, metric)}, at "
-        f"{chosen.gmacs:.3g} instead of {best.gmacs:.3g} GMACs."
+        f"; of its {chosen.repeats} trainings with different seeds, number {chosen.repeat + 1}, "
+        f"the best on val, is handed over ({100 * chosen.own_value(metric):.1f} %)"
     )
 
 
 def _named(row: Row, metric: Metric) -> str:
     share = f"{100 * row.value(metric):.1f} %{crossfit_note([row])}"
+    if row.repeats > 1:
+        share += f", standard deviation {100 * row.spread(metric):.1f}"
     return f"{row.label}, arm {row.arm} ({share}, n={row.n})"

@@ -55,7 +55,7 @@ def rows_of_cut_trunks(
         former versions and in what MLflow keeps of a sweep. One whose spec is damaged is left out.
     """
     best_of_point: dict[tuple[str, int], Row] = {}
-    for row in sorted(rows, key=lambda r: r.ranked_hits1):
+    for row in sorted(rows, key=lambda r: (r.ranked_hits1, -r.repeat)):
         best_of_point[row.variant, row.train_res] = row
     found = []
     for folder in children(store.trunks):

@@ -10,6 +10,7 @@ from sweeps.planning.options.groups import ServingOptions
 from sweeps.selection.choice import Choice, choose, eligible
 from sweeps.selection.cut_trunks import rows_of_cut_trunks
 from sweeps.selection.leaderboard import Row
+from sweeps.selection.repeats import with_repeats_counted
 from sweeps.selection.row_metrics import with_class_metrics
 from sweeps.selection.untouched import with_gains_on_untouched
 from trainables.evaluation.class_metrics import Metric
@@ -32,7 +33,8 @@ def choose_from_store(
         latency: what the latencies of the rows were measured with, for the reason.
 
     Returns:
-        The rows, each with all metrics and its gain on the untouched net, and the choice.
+        The rows, each with all metrics, what its repeats came to and its gain on the untouched net,
+        and the choice.
 
     Raises:
         UserError: no row is within the limits.
@@ -48,6 +50,7 @@ def choose_from_store(
     def hits(row: Row) -> np.ndarray:
         return recorded_hits(store, row.cell, row.arm)
 
-    counted = with_gains_on_untouched(with_class_metrics(rows, kept), hits)
+    counted = with_repeats_counted(with_class_metrics(rows, kept))
+    counted = with_gains_on_untouched(counted, hits)
     cut = rows_of_cut_trunks(store, eligible(counted), hits)
     return counted, choose(counted, limits, hits, metric, said, cut, latency)

@@ -68,6 +68,21 @@ class Row:
     crossfit_top1: float | None = None
     crossfit_balanced_accuracy: float | None = None
     crossfit_macro_f1: float | None = None
+    # Number of the trunk among those that differ in their seeds alone; how many of them have this
+    # row; and the key of the first: empty, where it is this one's own.
+    repeat: int = 0
+    repeats: int = 1
+    configuration: str = ""
+    # Mean and standard deviation, over these repeats, of what each is worth by itself; None: it is
+    # the only one, or it was not counted.
+    mean_top1: float | None = None
+    mean_balanced_accuracy: float | None = None
+    mean_macro_f1: float | None = None
+    sd_top1: float | None = None
+    sd_balanced_accuracy: float | None = None
+    sd_macro_f1: float | None = None
+    # Of an untouched net: train resolutions, px, that the screen has left out by its row here.
+    left_out: str = ""
     # What the trunk was trained with: each hyperparameter by name, in their order; empty: it was
     # not trained here, or a former version has kept the row.
     trained_with: tuple[tuple[str, Any], ...] = ()
@@ -82,13 +97,31 @@ class Row:
         found: float | None = getattr(self, metric)
         return -1.0 if found is None else found
 
-    def value(self, metric: Metric) -> float:
-        """Give the value that rows compare by, a share: cross-fitted, if val picked the classifier.
+    def own_value(self, metric: Metric) -> float:
+        """Give the value of this training: cross-fitted, if val picked the classifier.
 
         It is below any other where it was not counted.
         """
         crossed: float | None = getattr(self, f"crossfit_{metric}")
         return self.kept_value(metric) if crossed is None else crossed
+
+    def value(self, metric: Metric) -> float:
+        """Give the value that rows compare by, a share: the mean of :meth:`own_value` over repeats.
+
+        It is below any other where it was not counted.
+        """
+        mean: float | None = getattr(self, f"mean_{metric}")
+        return self.own_value(metric) if mean is None else mean
+
+    def spread(self, metric: Metric) -> float:
+        """Give the standard deviation over repeats; 0 where there is none."""
+        found: float | None = getattr(self, f"sd_{metric}")
+        return found or 0.0
+
+    @property
+    def first_trunk(self) -> str:
+        """The key of the trunk that this one repeats; of one that repeats none, its own."""
+        return self.configuration or self.trunk
 
     @property
     def ranked_top1(self) -> float:
@@ -182,6 +215,9 @@ ADDED_LATER = frozenset(
         *("balanced_accuracy", "macro_f1"),
         *("untouched", "on_untouched", "on_untouched_error"),
         *("crossfit_top1", "crossfit_balanced_accuracy", "crossfit_macro_f1"),
+        *("repeat", "repeats", "configuration", "left_out"),
+        *("mean_top1", "mean_balanced_accuracy", "mean_macro_f1"),
+        *("sd_top1", "sd_balanced_accuracy", "sd_macro_f1"),
         "head_class_weights",
         *_SETTING_TYPES,
     )
@@ -253,6 +289,8 @@ def make_row(cell: Cell, cost: Cost, result: ArmResult) -> Row:
         crossfit_top1=crossfit.get("top1"),
         crossfit_balanced_accuracy=crossfit.get("balanced_accuracy"),
         crossfit_macro_f1=crossfit.get("macro_f1"),
+        repeat=cell.trunk.repeat,
+        configuration=cell.trunk.configuration if cell.trunk.repeat else "",
         trained_with=() if cell.trunk.is_untouched else tuple(settings_of(cell.trunk).items()),
     )
 
@@ -308,8 +346,14 @@ def read(path: Path) -> list[Row]:
 
 
 def crossfit_note(rows: Iterable[Row]) -> str:
-    """Say after "top-1" that some of the rows compare by cross-fitted values; "": none does."""
-    return ", cross-fitted" if any(row.crossfit_top1 is not None for row in rows) else ""
+    """Say after "top-1" that some rows compare by cross-fitted values or means; "": none does."""
+    rows = list(rows)
+    crossed = ", cross-fitted" if any(row.crossfit_top1 is not None for row in rows) else ""
+    often = {row.repeats for row in rows} - {1}
+    if not often:
+        return crossed
+    number = f"{often.pop()} " if len(often) == 1 else ""
+    return f"{crossed}, mean of {number}repeats"
 
 
 def read_latency_conditions(path: Path) -> Conditions | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,15 @@ def optimism(hits: np.ndarray, seed: int = 0) -> float:
         hits: (rows, n): which images of val each row has right, 0 or 1; or other values whose mean
             is what a row would have right. n at least 2.
     """
+    return flattery(*halves_of(hits, seed))
+
+
+def halves_of(hits: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the means of rows on random halves of val, and on the other halves.
+
+    Returns:
+        (rows, resamples) each.
+    """
     rng = np.random.default_rng(seed)
     n = hits.shape[1]
     order = rng.permuted(np.tile(np.arange(n), (RESAMPLES, 1)), axis=1)  # (resamples, n)
@@ -33,8 +43,27 @@ def optimism(hits: np.ndarray, seed: int = 0) -> float:
     right = hits.astype(np.float32)
     inside = right @ chooses / (n // 2)  # (rows, resamples)
     outside = right @ (1 - chooses) / (n - n // 2)
-    best = inside.argmax(axis=0), np.arange(RESAMPLES)
-    return math.sqrt(0.5) * float((inside[best] - outside[best]).mean())
+    return inside, outside
+
+
+def flattery(
+    inside: np.ndarray, outside: np.ndarray, groups: Sequence[Sequence[int]] | None = None
+) -> float:
+    """Estimate, as :func:`optimism` does, from the values on halves that choose and that judge.
+
+    Args:
+        inside, outside: (rows, resamples).
+        groups: places of rows that are chosen by their mean, and of which the best is then picked;
+            None: each row is by itself.
+    """
+    every = np.arange(inside.shape[1])
+    if groups is None:
+        best = inside.argmax(axis=0)
+    else:
+        means = np.stack([inside[list(group)].mean(axis=0) for group in groups])
+        picked = np.stack([np.array(group)[inside[list(group)].argmax(axis=0)] for group in groups])
+        best = picked[means.argmax(axis=0), every]
+    return math.sqrt(0.5) * float((inside[best, every] - outside[best, every]).mean())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,13 +5,13 @@ Top-1 has closed forms (:mod:`trainables.evaluation.confidence`); a mean over cl
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_array
 
+from sweeps.selection.optimism import flattery
 from trainables.evaluation.class_metrics import ClassCounts, Metric, count_by_class
 
 RESAMPLES = 300
@@ -33,26 +33,33 @@ class Resampler:
         counts = [count_by_class(self.labels, one, self._classes) for one in self.predicted]
         return np.array([float(c.value(self.metric)) for c in counts])
 
-    def differences(self, first: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Compute by how much net ``first`` is better than each, and the standard errors.
+    def differences(
+        self, first: int, groups: Sequence[Sequence[int]] | None = None, seed: int = 0
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Compute by how much group ``first`` is better than each, and the standard errors.
 
         The errors are those of a paired bootstrap: images are drawn with replacement, for all nets
         the same. A class that a resample misses is left out of its means. To the images that two
         nets take for different classes one is added, as :func:`.paired_error` adds half an image
         to each kind of them: else a single image would be known to be no accident.
 
+        Args:
+            groups: places of nets whose mean counts; None: each net is by itself.
+
         Returns:
-            (nets,) each; the same seed gives the same.
+            (groups,) each; the same seed gives the same.
         """
+        groups = groups or [(place,) for place in range(len(self.predicted))]
         n = len(self.labels)
         rng = np.random.default_rng(seed)
         weights = np.stack(
             [np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(RESAMPLES)]
         )
-        resampled = self.weighted(weights)
+        nets, own = self.weighted(weights), self.values
+        resampled = np.stack([nets[list(group)].mean(axis=0) for group in groups])
         errors = (resampled[first] - resampled).std(axis=1, ddof=1)
-        unlike = np.array([(self.predicted[first] != one).sum() for one in self.predicted])
-        values = self.values
+        unlike = np.array([self._unlike(groups[first], group) for group in groups])
+        values = np.array([own[list(group)].mean() for group in groups])
         return values[first] - values, errors * np.sqrt(1 + 1 / np.maximum(unlike, 1))
 
     def optimism(self, seed: int = 0) -> float:
@@ -60,13 +67,24 @@ class Resampler:
 
         As :func:`.optimism.optimism` does: a half of the images chooses, the other half judges.
         """
+        return flattery(*self.halves(seed))
+
+    def halves(self, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Compute the metric of each net on random halves of the images, and on the others.
+
+        Returns:
+            (nets, resamples) each.
+        """
         n = len(self.labels)
         rng = np.random.default_rng(seed)
         order = rng.permuted(np.tile(np.arange(n), (RESAMPLES, 1)), axis=1)
         chooses = order < n // 2  # (resamples, n)
-        inside, outside = self.weighted(chooses), self.weighted(~chooses)
-        best = inside.argmax(axis=0), np.arange(RESAMPLES)
-        return math.sqrt(0.5) * float((inside[best] - outside[best]).mean())
+        return self.weighted(chooses), self.weighted(~chooses)
+
+    def _unlike(self, first: Sequence[int], second: Sequence[int]) -> float:
+        """Count the images that two nets take for different classes: the mean over all pairs."""
+        pairs = [(self.predicted[i], self.predicted[j]) for i in first for j in second]
+        return float(np.mean([(one != other).sum() for one, other in pairs]))
 
     def weighted(self, weights: np.ndarray) -> np.ndarray:
         """Compute the metric of each net with images counted so often: (nets, resamples).

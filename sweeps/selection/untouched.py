@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
+from sweeps.planning.savings.screen import Screen
 from sweeps.selection.choice import Hits
 from sweeps.selection.leaderboard import Row
 from trainables.evaluation.confidence import paired_difference
@@ -35,6 +37,19 @@ def with_gains_on_untouched(rows: Sequence[Row], hits: Hits) -> list[Row]:
         row
         if row.split != "val" or row.untouched or row.variant not in right
         else _compared(row, paired_difference(hits(row), right[row.variant]))
+        for row in rows
+    ]
+
+
+def with_left_out(rows: Sequence[Row], screen: Screen | None) -> list[Row]:
+    """Say in the untouched rows that ranked points which of these were left out by them."""
+    by_row: dict[tuple[str, int], list[str]] = defaultdict(list)
+    for one in screen.left_out if screen else ():
+        by_row[one.variant, one.test_res].append(f"{one.train_res}")
+    return [
+        replace(row, left_out=" ".join(by_row[row.variant, row.test_res]))
+        if row.untouched and (row.variant, row.test_res) in by_row
+        else row
         for row in rows
     ]
 

@@ -25,6 +25,10 @@ def show_result(
     out = location.out
     compared = comparisons_of_recipe(spec, outcome.rows, outcome.choice.row)
     terminal.console.print(summary(outcome, compared, limits=spec.serving))
+    if outcome.screen is not None:
+        terminal.say(f"screen   {outcome.screen.in_words}")
+    if outcome.early_end:
+        terminal.say(f"early    {outcome.early_end}")
     if outcome.budgeted is not None:
         terminal.say(f"budget   {outcome.budgeted.in_words}")
     terminal.say(f"report   {out / 'report.html'}")

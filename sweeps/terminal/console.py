@@ -89,7 +89,7 @@ class Terminal:
         """Print what the event means, or let the panel show it."""
         self.progress.on(event)
         match event:
-            case SweepBegan() if self.console.is_terminal:
+            case SweepBegan() if self.console.is_terminal and self._live is None:
                 self._live = Live(
                     get_renderable=self._panel,
                     console=self.console,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import floor
+from math import ceil, floor
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -23,7 +23,7 @@ from sweeps.planning.units import duration
 from sweeps.planning.workload import (
     cell_images,
     expected_gmacs_left,
-    expected_trunks,
+    expected_samples,
     further_crop_cells,
     gmacs_left,
     image_passes,
@@ -38,7 +38,8 @@ def plan_view(plan: Plan) -> Group:
     spec, grid = plan.spec, plan.grid
     counts = ", ".join(f"{n} {split}" for split, n in plan.counts.items())
     passes = ", ".join(f"{n:,} {what}" for what, n in image_passes(plan).items())
-    most_gmacs = sum(gmacs_left(plan, p) for p in plan.points) * plan.samples
+    most_gmacs = sum(gmacs_left(plan, p) for p in plan.points)
+    most_gmacs *= plan.samples + plan.repeats
     expected_gmacs = sum(expected_gmacs_left(plan, p) for p in plan.points)
     lines = [
         f"images   {counts}; {len(plan.classes)} classes; fingerprint {plan.images_digest[:12]}",
@@ -49,12 +50,14 @@ def plan_view(plan: Plan) -> Group:
         *([f"balance  {balance}"] if (balance := class_balance_in_words(plan)) else []),
         f"trunks   {plan.trunks}: {' '.join(spec.grid.variants)} x train {_px(grid.train_res)} x "
         f"{plan.samples} samples{_no_more(plan)}; {_epochs(plan)}",
+        *_repeats(plan),
         *([f"search   {plan.search.in_words}"] if spec.trunks.epochs else []),
-        f"cells    {plan.cells}: {plan.survivors} trunk(s) of each variant and train resolution x "
+        f"cells    {plan.cells}: {plan.fixed} trunk(s) of each variant and train resolution x "
         f"test {_px(grid.test_res)} x crop {_ratios(grid.crop_pct)}; arms "
         f"{' '.join(spec.fix.arms)}",
         *_crops(plan),
         *_untouched(plan),
+        *_screen(plan),
         *(f"{'ladder' if i == 0 else '':8} {line}" for i, line in enumerate(grid.reasons)),
         f"passes   {passes} (images, at most)",
     ]
@@ -94,6 +97,17 @@ def _no_more(plan: Plan) -> str:
     return f" (of --samples {plan.spec.search.samples}, as no more differ)" if fewer else ""
 
 
+def _repeats(plan: Plan) -> list[str]:
+    """Say how many of the trunks are repeats; nothing where there are none."""
+    if not plan.repeats:
+        return []
+    return [
+        f"repeats  {len(plan.points) * plan.repeats} of the trunks: what is fixed of a variant and "
+        f"train resolution, once it is known, is trained {plan.spec.search.repeat} times to the "
+        "end, each with another seed"
+    ]
+
+
 def _classes(plan: Plan) -> str:
     """Name the first and the last classes in their order, and the smallest and the largest."""
     names, sizes = plan.classes, plan.class_sizes
@@ -128,6 +142,22 @@ def _untouched(plan: Plan) -> list[str]:
     return []
 
 
+def _screen(plan: Plan) -> list[str]:
+    """Say what the untouched nets have left out, or that they will."""
+    if plan.screen is not None:
+        return [f"screen   {plan.screen.in_words}"]
+    if not plan.is_to_be_screened:
+        return []
+    share, points, variants = plan.spec.grid.screen, len(plan.points), len(plan.spec.grid.variants)
+    stay = ceil(round(share * points, 6))
+    most = min(points, stay + variants - 1)
+    return [
+        f"screen   --screen {share:g}: of the {points} variants and train resolutions, {stay} to "
+        f"{most} are trained, the best by the untouched nets, of each variant one at least; all "
+        "counts here are without it"
+    ]
+
+
 def _crops(plan: Plan) -> list[str]:
     """Say what trying several crop ratios costs; nothing where there is one at each resolution."""
     further = further_crop_cells(plan)
@@ -151,7 +181,7 @@ def _epochs(plan: Plan) -> str:
     words = f"{plan.spec.trunks.epochs} epochs, cut after {rungs}"
     if plan.samples == 1 or not plan.spec.rungs[:-1]:
         return words
-    left = ", ".join(str(expected_trunks(plan, rung + 1)) for rung in plan.spec.rungs[:-1])
+    left = ", ".join(str(expected_samples(plan, rung + 1)) for rung in plan.spec.rungs[:-1])
     return f"{words}: of {plan.samples} of a point, about {left} go on"
 
 

@@ -119,6 +119,12 @@ def _board(val: Sequence[Row], choice: Choice, limit: int) -> Table:
         *("top-1 %", "top-5 %", "GMACs", "M params"),
     ):
         board.add_column(name, justify="left" if name in ("variant", "arm") else "right")
+    # Of what is repeated one row stands for all: the chosen one, or the first.
+    first_of = {r.first_trunk: r for r in reversed(val)} | {choice.row.first_trunk: choice.row}
+    val = [r for r in val if r.trunk == first_of[r.first_trunk].trunk]
+    repeated = any(r.repeats > 1 for r in val)
+    if repeated:
+        board.add_column("s.d.", justify="right")
     untouched = list({r.variant: r for r in reversed(val) if r.untouched}.values())
     tuned = [r for r in val if not r.untouched]
     first = untouched if tuned else []
@@ -138,6 +144,7 @@ def _board(val: Sequence[Row], choice: Choice, limit: int) -> Table:
             f"{100 * row.top5:.1f}",
             f"{row.gmacs:.3g}",
             f"{row.params_m:.2f}",
+            *([f"{100 * row.spread(choice.metric):.1f}" if row.repeats > 1 else ""] * repeated),
             style="bold green" if row == choice.row else "",
         )
     return board
@@ -159,7 +166,7 @@ def _arms(val: Sequence[Row], metric: Metric) -> Table:
         title_justify="left",
         box=box.SIMPLE_HEAD,
     )
-    untuned = {r.cell: r.value(metric) for r in val if r.arm == UNTUNED}
+    untuned = {r.cell: r.own_value(metric) for r in val if r.arm == UNTUNED}
     words = IN_WORDS[metric]
     table.add_column("arm")
     for name in (f"mean {words} %", f"best {words} %", "seconds"):
@@ -171,12 +178,12 @@ def _arms(val: Sequence[Row], metric: Metric) -> Table:
         own = [r for r in val if r.arm == arm]
         columns = [
             arm,
-            f"{100 * sum(r.value(metric) for r in own) / len(own):.1f}",
-            f"{100 * max(r.value(metric) for r in own):.1f}",
+            f"{100 * sum(r.own_value(metric) for r in own) / len(own):.1f}",
+            f"{100 * max(r.own_value(metric) for r in own):.1f}",
             f"{sum(r.seconds for r in own) / len(own):.1f}",
         ]
         if untuned:
-            gains = [100 * (r.value(metric) - untuned[r.cell]) for r in own]
+            gains = [100 * (r.own_value(metric) - untuned[r.cell]) for r in own]
             columns.append(f"{sum(gains) / len(gains):+.1f}" if arm != UNTUNED else "")
             better, worse = sum(g > 0 for g in gains), sum(g < 0 for g in gains)
             columns.append(f"{better}/{worse}" if arm != UNTUNED else "")

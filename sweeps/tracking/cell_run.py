@@ -17,6 +17,7 @@ from sweeps.tracking.payloads import (
     cell_metrics,
     cell_params,
     cell_run_name,
+    repeat_tags,
 )
 from sweeps.tracking.runs import FAILED, RunStore, cell_key, points, trunk_key
 from trainables.fixres.arms import ARMS
@@ -47,7 +48,9 @@ class CellRunWriter:
             NoRunError: the trunk has no run.
         """
         trunk_run = self._runs.run_id(trunk_key(cell.trunk.key))
-        tags = {"role": CELL, "trunk": cell.trunk.key, "trunk_run": trunk_run}
+        tags = {"role": CELL, "trunk": cell.trunk.key, "trunk_run": trunk_run} | repeat_tags(
+            cell.trunk
+        )
         name, params = cell_run_name(cell), cell_params(cell)
         return self._runs.ensure(cell_key(cell.key), name, params, tags, at_ms)
 

@@ -81,6 +81,10 @@ class Results:
     """Trunks and cells that failed."""
     budget: str = ""
     """What was spent of the budget, and what that left undone, in words; empty: there is none."""
+    screen: str = ""
+    """What was left out before any trunk was trained, in words; empty: nothing was to be."""
+    early_end: str = ""
+    """What ended early as the ranking no longer changed, in words; empty: it was not asked for."""
     step: int = 0
     """How often the sweep was extended before: metrics of one choice are at one step."""
 
@@ -96,6 +100,8 @@ def result_tags(results: Results) -> dict[str, str]:
         "chosen": f"{choice.row.label}, arm {choice.row.arm}",
         "reason": choice.reason,
         **failed,
+        **({"screen": results.screen} if results.screen else {}),
+        **({"early_end": results.early_end} if results.early_end else {}),
         **({"budget": results.budget} if results.budget else {}),
     }
     if latency is None:
@@ -111,7 +117,9 @@ def result_note(results: Results, links: Sequence[str], plan_note: str) -> str:
     """
     failed = [f"{failures_in_words(results.failures)}."] if results.failures else []
     budget = [f"Budget: {results.budget}."] if results.budget else []
-    parts = [results.choice.reason, *failed, *budget, *links, plan_note]
+    screen = [f"Screen: {results.screen}."] if results.screen else []
+    screen += [f"Early end: {results.early_end}."] if results.early_end else []
+    parts = [results.choice.reason, *failed, *screen, *budget, *links, plan_note]
     note = parts[0][:MAX_TAG]
     for part in parts[1:]:
         longer = f"{note}\n\n{part}"
@@ -133,6 +141,7 @@ def result_metrics(choice: Choice, rows: Sequence[Row]) -> dict[str, float]:
         **accuracies("val", row),
         "val/top1_kept": row.top1,
         "val/optimism": choice.optimism,
+        **_repeats_of(row, choice.metric),
         "work/params_m": row.params_m,
         "work/gmacs": row.gmacs,
         "work/memory_mb": row.memory_mb,
@@ -145,6 +154,14 @@ def result_metrics(choice: Choice, rows: Sequence[Row]) -> dict[str, float]:
             suffix = "" if other.arm == row.arm else "_untuned"
             values |= accuracies(name, other, suffix)
     return values
+
+
+def _repeats_of(row: Row, metric: Metric) -> dict[str, float]:
+    """Tell the spread over the repeats of a row, and what it is worth by itself."""
+    if row.repeats == 1:
+        return {}
+    own = {"val/own": row.own_value(metric), "val/repeats_sd": row.spread(metric)}
+    return {"val/repeats": float(row.repeats), **own}
 
 
 def accuracies(group: str, row: Row, suffix: str = "") -> dict[str, float]:
@@ -182,8 +199,14 @@ def trunk_params(trunk: TrunkSpec, varied: Sequence[str] = ()) -> dict[str, obje
 
 
 def trunk_tags(trunk: TrunkSpec) -> dict[str, object]:
-    """Say which weights a trunk starts from, and for how many epochs it may train."""
-    return {"role": "trunk", "weights": trunk.weights.source, "epochs": trunk.recipe.epochs}
+    """Say which weights a trunk starts from, how many epochs it may train, and what it repeats."""
+    tags = {"role": "trunk", "weights": trunk.weights.source, "epochs": trunk.recipe.epochs}
+    return tags | repeat_tags(trunk)
+
+
+def repeat_tags(trunk: TrunkSpec) -> dict[str, object]:
+    """Say which repeat of which trunk it is; nothing of the first."""
+    return {"repeat": trunk.repeat, "repeat_of": trunk.configuration} if trunk.repeat else {}
 
 
 def trunk_end_tags(status: TrunkStatus, reports: Sequence[EpochReport]) -> dict[str, object]:
@@ -219,10 +242,11 @@ def epoch_metrics(report: EpochReport) -> dict[str, float]:
 
 
 def cell_run_name(cell: Cell) -> str:
-    """Name a cell's run by its variant, train resolution, test resolution and crop ratio."""
+    """Name a cell's run by its variant, train resolution, test resolution, crop and repeat."""
     crop = crop_in_words(cell.crop_pct)
     train = "untouched" if cell.trunk.is_untouched else f"tr{cell.trunk.train_res}"
-    return f"{cell.variant}-{train}-te{cell.test_res}-c{crop}"
+    repeat = f"-repeat{cell.trunk.repeat}" if cell.trunk.repeat else ""
+    return f"{cell.variant}-{train}-te{cell.test_res}-c{crop}{repeat}"
 
 
 def cell_params(cell: Cell) -> dict[str, object]:

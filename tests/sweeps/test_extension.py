@@ -28,6 +28,7 @@ MORE: dict[str, dict[str, Any]] = {
     "a test resolution": {"test_res": (64, 96, 128)},
     "a crop": {"test_crop_pct": ("weights", 0.9, 1.0)},
     "survivors": {"survivors": 2},
+    "repeats": {"repeat": 3},
 }
 
 

@@ -107,7 +107,8 @@ class TrunkTraining:
 
     def _build(self) -> None:
         recipe, hyper = self.spec.recipe, self.spec.hyper
-        torch.manual_seed(self.spec.seed)  # The classifier may start from random weights.
+        # The classifier may start from random weights.
+        torch.manual_seed(self.spec.training_seed)
         drop_rate = self.variant.dropout if recipe.dropout else 0.0
         model = backbone.build(self.variant, len(self.images.classes), drop_rate=drop_rate)
         state = stored_state(self.spec.weights, self.store)
@@ -166,7 +167,8 @@ class TrunkTraining:
         """
         number = self.trained_epochs + 1
         # Dropout draws from this generator, in each worker its own.
-        torch.manual_seed(self.spec.seed * 1_000_003 + number + 10_007 * self.group.rank)
+        seed = self.spec.training_seed
+        torch.manual_seed(seed * 1_000_003 + number + 10_007 * self.group.rank)
         progress = EpochProgress(self.device, self.group)
         if self._epoch_progress is not None:
             progress.restore(self._epoch_progress)
@@ -248,18 +250,16 @@ class TrunkTraining:
 
     def _batches(self, number: int, start: int) -> Iterator[TrainBatch]:
         """This worker's shares of the batches of epoch ``number``, from batch ``start`` on."""
-        recipe = self.spec.recipe
+        recipe, seed = self.spec.recipe, self.spec.training_seed
         return train_batches(
             self._train_images,
             self.spec.train_res,
             batch_size=recipe.batch_size,
             augmentation=recipe.augmentation,
             interpolation=self.preprocessing.interpolation,
-            seed=(self.spec.seed, number),
+            seed=(seed, number),
             threads=self.views.threads,
-            drawn=drawn_images(
-                self._train_images.labels, recipe.sampling, seed=self.spec.seed, epoch=number
-            ),
+            drawn=drawn_images(self._train_images.labels, recipe.sampling, seed=seed, epoch=number),
             start=start,
             rank=self.group.rank,
             world=self.group.world_size,

@@ -11,7 +11,7 @@ trunks/<key>/result.json        how it ended, and its reports; written last
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
@@ -30,7 +30,7 @@ from trainables.storage.files import (
     write_json,
     write_tensors,
 )
-from trainables.storage.hashing import content_hash
+from trainables.storage.hashing import added_later, content_hash
 from trainables.storage.typed import checked
 from trainables.training.recipe import Hyper, Recipe
 from trainables.transforms.augmentation import Augmentation
@@ -58,6 +58,7 @@ class TrunkSpec:
     recipe: Recipe
     hyper: Hyper
     seed: int
+    repeat: int = added_later(0)  # the same configuration again, by another start, from 1
 
     @property
     def is_untouched(self) -> bool:
@@ -68,6 +69,18 @@ class TrunkSpec:
     def key(self) -> str:
         """The name of the trunk in the store."""
         return content_hash(STAGE, self)
+
+    @cached_property
+    def configuration(self) -> str:
+        """The key of the trunk that this one repeats: of all repeats the same; else its own."""
+        return replace(self, repeat=0).key if self.repeat else self.key
+
+    @property
+    def training_seed(self) -> int:
+        """The seed of the classifier's start, the order of the images and their augmentation."""
+        if not self.repeat:
+            return self.seed
+        return int(content_hash("repeat", self.seed, self.repeat)[:8], 16) % 2**31
 
 
 @dataclass(frozen=True, kw_only=True)

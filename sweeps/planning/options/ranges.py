@@ -39,8 +39,10 @@ RANGE_OF_OPTION = {
     "cache_side": Range(MIN_RES),
     "train_res": Range(MIN_RES),  # Below it, the last feature map has one position.
     "test_res": Range(MIN_RES),
+    "screen": Range(0, 1, open_low=True),
     "epochs": Range(0),
     "samples": Range(1),
+    "repeat": Range(1),
     "batch_size": Range(2),  # Batch norm in training mode needs two images for a variance.
     "warmup_epochs": Range(0),
     "lr": Range(0, open_low=True),

@@ -42,5 +42,11 @@ class SearchOptions:
     """tpe learns from trunks that were trained; random; qmc: a scrambled Sobol sequence, evener."""
     space: Annotated[Mapping[str, Any] | None, _SPACE] = None
     """YAML of ranges and choices for any option of trunks but --epochs; docs/search.md shows it."""
+    transfer: bool = False
+    """Begin with small variants; a larger one's first trunk takes what was best of a smaller.
+
+    As far as that has finished by then: nothing waits for it."""
+    repeat: int = 1
+    """Trainings, each with another seed, of the trunks that are fixed; their mean is judged."""
     try_: Annotated[Tries | None, _TRIES, tyro.conf.arg(name="try")] = None
     """YAML or JSON: points that each variant and train resolution tries first, in order."""

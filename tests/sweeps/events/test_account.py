@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sweeps.events.account import WRITE_EVERY_S, Account, Spent
-from sweeps.events.event_types import CellEnded, EpochEnded, TrunkBegan, TrunkPaused
+from sweeps.events.event_types import CellBegan, CellEnded, EpochEnded, TrunkBegan, TrunkPaused
 from sweeps.events.undone import Budgeted, budgeted, budgeted_from_json
 from sweeps.planning.options.budget_options import BudgetOptions
 from sweeps.planning.options.prices import prices_of
@@ -39,6 +39,7 @@ def test_time_by_the_clock_and_of_devices_is_counted_over_all_commands(tmp_path:
         told = account(path, clock)
         train(told, clock, 100.0)
         clock.now += 50
+        told.on(CellBegan(cell=cells_of(PLAN)[0]))
         told.on(CellEnded(cell=cells_of(PLAN)[0], rows=(a_row(seconds=8.0), a_row(seconds=4.0))))
         told.write()
         clock.now += 1000  # nothing runs
@@ -98,3 +99,14 @@ def test_what_was_left_undone_is_told_and_read_again() -> None:
         "3 trunks and 1 cell (no row of b0 at 64 px, b1 at 64 px, b2 at 64 px, b3 at 64 px and 2 "
         "more); a larger budget continues"
     )
+
+
+def test_a_cell_that_the_store_held_is_not_counted_again(tmp_path: Path) -> None:
+    clock = Clock()
+    told, cell = account(tmp_path / "spending.jsonl", clock), cells_of(PLAN)[0]
+    told.on(CellEnded(cell=cell, rows=(a_row(seconds=8.0),)))
+    assert told.spent.all_device_s == 0
+    told.on(CellBegan(cell=cell))
+    for _ in range(2):
+        told.on(CellEnded(cell=cell, rows=(a_row(seconds=8.0),)))
+    assert told.spent.all_device_s == 2.0

@@ -17,6 +17,14 @@ def test_a_cell_has_its_trunks_variant_and_its_specs_resolution_and_key() -> Non
     assert cell.key == cell.spec.key and cell.spec.trunk == trunk.key
 
 
+def test_the_cell_of_a_repeat_names_it_and_draws_by_its_seed() -> None:
+    plan = plan_of(spec_with(variants=("b1",), train_res=(64,), test_res=(96,)))
+    first, repeat = (plan.trunk(plan.points[0], HYPER, repeat=number) for number in (0, 2))
+    one, other = (plan.cell(trunk, 3, 96, 0.9) for trunk in (first, repeat))
+    assert other.label == f"{one.label}, repeat 2"
+    assert (one.spec.seed, other.spec.seed) == (plan.spec.run.seed, repeat.training_seed)
+
+
 @pytest.mark.parametrize(
     ("crop", "words"), [(1.0, "1.0"), (0.875, "0.875"), (0.9, "0.9"), (224 / 256, "0.875")]
 )

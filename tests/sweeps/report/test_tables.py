@@ -20,7 +20,8 @@ from sweeps.report.tables import (
     times_table,
 )
 from sweeps.selection.leaderboard import Row
-from tests.factories import a_row
+from sweeps.selection.repeats import with_repeats_counted
+from tests.factories import a_row, outcome_of
 from tests.sweeps.report.finished_sweep import CHOSEN, ROWS, TEST, an_outcome, spent
 
 
@@ -47,6 +48,22 @@ def test_the_leaderboard_has_val_first_and_the_best_above() -> None:
     (chosen,) = [line for line in table.lines if line.strong]
     assert chosen.cells[3:5] == ("1.0", CHOSEN.arm) and percent(CHOSEN.top1) in chosen.cells
     assert all(len(line.cells) == len(table.columns) for line in table.lines)
+
+
+def test_a_repeat_has_its_number_its_own_value_and_the_spread() -> None:
+    own = [a_row(h, 100, trunk=f"t{i}", repeat=i, configuration="t0" * (i > 0)) for i, h in
+           enumerate((70, 80))]  # fmt: skip
+    rows = with_repeats_counted([*own, a_row(60, 100, trunk="u")])
+    table = leaderboard_table(outcome_of(rows))
+    at = [column.name for column in table.columns].index("repeat")
+    assert [line.cells[at : at + 3] for line in table.lines] == [
+        ("1 of 2", "70.0", "7.1"),
+        ("2 of 2", "80.0", "7.1"),
+        ("", "", ""),
+    ]
+    assert [line.cells[7] for line in table.lines] == ["75.0", "75.0", "60.0"]
+    assert "mean of 2 repeats" in table.name
+    assert "repeat" not in [column.name for column in leaderboard_table(an_outcome()).columns]
 
 
 def many_rows(count: int = 3_000, untouched: int = 200) -> list[Row]:

@@ -20,6 +20,7 @@ from sweeps.scheduling.trunk_scheduler import TrunkScheduler
 from tests.factories import plan_of, spec_with
 from tests.fake_training import SMALL_SPEC, Events, Farm
 from trainables.storage.artifact_store import Store
+from trainables.storage.files import read_lines
 
 PLAN = plan_of(SMALL_SPEC)
 EPOCHS = SMALL_SPEC.trunks.epochs
@@ -57,16 +58,16 @@ def whole_s(plan: Plan = PLAN) -> float:
 
 
 def scheduler_with(
-    store: Store[Path], clock: Clock, seconds: float, **left: float
+    store: Store[Path], clock: Clock, seconds: float, plan: Plan = PLAN, **left: float
 ) -> BudgetedTrunks:
-    durations: Any = Known(PLAN)
+    durations: Any = Known(plan)
     shares = Shares(trunks={}, cells={})
 
     def now_left() -> Left:
         return Left(elapsed_s=seconds - clock.now, **left)
 
-    budget = Budget(PLAN, durations, now_left, shares)
-    return BudgetedTrunks(PLAN, store, Events(), budget)
+    budget = Budget(plan, durations, now_left, shares)
+    return BudgetedTrunks(plan, store, Events(), budget)
 
 
 def run(scheduler: BudgetedTrunks, store: Store[Path], clock: Clock, slower: float = 1.0) -> Farm:
@@ -158,6 +159,28 @@ def test_what_was_decided_stands_wherever_the_driver_is_killed(tmp_path: Path, m
     again = scheduler_with(store, Clock(clock.now), 60 + 3 * whole_s())
     run(again, store, clock)
     assert again.trunks_undone == 0 and again.points_without_result == []
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 1.0, 4.0])
+def test_repeats_come_last_as_far_as_the_budget_goes(tmp_path: Path, share: float) -> None:
+    plan = plan_of(spec_with(SMALL_SPEC, repeat=2))
+    store, clock, seconds = Store(tmp_path), Clock(), 60 + share * whole_s()
+    scheduler = scheduler_with(store, clock, seconds, plan)
+    run(scheduler, store, clock)
+    survivors = scheduler.survivors()
+    assert scheduler.is_over and clock.now + end_s(scheduler) <= seconds + 1e-6
+    numbers = [trunk.repeat for trunk in survivors]
+    assert numbers == sorted(numbers)
+    asked = [line for line in read_lines(store.journal) if line["event"] == "ask"]
+    repeated = [bool(line.get("repeat")) for line in asked]
+    assert repeated == sorted(repeated)  # none before the last first
+    if share == 4.0:
+        assert sum(repeated) == len(plan.points) and scheduler.trunks_undone == 0
+    else:
+        assert scheduler.trunks_undone >= len(plan.points) - sum(repeated)
+    more = scheduler_with(store, clock, clock.now + 60 + 4 * whole_s(), plan)
+    run(more, store, clock)
+    assert more.is_over and more.trunks_undone == 0
 
 
 @pytest.mark.parametrize("trunks", [0.0, 0.4, 0.8, 2.0])

@@ -27,6 +27,7 @@ from trainables.training.trunk import TrunkStatus
 COMMANDS = st.fixed_dictionaries(
     {
         "samples": st.integers(1, 9),
+        "repeat": st.integers(1, 3),
         "variants": st.sampled_from([("b0",), ("b1",), ("b0", "b1"), ("b1", "b0")]),
         "train_res": st.sampled_from([(64,), (96,), (64, 96)]),
         "test_res": st.sampled_from([(64,), (64, 128), (96, 64)]),
@@ -75,7 +76,7 @@ def test_no_epoch_is_trained_twice_and_nothing_that_ended_changes(
             after = results_of(root)
             assert before.items() <= after.items()
             before = after
-            asked = read_journal(Store(root), plan).asked
+            asked = [t for t in read_journal(Store(root), plan).asked if not t.repeat]
             assert Counter(map(point_of, asked)) == dict.fromkeys(plan.points, plan.samples)
             assert {point_of(trunk) for trunk in scheduler.survivors()} == set(plan.points)
             again, idle = run(plan, root, seed)  # the same command: nothing is left to do
@@ -97,7 +98,7 @@ def test_the_hyperparameters_of_a_point_are_those_of_one_run(
         run(steps, Path(name, "steps"), seed)
         run(whole, Path(name, "whole"), seed)
         asked = [
-            {trunk.key for trunk in read_journal(Store(Path(name, folder)), whole).asked}
+            {t.key for t in read_journal(Store(Path(name, folder)), whole).asked if not t.repeat}
             for folder in ("steps", "whole")
         ]
         assert asked[0] == asked[1]

@@ -27,6 +27,7 @@ from sweeps.selection.leaderboard import (
 )
 from tests.factories import FIX_HEAD, HEAD, HYPER, a_row, is_one_sentence, plan_of, spec_with
 from trainables.errors import UserError
+from trainables.evaluation.class_metrics import IN_WORDS
 from trainables.evaluation.metrics import Score
 from trainables.fixres.cell import ArmResult
 from trainables.fixres.head_settings import HeadSetting
@@ -77,6 +78,7 @@ def test_schema_has_the_fields_names_and_plain_types(tmp_path: Path) -> None:
         "on_untouched",
         "on_untouched_error",
         *CROSSFIT,
+        *(f"{kind}_{metric}" for kind in ("mean", "sd") for metric in IN_WORDS),
         *(f"with_{name}" for name in hyperparameters()),
     }
 

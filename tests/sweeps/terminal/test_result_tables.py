@@ -14,6 +14,7 @@ from sweeps.planning.units import three_digits
 from sweeps.planning.workload import gmacs_left
 from sweeps.selection.choice import Choice
 from sweeps.selection.published_comparison import compare_with_published
+from sweeps.selection.repeats import with_repeats_counted
 from sweeps.terminal.plan_tables import plan_view
 from sweeps.terminal.result_tables import pareto_table, summary
 from tests.factories import (
@@ -206,3 +207,27 @@ def test_a_limit_that_the_exported_file_misses_is_a_warning() -> None:
         said = output_of(console)
         assert "latency  2.2 ms (median; ONNX Runtime 1.2.3, batch 1, 2 threads" in said
         assert start in said and ("is NOT met" in said) == (ms > 3)
+
+
+def test_of_repeats_one_line_stands_for_all_with_mean_and_spread() -> None:
+    own = [a_row(h, 100, trunk=f"t{i}", repeat=i, configuration="t0" * (i > 0), gmacs=0.7) for
+           i, h in enumerate((70, 80, 75))]  # fmt: skip
+    rows = with_repeats_counted([*own, a_row(60, 100, trunk="u")])
+    choice = Choice(row=rows[1], reason="It is the best.", optimism=0.01)
+    console = file_console()
+    console.print(summary(outcome_of([*rows, a_row(70, 100, split="test")], choice)))
+    text = output_of(console)
+    lines = [line.split() for line in text.splitlines() if line.lstrip().startswith("b0 ")][:2]
+    assert [(line[5], line[-1]) for line in lines] == [("75.0", "5.0"), ("60.0", "4.00")]
+    assert "over 3 trainings with different seeds the standard deviation is 5.0 points, and" in text
+    assert "number 2, which is handed over, has 80.0 %" in text
+    assert "val picked classifier, row, trunk and repeat" in text
+
+
+def test_repeats_are_planned(plan: Plan) -> None:
+    console = file_console()
+    console.print(plan_view(plan_of(spec_with(plan.spec, repeat=3, samples=2))))
+    text = output_of(console)
+    assert re.search(r"trunks +8: b0 b1 .* x 2 samples", text)
+    assert "4 of the trunks: what is fixed" in text and "trained 3 times" in text
+    assert re.search(r"cells +24: 3 trunk", text)

@@ -8,10 +8,12 @@ import pytest
 
 from sweeps.events.failures import Failure, failures_in_words
 from sweeps.selection.choice import Choice
+from sweeps.selection.repeats import with_repeats_counted
 from sweeps.tracking.payloads import (
     Results,
     cell_end_tags,
     cell_metrics,
+    cell_run_name,
     epoch_metrics,
     result_metrics,
     result_note,
@@ -19,9 +21,10 @@ from sweeps.tracking.payloads import (
     sweep_params,
     sweep_tags,
     trunk_end_tags,
+    trunk_tags,
 )
 from sweeps.tracking.ui_links import compare_link, view_link
-from tests.factories import CONDITIONS, a_row, plan_of, spec_with
+from tests.factories import CONDITIONS, HYPER, a_row, plan_of, spec_with
 from trainables.evaluation.metrics import Score
 from trainables.training.trunk import EpochReport, TrunkStatus
 
@@ -74,6 +77,23 @@ def test_a_trunk_is_tagged_with_the_micro_batch_that_it_came_down_to() -> None:
         "epochs_trained": 3,
         "micro_batch": 8,
     }
+
+
+def test_a_repeat_is_tagged_with_what_it_repeats() -> None:
+    plan = plan_of(spec_with())
+    first = plan.trunk(plan.points[0], HYPER)
+    repeat = plan.trunk(plan.points[0], HYPER, repeat=2)
+    assert trunk_tags(repeat) == trunk_tags(first) | {"repeat": 2, "repeat_of": first.key}
+    names = [cell_run_name(plan.cell(trunk, 2, 128, 1.0)) for trunk in (first, repeat)]
+    assert names[1] == f"{names[0]}-repeat2"
+
+
+def test_a_chosen_repeat_has_its_mean_its_own_value_and_the_spread() -> None:
+    rows = with_repeats_counted([a_row(30, trunk="a"), a_row(40, trunk="b", repeat=1,
+                                                            configuration="a")])  # fmt: skip
+    metrics = result_metrics(Choice(row=rows[1], reason="best", optimism=0.0), rows)
+    assert metrics["val/top1"] == pytest.approx(0.7) and metrics["val/own"] == 0.8
+    assert metrics["val/repeats"] == 2 and metrics["val/repeats_sd"] == pytest.approx(0.2 / 2**0.5)
 
 
 def test_a_trunk_that_fitted_into_memory_has_no_such_tag() -> None:

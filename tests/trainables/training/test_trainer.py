@@ -60,6 +60,7 @@ def make(tiny_images, tiny_weights, tiny_known, tmp_path):
         rungs=(),
         hyper=HYPER,
         seed=0,
+        repeat=0,
         should_stop=lambda: False,
         **recipe: Any,
     ):
@@ -72,6 +73,7 @@ def make(tiny_images, tiny_weights, tiny_known, tmp_path):
             recipe=replace(RECIPE, **recipe),
             hyper=hyper,
             seed=seed,
+            repeat=repeat,
         )
         return TrunkTraining(
             spec,
@@ -338,7 +340,7 @@ def test_the_learning_rate_follows_its_course_over_all_epochs(make):
     assert found == pytest.approx([HYPER.lr * factor for factor in wanted])
 
 
-def test_every_epoch_and_every_seed_draws_other_crops(make, monkeypatch):
+def test_every_epoch_every_seed_and_every_repeat_draws_other_crops(make, monkeypatch):
     drawn: list[bytes] = []
 
     def spy(*given, **named):
@@ -347,11 +349,11 @@ def test_every_epoch_and_every_seed_draws_other_crops(make, monkeypatch):
         return iter(batches)
 
     monkeypatch.setattr(trainer, "train_batches", spy)
-    for seed in (0, 1):
-        training = make(seed=seed)
+    for seed, repeat in ((0, 0), (1, 0), (0, 1), (0, 2)):
+        training = make(seed=seed, repeat=repeat)
         training.epoch()
         training.epoch()
-    assert len(set(drawn)) == len(drawn) == 4 * STEPS
+    assert len(set(drawn)) == len(drawn) == 8 * STEPS
 
 
 def test_a_step_is_the_gradient_of_the_smoothed_loss_of_normalised_mirrored_pixels(
@@ -490,17 +492,17 @@ def test_the_start_is_the_weights_with_a_classifier_of_zeros(make, tiny_weights)
 
 
 def test_a_random_start_is_its_seeds(make, tiny_images, tmp_path):
-    def start(seed):
-        store = Store(tmp_path / f"random {seed}")
-        spec = replace(
-            make().spec, weights=find_weights(variants.get("tiny"), "none", store), seed=seed
-        )
+    def start(seed, repeat=0):
+        store = Store(tmp_path / f"random {seed} {repeat}")
+        weights = find_weights(variants.get("tiny"), "none", store)
+        spec = replace(make().spec, weights=weights, seed=seed, repeat=repeat)
         named: dict[str, Any] = {"cache": tmp_path, "threads": 1, "val_transforms": (), "rungs": ()}
         return TrunkTraining(spec, tiny_images, store, **named).model.state_dict()
 
-    one, again, other = start(0), start(0), start(1)
+    one, again = start(0), start(0)
     assert same(one, again)
-    assert not torch.equal(one["conv_head.weight"], other["conv_head.weight"])
+    for other in (start(1), start(0, repeat=1)):
+        assert not torch.equal(one["conv_head.weight"], other["conv_head.weight"])
 
 
 @pytest.mark.parametrize("at", [0, 3, 5])

@@ -63,6 +63,7 @@ CHANGES: list[dict[str, Any]] = [
     {"train_res": 64},
     {"images": "other"},
     {"seed": 1},
+    {"repeat": 1},
     {"hyper": replace(SPEC.hyper, lr=1e-3)},
     {"hyper": replace(SPEC.hyper, label_smoothing=0.0)},
     {"recipe": replace(SPEC.recipe, epochs=4)},
@@ -73,6 +74,20 @@ CHANGES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("change", CHANGES, ids=str)
 def test_every_part_of_a_spec_is_in_its_key(change):
     assert replace(SPEC, **change).key != SPEC.key
+
+
+def test_the_first_training_has_the_key_and_the_seed_of_before_there_were_repeats():
+    written = to_jsonable(SPEC)
+    del written["repeat"]
+    assert trunk_spec_from_json(written) == SPEC and SPEC.key == "0ed0d3c3651fdc60"
+    assert SPEC.training_seed == SPEC.seed and SPEC.configuration == SPEC.key
+
+
+def test_repeats_have_a_configuration_in_common_and_a_seed_and_a_key_of_their_own():
+    family = [replace(SPEC, seed=s, repeat=r) for s in (0, 1) for r in range(4)]
+    assert len({one.training_seed for one in family}) == len({one.key for one in family}) == 8
+    assert [one.configuration for one in family] == [f.key for f in family[::4] for _ in range(4)]
+    assert all(0 <= one.training_seed < 2**31 for one in family)
 
 
 @pytest.mark.parametrize("written", REPORTS)

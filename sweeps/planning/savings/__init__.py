@@ -1,0 +1,1 @@
+"""What a sweep leaves out to spend less."""

@@ -1,0 +1,118 @@
+"""What the trunks of phase 1 have shown: which are the best, and which of these are repeated.
+
+What is repeated, trained again with other seeds and all else alike, are the trunks of a point that
+are fixed, once it is known which, and only those that were trained to their end. The first training
+counts as one of them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from sweeps.planning.grid import Point, point_of
+from sweeps.planning.plan import Plan
+from sweeps.planning.workload import smaller_variants
+from sweeps.scheduling.proposals import Trial
+from trainables.training.trunk import EpochReport, TrunkSpec, TrunkStatus
+
+
+class TrunkResults:
+    """The trunks that were proposed, their reports, and how they ended."""
+
+    def __init__(self, plan: Plan):
+        self._plan = plan
+        self._trunks: dict[str, TrunkSpec] = {}  # by key, in the order of the proposals
+        self._values: dict[str, dict[int, float]] = defaultdict(dict)  # by key and epoch
+        self._reports: dict[str, dict[int, EpochReport]] = {}  # by key and epoch
+        self._ended: dict[str, TrunkStatus] = {}  # by key
+        # With --transfer by variant those that it learns from; they come first.
+        self._smaller: dict[str, tuple[str, ...]] = {}
+        if plan.spec.search.transfer:
+            self._smaller = {p.variant: smaller_variants(plan, p.variant) for p in plan.points}
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the sweep."""
+        return self._plan
+
+    def epochs_reported(self, trunk: TrunkSpec) -> int:
+        """Count the epochs of a trunk, from its first on, whose reports this process has."""
+        reports = self._reports.get(trunk.key, {})
+        return next(epoch for epoch in range(len(reports) + 1) if epoch + 1 not in reports)
+
+    def survivors(self) -> list[TrunkSpec]:
+        """List the best trunks of each point, each before its repeats, as far as these are done."""
+        repeats = [
+            trunk
+            for key, trunk in self._trunks.items()
+            if trunk.repeat and self._ended.get(key) == TrunkStatus.FINISHED
+        ]
+        best = (trunk for point in self._plan.points for trunk in self._best_of(point))
+        return list(with_repeats(best, repeats))
+
+    def _best_of(self, point: Point) -> list[TrunkSpec]:
+        """List the best trunks of a point: by how far they were trained, then by val."""
+        candidates = [
+            trunk
+            for key, trunk in self._trunks.items()
+            if point_of(trunk) == point
+            and not trunk.repeat
+            and self._ended.get(key) in (TrunkStatus.FINISHED, TrunkStatus.CUT)
+        ]
+        candidates.sort(key=lambda t: self._merit(t.key), reverse=True)
+        return candidates[: self._plan.spec.fix.survivors]
+
+    def _repeats_to_begin(self, point: Point) -> list[TrunkSpec]:
+        """List the repeats of a point that have not begun, by what is best there now."""
+        times, begun = self._plan.spec.search.repeat, self._trunks
+        best = self._best_of(point) if times > 1 else []
+        finished = [t for t in best if self._ended[t.key] == TrunkStatus.FINISHED]
+        return repeats_to_begin(finished, times, begun)
+
+    def _note(self, key: str, report: EpochReport) -> None:
+        self._reports.setdefault(key, {})[report.epoch] = report
+        best = report.best_by(self._plan.metric)  # over the test resolutions
+        if best is not None:
+            self._values[key][report.epoch] = best.value(self._plan.metric)
+
+    def _history(self, variant: str) -> Iterator[Trial]:
+        told = {variant, *self._smaller.get(variant, ())}
+        for key, trunk in self._trunks.items():
+            if trunk.variant in told and not trunk.repeat:
+                draw = self._plan.search.draw_of(trunk)
+                yield Trial(
+                    point=point_of(trunk),
+                    hyper=draw.hyper,
+                    recipe=draw.recipe,
+                    values=self._values[key],
+                    running=key not in self._ended,
+                    finished=self._ended.get(key) == TrunkStatus.FINISHED,
+                )
+
+    def _merit(self, key: str) -> tuple[int, float]:
+        """Return the last epoch at which a trunk was scored, and its value there."""
+        return max(self._values[key].items(), default=(0, 0.0))
+
+
+def repeats_to_begin(
+    finished: Sequence[TrunkSpec], times: int, begun: Container[str]
+) -> list[TrunkSpec]:
+    """List the repeats that have not begun: each trunk's first before the second of any.
+
+    Args:
+        finished: the trunks that are repeated, the best first.
+        times: how often each is trained in all.
+        begun: keys of trunks that have begun.
+    """
+    repeats = (replace(trunk, repeat=number) for number in range(1, times) for trunk in finished)
+    return [trunk for trunk in repeats if trunk.key not in begun]
+
+
+def with_repeats(firsts: Iterable[TrunkSpec], repeats: Sequence[TrunkSpec]) -> Iterator[TrunkSpec]:
+    """Put behind each trunk those that repeat it, in the order of their numbers."""
+    for first in firsts:
+        yield first
+        own = (trunk for trunk in repeats if trunk.configuration == first.key)
+        yield from sorted(own, key=lambda trunk: trunk.repeat)
