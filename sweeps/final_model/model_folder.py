@@ -77,7 +77,7 @@ def write_model(
             temperature=temperature,
         )
         onnx, program = new_folder / "model.onnx", new_folder / "model.pt2"
-        graph = graph_of(model, trunk.variant, len(plan.classes), transform.test_res)
+        graph = graph_of(model, trunk.variant, transform.test_res)
         write_onnx(onnx, graph, _metadata(plan, trunk.variant, transform))
         write_program(program, trace(model, transform.test_res))
         check(onnx, program, model, transform.test_res)

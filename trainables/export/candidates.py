@@ -26,5 +26,5 @@ def write_candidates(
     net = backbone.build(variants.get(variant), classes).eval()
     files = {res: folder / f"{variant}-{res}.onnx" for res in sorted(set(resolutions))}
     for res, path in files.items():
-        write_onnx(path, graph_of(net, variant, classes, res), {VARIANT: variant})
+        write_onnx(path, graph_of(net, variant, res), {VARIANT: variant})
     return files

@@ -6,50 +6,53 @@ resolution only the padding of strided convolutions differs.
 
 from __future__ import annotations
 
-from functools import lru_cache
+import copy
+from collections.abc import Mapping
 
 import onnx
+import torch
 from onnxscript import ir
 from torch import nn
 
 from trainables.export.portable_formats import export_onnx, folded, trace
-from trainables.models import backbone, variants
 
 EXPORTED_RES = 64  # px
+Shapes = tuple[tuple[str, torch.Size], ...]  # of a net's weights, by name
+
+_graphs: dict[tuple[str, Shapes], onnx.ModelProto] = {}  # without weights, which are large
 
 
-def graph_of(net: nn.Module, variant: str, classes: int, res: int) -> ir.Model:
+def graph_of(net: nn.Module, variant: str, res: int) -> ir.Model:
     """Give the graph that an export of the net at a resolution would have, and its weights.
 
     Args:
         net: of the variant; it is left as it is.
-        classes: its outputs.
         res: px.
     """
+    plain = folded(net)
+    state = plain.state_dict()
+    key = variant, tuple((name, tensor.shape) for name, tensor in state.items())
+    if key not in _graphs:
+        _graphs[key] = _without_weights(plain, state)
     graph = onnx.ModelProto()
-    graph.CopyFrom(_without_weights(variant, classes))
+    graph.CopyFrom(_graphs[key])
     set_resolution(graph, res)
-    state = folded(net).state_dict()
     for tensor in graph.graph.initializer:
         if tensor.name in state:
-            values = state[tensor.name].numpy()
-            assert tuple(tensor.dims) == values.shape, tensor.name
-            tensor.raw_data = values.tobytes()
+            tensor.raw_data = state[tensor.name].numpy().tobytes()
     return ir.from_proto(graph)
 
 
-@lru_cache(maxsize=32)
-def _without_weights(variant: str, classes: int) -> onnx.ModelProto:
-    """Export a variant; of its weights only names, shapes and types are kept."""
-    net = backbone.build(variants.get(variant), classes).eval()
+def _without_weights(plain: nn.Module, state: Mapping[str, torch.Tensor]) -> onnx.ModelProto:
+    """Export a net; of its weights only names, shapes and types are kept."""
+    exported = copy.deepcopy(plain)
     # A bias that is zero, as before training, would be left out.
-    for name, parameter in net.named_parameters():
+    for name, parameter in exported.named_parameters():
         if name.endswith("bias"):
             nn.init.normal_(parameter, std=0.01)
-    graph: onnx.ModelProto = ir.to_proto(export_onnx(trace(net, EXPORTED_RES)))
-    weights = folded(net).state_dict().keys()
+    graph: onnx.ModelProto = ir.to_proto(export_onnx(trace(exported, EXPORTED_RES)))
     for tensor in graph.graph.initializer:
-        if tensor.name in weights:
+        if tensor.name in state:
             tensor.ClearField("raw_data")
     return graph
 

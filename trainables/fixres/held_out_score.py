@@ -237,7 +237,7 @@ def _extra_test_set(
     )
     if extra.digest != reading.digest:
         raise UserError(
-            f"--also-test {reading.name}={data} holds other images on this node ({extra.digest}) "
+            f"`also_test` {reading.name}={data} holds other images on this node ({extra.digest}) "
             f"than on the head ({reading.digest}): make one folder visible to all nodes, and leave "
             "it as it is while the sweep runs."
         )

@@ -174,7 +174,7 @@ def test_an_extra_test_set_is_decoded_where_it_is_read(apart, tmp_path):
     )
     views = replace(apart.views, cache=tmp_path / "another node")
     named = {"cell": apart.cell, "arms": ("fix", "none"), "name": "v2", "data": tmp_path / "extra"}
-    with pytest.raises(UserError, match=r"--also-test v2=.* holds other images on this node"):
+    with pytest.raises(UserError, match=r"`also_test` v2=.* holds other images on this node"):
         score_reading(Reading(**named, digest="another"), apart.store, views, options)
     score_reading(Reading(**named, digest=extra.digest), apart.store, views, options)
     found = recorded_on(held_out_set_of(extra), apart.store, apart.cell, ("fix", "none"))
