@@ -1,0 +1,158 @@
+"""Measure what a trial costs beside its own work: as sweeps run trials, and as Ray Tune alone does.
+
+    python benchmarks/orchestrator.py --trials 100 400 --rounds 3
+
+Both run the same number of trials that sleep, for half to one and a half times --seconds at random,
+as many at a time as there are cores, in processes that are reused. Ours has a queue that sweeps
+fill trial by trial, work that is chosen as a trial starts, and a decision after each result; Tune
+alone has its searcher for grids, and no scheduler. Rounds alternate. Numbers are medians, the first
+round of each left out; of wall time, the sleep is taken off. "processes" is how many were started.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
+import ray
+from ray import tune
+
+from sweeps.execution.resources import ClusterResources, MemoryNeed, PhaseResources, Placement
+from sweeps.execution.tasks import Phase, Queued
+from sweeps.execution.tune_runner import run_trials
+from sweeps.planning.options.groups import ResourceOptions
+from trainables.data.options import ReadOptions
+from trainables.machine import available_cores
+from trainables.ray_backend.tune_trainables import TrialContext
+
+NET = ("b0", 224)
+
+
+class Idle(tune.Trainable):
+    """A trial that sleeps, in one step."""
+
+    def setup(self, config: dict[str, Any], context: TrialContext | None = None) -> None:
+        """Prepare nothing."""
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Go on with another trial in this process."""
+        return True
+
+    def begin(self, work: object) -> None:
+        """Take the work."""
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Save nothing."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Load nothing."""
+
+    def step(self) -> dict[str, Any]:
+        """Sleep."""
+        time.sleep(float(os.environ["TRIAL_SECONDS"]) * random.uniform(0.5, 1.5))
+        return {"done": True, "process": os.getpid()}
+
+
+def ours(trials: int, cores: int) -> set[int]:
+    """Run trials as a phase of a sweep does; return the processes that they ran in."""
+    left = iter(range(trials))
+    context = TrialContext(
+        store=Path("/"), data=Path("/"), images_digest="", read=ReadOptions(), cache=Path("/"),
+        rungs=(),
+    )  # fmt: skip
+    machine = ClusterResources(
+        cores=cores, gpus=0, gpus_per_node=0, gpu=None, memory_gb=64, cluster=False
+    )
+    placement = Placement(
+        options=ResourceOptions(concurrency=cores, cpus_per_trial=1), cluster_resources=machine
+    )
+    resources = PhaseResources(
+        placement=placement, needs={NET: MemoryNeed(gb=lambda _: 0.1, max_workers=1)}, trials=trials
+    )
+    processes: list[int] = []
+
+    def note(_: object, result: dict[str, Any]) -> bool:
+        processes.append(result["process"])
+        return False
+
+    phase = Phase(
+        queue=lambda: Queued(net=NET) if next(left, None) is not None else None,
+        begin=lambda _: object(),  # type: ignore[arg-type,return-value]
+        should_continue=note,
+        failed=lambda _, trace: sys.exit(trace),
+    )
+    run_trials(Idle, [(phase, resources)], context)
+    assert len(processes) >= trials  # Tune may report a last result twice
+    return set(processes)
+
+
+def bare(trials: int, cores: int) -> set[int]:
+    """Run trials by Ray Tune alone; return as :func:`ours`."""
+    with tempfile.TemporaryDirectory() as scratch:
+        results = tune.Tuner(
+            tune.with_resources(Idle, {"CPU": 1}),
+            param_space={"number": tune.grid_search(list(range(trials)))},
+            tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=cores),
+            run_config=tune.RunConfig(storage_path=scratch, verbose=0),
+        ).fit()
+    assert len(results) == trials and not results.errors
+    return set(results.get_dataframe()["process"])
+
+
+def timed(run: Callable[[int, int], set[int]], trials: int, cores: int) -> tuple[float, float, int]:
+    """Return ms of wall time and of this process's CPU time for each trial, and the processes."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    processes = run(trials, cores)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    slept = float(os.environ["TRIAL_SECONDS"]) / cores
+    return 1000 * (wall / trials - slept), 1000 * cpu / trials, len(processes)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--trials", type=int, nargs="*", default=[100, 400], help="in a run")
+    parser.add_argument("--rounds", type=int, default=4, help="runs of each, the first left out")
+    parser.add_argument("--seconds", type=float, default=0.5, help="that a trial sleeps")
+    args = parser.parse_args()
+    os.environ["TRIAL_SECONDS"] = str(args.seconds)
+    cores = available_cores()
+    ray.init(
+        address="local",
+        num_cpus=cores,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _node_ip_address="127.0.0.1",
+    )
+    print("| trials | ms a trial | ours | Tune alone | ratio |\n|---|---|---|---|---|", flush=True)
+    for trials in args.trials:
+        found: dict[str, list[tuple[float, float, int]]] = {"ours": [], "bare": []}
+        for _ in range(args.rounds):
+            for name, run in (("ours", ours), ("bare", bare)):
+                found[name].append(timed(run, trials, cores))
+        for place, what in enumerate(("wall", "driver's CPU", "processes")):
+            mine, theirs = (
+                statistics.median(one[place] for one in found[name][1:]) for name in found
+            )
+            print(
+                f"| {trials} | {what} | {mine:.1f} | {theirs:.1f} | {mine / theirs:.2f} |",
+                flush=True,
+            )
+    ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()
