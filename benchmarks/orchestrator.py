@@ -6,8 +6,8 @@ Both run the same number of trials that sleep, for half to one and a half times 
 as many at a time as there are cores, in processes that are reused. Ours has a queue that sweeps
 fill trial by trial, work that is chosen as a trial starts, and a decision after each result; Tune
 alone has its searcher for grids, and no scheduler. Rounds alternate. Numbers are medians, the first
-round of each left out; of wall time, the sleep is taken off; the start of the processes is in it, and ours import PyTorch. "processes" is
-how many were started.
+round of each left out; of wall time, the sleep is taken off. The start of the processes is in it,
+and ours import PyTorch. "processes" is how many were started.
 """
 
 from __future__ import annotations
