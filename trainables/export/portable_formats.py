@@ -177,7 +177,7 @@ def _onnx_runner(path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 def folded(model: nn.Module) -> nn.Module:
-    """Copy the model as it is written: in eval mode, its batch norms folded; see there."""
+    """Copy the model as it is written: on the CPU, in eval mode, its batch norms folded."""
     plain = _plain_copy(model)
     fold_batch_norms(plain)
     return plain
