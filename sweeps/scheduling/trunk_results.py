@@ -44,22 +44,26 @@ class TrunkResults:
 
     def survivors(self) -> list[TrunkSpec]:
         """List the best trunks of each point, each before its repeats, as far as these are done."""
-        repeats = [
-            trunk
-            for key, trunk in self._trunks.items()
-            if trunk.repeat and self._ended.get(key) == TrunkStatus.FINISHED
-        ]
-        best = (trunk for point in self._plan.points for trunk in self._best_of(point))
-        return list(with_repeats(best, repeats))
+        of_point = defaultdict(list)
+        for trunk in self._trunks.values():
+            of_point[point_of(trunk)].append(trunk)
+        survivors: list[TrunkSpec] = []
+        for point in self._plan.points:
+            repeats = [
+                trunk
+                for trunk in of_point[point]
+                if trunk.repeat and self._ended.get(trunk.key) == TrunkStatus.FINISHED
+            ]
+            survivors += with_repeats(self._best(of_point[point]), repeats)
+        return survivors
 
-    def _best_of(self, point: Point) -> list[TrunkSpec]:
-        """List the best trunks of a point: by how far they were trained, then by val."""
+    def _best(self, trunks: Iterable[TrunkSpec]) -> list[TrunkSpec]:
+        """List the best of a point's trunks: by how far they were trained, then by val."""
         candidates = [
             trunk
-            for key, trunk in self._trunks.items()
-            if point_of(trunk) == point
-            and not trunk.repeat
-            and self._ended.get(key) in (TrunkStatus.FINISHED, TrunkStatus.CUT)
+            for trunk in trunks
+            if not trunk.repeat
+            and self._ended.get(trunk.key) in (TrunkStatus.FINISHED, TrunkStatus.CUT)
         ]
         candidates.sort(key=lambda t: self._merit(t.key), reverse=True)
         return candidates[: self._plan.spec.fix.survivors]
@@ -67,7 +71,9 @@ class TrunkResults:
     def _repeats_to_begin(self, point: Point) -> list[TrunkSpec]:
         """List the repeats of a point that have not begun, by what is best there now."""
         times, begun = self._plan.spec.search.repeat, self._trunks
-        best = self._best_of(point) if times > 1 else []
+        if times == 1:
+            return []
+        best = self._best(trunk for trunk in begun.values() if point_of(trunk) == point)
         finished = [t for t in best if self._ended[t.key] == TrunkStatus.FINISHED]
         return repeats_to_begin(finished, times, begun)
 
