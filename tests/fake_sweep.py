@@ -176,7 +176,9 @@ def draw(seed: int, point: Point, sample: int) -> Draw:
     return Draw(hyper=Hyper(lr=rng.uniform(1e-4, 1e-3), weight_decay=0.01, label_smoothing=0.1))
 
 
-def propose(_search: object, point: Point, *_: object, seed: int, sample: int) -> Draw:
+def propose(
+    _search: object, point: Point, *_: object, seed: int, sample: int, smaller: object
+) -> Draw:
     return draw(seed, point, sample)
 
 

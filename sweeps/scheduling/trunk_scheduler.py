@@ -187,7 +187,7 @@ class TrunkScheduler(TrunkResults):
                 list(self._history(point.variant)),
                 seed=self._plan.spec.run.seed,
                 sample=self._begun(point),
-                **({"smaller": smaller} if (smaller := self._smaller.get(point.variant)) else {}),
+                smaller=self._smaller.get(point.variant, ()),
             )
             trunk = self._plan.trunk(point, draw.hyper, draw.recipe)
             self._record_proposal(trunk)
