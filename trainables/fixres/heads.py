@@ -31,6 +31,7 @@ from trainables.fixres.head_settings import HeadGrid, HeadSetting
 
 MAX_LOGITS_AT_ONCE = 1 << 24  # numbers, 64 MB, when val is scored
 BETAS, EPS = (0.9, 0.999), 1e-8  # the defaults of torch.optim.AdamW
+_JUDGES = (0, 1, _ALL := 2)  # the halves of val, and all of it
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,7 @@ class FittedHead:
 class ValScores:
     """Runs on val after an epoch."""
 
-    merits: list[Merit]  # on all of val
-    by_half: list[list[Merit]]  # on half 0, and on half 1
+    merits: list[list[Merit]]  # by judge: half 0, half 1 and all of val; of each run
     predicted: torch.Tensor  # (runs, M) int64
 
 
@@ -76,8 +76,9 @@ def fit(
     Better is: more of the grid's metric (of top-1: more hits), then a lower mean cross-entropy
     (without smoothing and class weights), then fewer epochs. A setting is given up after
     ``grid.patience`` epochs without a better one of its own, or when its loss on val is no longer
-    finite; what is not finite never wins. What the pick is worth is judged by halves of val, which
-    pick among the same (setting, epoch) pairs (:mod:`.cross_fit`).
+    finite; what is not finite never wins. What the pick is worth is judged by halves of val
+    (:mod:`.cross_fit`), each of which picks and gives up by its own images alone, as all of val
+    does: a setting is trained until the last of the three has given it up.
 
     Args:
         views: (N, D) float32 features of the same images, at least one; epoch e trains on view
@@ -99,17 +100,16 @@ def fit(
     picks = HalfPicks(halves, at_start, grid.settings[0])
     for epoch in _epochs(batches, views, labels, grid, seed):
         for runs in batches:
+            tried += sum(runs.followed[_ALL])
             scores = runs.score(val, val_labels, halves)
-            merits = scores.merits
             settings = [replace(setting, epochs=epoch) for setting in runs.settings]
             for half in (0, 1):
-                picks.offer(half, scores.by_half[half], scores.predicted, settings)
-            tried += len(merits)
+                picks.offer(half, scores.merits[half], scores.predicted, settings)
+            merits = scores.merits[_ALL]
             if max(merits) > best_merit:
                 best_merit = max(merits)
                 best = runs.head(merits.index(best_merit), epoch)
-            alive = [i for i, one in enumerate(merits) if one > WORST]
-            runs.keep([i for i in alive if runs.stale[i] < grid.patience])
+            runs.drop_given_up()
         batches[:] = [runs for runs in batches if runs.settings]
     return replace(best, tried=tried, cross_fit=picks.judged())
 
@@ -213,8 +213,11 @@ class _BatchedRuns(ABC):
             (rows, *(torch.zeros_like(rows) for _ in range(self.moments)))
             for rows in (weight, bias)
         ]
-        self.best = [WORST] * len(self.settings)  # each run's merit so far
-        self.stale = [0] * len(self.settings)  # epochs since then
+        runs = len(self.settings)
+        self.patience = grid.patience
+        self.best = [[WORST] * runs for _ in _JUDGES]  # by judge, of each run so far
+        self.stale = [[0] * runs for _ in _JUDGES]  # epochs since then
+        self.followed = [[True] * runs for _ in _JUDGES]  # not given up
         self._set_columns()
 
     def _set_columns(self) -> None:
@@ -243,13 +246,21 @@ class _BatchedRuns(ABC):
     def score(
         self, features: torch.Tensor, labels: torch.Tensor, halves: torch.Tensor
     ) -> ValScores:
-        """Score each run as it is now, and note how many epochs its best one is past."""
+        """Score each run as it is now; to a judge that has given it up, it is the worst.
+
+        A judge gives a run up that is not finite, or ``patience`` epochs past its best.
+        """
         scores = self._scores(features, labels, halves)
-        for i, one in enumerate(scores.merits):
-            if one > self.best[i]:
-                self.best[i], self.stale[i] = one, 0
-            else:
-                self.stale[i] += 1
+        for judge, merits in enumerate(scores.merits):
+            best, stale, followed = self.best[judge], self.stale[judge], self.followed[judge]
+            for i, one in enumerate(merits):
+                if not followed[i]:
+                    merits[i] = WORST
+                elif one > best[i]:
+                    best[i], stale[i] = one, 0
+                else:
+                    stale[i] += 1
+                    followed[i] = one > WORST and stale[i] < self.patience
         return scores
 
     def _scores(
@@ -272,11 +283,11 @@ class _BatchedRuns(ABC):
             tally.add(first[:, 0], target)
             predicted.append(first[:, 0])
         said, means = torch.cat(predicted, dim=1), (loss / len(labels)).tolist()
-        merits = [merit(*pair) for pair in zip(tally.values(), means, strict=True)]
         by_half = [
             self._merits_on(halves == half, said, labels, loss_of_half[:, half]) for half in (0, 1)
         ]
-        return ValScores(merits, by_half, said)
+        on_all = [merit(*pair) for pair in zip(tally.values(), means, strict=True)]
+        return ValScores([*by_half, on_all], said)
 
     def _merits_on(
         self, chosen: torch.Tensor, said: torch.Tensor, labels: torch.Tensor, loss: torch.Tensor
@@ -294,12 +305,15 @@ class _BatchedRuns(ABC):
         setting = replace(self.settings[i], epochs=epoch)
         return FittedHead(weight[rows].clone(), bias[rows, 0].clone(), setting, 0)
 
-    def keep(self, runs: list[int]) -> None:
-        """Drop all other runs: they cost nothing from here on."""
+    def drop_given_up(self) -> None:
+        """Drop the runs that no judge follows: they cost nothing from here on."""
+        runs = [i for i, judges in enumerate(zip(*self.followed, strict=True)) if any(judges)]
         if len(runs) == len(self.settings):
             return
         self.settings = [self.settings[i] for i in runs]
-        self.best, self.stale = [self.best[i] for i in runs], [self.stale[i] for i in runs]
+        self.best = [[one[i] for i in runs] for one in self.best]
+        self.stale = [[one[i] for i in runs] for one in self.stale]
+        self.followed = [[one[i] for i in runs] for one in self.followed]
         self.parts = [tuple(self._rows_of(runs, rows) for rows in part) for part in self.parts]
         self._set_columns()
 

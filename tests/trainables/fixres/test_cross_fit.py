@@ -83,6 +83,24 @@ def test_cross_fitted_classes_are_what_each_half_picks_judged_by_the_other(seed,
     assert torch.equal(found.predicted, plainly_crossed(data, grid))
 
 
+@pytest.mark.parametrize("patience", [1, 2])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_half_gives_up_by_its_own_images_alone(seed, patience):
+    """It picks what a fit picks whose val has that half alone, and never saw the other."""
+    data, grid = make_data(seed), replace(GRID, patience=patience)
+    found = fitted(data, grid).cross_fit
+    assert found is not None
+    halves = val_halves(data.val_labels)
+    for half in (0, 1):
+        own = replace(
+            data, val=data.val[halves == half], val_labels=data.val_labels[halves == half]
+        )
+        alone = fitted(own, grid)
+        assert found.picked[half] == alone.setting
+        judged = (data.val @ alone.weight.T + alone.bias).argmax(1)[halves != half]
+        assert torch.equal(found.predicted[halves != half], judged)
+
+
 def test_without_anything_finite_the_start_is_judged():
     data = make_data(0)
     found = fitted(data, replace(GRID, optimizer=("sgd",), lr=(1e39,))).cross_fit
