@@ -55,12 +55,12 @@ def main() -> None:
     if args.test:
         record = read_sweep_record(out)
         assert record is not None, "a sweep's folder has its record"
-        rows, hits = _on_test(rows, store, record)
+        rows, hits = read_on_test(rows, store, record)
     arms = sorted({r.arm for r in rows}, key=rank)
     print("\n".join([*_accuracies(rows, arms), "", *_gains(rows, arms, hits)]))
 
 
-def _on_test(rows: list[Row], store: Store, record: SweepRecord) -> tuple[list[Row], Hits]:
+def read_on_test(rows: list[Row], store: Store, record: SweepRecord) -> tuple[list[Row], Hits]:
     """Read test for every row: the rows on test, and what each has right."""
     images, _ = open_images(record.spec, Terminal(Console(stderr=True)))
     assert images.digest == record.identity["images"], "these are other images"
