@@ -121,7 +121,7 @@ class Spending:
             return SettledCells(trunks, cells, self.store)
         watchers, fits = Watchers([watcher, self.budget]), self.budget.fits_cell
         cells = CellScheduler(self.plan, None, self.store, watchers, fits)
-        return SettledCells(trunks, cells, self.store, in_order=True)
+        return SettledCells(trunks, cells, self.store, best_first=True)
 
     def undone(self, trunks: TrunkScheduler, cells: CellScheduler) -> Budgeted | None:
         """Say what the budget left undone; None: there is none."""

@@ -98,6 +98,9 @@ class BudgetedTrunks(TrunkScheduler):
             ahead[candidate.point] -= 1
         return None
 
+    def _rate(self, point: Point) -> None:
+        """Rate nothing: what comes next is weighed anew at each look, by what has been spent."""
+
     def urgency(self, point: Point, ahead: int = 0) -> tuple[int, float]:
         """Rate what a trial of a point would start with: the less, the sooner it should start."""
         gains = [c.gain for c in self._in_order() if c.point == point]
@@ -135,9 +138,13 @@ class BudgetedTrunks(TrunkScheduler):
 
     def survivors(self) -> list[TrunkSpec]:
         """List the best trunks of each point that has trained one to its end; the best first."""
-        done = {point for point, halving in self._halving.items() if halving.has_finished}
-        found = [trunk for trunk in super().survivors() if point_of(trunk) in done]
-        return sorted(found, key=lambda trunk: (trunk.repeat > 0, -self._merit(trunk.key)[1]))
+        return sorted(
+            super().survivors(), key=lambda trunk: (trunk.repeat > 0, -self._merit(trunk.key)[1])
+        )
+
+    def survivors_of(self, point: Point) -> list[TrunkSpec]:
+        """List the best trunks of a point: none where it has trained none to its end."""
+        return super().survivors_of(point) if self._halving[point].has_finished else []
 
     @property
     def points_without_result(self) -> list[Point]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
 
 from sweeps.events.event_types import CellBegan, CellEnded, CellsPlanned, TrialRetried, Watcher
 from sweeps.planning.cell import Cell
@@ -10,6 +11,7 @@ from sweeps.planning.grid import point_of
 from sweeps.planning.plan import Plan
 from sweeps.planning.workload import cell_gmacs
 from sweeps.selection.leaderboard import Row, make_row
+from trainables.evaluation.class_metrics import Metric
 from trainables.fixres.arms import rank
 from trainables.fixres.cell import ArmResult, recorded_results
 from trainables.models import variants
@@ -21,46 +23,75 @@ from trainables.training.trunk import EpochReport, TrunkSpec, trained_epochs
 SurvivingTrunk = tuple[TrunkSpec, tuple[EpochReport, ...]]
 
 
-def cells_of(
-    plan: Plan,
-    survivors: Sequence[SurvivingTrunk],
-    *,
-    in_order: bool = False,
-) -> list[Cell]:
-    """List the cells of the surviving trunks and of the untouched nets.
+Order = tuple[float, ...]  # of a cell: the less, the sooner
+
+
+class CellOrder:
+    """The order in which cells are handed out, whenever they are planned.
 
     The dearest come first, so that the last are short.
 
     Args:
-        survivors: trunks, each with the reports of its epochs.
-        in_order: whether all cells of a trunk come before those of the next, and those of untouched
-            nets last, the cheapest first: as far as time goes.
+        best_first: whether all cells of the best trunk come before those of the next, and those of
+            untouched nets last, the cheapest first: as far as time goes.
     """
-    cells = [
-        plan.cell(trunk, trained_epochs(reports), res, crop)
-        for trunk, reports in survivors
-        for res, crop in plan.grid.cells(point_of(trunk))
-    ]
-    cells += [
-        plan.cell(trunk, 0, res, crop)
-        for trunk in plan.untouched()
-        for res, crop in plan.untouched_tests(trunk.variant)
-    ]
 
-    def work(cell: Cell) -> float:
-        return cell_gmacs(plan, cell.variant, cell.test_res, cell.spec.arms)
+    def __init__(self, plan: Plan, *, best_first: bool = False):
+        self._plan, self._best_first = plan, best_first
+        self._place = {point: place for place, point in enumerate(plan.points)}
 
-    if in_order:
-        place = {trunk.key: number for number, (trunk, _) in enumerate(survivors)}
-        last = len(place)
-        return sorted(
-            cells,
-            key=lambda cell: (
-                place.get(cell.trunk.key, last),
-                work(cell) if cell.trunk.key not in place else -work(cell),
-            ),
-        )
-    return sorted(cells, key=lambda cell: -work(cell))
+    def of_trunks(self, survivors: Sequence[SurvivingTrunk]) -> list[tuple[Order, Cell]]:
+        """List the cells of surviving trunks, each with its order.
+
+        Args:
+            survivors: among them all of a point, in their order.
+        """
+        found: list[tuple[Order, Cell]] = []
+        for number, (trunk, reports) in enumerate(survivors):
+            point, epochs = point_of(trunk), trained_epochs(reports)
+            value = _last_value(reports, self._plan.metric) if self._best_first else 0.0
+            place = self._place[point], number
+            for test, (res, crop) in enumerate(self._plan.grid.cells(point)):
+                cell = self._plan.cell(trunk, epochs, res, crop)
+                dearest = -self._work(cell)
+                order = (
+                    (0, trunk.repeat > 0, -value, *place, dearest, test)
+                    if self._best_first
+                    else (dearest, 0, *place, test)
+                )
+                found.append((order, cell))
+        return sorted(found, key=lambda ranked: ranked[0])
+
+    def of_untouched(self) -> list[tuple[Order, Cell]]:
+        """List the cells of the untouched nets, each with its order."""
+        cells = [
+            self._plan.cell(trunk, 0, res, crop)
+            for trunk in self._plan.untouched()
+            for res, crop in self._plan.untouched_tests(trunk.variant)
+        ]
+        found: list[tuple[Order, Cell]] = []
+        for number, cell in enumerate(cells):
+            work = self._work(cell)
+            found.append(((1, work, number) if self._best_first else (-work, 1, number), cell))
+        return sorted(found, key=lambda ranked: ranked[0])
+
+    def _work(self, cell: Cell) -> float:
+        return cell_gmacs(self._plan, cell.variant, cell.test_res, cell.spec.arms)
+
+
+def _last_value(reports: Sequence[EpochReport], metric: Metric) -> float:
+    """Return a trunk's value on val where it was scored last; 0 where it never was."""
+    scores = (report.best_by(metric) for report in reversed(reports))
+    return next((score.value(metric) for score in scores if score is not None), 0.0)
+
+
+def cells_of(
+    plan: Plan, survivors: Sequence[SurvivingTrunk], *, best_first: bool = False
+) -> list[Cell]:
+    """List the cells of all surviving trunks and of the untouched nets; see :class:`CellOrder`."""
+    order = CellOrder(plan, best_first=best_first)
+    ranked = [*order.of_trunks(survivors), *order.of_untouched()]
+    return [cell for _, cell in sorted(ranked, key=lambda one: one[0])]
 
 
 class CellScheduler:
@@ -87,33 +118,27 @@ class CellScheduler:
         """Cells that were not handed out, as they did not fit any more."""
         self._cells: dict[str, Cell] = {}
         self._rows: dict[str, tuple[Row, ...]] = {}
-        self._waiting: list[str] = []  # keys
+        self._waiting: list[tuple[Order, str]] = []  # keys, as a heap
         self._is_first = True
         if cells is not None:
-            self.plan_cells(cells)
+            self.plan_cells([((place,), cell) for place, cell in enumerate(cells)])
 
-    def plan_cells(self, cells: Sequence[Cell], *, is_last: bool = True) -> None:
-        """Plan cells; of those that the store holds, the results are taken.
+    def plan_cells(self, cells: Sequence[tuple[Order, Cell]], *, is_last: bool = True) -> None:
+        """Plan further cells; of those that the store holds, the results are taken.
 
         Args:
-            cells: all that there are by now, those that were planned before included, in the order
-                in which they are handed out from now on.
+            cells: each with its order among all that wait.
             is_last: whether no more will come.
         """
-        new = [cell for cell in cells if not self.knows(cell)]
-        self._watcher.on(CellsPlanned(cells=tuple(new), is_last=is_last))
-        self._cells |= {cell.key: cell for cell in new}
-        for cell in new:
+        self._watcher.on(CellsPlanned(cells=tuple(cell for _, cell in cells), is_last=is_last))
+        self._cells |= {cell.key: cell for _, cell in cells}
+        for order, cell in cells:
             results = recorded_results(self._store, cell.key)
             if results is not None and {r.arm for r in results} == set(cell.spec.arms):
                 self.take(cell.key, results)
-        waiting = {*self._waiting, *(c.key for c in new if c.key not in self._rows)}
-        self._waiting = [cell.key for cell in cells if cell.key in waiting]
+            else:
+                heappush(self._waiting, (order, cell.key))
         self._is_first = self._is_first and not self._rows
-
-    def knows(self, cell: Cell) -> bool:
-        """Whether a cell has been planned."""
-        return cell.key in self._cells
 
     @property
     def plan(self) -> Plan:
@@ -123,7 +148,7 @@ class CellScheduler:
     @property
     def upcoming(self) -> Cell | None:
         """The cell that is handed out next, if it fits; None: none is left."""
-        return self._cells[self._waiting[0]] if self._waiting else None
+        return self._cells[self._waiting[0][1]] if self._waiting else None
 
     @property
     def left(self) -> int:
@@ -156,7 +181,7 @@ class CellScheduler:
     def next(self) -> Cell | None:
         """Hand out the next cell; None: no more."""
         while self._waiting:
-            cell = self._cells[self._waiting.pop(0)]
+            cell = self._cells[heappop(self._waiting)[1]]
             if self._fits(cell) or self._is_first:
                 self._is_first = False
                 self._watcher.on(CellBegan(cell=cell))

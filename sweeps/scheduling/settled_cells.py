@@ -8,11 +8,12 @@ fill what trunks leave idle.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 from sweeps.planning.cell import Cell
-from sweeps.planning.grid import Point, point_of
+from sweeps.planning.grid import Point
 from sweeps.planning.plan import Plan
-from sweeps.scheduling.cell_scheduler import CellScheduler, SurvivingTrunk, cells_of
+from sweeps.scheduling.cell_scheduler import CellOrder, CellScheduler
 from sweeps.scheduling.repair import check_trunks
 from sweeps.scheduling.trunk_scheduler import TrunkScheduler
 from trainables.fixres.reuse.kept_arms import take_from_others
@@ -27,17 +28,22 @@ class SettledCells:
 
     Args:
         cells: has no cells yet.
-        in_order: whether the best trunk's cells come first, as within a budget; else the dearest.
+        best_first: whether the best trunk's cells come first, as within a budget; else the dearest.
     """
 
     def __init__(
-        self, trunks: TrunkScheduler, cells: CellScheduler, store: Store, *, in_order: bool = False
+        self,
+        trunks: TrunkScheduler,
+        cells: CellScheduler,
+        store: Store,
+        *,
+        best_first: bool = False,
     ):
         self._plan: Plan = trunks.plan
-        self._trunks, self.cells, self._store, self._in_order = trunks, cells, store, in_order
-        self._settled: frozenset[Point] | None = None  # the points whose cells are planned
+        self._trunks, self.cells, self._store = trunks, cells, store
+        self._order = CellOrder(self._plan, best_first=best_first)
+        self._planned: set[Point] | None = None  # None: those of untouched nets are not either
         self._are_all = False
-        self._survivors: dict[str, SurvivingTrunk] = {}  # by key
         # What others made was there before: what this process makes is of the plan itself.
         self._has_others = bool(children(store.cells))
 
@@ -53,8 +59,9 @@ class SettledCells:
             DamagedFileError: weights that its cells need are damaged.
         """
         settled = self._trunks.settled
-        if not self._are_all and settled != self._settled:
-            self._plan_cells(settled)
+        planned = -1 if self._planned is None else len(self._planned)
+        if not self._are_all and len(settled) > planned:
+            self._plan_cells(list(islice(settled, max(0, planned), None)))
         cell = self.cells.upcoming
         if cell is None or not (self._are_all or self._trunks.leaves_room_for(cell)):
             return None
@@ -67,26 +74,26 @@ class SettledCells:
             DamagedFileError: as :meth:`next`.
         """
         if not self._are_all:
-            self._plan_cells(frozenset(self._plan.points), is_last=True)
+            planned = self._planned or set()
+            self._plan_cells([p for p in self._plan.points if p not in planned], is_last=True)
 
-    def _plan_cells(self, settled: frozenset[Point], *, is_last: bool = False) -> None:
-        if self._settled is None:  # the first that are planned have those of untouched nets
+    def _plan_cells(self, points: Sequence[Point], *, is_last: bool = False) -> None:
+        """Plan the cells of points that are settled and, at first, those of untouched nets."""
+        survivors = [
+            (trunk, tuple(recorded_reports(self._store, trunk.key)))
+            for point in points
+            for trunk in self._trunks.survivors_of(point)
+        ]
+        ranked = self._order.of_trunks(survivors)
+        if self._planned is None:
             for untouched in self._plan.untouched():
                 write_untouched(untouched, len(self._plan.classes), self._store)
-        self._settled, self._are_all = settled, is_last
-        survivors = [t for t in self._trunks.survivors() if point_of(t) in settled]
-        for trunk in survivors:
-            if trunk.key not in self._survivors:
-                reports = tuple(recorded_reports(self._store, trunk.key))
-                self._survivors[trunk.key] = (trunk, reports)
-        cells = cells_of(
-            self._plan, [self._survivors[t.key] for t in survivors], in_order=self._in_order
-        )
-        self._prepare([cell for cell in cells if not self.cells.knows(cell)])
-        self.cells.plan_cells(cells, is_last=is_last)
-
-    def _prepare(self, cells: Sequence[Cell]) -> None:
-        """Take what the store has of cells that are planned now, and check what they need."""
+            ranked += self._order.of_untouched()
+        cells = [cell for _, cell in ranked]
         if self._has_others:
             take_from_others(self._store, [cell.spec for cell in cells])
         check_trunks(self._store, cells)
+        self.cells.plan_cells(ranked, is_last=is_last)
+        self._planned = self._planned or set()
+        self._planned.update(points)
+        self._are_all = is_last

@@ -24,6 +24,7 @@ class TrunkResults:
     def __init__(self, plan: Plan):
         self._plan = plan
         self._trunks: dict[str, TrunkSpec] = {}  # by key, in the order of the proposals
+        self._of_point: dict[Point, list[TrunkSpec]] = defaultdict(list)  # the same
         self._values: dict[str, dict[int, float]] = defaultdict(dict)  # by key and epoch
         self._reports: dict[str, dict[int, EpochReport]] = {}  # by key and epoch
         self._ended: dict[str, TrunkStatus] = {}  # by key
@@ -44,24 +45,26 @@ class TrunkResults:
 
     def survivors(self) -> list[TrunkSpec]:
         """List the best trunks of each point, each before its repeats, as far as these are done."""
-        of_point = defaultdict(list)
-        for trunk in self._trunks.values():
-            of_point[point_of(trunk)].append(trunk)
-        survivors: list[TrunkSpec] = []
-        for point in self._plan.points:
-            repeats = [
-                trunk
-                for trunk in of_point[point]
-                if trunk.repeat and self._ended.get(trunk.key) == TrunkStatus.FINISHED
-            ]
-            survivors += with_repeats(self._best(of_point[point]), repeats)
-        return survivors
+        return [trunk for point in self._plan.points for trunk in self.survivors_of(point)]
 
-    def _best(self, trunks: Iterable[TrunkSpec]) -> list[TrunkSpec]:
+    def survivors_of(self, point: Point) -> list[TrunkSpec]:
+        """List the best trunks of a point; see :meth:`survivors`."""
+        repeats = [
+            trunk
+            for trunk in self._of_point[point]
+            if trunk.repeat and self._ended.get(trunk.key) == TrunkStatus.FINISHED
+        ]
+        return list(with_repeats(self._best(point), repeats))
+
+    def _add(self, trunk: TrunkSpec) -> None:
+        self._trunks[trunk.key] = trunk
+        self._of_point[point_of(trunk)].append(trunk)
+
+    def _best(self, point: Point) -> list[TrunkSpec]:
         """List the best of a point's trunks: by how far they were trained, then by val."""
         candidates = [
             trunk
-            for trunk in trunks
+            for trunk in self._of_point[point]
             if not trunk.repeat
             and self._ended.get(trunk.key) in (TrunkStatus.FINISHED, TrunkStatus.CUT)
         ]
@@ -70,12 +73,12 @@ class TrunkResults:
 
     def _repeats_to_begin(self, point: Point) -> list[TrunkSpec]:
         """List the repeats of a point that have not begun, by what is best there now."""
-        times, begun = self._plan.spec.search.repeat, self._trunks
+        times = self._plan.spec.search.repeat
         if times == 1:
             return []
-        best = self._best(trunk for trunk in begun.values() if point_of(trunk) == point)
+        best = self._best(point)
         finished = [t for t in best if self._ended[t.key] == TrunkStatus.FINISHED]
-        return repeats_to_begin(finished, times, begun)
+        return repeats_to_begin(finished, times, self._trunks)
 
     def _note(self, key: str, report: EpochReport) -> None:
         self._reports.setdefault(key, {})[report.epoch] = report

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Collection
+from heapq import heappop, heappush
 from typing import Any
 
 from sweeps.events.event_types import (
@@ -72,6 +74,11 @@ class TrunkScheduler(TrunkResults):
         self._promotable: dict[Point, list[str]] = {}
         self._repeatable: dict[Point, list[TrunkSpec]] = {}  # repeats that may begin now
         self._queued: Counter[Point] = Counter()  # trials that have not started
+        self._settled: dict[Point, None] = {}  # in the order in which they were
+        self._place = {point: place for place, point in enumerate(self._halving)}
+        # Points that a trial can be queued of; an entry counts while it is its point's newest.
+        self._wanted: list[tuple[tuple[int, float], int, int, Point]] = []
+        self._newest: Counter[Point] = Counter()
         self._replay()
 
     # --- what comes next ------------------------------------------------------------------------
@@ -86,14 +93,12 @@ class TrunkScheduler(TrunkResults):
         return len(self.settled) == len(self._halving)
 
     @property
-    def settled(self) -> frozenset[Point]:
-        """The points whose trunks have all ended, repeats too: which of them survive is decided."""
-        return frozenset(
-            point
-            for point, halving in self._halving.items()
-            if not (halving.to_begin or halving.running or halving.waiting)
-            and not self._repeatable[point]
-        )
+    def settled(self) -> Collection[Point]:
+        """The points whose trunks have all ended, repeats too, in the order in which they did.
+
+        Which of their trunks survive is decided.
+        """
+        return self._settled.keys()
 
     def leaves_room_for(self, cell: Cell) -> bool:
         """Whether a cell may be made while trunks are trained."""
@@ -114,12 +119,21 @@ class TrunkScheduler(TrunkResults):
         Returns:
             The point; None: there is nothing more to be queued for now.
         """
-        wanted = [p for p in self._halving if self._queued[p] < self._startable(p)]
-        if not wanted:
-            return None
-        point = min(wanted, key=lambda p: self.urgency(p, self._queued[p]))
-        self._queued[point] += 1
-        return point
+        while self._wanted:
+            _, _, number, point = heappop(self._wanted)
+            if number == self._newest[point]:
+                self._queued[point] += 1
+                self._rate(point)
+                return point
+        return None
+
+    def _rate(self, point: Point) -> None:
+        """Rate what the next trial of a point would start with, now that something has changed."""
+        self._newest[point] += 1
+        queued = self._queued[point]
+        if queued < self._startable(point):
+            urgency, number = self.urgency(point, queued), self._newest[point]
+            heappush(self._wanted, (urgency, self._place[point], number, point))
 
     def urgency(self, point: Point, ahead: int = 0) -> tuple[int, float]:
         """Rate what a trial of a point would start with: the less, the sooner it should start.
@@ -192,7 +206,7 @@ class TrunkScheduler(TrunkResults):
             trunk = self._plan.trunk(point, draw.hyper, draw.recipe)
             self._record_proposal(trunk)
             if trunk.key not in self._trunks:
-                self._trunks[trunk.key] = trunk
+                self._add(trunk)
                 halving.begin(trunk.key)
                 return trunk
             halving.skip()
@@ -200,7 +214,7 @@ class TrunkScheduler(TrunkResults):
 
     def _begin_repeat(self, point: Point, trunk: TrunkSpec) -> TrunkSpec:
         self._record_proposal(trunk)
-        self._trunks[trunk.key] = trunk
+        self._add(trunk)
         self._halving[point].begin_repeat(trunk.key)
         return trunk
 
@@ -282,6 +296,10 @@ class TrunkScheduler(TrunkResults):
             self._trunks[key].repeat for key in halving.running
         )
         self._repeatable[point] = self._repeats_to_begin(point) if is_known else []
+        left = halving.to_begin or halving.running or halving.waiting or self._repeatable[point]
+        if not left:
+            self._settled[point] = None
+        self._rate(point)
 
     def _end(self, key: str, status: TrunkStatus, error: str = "") -> None:
         self._ended[key] = status
@@ -320,7 +338,7 @@ class TrunkScheduler(TrunkResults):
             if trunk.key in self._trunks:
                 halving.skip()
             else:
-                self._trunks[trunk.key] = trunk
+                self._add(trunk)
                 (halving.begin_repeat if trunk.repeat else halving.begin)(trunk.key)
         for trunk in recorded.restored:
             self._record_proposal(trunk)

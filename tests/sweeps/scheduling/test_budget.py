@@ -73,7 +73,7 @@ class Workers:
         budget = budget_of(seconds, self.clock)
         self.trunks = BudgetedTrunks(PLAN, self.store, Events(), budget)
         cells = CellScheduler(PLAN, None, self.store, budget, budget.fits_cell)
-        self.settled = SettledCells(self.trunks, cells, self.store, in_order=True)
+        self.settled = SettledCells(self.trunks, cells, self.store, best_first=True)
         self.farm, self.known = Farm(PLAN, self.store), Known(PLAN)
         self.number, self.early = count(), 0
         self.running: list[tuple[float, int, Any]] = []  # by the time at which they are heard of

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.events.event_types import CellsPlanned
+from sweeps.events.event_types import CellsPlanned, TrunkEnded
 from sweeps.planning.cell import Cell
-from sweeps.planning.grid import point_of
+from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
 from sweeps.scheduling.cell_scheduler import CellScheduler, cells_of
 from sweeps.scheduling.settled_cells import SettledCells
@@ -62,6 +62,7 @@ class Both:
                 if trunks:
                     self.early.append(cell)
                     assert point_of(cell.trunk) in self.trunks.settled
+            assert set(self.trunks.settled) == self._settled_by_all_trunks()
             if not (trunks or cells):
                 return True
             key = self.rng.choice([*trunks, *cells])
@@ -72,6 +73,11 @@ class Both:
             if self.trunks.report(trunk, self.farm.step(trunk, reported)):
                 trunks[key] = (trunk, reported + 1)
         return False
+
+    def _settled_by_all_trunks(self) -> set[Point]:
+        """The points all of whose trunks have ended, by what watchers were told."""
+        ended = Counter(point_of(e.trunk) for e in self.events if isinstance(e, TrunkEnded))
+        return {point for point in self.plan.points if ended[point] == self.plan.samples}
 
     def _make(self, cell: Cell) -> None:
         score = Score(split="val", n=50, hits1=self.rng.randrange(50), hits5=50)
