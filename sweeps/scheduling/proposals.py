@@ -39,6 +39,8 @@ from trainables.training.recipe import Hyper
 
 STARTUP_TRIALS = 4  # Trials of a variant that are random, before TPE proposes.
 ROUNDING = 1e-6  # relative: values are rounded to six significant digits
+MOST_TOLD = 1_000  # trials: TPE takes 0.06 s then, and longer in proportion to more of them
+BEST_TOLD = 25  # of all, by which TPE models what is good where there are 250 and more
 MOST_LISTED = 10_000  # points of a space among which one that was not tried is looked for
 
 
@@ -57,6 +59,9 @@ class Trial:
     def draw(self) -> Draw:
         """What it was trained with."""
         return Draw(hyper=self.hyper, recipe=self.recipe)
+
+
+Ranked = tuple[Trial, Mapping[int, float]]  # a trial, and its ranks by epoch
 
 
 def propose(
@@ -166,15 +171,38 @@ def _middle_trial(search: Search, point: Point) -> Trial:
 def _told(space: SearchSpace, trials: Sequence[Trial]) -> list[FrozenTrial]:
     """Convert trials to Optuna's, but for those of choices that are none of the space's."""
     distributions = _distributions(space)
-    return [
-        _frozen(trial, ranks, space, distributions)
+    choices = {name: d.values for name, d in space.items() if isinstance(d, Choices)}
+    known = [
+        (trial, ranks)
         for trial, ranks in zip(trials, _ranks(trials), strict=True)
-        if all(
-            trial.draw.values[name] in dimension.values
-            for name, dimension in space.items()
-            if isinstance(dimension, Choices)
-        )
+        if all(trial.draw.values[name] in values for name, values in choices.items())
     ]
+    return [_frozen(trial, ranks, space, distributions) for trial, ranks in _most_telling(known)]
+
+
+def _most_telling(ranked: Sequence[Ranked]) -> Sequence[Ranked]:
+    """Choose what TPE is told of many trials, so that a proposal takes no longer for more of them.
+
+    Its model of what is good is of the best, which all are told. That of all else weighs a trial
+    the less, the longer ago it began: half of what is told of these began last, half are spread
+    over those before.
+    """
+    if len(ranked) <= MOST_TOLD:
+        return ranked
+    best = sorted(range(len(ranked)), key=lambda number: _badness(ranked[number]))[:BEST_TOLD]
+    others = sorted(set(range(len(ranked))) - set(best))
+    late = (MOST_TOLD - BEST_TOLD) // 2
+    before, early = others[:-late], MOST_TOLD - BEST_TOLD - late
+    spread = [before[at * len(before) // early] for at in range(early)]
+    return [ranked[number] for number in sorted([*best, *spread, *others[-late:]])]
+
+
+def _badness(ranked: Ranked) -> tuple[int, int, float]:
+    """Order trials as TPE does: finished ones by rank, then by how far they came, then the rest."""
+    trial, ranks = ranked
+    if trial.finished:
+        return 0, 0, -ranks[max(ranks)]
+    return (1, -max(ranks), -ranks[max(ranks)]) if ranks else (2, 0, 0.0)
 
 
 def _frozen(

@@ -8,11 +8,15 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, get_args
 
+import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optuna.samplers._tpe.sampler import _split_trials, default_gamma
+from optuna.trial import FrozenTrial
 from scipy.stats import qmc
 
 from sweeps.planning.grid import Point
@@ -236,6 +240,43 @@ def test_learns_more_than_chance_across_train_resolutions() -> None:
 
     assert mean_best(proposed) > mean_best(drawn)
     assert mean_late(proposed) > 1.3 * mean_late(drawn)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_of_many_trials_tpe_is_told_what_it_takes_for_good_and_the_latest(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Optuna itself splits what it is told into good and bad."""
+    history = mixed_history(seed, count=2 * proposals.MOST_TOLD)
+    told = proposals._told(SEARCH.space, history)
+    monkeypatch.setattr(proposals, "MOST_TOLD", math.inf)
+    everything = proposals._told(SEARCH.space, history)
+    assert len(told) == 1_000 and len(everything) == len(history)
+    study = optuna.create_study(direction="maximize")
+    good, of_all = (
+        _split_trials(study, trials, default_gamma(len(trials)))[0]
+        for trials in (numbered(told), numbered(everything))
+    )
+    assert [t.params for t in good] == [t.params for t in of_all]
+    params = [t.params for t in told]
+    places = [at for at, one in enumerate(everything) if one.params in params]
+    assert [everything[at].params for at in places] == params  # in their order
+    latest = len(everything) - 400
+    assert places[-400:] == list(range(latest, len(everything)))
+    assert max(b - a for a, b in pairwise(places)) < 10
+
+
+def numbered(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """As a study numbers them."""
+    for number, trial in enumerate(trials):
+        trial.number = number
+    return list(trials)
+
+
+def test_a_thousand_trials_are_all_told() -> None:
+    history = mixed_history(0, count=proposals.MOST_TOLD)
+    told = proposals._told(SEARCH.space, history)
+    assert [t.params["lr"] for t in told] == [t.hyper.lr for t in history]
 
 
 def test_a_gap_between_train_resolutions_does_not_matter() -> None:
