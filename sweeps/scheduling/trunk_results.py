@@ -28,6 +28,8 @@ class TrunkResults:
         self._values: dict[str, dict[int, float]] = defaultdict(dict)  # by key and epoch
         self._reports: dict[str, dict[int, EpochReport]] = {}  # by key and epoch
         self._ended: dict[str, TrunkStatus] = {}  # by key
+        # For the search, by variant and key: each has its values as they are now.
+        self._tried: dict[str, dict[str, Trial]] = defaultdict(dict)
         # With --transfer by variant those that it learns from; they come first.
         self._smaller: dict[str, tuple[str, ...]] = {}
         if plan.spec.search.transfer:
@@ -59,6 +61,7 @@ class TrunkResults:
     def _add(self, trunk: TrunkSpec) -> None:
         self._trunks[trunk.key] = trunk
         self._of_point[point_of(trunk)].append(trunk)
+        self._tell_search(trunk)
 
     def _best(self, point: Point) -> list[TrunkSpec]:
         """List the best of a point's trunks: by how far they were trained, then by val."""
@@ -86,19 +89,27 @@ class TrunkResults:
         if best is not None:
             self._values[key][report.epoch] = best.value(self._plan.metric)
 
-    def _history(self, variant: str) -> Iterator[Trial]:
-        told = {variant, *self._smaller.get(variant, ())}
-        for key, trunk in self._trunks.items():
-            if trunk.variant in told and not trunk.repeat:
-                draw = self._plan.search.draw_of(trunk)
-                yield Trial(
-                    point=point_of(trunk),
-                    hyper=draw.hyper,
-                    recipe=draw.recipe,
-                    values=self._values[key],
-                    running=key not in self._ended,
-                    finished=self._ended.get(key) == TrunkStatus.FINISHED,
-                )
+    def _set_ended(self, key: str, status: TrunkStatus) -> None:
+        """Take note of how a trunk has ended."""
+        self._ended[key] = status
+        self._tell_search(self._trunks[key])
+
+    def _tell_search(self, trunk: TrunkSpec) -> None:
+        if not trunk.repeat:
+            draw = self._plan.search.draw_of(trunk)
+            self._tried[trunk.variant][trunk.key] = Trial(
+                point=point_of(trunk),
+                hyper=draw.hyper,
+                recipe=draw.recipe,
+                values=self._values[trunk.key],
+                running=trunk.key not in self._ended,
+                finished=self._ended.get(trunk.key) == TrunkStatus.FINISHED,
+            )
+
+    def _history(self, variant: str) -> list[Trial]:
+        """List what the search has tried of a variant, and of those that it learns from."""
+        told = (*self._smaller.get(variant, ()), variant)
+        return [trial for name in told for trial in self._tried[name].values()]
 
     def _merit(self, key: str) -> tuple[int, float]:
         """Return the last epoch at which a trunk was scored, and its value there."""

@@ -198,7 +198,7 @@ class TrunkScheduler(TrunkResults):
             draw = propose(
                 self._plan.search,
                 point,
-                list(self._history(point.variant)),
+                self._history(point.variant),
                 seed=self._plan.spec.run.seed,
                 sample=self._begun(point),
                 smaller=self._smaller.get(point.variant, ()),
@@ -302,7 +302,7 @@ class TrunkScheduler(TrunkResults):
         self._rate(point)
 
     def _end(self, key: str, status: TrunkStatus, error: str = "") -> None:
-        self._ended[key] = status
+        self._set_ended(key, status)
         finished = status == TrunkStatus.FINISHED
         self._halving[point_of(self._trunks[key])].leave(key, finished=finished)
         self._record(event="end", trunk=key, why=status.value)
@@ -382,7 +382,7 @@ class TrunkScheduler(TrunkResults):
             return
         finished = status == TrunkStatus.FINISHED
         self._halving[point_of(self._trunks[key])].leave(key, finished=finished)
-        self._ended[key] = status
+        self._set_ended(key, status)
         for report in reports:
             self._note(key, report)
         self._announce_end(key)
