@@ -344,8 +344,8 @@ class _Sweep:
         rows, choice = choose_from_store(rows, plan.spec.serving, store, plan.metric, latency)
         served_model = self._served_model(choice.row, cluster)
         progress = self.terminal.counting("decoding images")
-        context, reading = self._trial_context(), self.terminal.counting("readings: sets read")
-        read_all = reader(plan, served_model, self.images, store, context, cluster, reading)
+        context, reading = self._trial_context(), self.terminal.counting("readings made")
+        read_all = reader(plan, self.images, store, context, cluster, reading)
         outcome = score_choice(
             plan, choice, served_model, rows, self.images, store, read_all, progress, latency
         )
