@@ -259,7 +259,7 @@ class _Sweep:
             with spent.durations.closing() as readings:
                 undone = spent.undone(trunks, cells)
                 outcome = self._conclude(cells.rows, history, cluster, undone, trunks.early_end)
-                readings += (row.seconds for row in outcome.rows if row.split != "val")
+                readings.append(outcome.read_s)
             return replace(outcome, budgeted=spent.undone(trunks, cells))
 
         return with_repairs(work, self.store, self.terminal.say)
