@@ -259,7 +259,7 @@ class _Sweep:
             with spent.durations.closing() as readings:
                 undone = spent.undone(trunks, cells)
                 outcome = self._conclude(cells.rows, history, cluster, undone, trunks.early_end)
-                readings += (row.seconds for row in outcome.rows if row.split != "val")
+                readings.append(outcome.read_s)
             return replace(outcome, budgeted=spent.undone(trunks, cells))
 
         return with_repairs(work, self.store, self.terminal.say)
@@ -344,8 +344,8 @@ class _Sweep:
         rows, choice = choose_from_store(rows, plan.spec.serving, store, plan.metric, latency)
         served_model = self._served_model(choice.row, cluster)
         progress = self.terminal.counting("decoding images")
-        context, reading = self._trial_context(), self.terminal.counting("readings: sets read")
-        read_all = reader(plan, served_model, self.images, store, context, cluster, reading)
+        context, reading = self._trial_context(), self.terminal.counting("readings made")
+        read_all = reader(plan, self.images, store, context, cluster, reading)
         outcome = score_choice(
             plan, choice, served_model, rows, self.images, store, read_all, progress, latency
         )

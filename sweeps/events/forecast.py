@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 from sweeps.events.durations import Durations
 from sweeps.planning.plan import Plan
-from sweeps.planning.workload import expected_trunks, planned_cells
+from sweeps.planning.workload import baseline_nets, expected_trunks, planned_cells
 from trainables.storage.artifact_store import Store
 from trainables.storage.damage import unless_damaged
 from trainables.storage.files import read_record, write_json
@@ -26,7 +26,8 @@ class Forecast:
     """Of all trunks, if none is cut."""
     cells_s: float
     reading_s: float
-    """Of scoring a net of the plan, the mean one, on the test split."""
+    """Of scoring a net of the plan, the mean one, on the test split; and likewise an untouched one
+    that it is compared with."""
     close_s: float
     """From the command to its first trial, and from the last cell to the end, without readings."""
     device: str
@@ -52,12 +53,21 @@ def forecast(plan: Plan, durations: Durations) -> Forecast:
         trunks_s=trunks_s,
         trunks_most_s=trunks_most_s,
         cells_s=sum(n * durations.cell_s(*kind) for kind, n in cells.items()),
-        reading_s=fmean(
-            durations.reading_s(variant, res, plan.counts["test"]) for variant, res, _ in cells
-        ),
+        reading_s=_mean_reading_s(plan, durations, [(variant, res) for variant, res, _ in cells])
+        + _mean_reading_s(plan, durations, baseline_nets(plan)),
         close_s=durations.boot_s + durations.spawn_s + durations.close_s,
         device=durations.device if durations.is_measured else "",
     )
+
+
+def _mean_reading_s(plan: Plan, durations: Durations, nets: Sequence[tuple[str, int]]) -> float:
+    """Predict the scoring of a net on the test split, the mean over nets; 0 where there are none.
+
+    Args:
+        nets: variants, and test resolutions in px.
+    """
+    test = plan.counts["test"]
+    return fmean([durations.reading_s(variant, res, test) for variant, res in nets] or [0.0])
 
 
 def first_forecast(store: Store, plan: Plan, durations: Durations) -> Forecast:

@@ -131,7 +131,7 @@ def _key_of(work: Work) -> str:
 
 
 def run_works(
-    works: Sequence[Work],
+    works: Sequence[tuple[NetAtRes, Work]],
     resources: PhaseResources,
     context: TrialContext,
     should_continue: Callable[[dict[str, Any]], bool] = lambda _: False,
@@ -139,22 +139,27 @@ def run_works(
     """Run a trial of each work to its end.
 
     Args:
-        works: no two alike.
-        resources: have one key, for all of them.
+        works: no two alike; each with the key of the resources that it gets.
         should_continue: receives each result, and decides whether the trial continues.
 
     Returns:
         For each work None, or the last traceback where its retries have all failed.
     """
-    (net,) = resources.needs
     waiting, traces = list(works), list[tuple[Work, str]]()
+
+    def queue() -> Queued | None:
+        if not waiting:
+            return None
+        net, work = waiting.pop(0)
+        return Queued(net=net, work=work)
+
     phase = Phase(
-        queue=lambda: Queued(net=net, work=waiting.pop(0)) if waiting else None,
+        queue=queue,
         should_continue=lambda _, result: should_continue(result),
         failed=lambda work, trace: traces.append((work, trace)),
     )
     run_trials(StoreTrainable, [(phase, resources)], context)
-    return [next((trace for failed, trace in traces if failed == work), None) for work in works]
+    return [next((trace for failed, trace in traces if failed == work), None) for _, work in works]
 
 
 def failed_in_words(trace: str, folder: Place) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from sweeps.execution import gpu_memory
-from sweeps.execution.resources import PhaseResources, Placement
-from sweeps.planning.cell import Cell
+from sweeps.execution.resources import NetAtRes, PhaseResources, Placement
 from sweeps.planning.plan import Plan
 
 
@@ -24,12 +25,16 @@ def cell_resources(plan: Plan, placement: Placement, cells: int) -> PhaseResourc
     )
 
 
-def reading_resources(plan: Plan, placement: Placement, cell: Cell, sets: int) -> PhaseResources:
-    """Decide what the readings of a cell on so many sets get: a GPU each, as they are few."""
-    need = gpu_memory.cell_memory_need(plan, cell.variant, cell.trunk.train_res, cell.test_res)
-    return PhaseResources(
-        placement=placement,
-        needs={(cell.variant, cell.test_res): need},
-        trials=sets,
-        unshared=True,
-    )
+def reading_resources(
+    plan: Plan, placement: Placement, train_res: Mapping[NetAtRes, int], readings: int
+) -> PhaseResources:
+    """Decide what so many readings of cells get: a GPU each, as they are few.
+
+    Args:
+        train_res: of the cells' trunks, px, by variant and test resolution.
+    """
+    needs = {
+        (variant, test_res): gpu_memory.cell_memory_need(plan, variant, trained_at, test_res)
+        for (variant, test_res), trained_at in train_res.items()
+    }
+    return PhaseResources(placement=placement, needs=needs, trials=readings, unshared=True)

@@ -5,19 +5,36 @@ same pixels, in one pass: what tuning for a resolution gains on the test split, 
 shifted set. Both are read on val again as well, in float32 as the model is served: on a GPU val has
 decided in the arithmetic of cells, whose body runs in bf16.
 
+Where the chosen net is fine-tuned, the best untouched row of its variant is read on each set too:
+on val, which picked the choice, their difference flatters it. That row is a baseline, and nothing
+is chosen between the two. A refitted net is not compared with it: val trained the one and not the
+other, so that the difference would tell of more images as well.
+
 Where readings are made is the caller's: here is what is to be read, and what comes of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from sweeps.final_model.calibration import calibrate
-from sweeps.final_model.outcome import Outcome, PairedGain, ServedModel, paired_gain
+from sweeps.final_model.outcome import (
+    Outcome,
+    PairedGain,
+    ServedModel,
+    paired_gain,
+    served_as_swept,
+)
+from sweeps.output.retention import is_pruned
+from sweeps.planning.cell import Cell
 from sweeps.planning.plan import Plan
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row, make_row
+from sweeps.selection.untouched import untouched_of
 from trainables.data.decode import Progress
 from trainables.data.extra_test_sets import open_extra_test_set
 from trainables.data.image_set import ImageSet
@@ -83,33 +100,61 @@ def score_choice(
     Raises:
         DamagedFileError: the weights, or what was predicted, are damaged or missing.
     """
-    cell, arms = served_model.cell.spec, _arms_to_read(plan, served_model)
     sets = list(_held_out_sets(plan, images, progress))
-    for one in sets:
-        record_looks(one, store, cell, arms)
-    lacking = list(_lacking(plan, served_model, sets, images, store))
-    if lacking:
-        for arm in arms:
-            # Damage is found here, where it is mended, and not by a trial, which is tried again.
-            adapted_state(store, cell.trunk, cell.key, arm)
-        read_all(lacking)
-    held_out_rows, gains = _results(plan, served_model, sets, store)
+    chosen = _Net(cell=served_model.cell, arms=_arms_to_read(plan, served_model), sets=sets)
+    baseline = None if served_model.refit else _baseline(plan, choice.row, rows, sets, store)
+    nets = [chosen, *([baseline] if baseline else [])]
+    lacking = [reading for net in nets for reading in _lacking(plan, net, store)]
+    if not served_model.refit:
+        lacking += _lacking_on_val(chosen, images, store)
+    _look(nets, lacking, store, read_all)
+    held_out_rows, gains = _results(plan, chosen, store)
+    cell, arm = chosen.cell.spec, served_model.arm
     predictions = (
         recorded_predictions(store, choice.row.cell, choice.row.arm),
-        held_out_predictions(sets[0], store, cell, served_model.arm),
+        held_out_predictions(sets[0], store, cell, arm),
     )
-    on_val = {} if served_model.refit else recorded_on_val(images.digest, store, cell, arms)
+    on_val = {} if served_model.refit else recorded_on_val(images.digest, store, cell, chosen.arms)
     return Outcome(
         rows=[*rows, *held_out_rows],
         choice=choice,
         gains=gains,
+        gains_on_untouched=_gains_on(baseline, chosen, store) if baseline else {},
         refit=served_model.refit,
         test_cells=len(cells_tested_on(store, "test")),
         val_as_served={arm: result.score for arm, result in on_val.items()},
         calibration=calibrate(predictions, refit=served_model.refit),
         predictions=predictions,
         latency=latency,
+        read_s=sum(result.seconds for net in nets for result in _found(net, store)),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Net:
+    """A net that held-out sets are read for."""
+
+    cell: Cell
+    arms: tuple[str, ...]
+    """Its own, and behind it what it is compared with in the same pass."""
+    sets: Sequence[HeldOutSet]
+    is_baseline: bool = False
+
+
+def _baseline(
+    plan: Plan, row: Row, rows: Sequence[Row], sets: Sequence[HeldOutSet], store: Store
+) -> _Net | None:
+    """Find the untouched net that a chosen row is counted from; None: there is none.
+
+    Where its checkpoints were deleted, the sets are left that it was read on before.
+    """
+    untouched = untouched_of(row, rows)
+    if untouched is None:
+        return None
+    cell, arms = served_as_swept(plan, untouched, store).cell, (untouched.arm,)
+    if is_pruned(store, untouched, changes=bool(ARMS[untouched.arm].changes)):
+        sets = [one for one in sets if recorded_on(one, store, cell.spec, arms)]
+    return _Net(cell=cell, arms=arms, sets=sets, is_baseline=True)
 
 
 def _held_out_sets(plan: Plan, images: ImageSet, progress: Progress) -> Iterator[HeldOutSet]:
@@ -137,37 +182,69 @@ def _arms_to_read(plan: Plan, model: ServedModel) -> tuple[str, ...]:
     return (model.arm, UNTUNED) if tuned else (model.arm,)
 
 
-def _lacking(
-    plan: Plan, model: ServedModel, sets: Sequence[HeldOutSet], images: ImageSet, store: Store
-) -> Iterator[Reading]:
-    """List the readings that the store lacks; a refitted net was trained on val, and has none."""
-    cell, arms = model.cell.spec, _arms_to_read(plan, model)
-    for one in sets:
-        if len(recorded_on(one, store, cell, arms)) < len(arms):
+def _lacking(plan: Plan, net: _Net, store: Store) -> Iterator[Reading]:
+    """List the readings of held-out sets that the store lacks."""
+    for one in net.sets:
+        if len(recorded_on(one, store, net.cell.spec, net.arms)) < len(net.arms):
             where = plan.spec.extra_test_sets.get(one.name)
             data = None if where is None else place_of(where)
-            data = data.resolve() if isinstance(data, Path) else data
-            yield Reading(cell=cell, arms=arms, name=one.name, digest=one.digest, data=data)
-    if not model.refit and len(recorded_on_val(images.digest, store, cell, arms)) < len(arms):
+            yield Reading(
+                cell=net.cell.spec,
+                arms=net.arms,
+                name=one.name,
+                digest=one.digest,
+                data=data.resolve() if isinstance(data, Path) else data,
+                baseline=net.is_baseline,
+            )
+
+
+def _lacking_on_val(net: _Net, images: ImageSet, store: Store) -> Iterator[Reading]:
+    """List the reading of val, if the store lacks it."""
+    cell, arms = net.cell.spec, net.arms
+    if len(recorded_on_val(images.digest, store, cell, arms)) < len(arms):
         yield Reading(cell=cell, arms=arms, name="val", digest=images.digest)
 
 
-def _results(
-    plan: Plan, model: ServedModel, sets: Sequence[HeldOutSet], store: Store
-) -> tuple[list[Row], dict[str, PairedGain]]:
-    """Read what the readings came to.
+def _look(nets: Sequence[_Net], lacking: Sequence[Reading], store: Store, read: ReadAll) -> None:
+    """Record the looks at held-out sets, and make the readings that the store lacks."""
+    for net in nets:
+        for one in net.sets:
+            record_looks(one, store, net.cell.spec, net.arms, baseline=net.is_baseline)
+    if lacking:
+        for cell, arm in dict.fromkeys((r.cell, arm) for r in lacking for arm in r.arms):
+            # Damage is found here, where it is mended, and not by a trial, which is tried again.
+            adapted_state(store, cell.trunk, cell.key, arm)
+        read(lacking)
+
+
+def _results(plan: Plan, chosen: _Net, store: Store) -> tuple[list[Row], dict[str, PairedGain]]:
+    """Read what the readings of the chosen net came to.
 
     Returns:
         A row for each set and arm; and by set what tuning gained, empty where the arm is untuned or
         the net untouched.
     """
-    cell, arms = model.cell, _arms_to_read(plan, model)
+    cell, arms = chosen.cell, chosen.arms
     cost = plan.costs[cell.variant, cell.test_res]
     rows, gains = [], {}
-    for one in sets:
+    for one in chosen.sets:
         found: dict[str, ArmResult] = recorded_on(one, store, cell.spec, arms)
         rows += [make_row(cell, cost, found[arm]) for arm in arms]
-        if UNTUNED in arms and model.arm != UNTUNED:
-            hits = [held_out_hits(one, store, cell.spec, arm) for arm in (model.arm, UNTUNED)]
-            gains[one.name] = paired_gain(*hits)
+        if len(arms) > 1:
+            gains[one.name] = paired_gain(*(held_out_hits(one, store, cell.spec, a) for a in arms))
     return rows, gains
+
+
+def _gains_on(baseline: _Net, chosen: _Net, store: Store) -> dict[str, PairedGain]:
+    """Compare the chosen net with a baseline, by set."""
+
+    def hits(net: _Net, one: HeldOutSet) -> np.ndarray:
+        return held_out_hits(one, store, net.cell.spec, net.arms[0])
+
+    return {one.name: paired_gain(hits(chosen, one), hits(baseline, one)) for one in baseline.sets}
+
+
+def _found(net: _Net, store: Store) -> Iterator[ArmResult]:
+    """Read the results on all of a net's sets."""
+    for one in net.sets:
+        yield from recorded_on(one, store, net.cell.spec, net.arms).values()

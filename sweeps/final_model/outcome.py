@@ -26,6 +26,7 @@ from sweeps.selection import leaderboard
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import OtherVersionError, Row, from_record, to_record
 from sweeps.selection.optimism import Expectation
+from sweeps.tracking.access.names import metric_group
 from trainables.evaluation.confidence import paired_difference
 from trainables.evaluation.metrics import Score
 from trainables.fixres.cell import recorded_spec
@@ -49,11 +50,15 @@ class Outcome:
     """Rows on val, then those on the held-out sets."""
     choice: Choice
     gains: Mapping[str, PairedGain]
-    """By held-out set; empty where the chosen arm is untuned."""
+    """On the trunk untuned, by held-out set; empty where the chosen arm is untuned."""
     refit: bool
     """Whether the served model was trained again, on train + val."""
     test_cells: int
     """Cells of this sweep that the test split has been read for so far."""
+    gains_on_untouched: Mapping[str, PairedGain] = field(default_factory=dict)
+    """On the variant's best untouched row of val, by held-out set. Empty where the choice is
+    untouched itself or was refitted, where the sweep has no such row, and where a former version
+    has made the choice; a set is missing where that row's checkpoints were deleted before."""
     val_as_served: Mapping[str, Score] = field(default_factory=dict)
     """On val in float32, the chosen arm and, where it is tuned, the untuned: by arm. Empty where
     the net was refitted, which val has trained, and where a former version has made the choice."""
@@ -75,6 +80,8 @@ class Outcome:
     """What was left out before any trunk was trained; None: nothing was to be."""
     predictions: tuple[Predictions, ...] = field(default=(), compare=False, repr=False)
     """Of the chosen row on val, and of the served model on test; none in a sweep that is read."""
+    read_s: float = field(default=0.0, compare=False, repr=False)
+    """Seconds that readings of the held-out sets took, of all nets; 0 in a sweep that is read."""
 
     @property
     def temperature(self) -> float | None:
@@ -83,8 +90,15 @@ class Outcome:
 
     @property
     def further_metrics(self) -> dict[str, float]:
-        """What MLflow is told beside the rows: of calibration and of the exported files."""
+        """What MLflow is told beside the rows.
+
+        It is of calibration and of the exported files, and what is gained on the untouched net.
+        """
         metrics = dict(self.calibration.metrics) if self.calibration else {}
+        for name, gain in self.gains_on_untouched.items():
+            group = metric_group(name)
+            metrics[f"{group}/on_untouched"] = gain.difference
+            metrics[f"{group}/on_untouched_error"] = gain.error
         if self.served_latency is not None:
             metrics["work/latency_ms_model_onnx"] = self.served_latency.latency.latency_ms
         return metrics | (self.int8.metrics if self.int8 else {})
@@ -121,6 +135,7 @@ def write_choice(out: Path, outcome: Outcome, identity: Mapping[str, Any] | None
                 {name: getattr(r, name) for name in shown} for r in outcome.rows if r.split != "val"
             ],
             "gains": outcome.gains,
+            "gains_on_untouched": outcome.gains_on_untouched,
             "refit": outcome.refit,
             "test_cells": outcome.test_cells,
             "calibration": outcome.calibration,
@@ -186,7 +201,8 @@ def _read_outcome(out: Path, held_out_sets: set[str]) -> Outcome | None:
                     metric=record.get("metric", "top1"),
                 )
             ),
-            gains={name: checked(PairedGain(**gain)) for name, gain in record["gains"].items()},
+            gains=_gains_from_json(record["gains"]),
+            gains_on_untouched=_gains_from_json(record.get("gains_on_untouched", {})),
             refit=record["refit"],
             test_cells=record["test_cells"],
             val_as_served={
@@ -205,6 +221,10 @@ def _read_outcome(out: Path, held_out_sets: set[str]) -> Outcome | None:
             raise ValueError("its choice is no row of the leaderboard")
         _ = outcome.test
         return checked(outcome)
+
+
+def _gains_from_json(value: Mapping[str, Any]) -> dict[str, PairedGain]:
+    return {name: checked(PairedGain(**gain)) for name, gain in value.items()}
 
 
 def _expectation_from_json(value: Mapping[str, Any] | None) -> Expectation | None:
@@ -321,14 +341,14 @@ def served_as_swept(plan: Plan, row: Row, store: Store) -> ServedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class PairedGain:
-    """Top-1 of the tuned net minus that of the untuned, compared image by image; as shares."""
+    """Top-1 of a net minus that of one that it is compared with, image by image; as shares."""
 
     difference: float
     error: float
     """Standard error of the paired difference."""
 
 
-def paired_gain(tuned: np.ndarray, untuned: np.ndarray) -> PairedGain:
+def paired_gain(net: np.ndarray, other: np.ndarray) -> PairedGain:
     """Compare two nets by the images that each has right: (n,) bool."""
-    difference, error = paired_difference(tuned, untuned)
+    difference, error = paired_difference(net, other)
     return PairedGain(difference=difference, error=error)

@@ -1,8 +1,8 @@
 """Decide where the sets are read that the choice is scored on, and read them in trials.
 
-On a cluster each set is a trial on a worker: the driver's machine, its head, need not have a GPU,
-and a net of any size is read within the time that a cell of it takes. A trial that is preempted is
-tried again.
+On a cluster each set and net is a trial on a worker: the driver's machine, its head, need not have
+a GPU, and a net of any size is read within the time that a cell of it takes. A trial that is
+preempted is tried again.
 
 Without a cluster the driver reads them itself. It sees the devices that trials see, so a trial
 gains nothing, and costs a process: test and val of 20 images each took 9.5 s in a trial, most of it
@@ -18,20 +18,20 @@ from sweeps.environment import on_cluster
 from sweeps.execution.phases import failed_in_words, run_works
 from sweeps.execution.plan_resources import reading_resources
 from sweeps.execution.ray_cluster import RayCluster
+from sweeps.execution.resources import NetAtRes
 from sweeps.final_model.held_out import ReadAll, read_here
-from sweeps.final_model.outcome import ServedModel
 from sweeps.planning.plan import Plan
 from trainables.data.decode import Progress
 from trainables.data.image_set import ImageSet
 from trainables.errors import SweepError
 from trainables.fixres.held_out_score import Reading
-from trainables.ray_backend.tune_trainables import ReadingWork, TrialContext
+from trainables.ray_backend.tune_trainables import ReadingWork, TrialContext, Work
 from trainables.storage.artifact_store import Store
+from trainables.training.trunk import read_trunk_spec
 
 
 def reader(
     plan: Plan,
-    served_model: ServedModel,
     images: ImageSet,
     store: Store,
     context: TrialContext,
@@ -42,26 +42,24 @@ def reader(
 
     Args:
         context: the context of the sweep's trials.
-        progress: called with the sets that trials have read, and their total.
+        progress: called with the readings that trials have made, and their total.
     """
     if not on_cluster():
         return read_here(plan, images, store)
-    return read_in_trials(plan, served_model, store, context, cluster, progress)
+    return read_in_trials(plan, store, context, cluster, progress)
 
 
 def read_in_trials(
     plan: Plan,
-    served_model: ServedModel,
     store: Store,
     context: TrialContext,
     cluster: RayCluster,
     progress: Progress,
 ) -> ReadAll:
-    """Make the function that reads each set in a trial; arguments as of :func:`reader`.
+    """Make the function that makes each reading in a trial; arguments as of :func:`reader`.
 
     It raises SweepError where the retries of a trial have all failed.
     """
-    cell = served_model.cell
 
     def read_all(readings: Sequence[Reading]) -> None:
         done = 0
@@ -72,12 +70,17 @@ def read_in_trials(
             progress(done, len(readings))
             return False
 
-        works = [ReadingWork(reading=reading) for reading in readings]
-        resources = reading_resources(plan, cluster.placement, cell, len(works))
+        works, train_res = list[tuple[NetAtRes, Work]](), dict[NetAtRes, int]()
+        for reading in readings:
+            trunk = read_trunk_spec(store, reading.cell.trunk)
+            net = (trunk.variant, reading.cell.test_res)
+            works.append((net, ReadingWork(reading=reading)))
+            train_res[net] = max(trunk.train_res, train_res.get(net, 0))
+        resources = reading_resources(plan, cluster.placement, train_res, len(works))
         traces = run_works(works, resources, context, count)
         for reading, trace in zip(readings, traces, strict=True):
             if trace is not None:
-                words = failed_in_words(trace, store.cell(cell.key))
+                words = failed_in_words(trace, store.cell(reading.cell.key))
                 raise SweepError(
                     f"The reading of {reading.name} {words}; the same command tries again."
                 )

@@ -114,10 +114,9 @@ class _TrialRunner:
         Raises:
             SweepError: the trial fails; its traceback is left in ``folder``.
         """
-        resources = PhaseResources(
-            placement=self.cluster.placement, needs={(self.label, 0): need}, alone=True
-        )
-        (trace,) = run_works([work], resources, self.context, should_continue)
+        net = (self.label, 0)
+        resources = PhaseResources(placement=self.cluster.placement, needs={net: need}, alone=True)
+        (trace,) = run_works([(net, work)], resources, self.context, should_continue)
         if trace is not None:
             raise SweepError(
                 f"The refit of {self.label} {failed_in_words(trace, folder)}; the same command "

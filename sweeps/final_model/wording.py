@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sweeps.final_model.outcome import Outcome, PairedGain
+from sweeps.final_model.outcome import Outcome
 from sweeps.planning.options.groups import ServingOptions
 from sweeps.selection.choice import Choice
 from sweeps.selection.leaderboard import Row, crossfit_note
+from sweeps.selection.untouched import untouched_of
 from trainables.evaluation.class_metrics import IN_WORDS
 from trainables.evaluation.confidence import Z95
 from trainables.fixres.arms import UNTUNED
@@ -102,6 +103,17 @@ def on_untouched_in_words(row: Row) -> str | None:
     )
 
 
+def untouched_in_words(outcome: Outcome) -> str:
+    """Say which untouched row the choice is compared with on held-out sets; "": with none."""
+    row = untouched_of(outcome.choice.row, outcome.rows)
+    if row is None or not outcome.gains_on_untouched:
+        return ""
+    return (
+        f"The untouched net is the best such row on val, {row.label}, arm {row.arm}: it was read "
+        "on these sets to compare with, and not to choose from."
+    )
+
+
 def row_latency_in_words(outcome: Outcome) -> str:
     """Say what the chosen row's net takes, and in what; "" where it was not measured."""
     if outcome.choice.row.latency_ms is None:
@@ -121,9 +133,18 @@ def served_latency_in_words(outcome: Outcome, limits: ServingOptions) -> str:
     return served.in_words(limits.max_latency_ms, outcome.latency) if served else ""
 
 
-def gain_in_words(gain: PairedGain) -> str:
-    """Say what tuning gained, with the standard error of the paired difference."""
-    return (
-        f"{100 * gain.difference:+.1f} points on the untuned trunk (paired, standard error "
+def gains_in_words(outcome: Outcome, held_out_set: str) -> str:
+    """Say what was gained on a held-out set, and on what; "": nothing was compared there.
+
+    Differences come with the standard error of the paired difference.
+    """
+    compared = {
+        "untuned trunk": outcome.gains.get(held_out_set),
+        "untouched net": outcome.gains_on_untouched.get(held_out_set),
+    }
+    return ", ".join(
+        f"{100 * gain.difference:+.1f} points on the {what} (paired, standard error "
         f"{100 * gain.error:.1f})"
+        for what, gain in compared.items()
+        if gain is not None
     )

@@ -8,6 +8,7 @@ from fnmatch import fnmatch
 
 from sweeps.selection.choice import Choice, known_costs, pareto_front
 from sweeps.selection.leaderboard import Row
+from sweeps.selection.untouched import untouched_of
 from trainables.errors import UserError
 from trainables.fixres.cell import delta_path
 from trainables.storage.artifact_store import Store
@@ -27,15 +28,21 @@ class RetainedKeys:
     """Nothing is deleted."""
 
 
-def keys_to_retain(rows: Sequence[Row], choice: Choice, keep: str) -> RetainedKeys:
+def keys_to_retain(
+    rows: Sequence[Row], choice: Choice, keep: str, *, refit: bool = False
+) -> RetainedKeys:
     """Decide which trunks and cells stay.
 
     Args:
         rows: the leaderboard of the finished sweep.
         keep: "best": the chosen row's trunk and cell; "front": also those of every Pareto front;
             "all": everything.
+        refit: whether the chosen net was trained again. Else the untouched net that it is counted
+            from stays too: it is read on every further test set.
     """
     retained = {choice.row}
+    untouched = None if refit else untouched_of(choice.row, rows)
+    retained |= {untouched} if untouched else set()
     if keep == "front":
         val = [r for r in rows if r.split == "val"]
         retained |= {row for c in known_costs(val) for row in pareto_front(val, c, choice.metric)}
@@ -79,19 +86,25 @@ def prune(store: Store, retained: RetainedKeys) -> int:
     return freed
 
 
-def check_not_pruned(store: Store, row: Row, changes: bool) -> None:
-    """Check that the checkpoints of a row are in the store.
+def is_pruned(store: Store, row: Row, changes: bool) -> bool:
+    """Whether checkpoints of a row are not in the store any more.
 
     Args:
         changes: the row's arm changes weights, so that it has a checkpoint beside the trunk's.
-
-    Raises:
-        UserError: the row's checkpoints were pruned.
     """
     files = [store.trunk(row.trunk) / "trunk.safetensors"]
     if changes:
         files.append(delta_path(store, row.cell, row.arm))
-    if not all(path.exists() for path in files):
+    return not all(path.exists() for path in files)
+
+
+def check_not_pruned(store: Store, row: Row, changes: bool) -> None:
+    """Check that the checkpoints of a row are in the store; arguments as of :func:`is_pruned`.
+
+    Raises:
+        UserError: the row's checkpoints were pruned.
+    """
+    if is_pruned(store, row, changes):
         raise UserError(
             f"The checkpoints of {row.label}, arm {row.arm}, were pruned (--keep): choose among "
             "what was kept, or run the sweep again with --keep all in another folder."

@@ -162,6 +162,23 @@ def planned_cells(plan: Plan) -> Counter[CellKind]:
     return counts
 
 
+def baseline_nets(plan: Plan) -> list[tuple[str, int]]:
+    """List the untouched nets that the choice may be compared with on held-out sets.
+
+    With ``--refit`` there are none: a net that val trained too is not compared with them.
+
+    Returns:
+        Variants, and test resolutions in px.
+    """
+    if plan.spec.evaluation.refit:
+        return []
+    return [
+        (variant, res)
+        for variant in plan.untouched_variants
+        for res, _ in plan.untouched_tests(variant)
+    ]
+
+
 # --- works whose seconds the speed of a device predicts ------------------------------------------
 
 

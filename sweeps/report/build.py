@@ -41,7 +41,8 @@ def write_evidence(
     """
     if outcome.predictions:
         write_class_results(out, outcome.predictions, plan.classes)
-    ledger = build_ledger(plan, history, outcome.rows, _price(plan, history))
+    price = _price(plan, history)
+    ledger = build_ledger(plan, history, outcome.rows, outcome.read_s, price)
     figures = draw_figures(plan, outcome, history, ledger)
     files = []
     for name, figure in figures.items():

@@ -79,12 +79,17 @@ class Ledger:
 
 
 def build_ledger(
-    plan: Plan, history: History, rows: Sequence[Row], price_per_hour: float | None
+    plan: Plan,
+    history: History,
+    rows: Sequence[Row],
+    read_s: float,
+    price_per_hour: float | None,
 ) -> Ledger:
     """Add up what the sweep spent and saved.
 
     Args:
-        rows: rows of all splits; phase 2 made those of val, the others were read after the choice.
+        rows: of val, which phase 2 made, and others.
+        read_s: seconds of the readings on held-out sets after the choice.
     """
     trunks, predicted = list(history.trunks.values()), history.forecast
     cells = [cell for cell in history.cells.values() if cell.rows]
@@ -97,7 +102,7 @@ def build_ledger(
         cells=len(cells),
         trained_s=sum(r.seconds for t in trunks for r in t.reports),
         adapted_s=sum(r.seconds for r in rows if r.split == "val"),
-        read_s=sum(r.seconds for r in rows if r.split != "val"),
+        read_s=read_s,
         undone_s=sum(map(_undone_seconds, trunks)),
         saved_trunks_s=sum(_saved_training(plan, t) for t in trunks),
         saved_images=sum(images for images, _ in passes),

@@ -11,12 +11,13 @@ from sweeps.final_model.int8_net import INT8_FILE
 from sweeps.final_model.outcome import Outcome
 from sweeps.final_model.wording import (
     flattered_rows_in_words,
-    gain_in_words,
+    gains_in_words,
     on_untouched_in_words,
     optimism_in_words,
     reading_sentence,
     row_latency_in_words,
     served_latency_in_words,
+    untouched_in_words,
     val_in_words,
 )
 from sweeps.planning.cell import crop_in_words
@@ -206,15 +207,14 @@ def _class_map(classes: Sequence[str]) -> str:
 
 def _on_held_out_sets(outcome: Outcome) -> str:
     lines = _held_out_table(outcome.rows)
-    if outcome.gains:
+    if compared := [*dict.fromkeys([*outcome.gains, *outcome.gains_on_untouched])]:
         lines.append("")
-        lines += [f"- {name}: {gain_in_words(gain)}" for name, gain in outcome.gains.items()]
-    lines += [
-        "",
+        lines += [f"- {name}: {gains_in_words(outcome, name)}" for name in compared]
+    note = (
         f"{reading_sentence(outcome.test_cells)} A set with fewer classes is scored among its own. "
-        f"Untuned is the same trunk at the same resolution and crop (arm {UNTUNED}).",
-    ]
-    return "\n".join(lines)
+        f"Untuned is the same trunk at the same resolution and crop (arm {UNTUNED}). "
+    )
+    return "\n".join([*lines, "", f"{note}{untouched_in_words(outcome)}".rstrip()])
 
 
 def _calibration(outcome: Outcome) -> str:

@@ -86,10 +86,14 @@ def _columns(*names: str, words: Iterable[str] = ()) -> tuple[Column, ...]:
 def held_out_table(outcome: Outcome) -> Table:
     """Make the table of the scores on the held-out sets."""
     lines = []
+    # What the chosen row is compared with: a column each.
+    compared = {"gain (points, ± s.e.)": outcome.gains}
+    if outcome.gains_on_untouched:
+        compared["on untouched (points, ± s.e.)"] = outcome.gains_on_untouched
     for row in outcome.rows:
         if row.split != "val":
             chosen = row.arm == outcome.choice.row.arm
-            gain = outcome.gains.get(row.split) if chosen else None
+            gains = [by_set.get(row.split) if chosen else None for by_set in compared.values()]
             cells = (
                 row.split,
                 row.arm,
@@ -98,12 +102,12 @@ def held_out_table(outcome: Outcome) -> Table:
                 percent(row.top5),
                 *class_metrics(row),
                 f"{row.n}",
-                f"{signed(100 * gain.difference)} ± {percent(gain.error)}" if gain else "",
+                *(f"{signed(100 * g.difference)} ± {percent(g.error)}" if g else "" for g in gains),
             )
             lines.append(TableRow(cells=cells, strong=chosen))
     names = (
         *("set", "arm", "top-1 %", "95 % interval", "top-5 %", *CLASS_COLUMNS),
-        *("n", "gain (points, ± s.e.)"),
+        *("n", *compared),
     )
     return Table(
         name="Sets that nothing was chosen on",

@@ -12,6 +12,7 @@ from sweeps.events.event_types import CellEnded, Event
 from sweeps.planning.cell import Cell
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
+from sweeps.planning.workload import baseline_nets
 from trainables.fixres.arms import UNTOUCHED_ARMS
 
 # What cells of untouched nets may take at most, of what there is when phase 1 begins.
@@ -56,8 +57,9 @@ class Budget:
 
     Reserved for the end: the cells of the points that have trained a trunk to its end, or are about
     to; those of untouched nets, the cheapest first, as far as they take a tenth of what there is
-    when phase 1 begins; reading the test split; and writing the results. What is reserved for a
-    cell is given back when it is made: as a watcher, the budget is told of that.
+    when phase 1 begins; reading the test split, for the untouched net too that the choice is
+    compared with; and writing the results. What is reserved for a cell is given back when it is
+    made: as a watcher, the budget is told of that.
 
     Args:
         left: tells what is left now.
@@ -178,8 +180,13 @@ class Budget:
         counts, durations = self._plan.counts, self.durations
         # A refitted net was trained on val, and is not read on it.
         images = counts["test"] + (0 if self._plan.spec.evaluation.refit else counts["val"])
+        baseline_s: dict[str, float] = {}  # by variant, of its untouched net on test
+        for variant, res in baseline_nets(self._plan):
+            seconds = durations.reading_s(variant, res, counts["test"])
+            baseline_s[variant] = max(seconds, baseline_s.get(variant, 0.0))
         readings = [
             durations.reading_s(point.variant, max(tests), images)
+            + baseline_s.get(point.variant, 0.0)
             for point, tests in self._plan.grid.tests.items()
         ]
         return Left(elapsed_s=durations.close_s + max(readings), device_s=max(readings))

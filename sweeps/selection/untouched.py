@@ -26,6 +26,15 @@ def best_untouched(rows: Sequence[Row]) -> dict[str, Row]:
     return best
 
 
+def untouched_of(row: Row, rows: Sequence[Row]) -> Row | None:
+    """Find the untouched row that a row is counted from; None: there is none, or it is untouched.
+
+    Args:
+        rows: among which it is found.
+    """
+    return None if row.untouched else best_untouched(rows).get(row.variant)
+
+
 def with_gains_on_untouched(rows: Sequence[Row], hits: Hits) -> list[Row]:
     """Fill in by how much each fine-tuned row of val is better than its variant's best untouched.
 

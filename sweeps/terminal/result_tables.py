@@ -12,10 +12,10 @@ from rich.text import Text
 from sweeps.events.failures import failures_in_words
 from sweeps.final_model.calibration import calibration_line
 from sweeps.final_model.int8_net import INT8_FILE
-from sweeps.final_model.outcome import Outcome, PairedGain
+from sweeps.final_model.outcome import Outcome
 from sweeps.final_model.wording import (
     flattered_rows_in_words,
-    gain_in_words,
+    gains_in_words,
     on_untouched_in_words,
     optimism_in_words,
     repeated_readings_in_words,
@@ -97,7 +97,7 @@ def held_out_lines(outcome: Outcome) -> list[Text]:
     """Write a line for each held-out set with the score of the chosen arm."""
     arm = outcome.choice.row.arm
     lines = [
-        _held_out_line(row, outcome.gains.get(row.split), outcome.choice.metric)
+        _held_out_line(row, gains_in_words(outcome, row.split), outcome.choice.metric)
         for row in outcome.rows
         if row.split != "val" and row.arm == arm
     ]
@@ -258,14 +258,13 @@ def _published(compared: Sequence[Comparison]) -> Table:
     return table
 
 
-def _held_out_line(row: Row, gain: PairedGain | None, metric: Metric) -> Text:
+def _held_out_line(row: Row, gains: str, metric: Metric) -> Text:
     low, high = wilson(row.hits1, row.n)
     decides = f"{IN_WORDS[metric]} {100 * row.value(metric):.1f} %, " if metric != "top1" else ""
     words = (
         f"{row.split:8} {decides}top-1 {100 * row.top1:.1f} % (n={row.n}, 95 % interval "
         f"{100 * low:.1f} to {100 * high:.1f}), top-5 {100 * row.top5:.1f} %; "
     )
-    if gain:
-        return Text(words + gain_in_words(gain))
-    fitted = ARMS[row.arm].changes
-    return Text(words + ("its classifier alone was fitted" if fitted else "nothing was tuned"))
+    if ARMS[row.arm].changes:
+        return Text(words + (gains or "its classifier alone was fitted"))
+    return Text(words + ", ".join(["nothing was tuned", *([gains] if gains else [])]))

@@ -30,7 +30,8 @@ def free_disk(
         connection: to MLflow, if it is connected already.
     """
     store = location.store
-    retained = retention.keys_to_retain(rows, choice, spec.output.keep)
+    keep, refit = spec.output.keep, spec.evaluation.refit
+    retained = retention.keys_to_retain(rows, choice, keep, refit=refit)
     if not retention.deletable_files(store, retained):
         return
     connection = connection or connect_tracking(spec, location.out, say)
@@ -38,10 +39,10 @@ def free_disk(
         tracker.keep_only(retained.trunks, retained.cells)
     if tracker.shortcoming is not None:
         say(
-            f"warning: --keep {spec.output.keep} freed nothing, as MLflow {tracker.shortcoming}: "
+            f"warning: --keep {keep} freed nothing, as MLflow {tracker.shortcoming}: "
             "the same command again tries it again"
         )
         return
     location.driver.check()
     freed_bytes = retention.prune(store, retained)
-    say(f"kept     {spec.output.keep}: {freed_bytes / 1e6:,.1f} MB of the store freed")
+    say(f"kept     {keep}: {freed_bytes / 1e6:,.1f} MB of the store freed")

@@ -29,7 +29,7 @@ from tests.end_to_end.sweeping import (
 )
 from tests.waiting import HANG_S
 from trainables.fixres.arms import ARMS, UNTUNED
-from trainables.storage.files import files_size
+from trainables.storage.files import files_size, read_lines
 
 pytestmark = pytest.mark.slow
 
@@ -42,6 +42,8 @@ def test_everything_is_handed_over(undisturbed: Path) -> None:
     assert {r["cell"] for r in tested} == {choice["chosen"]["cell"]}
     tuned = ARMS[choice["chosen"]["arm"]].changes and not choice["chosen"]["untouched"]
     assert [r["arm"] for r in tested] == [choice["chosen"]["arm"], *([UNTUNED] if tuned else [])]
+    trained = not choice["chosen"]["untouched"]
+    assert set(choice["gains_on_untouched"]) == ({"test"} if trained else set())
     assert choice["val"]["n"] > 0 and all(r["n"] > 0 for r in choice["unseen"])
     named = ("heatmap", "pareto", "curves", "arms", "spending", "confusions", "reliability")
     for name in named:
@@ -247,8 +249,11 @@ def test_the_model_of_another_choice_is_written_and_owns_up_to_its_reading(
     assert written.returncode == 0, written.stderr
     card = (folder / "README.md").read_text()
     assert "--min-top1" in card and (folder / "model.onnx").exists()
-    looked = (undisturbed / "store" / "readings.jsonl").read_text().splitlines()
-    cells = {json.loads(line)["cell"] for line in looked if json.loads(line)["set"] == "test"}
+    looks = read_lines(undisturbed / "store" / "readings.jsonl")
+    # What a choice was only compared with was not looked at to choose.
+    cells = {
+        look["cell"] for look in looks if look["set"] == "test" and not look.get("baseline", False)
+    }
     again = f"Not the first reading: this sweep has looked at the test split for {len(cells)} cells"
     assert (again in card) == (len(cells) > 1)
     chosen = choice["chosen"]["test_res"]

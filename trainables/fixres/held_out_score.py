@@ -85,7 +85,13 @@ def held_out_set(extra: ExtraTestSet) -> HeldOutSet:
 
 
 def score_held_out(
-    held_out: HeldOutSet, store: Store, cell: CellSpec, arms: Sequence[str], views: ViewCache
+    held_out: HeldOutSet,
+    store: Store,
+    cell: CellSpec,
+    arms: Sequence[str],
+    views: ViewCache,
+    *,
+    baseline: bool = False,
 ) -> dict[str, ArmResult]:
     """Score arms of a finished cell on a held-out set, once: later calls give the first results.
 
@@ -94,6 +100,7 @@ def score_held_out(
 
     Args:
         views: of the sweep's images, which name the classes.
+        baseline: as of :func:`record_looks`.
 
     Returns:
         The results by arm. Seconds of the pass are those of the first arm that took it.
@@ -101,7 +108,7 @@ def score_held_out(
     Raises:
         DamagedFileError: the cell's weights are damaged or missing.
     """
-    record_looks(held_out, store, cell, arms)
+    record_looks(held_out, store, cell, arms, baseline=baseline)
     found = recorded_on(held_out, store, cell, arms)
     if lacking := [arm for arm in arms if arm not in found]:
         view = views.view_of(held_out.images, held_out.digest, cell.transform)
@@ -130,24 +137,41 @@ def recorded_on(
     return _recorded({arm: _result_path(held_out, store, cell, arm) for arm in arms})
 
 
-def record_looks(held_out: HeldOutSet, store: Store, cell: CellSpec, arms: Iterable[str]) -> None:
+def record_looks(
+    held_out: HeldOutSet,
+    store: Store,
+    cell: CellSpec,
+    arms: Iterable[str],
+    *,
+    baseline: bool = False,
+) -> None:
     """Record that a held-out set is looked at for arms of a cell, unless that is known.
 
     Before the look: that the set was looked at is not forgotten, whatever comes of it.
+
+    Args:
+        baseline: what is chosen is compared with the arms, and they are not chosen. Where they are
+            later, that is another look.
     """
     known = set(read_records(store.readings, _look_from_json))
     for arm in arms:
         look = (held_out.name, held_out.digest, origin(store, cell.key, arm), arm)
-        if look not in known:
-            named = dict(zip(_LOOK, look, strict=True))
+        if not {(False, *look), (baseline, *look)} & known:
+            named: dict[str, object] = dict(zip(_LOOK, look, strict=True))
+            named |= {_BASELINE: True} if baseline else {}
             append_line(store.readings, named | {"at": int(time.time() * 1000)})
 
 
 _LOOK = ("set", "images", "cell", "arm")  # the fields of a line of the looks
+_BASELINE = "baseline"  # true in a line of a look at what the choice is compared with
 
 
-def _look_from_json(value: dict[str, object]) -> tuple[str, ...]:
-    return tuple(str(value[name]) for name in _LOOK)
+def _look_from_json(value: dict[str, object]) -> tuple[bool | str, ...]:
+    return _is_baseline(value), *(str(value[name]) for name in _LOOK)
+
+
+def _is_baseline(value: dict[str, object]) -> bool:
+    return bool(value.get(_BASELINE))
 
 
 def score_val_as_served(
@@ -204,6 +228,8 @@ class Reading:
     """Names the images of an extra test set, as :attr:`ExtraTestSet.digest`."""
     data: Place | None = None
     """Where an extra test set lies."""
+    baseline: bool = False
+    """As of :func:`record_looks`."""
 
 
 def score_reading(reading: Reading, store: Store, views: ViewCache, options: ReadOptions) -> None:
@@ -219,13 +245,15 @@ def score_reading(reading: Reading, store: Store, views: ViewCache, options: Rea
         UserError: an extra test set holds other images than were asked for.
         SweepError, DamagedFileError: as of :func:`score_val_as_served`.
     """
+    cell, arms, baseline = reading.cell, reading.arms, reading.baseline
     if reading.name == "val":
-        score_val_as_served(store, reading.cell, reading.arms, views)
-    elif reading.data is None:
-        score_held_out(held_out_test(views.images), store, reading.cell, reading.arms, views)
+        score_val_as_served(store, cell, arms, views)
+        return
+    if reading.data is None:
+        held_out = held_out_test(views.images)
     else:
-        extra = _extra_test_set(reading, reading.data, views, options)
-        score_held_out(extra, store, reading.cell, reading.arms, views)
+        held_out = _extra_test_set(reading, reading.data, views, options)
+    score_held_out(held_out, store, cell, arms, views, baseline=baseline)
 
 
 def _extra_test_set(
@@ -266,9 +294,15 @@ def held_out_predictions(
 
 
 def cells_tested_on(store: Store, set_name: str) -> list[str]:
-    """List the keys of the cells that a held-out set was looked at for, by their first look."""
-    looks = read_records(store.readings, lambda look: (str(look["set"]), str(look["cell"])))
-    return list(dict.fromkeys(cell for name, cell in looks if name == set_name))
+    """List the keys of the cells that a held-out set was looked at for, by their first look.
+
+    A baseline is left out: whoever saw what it has there has not chosen it.
+    """
+    looks = read_records(
+        store.readings, lambda look: (str(look["set"]), str(look["cell"]), _is_baseline(look))
+    )
+    found = [cell for name, cell, baseline in looks if name == set_name and not baseline]
+    return list(dict.fromkeys(found))
 
 
 def _result_path(held_out: HeldOutSet, store: Store, cell: CellSpec, arm: str) -> Place:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -11,7 +12,7 @@ from sweeps.events.durations import Durations
 from sweeps.events.event_types import CellBegan, CellEnded, EpochEnded, TrunkBegan
 from sweeps.events.forecast import first_forecast, forecast
 from sweeps.planning.grid import point_of
-from sweeps.planning.workload import cell_work, epoch_work, expected_trunks
+from sweeps.planning.workload import cell_work, epoch_work, expected_trunks, planned_cells
 from tests.factories import a_row, plan_of, spec_with
 from tests.fake_training import report_of
 from tests.sweeps.events.test_progress import PLAN, Clock, cells_of, timed, trunks_of
@@ -57,6 +58,28 @@ def test_a_plan_takes_what_its_parts_were_timed_to_take() -> None:
     assert predicted.cells_s >= trained * (1 - 1e-6)  # those of untouched nets beside
     assert predicted.device == "CPU of a test, 1 thread"
     assert durations.start_s == pytest.approx(3.0)
+
+
+def test_reading_the_untouched_net_is_predicted_where_the_choice_is_compared_with_it() -> None:
+    spec = spec_with(PLAN.spec, weights="auto")
+    plans = {
+        name: plan_of(spec_with(spec, **options), weights=True)
+        for name, options in {
+            "with": {},
+            "without": {"untouched": False},
+            "refit": {"refit": True},
+        }.items()
+    }
+    found = {n: forecast(p, Durations(p, clock=Clock())).reading_s for n, p in plans.items()}
+    plan = plans["with"]
+    kinds = [(v, res) for v in plan.untouched_variants for res, _ in plan.untouched_tests(v)]
+    seconds = [Durations(plan).reading_s(v, res, plan.counts["test"]) for v, res in kinds]
+    trained_and_untouched = [
+        Durations(plan).reading_s(v, res, plan.counts["test"]) for v, res, _ in planned_cells(plan)
+    ]
+    assert found["refit"] == pytest.approx(fmean(trained_and_untouched))
+    assert found["with"] == pytest.approx(found["refit"] + fmean(seconds))
+    assert 0 < found["without"] < found["with"]
 
 
 def test_a_later_sweep_knows_from_the_first_second(tmp_path: Path) -> None:

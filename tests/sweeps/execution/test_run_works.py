@@ -98,9 +98,10 @@ def test_a_reading_in_a_trial_is_that_of_this_process(
     for reading in readings:
         score_reading(reading, here, adapted.views, ReadOptions())
     lost = adapted.reading("lost", data=tmp_path / "lost", digest="d")
+    net = ("lite0", 32)
     resources = PhaseResources(
         placement=Placement(options=ResourceOptions(), cluster_resources=ONE_CORE),
-        needs={("lite0", 32): MemoryNeed(gb=lambda _: 0.1, max_workers=1)},
+        needs={net: MemoryNeed(gb=lambda _: 0.1, max_workers=1)},
         unshared=True,
     )
     told: list[dict[str, Any]] = []
@@ -109,7 +110,7 @@ def test_a_reading_in_a_trial_is_that_of_this_process(
         told.append(result)
         return False
 
-    works = [ReadingWork(reading=reading) for reading in (*readings, lost)]
+    works = [(net, ReadingWork(reading=reading)) for reading in (*readings, lost)]
     *traces, trace = run_works(works, resources, adapted.context, take)
     assert traces == [None, None] and len(told) == 2
     assert trace is not None

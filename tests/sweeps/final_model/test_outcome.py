@@ -41,11 +41,14 @@ from trainables.storage.files import read_json, write_json
 
 ROWS = [a_row(90, 100), a_row(40, 50, split="test"), a_row(30, 50, split="test", arm="none")]
 GAINS = {"test": PairedGain(difference=0.2, error=0.05)}
+UNTOUCHED = {"test": PairedGain(difference=0.3, error=0.06)}
 
 
 def test_read_as_written(tmp_path: Path) -> None:
     found = [predictions_of("val", 100), predictions_of("test", 50)]
-    outcome = outcome_of(ROWS, gains=GAINS, refit=True, test_cells=2, predictions=found)
+    outcome = outcome_of(
+        ROWS, gains=GAINS, gains_on_untouched=UNTOUCHED, refit=True, test_cells=2, predictions=found
+    )
     assert outcome.calibration is not None
     leaderboard.write(tmp_path / "leaderboard.parquet", outcome.rows)
     assert read_outcome(tmp_path, ()) is None
@@ -126,6 +129,29 @@ def test_results_that_are_not_what_was_written_are_listed(tmp_path: Path) -> Non
     (tmp_path / "model" / "model.onnx").write_text("model/model.onny")
     (tmp_path / "report.html").unlink()
     assert sorted(lost_results(tmp_path)) == ["model/model.onnx", "report.html"]
+
+
+def test_a_choice_of_a_version_that_did_not_read_the_untouched_net_is_read(tmp_path: Path) -> None:
+    outcome = outcome_of(ROWS, gains=GAINS, gains_on_untouched=UNTOUCHED)
+    leaderboard.write(tmp_path / "leaderboard.parquet", outcome.rows)
+    write_choice(tmp_path, outcome)
+    record = read_json(tmp_path / "choice.json")
+    assert record is not None and record.pop("gains_on_untouched") == {
+        "test": {"difference": 0.3, "error": 0.06}
+    }
+    write_json(tmp_path / "choice.json", record)
+    assert read_outcome(tmp_path, ()) == outcome_of(ROWS, gains=GAINS)
+
+
+def test_what_is_gained_on_the_untouched_net_is_a_metric_of_each_set() -> None:
+    gains = {**UNTOUCHED, "v:2": PairedGain(difference=-0.1, error=0.02)}
+    assert outcome_of(ROWS, gains=GAINS, gains_on_untouched=gains).further_metrics == {
+        "test/on_untouched": 0.3,
+        "test/on_untouched_error": 0.06,
+        "v_2/on_untouched": -0.1,
+        "v_2/on_untouched_error": 0.02,
+    }
+    assert outcome_of(ROWS, gains=GAINS).further_metrics == {}
 
 
 def test_a_gain_is_the_paired_difference() -> None:

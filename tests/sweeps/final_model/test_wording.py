@@ -5,9 +5,10 @@ from __future__ import annotations
 from sweeps.final_model.outcome import PairedGain
 from sweeps.final_model.wording import (
     flattered_rows_in_words,
-    gain_in_words,
+    gains_in_words,
     optimism_in_words,
     reading_sentence,
+    untouched_in_words,
     val_in_words,
 )
 from sweeps.selection.choice import Choice
@@ -60,7 +61,26 @@ def test_rows_of_former_versions_are_said_to_be_flattered() -> None:
     assert flattered_rows_in_words([old, old, new]).startswith("2 of these rows are of a former")
 
 
-def test_a_gain_has_its_sign_and_its_standard_error() -> None:
-    words = gain_in_words(PairedGain(difference=-0.021, error=0.0049))
-    assert words == "-2.1 points on the untuned trunk (paired, standard error 0.5)"
-    assert gain_in_words(PairedGain(difference=0.021, error=0.0)).startswith("+2.1 points")
+def test_gains_are_said_by_set_with_their_signs_and_standard_errors() -> None:
+    outcome = outcome_of(
+        [a_row()],
+        gains={"test": PairedGain(difference=-0.021, error=0.0049)},
+        gains_on_untouched={
+            "test": PairedGain(difference=0.3, error=0.02),
+            "v2": PairedGain(difference=0.021, error=0.0),
+        },
+    )
+    on_untouched = "+30.0 points on the untouched net (paired, standard error 2.0)"
+    assert gains_in_words(outcome, "test") == (
+        f"-2.1 points on the untuned trunk (paired, standard error 0.5), {on_untouched}"
+    )
+    assert gains_in_words(outcome, "v2").startswith("+2.1 points on the untouched net")
+    assert gains_in_words(outcome, "v3") == ""
+
+
+def test_it_is_said_which_untouched_row_the_choice_is_compared_with() -> None:
+    untouched = [a_row(hits, untouched=True, test_res=res) for hits, res in ((10, 64), (12, 128))]
+    rows, gains = [a_row(), *untouched], {"test": PairedGain(difference=0.1, error=0.01)}
+    words = untouched_in_words(outcome_of(rows, gains_on_untouched=gains))
+    assert "b0 untouched -> 128 px, crop 1.0, arm fix: it was read on these sets" in words
+    assert untouched_in_words(outcome_of(rows)) == ""  # as of former versions

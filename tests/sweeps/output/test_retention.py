@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from sweeps.output.retention import check_not_pruned, deletable_files, keys_to_retain, prune
+from sweeps.output.retention import (
+    check_not_pruned,
+    deletable_files,
+    is_pruned,
+    keys_to_retain,
+    prune,
+)
 from sweeps.selection.choice import Choice
 from tests.factories import a_row
 from trainables.errors import UserError
@@ -64,6 +71,23 @@ def test_checkpoints_that_lost_and_all_features_are_deleted(
     after = sum(p.stat().st_size for p in store.root.rglob("*") if p.is_file())
     assert everything - after == freed and (freed > 0) == (keep != "all")
     assert deletable_files(store, retained) == [] and prune(store, retained) == 0
+
+
+@pytest.mark.parametrize(
+    ("untouched", "refit", "stays"),
+    [(True, False, True), (True, True, False), (False, False, False)],
+)
+def test_the_untouched_net_that_the_choice_is_counted_from_stays(
+    store: Store[Path], untouched: bool, refit: bool, stays: bool
+) -> None:
+    """A further test set is read for both; a refit is not compared."""
+    rows = [ROWS[0], ROWS[1], *(replace(r, untouched=untouched) for r in ROWS[2:]), TEST]
+    retained = keys_to_retain(rows, CHOICE, "best", refit=refit)
+    prune(store, retained)
+    best = rows[3]  # of the two untouched
+    assert is_pruned(store, best, changes=True) is not stays
+    assert is_pruned(store, rows[2], changes=True) and is_pruned(store, rows[0], changes=True)
+    assert not is_pruned(store, CHOICE.row, changes=True)
 
 
 def test_a_row_whose_checkpoints_are_gone_is_refused(store: Store[Path]) -> None:

@@ -35,6 +35,12 @@ GAINS = {
     "test": PairedGain(difference=0.067, error=0.031),
     WILD: PairedGain(difference=-0.1, error=0.2),
 }
+# Of a variant whose net was read untouched too.
+UNTOUCHED = a_row(20, untouched=True, train_res=224, trunk_epochs=0, trunk="untouched")
+ON_UNTOUCHED = {
+    "test": PairedGain(difference=0.267, error=0.052),
+    WILD: PairedGain(difference=0.3, error=0.07),
+}
 
 
 def spent(price_per_hour: float | None = 3.0) -> Ledger:
@@ -44,14 +50,14 @@ def spent(price_per_hour: float | None = 3.0) -> Ledger:
     history.on(an_ended_trunk(TRUNKS[1], [8.0, 12.0], TrunkStatus.CUT))
     for cell in CELLS:
         history.on(cell)
-    return build_ledger(PLAN, history, ROWS, price_per_hour)
+    return build_ledger(PLAN, history, ROWS, 7.5, price_per_hour)
 
 
 def an_outcome(
     chosen: Row = CHOSEN,
     gains: Mapping[str, PairedGain] = GAINS,
     rows: Sequence[Row] = ROWS,
-    **facts: bool | int | Sequence[Predictions],
+    **facts: bool | int | Sequence[Predictions] | Mapping[str, PairedGain],
 ) -> Outcome:
     choice = Choice(row=chosen, reason="It is the best.", optimism=0.012)
     return outcome_of(list(rows), choice, gains=gains, **facts)  # type: ignore[arg-type]

@@ -70,6 +70,19 @@ def test_the_card_says_whether_the_exported_file_keeps_the_limit() -> None:
         assert f"{ms:g} ms (median of 50 runs" in line and line.endswith(f"; {verdict}.")
 
 
+def test_the_card_tells_the_gains_of_each_set_on_the_trunk_and_on_the_net_untouched() -> None:
+    untouched = a_row(50, 150, untouched=True, train_res=224, test_res=224)
+    gains = {"test": PairedGain(difference=0.2, error=0.05),
+             "sketches": PairedGain(difference=-0.1, error=0.01)}  # fmt: skip
+    text = made(rows=[*ROWS, untouched], gains_on_untouched=gains)
+    own = "+10.0 points on the untuned trunk (paired, standard error 3.4), "
+    above = "+20.0 points on the untouched net (paired, standard error 5.0)"
+    assert f"- test: {own}{above}\n" in text
+    assert "- sketches: -10.0 points on the untouched net (paired, standard error 1.0)\n" in text
+    assert "The untouched net is the best such row on val, b0 untouched -> 224 px" in text
+    assert "untouched net" not in made()
+
+
 def test_the_card_says_what_the_trunk_was_trained_with_where_it_is_known() -> None:
     row = replace(ROWS[1], trained_with=(("lr", 0.002), ("crop_scale", (0.25, 1.0))))
     outcome = outcome_of(ROWS, Choice(row=row, reason="It is the best.", optimism=0.0))

@@ -23,8 +23,10 @@ from tests.factories import (
 )
 from tests.sweeps.report.finished_sweep import (
     CHOSEN,
+    ON_UNTOUCHED,
     PLAN,
     ROWS,
+    UNTOUCHED,
     VAL,
     WILD,
     an_outcome,
@@ -195,6 +197,20 @@ def test_an_untuned_choice_has_no_gain() -> None:
     html = made(an_outcome(VAL[0], gains={}))
     assert "Gain on the untuned" not in html and "Gain on the untuned" in made()
     assert "23.3 % of test right" in words(html)
+
+
+def test_what_is_above_the_untouched_net_is_told_on_test_where_it_was_read_there() -> None:
+    """On val, which picked the choice, it is flattered."""
+    above = replace(CHOSEN, on_untouched=0.33, on_untouched_error=0.04)
+    rows = [*(above if row == CHOSEN else row for row in ROWS), UNTOUCHED]
+    on_val = words(made(an_outcome(above, rows=rows)))
+    assert "+33.0 points val, image by image; standard error 4.0" in on_val
+    assert "untouched net is the best" not in on_val
+    on_test = words(made(an_outcome(above, rows=rows, gains_on_untouched=ON_UNTOUCHED)))
+    assert "+26.7 points on test, image by image; standard error 5.2" in on_test
+    assert "+33.0 points" not in on_test
+    assert "The untouched net is the best such row on val, b0 untouched -> 96 px" in on_test
+    assert "untouched" not in words(made()).split("Sets that nothing was chosen on")[0]
 
 
 def test_the_sets_read_after_the_choice_stand_in_a_table() -> None:

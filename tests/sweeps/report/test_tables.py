@@ -22,7 +22,14 @@ from sweeps.report.tables import (
 from sweeps.selection.leaderboard import Row
 from sweeps.selection.repeats import with_repeats_counted
 from tests.factories import a_row, outcome_of
-from tests.sweeps.report.finished_sweep import CHOSEN, ROWS, TEST, an_outcome, spent
+from tests.sweeps.report.finished_sweep import (
+    CHOSEN,
+    ON_UNTOUCHED,
+    ROWS,
+    TEST,
+    an_outcome,
+    spent,
+)
 
 
 def test_numbers_are_written_as_in_the_text() -> None:
@@ -38,6 +45,18 @@ def test_each_held_out_row_is_there_and_the_chosen_arm_stands_out() -> None:
     assert [line.strong for line in table.lines] == [True, False, True]
     assert table.lines[0].cells[-1] == "+6.7 ± 3.1" and table.lines[1].cells[-1] == ""
     assert all(len(line.cells) == len(table.columns) for line in table.lines)
+
+
+def test_what_the_chosen_arm_has_above_the_untouched_net_is_a_column_of_each_set() -> None:
+    table = held_out_table(an_outcome(gains_on_untouched=ON_UNTOUCHED))
+    assert [line.cells[-2:] for line in table.lines] == [
+        ("+6.7 ± 3.1", "+26.7 ± 5.2"),
+        ("", ""),
+        ("−10.0 ± 20.0", "+30.0 ± 7.0"),
+    ]
+    assert all(len(line.cells) == len(table.columns) for line in table.lines)
+    untuned = held_out_table(an_outcome(gains={}, gains_on_untouched=ON_UNTOUCHED))
+    assert untuned.lines[0].cells[-2:] == ("", "+26.7 ± 5.2")
 
 
 def test_the_leaderboard_has_val_first_and_the_best_above() -> None:

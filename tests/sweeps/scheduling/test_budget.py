@@ -16,7 +16,7 @@ from sweeps.scheduling.budget import Budget, Left, Shares
 from sweeps.scheduling.budgeted_trunks import BudgetedTrunks
 from sweeps.scheduling.cell_scheduler import CellScheduler
 from sweeps.scheduling.settled_cells import SettledCells
-from tests.factories import HYPER, a_row
+from tests.factories import HYPER, a_row, plan_of, spec_with
 from tests.fake_training import Events, Farm, next_trunk
 from tests.sweeps.scheduling.test_budgeted_trunks import PLAN, Clock, Known, whole_s
 from trainables.evaluation.metrics import Score
@@ -51,6 +51,33 @@ def test_what_is_reserved_for_a_cell_is_given_back_once_it_is_made() -> None:
         budget.on(CellEnded(cell=cell, rows=(a_row(),)))
         assert budget.left_for_trunks({POINT}).elapsed_s == before + 0.5
     assert budget.left_for_trunks({OTHER}).elapsed_s == before
+
+
+class ByImages(Known):
+    """Readings take a second an image, of b1 two; cells nothing."""
+
+    def cell_s(self, *_: object) -> float:
+        return 0.0
+
+    def reading_s(self, *given: Any) -> float:
+        variant, _, images = given
+        return float(images * (2 if variant == "b1" else 1))
+
+
+@pytest.mark.parametrize(
+    ("options", "images"),
+    [({}, 40 + 50 + 40), ({"untouched": False}, 40 + 50), ({"refit": True}, 40)],
+)
+def test_the_end_has_room_to_read_the_untouched_net_where_the_choice_is_compared_with_it(
+    options: dict[str, Any], images: int
+) -> None:
+    """The dearest net may be chosen: test and val are read for it, and test for the other."""
+    spec = spec_with(variants=("b0", "b1"), train_res=(64,), weights="auto", **options)
+    plan = plan_of(spec, val=50, test=40, weights=True)
+    durations: Any = ByImages(plan)
+    budget = Budget(plan, durations, lambda: Left(elapsed_s=1000.0), TWO)
+    end_s = Known.spawn_s + Known.close_s + 2 * images
+    assert budget.left_for_trunks(()).elapsed_s == 1000.0 - end_s
 
 
 def test_a_cell_comes_early_only_where_all_that_is_reserved_fits() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sweeps.selection.leaderboard import Row
-from sweeps.selection.untouched import best_untouched, with_gains_on_untouched
+from sweeps.selection.untouched import best_untouched, untouched_of, with_gains_on_untouched
 from tests.factories import a_row
 from trainables.evaluation.confidence import paired_difference
 
@@ -30,6 +30,8 @@ def test_each_row_is_compared_with_its_own_nets_best_untouched_row() -> None:
         a_row(49, N, variant="b1"),  # has no untouched row
     ]
     assert best_untouched(rows) == {"b0": rows[2]}
+    assert untouched_of(rows[3], rows) == untouched_of(rows[5], rows) == rows[2]
+    assert untouched_of(rows[0], rows) is untouched_of(rows[6], rows) is None
     found = with_gains_on_untouched(rows, hits_of)
     compared = [r for r in found if r.on_untouched is not None]
     assert [(r.hits1, r.split) for r in compared] == [(30, "val"), (15, "val")]

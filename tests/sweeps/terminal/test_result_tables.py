@@ -16,7 +16,7 @@ from sweeps.selection.choice import Choice
 from sweeps.selection.published_comparison import compare_with_published
 from sweeps.selection.repeats import with_repeats_counted
 from sweeps.terminal.plan_tables import plan_view
-from sweeps.terminal.result_tables import pareto_table, summary
+from sweeps.terminal.result_tables import held_out_lines, pareto_table, summary
 from tests.factories import (
     CONDITIONS,
     a_row,
@@ -98,6 +98,17 @@ def test_the_summary_shows_the_best_the_choice_and_test() -> None:
     assert "+12.5 points on the untuned trunk (paired, standard error 4.0)" in text
     assert "flatters its own top-1 (60.0 %, n=100) by about 0.4 points" in text
     assert "val      top-1 60.0 % (n=100) decided" in text
+
+
+@pytest.mark.parametrize("arm", ["fix", "none"])
+def test_each_held_out_set_is_told_beside_the_untouched_net(arm: str) -> None:
+    chosen, test = a_row(60, 100, arm=arm), a_row(60, 80, split="test", arm=arm)
+    above = {"test": PairedGain(difference=0.3, error=0.04)}
+    (line,) = held_out_lines(outcome_of([chosen, test], gains_on_untouched=above))
+    tuned = "" if arm == "fix" else "nothing was tuned, "
+    assert str(line).endswith(
+        f"; {tuned}+30.0 points on the untouched net (paired, standard error 4.0)"
+    )
 
 
 def test_a_refit_and_further_looks_at_test_are_told() -> None:

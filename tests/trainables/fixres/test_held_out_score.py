@@ -102,6 +102,31 @@ def test_every_look_is_recorded_in_order(made):
     assert looks == ["fix", "none", "none"]
 
 
+def test_a_look_at_a_baseline_counts_once_it_is_a_choice(apart):
+    """What was only compared with has not been chosen among."""
+    test, cell, arms = held_out_set(apart), apart.cell, ("fix",)
+
+    def look(baseline):
+        score_held_out(test, apart.store, cell, arms, apart.views, baseline=baseline)
+        return cells_tested_on(apart.store, "test")
+
+    assert look(baseline=True) == [] and look(baseline=True) == []
+    lines = read_lines(apart.store.readings)
+    assert [(line["cell"], line["arm"], line["baseline"]) for line in lines] == [
+        (cell.key, "fix", True)
+    ]
+    assert look(baseline=False) == [cell.key]
+    assert look(baseline=True) == look(baseline=False) == [cell.key]
+    assert ["baseline" in line for line in read_lines(apart.store.readings)] == [True, False]
+
+
+@pytest.mark.parametrize("baseline", [False, True])
+def test_a_reading_records_whether_it_is_of_a_baseline(apart, baseline):
+    reading = Reading(cell=apart.cell, arms=("fix",), name="test", baseline=baseline)
+    score_reading(reading, apart.store, apart.views, ReadOptions())
+    assert cells_tested_on(apart.store, "test") == ([] if baseline else [apart.cell.key])
+
+
 def test_a_look_is_recorded_before_it_is_taken(apart, monkeypatch):
     def broken(*_):
         raise DamagedFileError(Path("x"), "it is torn")
