@@ -25,10 +25,12 @@ from sweeps.events.event_types import (
 from sweeps.events.live_board import LiveBoard
 from sweeps.events.recorders import History
 from sweeps.planning.cell import Cell
+from sweeps.planning.grid import Point
 from sweeps.planning.plan import Plan
 from sweeps.report.build import write_evidence
-from sweeps.scheduling import trunk_scheduler
+from sweeps.scheduling import settled_cells, trunk_scheduler
 from sweeps.scheduling.cell_scheduler import CellScheduler
+from sweeps.scheduling.settled_cells import SettledCells
 from sweeps.scheduling.trunk_scheduler import TrunkScheduler
 from sweeps.selection.from_store import choose_from_store
 from sweeps.selection.leaderboard import Row
@@ -199,17 +201,37 @@ def rows_of(plan: Plan, cell: Cell, rng: np.random.Generator) -> Iterator[Row]:
         )  # fmt: skip
 
 
+class OneByOne:
+    """Stands for the scheduler of trunks: one point after the other is settled, by one trunk."""
+
+    def __init__(self, plan: Plan):
+        self.plan, self.settled = plan, dict[Point, None]()
+
+    def survivors_of(self, point: Point) -> list[TrunkSpec]:
+        return [self.plan.trunk(point, HYPER)]
+
+    def leaves_room_for(self, cell: Cell) -> bool:
+        return True
+
+
 def cells(size: int, root: Path) -> Measured:
-    plan, ended = cells_and_rows(size)
-    watch, store = Stopwatch(), Store(root)
+    settled_cells.check_trunks = lambda *_: None  # type: ignore[assignment]
+    settled_cells.write_untouched = lambda *_: None  # type: ignore[assignment]
+    plan, _ = cells_and_rows(size)
+    watch, store, trunks, made = Stopwatch(), Store(root), OneByOne(plan), 0
     score = Score(split="val", n=VAL, hits1=50, hits5=90)
-    results = [ArmResult(arm=arm, score=score, seconds=1.0) for arm in ARMS]
     with watch.running():
-        scheduler = CellScheduler(plan, [e.cell for e in ended], store, Events())
-        while (cell := scheduler.next()) is not None:
-            scheduler.take(cell.key, results)
-        assert len(scheduler.rows) == len(ARMS) * size
-    return Measured(size, watch.seconds)
+        scheduler = CellScheduler(plan, None, store, Events())
+        settled = SettledCells(trunks, scheduler, store)  # type: ignore[arg-type]
+        for point in plan.points:
+            trunks.settled[point] = None
+            while (cell := settled.next()) is not None:
+                results = [ArmResult(arm=a, score=score, seconds=1.0) for a in cell.spec.arms]
+                scheduler.take(cell.key, results)
+                made += 1
+        settled.plan_all()
+        assert settled.is_over and len(scheduler.rows) > made
+    return Measured(made, watch.seconds)
 
 
 def board(size: int, root: Path, *, resumed: bool = False) -> Measured:

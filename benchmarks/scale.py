@@ -14,7 +14,7 @@ process of its own. A size is a number of trunks or of cells; each cell has four
     trunks          all else that the scheduler of trunks does, for each trunk, in the same sweep
     trunks wide     the same where each point has eight trunks, and points grow
     resume          reading the journal and the trunks of "trunks wide" back, for each trunk
-    cells           the scheduler of cells
+    cells           the scheduler of cells, one point after the other being settled
     board           the live leaderboard, a cell every second
     board resumed   the same where the store holds all cells but one
     terminal        lines about cells, with the time left
