@@ -235,7 +235,6 @@ def test_another_spec_in_the_same_folder_is_refused(undisturbed: Path, data: Pat
     ("options", "words"),
     [
         (("--variants", "b0"), "cannot be had from the hub"),
-        (("--tracking-uri", "http://127.0.0.1:9"), "--tracking-uri http://127.0.0.1:9"),
         (("--max-gmacs", "0.0001"), "--max-gmacs 0.0001 rules out every cell"),
     ],
 )
