@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 # Only a hang meets it: the slowest thing that is waited for takes minutes on a busy machine.
 HANG_S = 1800.0
 
 
+class Ending(Protocol):
+    """A process that may end, as those of ``subprocess``."""
+
+    def poll(self) -> int | None: ...
+
+
 def wait_until(
     moment: Callable[[], object],
     *,
-    process: subprocess.Popen[str] | subprocess.Popen[bytes] | None = None,
+    process: Ending | None = None,
     every_s: float = 0.05,
     what: str = "the moment",
 ) -> None:

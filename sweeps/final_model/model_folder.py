@@ -77,9 +77,10 @@ def write_model(
             temperature=temperature,
         )
         onnx, program = new_folder / "model.onnx", new_folder / "model.pt2"
-        graph = graph_of(model, trunk.variant, transform.test_res)
+        traced = trace(model, transform.test_res)
+        graph = graph_of(model, trunk.variant, transform.test_res, traced)
         write_onnx(onnx, graph, _metadata(plan, trunk.variant, transform))
-        write_program(program, trace(model, transform.test_res))
+        write_program(program, traced)
         check(onnx, program, model, transform.test_res)
         exported = Exported(
             served_latency=measure_served(onnx, plan.spec.latency),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -13,14 +12,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from safetensors.torch import load_file
 
+from sweeps import select_best
 from tests.end_to_end import sweeping
 from tests.end_to_end.sweeping import (
     ANOTHER_ORDER,
-    SHAPES,
     command,
-    decisions,
     environment,
     epochs_trained,
     run_command,
@@ -76,34 +73,6 @@ def test_every_trunk_is_trained_once(undisturbed: Path) -> None:
     counts = epochs_trained(undisturbed)
     assert len(counts) == 4  # two train resolutions, two samples
     assert all(times == 1 for trunk in counts.values() for times in trunk.values())
-
-
-def test_a_single_test_resolution_refit_and_pruned(undisturbed: Path, data: Path) -> None:
-    """The number of test resolutions changes what is scored, not what is trained at first. The
-    refit is a trunk of its own; what lost leaves the disk and MLflow."""
-    out = data.parent / "single"
-    options = ("--test-res", "48", "--test-crop-pct", "1.0", "--arms", "none", "fix")
-    done = sweep(data, out, *options, "--samples", "1", "--refit", "--keep", "best")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "refit    trained again on train + val" in done.stdout
-    assert "MB of the store freed" in done.stdout
-    counts = epochs_trained(out)
-    (again,) = set(counts) - set(epochs_trained(undisturbed))
-    assert all(times == 1 for trunk in counts.values() for times in trunk.values())
-    spec = json.loads((out / "store" / "trunks" / again / "spec.json").read_text())
-    assert spec["images"].endswith("-trainval")
-    choice = json.loads((out / "choice.json").read_text())
-    assert (
-        choice["refit"] and "Trained again on train + val" in (out / "model/README.md").read_text()
-    )
-    left = {p.parent.name for p in (out / "store").rglob("trunk.safetensors")}
-    assert left == {again, choice["chosen"]["trunk"]}
-    assert not list((out / "store").rglob("train.arrow"))
-    kept = {p.parent.parent.name for p in (out / "mlartifacts").rglob("trunk.safetensors")}
-    assert len(kept) == 1
-    served = load_file(out / "model" / "model.safetensors")
-    trunk = load_file(out / "store" / "trunks" / again / "trunk.safetensors")
-    assert served["conv_stem.weight"].equal(trunk["conv_stem.weight"])
 
 
 def test_timm_alone_scores_what_the_job_reported(undisturbed: Path, data: Path) -> None:
@@ -219,21 +188,20 @@ def test_a_finished_sweep_answers_from_its_store(undisturbed: Path, data: Path) 
     assert not list((undisturbed / "store").glob("**/*.tmp"))
 
 
-def test_another_choice_is_made_from_the_folder_alone(undisturbed: Path) -> None:
-    def select(*limits: str) -> subprocess.CompletedProcess[str]:
-        argv = ["sweeps/select_best.py", "--sweep", str(undisturbed), *limits]
-        return run_command([sys.executable, *argv])
-
+def test_another_choice_is_made_from_the_folder_alone(
+    undisturbed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--sweep", str(undisturbed)]
     choice = json.loads((undisturbed / "choice.json").read_text())
-    free = select("--latency")
+    free = run_command([sys.executable, "sweeps/select_best.py", *argv, "--latency"])
     assert free.returncode == 0, free.stderr
     assert choice["reason"] in " ".join(free.stdout.split())
     assert re.search(r"MB +ms", free.stdout) and "Pareto fronts" in free.stdout
-    tight = select("--max-gmacs", "0.02")
-    assert tight.returncode == 0 and "-> 32 px" in tight.stdout.partition("chosen")[2]
-    none = select("--max-gmacs", "0.001", "--min-top1", "0.1")
-    assert none.returncode == 2 and "the nearest miss is" in none.stderr
-    assert none.stderr.count("\n") == 1
+    assert select_best.main([*argv, "--max-gmacs", "0.02"]) == 0
+    assert "-> 32 px" in capsys.readouterr().out.partition("chosen")[2]
+    assert select_best.main([*argv, "--max-gmacs", "0.001", "--min-top1", "0.1"]) == 2
+    refusal = capsys.readouterr().err
+    assert "the nearest miss is" in refusal and refusal.count("\n") == 1
 
 
 def test_the_model_of_another_choice_is_written_and_owns_up_to_its_reading(
@@ -260,28 +228,6 @@ def test_the_model_of_another_choice_is_written_and_owns_up_to_its_reading(
     assert (len(cells) > 1) == (f"-> {chosen} px" not in card.partition("\n# ")[2].splitlines()[0])
 
 
-def test_a_further_set_may_be_added_to_a_finished_sweep(undisturbed: Path, data: Path) -> None:
-    """Two of the four classes, darkened: nothing is trained, the new set is read, and once."""
-    out, odd = data.parent / "copy", data.parent / "odd"
-    shutil.copytree(undisturbed, out)
-    for shape in SHAPES[1:3]:
-        (odd / shape).mkdir(parents=True)
-        for path in sorted((data / shape).iterdir())[:8]:
-            Image.open(path).point(lambda value: value // 2).save(odd / shape / path.name)
-    before = decisions(out / "store")
-    more = ("--also-test", f"odd={odd}")
-    for _ in range(2):
-        done = sweep(data, out, *more)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "odd      top-1" in done.stdout and "(n=16," in done.stdout
-    assert decisions(out / "store") == before
-    choice = json.loads((out / "choice.json").read_text())
-    assert choice["chosen"] == json.loads((undisturbed / "choice.json").read_text())["chosen"]
-    splits = [r["split"] for r in choice["unseen"]]
-    assert splits.count("odd") == splits.count("test") >= 1
-    assert "| odd |" in (out / "model" / "README.md").read_text()
-
-
 def test_another_spec_in_the_same_folder_is_refused(undisturbed: Path, data: Path) -> None:
     refused = sweep(data, undisturbed, "--seed", "1", "--epochs", "3")
     assert refused.returncode == 2
@@ -294,7 +240,6 @@ def test_another_spec_in_the_same_folder_is_refused(undisturbed: Path, data: Pat
     ("options", "words"),
     [
         (("--variants", "b0"), "cannot be had from the hub"),
-        (("--tracking-uri", "http://127.0.0.1:9"), "--tracking-uri http://127.0.0.1:9"),
         (("--max-gmacs", "0.0001"), "--max-gmacs 0.0001 rules out every cell"),
     ],
 )

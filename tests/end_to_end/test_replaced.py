@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.end_to_end import standing_driver
+from tests.end_to_end.standing_driver import StandingDriver
 from tests.storing import S3Server
-from tests.waiting import HANG_S, wait_until
+from tests.waiting import wait_until
 from trainables.storage.files import read_lines
 from trainables.storage.object_store import RemotePath, remote_path
 
 pytestmark = pytest.mark.slow
 
 
-def begin(out: Path, uri: str, before: str = "") -> subprocess.Popen[str]:
-    out.parent.mkdir(exist_ok=True)
-    return subprocess.Popen(
-        [sys.executable, "-m", standing_driver.__name__, str(out), uri, before],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[2],
-    )
+def await_standstill(driver: StandingDriver) -> None:
+    def stands_still() -> bool:
+        return psutil.Process(driver.pid).status() == psutil.STATUS_STOPPED
 
-
-def stands_still(process: subprocess.Popen[str]) -> bool:
-    return psutil.Process(process.pid).status() == psutil.STATUS_STOPPED
+    wait_until(stands_still, process=driver)
 
 
 def contents(prefix: RemotePath) -> dict[str, bytes]:
@@ -40,30 +29,30 @@ def contents(prefix: RemotePath) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def first(request: pytest.FixtureRequest, s3: S3Server, tmp_path: Path) -> Iterator[object]:
-    process = begin(tmp_path / "a" / "out", s3.uri(f"tests/{tmp_path.name}"), request.param)
-    yield process
-    process.kill()
-    process.communicate()
+def first(request: pytest.FixtureRequest, s3: S3Server, tmp_path: Path) -> Iterator[StandingDriver]:
+    uri = s3.uri(f"tests/{tmp_path.name}")
+    driver = StandingDriver(tmp_path / "a" / "out", uri, request.param)
+    yield driver
+    driver.kill()
 
 
 @pytest.mark.parametrize("first", ["journal", "event", "results"], indirect=True)
 def test_a_driver_that_was_replaced_while_it_stood_still_writes_nothing_more(
-    first: subprocess.Popen[str], s3: S3Server, tmp_path: Path
+    first: StandingDriver, s3: S3Server, tmp_path: Path
 ) -> None:
-    prefix = remote_path(s3.uri(f"tests/{tmp_path.name}"))
-    wait_until(lambda: stands_still(first), process=first)
-    second = begin(tmp_path / "b" / "out", s3.uri(f"tests/{tmp_path.name}"))
-    said, errors = second.communicate(timeout=HANG_S)
-    assert second.returncode == 0, said + errors
+    uri = s3.uri(f"tests/{tmp_path.name}")
+    prefix = remote_path(uri)
+    await_standstill(first)
+    code, said = StandingDriver(tmp_path / "b" / "out", uri).wait()
+    assert code == 0, said
     before = contents(prefix)
     assert {"choice.json", "leaderboard.parquet", "model/model.safetensors"} <= before.keys()
 
-    first.send_signal(signal.SIGCONT)
-    said, errors = first.communicate(timeout=HANG_S)
-    assert first.returncode == 2, said + errors
-    assert "by another sweep (process" in errors and "Traceback" not in errors
-    assert "this one has stopped" in errors
+    first.wake()
+    code, said = first.wait()
+    assert code == 2, said
+    assert "by another sweep (process" in said and "Traceback" not in said
+    assert "this one has stopped" in said
     assert contents(prefix) == before
     epochs = [
         line["epoch"]
@@ -73,19 +62,16 @@ def test_a_driver_that_was_replaced_while_it_stood_still_writes_nothing_more(
     assert epochs == [1, 2]
 
 
+@pytest.mark.parametrize("first", ["event"], indirect=True)
 def test_the_same_command_continues_after_it_was_replaced_by_one_that_died(
-    s3: S3Server, tmp_path: Path
+    first: StandingDriver, s3: S3Server, tmp_path: Path
 ) -> None:
     uri = s3.uri(f"tests/{tmp_path.name}")
-    first = begin(tmp_path / "a" / "out", uri, "event")
-    wait_until(lambda: stands_still(first), process=first)
-    second = begin(tmp_path / "b" / "out", uri, "results")
-    wait_until(lambda: stands_still(second), process=second)
+    await_standstill(first)
+    second = StandingDriver(tmp_path / "b" / "out", uri, "results")
+    await_standstill(second)
     second.kill()
-    second.communicate()
-    first.send_signal(signal.SIGCONT)
-    first.communicate(timeout=HANG_S)
-    assert first.returncode == 2
-    third = begin(tmp_path / "a" / "out", uri)
-    said, errors = third.communicate(timeout=HANG_S)
-    assert third.returncode == 0, said + errors
+    first.wake()
+    assert first.wait()[0] == 2
+    code, said = StandingDriver(tmp_path / "a" / "out", uri).wait()
+    assert code == 0, said

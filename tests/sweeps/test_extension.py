@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from sweeps import sweep as story
 from tests.factories import spec_with
-from tests.fake_sweep import FakeSweep, contents
+from tests.fake_sweep import FakeSweep, contents, score_choice
 from trainables.errors import UserError
 from trainables.fixres.cell import recorded_spec
 from trainables.storage.artifact_store import Store
@@ -107,6 +108,23 @@ def test_less_is_a_view_that_does_nothing_and_the_way_back_neither(
     assert trained_epochs(sweep.out) == trunks
     run(sweep, **MORE[what])
     assert not sweep.made and board(sweep.out) == large
+
+
+def test_a_further_test_set_is_read_and_nothing_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = FakeSweep(tmp_path / "out", monkeypatch)
+    run(sweep)
+    read: list[tuple[str, ...]] = []
+
+    def score(plan: Any, *more: Any) -> Any:
+        read.append(plan.spec.evaluation.also_test)
+        return score_choice(plan, *more)
+
+    monkeypatch.setattr(story, "score_choice", score)
+    monkeypatch.setattr(story, "check_extra_test_sets", lambda *_: {})
+    run(sweep, also_test=("odd=/elsewhere",))
+    assert not sweep.made and read == [("odd=/elsewhere",)]
 
 
 def test_arms_that_the_store_has_are_taken_and_a_view_of_them_makes_nothing(

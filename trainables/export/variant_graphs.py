@@ -22,18 +22,24 @@ Shapes = tuple[tuple[str, torch.Size], ...]  # of a net's weights, by name
 _graphs: dict[tuple[str, Shapes], onnx.ModelProto] = {}  # without weights, which are large
 
 
-def graph_of(net: nn.Module, variant: str, res: int) -> ir.Model:
+def graph_of(
+    net: nn.Module, variant: str, res: int, program: torch.export.ExportedProgram | None = None
+) -> ir.Model:
     """Give the graph that an export of the net at a resolution would have, and its weights.
 
     Args:
         net: of the variant; it is left as it is.
         res: px.
+        program: the net's trace, at any resolution, if there is one; it is left as it is. To trace
+            a net again takes half of an export's time.
     """
     plain = folded(net)
     state = plain.state_dict()
     key = variant, tuple((name, tensor.shape) for name, tensor in state.items())
     if key not in _graphs:
-        _graphs[key] = _without_weights(plain, state)
+        if program is None or any(_is_zero_bias(name, tensor) for name, tensor in state.items()):
+            program = _trace_with_biases(plain)
+        _graphs[key] = _without_weights(program, state)
     graph = onnx.ModelProto()
     graph.CopyFrom(_graphs[key])
     set_resolution(graph, res)
@@ -43,14 +49,25 @@ def graph_of(net: nn.Module, variant: str, res: int) -> ir.Model:
     return ir.from_proto(graph)
 
 
-def _without_weights(plain: nn.Module, state: Mapping[str, torch.Tensor]) -> onnx.ModelProto:
-    """Export a net; of its weights only names, shapes and types are kept."""
-    exported = copy.deepcopy(plain)
-    # A bias that is zero, as before training, would be left out.
-    for name, parameter in exported.named_parameters():
+def _is_zero_bias(name: str, tensor: torch.Tensor) -> bool:
+    """Say whether a tensor is a bias that is zero, as before training: it would be left out."""
+    return name.endswith("bias") and not tensor.any()
+
+
+def _trace_with_biases(plain: nn.Module) -> torch.export.ExportedProgram:
+    """Trace a copy of the net in which no bias is zero."""
+    copied = copy.deepcopy(plain)
+    for name, parameter in copied.named_parameters():
         if name.endswith("bias"):
             nn.init.normal_(parameter, std=0.01)
-    graph: onnx.ModelProto = ir.to_proto(export_onnx(trace(exported, EXPORTED_RES)))
+    return trace(copied, EXPORTED_RES)
+
+
+def _without_weights(
+    program: torch.export.ExportedProgram, state: Mapping[str, torch.Tensor]
+) -> onnx.ModelProto:
+    """Export a net; of its weights only names, shapes and types are kept."""
+    graph: onnx.ModelProto = ir.to_proto(export_onnx(program))
     for tensor in graph.graph.initializer:
         if tensor.name in state:
             tensor.ClearField("raw_data")

@@ -50,8 +50,8 @@ def write(
         assert not model.training and test_res == 48
         return "traced"
 
-    def graph_of(model: nn.Module, variant: str, test_res: int) -> str:
-        assert (variant, test_res) == ("lite0", 48)
+    def graph_of(model: nn.Module, variant: str, test_res: int, program: str) -> str:
+        assert (variant, test_res, program) == ("lite0", 48, "traced")
         return "graph"
 
     def write_onnx(path: Path, graph: str, entries: dict[str, str]) -> None:

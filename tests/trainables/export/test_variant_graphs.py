@@ -60,3 +60,29 @@ def test_other_weights_make_the_graph_that_their_net_is_exported_to(
     zeroed = proto_of(graph_of(net, variant, 75))
     (bias,) = (t for t in zeroed.graph.initializer if t.name == "classifier.bias")
     assert not any(bias.raw_data)
+
+
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_a_trace_that_there_is_serves_unless_a_bias_is_missing_in_it(
+    has_bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(variant_graphs, "_graphs", {})
+    net = tiny()
+    for name, parameter in net.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter)
+    if not has_bias:
+        torch.nn.init.zeros_(net.classifier.bias)
+    program, traces = trace(net, 40), list[int]()
+
+    def traced_again(net: torch.nn.Module, res: int) -> torch.export.ExportedProgram:
+        traces.append(res)
+        return trace(net, res)
+
+    monkeypatch.setattr(variant_graphs, "trace", traced_again)
+    proto = proto_of(graph_of(net, "tiny", 75, program))
+    assert len(traces) == (not has_bias)
+    (bias,) = (t for t in proto.graph.initializer if t.name == "classifier.bias")
+    assert any(bias.raw_data) == has_bias
+    is_same = not has_bias or proto == exported(net, 75)
+    assert is_same

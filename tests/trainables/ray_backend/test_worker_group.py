@@ -22,7 +22,7 @@ from trainables.training.trunk import recorded_reports
 
 pytestmark = pytest.mark.slow
 TWO: dict[str, Any] = {"workers": 2, "worker_resources": {"CPU": 1, "GPU": 0}}
-EPOCHS = 4
+EPOCHS = 6  # two more than there are acts below: on a busy machine these come late
 PROCESSES = ("RayTrainWorker", "Trainable.train")  # that may end: a worker's, the trial's
 
 
@@ -58,25 +58,21 @@ def test_stopped_workers_end_and_train_no_further_epoch(together):
     assert len(together.stopped["reports"]) == 1
     assert together.stopped["progress"] is None
     assert together.left == []
-    assert together.epochs == [[1], [1, 2, 3, 4]]
+    assert together.epochs == [[1], [*range(1, EPOCHS + 1)]]
 
 
-def test_workers_resume_within_the_epoch_whichever_process_is_preempted(together, trunk, tmp_path):
+def test_whichever_process_is_preempted_or_killed_the_trunk_is_the_same(together, trunk, tmp_path):
+    """What was preempted resumes within the epoch; a kill costs an epoch at most."""
     left: list[Any] = []
     acts = [lambda word=word: left.append(preempt(word, trunk)) for word in PROCESSES]
+    acts += [lambda word=word: kill(word) for word in PROCESSES]
     with meanwhile(trunk, *acts):
         epochs, failures = run(trunk, tmp_path, **TWO)
     assert [is_saved(state) for state in left] == [True, True]
-    assert failures == 2
-    assert sorted(set(epochs)) == [1, 2, 3, 4]  # a retry reports again what the store holds
+    assert failures == len(acts)
+    # A retry reports again what the store holds.
+    assert sorted(set(epochs)) == [*range(1, EPOCHS + 1)]
     assert same_weights(trunk.folder, together.folder)
     work = [line["steps"] for line in read_lines(trunk.folder / "work.jsonl")]
-    assert work == [STEPS] * EPOCHS
-
-
-def test_a_killed_process_costs_an_epoch_at_most(together, trunk, tmp_path):
-    with meanwhile(trunk, *(lambda word=word: kill(word) for word in PROCESSES)):
-        epochs, failures = run(trunk, tmp_path, **TWO)
-    assert failures == 2
-    assert sorted(set(epochs)) == [1, 2, 3, 4]
-    assert same_weights(trunk.folder, together.folder)
+    assert work[:2] == [STEPS] * 2  # of what was preempted, none was made twice
+    assert sum(work) <= STEPS * (EPOCHS + 2)

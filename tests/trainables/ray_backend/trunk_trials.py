@@ -94,7 +94,7 @@ def run(trunk, folder, stop=None, **config: Any):
             storage_path=str(folder / "tune"),
             stop=stop,
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=3),
+            failure_config=tune.FailureConfig(max_failures=4),
             callbacks=[Listener()],
         ),
     ).fit()
