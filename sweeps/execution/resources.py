@@ -25,8 +25,9 @@ MAX_TRIALS_PER_GPU = 8
 # Trunks with several workers that train at a time on a cluster: a process on the head waits for
 # each of them.
 MAX_WORKER_GROUPS = 8
-# The smallest GPU node of a cluster is assumed to have this many cores while none is seen yet.
-ASSUMED_CORES_PER_GPU_NODE = 4
+# A cluster is assumed to have so many cores for each GPU while no node with GPUs is seen, and a
+# trial on its CPUs takes no more.
+ASSUMED_CORES_PER_GPU = 4
 # A trial on CPUs computes in float32, whose maps take twice what bf16 takes on a GPU; its process,
 # with PyTorch, takes about twice what a GPU's context takes.
 CPU_MEMORY_FACTOR = 2.0
@@ -76,6 +77,8 @@ class ClusterResources:
     """GPUs of all nodes together."""
     gpus_per_node: int
     """GPUs of the node with the most."""
+    cores_per_gpu: int | None = None
+    """CPU cores to each GPU, on the node with the fewest; None: no node with GPUs is seen."""
     gpu: Gpu | None
     """None: there is no GPU, or its memory is not known."""
     memory_gb: float
@@ -204,7 +207,7 @@ class PhaseResources:
         """
         by_net = {
             key: TrialResources(
-                cpus=self.cpus,
+                cpus=self._cpus_of(gpus),
                 gpus=gpus,
                 workers=workers,
                 groups=self._groups(workers),
@@ -264,25 +267,30 @@ class PhaseResources:
 
     @cached_property
     def cpus(self) -> int:
-        """CPU cores of each worker of a trial."""
+        """CPU cores of each worker, where they do not follow from its GPUs."""
         options, available = self._placed.options, self._placed.cluster_resources
         if options.cpus_per_trial is not None:
             return options.cpus_per_trial
-        if not available.cluster:
-            concurrency = self.concurrency or 1
-            workers = max(workers for _, workers in self._shares.values())
-            processes = max(concurrency, workers * min(concurrency, self._groups(workers)))
-            return max(1, available.cores // processes)
-        trials_per_gpu = max(_trials_that_fit(gpus, 1) for gpus, _ in self._shares.values())
-        cores_per_gpu = (
-            available.cores // available.gpus_per_node
-            if available.gpus
-            else ASSUMED_CORES_PER_GPU_NODE
-        )
-        without_sharing = min(
-            ASSUMED_CORES_PER_GPU_NODE, available.cores or ASSUMED_CORES_PER_GPU_NODE
-        )
-        return max(1, min(without_sharing, cores_per_gpu // max(1, trials_per_gpu)))
+        if available.cluster:
+            return min(ASSUMED_CORES_PER_GPU, available.cores or ASSUMED_CORES_PER_GPU)
+        concurrency = self.concurrency or 1
+        workers = max(workers for _, workers in self._shares.values())
+        processes = max(concurrency, workers * min(concurrency, self._groups(workers)))
+        return max(1, available.cores // processes)
+
+    def _cpus_of(self, gpus: float) -> int:
+        """Decide the CPU cores of a worker: its GPU's, shared as the GPU is.
+
+        So cores are left for all that share a node with it, and only for those.
+        """
+        options, available = self._placed.options, self._placed.cluster_resources
+        asked = options.concurrency is not None and not available.cluster
+        if options.cpus_per_trial is not None or asked or not gpus:
+            return self.cpus
+        cores = available.cores_per_gpu
+        if cores is None:
+            cores = ASSUMED_CORES_PER_GPU
+        return max(1, cores // _trials_that_fit(gpus, 1) if gpus < 1 else floor(cores * gpus))
 
     @cached_property
     def _placed(self) -> Placement:
@@ -345,6 +353,7 @@ def expected_placement(options: ResourceOptions) -> Placement:
         cores=available_cores(),
         gpus=gpus,
         gpus_per_node=gpus,
+        cores_per_gpu=available_cores() // gpus if gpus else None,
         gpu=known_gpu(options),
         memory_gb=available_memory_bytes() / 1e9,
         cluster=on_cluster() or (options.gpu_memory_gb is not None and not gpus),
