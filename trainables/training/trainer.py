@@ -96,8 +96,8 @@ class TrunkTraining:
         if group.world_size > 1 and self._images_per_batch < MIN_MICRO_BATCH * group.world_size:
             raise UserError(
                 f"`workers_per_trial` {group.world_size} leaves less than {MIN_MICRO_BATCH} images "
-                "of a batch for each, too few for batch norm: give fewer workers or a larger "
-                "`batch_size`."
+                "of a batch for each, fewer than a step can be split into: give fewer workers or a "
+                "larger `batch_size`."
             )
         self.variant = variants.get(spec.variant)
         self.preprocessing = variants.preprocessing(self.variant)
