@@ -8,7 +8,7 @@ memory than there is. A trial that needs more than one GPU is spread over severa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import ceil, floor
 from typing import Any
@@ -138,6 +138,14 @@ class Placement:
     cluster_resources: ClusterResources
 
     @property
+    def gpus_to_spread_over(self) -> int:
+        """GPUs that trunks may be spread over: on a cluster those that are said to come."""
+        if not self.uses_gpus:
+            return 0
+        seen, said = self.cluster_resources.gpus, self.options.cluster_gpus
+        return said if said is not None and self.cluster_resources.cluster else seen
+
+    @property
     def uses_gpus(self) -> bool:
         """Whether trials ask for GPUs: there are some now, or a cluster will bring some."""
         if self.options.gpus_per_trial is not None:
@@ -148,7 +156,7 @@ class Placement:
     def gpus_and_workers(self, need: MemoryNeed) -> tuple[float, int]:
         """Decide the GPUs of each worker of a trial, and the number of its workers."""
         options = self.options
-        workers = options.workers_per_trial or 1
+        workers = options.given_workers or 1
         if workers > 1 and need.max_workers > 1:
             return float(self.uses_gpus), workers
         if options.gpus_per_trial is not None:
@@ -177,7 +185,7 @@ class Placement:
 
         If no number does, it is the most there may be; the trainable then splits its steps too.
         """
-        max_workers = self.options.workers_per_trial or self.cluster_resources.gpus_per_node
+        max_workers = self.options.given_workers or self.cluster_resources.gpus_per_node
         if not self.cluster_resources.cluster:
             max_workers //= self.options.concurrency or 1
         max_workers = max(1, min(max_workers, need.max_workers))
@@ -192,6 +200,8 @@ class PhaseResources:
     needs: Mapping[NetAtRes, MemoryNeed]
     trials: int = 1
     """Trials that there will be, at most."""
+    spread: Mapping[NetAtRes, int] = field(default_factory=dict)
+    """Workers of those that are spread over more GPUs than memory asks for."""
     alone: bool = False
     """Whether one trial runs at a time, with all resources."""
     unshared: bool = False
@@ -301,10 +311,12 @@ class PhaseResources:
 
     @cached_property
     def _shares(self) -> dict[NetAtRes, tuple[float, int]]:
-        return {key: self._share(need) for key, need in self.needs.items()}
+        return {key: self._share(key, need) for key, need in self.needs.items()}
 
-    def _share(self, need: MemoryNeed) -> tuple[float, int]:
+    def _share(self, net: NetAtRes, need: MemoryNeed) -> tuple[float, int]:
         gpus, workers = self._placed.gpus_and_workers(need)
+        if self.spread.get(net, 1) > workers:
+            return 1.0, self.spread[net]
         is_given = self._placed.options.gpus_per_trial is not None
         if (self.alone or self.unshared) and 0 < gpus < 1 and not is_given:
             return 1.0, workers
