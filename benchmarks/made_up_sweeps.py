@@ -18,6 +18,7 @@ from sweeps.planning.plan import Plan
 from sweeps.planning.workload import (
     TRAIN_STEP_FORWARDS,
     cell_images,
+    nominal_epoch_s,
     nominal_ms,
     planned_cells,
 )
@@ -102,16 +103,9 @@ def curve(
     )  # fmt: skip
 
 
-def epoch_seconds(plan: Plan, point: Point, epoch: int) -> float:
-    train = TRAIN * nominal_ms(plan.costs[point.variant, point.train_res])
-    tests = plan.grid.tests[point] if epoch in plan.spec.rungs else ()
-    val = sum(nominal_ms(plan.costs[point.variant, res]) for res in tests)
-    return (train + plan.counts["val"] * val / TRAIN_STEP_FORWARDS) / 1000
-
-
 def dearest_trunk_seconds(plan: Plan) -> float:
     return max(
-        sum(epoch_seconds(plan, point, epoch) for epoch in range(1, EPOCHS + 1))
+        sum(nominal_epoch_s(plan, point, epoch) for epoch in range(1, EPOCHS + 1))
         for point in plan.points
     )
 

@@ -18,6 +18,10 @@ over seeds.
     idle      share of the GPUs' time until then
     TPE       share of the proposals that TPE made, not the middle of the ranges or chance
 
+With --spread E trunks that would outlast others have several workers, as --workers-per-trial
+auto decides with that efficiency: E of the speed is left at each doubling. Their GPUs count as
+busy, so that what spreading wastes is in GPU time.
+
 With --losses-per-hour each GPU goes away so often, at random; its trial loses the epoch that it was
 at and is tried again, and the GPU is back after five minutes.
 
@@ -50,13 +54,15 @@ from benchmarks.made_up_sweeps import (
     cells_seconds,
     curve,
     dearest_trunk_seconds,
-    epoch_seconds,
     make_plan,
     top1,
 )
+from sweeps.execution.resources import MAX_WORKER_GROUPS
+from sweeps.execution.spreading import group_speed, spread_trunks
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
 from sweeps.planning.search import Draw
+from sweeps.planning.workload import nominal_epoch_s
 from sweeps.scheduling import proposals, trunk_scheduler
 from sweeps.scheduling.budget import Budget, Left, Shares
 from sweeps.scheduling.budgeted_trunks import BudgetedTrunks
@@ -112,7 +118,9 @@ class KnownDurations:
         self.plan = plan
 
     def trunk_s(self, point: Point, after: int, until: int) -> float:
-        return sum(epoch_seconds(self.plan, point, epoch) for epoch in range(after + 1, until + 1))
+        return sum(
+            nominal_epoch_s(self.plan, point, epoch) for epoch in range(after + 1, until + 1)
+        )
 
     def cell_s(self, *_: Any) -> float:
         return 0.0
@@ -132,10 +140,14 @@ class Losses:
     per_hour: float
     rng: np.random.Generator
 
-    def attempts_s(self, seconds: float) -> Iterator[float]:
-        """Yield how long each attempt at that much work lasts; the last one does all of it."""
+    def attempts_s(self, seconds: float, gpus: int) -> Iterator[float]:
+        """Yield how long each attempt at that much work lasts; the last one does all of it.
+
+        Args:
+            gpus: that it is on; any of them may go away.
+        """
         while self.per_hour:
-            lasted = self.rng.exponential(3600 / self.per_hour)
+            lasted = self.rng.exponential(3600 / self.per_hour / gpus)
             if lasted >= seconds:
                 break
             yield lasted
@@ -151,15 +163,22 @@ def simulate(
     ranked: bool = True,
     losses_per_hour: float = 0.0,
     seeds_sd: float = 0.0,
+    spread: float | None = None,
 ) -> Outcome:
     """Run phase 1 on so many GPUs: a trial on each, and some queued where there are several.
+
+    A trunk that is spread waits for as many GPUs as it has workers, and those behind it for it.
 
     Args:
         budget_s: the seconds that there are; None: as many as it takes.
         ranked: whether what gains most per second comes next; else the order is that of a sweep
             without a budget, which is stopped when the seconds are over.
         losses_per_hour: how often each GPU goes away.
+        spread: what is left of the speed at each doubling of workers; None: nothing is spread.
     """
+    batches = dict.fromkeys(plan.points, plan.spec.trunks.batch_size // 2)
+    groups = spread_trunks(plan, gpus, batches, spread) if spread else {}
+    workers_of = {p: groups[p].workers if p in groups else 1 for p in plan.points}
     losses = Losses(losses_per_hour, np.random.default_rng(plan.spec.run.seed))
     asked: list[bool] = []
 
@@ -179,15 +198,18 @@ def simulate(
             shares = Shares(trunks={}, cells={}, trunks_at_a_time=gpus)
             budget = Budget(plan, durations, lambda: Left(elapsed_s=budget_s - now), shares)
             scheduler = BudgetedTrunks(plan, store, Events(), budget)
-        free, queued = gpus, list[Point]()
+        free, groups_left, queued = gpus, MAX_WORKER_GROUPS, list[Point]()
         running: list[tuple[float, int, TrunkSpec, int]] = []  # ends at, number, trunk, epoch
         numbers = iter(range(10**9))
 
         def train(trunk: TrunkSpec, epoch: int) -> None:
-            """Take a GPU for an epoch, however often it is lost."""
+            """Take GPUs for an epoch, however often they are lost."""
             nonlocal busy
-            attempts = list(losses.attempts_s(epoch_seconds(plan, point_of(trunk), epoch)))
-            busy += sum(attempts)
+            workers = workers_of[point_of(trunk)]
+            seconds = nominal_epoch_s(plan, point_of(trunk), epoch)
+            seconds /= group_speed(workers, spread or 1.0)
+            attempts = list(losses.attempts_s(seconds, workers))
+            busy += workers * sum(attempts)
             ends_at = now + sum(attempts) + AWAY_S * (len(attempts) - 1)
             heapq.heappush(running, (ends_at, next(numbers), trunk, epoch))
 
@@ -198,11 +220,16 @@ def simulate(
                     queued.append(point)
                 if not queued:
                     break
-                queued.remove(point := min(queued, key=scheduler.urgency))
+                point = min(queued, key=scheduler.urgency)
+                is_group = workers_of[point] > 1
+                if workers_of[point] > free or (is_group and groups_left == 0):
+                    break
+                queued.remove(point)
                 trunk = scheduler.begin(point)
                 if trunk is not None:
                     train(trunk, scheduler.epochs_reported(trunk) + 1)
-                    free -= 1
+                    free -= workers_of[point]
+                    groups_left -= is_group
             if not running:
                 break
             now, _, trunk, epoch = heapq.heappop(running)
@@ -211,7 +238,8 @@ def simulate(
             if scheduler.report(trunk, farm.step(trunk, epoch - 1)):
                 train(trunk, epoch + 1)
             else:
-                free += 1
+                free += workers_of[point_of(trunk)]
+                groups_left += workers_of[point_of(trunk)] > 1
         assert scheduler.is_over or budget_s is not None
         ends = {t.key: recorded_reports(store, t.key)[-1] for t in scheduler.survivors()}
         if not ends:
@@ -229,11 +257,15 @@ def simulate(
 
 
 def line(
-    size: Size, grace: int, gpus: int, crossing: float, losses: float, uncut: list[Outcome]
+    size: Size,
+    grace: int,
+    gpus: int,
+    crossing: float,
+    uncut: list[Outcome],
+    **how: Any,
 ) -> str:
     ours = [
-        simulate(make_plan(size, seed, grace), gpus, crossing, losses_per_hour=losses)
-        for seed in range(len(uncut))
+        simulate(make_plan(size, seed, grace), gpus, crossing, **how) for seed in range(len(uncut))
     ]
     regret = [100 * (u.winner - o.winner) for o, u in zip(ours, uncut, strict=True)]
     epochs = np.median([o.epochs for o in ours])
@@ -283,10 +315,12 @@ def main() -> None:
     parser.add_argument("--grace", type=int, nargs="*", default=[1, 2], help="first rungs, epochs")
     parser.add_argument("--budget", type=float, nargs="*", default=[], help="shares of the time")
     parser.add_argument("--crossing", type=float, default=0.2, help="how much curves cross")
+    parser.add_argument("--spread", type=float, help="of the speed, left where workers double")
     parser.add_argument("--losses-per-hour", type=float, default=0.0, help="of each GPU")
     args = parser.parse_args()
     os.fsync = lambda _: None  # no power is cut here
     size, crossing = SIZES[args.grid], args.crossing
+    how = {"losses_per_hour": args.losses_per_hour, "spread": args.spread}
     for row in (
         "| grace | GPUs | epochs | GPU time | hours | of cells | regret | elapsed | idle | TPE |",
         "|---|---|---|---|---|---|---|---|---|---|",
@@ -295,7 +329,7 @@ def main() -> None:
     uncut = [simulate(make_plan(size, seed, EPOCHS), 1, crossing) for seed in range(args.seeds)]
     for grace in args.grace:
         for gpus in args.gpus:
-            print(line(size, grace, gpus, crossing, args.losses_per_hour, uncut), flush=True)
+            print(line(size, grace, gpus, crossing, uncut, **how), flush=True)
     same = [
         journal(size, seed, grace, crossing) == journal(size, seed, grace, crossing, turned=True)
         for grace in args.grace

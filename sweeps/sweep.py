@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from sweeps.dry_run import dry_run
+from sweeps.environment import on_cluster
 from sweeps.events.event_types import SweepBegan, Watcher, Watchers
 from sweeps.events.failures import failures_in_words
 from sweeps.events.live_board import LiveBoard
@@ -20,6 +21,7 @@ from sweeps.events.recorders import Guard, History
 from sweeps.events.undone import Budgeted
 from sweeps.execution.budgeting import Spending, check_budget, no_trunk_in_words, spending
 from sweeps.execution.phases import run_phases
+from sweeps.execution.plan_resources import spread_line
 from sweeps.execution.ray_cluster import RayCluster
 from sweeps.execution.screening import run_screen
 from sweeps.final_model.held_out import score_choice
@@ -306,7 +308,10 @@ class _Sweep:
         if trunks.is_over:
             trunks_ended()
         if not cells.is_over:
-            run_phases(trunks, cells, self._trial_context(), cluster.placement, trunks_ended)
+            placement = cluster.placement
+            if on_cluster() and (spread := spread_line(self.plan, placement)):
+                self.terminal.say(f"spread: {spread}")  # by the GPUs that are seen only now
+            run_phases(trunks, cells, self._trial_context(), placement, trunks_ended)
         if not cells.cells.rows:
             raise SweepError("No cell could be worked out: see the messages above.")
         return trunks, cells.cells

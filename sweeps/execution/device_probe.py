@@ -40,7 +40,7 @@ def time_device(plan: Plan, context: TrialContext, placement: Placement) -> list
     batch = max(plan.possible("batch_size"))
     task = ray.remote(_time).options(num_cpus=trial.cpus, num_gpus=trial.gpus)
     count = min(resources.concurrency or 1, MOST_AT_A_TIME)
-    running = [task.remote(nets, batch, context, resources.cpus) for _ in range(count)]
+    running = [task.remote(nets, batch, context, trial.cpus) for _ in range(count)]
     timed: list[list[DeviceTimings]] = ray.get(running)
     return [known for process in timed for known in process]
 

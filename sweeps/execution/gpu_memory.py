@@ -25,7 +25,7 @@ def trunk_memory_need(plan: Plan, point: Point) -> MemoryNeed:
     It is the memory of a training step, or of scoring at the largest test resolution if that is
     more: the most that any draw of the hyperparameters takes, as the point's trunks are not known.
     """
-    # Batch norm cannot be trained on a single image: every worker takes two at least.
+    # A worker takes two images at least: where memory runs out, no less is tried at once.
     max_workers = min(plan.possible("batch_size")) // 2 if plan.spec.trunks.epochs else 1
     return MemoryNeed(gb=partial(_trunk_gb, plan, point), max_workers=max_workers)
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from sweeps.execution import gpu_memory
 from sweeps.execution.resources import NetAtRes, PhaseResources, Placement
+from sweeps.execution.spreading import Spread, spread_in_words, spread_trunks
+from sweeps.planning.grid import Point
 from sweeps.planning.plan import Plan
 
 
@@ -15,7 +17,39 @@ def trunk_resources(plan: Plan, placement: Placement) -> PhaseResources:
         placement=placement,
         needs=gpu_memory.trunk_memory_needs(plan),
         trials=plan.trunks,
+        spread={
+            (point.variant, point.train_res): spread.workers
+            for point, spread in spread_of(plan, placement).items()
+        },
     )
+
+
+def spread_of(plan: Plan, placement: Placement) -> dict[Point, Spread]:
+    """Decide which trunks of a plan are spread, by point; none unless that is asked for."""
+    gpus = placement.gpus_to_spread_over
+    if placement.options.workers_per_trial != "auto" or gpus < 2:
+        return {}
+    most, available = gpus, placement.cluster_resources
+    if not available.cluster:
+        most = min(gpus // (placement.options.concurrency or 1), available.cores)
+    most_workers = {
+        point: min(most, gpu_memory.trunk_memory_need(plan, point).max_workers)
+        for point in plan.points
+    }
+    return spread_trunks(plan, gpus, most_workers)
+
+
+def spread_line(plan: Plan, placement: Placement) -> str:
+    """Say which trunks are spread, and why; empty: it is not asked for."""
+    if placement.options.workers_per_trial != "auto":
+        return ""
+    gpus = placement.gpus_to_spread_over
+    if gpus < 2:
+        to_come = ", and a cluster is seen when it is joined: --cluster-gpus says what will come"
+        return (
+            f"nothing, over {gpus} GPU(s){to_come if placement.cluster_resources.cluster else ''}"
+        )
+    return spread_in_words(spread_of(plan, placement), gpus)
 
 
 def cell_resources(plan: Plan, placement: Placement, cells: int) -> PhaseResources:

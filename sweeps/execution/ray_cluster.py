@@ -44,6 +44,9 @@ def current_placement(options: ResourceOptions) -> Placement:
         cores=max((int(n.get("CPU", 0)) for n in nodes), default=0),
         gpus=int(sum(n.get("GPU", 0) for n in nodes)),
         gpus_per_node=max((int(n.get("GPU", 0)) for n in nodes), default=0),
+        cores_per_gpu=min(
+            (int(n.get("CPU", 0) // n["GPU"]) for n in nodes if n.get("GPU")), default=None
+        ),
         gpu=known_gpu(options),
         memory_gb=available_memory_bytes() / 1e9,
         cluster=on_cluster(),

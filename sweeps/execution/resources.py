@@ -8,7 +8,7 @@ memory than there is. A trial that needs more than one GPU is spread over severa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import ceil, floor
 from typing import Any
@@ -25,8 +25,9 @@ MAX_TRIALS_PER_GPU = 8
 # Trunks with several workers that train at a time on a cluster: a process on the head waits for
 # each of them.
 MAX_WORKER_GROUPS = 8
-# The smallest GPU node of a cluster is assumed to have this many cores while none is seen yet.
-ASSUMED_CORES_PER_GPU_NODE = 4
+# A cluster is assumed to have so many cores for each GPU while no node with GPUs is seen, and a
+# trial on its CPUs takes no more.
+ASSUMED_CORES_PER_GPU = 4
 # A trial on CPUs computes in float32, whose maps take twice what bf16 takes on a GPU; its process,
 # with PyTorch, takes about twice what a GPU's context takes.
 CPU_MEMORY_FACTOR = 2.0
@@ -76,6 +77,8 @@ class ClusterResources:
     """GPUs of all nodes together."""
     gpus_per_node: int
     """GPUs of the node with the most."""
+    cores_per_gpu: int | None = None
+    """CPU cores to each GPU, on the node with the fewest; None: no node with GPUs is seen."""
     gpu: Gpu | None
     """None: there is no GPU, or its memory is not known."""
     memory_gb: float
@@ -135,6 +138,14 @@ class Placement:
     cluster_resources: ClusterResources
 
     @property
+    def gpus_to_spread_over(self) -> int:
+        """GPUs that trunks may be spread over: on a cluster those that are said to come."""
+        if not self.uses_gpus:
+            return 0
+        seen, said = self.cluster_resources.gpus, self.options.cluster_gpus
+        return said if said is not None and self.cluster_resources.cluster else seen
+
+    @property
     def uses_gpus(self) -> bool:
         """Whether trials ask for GPUs: there are some now, or a cluster will bring some."""
         if self.options.gpus_per_trial is not None:
@@ -145,7 +156,7 @@ class Placement:
     def gpus_and_workers(self, need: MemoryNeed) -> tuple[float, int]:
         """Decide the GPUs of each worker of a trial, and the number of its workers."""
         options = self.options
-        workers = options.workers_per_trial or 1
+        workers = options.given_workers or 1
         if workers > 1 and need.max_workers > 1:
             return float(self.uses_gpus), workers
         if options.gpus_per_trial is not None:
@@ -174,7 +185,7 @@ class Placement:
 
         If no number does, it is the most there may be; the trainable then splits its steps too.
         """
-        max_workers = self.options.workers_per_trial or self.cluster_resources.gpus_per_node
+        max_workers = self.options.given_workers or self.cluster_resources.gpus_per_node
         if not self.cluster_resources.cluster:
             max_workers //= self.options.concurrency or 1
         max_workers = max(1, min(max_workers, need.max_workers))
@@ -189,6 +200,8 @@ class PhaseResources:
     needs: Mapping[NetAtRes, MemoryNeed]
     trials: int = 1
     """Trials that there will be, at most."""
+    spread: Mapping[NetAtRes, int] = field(default_factory=dict)
+    """Workers of those that are spread over more GPUs than memory asks for."""
     alone: bool = False
     """Whether one trial runs at a time, with all resources."""
     unshared: bool = False
@@ -204,7 +217,7 @@ class PhaseResources:
         """
         by_net = {
             key: TrialResources(
-                cpus=self.cpus,
+                cpus=self._cpus_of(gpus),
                 gpus=gpus,
                 workers=workers,
                 groups=self._groups(workers),
@@ -264,25 +277,30 @@ class PhaseResources:
 
     @cached_property
     def cpus(self) -> int:
-        """CPU cores of each worker of a trial."""
+        """CPU cores of each worker, where they do not follow from its GPUs."""
         options, available = self._placed.options, self._placed.cluster_resources
         if options.cpus_per_trial is not None:
             return options.cpus_per_trial
-        if not available.cluster:
-            concurrency = self.concurrency or 1
-            workers = max(workers for _, workers in self._shares.values())
-            processes = max(concurrency, workers * min(concurrency, self._groups(workers)))
-            return max(1, available.cores // processes)
-        trials_per_gpu = max(_trials_that_fit(gpus, 1) for gpus, _ in self._shares.values())
-        cores_per_gpu = (
-            available.cores // available.gpus_per_node
-            if available.gpus
-            else ASSUMED_CORES_PER_GPU_NODE
-        )
-        without_sharing = min(
-            ASSUMED_CORES_PER_GPU_NODE, available.cores or ASSUMED_CORES_PER_GPU_NODE
-        )
-        return max(1, min(without_sharing, cores_per_gpu // max(1, trials_per_gpu)))
+        if available.cluster:
+            return min(ASSUMED_CORES_PER_GPU, available.cores or ASSUMED_CORES_PER_GPU)
+        concurrency = self.concurrency or 1
+        workers = max(workers for _, workers in self._shares.values())
+        processes = max(concurrency, workers * min(concurrency, self._groups(workers)))
+        return max(1, available.cores // processes)
+
+    def _cpus_of(self, gpus: float) -> int:
+        """Decide the CPU cores of a worker: its GPU's, shared as the GPU is.
+
+        So cores are left for all that share a node with it, and only for those.
+        """
+        options, available = self._placed.options, self._placed.cluster_resources
+        asked = options.concurrency is not None and not available.cluster
+        if options.cpus_per_trial is not None or asked or not gpus:
+            return self.cpus
+        cores = available.cores_per_gpu
+        if cores is None:
+            cores = ASSUMED_CORES_PER_GPU
+        return max(1, cores // _trials_that_fit(gpus, 1) if gpus < 1 else floor(cores * gpus))
 
     @cached_property
     def _placed(self) -> Placement:
@@ -293,10 +311,12 @@ class PhaseResources:
 
     @cached_property
     def _shares(self) -> dict[NetAtRes, tuple[float, int]]:
-        return {key: self._share(need) for key, need in self.needs.items()}
+        return {key: self._share(key, need) for key, need in self.needs.items()}
 
-    def _share(self, need: MemoryNeed) -> tuple[float, int]:
+    def _share(self, net: NetAtRes, need: MemoryNeed) -> tuple[float, int]:
         gpus, workers = self._placed.gpus_and_workers(need)
+        if self.spread.get(net, 1) > workers:
+            return 1.0, self.spread[net]
         is_given = self._placed.options.gpus_per_trial is not None
         if (self.alone or self.unshared) and 0 < gpus < 1 and not is_given:
             return 1.0, workers
@@ -345,6 +365,7 @@ def expected_placement(options: ResourceOptions) -> Placement:
         cores=available_cores(),
         gpus=gpus,
         gpus_per_node=gpus,
+        cores_per_gpu=available_cores() // gpus if gpus else None,
         gpu=known_gpu(options),
         memory_gb=available_memory_bytes() / 1e9,
         cluster=on_cluster() or (options.gpu_memory_gb is not None and not gpus),

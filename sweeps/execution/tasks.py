@@ -90,6 +90,11 @@ class Tasks(dict[str, Task]):
         """List those of a phase."""
         return [task for task in self.values() if task.of is of]
 
+    @property
+    def have_groups(self) -> bool:
+        """Whether a trial with several workers has begun."""
+        return any(task.has_begun and "workers" in task.config for task in self.values())
+
     def have_room_for(self, of: RunningPhase) -> bool:
         """Whether a trial of a phase may be queued beside those that there are."""
         own = self.of_phase(of)

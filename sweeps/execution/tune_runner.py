@@ -22,6 +22,7 @@ from ray.tune.stopper import Stopper
 from sweeps.execution.resources import PhaseResources
 from sweeps.execution.tasks import Phase, RunningPhase, Task, Tasks
 from sweeps.redaction import redacted
+from trainables.ray_backend.placement_groups import workers_wait
 from trainables.ray_backend.tune_trainables import TrialContext, Work
 from trainables.storage.full_disk import full_disk_in
 
@@ -120,8 +121,12 @@ class _PhaseSearcher(_Unpickled, Searcher):
     def _next_task(self) -> Task | None:
         """Make the next task, of the first phase that has one and room for it.
 
-        None comes before what an earlier phase has queued: that has the next place that is free.
+        None comes before what an earlier phase has queued: that has the next place that is free. It
+        comes, too, while workers of a trial wait: they need several GPUs at once, and trials with
+        one would take each that is free before they have them all.
         """
+        if self._tasks.have_groups and workers_wait():
+            return None
         are_over = True
         for of in self._phases:
             if are_over:

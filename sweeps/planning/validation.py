@@ -151,12 +151,17 @@ def _check_training(spec: SweepSpec) -> None:
             f"--warmup-epochs {warmup} is more than --epochs {spec.trunks.epochs}: warm up for "
             "less."
         )
-    workers = spec.resources.workers_per_trial or 1
+    workers = spec.resources.given_workers or 1
     batch = min(search.possible("batch_size", spec.trunks))
     if workers > 1 and batch < 2 * workers:  # See the range of batch_size.
         raise UserError(
             f"--workers-per-trial {workers} shares a --batch-size of {batch}: give at least two "
             "images for each worker."
+        )
+    if spec.resources.cluster_gpus is not None and spec.resources.workers_per_trial != "auto":
+        raise UserError(
+            f"--cluster-gpus {spec.resources.cluster_gpus} is for --workers-per-trial auto: give "
+            "that too, or leave it out."
         )
 
 

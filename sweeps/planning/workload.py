@@ -28,6 +28,14 @@ def nominal_ms(cost: Cost) -> float:
     return NOMINAL.gmac_ms * cost.gmacs + NOMINAL.activations_ms * cost.activations_m
 
 
+def nominal_epoch_s(plan: Plan, point: Point, epoch: int) -> float:
+    """Estimate the seconds of an epoch, from 1, on a nominal GPU, with the scoring of val."""
+    train = plan.counts["train"] * nominal_ms(plan.costs[point.variant, point.train_res])
+    tests = plan.grid.tests[point] if epoch in plan.spec.rungs else ()
+    val = sum(nominal_ms(plan.costs[point.variant, res]) for res in tests)
+    return (train + plan.counts["val"] * val / TRAIN_STEP_FORWARDS) / 1000
+
+
 def dearest_first(plan: Plan) -> tuple[Point, ...]:
     """Order the points by their nominal cost, in whatever order the options name them.
 

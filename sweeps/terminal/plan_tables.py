@@ -13,7 +13,7 @@ from rich.text import Text
 from sweeps.events.durations import Durations
 from sweeps.events.forecast import forecast
 from sweeps.execution import resources
-from sweeps.execution.plan_resources import cell_resources, trunk_resources
+from sweeps.execution.plan_resources import cell_resources, spread_line, trunk_resources
 from sweeps.execution.resources import MemoryNeed, TrialResources
 from sweeps.execution.timed_devices import kept_timings
 from sweeps.planning.cell import crop_in_words
@@ -69,6 +69,8 @@ def plan_view(plan: Plan) -> Group:
     else:
         lines.append("labels   the classes in this order are taken for the weights' own order")
     lines += _times(plan)
+    if spread := spread_line(plan, resources.expected_placement(spec.resources)):
+        lines.append(f"spread   {spread}")
     return Group(*(Text(line) for line in lines), _costs(plan), *_gpus(plan))
 
 

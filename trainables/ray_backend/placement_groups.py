@@ -1,4 +1,6 @@
-"""Remove placement groups whose creator is dead: they are their job's, and outlive the actor.
+"""See placement groups that wait, and remove those whose creator is dead.
+
+A group is its job's, and outlives the actor that made it.
 
 Ray Train has a cleaner of its own. It learns of a group only when its workers are up, and asks the
 dashboard who is alive: where there is none, or a trial is killed before, GPUs stay reserved.
@@ -6,6 +8,7 @@ dashboard who is alive: where there is none, or a trial is killed before, GPUs s
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import ray
@@ -23,16 +26,44 @@ def remove_orphaned_groups() -> int:
     Returns:
         How many there were.
     """
-    job = ray.get_runtime_context().get_job_id()
-    rows = state._connect_and_get_accessor().get_placement_group_table()
-    orphaned = [group for group in map(Group.FromString, rows) if _is_orphaned(group, job)]
+    orphaned = [group for group in _groups_of_actors() if _is_orphaned(group)]
     for group in orphaned:
         remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
     return len(orphaned)
 
 
-def _is_orphaned(group: Any, job: str) -> bool:
-    of_this_job = group.creator_job_id.hex() == job
-    # A group that the driver created has no actor.
-    dead = group.creator_actor_dead and not ActorID(group.creator_actor_id).is_nil()
-    return of_this_job and dead and not group.is_detached and group.state != Group.REMOVED
+def workers_wait() -> bool:
+    """Whether workers of a trial of this job wait for what others hold, and would fit otherwise.
+
+    Those that are more than the whole cluster has wait for nodes, and not for others.
+    """
+    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+
+    def fits(group: Any) -> bool:
+        needed: Counter[str] = Counter()
+        for bundle in group.bundles:
+            needed.update(bundle.unit_resources)
+        return all(total.get(name, 0.0) >= amount for name, amount in needed.items())
+
+    return any(
+        group.state in (Group.PENDING, Group.RESCHEDULING)
+        and not group.creator_actor_dead
+        and fits(group)
+        for group in _groups_of_actors()
+    )
+
+
+def _groups_of_actors() -> list[Any]:
+    """List the groups that actors of this job have created, those of the driver left out."""
+    job = ray.get_runtime_context().get_job_id()
+    rows = state._connect_and_get_accessor().get_placement_group_table()
+    groups = map(Group.FromString, rows)
+    return [
+        group
+        for group in groups
+        if group.creator_job_id.hex() == job and not ActorID(group.creator_actor_id).is_nil()
+    ]
+
+
+def _is_orphaned(group: Any) -> bool:
+    return group.creator_actor_dead and not group.is_detached and group.state != Group.REMOVED

@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from trainables.data.loader import TrainBatch, normalize_on_device
 from trainables.models.device import autocast
 from trainables.models.variants import Preprocessing
+from trainables.models.whole_batch import WholeBatch
 from trainables.training.distributed import WorkerGroup
 from trainables.training.memory_fit import MemoryFit
 
@@ -47,8 +48,9 @@ class TrainStep:
     normalises by their statistics, and its running ones follow each of them.
 
     Several workers each do their share of a batch. Their gradients are summed in one piece, after
-    all workers have theirs (DistributedDataParallel sums them within the backward pass): where
-    memory runs out in one worker, no other waits for it there, and all try again together.
+    all workers have theirs (DistributedDataParallel sums them within the backward pass); batch norm
+    and dropout see all shares as one batch. Where memory runs out in one worker, no other waits for
+    it, and all try again together.
 
     The forward runs under autocast: in bf16 on a GPU, in float32 on a CPU. Loss, gradients and
     weights are float32.
@@ -84,6 +86,7 @@ class TrainStep:
         self._memory_fit = MemoryFit(
             device, minimum=MIN_MICRO_BATCH, error=_TOO_LARGE, batch_size=micro_batch
         )
+        self._whole_batch = WholeBatch(model, group)
         # All gradients in one piece, for their sum. Made beforehand: then there is room for it.
         count = sum(p.numel() for p in model.parameters()) if group.world_size > 1 else 0
         self._gradient_buffer = torch.empty(count, device=device)
@@ -161,8 +164,15 @@ class TrainStep:
         self._optimizer.zero_grad(set_to_none=True)
         losses = torch.zeros((), device=self._device)
         hits = torch.zeros((), device=self._device, dtype=torch.int64)
+        ran_out = False
+        ranks = range(self._group.world_size)
+        shares = [micro_batches(images, self.micro_batch, rank, len(ranks)) for rank in ranks]
+        own_parts = shares[self._group.rank]
+        self._whole_batch.begin_attempt()
         try:
-            for part in micro_batches(len(batch.labels), self.micro_batch):
+            for number, part in enumerate(own_parts):
+                parts = (share[number] for share in shares)
+                self._whole_batch.begin_pass(sum(p.stop - p.start for p in parts))
                 y = torch.from_numpy(batch.labels[part]).to(self._device)
                 with autocast(self._device):
                     logits = self._model(self._pixels(batch, part))
@@ -174,6 +184,9 @@ class TrainStep:
                 losses += loss.detach() * (own * (images / weight))
                 hits += (logits.detach().argmax(1) == y).sum()
         except torch.OutOfMemoryError:  # not bound to a name: its trace would keep the memory
+            ran_out = True
+        if ran_out:
+            self._whole_batch.give_up(len(own_parts))
             return None
         return StepResult(loss=losses, hits=hits)
 
@@ -197,14 +210,19 @@ class _StateBeforeStep:
         set_rng_state(self._rng, self._device)
 
 
-def micro_batches(images: int, most: int | None) -> list[slice]:
-    """Split a batch into micro-batches of about ``most`` images, equal but for one image.
+def micro_batches(images: int, most: int | None, rank: int = 0, world: int = 1) -> list[slice]:
+    """Split a worker's share of a batch into micro-batches of about ``most`` images.
 
-    None has fewer than ``MIN_MICRO_BATCH``, unless the whole batch has: an odd batch in
-    micro-batches of 2 has one of 3. Without ``most`` the batch stays whole.
+    They are equal but for one image, and as many in every worker. None has fewer than
+    ``MIN_MICRO_BATCH``, unless the whole share has: an odd one in micro-batches of 2 has one of 3.
+    Without ``most`` the share stays whole.
+
+    Args:
+        images: of the whole batch, of which each worker has every ``world``-th, from its rank on.
     """
-    count = max(1, min(-(-images // most), images // MIN_MICRO_BATCH)) if most else 1
-    smaller, larger_ones = divmod(images, count)
+    share, largest, smallest = len(range(rank, images, world)), -(-images // world), images // world
+    count = max(1, min(-(-largest // most), smallest // MIN_MICRO_BATCH)) if most else 1
+    smaller, larger_ones = divmod(share, count)
     ends = itertools.accumulate((smaller + (i < larger_ones) for i in range(count)), initial=0)
     return [slice(start, end) for start, end in itertools.pairwise(ends)]
 

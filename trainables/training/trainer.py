@@ -46,10 +46,10 @@ class TrunkTraining:
     """One trunk in training, resumed from the store where it has been begun.
 
     Several workers may train it together, each a process with a TrunkTraining of the same
-    arguments. Every batch is shared among them and is one step of the optimiser, so that the result
-    is that of one worker, but for batch norm: it sees each worker's share, and its running
-    statistics are the first worker's. The first one alone writes to the store. All of them resume
-    from there, not necessarily as many.
+    arguments. Every batch is shared among them and is one step of the optimiser; batch norm and
+    dropout see it whole. So the result is that of one worker, up to rounding, as far as memory
+    holds the batch without splitting it. The first one alone writes to the store. All of them
+    resume from there, not necessarily as many.
 
     Forward passes run under autocast: in bf16 on a GPU, in float32 on a CPU.
     """
@@ -96,8 +96,8 @@ class TrunkTraining:
         if group.world_size > 1 and self._images_per_batch < MIN_MICRO_BATCH * group.world_size:
             raise UserError(
                 f"`workers_per_trial` {group.world_size} leaves less than {MIN_MICRO_BATCH} images "
-                "of a batch for each, too few for batch norm: give fewer workers or a larger "
-                "`batch_size`."
+                "of a batch for each, fewer than a step can be split into: give fewer workers or a "
+                "larger `batch_size`."
             )
         self.variant = variants.get(spec.variant)
         self.preprocessing = variants.preprocessing(self.variant)
@@ -166,9 +166,8 @@ class TrunkTraining:
             SweepError: not even the smallest part of a batch fits into memory.
         """
         number = self.trained_epochs + 1
-        # Dropout draws from this generator, in each worker its own.
-        seed = self.spec.training_seed
-        torch.manual_seed(seed * 1_000_003 + number + 10_007 * self.group.rank)
+        # Dropout draws from this generator, in all workers the same.
+        torch.manual_seed(self.spec.training_seed * 1_000_003 + number)
         progress = EpochProgress(self.device, self.group)
         if self._epoch_progress is not None:
             progress.restore(self._epoch_progress)

@@ -200,8 +200,15 @@ class ResourceOptions:
     """Kind of GPU, as Ray names it (T4, A10G, H100 ...), where a cluster has several."""
     max_minutes_per_trial: float | None = None
     """Most minutes of a trunk's trial, from rung to rung; it stops at a step, and has failed."""
-    workers_per_trial: int | None = None
-    """Workers (one GPU each) of a trunk's training; left out: as many as its memory needs."""
+    workers_per_trial: int | Literal["auto"] | None = None
+    """Workers (a GPU each) of a trunk. Left out: as its memory needs; auto: more for slow ones."""
+    cluster_gpus: int | None = None
+    """GPUs of the cluster, where nodes are yet to come: trunks are spread over as many by auto."""
+
+    @property
+    def given_workers(self) -> int | None:
+        """Workers that every trunk is to have; None: each has what is decided for it."""
+        return None if self.workers_per_trial == "auto" else self.workers_per_trial
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,6 +77,7 @@ RANGE_OF_OPTION = {
     "gpus_per_trial": Range(0),
     "gpu_memory_gb": Range(0, open_low=True),
     "workers_per_trial": Range(1),
+    "cluster_gpus": Range(1),
     "max_minutes_per_trial": Range(0, open_low=True),
     "budget_hours": Range(0, open_low=True),
     "budget_gpu_hours": Range(0, open_low=True),

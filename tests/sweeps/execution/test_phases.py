@@ -54,8 +54,9 @@ def test_every_trial_of_a_plan_has_resources(
 
     monkeypatch.setattr(phases, "run_trials", gather)
     cluster = ClusterResources(
-        cores=32, gpus=1, gpus_per_node=1, gpu=Gpu(gb=80, source="x"), memory_gb=16, cluster=True
-    )
+        cores=32, gpus=1, gpus_per_node=1, cores_per_gpu=32, gpu=Gpu(gb=80, source="x"),
+        memory_gb=16, cluster=True,
+    )  # fmt: skip
     placement = Placement(options=ResourceOptions(), cluster_resources=cluster)
     points = [] if is_trained else [point_of(trunk) for trunk in trunks]
     trunk_scheduler: Any = SimpleNamespace(

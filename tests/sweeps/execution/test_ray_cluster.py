@@ -37,7 +37,7 @@ def test_living_nodes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     give_nodes(monkeypatch, {}, {"CPU": 8.0, "GPU": 1.0}, {"CPU": 16.0, "GPU": 4.0}, {"CPU": 32.0})
     assert current_placement(ResourceOptions()).cluster_resources == ClusterResources(
-        cores=32, gpus=5, gpus_per_node=4, gpu=None, memory_gb=16, cluster=True
+        cores=32, gpus=5, gpus_per_node=4, cores_per_gpu=4, gpu=None, memory_gb=16, cluster=True
     )
 
 

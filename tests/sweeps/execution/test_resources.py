@@ -93,7 +93,13 @@ CLUSTER: list[tuple[list[Node], dict[str, Any], tuple[int, float, int | None]]] 
     ([(0, 0)], {}, (4, 0.0, None)),  # a head without cores; workers are yet to come
     ([(0, 0)], {"gpus_per_trial": 1.0, "cpus_per_trial": 6}, (6, 1.0, None)),
     ([(0, 0)], {"gpu_memory_gb": 24.0}, (1, 0.125, None)),
-    ([(0, 0), (32, 4), (32, 4)], {}, (4, 1.0, None)),
+    ([(0, 0), (32, 4), (32, 4)], {}, (8, 1.0, None)),
+    ([(0, 0), (32, 4), (16, 4)], {}, (4, 1.0, None)),  # a trial fits on either
+    ([(64, 0), (8, 1)], {}, (8, 1.0, None)),  # what has no GPU counts for no trial
+    ([(2, 4)], {}, (1, 1.0, None)),
+    ([(32, 4)], {"gpus_per_trial": 2.0}, (16, 2.0, None)),
+    ([(32, 4)], {"gpus_per_trial": 0.0}, (4, 0.0, None)),
+    ([(32, 4)], {"cpus_per_trial": 3}, (3, 1.0, None)),
     ([(2, 0), (2, 0)], {}, (2, 0.0, None)),
     ([(8, 1), (8, 1)], {"concurrency": 4}, (4, 0.5, 4)),
 ]
@@ -211,7 +217,7 @@ def test_trials_that_fit_one_gpu_share_it(
     assert workers == 1 and together * gb <= 10.0
     assert together == 8 or (together + 1) * gb > 10.0
     assert share == int(share * 1e4) / 1e4  # as Ray counts
-    assert cpus == min(4, 16 // together) if cluster else cpus == 16 // together
+    assert cpus == 16 // together
     assert resources.concurrency == (None if cluster else together)
 
 
@@ -226,6 +232,28 @@ def test_whatever_ray_puts_on_one_gpu_fits_its_memory(monkeypatch: pytest.Monkey
         while sum(shares[i] for i in on_it) <= 1:
             on_it.append(generator.randrange(len(NEEDS)))
         assert sum(NEEDS[i] for i in on_it[:-1]) <= 10.0 * 1.001
+
+
+@pytest.mark.parametrize("cluster", [True, False])
+@pytest.mark.parametrize("node", [(8, 1), (64, 4), (30, 4), (96, 8)])
+def test_a_trial_has_the_cores_of_its_share_whatever_else_the_sweep_has(
+    monkeypatch: pytest.MonkeyPatch, node: Node, cluster: bool
+) -> None:
+    """One that has a GPU to itself has all that GPU's cores, though others share theirs."""
+    given(monkeypatch, [node], cluster=cluster)
+    together = trials_of(resources_of(ResourceOptions(), *NEEDS, gpu_gb=10.0))
+    alone = [trials_of(resources_of(ResourceOptions(), gb, gpu_gb=10.0))[0] for gb in NEEDS]
+    assert together == alone
+    cores_per_gpu = int(node[0] // node[1])
+    assert together[-1] == (cores_per_gpu, 1.0, 1)
+    generator = random.Random(0)
+    for _ in range(200):
+        on_it: list[int] = []
+        while sum(together[i][1] for i in on_it) <= 1:
+            on_it.append(generator.randrange(len(NEEDS)))
+        cores = [together[i][0] for i in on_it[:-1]]
+        # More trials than there are cores have one each.
+        assert sum(cores) <= cores_per_gpu or min(cores) == 1
 
 
 def test_what_needs_more_than_one_gpu_is_spread_over_as_few_as_hold_it(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from sweeps.execution import tune_runner
 from sweeps.execution.resources import (
     ClusterResources,
@@ -151,3 +153,25 @@ def test_as_many_run_at_a_time_as_the_kind_that_takes_least_allows() -> None:
         for rank, (net, gb) in enumerate(((TRUNK, 4.0), (CELL, 2.0)))
     ]
     assert tune_runner._most_at_a_time(phases) == 8
+
+
+@pytest.mark.parametrize("has_begun", [True, False])
+def test_nothing_is_queued_while_workers_wait_for_what_trials_leave(
+    monkeypatch: pytest.MonkeyPatch, has_begun: bool
+) -> None:
+    """The cluster is not asked where no trial with workers has begun."""
+    waits, asked = [True, True, False], []
+
+    def workers_wait() -> bool:
+        asked.append(1)
+        return waits.pop(0)
+
+    monkeypatch.setattr(tune_runner, "workers_wait", workers_wait)
+    run = Run(trunks=3, cells=0, cluster=True)
+    assert run.ask() == "trunk" and not asked
+    (task,) = run.tasks.values()
+    task.config["workers"] = 2
+    if has_begun:
+        run.begin()
+        assert [run.ask(), run.ask()] == [None, None]
+    assert run.ask() == "trunk" and len(asked) == 3 * has_begun

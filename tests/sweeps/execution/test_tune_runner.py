@@ -36,8 +36,9 @@ CONTEXT = TrialContext(
     rungs=(),
 )  # fmt: skip
 TWO_GPUS = ClusterResources(
-    cores=8, gpus=2, gpus_per_node=2, gpu=Gpu(gb=10.0, source="here"), memory_gb=16, cluster=False
-)
+    cores=8, gpus=2, gpus_per_node=2, cores_per_gpu=4, gpu=Gpu(gb=10.0, source="here"),
+    memory_gb=16, cluster=False,
+)  # fmt: skip
 
 
 class Tuner:
@@ -67,9 +68,9 @@ def test_each_trial_asks_for_the_resources_of_its_own_net(monkeypatch: pytest.Mo
     trials = run_with_stand_in(monkeypatch, gb_of, nets)
     (small, shared), (huge, waiting), (large, whole) = trials
     assert shared == tune.PlacementGroupFactory([{"CPU": 1, "GPU": 0.25}])
-    assert whole == tune.PlacementGroupFactory([{"CPU": 1, "GPU": 1.0}])
+    assert whole == tune.PlacementGroupFactory([{"CPU": 4, "GPU": 1.0}])
     assert "workers" not in small and "workers" not in large
-    assert huge["workers"] == 2 and huge["worker_resources"] == {"CPU": 1, "GPU": 1.0}
+    assert huge["workers"] == 2 and huge["worker_resources"] == {"CPU": 4, "GPU": 1.0}
     assert not {"CPU", "GPU"} & set(waiting.required_resources)
     assert Tuner.settings == {"reuse": False, "most": 8}
 

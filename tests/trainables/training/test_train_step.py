@@ -57,6 +57,19 @@ def test_micro_batches_are_the_batch_in_order_and_none_is_a_single_image(most):
         assert max(sizes) <= max(most or images, 3 if images % 2 else MIN_MICRO_BATCH)
 
 
+@pytest.mark.parametrize("most", [None, 2, 3, 5])
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_workers_have_as_many_micro_batches_of_images_dealt_out_in_turn(most, world):
+    for images in range(2 * world, 40):
+        shares = [micro_batches(images, most, rank, world) for rank in range(world)]
+        assert len({len(share) for share in shares}) == 1
+        for parts in zip(*shares, strict=True):
+            sizes = [part.stop - part.start for part in parts]
+            assert sizes == [len(range(rank, sum(sizes), world)) for rank in range(world)]
+            assert min(sizes) >= MIN_MICRO_BATCH
+        assert [s[-1].stop for s in shares] == [len(range(r, images, world)) for r in range(world)]
+
+
 @pytest.mark.parametrize("weights", [None, [0.3, 4.0, 1.5]], ids=["unweighted", "weighted"])
 @pytest.mark.parametrize(("images", "most"), [(8, None), (8, 4), (8, 3), (9, 2), (7, 4), (13, 5)])
 def test_micro_batches_have_the_gradients_of_the_whole_batch(images, most, weights):
