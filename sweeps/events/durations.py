@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,7 @@ from trainables.profiling.speed_file import MOST, DeviceTimings
 # process that is ready to a trial's first step, from the beginning of a phase to its first process
 # that is ready, and from the last cell to the end.
 BOOT_S, START_S, SPAWN_S, CLOSE_S = 30.0, 2.0, 15.0, 60.0
+FIRST_OF_A_KIND = 1  # timings of a kind of work that are learnt from at once
 
 
 @dataclass
@@ -37,6 +39,23 @@ class _Device:
     kept: DeviceTimings
     added: list[Timing] = field(default_factory=list)
     seconds: float = 0.0  # of what was timed in this process
+    kinds: Counter[tuple[object, ...]] = field(default_factory=Counter)  # the works of these
+    learn_at: int = 1  # how many of these there are when coefficients are fitted next
+
+    def add(self, timing: Timing) -> bool:
+        """Add a timing; say whether it is time to learn from all that there are.
+
+        That is so after each of the first, and of the first of a kind; later, when there are a
+        tenth more: a fit takes as long as a hundred events.
+        """
+        self.added.append(timing)
+        self.seconds += timing.seconds
+        self.kinds[timing.work.kind] += 1
+        count = len(self.added)
+        learns = count >= self.learn_at or self.kinds[timing.work.kind] <= FIRST_OF_A_KIND
+        if learns:
+            self.learn_at = count + max(1, count // 10)
+        return learns
 
 
 class Durations:
@@ -69,7 +88,8 @@ class Durations:
         self._spawned_s: float | None = None
         self._closed_s: float | None = None
         self._starts: list[float] = []  # seconds that trials took before their work began
-        # Both are made when they are asked for, and made anew after the next timing.
+        # All are made when they are asked for, and made anew after further timings.
+        self._cell_s: dict[tuple[str, int, tuple[str, ...] | None], float] = {}
         self._timed_device: DeviceTimings | None = None
         self._predict: Callable[[Work], float] | None = None
 
@@ -126,9 +146,9 @@ class Durations:
         on_gpu = not name.startswith(CPU)
         new = _Device(DeviceTimings(device=name, on_gpu=on_gpu))
         device = self._devices.setdefault(name, new)
-        device.added.append(Timing(work=work, seconds=seconds))
-        device.seconds += seconds
-        self._timed_device = self._predict = None
+        if device.add(Timing(work=work, seconds=seconds)):
+            self._timed_device = self._predict = None
+            self._cell_s.clear()
 
     # --- what is predicted ----------------------------------------------------------------------
 
@@ -181,7 +201,10 @@ class Durations:
 
     def cell_s(self, variant: str, test_res: int, arms: Sequence[str] | None = None) -> float:
         """Predict a cell; ``arms`` as in :func:`sweeps.planning.workload.cell_work`."""
-        return self._seconds(cell_work(self._plan, variant, test_res, arms))
+        kind = variant, test_res, None if arms is None else tuple(arms)
+        if kind not in self._cell_s:
+            self._cell_s[kind] = self._seconds(cell_work(self._plan, variant, test_res, arms))
+        return self._cell_s[kind]
 
     def reading_s(self, variant: str, test_res: int, images: int) -> float:
         """Predict the scoring of a net, tuned and untuned in one pass, on images."""
