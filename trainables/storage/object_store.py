@@ -225,12 +225,21 @@ class RemotePath:
 
     def _names(self, recursive: bool) -> list[str]:
         base = f"{self.path}/"
+        selector = fs.FileSelector(self.path, recursive=recursive, allow_not_found=True)
+
+        def look() -> list[fs.FileInfo]:
+            found: list[fs.FileInfo] = self.filesystem.get_file_info(selector)
+            return found
 
         def list_names() -> list[str]:
-            selector = fs.FileSelector(self.path, recursive=recursive, allow_not_found=True)
+            try:
+                infos = look()
+            except FileNotFoundError:
+                # Of a folder of this machine that came in the middle of a look, pyarrow says so.
+                infos = look()
             return [
                 info.path.removeprefix(base)
-                for info in self.filesystem.get_file_info(selector)
+                for info in infos
                 if info.type == fs.FileType.File or not recursive
             ]
 

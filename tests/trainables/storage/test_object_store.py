@@ -155,3 +155,22 @@ def test_whatever_the_client_of_a_store_raises_is_an_error_of_the_store(
     monkeypatch.setattr("trainables.storage.retry.MAX_OUTAGE_S", 0.0)
     with pytest.raises(SweepError, match="ClientError"):
         path.exists()
+
+
+def test_a_folder_that_comes_while_it_is_looked_for_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = remote_path(f"file://{tmp_path}/a")
+    real = path.filesystem
+
+    class JustCome:
+        def get_file_info(self, selector: fs.FileSelector) -> list[fs.FileInfo]:
+            if not (tmp_path / "a").exists():
+                (tmp_path / "a").mkdir()
+                (tmp_path / "a" / "file").touch()
+                raise FileNotFoundError(f"Cannot list directory '{selector.base_dir}'")
+            found: list[fs.FileInfo] = real.get_file_info(selector)
+            return found
+
+    monkeypatch.setattr(RemotePath, "filesystem", JustCome())
+    assert [child.name for child in path.children()] == ["file"]
