@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from scipy.optimize import least_squares
 
 from sweeps.events.durations import Durations
 from sweeps.events.event_types import EpochEnded
@@ -12,7 +13,6 @@ from sweeps.planning.plan import Plan
 from tests.factories import HYPER, plan_of, spec_with
 from tests.fake_training import report_of
 from tests.sweeps.events.test_progress import BEGAN, Clock
-from trainables.profiling import speed
 from trainables.training.trunk import TrunkSpec
 
 PLAN = plan_of(spec_with(variants=("b0",), train_res=(64,), epochs=3, grace_epochs=3))
@@ -33,14 +33,13 @@ def test_after_thousands_of_epochs_it_is_learnt_from_them_as_they_grow(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fits = 0
-    real = speed.least_squares
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         nonlocal fits
         fits += 1
-        return real(*args, **kwargs)
+        return least_squares(*args, **kwargs)
 
-    monkeypatch.setattr(speed, "least_squares", counted)
+    monkeypatch.setattr("trainables.profiling.speed.least_squares", counted)
     durations, trunk = Durations(PLAN, clock=Clock()), trunk_of(PLAN)
     for _ in range(EVENTS):
         tell(durations, trunk, 7.0)
