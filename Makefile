@@ -24,7 +24,7 @@ sweep: $(VENV)/.whole-lite ## run a sweep: make sweep ARGS='--help'
 test: check ## lint, types, import rules, then the tests, two files at a time: make test ARGS='-k name'
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --durations=25 --durations-min=10 $(ARGS)
 
-test-fast: $(VENV)/.whole-dev ## the tests that need no Ray, no server and little time: two to three minutes on two cores
+test-fast: $(VENV)/.whole-dev ## the tests that need no Ray, no server and little time: a minute on two idle cores
 	@$(BIN)/python -m pytest --fast -n 2 --dist loadfile --durations=5 --durations-min=3 $(ARGS)
 
 check: $(VENV)/.whole-dev ## lint, types and import rules alone

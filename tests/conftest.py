@@ -40,6 +40,7 @@ MARKED = {
     "slow": (
         "tests/clusters/",
         "tests/sweeps/execution/test_gpu_memory.py",
+        "tests/sweeps/execution/test_spreading.py",
         "tests/sweeps/final_model/",
         "tests/sweeps/planning/test_plan.py",
         "tests/sweeps/report/",
@@ -50,7 +51,9 @@ MARKED = {
         "tests/sweeps/scheduling/test_trunk_scheduler.py",
         "tests/sweeps/selection/test_choice.py::test_one_standard_error_of_the_paired_difference",
         "tests/sweeps/terminal/test_plan_tables.py",
+        "tests/sweeps/test_measure_latency.py",
         "tests/sweeps/test_reselect.py",
+        "tests/sweeps/test_select_best.py",
         "tests/sweeps/tracking/",
         "tests/trainables/data/test_builtin_digits.py",
         "tests/trainables/data/test_decode.py",
