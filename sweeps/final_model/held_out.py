@@ -15,6 +15,7 @@ Where readings are made is the caller's: here is what is to be read, and what co
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,8 @@ from trainables.machine import available_cores
 from trainables.profiling.latency import Conditions
 from trainables.storage.artifact_store import Store
 from trainables.storage.object_store import place_of
+
+log = logging.getLogger("fixres")
 
 ReadAll = Callable[[Sequence[Reading]], None]
 """Makes readings, wherever that is, and leaves them in the store."""
@@ -146,14 +149,22 @@ def _baseline(
 ) -> _Net | None:
     """Find the untouched net that a chosen row is counted from; None: there is none.
 
-    Where its checkpoints were deleted, the sets are left that it was read on before.
+    Where its checkpoints were deleted, the sets are left that it was read on before; a warning
+    names the others.
     """
     untouched = untouched_of(row, rows)
     if untouched is None:
         return None
     cell, arms = served_as_swept(plan, untouched, store).cell, (untouched.arm,)
     if is_pruned(store, untouched, changes=bool(ARMS[untouched.arm].changes)):
-        sets = [one for one in sets if recorded_on(one, store, cell.spec, arms)]
+        known = [one for one in sets if recorded_on(one, store, cell.spec, arms)]
+        if lost := [one.name for one in sets if one not in known]:
+            log.warning(
+                "%s: the choice is not compared with the untouched net there, whose checkpoints "
+                "an earlier --keep has deleted",
+                ", ".join(lost),
+            )
+        sets = known
     return _Net(cell=cell, arms=arms, sets=sets, is_baseline=True)
 
 

@@ -279,7 +279,7 @@ def test_a_sweep_that_was_killed_between_readings_reads_no_set_twice(
 
 @pytest.mark.parametrize("left", [(), ("test",)])
 def test_an_untouched_net_whose_checkpoints_are_gone_is_told_where_it_was_read(
-    left: tuple[str, ...], store: Store, readings: Readings
+    left: tuple[str, ...], store: Store, readings: Readings, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = scored_beside_untouched(readings, store)
     for name in set(NAMES) - set(left):
@@ -290,6 +290,10 @@ def test_an_untouched_net_whose_checkpoints_are_gone_is_told_where_it_was_read(
     again = scored_beside_untouched(readings, store)
     assert not readings.made and {name for name, _ in readings.baselines} == set(left)
     assert again.gains_on_untouched == {name: whole.gains_on_untouched[name] for name in left}
+    lost = [name for name in NAMES if name not in left]
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == (
+        [", ".join(lost)] if lost else []
+    )
     assert (again.rows, again.gains) == (whole.rows, whole.gains)
 
 
