@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -29,7 +28,6 @@ from trainables.profiling.speed_file import MOST, DeviceTimings
 # process that is ready to a trial's first step, from the beginning of a phase to its first process
 # that is ready, and from the last cell to the end.
 BOOT_S, START_S, SPAWN_S, CLOSE_S = 30.0, 2.0, 15.0, 60.0
-FIRST_OF_A_KIND = 1  # timings of a kind of work that are learnt from at once
 
 
 @dataclass
@@ -39,7 +37,7 @@ class _Device:
     kept: DeviceTimings
     added: list[Timing] = field(default_factory=list)
     seconds: float = 0.0  # of what was timed in this process
-    kinds: Counter[tuple[object, ...]] = field(default_factory=Counter)  # the works of these
+    kinds: set[tuple[object, ...]] = field(default_factory=set)  # of the works of these
     learn_at: int = 1  # how many of these there are when coefficients are fitted next
 
     def add(self, timing: Timing) -> bool:
@@ -50,9 +48,9 @@ class _Device:
         """
         self.added.append(timing)
         self.seconds += timing.seconds
-        self.kinds[timing.work.kind] += 1
         count = len(self.added)
-        learns = count >= self.learn_at or self.kinds[timing.work.kind] <= FIRST_OF_A_KIND
+        learns = count >= self.learn_at or timing.work.kind not in self.kinds
+        self.kinds.add(timing.work.kind)
         if learns:
             self.learn_at = count + max(1, count // 10)
         return learns
