@@ -27,9 +27,8 @@ from timm.utils import decay_batch_step
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from trainables.models import backbone, variants
-from trainables.models.device import autocast
+from trainables.models.device import CUDA_CONTEXT_BYTES, autocast
 from trainables.profiling.training_memory import (
-    CUDA_CONTEXT_BYTES,
     OVERHEAD_FACTOR,
     needed_gb,
     step_bytes,

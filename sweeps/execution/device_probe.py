@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 
 from sweeps.execution.plan_resources import trunk_resources
-from sweeps.execution.resources import NetAtRes, Placement
+from sweeps.execution.resources import NetAtRes, Placement, TrialResources
 from sweeps.planning.plan import Plan
 from sweeps.planning.workload import dearest_first
+from trainables.models.device import take_gpu_share
 from trainables.profiling.speed_file import DeviceTimings
 from trainables.profiling.speed_probe import time_training
 from trainables.ray_backend.tune_trainables import TrialContext
@@ -40,17 +41,19 @@ def time_device(plan: Plan, context: TrialContext, placement: Placement) -> list
     batch = max(plan.possible("batch_size"))
     task = ray.remote(_time).options(num_cpus=trial.cpus, num_gpus=trial.gpus)
     count = min(resources.concurrency or 1, MOST_AT_A_TIME)
-    running = [task.remote(nets, batch, context, trial.cpus) for _ in range(count)]
+    running = [task.remote(nets, batch, context, trial) for _ in range(count)]
     timed: list[list[DeviceTimings]] = ray.get(running)
     return [known for process in timed for known in process]
 
 
 def _time(
-    nets: Sequence[NetAtRes], batch: int, context: TrialContext, threads: int
+    nets: Sequence[NetAtRes], batch: int, context: TrialContext, trial: TrialResources
 ) -> list[DeviceTimings]:
     """Time steps of nets, in a process of a trial's resources."""
-    torch.set_num_threads(threads)
+    torch.set_num_threads(trial.cpus)
+    take_gpu_share(trial.gpus)
     images = context.open_images()
     return [
-        time_training(variant, res, batch, images, context.cache, threads) for variant, res in nets
+        time_training(variant, res, batch, images, context.cache, trial.cpus)
+        for variant, res in nets
     ]

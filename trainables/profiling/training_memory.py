@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy
 from trainables.fixres.heads import MAX_LOGITS_AT_ONCE
 from trainables.models import backbone, variants
 from trainables.models.backbone import Net
+from trainables.models.device import CUDA_CONTEXT_BYTES
 from trainables.profiling.inference_memory import peak_bytes
 from trainables.transforms.resolution import feature_side
 
@@ -32,7 +33,6 @@ MOMENTS = {"adamw": 2, "sgd": 1}  # running averages that an optimiser keeps of 
 # What the count leaves out. With these, it separates the batches that ran on a 24 GB card from
 # those that did not, for B0 to B8, L2 and the Lite nets: benchmarks/memory.py.
 OVERHEAD_FACTOR = 1.10  # for fragments, copies in another layout, workspaces
-CUDA_CONTEXT_BYTES = 0.8 * 2**30  # the CUDA context and the libraries' own
 
 
 def needed_gb(counted: float) -> float:

@@ -26,6 +26,7 @@ from trainables.errors import SweepError, UserError
 from trainables.fixres.adapt import adapt_cell
 from trainables.fixres.cell import CellSpec, recorded_results
 from trainables.fixres.held_out_score import Reading, score_reading
+from trainables.models.device import take_gpu_share
 from trainables.ray_backend.worker_group import TrunkWorkers, WorkerConfig
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import Place
@@ -165,6 +166,7 @@ class StoreTrainable(tune.Trainable):
         self.worker_resources: dict[str, float] = config.get("worker_resources", {})
         self.threads: int = config.get("threads", 1)
         torch.set_num_threads(self.threads)
+        take_gpu_share(config.get("resources", {}).get("GPU", 1))
 
     def _stop(self) -> None:
         if self._job is not None:

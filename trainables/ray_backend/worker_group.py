@@ -21,6 +21,7 @@ from ray.train.torch import TorchTrainer, get_device
 
 from trainables.data.image_set import ImageSet
 from trainables.errors import SweepError
+from trainables.models.device import take_gpu_share
 from trainables.ray_backend.epoch_channel import EpochChannel
 from trainables.ray_backend.guarded_torch import GuardedTorchConfig, worker_guard
 from trainables.ray_backend.placement_groups import remove_orphaned_groups
@@ -94,6 +95,7 @@ class TrunkWorkers:
                     "config": ray.put(config),
                     "channel": self._channel,
                     "threads": max(1, int(resources.get("CPU", 1))),
+                    "gpus": resources.get("GPU", 0),
                 },
                 # Tensors on the CPU go over gloo: what workers agree on does not wait for a GPU.
                 torch_config=GuardedTorchConfig(
@@ -152,6 +154,7 @@ def _run_worker(loop_config: dict[str, Any]) -> None:
     config: WorkerConfig = ray.get(loop_config["config"])
     channel, threads = loop_config["channel"], loop_config["threads"]
     torch.set_num_threads(threads)
+    take_gpu_share(loop_config["gpus"])
     stop_requested = channel.wait_for_stop.remote()
     context = train.get_context()
     group = WorkerGroup(rank=context.get_world_rank(), world_size=context.get_world_size())

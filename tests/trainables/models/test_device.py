@@ -3,7 +3,55 @@
 import pytest
 import torch
 
-from trainables.models.device import autocast, pick_device
+from trainables.models import device
+from trainables.models.device import (
+    CUDA_CONTEXT_BYTES,
+    autocast,
+    device_name,
+    pick_device,
+    take_gpu_share,
+)
+
+
+class Card:
+    """A GPU of 16 GB that stands in for CUDA's."""
+
+    total_memory = 16e9
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.allowed = 1.0
+        monkeypatch.setattr(device, "_gpu_share", 1.0)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA T4")
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: self)
+        monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", self.allow)
+
+    def allow(self, fraction: float) -> None:
+        self.allowed = fraction
+
+
+@pytest.mark.parametrize("trials", [2, 3, 4])
+def test_trials_that_share_a_gpu_fit_into_it_together(monkeypatch, trials):
+    card = Card(monkeypatch)
+    take_gpu_share(1 / trials)
+    each = card.allowed * card.total_memory + CUDA_CONTEXT_BYTES
+    assert trials * each == pytest.approx(card.total_memory)
+
+
+def test_a_share_of_a_gpu_is_a_device_of_its_own(monkeypatch):
+    card, gpu = Card(monkeypatch), torch.device("cuda")
+    assert device_name(gpu, 4) == "NVIDIA T4"
+    take_gpu_share(0.25)
+    assert device_name(gpu, 4) == "NVIDIA T4, 25 % of it"
+    take_gpu_share(1.0)  # the next trial in this process
+    assert device_name(gpu, 4, devices=2) == "2 x NVIDIA T4" and card.allowed == 1.0
+
+
+def test_a_process_that_is_to_use_no_gpu_uses_none(monkeypatch):
+    Card(monkeypatch)
+    assert pick_device() == torch.device("cuda")
+    take_gpu_share(0)
+    assert pick_device() == torch.device("cpu")
 
 
 @pytest.mark.parametrize(("has_gpu", "kind"), [(False, "cpu"), (True, "cuda")])
