@@ -18,7 +18,6 @@ from sweeps.events.event_types import SweepBegan, Watcher, Watchers
 from sweeps.events.failures import failures_in_words
 from sweeps.events.live_board import LiveBoard
 from sweeps.events.recorders import Guard, History
-from sweeps.events.undone import Budgeted
 from sweeps.execution.budgeting import Spending, check_budget, no_trunk_in_words, spending
 from sweeps.execution.phases import run_phases
 from sweeps.execution.plan_resources import spread_line
@@ -258,10 +257,8 @@ class _Sweep:
         def work() -> Outcome:
             with board.completed():
                 trunks, cells = self._run_phases(watcher, cluster, spent)
-            with spent.durations.closing() as readings:
-                undone = spent.undone(trunks, cells)
-                outcome = self._conclude(cells.rows, history, cluster, undone, trunks.early_end)
-                readings.append(outcome.read_s)
+            with spent.durations.closing():
+                outcome = self._conclude(trunks, cells, history, cluster, spent)
             return replace(outcome, budgeted=spent.undone(trunks, cells))
 
         return with_repairs(work, self.store, self.terminal.say)
@@ -334,32 +331,35 @@ class _Sweep:
 
     def _conclude(
         self,
-        rows: list[Row],
+        trunks: TrunkScheduler,
+        cells: CellScheduler,
         history: History,
         cluster: RayCluster,
-        undone: Budgeted | None,
-        early_end: str,
+        spent: Spending,
     ) -> Outcome:
         """Choose, score the choice on the held-out sets, and write the model and the report."""
+        undone = spent.undone(trunks, cells)
         plan, store, out, check = self.plan, self.store, self.out, self.location.driver.check
         progress = self.terminal.counting("latency: nets measured")
         setting = setting_from(plan.spec.latency)
-        rows, latency = with_latencies(rows, len(plan.classes), store, setting, progress)
+        rows, latency = with_latencies(cells.rows, len(plan.classes), store, setting, progress)
         rows = with_left_out(rows, plan.screen)
         rows, choice = choose_from_store(rows, plan.spec.serving, store, plan.metric, latency)
-        served_model = self._served_model(choice.row, cluster)
+        with spent.durations.apart():
+            served_model = self._served_model(choice.row, cluster)
         progress = self.terminal.counting("decoding images")
         context, reading = self._trial_context(), self.terminal.counting("readings made")
         read_all = reader(plan, self.images, store, context, cluster, reading)
-        outcome = score_choice(
-            plan, choice, served_model, rows, self.images, store, read_all, progress, latency
-        )
+        with spent.durations.apart():
+            outcome = score_choice(
+                plan, choice, served_model, rows, self.images, store, read_all, progress, latency
+            )
         outcome = replace(
             outcome,
             failures=history.failures,
             budgeted=undone,
             screen=plan.screen,
-            early_end=early_end,
+            early_end=trunks.early_end,
         )
         check()
         leaderboard.write(out / BOARD, outcome.rows, latency)

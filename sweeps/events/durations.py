@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from statistics import fmean
 
 from sweeps.events.event_types import (
@@ -21,7 +21,7 @@ from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
 from sweeps.planning.workload import cell_work, epoch_work, image_pass
 from trainables.models.device import CPU
-from trainables.profiling.speed import Timing, Work, combined
+from trainables.profiling.speed import Speed, Timing, Work, combined
 from trainables.profiling.speed_file import MOST, DeviceTimings
 
 # Where that was never timed: seconds from the start of a command to its first trial's, from a
@@ -53,14 +53,22 @@ class _Device:
         self.kinds.add(timing.work.kind)
         if learns:
             self.learn_at = count + max(1, count // 10)
+            self.__dict__.pop("learnt", None)
         return learns
+
+    @cached_property
+    def learnt(self) -> Speed:
+        """What the timings say, those of this process and those before."""
+        timings = combined((*self.kept.timings, *self.added))[-MOST:]
+        return Speed(on_gpu=self.kept.on_gpu, timings=timings)
 
 
 class Durations:
     """A watcher that times epochs and cells, and predicts those that are to come.
 
-    Predictions are for the device on which this process has timed most, or else for the first of
-    those that earlier sweeps have timed.
+    Predictions are for the device on which this process has timed most, of those where work of the
+    kind was timed, if there are any: a share of a GPU is a device of its own, and a net always has
+    the same. Where this process has timed none, they are for the first that earlier sweeps have.
 
     Args:
         kept: what earlier sweeps have timed, by device.
@@ -85,10 +93,10 @@ class Durations:
         self._planned_at: float | None = None  # the cells, until the first has ended
         self._spawned_s: float | None = None
         self._closed_s: float | None = None
+        self._apart_s = 0.0
         self._starts: list[float] = []  # seconds that trials took before their work began
         # All are made when they are asked for, and made anew after further timings.
         self._cell_s: dict[tuple[str, int, tuple[str, ...] | None], float] = {}
-        self._timed_device: DeviceTimings | None = None
         self._predict: Callable[[Work], float] | None = None
 
     # --- what is timed --------------------------------------------------------------------------
@@ -122,15 +130,21 @@ class Durations:
                 self._time(self.device, work, seconds)
 
     @contextmanager
-    def closing(self) -> Iterator[list[float]]:
-        """Time the end of the sweep, after its last cell, while the block runs.
+    def closing(self) -> Iterator[None]:
+        """Time the end of the sweep, after its last cell, while the block runs."""
+        began, self._apart_s = self._clock(), 0.0
+        yield
+        self._closed_s = self._clock() - began - self._apart_s
 
-        Yields:
-            A list for the seconds of readings in it, which grow with the images and are predicted.
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Leave the block out of what :meth:`closing` times: readings, or a refit.
+
+        Those grow with the images and the net, and are predicted by themselves.
         """
-        began, readings = self._clock(), list[float]()
-        yield readings
-        self._closed_s = max(0.0, self._clock() - began - sum(readings))
+        began = self._clock()
+        yield
+        self._apart_s += self._clock() - began
 
     def learn(self, timed: Iterable[DeviceTimings]) -> None:
         """Take what was timed on devices by itself, before the sweep."""
@@ -145,7 +159,7 @@ class Durations:
         new = _Device(DeviceTimings(device=name, on_gpu=on_gpu))
         device = self._devices.setdefault(name, new)
         if device.add(Timing(work=work, seconds=seconds)):
-            self._timed_device = self._predict = None
+            self._predict = None
             self._cell_s.clear()
 
     # --- what is predicted ----------------------------------------------------------------------
@@ -157,18 +171,18 @@ class Durations:
 
     @property
     def _known(self) -> DeviceTimings:
-        """What was timed on that device, in this process and before."""
-        if self._timed_device is None:
-            most = max(self._devices.values(), key=lambda d: d.seconds, default=None)
-            most = most or _Device(DeviceTimings(device="", on_gpu=True))
-            timings = combined((*most.kept.timings, *most.added))[-MOST:]
-            self._timed_device = replace(most.kept, timings=timings)
-        return self._timed_device
+        """What was timed on that device before."""
+        return _most_timed(self._devices.values()).kept
 
     def _seconds(self, work: Work) -> float:
         if self._predict is None:
-            self._predict = lru_cache(maxsize=None)(self._known.speed.seconds)
+            self._predict = lru_cache(maxsize=None)(self._predicted)
         return self._predict(work)
+
+    def _predicted(self, work: Work) -> float:
+        devices = self._devices.values()
+        where_timed = [device for device in devices if device.learnt.has_timed(work.kind)]
+        return _most_timed(where_timed or devices).learnt.seconds(work)
 
     @property
     def timed_s(self) -> float:
@@ -178,7 +192,7 @@ class Durations:
     @property
     def is_measured(self) -> bool:
         """Whether anything was timed; else seconds are those of a nominal device."""
-        return bool(self._known.timings)
+        return any(device.learnt.timings for device in self._devices.values())
 
     def epoch_s(self, point: Point, epoch: int) -> float:
         """Predict an epoch of a trunk, with the scoring of val after it if it is a rung."""
@@ -207,6 +221,12 @@ class Durations:
     def reading_s(self, variant: str, test_res: int, images: int) -> float:
         """Predict the scoring of a net, tuned and untuned in one pass, on images."""
         return self._seconds(Work(passes=(image_pass(self._plan, variant, test_res, images),)))
+
+    def refit_s(self, point: Point, test_res: int) -> float:
+        """Predict a refit: a trunk to its end and one of its cells, on train + val."""
+        counts, epochs = self._plan.counts, self._plan.spec.trunks.epochs
+        more = 1 + counts["val"] / counts["train"]
+        return more * (self.trunk_s(point, 0, epochs) + self.cell_s(point.variant, test_res))
 
     @property
     def start_s(self) -> float:
@@ -247,3 +267,12 @@ class Durations:
             for device in self._devices.values()
             if device.added and device.kept.device
         ]
+
+
+def _most_timed(devices: Iterable[_Device]) -> _Device:
+    """Return the device of which this process has timed most, the first where it has none.
+
+    Without any, it is one of which nothing is known.
+    """
+    nothing = _Device(DeviceTimings(device="", on_gpu=True))
+    return max(devices, key=lambda device: device.seconds, default=nothing)

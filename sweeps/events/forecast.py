@@ -30,13 +30,15 @@ class Forecast:
     that it is compared with."""
     close_s: float
     """From the command to its first trial, and from the last cell to the end, without readings."""
+    refit_s: float = 0.0
+    """Of training a net of the plan again, the mean one; 0 without ``--refit``."""
     device: str
     """That was timed; empty: none, and the seconds are a nominal device's."""
 
     @property
     def total_s(self) -> float:
         """Seconds of all of it, one trial at a time."""
-        return self.trunks_s + self.cells_s + self.reading_s + self.close_s
+        return self.trunks_s + self.cells_s + self.reading_s + self.refit_s + self.close_s
 
 
 def forecast(plan: Plan, durations: Durations) -> Forecast:
@@ -49,12 +51,14 @@ def forecast(plan: Plan, durations: Durations) -> Forecast:
             trunks_s += seconds * expected_trunks(plan, epoch)
             trunks_most_s += seconds * (plan.samples + plan.repeats)
     cells = planned_cells(plan)
+    refits = [durations.refit_s(p, res) for p, tests in plan.grid.tests.items() for res in tests]
     return Forecast(
         trunks_s=trunks_s,
         trunks_most_s=trunks_most_s,
         cells_s=sum(n * durations.cell_s(*kind) for kind, n in cells.items()),
         reading_s=_mean_reading_s(plan, durations, [(variant, res) for variant, res, _ in cells])
         + _mean_reading_s(plan, durations, baseline_nets(plan)),
+        refit_s=fmean(refits) if plan.spec.evaluation.refit else 0.0,
         close_s=durations.boot_s + durations.spawn_s + durations.close_s,
         device=durations.device if durations.is_measured else "",
     )

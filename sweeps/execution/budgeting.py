@@ -11,7 +11,7 @@ from sweeps.environment import on_cluster
 from sweeps.events.account import Account, Spent, this_command_began
 from sweeps.events.durations import Durations
 from sweeps.events.event_types import Watcher, Watchers
-from sweeps.events.forecast import Forecast, first_forecast
+from sweeps.events.forecast import Forecast, first_forecast, forecast
 from sweeps.events.undone import Budgeted, budgeted
 from sweeps.execution.device_probe import time_device
 from sweeps.execution.plan_resources import cell_resources, trunk_resources
@@ -32,6 +32,9 @@ from trainables.profiling.speed_file import keep_timings
 from trainables.ray_backend.tune_trainables import TrialContext
 from trainables.storage.artifact_store import Store
 from trainables.storage.fenced_log import FencedLog
+
+# Trials that take longer on a nominal GPU take much longer than the ten seconds of timing a device.
+LONG_S = 60.0
 
 
 def check_budget(spec: SweepSpec) -> None:
@@ -103,8 +106,16 @@ class Spending:
     def time_device(
         self, context: TrialContext, cluster: RayCluster, say: Callable[[str], None]
     ) -> None:
-        """Time a few steps where a budget is to be kept, and the device was never timed."""
-        if self.budget is not None and not self.durations.is_measured:
+        """Time a few steps on a device that was never timed, where it matters how fast it is.
+
+        So it does where a budget is to be kept, and where the sweep is long: the time that is left
+        would else be told after its first epochs.
+        """
+        if self.durations.is_measured:
+            return
+        predicted = forecast(self.plan, self.durations)
+        is_long = predicted.trunks_s + predicted.cells_s > LONG_S
+        if self.budget is not None or is_long:
             say("speed: this device was never timed, so a few steps are timed now")
             self.durations.learn(time_device(self.plan, context, cluster.placement))
 

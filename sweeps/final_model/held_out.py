@@ -130,6 +130,7 @@ def score_choice(
         predictions=predictions,
         latency=latency,
         read_s=sum(result.seconds for net in nets for result in _found(net, store)),
+        refit_s=served_model.refit_s,
     )
 
 

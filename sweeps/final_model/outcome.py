@@ -82,6 +82,8 @@ class Outcome:
     """Of the chosen row on val, and of the served model on test; none in a sweep that is read."""
     read_s: float = field(default=0.0, compare=False, repr=False)
     """Seconds that readings of the held-out sets took, of all nets; 0 in a sweep that is read."""
+    refit_s: float = field(default=0.0, compare=False, repr=False)
+    """Seconds that training the choice again took; 0 in a sweep that is read."""
 
     @property
     def temperature(self) -> float | None:
@@ -280,6 +282,8 @@ class ServedModel:
     arm: str
     refit: bool
     """Whether it was trained again, on train + val."""
+    refit_s: float = field(default=0.0, compare=False)
+    """Seconds that training it again took."""
 
 
 def finished_outcome(

@@ -75,7 +75,10 @@ def refit(
         need = gpu_memory.cell_memory_need(plan, chosen.variant, chosen.train_res, chosen.test_res)
         work = CellWork(cell=cell.spec)
         runner.run(work, need, lambda _: False, store.cell(cell.key))
-    return ServedModel(cell=cell, arm=chosen.arm, refit=True)
+    refit_s = sum(result.seconds for result in recorded_results(store, cell.key) or ())
+    if chosen.trunk_epochs > 0:
+        refit_s += sum(report.seconds for report in recorded_reports(store, trunk.key))
+    return ServedModel(cell=cell, arm=chosen.arm, refit=True, refit_s=refit_s)
 
 
 def refit_cell(plan: Plan, chosen: Row, trunk: TrunkSpec, images_digest: str) -> Cell:

@@ -42,7 +42,7 @@ def write_evidence(
     if outcome.predictions:
         write_class_results(out, outcome.predictions, plan.classes)
     price = _price(plan, history)
-    ledger = build_ledger(plan, history, outcome.rows, outcome.read_s, price)
+    ledger = build_ledger(plan, history, outcome.rows, outcome.read_s, outcome.refit_s, price)
     figures = draw_figures(plan, outcome, history, ledger)
     files = []
     for name, figure in figures.items():

@@ -48,6 +48,8 @@ class Ledger:
     """Phase 2: all arms of all cells."""
     read_s: float
     """Scoring on the held-out sets."""
+    refit_s: float
+    """Training the choice again."""
     undone_s: float
     """Time that the cut trunks would have taken to their end, estimated."""
     saved_trunks_s: float
@@ -65,8 +67,8 @@ class Ledger:
 
     @property
     def spent_s(self) -> float:
-        """Time of all trials and of scoring on the held-out sets."""
-        return self.trained_s + self.adapted_s + self.read_s
+        """Time of all trials, of a refit and of scoring on the held-out sets."""
+        return self.trained_s + self.adapted_s + self.refit_s + self.read_s
 
     @property
     def alone_s(self) -> float:
@@ -83,6 +85,7 @@ def build_ledger(
     history: History,
     rows: Sequence[Row],
     read_s: float,
+    refit_s: float,
     price_per_hour: float | None,
 ) -> Ledger:
     """Add up what the sweep spent and saved.
@@ -90,6 +93,7 @@ def build_ledger(
     Args:
         rows: of val, which phase 2 made, and others.
         read_s: seconds of the readings on held-out sets after the choice.
+        refit_s: seconds of training the choice again.
     """
     trunks, predicted = list(history.trunks.values()), history.forecast
     cells = [cell for cell in history.cells.values() if cell.rows]
@@ -103,6 +107,7 @@ def build_ledger(
         trained_s=sum(r.seconds for t in trunks for r in t.reports),
         adapted_s=sum(r.seconds for r in rows if r.split == "val"),
         read_s=read_s,
+        refit_s=refit_s,
         undone_s=sum(map(_undone_seconds, trunks)),
         saved_trunks_s=sum(_saved_training(plan, t) for t in trunks),
         saved_images=sum(images for images, _ in passes),

@@ -18,6 +18,7 @@ from sweeps.report.style import INK, NORMAL, QUIET, SMALL, STEPS, new_figure, st
 _PARTS = {
     "phase 1, trunks": "#0072b2",
     "phase 2, cells": "#e69f00",
+    "the choice trained again": "#cc79a7",
     "sets read after the choice": "#009e73",
 }
 # Height of a bar; bars are 1 apart.
@@ -27,8 +28,8 @@ _HEIGHT = 0.36
 def plot_spending(ledger: Ledger) -> Figure:
     """Draw two bars of trial time, each with its parts."""
     untimed = ledger.saved_passes_s is None
-    spent = (ledger.trained_s, ledger.adapted_s, ledger.read_s)
-    saved = (ledger.saved_trunks_s, ledger.saved_passes_s or 0.0, 0.0)
+    spent = (ledger.trained_s, ledger.adapted_s, ledger.refit_s, ledger.read_s)
+    saved = (ledger.saved_trunks_s, ledger.saved_passes_s or 0.0, 0.0, 0.0)
     lines = {
         "this sweep": spent,
         "one trial a cell\n(at least)" if untimed else "one trial a cell\n(estimated)": tuple(
@@ -64,6 +65,8 @@ def _unit(seconds: float) -> tuple[float, str]:
 def _bar(ax: Axes, line: int, values: tuple[float, ...], unit_s: float) -> None:
     left = 0.0
     for seconds, colour in zip(values, _PARTS.values(), strict=True):
+        if not seconds:
+            continue
         ax.barh(line, seconds / unit_s, _HEIGHT, left=left, color=colour, linewidth=0)
         left += seconds / unit_s
 

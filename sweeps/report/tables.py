@@ -167,6 +167,9 @@ def times_table(ledger: Ledger) -> Table:
         ("each trunk trained once for all its test resolutions", ledger.saved_trunks_s),
         (passes, ledger.saved_passes_s),
     ]
+    if ledger.refit_s:
+        refit = "the choice, trained again on train + val"
+        spent.insert(2, (refit, ledger.refit_s, before.refit_s if before else None))
     lines = [_time_line(ledger, *line) for line in spent]
     total = sum(predicted or 0.0 for *_, predicted in spent) if before else None
     lines.append(_time_line(ledger, "spent", ledger.spent_s, total, strong=True))

@@ -57,9 +57,9 @@ class Budget:
 
     Reserved for the end: the cells of the points that have trained a trunk to its end, or are about
     to; those of untouched nets, the cheapest first, as far as they take a tenth of what there is
-    when phase 1 begins; reading the test split, for the untouched net too that the choice is
-    compared with; and writing the results. What is reserved for a cell is given back when it is
-    made: as a watcher, the budget is told of that.
+    when phase 1 begins; with ``--refit``, training the choice again; reading the test split, for
+    the untouched net too that the choice is compared with; and writing the results. What is
+    reserved for a cell is given back when it is made: as a watcher, the budget is told of that.
 
     Args:
         left: tells what is left now.
@@ -179,7 +179,8 @@ class Budget:
         """Predict the end of the sweep, whatever net is chosen, on one device."""
         counts, durations = self._plan.counts, self.durations
         # A refitted net was trained on val, and is not read on it.
-        images = counts["test"] + (0 if self._plan.spec.evaluation.refit else counts["val"])
+        refit = self._plan.spec.evaluation.refit
+        images = counts["test"] + (0 if refit else counts["val"])
         baseline_s: dict[str, float] = {}  # by variant, of its untouched net on test
         for variant, res in baseline_nets(self._plan):
             seconds = durations.reading_s(variant, res, counts["test"])
@@ -187,6 +188,7 @@ class Budget:
         readings = [
             durations.reading_s(point.variant, max(tests), images)
             + baseline_s.get(point.variant, 0.0)
+            + (durations.refit_s(point, max(tests)) if refit else 0.0)
             for point, tests in self._plan.grid.tests.items()
         ]
         return Left(elapsed_s=durations.close_s + max(readings), device_s=max(readings))

@@ -29,6 +29,7 @@ from sweeps.planning.workload import (
     image_passes,
 )
 from trainables.fixres.arms import UNTOUCHED_ARMS
+from trainables.profiling.speed import NOMINAL_DEVICE
 
 CLASSES_SHOWN = 3  # first and last
 
@@ -77,13 +78,18 @@ def plan_view(plan: Plan) -> Group:
 def _times(plan: Plan) -> list[str]:
     """Say what the plan takes here, as earlier sweeps have timed it, or that none has."""
     durations = Durations(plan, kept_timings(plan))
-    if not durations.is_measured:
-        return ["time     not known: this device was never timed, and the first epochs will tell"]
     predicted = forecast(plan, durations)
+    if not durations.is_measured:
+        return [
+            "time     not known: this device was never timed, and the first epochs will tell "
+            f"(an {NOMINAL_DEVICE} that computes all the time would take "
+            f"{duration(predicted.trunks_s)} for the trunks and {duration(predicted.cells_s)} for "
+            "the cells, by timm's benchmark of this family)"
+        ]
     placement = resources.expected_placement(plan.spec.resources)
     at_a_time = trunk_resources(plan, placement).concurrency or 1
     cells_at_a_time = cell_resources(plan, placement, plan.cells).concurrency or 1
-    end_s = predicted.reading_s + predicted.close_s
+    end_s = predicted.reading_s + predicted.refit_s + predicted.close_s
     elapsed_s = predicted.trunks_s / at_a_time + predicted.cells_s / cells_at_a_time + end_s
     return [
         f"time     about {duration(elapsed_s)} ({duration(predicted.trunks_s)} of trunks, "

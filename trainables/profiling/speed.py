@@ -148,6 +148,10 @@ class Speed:
         (predicted,) = _Table([work], on_gpu=self.on_gpu).seconds(self.coefficients)
         return float(predicted) * self._correction.get(work.kind, 1.0)
 
+    def has_timed(self, kind: tuple[object, ...]) -> bool:
+        """Whether works of a kind were timed."""
+        return kind in self._correction
+
     @cached_property
     def _correction(self) -> Mapping[tuple[object, ...], float]:
         """The median of measured by predicted seconds, by kind of work."""

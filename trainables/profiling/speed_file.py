@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trainables.profiling.speed import Pass, Speed, Timing, Work, combined
+from trainables.profiling.speed import Pass, Timing, Work, combined
 from trainables.storage.damage import unless_damaged
 from trainables.storage.files import read_record, write_json
 from trainables.storage.hashing import content_hash
@@ -36,11 +36,6 @@ class DeviceTimings:
     """Seconds until a phase's first process is ready for its work; None: not timed."""
     close_s: float | None = None
     """Seconds from the last cell to the finished sweep, without readings; None: not timed."""
-
-    @property
-    def speed(self) -> Speed:
-        """What the timings say of other works."""
-        return Speed(on_gpu=self.on_gpu, timings=self.timings)
 
 
 def read_timings(cache: Path, device: str) -> DeviceTimings | None:

@@ -87,9 +87,11 @@ def test_a_later_sweep_knows_from_the_first_second(tmp_path: Path) -> None:
     plan = plan_of(spec_with(PLAN.spec, cache_dir=tmp_path))
     first = Durations(plan, clock=clock)
     told(first, clock)
-    with first.closing() as readings:
-        clock.now += 40
-        readings.append(15.0)
+    with first.closing():
+        clock.now += 25
+        for seconds in (10, 5):  # a refit and readings, which are predicted by themselves
+            with first.apart():
+                clock.now += seconds
     for timed_here in first.timed():
         keep_timings(tmp_path, timed_here)
     later = Durations(PLAN, read_all_timings(tmp_path))

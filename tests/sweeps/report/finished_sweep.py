@@ -50,7 +50,7 @@ def spent(price_per_hour: float | None = 3.0) -> Ledger:
     history.on(an_ended_trunk(TRUNKS[1], [8.0, 12.0], TrunkStatus.CUT))
     for cell in CELLS:
         history.on(cell)
-    return build_ledger(PLAN, history, ROWS, 7.5, price_per_hour)
+    return build_ledger(PLAN, history, ROWS, 7.5, 0.0, price_per_hour)
 
 
 def an_outcome(

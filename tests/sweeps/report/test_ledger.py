@@ -30,7 +30,7 @@ def of(plan: Plan, *events: TrunkEnded | CellEnded, price: float | None = None) 
         history.on(event)
         rows += event.rows if isinstance(event, CellEnded) else ()
     rows += [a_row(split="test", seconds=4.0), a_row(split="sketches", seconds=1.5)]
-    return build_ledger(plan, history, rows, read_s=7.0, price_per_hour=price)
+    return build_ledger(plan, history, rows, read_s=7.0, refit_s=0.0, price_per_hour=price)
 
 
 def test_what_was_spent_is_the_sum_of_its_parts() -> None:

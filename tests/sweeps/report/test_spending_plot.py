@@ -49,6 +49,13 @@ def test_the_bars_are_as_long_as_the_times() -> None:
     ]
 
 
+def test_a_refit_is_a_part_of_both_bars() -> None:
+    figure = plot_spending(replace(spent(), refit_s=60.0))
+    for line in bars(figure):
+        assert line[2] == pytest.approx(1.0)
+    assert "the choice trained again: 60 s" in parts(figure)
+
+
 def test_where_no_pass_was_timed_the_other_bar_is_a_lower_bound() -> None:
     figure = plot_spending(replace(spent(None), saved_passes_s=None))
     names = [t.get_text() for t in figure.axes[0].get_yticklabels()]

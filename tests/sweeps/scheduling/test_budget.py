@@ -11,7 +11,7 @@ import pytest
 
 from sweeps.events.event_types import CellEnded
 from sweeps.planning.cell import Cell
-from sweeps.planning.grid import point_of
+from sweeps.planning.grid import Point, point_of
 from sweeps.scheduling.budget import Budget, Left, Shares
 from sweeps.scheduling.budgeted_trunks import BudgetedTrunks
 from sweeps.scheduling.cell_scheduler import CellScheduler
@@ -63,6 +63,9 @@ class ByImages(Known):
         variant, _, images = given
         return float(images * (2 if variant == "b1" else 1))
 
+    def refit_s(self, *_: object) -> float:
+        return 0.0
+
 
 @pytest.mark.parametrize(
     ("options", "images"),
@@ -78,6 +81,26 @@ def test_the_end_has_room_to_read_the_untouched_net_where_the_choice_is_compared
     budget = Budget(plan, durations, lambda: Left(elapsed_s=1000.0), TWO)
     end_s = Known.spawn_s + Known.close_s + 2 * images
     assert budget.left_for_trunks(()).elapsed_s == 1000.0 - end_s
+
+
+class Refitted(Known):
+    """A refit takes 30 s, of b1 40."""
+
+    def refit_s(self, point: Point, _: int) -> float:
+        return 40.0 if point.variant == "b1" else 30.0
+
+
+def test_the_end_has_room_to_train_the_choice_again() -> None:
+    plans = [
+        plan_of(spec_with(variants=("b0", "b1"), train_res=(64,), refit=again))
+        for again in (False, True)
+    ]
+    durations: Any = [Refitted(plan) for plan in plans]
+    left = [
+        Budget(plan, known, lambda: Left(elapsed_s=1000.0), TWO).left_for_trunks(()).elapsed_s
+        for plan, known in zip(plans, durations, strict=True)
+    ]
+    assert left[0] - left[1] == 40.0
 
 
 def test_a_cell_comes_early_only_where_all_that_is_reserved_fits() -> None:
