@@ -76,6 +76,7 @@ from sweeps.tracking.tracker import MlflowTracker
 from trainables.data.image_set import ImageSet
 from trainables.errors import IncompleteError, ReplacedError, SweepError, UserError
 from trainables.models import variants
+from trainables.models.device import take_gpu_share
 from trainables.models.weights import Weights, find_weights
 from trainables.ray_backend.tune_trainables import TrialContext
 from trainables.storage.artifact_store import Store
@@ -96,6 +97,8 @@ def run(spec: SweepSpec, terminal: Terminal) -> None:
     """
     check_tracking(spec)
     check_budget(spec)
+    if spec.resources.gpus_per_trial == 0:
+        take_gpu_share(0)  # by this process, as by the trials
     out = folder.find_folder(spec)
     location = location_of(out, spec.output.storage, spec.output.link_days)
     make_writable(spec.cache, "cache_dir")

@@ -193,7 +193,7 @@ class ResourceOptions:
     cpus_per_trial: int | None = None
     """CPU cores of a trial. Left out: the cores of a node, shared among its trials."""
     gpus_per_trial: float | None = None
-    """GPUs of a trial, or a share. Left out: what the memory that it needs comes to."""
+    """GPUs of a trial, or a share; 0: it computes on the CPU. Left out: as its memory needs."""
     gpu_memory_gb: float | None = None
     """Memory of one GPU, GB; say it where GPU nodes are yet to come or differ from the driver's."""
     accelerator_type: str | None = None

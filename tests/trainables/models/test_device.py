@@ -56,6 +56,7 @@ def test_a_process_that_is_to_use_no_gpu_uses_none(monkeypatch):
 
 @pytest.mark.parametrize(("has_gpu", "kind"), [(False, "cpu"), (True, "cuda")])
 def test_a_gpu_is_picked_where_there_is_one(monkeypatch, has_gpu, kind):
+    monkeypatch.setattr(device, "_gpu_share", 1.0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
     assert pick_device() == torch.device(kind)
 
