@@ -1,0 +1,212 @@
+"""Images a core brings to the net in a second, against torchvision's way and timm's.
+
+    python benchmarks/input.py [--images 300] [--size 500 375] [--folder PHOTOGRAPHS]
+
+Without ``--folder`` the images are JPEGs cut from the two photographs of the built-in set, as large
+as ImageNet's (500 x 375 px, about 60 kB). All paths end with the same: a batch of float32 pixels
+that are cropped at random, mirrored and normalised; they run one after the other in one process, on
+one thread, and are timed by the CPU's clock, so that other programs do not count. The first column
+of the output is images a second, the second the ratio to torchvision's default, which decodes each
+file, resizes with Pillow and makes tensors one by one.
+
+- torchvision: ``ImageFolder``, RandomResizedCrop, RandomHorizontalFlip, ToTensor, Normalize.
+- timm: ``create_dataset``, ``create_transform`` and ``create_loader`` without augmentation beyond
+  the crop and the flip; its loader normalises whole batches.
+- ours: from the cache of decoded pixels, by each kernel, and with the short side kept at 256 px.
+
+Below, test views: resize the short side, crop the centre; ours by Pillow, as timm's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from trainables.data import builtin_digits
+from trainables.data.decode import prepare
+from trainables.data.image_set import ImageSet
+from trainables.data.loader import normalize_on_device, train_batches
+from trainables.data.options import ReadOptions
+from trainables.models import variants
+from trainables.models.variants import Preprocessing
+from trainables.transforms.augmentation import Augmentation
+from trainables.transforms.eval_transform import EvalTransform
+from trainables.transforms.fast_resize import Kernel
+
+CLASSES, BATCH, CROP_PCT = 4, 32, 0.875
+CPU = torch.device("cpu")
+Make = Callable[[], Iterator[torch.Tensor]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=300)
+    parser.add_argument("--size", type=int, nargs=2, default=(500, 375), help="width, height, px")
+    parser.add_argument("--folder", type=Path, help="class folders of photographs")
+    parser.add_argument("--train-res", type=int, nargs="+", default=(128, 224), help="px")
+    parser.add_argument("--test-res", type=int, nargs="+", default=(224, 320), help="px")
+    parser.add_argument("--variant", default="b0")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        folder = args.folder or write_photographs(root / "photos", args.images, tuple(args.size))
+        bench = Bench(folder, root, variants.preprocessing(variants.get(args.variant)))
+        print(f"decode and store: {bench.decoded_a_second:,.0f} images/s")
+        for res in args.train_res:
+            show(f"crops to train on at {res} px", bench.crops(res))
+        for res in args.test_res:
+            show(f"test views at {res} px", bench.views(res))
+
+
+def write_photographs(folder: Path, count: int, size: tuple[int, int]) -> Path:
+    """Cut JPEGs from photographs, in folders of classes, their fine grain as a camera leaves it."""
+    rng = np.random.default_rng(0)
+    photos = builtin_digits._material().photos
+    for i in range(count):
+        photo = photos[i % len(photos)]
+        share = rng.uniform(0.6, 1.0)
+        width = int(share * photo.width)
+        height = min(photo.height, width * size[1] // size[0])
+        left = int(rng.integers(0, photo.width - width + 1))
+        top = int(rng.integers(0, photo.height - height + 1))
+        piece = photo.crop((left, top, left + width, top + height)).resize(size)
+        path = folder / f"class{i % CLASSES}" / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        piece.save(path, quality=92)
+    return folder
+
+
+class Bench:
+    """The same photographs, by every path."""
+
+    def __init__(self, folder: Path, scratch: Path, preprocessing: Preprocessing):
+        self.folder, self.preprocessing = folder, preprocessing
+        began = time.process_time()
+        self.native = self._prepared(scratch / "native", 4096)
+        self.decoded_a_second = len(self.native) / (time.process_time() - began)
+        self.short = self._prepared(scratch / "short", 256)
+
+    def _prepared(self, cache: Path, side: int) -> Any:
+        """All images in one split, stored with this short side at most."""
+        options = ReadOptions(cache_side=side, val_share=0.02, test_share=0.02)
+        images: ImageSet = prepare(self.folder, cache, options)
+        return images.split("train")
+
+    # --- crops to train on --------------------------------------------------------------------
+
+    def crops(self, res: int) -> dict[str, Make]:
+        """Name the paths that make crops at ``res`` px."""
+        paths: dict[str, Make] = {
+            "torchvision's default": lambda: self._torchvision(res, train=True),
+            "timm's loader": lambda: self._timm(res, train=True),
+        }
+        return paths | {
+            "ours, Pillow": lambda: self._ours(self.native, res, "pillow"),
+            "ours": lambda: self._ours(self.native, res, "torch"),
+            "ours, short side 256 px": lambda: self._ours(self.short, res, "torch"),
+        }
+
+    def _ours(self, images: Any, res: int, kernel: Kernel) -> Iterator[torch.Tensor]:
+        batches = train_batches(
+            images,
+            res,
+            batch_size=BATCH,
+            augmentation=Augmentation(crop_scale=(0.08, 1.0)),
+            interpolation=self.preprocessing.interpolation,
+            seed=(0,),
+            threads=1,
+            kernel=kernel,
+        )
+        for batch in batches:
+            yield normalize_on_device(batch.pixels, self.preprocessing, CPU)
+
+    def _torchvision(self, res: int, *, train: bool) -> Iterator[torch.Tensor]:
+        from torchvision import transforms as T
+        from torchvision.datasets import ImageFolder
+
+        mode = T.InterpolationMode(self.preprocessing.interpolation)
+        sized: list[Any] = [
+            T.Resize(int(res / CROP_PCT), interpolation=mode),
+            T.CenterCrop(res),
+        ]
+        if train:
+            sized = [T.RandomResizedCrop(res, interpolation=mode), T.RandomHorizontalFlip()]
+        mean, std = self.preprocessing.mean, self.preprocessing.std
+        chain = T.Compose([*sized, T.ToTensor(), T.Normalize(mean, std)])
+        data = ImageFolder(str(self.folder), chain)
+        loader = torch.utils.data.DataLoader(data, BATCH, shuffle=train, drop_last=train)
+        for x, _ in loader:
+            yield x
+
+    def _timm(self, res: int, *, train: bool) -> Iterator[torch.Tensor]:
+        from timm.data import create_dataset, create_loader
+
+        data = create_dataset("", str(self.folder))
+        loader = create_loader(
+            data,
+            (3, res, res),
+            BATCH,
+            is_training=train,
+            no_aug=False,
+            auto_augment=None,
+            color_jitter=0.0,
+            re_prob=0.0,
+            interpolation=self.preprocessing.interpolation,
+            mean=self.preprocessing.mean,
+            std=self.preprocessing.std,
+            crop_pct=CROP_PCT,
+            num_workers=0,
+            use_prefetcher=True,
+            device=CPU,
+            persistent_workers=False,
+        )
+        for x, _ in loader:
+            yield x
+
+    # --- test views ---------------------------------------------------------------------------
+
+    def views(self, res: int) -> dict[str, Make]:
+        """Name the paths that make test views at ``res`` px."""
+        return {
+            "torchvision's default": lambda: self._torchvision(res, train=False),
+            "timm's loader": lambda: self._timm(res, train=False),
+            "ours": lambda: self._own_views(res),
+        }
+
+    def _own_views(self, res: int) -> Iterator[torch.Tensor]:
+        interpolation = self.preprocessing.interpolation
+        transform = EvalTransform(test_res=res, crop_pct=CROP_PCT, interpolation=interpolation)
+        for start in range(0, len(self.native), BATCH):
+            numbers = range(start, min(start + BATCH, len(self.native)))
+            pixels = np.stack([transform(self.native[i]) for i in numbers])
+            yield normalize_on_device(pixels, self.preprocessing, CPU)
+
+
+def show(what: str, paths: dict[str, Make]) -> None:
+    """Time the paths twice, the second time warm, and print that as a table."""
+    print(f"\n| {what} | images/s | ratio |\n|---|---:|---:|")
+    base = 0.0
+    for name, make in paths.items():
+        for _ in range(2):
+            began = time.process_time()
+            count = sum(len(batch) for batch in make())
+            rate = count / (time.process_time() - began)
+        base = base or rate
+        print(f"| {name} | {rate:,.0f} | {rate / base:.1f} |")
+
+
+if __name__ == "__main__":
+    main()
