@@ -1,4 +1,8 @@
-"""Load batches of training images: crop them by threads ahead of use, normalise on the device."""
+"""Load batches of training images: crop them by threads ahead of use, normalise on the device.
+
+An image is mirrored as it is written into its batch: that takes less than a tenth of the time of
+its crop, and none of the device's.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +10,26 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 
 import numpy as np
 import torch
-from PIL import Image
 
 from trainables.data.image_set import SplitImages
 from trainables.models.variants import Preprocessing
 from trainables.transforms.augmentation import Augmentation, random_resized_crops
-from trainables.transforms.eval_transform import RESAMPLING
+from trainables.transforms.fast_resize import Kernel, kernel_here, resize_into
 
 BATCHES_AHEAD_PER_THREAD = 2
 
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """A batch of cropped images."""
+    """A batch of cropped images, some of them mirrored."""
 
     pixels: np.ndarray  # (B, R, R, 3) uint8
     labels: np.ndarray  # (B,) int64
-    flip: np.ndarray  # (B,) bool: images to mirror on the device
 
 
 def train_batches(
@@ -42,6 +45,7 @@ def train_batches(
     start: int = 0,
     rank: int = 0,
     world: int = 1,
+    kernel: Kernel | None = None,
 ) -> Iterator[TrainBatch]:
     """Give the batches of one epoch in a random order, cropped a few batches ahead.
 
@@ -58,6 +62,7 @@ def train_batches(
         start: the first batch to give; those before are not cropped.
         rank, world: this worker's number and the number of workers; it is given every
             ``world``-th image of a batch.
+        kernel: that resizes; None: this machine's.
     """
     if drawn is None:
         drawn = np.arange(len(images))
@@ -65,18 +70,17 @@ def train_batches(
     order = rng.permutation(len(drawn))
     boxes = random_resized_crops(images.sizes[drawn], augmentation, rng)
     flips = rng.random(len(drawn)) < augmentation.hflip
-    resampling = RESAMPLING[interpolation]
+    kernel = kernel or kernel_here()
     batches = max(1, len(drawn) // batch_size)
-
-    def crop(draw: int) -> np.ndarray:
-        top, left, height, width = boxes[draw]
-        region = Image.fromarray(images[drawn[draw]][top : top + height, left : left + width])
-        return np.asarray(region.resize((train_res, train_res), resampling))
 
     def make_batch(b: int) -> TrainBatch:
         chosen = order[b * batch_size : (b + 1) * batch_size][rank::world]
-        pixels = np.stack([crop(draw) for draw in chosen])
-        return TrainBatch(pixels, images.labels[drawn[chosen]], flips[chosen])
+        pixels = np.empty((len(chosen), train_res, train_res, 3), np.uint8)
+        for out, draw in zip(pixels, chosen, strict=True):
+            top, left, height, width = boxes[draw]
+            region = images[drawn[draw]][top : top + height, left : left + width]
+            resize_into(out, region, interpolation, kernel, mirrored=bool(flips[draw]))
+        return TrainBatch(pixels, images.labels[drawn[chosen]])
 
     pool, numbers = ThreadPoolExecutor(threads), iter(range(start, batches))
     try:
@@ -94,7 +98,19 @@ def normalize_on_device(
     pixels: np.ndarray, preprocessing: Preprocessing, device: torch.device
 ) -> torch.Tensor:
     """Move (B, R, R, 3) uint8 to the device and normalise: (B, 3, R, R) float32, channels last."""
-    x = torch.from_numpy(pixels).to(device, non_blocking=True).permute(0, 3, 1, 2).float()
-    mean = torch.tensor(preprocessing.mean, device=device).view(1, 3, 1, 1) * 255
-    std = torch.tensor(preprocessing.std, device=device).view(1, 3, 1, 1) * 255
-    return (x - mean) / std
+    count, height, width, channels = pixels.shape
+    mean, std = _rows(preprocessing, width, device)
+    # By rows of pixels, as they lie in memory: channel by channel a CPU takes twice as long.
+    x = torch.from_numpy(pixels).to(device, non_blocking=True).view(count, height, -1).float()
+    return x.sub_(mean).div_(std).view(count, height, width, channels).permute(0, 3, 1, 2)
+
+
+@lru_cache(maxsize=16)
+def _rows(
+    preprocessing: Preprocessing, width: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of a row's values, in levels of 255: (3 * width,) float32."""
+    return (
+        torch.tensor(preprocessing.mean * width, device=device) * 255,
+        torch.tensor(preprocessing.std * width, device=device) * 255,
+    )

@@ -175,7 +175,9 @@ class TrainStep:
                 self._whole_batch.begin_pass(sum(p.stop - p.start for p in parts))
                 y = torch.from_numpy(batch.labels[part]).to(self._device)
                 with autocast(self._device):
-                    logits = self._model(self._pixels(batch, part))
+                    logits = self._model(
+                        normalize_on_device(batch.pixels[part], self._preprocessing, self._device)
+                    )
                 loss = cross_entropy(
                     logits.float(), y, self._weight, label_smoothing=self._label_smoothing
                 )
@@ -189,11 +191,6 @@ class TrainStep:
             self._whole_batch.give_up(len(own_parts))
             return None
         return StepResult(loss=losses, hits=hits)
-
-    def _pixels(self, batch: TrainBatch, part: slice) -> torch.Tensor:
-        x = normalize_on_device(batch.pixels[part], self._preprocessing, self._device)
-        flip = torch.from_numpy(batch.flip[part]).to(self._device)
-        return torch.where(flip[:, None, None, None], x.flip(-1), x)
 
 
 class _StateBeforeStep:

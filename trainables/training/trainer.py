@@ -37,6 +37,7 @@ from trainables.training.trunk import EpochReport, TrunkSpec
 from trainables.training.trunk_checkpoint import TrainingPosition, TrunkCheckpoint
 from trainables.training.validation import shared_logits
 from trainables.transforms.eval_transform import EvalTransform
+from trainables.transforms.fast_resize import kernel_here
 
 SAVE_EVERY_S = 300.0  # within an epoch
 ALONE = WorkerGroup()
@@ -196,6 +197,7 @@ class TrunkTraining:
             diverged=diverged,
             micro_batch=self._train_step.micro_batch,
             device=self._device_name,
+            resize=kernel_here(),
         )
         self._end_epoch(report)
         return report

@@ -98,6 +98,7 @@ class EpochReport:
     diverged: bool = False
     micro_batch: int | None = None  # images at once, as far as memory went; None: whole batches
     device: str = ""  # that it was trained on; empty: an earlier version did not say
+    resize: str = ""  # what resized its images, as fast_resize.Kernel; empty: Pillow, or nothing
 
     @property
     def best_val(self) -> Score | None:

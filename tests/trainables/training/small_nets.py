@@ -19,7 +19,6 @@ def draw(images, res=16, classes=3, seed=0):
     return TrainBatch(
         rng.integers(0, 256, (images, res, res, 3), dtype=np.uint8),
         rng.integers(0, classes, images),
-        rng.random(images) < 0.5,
     )
 
 
