@@ -177,11 +177,13 @@ def _check_expected_cache(
     spec: SweepSpec, needs: DiskNeeds, expected: ExpectedImages, say: Say
 ) -> None:
     room, decoded = room_in(spec.cache), expected.stored_bytes
+    if decoded > room.least:  # then their files are kept
+        decoded = min(decoded, expected.file_bytes)
     lacks = max(decoded + needs.cell - room.disk, decoded + needs.pixels - room.least)
     if lacks <= 0:
         return
     words = (
-        f"he images take about {size_in_words(decoded)} decoded and the largest cell "
+        f"he images take about {size_in_words(decoded)} and the largest cell "
         f"({needs.cell_name}) about {size_in_words(needs.cell)} beside them, and "
         f"{_room_in_words(spec, room)}"
     )

@@ -35,6 +35,10 @@ VIEWS = "views"
 ABANDONED_AFTER_S = 600.0  # a half-written view of this age that nobody holds may be dropped
 
 
+class NoRoomError(UserError):
+    """The cache has no room for what it was to hold."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SpaceRequest:
     """Words for the error if there is no room."""
@@ -128,7 +132,7 @@ def make_room(cache: Path, needed: int, request: SpaceRequest) -> bool:
         Whether anything was dropped.
 
     Raises:
-        UserError: even without all that nobody uses there is no room; nothing is dropped then.
+        NoRoomError: even without all that nobody uses there is none; nothing is dropped then.
     """
     with filelock.FileLock(cache / ".room"):
         entries = _entries(cache)
@@ -152,14 +156,14 @@ def make_room(cache: Path, needed: int, request: SpaceRequest) -> bool:
 
 def _no_room(
     cache: Path, free: int, needed: int, request: SpaceRequest, limit: int | None
-) -> UserError:
+) -> NoRoomError:
     demand = f"and {request.what} need about {size_in_words(needed)}: choose {request.smaller}"
     if limit is None:
-        return UserError(
+        return NoRoomError(
             f"The cache folder {cache} has {size_in_words(free)} free, {demand}, or a `cache_dir`"
             " on a larger disk."
         )
-    return UserError(
+    return NoRoomError(
         f"The cache folder {cache} has {size_in_words(max(0, free))} left of `cache_gb`"
         f" {limit / 1e9:g} and of its disk, {demand}, or a larger `cache_gb` or disk."
     )
@@ -225,7 +229,7 @@ class GrowingFile:
         """Write all of the data.
 
         Raises:
-            UserError: there is no room left.
+            NoRoomError: there is no room left.
             OSError: the disk fails.
         """
         left = data.cast("B")

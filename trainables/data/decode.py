@@ -1,13 +1,16 @@
 """Decode labelled images once per node into a memory-mapped uint8 cache.
 
-Training then reads pixels without decoding, and all processes of a node share the same pages. The
-cache (:mod:`trainables.data.cache`) is local to a node: all processes that write it must see each
-other's locks.
+Training then reads pixels without decoding, and all processes of a node share the same pages. Where
+there is no room for the pixels, the cache keeps the images' files instead, about a tenth of them,
+and an image is decoded when it is used: to the same pixels. The cache
+(:mod:`trainables.data.cache`) is local to a node: all processes that write it must see each other's
+locks.
 
-    CACHE/<digest>/pixels.bin    H x W x 3 uint8 RGB of each image, one after another
+    CACHE/<digest>/pixels.bin    H x W x 3 uint8 RGB of each image, one after another; or
+    CACHE/<digest>/files.bin     the bytes of each image's file
     CACHE/<digest>/index.arrow   one row for each image: where, how large, label, split, hash
     CACHE/<digest>/perceptual-1.npy    its perceptual hash, four uint64
-    CACHE/<digest>/images.json   classes, how long pixels.bin must be, white by kind of image
+    CACHE/<digest>/images.json   classes, how long the first must be, white by kind of image
     CACHE/listings/<key>.json    the digest that a listing led to, rejected files, layout, notes
 """
 
@@ -18,11 +21,13 @@ import shutil
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from trainables.data.cache import (
     GrowingFile,
+    NoRoomError,
     draft_folder,
     locked,
     make_room,
@@ -31,7 +36,7 @@ from trainables.data.cache import (
 )
 from trainables.data.decode_pass import FORMAT, check_rejected, decode_into, new_shares
 from trainables.data.decode_pool import ExpectedImages, expected_images
-from trainables.data.image_set import ImageSet, Rejected
+from trainables.data.image_set import FILES, Form, ImageSet, Rejected
 from trainables.data.locks import hold
 from trainables.data.options import ReadOptions
 from trainables.data.pixels import reads_heic
@@ -157,20 +162,51 @@ def decode_once(
         for name in source.classes:
             _check_name(data, name)
         expected = expected_images(source, options.cache_side, new_shares(source, options))
-        needed = expected.stored_bytes
-        extra = INDEX_ROW_BYTES * source.total + source.scratch_bytes
-        request = options.space_request(source.total)
         if expect is not None:
             expect(expected)
-        make_room(cache, needed + extra, request)
-        with write_errors(cache, request.smaller), draft_folder(draft):
-            with (draft / "pixels.bin").open("wb", buffering=0) as file:
-                pixels = GrowingFile(file, cache, needed, request)
-                record = decode_into(draft, pixels, data, source, options, whites, progress)
-            _publish(draft, cache, key, record)
-            image_set = _look_up(cache, key, data, options)
+        decode = partial(_decode, draft, cache, key, data, source, options, whites, progress)
+        try:
+            decode("decoded", expected.stored_bytes)
+        except NoRoomError:
+            if expected.file_bytes >= expected.stored_bytes:
+                raise
+            decode("encoded", expected.file_bytes)
+        image_set = _look_up(cache, key, data, options)
     assert image_set is not None, "what was just written must be there"
     return image_set
+
+
+def _decode(
+    draft: Path,
+    cache: Path,
+    key: str,
+    data: Path | RemotePath,
+    source: Source,
+    options: ReadOptions,
+    whites: Mapping[str, int] | None,
+    progress: Progress | None,
+    form: Form,
+    needed: int,
+) -> None:
+    """Decode a source into a set of the cache.
+
+    Args:
+        draft: the folder that the set is made in.
+        key: names what the listing led to.
+        form: what is kept of the images.
+        needed: bytes that it takes, about.
+
+    Raises:
+        NoRoomError: the cache has no room for it.
+    """
+    request = options.space_request(source.total)
+    extra = INDEX_ROW_BYTES * source.total + source.scratch_bytes
+    make_room(cache, needed + extra, request)
+    with write_errors(cache, request.smaller), draft_folder(draft):
+        with (draft / FILES[form]).open("wb", buffering=0) as opened:
+            file = GrowingFile(opened, cache, needed, request)
+            record = decode_into(draft, form, file, data, source, options, whites, progress)
+        _publish(draft, cache, key, record)
 
 
 def _scan(data: Path | RemotePath, cache: Path, patient: bool) -> Listing:
@@ -227,7 +263,8 @@ def _sound_description(root: Path) -> dict[str, Any] | None:
     """Read images.json of a decoded set; None where the set is missing or was cut short."""
     try:
         description: dict[str, Any] = json.loads((root / "images.json").read_text())
-        is_whole = (root / "pixels.bin").stat().st_size == description["bytes"]
+        file = root / FILES[description.get("form", "decoded")]
+        is_whole = file.stat().st_size == description["bytes"]
         is_sound = is_whole and "classes" in description and (root / "index.arrow").exists()
         return description if is_sound else None
     except (OSError, ValueError, KeyError):

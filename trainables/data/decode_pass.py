@@ -1,6 +1,8 @@
 """Decode all images of a source into the files of a set: one pass, and its splits, digest, notes.
 
-The files lie in a draft folder of the cache, which :mod:`trainables.data.decode` publishes.
+Where there is no room for the pixels, the set keeps the images' files, which are decoded at each
+use: all else of it is the same, its digest too. The files of the set lie in a draft folder of the
+cache, which :mod:`trainables.data.decode` publishes.
 """
 
 from __future__ import annotations
@@ -16,9 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from trainables.data.cache import GrowingFile
+from trainables.data.cache import GrowingFile, size_in_words
 from trainables.data.decode_pool import Decoded, decode_all
-from trainables.data.image_set import Rejected
+from trainables.data.image_set import Form, Rejected
 from trainables.data.options import ReadOptions
 from trainables.data.samples import Samples, shared_whites, white_notes
 from trainables.data.stored_hashes import write_hashes
@@ -42,6 +44,7 @@ class _Stored(NamedTuple):
     split: str
     sha256: bytes
     offset: int
+    length: int
     height: int
     width: int
     samples: Samples | None
@@ -59,6 +62,7 @@ _SCHEMA = pa.schema(
         "split": pa.string(),
         "sha256": pa.binary(32),
         "offset": pa.int64(),
+        "length": pa.int64(),
         "height": pa.int32(),
         "width": pa.int32(),
     }
@@ -67,14 +71,19 @@ _SCHEMA = pa.schema(
 
 def decode_into(
     draft: Path,
-    pixels: GrowingFile,
+    form: Form,
+    file: GrowingFile,
     data: Path | RemotePath,
     source: Source,
     options: ReadOptions,
     whites: Mapping[str, int] | None,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
-    """Decode a source into the draft folder, the pixels into their file there.
+    """Decode a source into the draft folder.
+
+    Args:
+        form: what is kept of images.
+        file: for that.
 
     Returns:
         The record for CACHE/listings.
@@ -84,6 +93,7 @@ def decode_into(
     """
     rejected: list[Rejected] = []
     stored: list[_Stored] = []
+    decoding_s = 0.0  # of a core
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")  # odd metadata, reported a line a file
         for count, decoded in enumerate(decode_all(source, options.cache_side, whites or {}), 1):
@@ -91,20 +101,26 @@ def decode_into(
                 path = printable(decoded.item.path)
                 rejected.append(Rejected(path=path, reason=printable(decoded.reason)))
             else:
-                stored.append(_stored(decoded, pixels.size))
-                pixels.append(decoded.pixels.data)
+                kept = _kept(decoded, form)
+                stored.append(_stored(decoded, file.size, len(kept)))
+                file.append(kept)
+                decoding_s += decoded.seconds
             if progress is not None:
                 progress(count, source.total)
         check_rejected(rejected, source.total, data, options)
         if whites is None:
             whites = shared_whites(one.samples for one in stored)
-            stored = _with_shared_whites(stored, pixels, data, source, options, whites)
+            stored = _with_shared_whites(stored, form, file, data, source, options, whites)
     notes = _reading_notes(stored, options)
+    if form == "encoded":
+        notes.append(_encoded_note(stored, file.size, decoding_s))
     stored, split_notes = _split(data, source, stored, options)
     digest = _digest(stored, source.classes, options)
     _write_index(draft / "index.arrow", stored)
     write_hashes(draft, [one.looks for one in stored])
-    description = {"digest": digest, "classes": source.classes, "bytes": pixels.size}
+    description = {"digest": digest, "classes": source.classes, "bytes": file.size}
+    if form == "encoded":
+        description |= {"form": form, "side": options.cache_side}
     if whites:
         description["whites"] = dict(whites)
     (draft / "images.json").write_text(json.dumps(description))
@@ -118,7 +134,23 @@ def decode_into(
     }
 
 
-def _stored(decoded: Decoded, offset: int) -> _Stored:
+def _kept(decoded: Decoded, form: Form) -> memoryview:
+    """Give the bytes that are kept of an image."""
+    assert decoded.pixels is not None, "the caller has looked"
+    return decoded.pixels.data.cast("B") if form == "decoded" else memoryview(decoded.content)
+
+
+def _encoded_note(stored: Sequence[_Stored], size: int, decoding_s: float) -> str:
+    """Write a sentence on images that are decoded at each use."""
+    decoded = sum(3 * one.height * one.width for one in stored)
+    return (
+        f"The images are kept as their files ({size_in_words(size)}), as the cache has no room for "
+        f"their pixels ({size_in_words(decoded)}): each is decoded whenever it is used, which a "
+        f"core does in {1000 * decoding_s / max(1, len(stored)):.1f} ms. Results are the same."
+    )
+
+
+def _stored(decoded: Decoded, offset: int, length: int) -> _Stored:
     item, rgb = decoded.item, decoded.pixels
     assert rgb is not None and decoded.looks is not None, "the caller has looked"
     return _Stored(
@@ -127,6 +159,7 @@ def _stored(decoded: Decoded, offset: int) -> _Stored:
         split=item.split,
         sha256=decoded.sha256,
         offset=offset,
+        length=length,
         height=rgb.shape[0],
         width=rgb.shape[1],
         samples=decoded.samples,
@@ -140,7 +173,8 @@ def _stored(decoded: Decoded, offset: int) -> _Stored:
 
 def _with_shared_whites(
     stored: list[_Stored],
-    pixels: GrowingFile,
+    form: Form,
+    file: GrowingFile,
     data: Path | RemotePath,
     source: Source,
     options: ReadOptions,
@@ -170,8 +204,9 @@ def _with_shared_whites(
                 f"{printable(decoded.item.path)} in {data} was changed while the images were read: "
                 "give the same command again once all of them are in place."
             )
-        pixels.rewrite(former.offset, decoded.pixels.data)
-        result[position] = _stored(decoded, former.offset)
+        kept = _kept(decoded, form)
+        file.rewrite(former.offset, kept)
+        result[position] = _stored(decoded, former.offset, len(kept))
     return result
 
 

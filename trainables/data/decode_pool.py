@@ -4,9 +4,11 @@ Threads suffice: Pillow and hashlib release the interpreter's lock while they wo
 """
 
 import hashlib
+import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -37,6 +39,8 @@ class Decoded(NamedTuple):
     brightest: int = 255  # the largest value of the pixels
     has_more: bool = False  # frames or pages, which are not read
     looks: np.ndarray | None = None  # the perceptual hash of the pixels
+    content: bytes = b""  # of the file
+    seconds: float = 0.0  # of a core, to make pixels of the file
 
 
 def decode_all(source: Source, side: int, whites: Mapping[str, int]) -> Iterator[Decoded]:
@@ -67,6 +71,7 @@ class ExpectedImages:
     classes: tuple[str, ...]
     counts: Mapping[str, int]  # images by split, about
     stored_bytes: int  # of all of them decoded, about
+    file_bytes: int  # of all of their files, about
     splits_are_guessed: bool  # from the sample: the data has splits of its own
 
 
@@ -77,21 +82,22 @@ def expected_images(source: Source, side: int, shares: Mapping[str, float]) -> E
         side: px; larger images are reduced to it.
         shares: of train that become the splits which the source lacks, by split.
     """
-    sizes: list[int] = []
+    decoded_bytes = file_bytes = 0
     splits = Counter[str]()
     for item in with_contents(source.sample()):
         splits[item.split] += 1
-        try:
-            sizes.append(pixels.stored_bytes(_read(item), side))
-        except pixels.BadImageError:
-            sizes.append(0)
-    sampled = max(1, len(sizes))
+        with suppress(pixels.BadImageError):
+            content = _read(item)
+            decoded_bytes += pixels.stored_bytes(content, side)
+            file_bytes += len(content)
+    sampled = max(1, splits.total())
     counts = {split: splits[split] * source.total // sampled for split in SPLITS}
     new = {split: int(share * counts["train"]) for split, share in shares.items()}
     return ExpectedImages(
         classes=source.classes,
         counts=counts | new | {"train": counts["train"] - sum(new.values())},
-        stored_bytes=sum(sizes) * source.total // sampled,
+        stored_bytes=decoded_bytes * source.total // sampled,
+        file_bytes=file_bytes * source.total // sampled,
         splits_are_guessed=len(source.given_splits) > 1,
     )
 
@@ -99,7 +105,9 @@ def expected_images(source: Source, side: int, shares: Mapping[str, float]) -> E
 def _decode(item: Item, side: int, whites: Mapping[str, int]) -> Decoded:
     try:
         content = _read(item)
+        began = time.thread_time()
         picture = pixels.decode(content, side, whites)
+        seconds = time.thread_time() - began
     except pixels.BadImageError as error:
         return Decoded(item, b"", None, str(error))
     rgb, sha256 = picture.rgb, hashlib.sha256(content).digest()
@@ -113,6 +121,8 @@ def _decode(item: Item, side: int, whites: Mapping[str, int]) -> Decoded:
         brightest=int(rgb.max()),
         has_more=picture.has_more,
         looks=perceptual_hash(rgb),
+        content=content,
+        seconds=seconds,
     )
 
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from trainables.data.pixels import BadImageError, to_rgb
+from trainables.errors import SweepError
 from trainables.sources.splits import SPLITS
+
+Form = Literal["decoded", "encoded"]
+# What a set keeps of its images, one after another: their pixels, or the bytes of their files.
+FILES: Mapping[Form, str] = {"decoded": "pixels.bin", "encoded": "files.bin"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +32,10 @@ class Rejected:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSet:
-    """Decoded images in three splits. Small to pickle: the pixels stay in the cache."""
+    """Images in three splits. Small to pickle: their pixels, or files, stay in the cache."""
 
     root: Path
-    """The folder in the cache that holds the pixels."""
+    """The folder in the cache that holds them."""
     digest: str
     """Names classes, images, splits and stored size, whatever the files are called."""
     classes: tuple[str, ...]
@@ -93,10 +101,16 @@ class SplitImages:
                 [chosen[edge].to_numpy().astype(np.int32) for edge in ("height", "width")], axis=1
             )
             self._offsets = chosen["offset"].to_numpy().astype(np.int64)
+            self._lengths: np.ndarray | None = None  # of files; None: the pixels are there
+            if (root / FILES["encoded"]).exists():
+                self._lengths = chosen["length"].to_numpy().astype(np.int64)
+                description = json.loads((root / "images.json").read_text())
+                self._side, self._whites = description["side"], description.get("whites", {})
         self.labels.setflags(write=False)
         self.sizes.setflags(write=False)
+        file = root / FILES["decoded" if self._lengths is None else "encoded"]
         # A plain array over the map: slicing the memmap class itself costs several times more.
-        self._pixels = np.asarray(np.memmap(root / "pixels.bin", dtype=np.uint8, mode="r"))
+        self._bytes = np.asarray(np.memmap(file, dtype=np.uint8, mode="r"))
         self.root = root
         self._opened = (root, tuple(stored))
 
@@ -118,10 +132,25 @@ class SplitImages:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """Look at an image, (H, W, 3) uint8 RGB: a read-only view into the cache, not a copy."""
+        """Look at an image, (H, W, 3) uint8 RGB.
+
+        It is a read-only view into the cache, not a copy; or decoded, where the set keeps files.
+
+        Raises:
+            SweepError: the file, which was readable, is no more: it was damaged on the disk.
+        """
         start = self._offsets[index]
         height, width = self.sizes[index].tolist()
-        return self._pixels[start : start + height * width * 3].reshape(height, width, 3)
+        if self._lengths is None:
+            return self._bytes[start : start + height * width * 3].reshape(height, width, 3)
+        content = self._bytes[start : start + self._lengths[index]].tobytes()
+        try:
+            return to_rgb(content, self._side, self._whites)
+        except BadImageError as error:
+            raise SweepError(
+                f"An image in the cache's {self.root} is damaged ({error}): delete that folder, "
+                "and the same command decodes the images anew."
+            ) from error
 
 
 @contextmanager

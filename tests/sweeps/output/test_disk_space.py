@@ -206,7 +206,13 @@ def test_what_goes_elsewhere_needs_no_room_here(
 def expected(**values: Any) -> ExpectedImages:
     known = {"classes": ("a", "b", "c"), "counts": {"train": 120, "val": 50, "test": 40}}
     return ExpectedImages(
-        **{**known, "stored_bytes": 50 * MB, "splits_are_guessed": False, **values}
+        **{
+            **known,
+            "stored_bytes": 50 * MB,
+            "file_bytes": 50 * MB,
+            "splits_are_guessed": False,
+            **values,
+        }
     )
 
 
@@ -231,7 +237,7 @@ def test_images_are_not_decoded_for_cells_that_have_no_room_beside_them(
     assert not said
     disks.cache = whole - 1  # which an estimate does not tell for sure
     check_expected(spec, location, expected(), said.append)
-    assert len(said) == 1 and said[0].startswith("warning: the images take about 50.0 MB decoded")
+    assert len(said) == 1 and said[0].startswith("warning: the images take about 50.0 MB and")
     disks.cache = whole * 8 // 10
     with pytest.raises(UserError, match=r"^The images take .* about 4.7 MB beside them, and"):
         check_expected(spec, location, expected(), said.append)

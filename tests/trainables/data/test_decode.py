@@ -224,7 +224,7 @@ def test_class_without_readable_images_is_named(tmp_path, cache):
 def test_full_disk_is_refused_before_writing(tmp_path, cache, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 3_200_000_000))
-    many = SimpleNamespace(stored_bytes=12_300_000_000)
+    many = SimpleNamespace(stored_bytes=12_300_000_000, file_bytes=12_300_000_000)
     monkeypatch.setattr(decode, "expected_images", lambda *_: many)
     with pytest.raises(UserError) as caught:
         prepare(folder(tmp_path / "data"), cache, ReadOptions())
