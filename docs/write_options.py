@@ -10,10 +10,8 @@ The tables have each field of the option dataclasses: name, values, default and 
 from __future__ import annotations
 
 import argparse
-import ast
 import inspect
 import sys
-import textwrap
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -23,7 +21,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 if __name__ == "__main__":  # its own folder is first on the path, not the project's
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from sweeps.planning.options.words import option
+from sweeps.planning.options.words import field_docs, option
 from sweeps.planning.recipes import RECIPES, builtin_digits
 from sweeps.planning.spec import SweepSpec
 from sweeps.select_best import SelectOptions
@@ -66,7 +64,7 @@ def _table_of_each_group(options: type) -> Iterator[str]:
 
 
 def _table(options: type, own: list[Field[Any]]) -> Iterator[str]:
-    hints, docs = get_type_hints(options), _docstrings(options)
+    hints, docs = get_type_hints(options), field_docs(options)
     yield from ("", "| option | takes | default | |", "|---|---|---|---|")
     for field in own:
         cells = (_flag(field), _values(hints[field.name]), _shown(_default(field)))
@@ -100,21 +98,6 @@ def _flat(options: Any) -> dict[str, Any]:
 
 def _default(field: Field[Any]) -> Any:
     return field.default if field.default_factory is MISSING else field.default_factory()
-
-
-def _docstrings(options: type) -> dict[str, str]:
-    """The string below each field of the class, in one line."""
-    (declared,) = ast.parse(textwrap.dedent(inspect.getsource(options))).body
-    assert isinstance(declared, ast.ClassDef)
-    found = {}
-    for field, below in zip(declared.body, declared.body[1:], strict=False):
-        match field, below:
-            case (
-                ast.AnnAssign(target=ast.Name(id=name)),
-                ast.Expr(value=ast.Constant(value=str(text))),
-            ):
-                found[name] = " ".join(text.split())
-    return found
 
 
 def _flag(field: Field[Any]) -> str:

@@ -30,10 +30,17 @@ set_environment()
 
 import tyro  # noqa: E402
 
+from sweeps.planning.options.config_file import (  # noqa: E402
+    CONFIG,
+    as_words,
+    in_yaml,
+    read_config,
+    typed_names,
+)
 from sweeps.planning.options.space import absorbed  # noqa: E402
 from sweeps.planning.options.words import option  # noqa: E402
 from sweeps.planning.recipes import RECIPES, builtin_digits  # noqa: E402
-from sweeps.planning.spec import SweepSpec, with_options  # noqa: E402
+from sweeps.planning.spec import SweepSpec, options_by_name, with_options  # noqa: E402
 from sweeps.planning.validation import check_arm_names, check_spec  # noqa: E402
 from sweeps.tracking.access.names import check_names  # noqa: E402
 from trainables.errors import UserError, exit_code  # noqa: E402
@@ -51,10 +58,17 @@ def parse(argv: list[str], prog: str = "fixres_grid.py") -> SweepSpec:
     digits.
 
     Raises:
-        UserError: an arm is asked for that there was once, or a file of the search is no good.
+        UserError: an arm is asked for that there was once, or a file of options or of the search is
+            no good.
     """
+    argv = _with_config(argv)
+    return _with_space(parse_options(argv, prog), argv)
+
+
+def parse_options(argv: list[str], prog: str) -> SweepSpec:
+    """Parse options into a spec, in which ``--space`` is by itself; as :func:`parse`."""
     check_arm_names(_values_of("--arms", argv))
-    spec = tyro.cli(
+    return tyro.cli(
         SweepSpec,
         args=argv,
         prog=prog,
@@ -62,7 +76,32 @@ def parse(argv: list[str], prog: str = "fixres_grid.py") -> SweepSpec:
         default=_defaults(argv),
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
-    return _with_space(spec, argv)
+
+
+def _with_config(argv: list[str]) -> list[str]:
+    """Put the options of ``--config`` before those of the command line that it does not have."""
+    path = _value_of(CONFIG, argv)
+    if not path:
+        return argv
+    plain = options_by_name(SweepSpec())
+    config = read_config(Path(path), plain)
+    typed = typed_names(argv)
+    left = {
+        name: value
+        for name, value in config.items()
+        if not {option(name), option(f"no_{name}")} & typed
+    }
+    # Two options decide on the defaults of the others.
+    deciding = {name: plain[name] for name in ("data", "recipe")}
+    defaults = options_by_name(_defaults([*as_words(left, plain), *argv]))
+    return [*as_words(left, defaults | deciding), *argv]
+
+
+def _printed(argv: list[str], prog: str) -> str:
+    """Write all options as a file for ``--config``."""
+    argv = _with_config(argv)
+    files = {name: _value_of(option(name), argv) for name in ("space", "try_")}
+    return in_yaml(parse_options(argv, prog), {name: path for name, path in files.items() if path})
 
 
 def _with_space(spec: SweepSpec, argv: list[str]) -> SweepSpec:
@@ -70,7 +109,7 @@ def _with_space(spec: SweepSpec, argv: list[str]) -> SweepSpec:
     entries = spec.search.space
     if entries is None:
         return spec
-    typed = {word.partition("=")[0].replace("_", "-") for word in argv}
+    typed = typed_names(argv)
     for name in entries:
         for given in (option(name), option(f"no_{name}")):
             if given in typed:
@@ -121,6 +160,9 @@ def main(argv: list[str], prog: str = "fixres_grid.py") -> int:
 
 
 def _sweep(argv: list[str], prog: str) -> None:
+    if "--print-config" in typed_names(argv):
+        print(_printed(argv, prog), end="")
+        return
     spec = parse(argv, prog)
     check_environment()
     check_spec(spec)

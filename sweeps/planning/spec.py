@@ -149,7 +149,7 @@ NOT_IDENTITY = frozenset(
         *("out", "storage", "link_days", "int8", "keep"),
         *("concurrency", "cpus_per_trial", "gpus_per_trial", "gpu_memory_gb"),
         *("accelerator_type", "workers_per_trial", "cluster_gpus", "max_minutes_per_trial"),
-        *("also_test", "dry_run", "remake"),
+        *("also_test", "dry_run", "remake", "config", "print_config"),
         *("budget_hours", "budget_gpu_hours", "budget_cost", "price_per_hour"),
         *("tracking_uri", "experiment", "register_as", "register_if"),
     )
@@ -174,11 +174,11 @@ def identity(spec: SweepSpec, images_digest: str) -> dict[str, Any]:
     Those are the options that decide what comes out, by name, as JSON values.
     """
     return {"images": images_digest} | {
-        name: value for name, value in _flat(spec).items() if name not in NOT_IDENTITY
+        name: value for name, value in options_by_name(spec).items() if name not in NOT_IDENTITY
     }
 
 
-def _flat(spec: SweepSpec) -> dict[str, Any]:
+def options_by_name(spec: SweepSpec) -> dict[str, Any]:
     """Return all options as JSON values by their names, which are unique."""
     groups = to_jsonable(spec).values()
     return {name: value for options in groups for name, value in options.items()}
@@ -199,7 +199,7 @@ def binding_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[
 
 def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
     """Say in words what differs between two identities, by the name of the option."""
-    defaults = _flat(SweepSpec())
+    defaults = options_by_name(SweepSpec())
     old, new = as_written_now(old), as_written_now(new)
     before, after = ({**defaults, **identity} for identity in (old, new))
     was, now = _in_any_order(before), _in_any_order(after)
@@ -220,6 +220,6 @@ def _in_any_order(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def with_options(message: str) -> str:
     """Word an error's message for the command line: settings as options, secrets masked."""
-    options = {name: option(name) for name in (*_flat(SweepSpec()), "latency")}
+    options = {name: option(name) for name in (*options_by_name(SweepSpec()), "latency")}
     options["variant"] = option("variants")
     return redacted(with_option_names(message, options))

@@ -247,3 +247,7 @@ class RunOptions:
     """Print the plan and stop."""
     remake: bool = False
     """Make again what was finished and is not kept (--keep, old versions); else it is refused."""
+    config: Path | None = None
+    """File of options (YAML or JSON), one a line; those of the command line win."""
+    print_config: bool = False
+    """Print all options as such a file, and stop."""

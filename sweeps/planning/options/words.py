@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,3 +28,18 @@ def _in_one_line(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(map(_in_one_line, value)) + "]"
     return value_in_words(value)
+
+
+def field_docs(options: type) -> dict[str, str]:
+    """Give the docstring of each field of a class of options, in one line."""
+    (declared,) = ast.parse(textwrap.dedent(inspect.getsource(options))).body
+    assert isinstance(declared, ast.ClassDef)
+    found = {}
+    for field, below in zip(declared.body, declared.body[1:], strict=False):
+        match field, below:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ):
+                found[name] = " ".join(text.split())
+    return found

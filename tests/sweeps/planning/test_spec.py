@@ -86,6 +86,8 @@ FREE = {
     "budget_cost": 5.0,
     "keep": "best",
     "dry_run": True,
+    "config": Path("/x.yaml"),
+    "print_config": True,
     "remake": True,
 }
 # What a sweep may be continued with more or less of.
