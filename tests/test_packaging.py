@@ -22,6 +22,7 @@ COMMANDS = {
     "fixres-grid": "sweeps/fixres_grid.py",
     "fixres-select": "sweeps/select_best.py",
     "fixres-latency": "sweeps/measure_latency.py",
+    "fixres-predict": "sweeps/predict.py",
 }
 
 

@@ -47,7 +47,7 @@ class ImageModel:
     def __init__(self, folder: Path, cache_side: int, whites: Mapping[str, int]):
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         data = config["pretrained_cfg"]
-        self._labels: list[str] = config["label_names"]
+        self.labels: list[str] = config["label_names"]
         self._temperature = float(config.get("temperature", 1.0))
         self._cache_side, self._whites = cache_side, whites
         self._res = int(data["test_input_size"][-1])
@@ -79,38 +79,50 @@ class ImageModel:
         if len(images) == 1 and isinstance(images[0], list) and _all_text(images[0]):
             images = images[0]
             index = pd.RangeIndex(len(images))
-        logits = np.empty((len(images), len(self._labels)), np.float32)
+        logits = np.empty((len(images), len(self.labels)), np.float32)
         for start in range(0, len(images), BATCH):
             rows = range(start, min(start + BATCH, len(images)))
             pixels = np.stack([self._square(row, images[row]) for row in rows])
-            logits[rows.start : rows.stop] = self._logits(pixels)
+            logits[rows.start : rows.stop] = self.logits(pixels)
         return self._table(logits, index)
 
-    def _square(self, row: int, image: Any) -> np.ndarray:
-        """Decode, resize and crop an image: (R, R, 3) uint8 RGB."""
-        try:
-            rgb = to_rgb(_file_bytes(image), self._cache_side, self._whites)
-        except (BadImageError, ValueError) as error:
-            raise ValueError(f'The "image" in row {row}: {error}.') from error
+    def square(self, image: Any) -> np.ndarray:
+        """Decode, resize and crop an image, given as in :meth:`predict`: (R, R, 3) uint8 RGB.
+
+        Raises:
+            BadImageError, ValueError: it cannot be read.
+        """
+        rgb = to_rgb(_file_bytes(image), self._cache_side, self._whites)
         return resize_and_crop(Image.fromarray(rgb), self._side, self._res, self._resampling)
 
-    def _logits(self, pixels: np.ndarray) -> np.ndarray:
+    def _square(self, row: int, image: Any) -> np.ndarray:
+        try:
+            return self.square(image)
+        except (BadImageError, ValueError) as error:
+            raise ValueError(f'The "image" in row {row}: {error}.') from error
+
+    def logits(self, pixels: np.ndarray) -> np.ndarray:
         """Normalise pixels (N, R, R, 3) uint8 and run the net: (N, C) float32."""
         normalised = (pixels.astype(np.float32) - self._mean) / self._std
         batch = np.ascontiguousarray(normalised.transpose(0, 3, 1, 2))
         logits: np.ndarray = self._session.run(["logits"], {"pixels": batch})[0]
         return logits
 
-    def _table(self, logits: np.ndarray, index: pd.Index) -> pd.DataFrame:
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Make probabilities of logits, over the model's temperature: (N, C) float64."""
         exact = logits.astype(np.float64)
         odds = np.exp((exact - exact.max(axis=1, keepdims=True)) / self._temperature)
-        probabilities = odds / odds.sum(axis=1, keepdims=True)
+        found: np.ndarray = odds / odds.sum(axis=1, keepdims=True)
+        return found
+
+    def _table(self, logits: np.ndarray, index: pd.Index) -> pd.DataFrame:
+        probabilities = self.probabilities(logits)
         best = logits.argmax(axis=1)
         columns = {
-            "label": [self._labels[i] for i in best],
+            "label": [self.labels[i] for i in best],
             "probability": probabilities[np.arange(len(best)), best],
             "probabilities": probabilities.tolist(),
-            "logits": exact.tolist(),
+            "logits": logits.astype(np.float64).tolist(),
         }
         return pd.DataFrame(columns, index=index)
 
