@@ -164,6 +164,11 @@ def _sweep(argv: list[str], prog: str) -> None:
         print(_printed(argv, prog), end="")
         return
     spec = parse(argv, prog)
+    if spec.run.status is not None:
+        from sweeps.terminal.status import show_status
+
+        show_status(spec.run.status.expanduser(), print)
+        return
     check_environment()
     check_spec(spec)
     check_names(spec)
@@ -172,11 +177,16 @@ def _sweep(argv: list[str], prog: str) -> None:
     from sweeps.execution.ray_cluster import check_cluster
     from sweeps.sweep import run
     from sweeps.terminal.console import OutputClosedError, Terminal
+    from sweeps.terminal.on_end import told_at_the_end
     from trainables.storage.full_disk import full_disk_told
 
     check_cluster(spec.resources)
     try:
-        with full_disk_told(spec.output.out), Terminal() as terminal:
+        with (
+            told_at_the_end(spec.output.on_end, spec.output.out),
+            full_disk_told(spec.output.out),
+            Terminal() as terminal,
+        ):
             for note in notes():
                 terminal.say(note)
             run(spec, terminal)

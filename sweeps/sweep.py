@@ -14,6 +14,7 @@ from pathlib import Path
 
 from sweeps.dry_run import dry_run
 from sweeps.environment import on_cluster
+from sweeps.events.event_lines import EventLines
 from sweeps.events.event_types import SweepBegan, Watcher, Watchers
 from sweeps.events.failures import failures_in_words
 from sweeps.events.live_board import LiveBoard
@@ -36,7 +37,15 @@ from sweeps.final_model.reading_trials import reader
 from sweeps.final_model.refit import refit
 from sweeps.output import folder
 from sweeps.output.disk_space import check_disks, check_expected, is_begun
-from sweeps.output.location import BOARD, CHOICE, EVIDENCE, SweepLocation, check_same, location_of
+from sweeps.output.location import (
+    BOARD,
+    CHOICE,
+    EVIDENCE,
+    STATUS,
+    SweepLocation,
+    check_same,
+    location_of,
+)
 from sweeps.output.sweep_record import SPEC, SweepRecord, new_sweep_record
 from sweeps.planning import plan as planning
 from sweeps.planning.dataset import check_extra_test_sets, find_near_duplicates, open_images
@@ -59,6 +68,7 @@ from sweeps.selection.untouched import with_left_out
 from sweeps.terminal.conclusion import show_result
 from sweeps.terminal.console import Terminal
 from sweeps.terminal.plan_tables import plan_view
+from sweeps.terminal.status import StatusFile
 from sweeps.tracking.access.moved_folder import DATABASE, follow_folder
 from sweeps.tracking.delivery.shortfall import shortfall_path
 from sweeps.tracking.free_disk import free_disk
@@ -283,7 +293,11 @@ class _Sweep:
         """Announce the sweep to everything that watches it, and publish its spec."""
         guard = Guard(self.location.driver.check)
         counting = (spent.durations, spent.account)
-        watcher = Watchers([guard, *counting, self.tracker, self.terminal, history, board])
+        status = StatusFile(self.out / STATUS, self.terminal.status)
+        watchers: list[Watcher] = [guard, *counting, self.tracker, self.terminal, history, board]
+        if events := self.plan.spec.output.events:
+            watchers.append(EventLines(events.expanduser()))
+        watcher = Watchers([*watchers, status])
         watcher.on(SweepBegan(plan=self.plan, kept=spent.durations.kept))
         self.tracker.attach([self.out / SPEC])
         self.location.publish(SPEC)

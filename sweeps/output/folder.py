@@ -20,6 +20,7 @@ from sweeps.output.location import (
     FOLDERS,
     NEAR_DUPLICATES,
     REJECTED,
+    STATUS,
     SweepLocation,
     location_of,
 )
@@ -34,7 +35,7 @@ from trainables.storage.files import write_text
 
 DAMAGED_SPEC = f"{SPEC}.damaged"
 # What may lie in a sweep's folder, beside its store.
-SWEEP_NAMES = frozenset((SPEC, DAMAGED_SPEC, CHOICE, *FILES, *FOLDERS, "mlartifacts")) | {
+SWEEP_NAMES = frozenset((SPEC, DAMAGED_SPEC, CHOICE, STATUS, *FILES, *FOLDERS, "mlartifacts")) | {
     f"mlflow.db{suffix}" for suffix in ("", "-journal", "-wal", "-shm")
 }
 log = logging.getLogger("fixres")
@@ -90,6 +91,19 @@ def locked(out: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def is_in_use(out: Path) -> bool:
+    """Whether a driver holds the lock of the folder."""
+    if not (out / ".lock").exists():
+        return False
+    lock = FileLock(out / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except (Timeout, OSError):
+        return True
+    lock.release()
+    return False
 
 
 def remove_unfinished(out: Path, is_new: bool) -> None:

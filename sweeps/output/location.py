@@ -31,6 +31,7 @@ EVIDENCE = (BOARD, CLASSES, CONFUSIONS, REPORT)
 REJECTED, NEAR_DUPLICATES = "rejected.tsv", "near_duplicates.tsv"
 FILES, FOLDERS = (REJECTED, NEAR_DUPLICATES, *EVIDENCE), ("figures", "model")
 LEASE = "driver.json"
+STATUS = "status.json"  # how a sweep stands, for who asks while it runs
 CARD = "model/README.md"
 
 

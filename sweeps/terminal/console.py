@@ -26,7 +26,7 @@ from sweeps.events.failures import last_line
 from sweeps.events.progress import Progress
 from sweeps.planning.cell import trunk_in_words
 from sweeps.planning.search import settings_of, values_in_words
-from sweeps.planning.units import duration
+from sweeps.terminal.status import Status, left_in_words
 from trainables.evaluation.class_metrics import IN_WORDS, Metric
 from trainables.evaluation.metrics import Score
 from trainables.training.trunk import TrunkSpec, trained_epochs
@@ -143,46 +143,56 @@ class Terminal:
             self.say(f"  {last} (the whole trace is error.txt in its store folder)")
 
     def _left(self) -> str:
-        left = self.progress.left()
-        if left is None:
-            return "time left not yet known"
-        expected, most = left
-        if most < 1:
-            return "nothing left"
-        if most > 1.2 * expected:
-            return f"about {duration(expected)} left, {duration(most)} at most"
-        return f"about {duration(expected)} left"
+        return left_in_words(*(self.progress.left() or (None, None)))
 
-    def _panel(self) -> RenderableType:
+    def status(self) -> Status | None:
+        """Tell how the sweep stands; None: it has not begun."""
         progress = self.progress
         plan = progress.plan
         if plan is None:
-            return Text("")
-        lines: list[RenderableType] = []
+            return None
         if not progress.are_all_planned:
-            total, done, what = plan.trunks, len(progress.ended), "trunks"
+            phase, total, done = "trunks", plan.trunks, len(progress.ended)
             waiting = progress.waiting_trunks
         else:
-            total, done, what = len(progress.cells), len(progress.cells_done), "cells"
+            phase, total, done = "cells", len(progress.cells), len(progress.cells_done)
             waiting = total - done - len(progress.cells_running)
-        at_rungs = f", {len(progress.paused)} at rungs" if progress.paused else ""
+        left, most = progress.left() or (None, None)
+        return Status(
+            written=time.time(),
+            phase=phase,
+            done=done,
+            total=total,
+            waiting=waiting,
+            at_rungs=len(progress.paused),
+            elapsed_s=progress.elapsed,
+            left_s=left,
+            most_left_s=most,
+            running=(
+                *(self._doing(key, epoch) for key, epoch in progress.epochs.items()),
+                *(progress.cells[key].label for key in sorted(progress.cells_running)),
+            ),
+            best=self._best(),
+        )
+
+    def _doing(self, key: str, epoch: int) -> str:
+        trunk = self.progress.trunks[key]
+        epochs = trunk.recipe.epochs
+        doing = f"epoch {epoch + 1} of {epochs}" if epochs else "scored as it is"
+        return f"{self._named(trunk)}: {doing}"
+
+    def _panel(self) -> RenderableType:
+        status = self.status()
+        if status is None:
+            return Text("")
         head = Table.grid(padding=(0, 1))
         head.add_row(
-            Text(f"{what} {done}/{total}", style="bold"),
-            ProgressBar(total=max(1, total), completed=done, width=30),
-            Text(f"{waiting} wait{at_rungs}; {duration(progress.elapsed)} so far, {self._left()}"),
+            Text(f"{status.phase} {status.done}/{status.total}", style="bold"),
+            ProgressBar(total=max(1, status.total), completed=status.done, width=30),
+            Text(status.counts_in_words),
         )
-        lines.append(head)
-        for key, epoch in progress.epochs.items():
-            trunk = progress.trunks[key]
-            epochs = trunk.recipe.epochs
-            doing = f"epoch {epoch + 1} of {epochs}" if epochs else "scored as it is"
-            lines.append(Text(f"  {self._named(trunk)}: {doing}"))
-        for key in sorted(progress.cells_running):
-            cell = progress.cells[key]
-            lines.append(Text(f"  {cell.label}"))
-        lines.append(Text(f"  best so far: {self._best()}", style="green"))
-        return Group(*lines)
+        running = (Text(f"  {name}") for name in status.running)
+        return Group(head, *running, Text(f"  best so far: {status.best}", style="green"))
 
     def _best(self) -> str:
         row, (metric, words) = self.progress.best_row, self._metric

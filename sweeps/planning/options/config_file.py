@@ -19,7 +19,7 @@ from trainables.errors import UserError
 from trainables.storage.hashing import to_jsonable
 
 CONFIG = "--config"
-OWN = ("config", "print_config")  # these say nothing of a sweep
+OWN = ("config", "print_config", "status")  # these say nothing of a sweep
 Value = str | int | float | bool | None | list[Any]
 
 

@@ -182,6 +182,10 @@ class OutputOptions:
     """Write model-int8.onnx too, the net in eight bits: its top-1 on test, size and latency."""
     keep: Literal["all", "front", "best"] = "all"
     """Checkpoints left once it is finished, now or later: all, the Pareto fronts' or the best's."""
+    events: Path | None = None
+    """File that each event of the sweep is appended to, as a line of JSON."""
+    on_end: str | None = None
+    """Shell command that is run at the end; FIXRES_OUT and FIXRES_RESULT say of what, and how."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,3 +255,5 @@ class RunOptions:
     """File of options (YAML or JSON), one a line; those of the command line win."""
     print_config: bool = False
     """Print all options as such a file, and stop."""
+    status: Path | None = None
+    """Print how the sweep of that folder stands, and stop."""

@@ -88,6 +88,9 @@ FREE = {
     "dry_run": True,
     "config": Path("/x.yaml"),
     "print_config": True,
+    "status": Path("/x"),
+    "events": Path("/x.jsonl"),
+    "on_end": "true",
     "remake": True,
 }
 # What a sweep may be continued with more or less of.
