@@ -12,9 +12,11 @@ stopped.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 if not __package__:  # run as a script: its own folder is first on the path, not the project's
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -32,7 +34,9 @@ import tyro  # noqa: E402
 
 from sweeps.planning.options.config_file import (  # noqa: E402
     CONFIG,
+    Value,
     as_words,
+    by_field,
     in_yaml,
     read_config,
     typed_names,
@@ -62,10 +66,17 @@ def parse(argv: list[str], prog: str = "fixres_grid.py") -> SweepSpec:
             no good.
     """
     argv = _with_config(argv)
-    return _with_space(parse_options(argv, prog), argv)
+    return _with_space(_parse_options(argv, prog), argv)
 
 
-def parse_options(argv: list[str], prog: str) -> SweepSpec:
+def parse_settings(settings: Mapping[str, Any], prog: str = "run_sweep") -> SweepSpec:
+    """Parse options that are given by name, as in a file of ``--config``; as :func:`parse`."""
+    named = by_field(settings, options_by_name(SweepSpec()), f"{prog} is given")
+    argv = _with_settings(named, [])
+    return _with_space(_parse_options(argv, prog), argv)
+
+
+def _parse_options(argv: list[str], prog: str) -> SweepSpec:
     """Parse options into a spec, in which ``--space`` is by itself; as :func:`parse`."""
     check_arm_names(_values_of("--arms", argv))
     return tyro.cli(
@@ -83,25 +94,30 @@ def _with_config(argv: list[str]) -> list[str]:
     path = _value_of(CONFIG, argv)
     if not path:
         return argv
-    plain = options_by_name(SweepSpec())
-    config = read_config(Path(path), plain)
     typed = typed_names(argv)
+    config = read_config(Path(path), options_by_name(SweepSpec()))
     left = {
         name: value
         for name, value in config.items()
         if not {option(name), option(f"no_{name}")} & typed
     }
+    return _with_settings(left, argv)
+
+
+def _with_settings(settings: Mapping[str, Value], argv: list[str]) -> list[str]:
+    """Put options that are given by their fields' names before those of a command line."""
+    plain = options_by_name(SweepSpec())
     # Two options decide on the defaults of the others.
     deciding = {name: plain[name] for name in ("data", "recipe")}
-    defaults = options_by_name(_defaults([*as_words(left, plain), *argv]))
-    return [*as_words(left, defaults | deciding), *argv]
+    defaults = options_by_name(_defaults([*as_words(settings, plain), *argv]))
+    return [*as_words(settings, defaults | deciding), *argv]
 
 
 def _printed(argv: list[str], prog: str) -> str:
     """Write all options as a file for ``--config``."""
     argv = _with_config(argv)
     files = {name: _value_of(option(name), argv) for name in ("space", "try_")}
-    return in_yaml(parse_options(argv, prog), {name: path for name, path in files.items() if path})
+    return in_yaml(_parse_options(argv, prog), {name: path for name, path in files.items() if path})
 
 
 def _with_space(spec: SweepSpec, argv: list[str]) -> SweepSpec:
@@ -169,6 +185,20 @@ def _sweep(argv: list[str], prog: str) -> None:
 
         show_status(spec.run.status.expanduser(), print)
         return
+    run_spec(spec)
+
+
+def run_spec(spec: SweepSpec, *, quiet: bool = False) -> None:
+    """Check all options, and run the sweep.
+
+    Args:
+        quiet: print nothing.
+
+    Raises:
+        UserError: the sweep cannot be run with these options.
+        SweepError: it can, but came to nothing.
+        IncompleteError: its results are written, but trunks or cells of it failed.
+    """
     check_environment()
     check_spec(spec)
     check_names(spec)
@@ -176,7 +206,7 @@ def _sweep(argv: list[str], prog: str) -> None:
     # MLflow.
     from sweeps.execution.ray_cluster import check_cluster
     from sweeps.sweep import run
-    from sweeps.terminal.console import OutputClosedError, Terminal
+    from sweeps.terminal.console import OutputClosedError, PlainConsole, Terminal
     from sweeps.terminal.on_end import told_at_the_end
     from trainables.storage.full_disk import full_disk_told
 
@@ -185,7 +215,7 @@ def _sweep(argv: list[str], prog: str) -> None:
         with (
             told_at_the_end(spec.output.on_end, spec.output.out),
             full_disk_told(spec.output.out),
-            Terminal() as terminal,
+            Terminal(PlainConsole(quiet=True) if quiet else None) as terminal,
         ):
             for note in notes():
                 terminal.say(note)

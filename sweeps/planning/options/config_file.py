@@ -26,8 +26,6 @@ Value = str | int | float | bool | None | list[Any]
 def read_config(path: Path, known: Collection[str]) -> dict[str, Value]:
     """Read a file of options, YAML or JSON: a mapping of their names to their values.
 
-    Names are those of the command line, without the leading dashes; with underscores too.
-
     Args:
         known: the names of the fields that are options.
 
@@ -37,6 +35,21 @@ def read_config(path: Path, known: Collection[str]) -> dict[str, Value]:
     given = read_settings(path, CONFIG)
     if not isinstance(given, Mapping):
         raise UserError(f"{CONFIG} {path} holds no options: write one a line, as `epochs: 30`.")
+    return by_field(given, known, f"{CONFIG} {path} gives")
+
+
+def by_field(given: Mapping[str, Any], known: Collection[str], source: str) -> dict[str, Value]:
+    """Check that names are those of options, and give the values by the names of their fields.
+
+    Names are those of the command line, without the leading dashes; with underscores too.
+
+    Args:
+        known: the names of the fields that are options.
+        source: begins what is said of one that is none.
+
+    Raises:
+        UserError: something in it is no option.
+    """
     names = {option(name).lstrip("-"): name for name in known if name not in OWN}
     found: dict[str, Value] = {}
     for written, value in given.items():
@@ -44,10 +57,10 @@ def read_config(path: Path, known: Collection[str]) -> dict[str, Value]:
         if name is None:
             close = get_close_matches(written.replace("_", "-"), names, 1)
             hint = f"did you mean {close[0]}?" if close else "--help lists all options."
-            raise UserError(f"{CONFIG} {path} has the entry {written}, which is no option: {hint}")
+            raise UserError(f"{source} {written}, which is no option: {hint}")
         if isinstance(value, Mapping) or name in found:
             what = "twice" if name in found else "entries of its own"
-            raise UserError(f"{CONFIG} {path} gives {written} {what}: give it one value.")
+            raise UserError(f"{source} {written} {what}: give it one value.")
         found[name] = value
     return found
 

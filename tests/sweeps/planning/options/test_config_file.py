@@ -37,9 +37,9 @@ def test_values_become_words_unless_they_are_the_default(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("epoch: 3", r"the entry epoch, which is no option: did you mean epochs\?"),
-        ("colour: 3", r"the entry colour, which is no option: --help lists all options\."),
-        ("config: other.yaml", "the entry config, which is no option"),
+        ("epoch: 3", r"gives epoch, which is no option: did you mean epochs\?"),
+        ("colour: 3", r"gives colour, which is no option: --help lists all options\."),
+        ("config: other.yaml", "gives config, which is no option"),
         ("train-res: 3\ntrain_res: 4", "gives train_res twice: give it one value"),
         ("lr: {low: 1, high: 2}", "gives lr entries of its own: give it one value"),
         ("- epochs", "holds no options: write one a line"),
