@@ -12,7 +12,9 @@ import itertools
 import math
 import tempfile
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from sweeps.execution.resources import MAX_WORKER_GROUPS
 from sweeps.execution.spreading import group_speed, spread_trunks
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
-from sweeps.planning.search import Draw
+from sweeps.planning.search import Draw, Search
 from sweeps.planning.workload import nominal_epoch_s
 from sweeps.scheduling import proposals, trunk_scheduler
 from sweeps.scheduling.budget import Budget, Left, Shares
@@ -238,48 +240,50 @@ def simulate(
         spread or 1.0,
         np.random.default_rng(plan.spec.run.seed),
     )
-    asked: list[bool] = []
-
-    def propose(search: Any, point: Point, history: list[Trial], **how: Any) -> Draw:
-        told = sum(bool(trial.values) or not trial.running for trial in history)
-        asked.append(
-            search.searcher == "tpe"
-            and told >= STARTUP_TRIALS
-            and any(t.point == point for t in history)
-        )
-        return proposals.propose(search, point, history, **how)
-
-    trunk_scheduler.propose = propose
+    asked: list[bool] = []  # of each proposal, whether TPE made it
+    workers = Workers(plan, curves)
+    trunk_scheduler.propose = partial(_propose, asked)
+    trunk_scheduler.recorded_reports = lambda _, key: workers.reports[key]
+    trunk_scheduler.finalize_trunk = lambda *_: None
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as root:
         store = Store(Path(root))
-        workers = Workers(plan, curves)
-        trunk_scheduler.recorded_reports = lambda _, key: workers.reports[key]
-        trunk_scheduler.finalize_trunk = lambda *_: None
-        scheduler = TrunkScheduler(plan, store, Events())
-        if budget_s is not None and ranked:
-            durations: Any = KnownDurations(plan)
-            shares = Shares(trunks={}, cells={}, trunks_at_a_time=gpus)
-            budget = Budget(plan, durations, lambda: Left(elapsed_s=budget_s - cluster.now), shares)
-            scheduler = BudgetedTrunks(plan, store, Events(), budget)
+        if budget_s is None or not ranked:
+            scheduler = TrunkScheduler(plan, store, Events())
+        else:
+            scheduler = _budgeted(plan, store, cluster, budget_s)
         _run(plan, scheduler, workers, cluster, math.inf if budget_s is None else budget_s)
         assert scheduler.is_over or budget_s is not None
-        ends = {t.key: workers.reports[t.key][-1] for t in scheduler.survivors()}
-        best = max(
-            scheduler.survivors(),
-            key=lambda t: ends[t.key].val[t.train_res].hits1,
-            default=None,
-        )
-        return Outcome(
-            epochs=workers.epochs,
-            gpu_s=cluster.busy_s,
-            elapsed_s=cluster.now,
-            idle=1 - cluster.busy_s / (gpus * cluster.now - cluster.away_s),
-            losses=cluster.losses,
-            winner=math.nan if best is None else curves.top1(best, ends[best.key].epoch),
-            by_tpe=float(np.mean(asked)) if asked else 0.0,
-            journal=store.journal.read_bytes() if store.journal.exists() else b"",
-            ends=tuple((trunk, ends[trunk.key]) for trunk in scheduler.survivors()),
-        )
+        journal = store.journal.read_bytes() if store.journal.exists() else b""
+    ends = {trunk: workers.reports[trunk.key][-1] for trunk in scheduler.survivors()}
+    best = max(ends, key=lambda trunk: ends[trunk].val[trunk.train_res].hits1, default=None)
+    return Outcome(
+        epochs=workers.epochs,
+        gpu_s=cluster.busy_s,
+        elapsed_s=cluster.now,
+        idle=1 - cluster.busy_s / (gpus * cluster.now - cluster.away_s),
+        losses=cluster.losses,
+        winner=math.nan if best is None else curves.top1(best, ends[best].epoch),
+        by_tpe=float(np.mean(asked)) if asked else 0.0,
+        journal=journal,
+        ends=tuple(ends.items()),
+    )
+
+
+def _propose(
+    asked: list[bool], search: Search, point: Point, history: Sequence[Trial], **how: Any
+) -> Draw:
+    """Propose as the product does, and note whether TPE does."""
+    told = sum(bool(trial.values) or not trial.running for trial in history)
+    is_first = not any(trial.point == point for trial in history)
+    asked.append(search.searcher == "tpe" and told >= STARTUP_TRIALS and not is_first)
+    return proposals.propose(search, point, history, **how)
+
+
+def _budgeted(plan: Plan, store: Store[Path], cluster: Cluster, budget_s: float) -> BudgetedTrunks:
+    durations: Any = KnownDurations(plan)
+    shares = Shares(trunks={}, cells={}, trunks_at_a_time=cluster.gpus)
+    budget = Budget(plan, durations, lambda: Left(elapsed_s=budget_s - cluster.now), shares)
+    return BudgetedTrunks(plan, store, Events(), budget)
 
 
 def _run(
