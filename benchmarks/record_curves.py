@@ -152,7 +152,9 @@ def write(args: argparse.Namespace, plan: Plan, trunks: list[dict[str, Any]]) ->
         "trunks": trunks,
     }
     lines = [
-        json.dumps(name) + ": " + json.dumps(one).replace('{"lr"', '\n    {"lr"')
+        json.dumps(name)
+        + ": "
+        + json.dumps(one).replace('{"lr"', '\n    {"lr"').replace(" \n", "\n")
         for name, one in sorted(sets.items())
     ]
     write_text(FILE, "{\n  " + ",\n  ".join(lines) + "\n}\n")
