@@ -125,8 +125,7 @@ class Cluster:
     rng: np.random.Generator
     now: float = 0.0
     busy_s: float = 0.0
-    away_s: float = 0.0
-    losses: int = 0
+    lost_at: list[float] = field(default_factory=list)
     free: int = 0
     groups_left: int = MAX_WORKER_GROUPS
     interrupted: list[Stretch] = field(default_factory=list)
@@ -193,8 +192,7 @@ class Cluster:
         )
         self.release(stretch.trunk)
         self.free -= 1
-        self.losses += 1
-        self.away_s += AWAY_S
+        self.lost_at.append(self.now)
         heapq.heappush(self._events, (self.now + AWAY_S, next(self._numbers), None, None))
         return None
 
@@ -202,6 +200,12 @@ class Cluster:
     def is_quiet(self) -> bool:
         """Whether nothing runs, nor waits for GPUs that are away."""
         return not self.interrupted and all(stretch is None for _, _, stretch, _ in self._events)
+
+    @property
+    def idle(self) -> float:
+        """The share of the GPUs' time until now in which they were there and not busy."""
+        away_s = sum(min(AWAY_S, self.now - at) for at in self.lost_at)
+        return 1 - self.busy_s / (self.gpus * self.now - away_s)
 
     def epoch(self, trunk: TrunkSpec, epoch: int, plan: Plan) -> Stretch:
         """Make a stretch of a whole epoch."""
@@ -260,8 +264,8 @@ def simulate(
         epochs=workers.epochs,
         gpu_s=cluster.busy_s,
         elapsed_s=cluster.now,
-        idle=1 - cluster.busy_s / (gpus * cluster.now - cluster.away_s),
-        losses=cluster.losses,
+        idle=cluster.idle,
+        losses=len(cluster.lost_at),
         winner=math.nan if best is None else curves.top1(best, ends[best].epoch),
         by_tpe=float(np.mean(asked)) if asked else 0.0,
         journal=journal,
