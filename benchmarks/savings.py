@@ -27,14 +27,14 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks.made_up_sweeps import EPOCHS, SIZES, base_of, draws, make_plan, top1
-from benchmarks.simulate import Outcome, simulate
+from benchmarks.made_up_sweeps import EPOCHS, SIZES, MadeUp, base_of, draws, make_plan
+from benchmarks.simulated_phase import Outcome, simulate
 from sweeps.planning.grid import Point
 from sweeps.planning.plan import Plan
 from sweeps.planning.savings.screen import make_screen
 from sweeps.planning.workload import nominal_ms
 
-CROSSING, SEEDS_SD = 0.2, 0.005
+CURVES, SEEDS_SD = MadeUp(0.2), 0.005
 SMALL = SIZES["small"]
 ONE_VARIANT = replace(SMALL, variants=("b0",), train_res=(128, 224), test_res=(128, 224))
 
@@ -61,10 +61,10 @@ def compared(ours: list[Outcome], whole: list[Outcome]) -> str:
 def screen_table(seeds: int) -> None:
     print("| --screen | chance, points | time | regret |\n|---|---|---|---|", flush=True)
     plans = [make_plan(SMALL, seed, 2) for seed in range(seeds)]
-    whole = [simulate(plan, 1, CROSSING) for plan in plans]
+    whole = [simulate(plan, 1, CURVES) for plan in plans]
     for share in (0.75, 0.5, 0.25):
         for noise in (0.01, 0.05, 0.2):
-            ours = [simulate(screened(plan, share, noise), 1, CROSSING) for plan in plans]
+            ours = [simulate(screened(plan, share, noise), 1, CURVES) for plan in plans]
             print(f"| {share} | {100 * noise:.0f} | {compared(ours, whole)} |", flush=True)
 
 
@@ -79,7 +79,7 @@ def early_end_table(seeds: int) -> None:
                             ONE_VARIANT, seed, 1, samples=samples, searcher="random",
                             early_end=early_end,
                         ),
-                        1, crossing,
+                        1, MadeUp(crossing),
                     )
                     for seed in range(seeds)
                 ]
@@ -92,7 +92,7 @@ def winner(made: Outcome) -> tuple[float, float]:
     """What val says of the net that is handed over, and what is true of it: by means first."""
     configurations = defaultdict(list)
     for trunk, report in made.ends:
-        own = (report.val[trunk.train_res].top1, top1(trunk, EPOCHS, CROSSING, SEEDS_SD))
+        own = (report.val[trunk.train_res].top1, MadeUp(0.2, SEEDS_SD).top1(trunk, EPOCHS))
         configurations[trunk.configuration].append(own)
     best = max(configurations.values(), key=lambda repeats: np.mean([said for said, _ in repeats]))
     return max(best)
@@ -105,7 +105,7 @@ def repeat_table(seeds: int) -> None:
         plans = [
             make_plan(SMALL, seed, 2, repeat=times, searcher="random") for seed in range(seeds)
         ]
-        made = [simulate(plan, 1, CROSSING, seeds_sd=SEEDS_SD) for plan in plans]
+        made = [simulate(plan, 1, MadeUp(0.2, SEEDS_SD)) for plan in plans]
         pairs = np.array([winner(one) for one in made])
         found[times] = pairs[:, 1], np.array([one.gpu_s for one in made])
         more = 100 * (found[times][0] - found[1][0])
@@ -123,7 +123,7 @@ def transfer_table(seeds: int) -> None:
     for samples in (1, 2, 4):
         made = [
             [
-                simulate(make_plan(SMALL, seed, 2, samples=samples, transfer=on), 1, CROSSING)
+                simulate(make_plan(SMALL, seed, 2, samples=samples, transfer=on), 1, CURVES)
                 for seed in range(seeds)
             ]
             for on in (True, False)

@@ -113,8 +113,9 @@ class TrunkScheduler(TrunkResults):
         """Choose the point of the next trial to be queued.
 
         Trunks that were left unfinished come first, then promotions from the highest rung down,
-        then new trunks: each point has its first before any has its second; then repeats. Among
-        equals the dearest point is first, as its trunks take longest.
+        those from the first once all of a point have come to it, then new trunks: each point has
+        its first before any has its second; then repeats. Among equals the dearest point is first,
+        as its trunks take longest.
 
         Returns:
             The point; None: there is nothing more to be queued for now.
@@ -176,6 +177,17 @@ class TrunkScheduler(TrunkResults):
         if self._repeatable[point]:
             return self._begin_repeat(point, self._repeatable[point][0])
         return self._new_trunk(point)
+
+    def _to_go_on(self, point: Point) -> list[str]:
+        """List the trunks of a point that are to go on now.
+
+        From the first rung none does before all have come to it: those that go on by the first few
+        are often not the best of all, and would be trained for nothing. Other points keep the
+        devices busy meanwhile. Later rungs wait for nobody, as that would take long.
+        """
+        halving = self._halving[point]
+        is_open = not halving.to_begin and all(halving.running.values())
+        return [key for key in halving.promotable() if is_open or halving.waiting[key]]
 
     def _startable(self, point: Point) -> int:
         """Count the trials of a point that could start now."""
@@ -280,7 +292,7 @@ class TrunkScheduler(TrunkResults):
 
     def _goes_on_at(self, key: str) -> bool:
         """Decide whether a trunk that has just come to a rung is promoted at once."""
-        return key in self._halving[point_of(self._trunks[key])].promotable()
+        return key in self._to_go_on(point_of(self._trunks[key]))
 
     def _waits_after(self, trunk: TrunkSpec, epoch: int) -> bool:
         rung = self._halving[point_of(trunk)].waiting.get(trunk.key)
@@ -291,7 +303,7 @@ class TrunkScheduler(TrunkResults):
         halving = self._halving[point]
         for key in sorted(halving.lost()):
             self._end(key, TrunkStatus.CUT)
-        self._promotable[point] = halving.promotable()
+        self._promotable[point] = self._to_go_on(point)
         is_known = not (halving.to_begin or halving.waiting) and all(
             self._trunks[key].repeat for key in halving.running
         )

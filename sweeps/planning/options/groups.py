@@ -109,7 +109,7 @@ class HalvingOptions:
     """Halving (ASHA, among the trunks of one variant and train resolution)"""
 
     grace_epochs: int = 2
-    """First rung, in epochs: no trunk is cut before."""
+    """First rung, in epochs: no trunk is cut before. Make it later where epochs have few steps."""
     reduction: int = 3
     """The best 1/reduction at a rung go on; each rung is reduction times as far as the last.
 

@@ -242,6 +242,17 @@ def test_learns_more_than_chance_across_train_resolutions() -> None:
     assert mean_late(proposed) > 1.3 * mean_late(drawn)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_what_a_study_is_told_could_as_well_be_copied_deeply(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history = mixed_history(seed)
+    shallow = [propose(SEARCH, SMALL, history, seed=seed, sample=n) for n in (16, 17)]
+    monkeypatch.delattr(proposals._Told, "__deepcopy__")
+    deep = [propose(SEARCH, SMALL, history, seed=seed, sample=n) for n in (16, 17)]
+    assert shallow == deep and shallow[0] != shallow[1]
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_of_many_trials_tpe_is_told_what_it_takes_for_good_and_the_latest(
     seed: int, monkeypatch: pytest.MonkeyPatch

@@ -202,17 +202,25 @@ def test_points_take_turns_the_dearest_first(plan: Plan, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("concurrency", [1, 2])
-def test_promotions_come_before_new_trunks(plan: Plan, tmp_path: Path, concurrency: int) -> None:
+def test_promotions_come_before_new_trunks_once_all_have_come_to_the_first_rung(
+    plan: Plan, tmp_path: Path, concurrency: int
+) -> None:
     *_, events = phase(plan, tmp_path, concurrency=concurrency)
     halvings = {point: Halving(rungs=3, reduction=2, trunks=plan.samples) for point in plan.points}
+    came: Counter[Point] = Counter()  # to the first rung
+
+    def to_go_on(point: Point) -> list[str]:
+        all_came, halving = came[point] == plan.samples, halvings[point]
+        return [key for key in halving.promotable() if all_came or halving.waiting[key] > 0]
+
     for event in events:
         if isinstance(event, TrunkBegan):
             halving = halvings[point_of(event.trunk)]
             if event.after:
-                assert event.trunk.key in halving.promotable()
+                assert event.trunk.key in to_go_on(point_of(event.trunk))
                 halving.promote(event.trunk.key)
             else:
-                assert not any(h.promotable() for h in halvings.values())
+                assert not any(map(to_go_on, plan.points))
                 halving.begin(event.trunk.key)
         elif isinstance(event, TrunkPaused | EpochEnded):
             key, halving = event.trunk.key, halvings[point_of(event.trunk)]
@@ -221,12 +229,32 @@ def test_promotions_come_before_new_trunks(plan: Plan, tmp_path: Path, concurren
             best = event.report.best_val
             assert best is not None
             halving.arrive(key, best.top1)
+            came[point_of(event.trunk)] += event.report.epoch == 1
             if event.should_continue:
-                assert key in halving.promotable()
+                assert key in to_go_on(point_of(event.trunk))
                 halving.promote(key)
         elif isinstance(event, TrunkEnded):
             finished = event.status == "finished"
             halvings[point_of(event.trunk)].leave(event.trunk.key, finished=finished)
+
+
+@pytest.mark.parametrize("concurrency", [1, 3, 8])
+@pytest.mark.parametrize("samples", [1, 2, 5, 8])
+def test_the_best_of_all_go_on_from_the_first_rung_and_no_others(
+    tmp_path: Path, samples: int, concurrency: int
+) -> None:
+    plan = plan_of(spec_with(SMALL_SPEC, samples=samples, reduction=3))
+    _, store, *_ = phase(plan, tmp_path, concurrency=concurrency, rng=random.Random(samples))
+    journal = read_lines(store.journal)
+    asked = [line for line in journal if line["event"] == "ask"]
+    rungs = [line for line in journal if line["event"] == "rung"]
+    first = {line["trunk"]: line["top1"] for line in rungs if line["epoch"] == 1}
+    second = {line["trunk"] for line in rungs if line["epoch"] == 3}
+    for point in plan.points:
+        at = (point.variant, point.train_res)
+        own = [line["trunk"] for line in asked if (line["variant"], line["train_res"]) == at]
+        gone_on = [first[key] for key in own if key in second]
+        assert sorted(gone_on) == sorted(first[key] for key in own)[-max(1, samples // 3) :]
 
 
 def permuted(plan: Plan, seed: int) -> Plan:
@@ -396,8 +424,8 @@ def test_survivors_are_those_that_came_farthest_then_did_best(tmp_path: Path) ->
 
         expected = []
         for point in plan.points:
-            own = sorted((t for t in trunks if point_of(t) == point), key=merit)
-            expected += own[::-1][:survivors]
+            own = [t for t in trunks if point_of(t) == point]  # of equal ones the first stays first
+            expected += sorted(own, key=merit, reverse=True)[:survivors]
         assert [merit(t) for t in scheduler.survivors()] == [merit(t) for t in expected]
         assert {t.key for t in scheduler.survivors()} == {t.key for t in expected}
 
