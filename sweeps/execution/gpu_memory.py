@@ -88,7 +88,7 @@ def _cell_gb(plan: Plan, variant: str, train_res: int, test_res: int) -> float:
         features=views * plan.counts["train"] + plan.counts["val"],
         settings=len(plan.head_grid.settings) if fitted_arms else 0,
     )
-    if any(arm.needs_train_res for arm in arms):
+    if any(arm.sampled for arm in arms):
         peak_bytes = max(peak_bytes, _forward_bytes(variant, train_res, batch, classes))
     return needed_gb(peak_bytes)
 

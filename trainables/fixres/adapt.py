@@ -12,8 +12,9 @@
 
 Passes of the net for all arms together: one over train and one over val, in the test transform;
 V over train for the V views of ``fix_aug``; and, once a trunk and crop, one over at most
-``FRECHET_IMAGES`` train images at the train resolution for ``frechet``. All else is worked out from
-the maps that the passes leave. Cells of one resolution and two crops share the decoded images and
+``FRECHET_IMAGES`` train images at the train resolution for ``frechet``, which takes as many at the
+test resolution where no other arm needs train. All else is worked out from the maps that the passes
+leave. Cells of one resolution and two crops share the decoded images and
 no pass: the fix adapts to what is seen in testing, so that its train views are resized and cropped
 as those of val are, and each crop has other pixels.
 
@@ -42,7 +43,7 @@ from trainables.fixres.cell import (
     RefitCell,
     delta_path,
 )
-from trainables.fixres.cell_passes import CellPasses
+from trainables.fixres.cell_passes import CellPasses, Wanted
 from trainables.fixres.cross_fit import CrossFit
 from trainables.fixres.features import KeptFeatures
 from trainables.fixres.predictions import logits_path, write_logits
@@ -78,8 +79,10 @@ def adapt_cell(cell: CellSpec, store: Store, views: ViewCache) -> list[ArmResult
         SweepError: an arm's logits, or what a refit comes to, are not finite.
     """
     taken, arms = taken_arms(store, cell), []
-    with CellPasses(cell, store, views, _kept_features(cell, store)) as passes:
-        for arm in (arm for arm in ARMS.values() if arm.name in cell.arms):
+    own = [arm for arm in ARMS.values() if arm.name in cell.arms]
+    wanted = Wanted(train=any(arm.needs_train for arm in own if arm.name not in taken))
+    with CellPasses(cell, store, views, _kept_features(cell, store), wanted) as passes:
+        for arm in own:
             adapted = taken.get(arm.name) or _adapt(arm, passes, cell, store)
             if adapted is not None:
                 arms.append(adapted)

@@ -43,9 +43,15 @@ from trainables.storage.damage import unless_damaged
 from trainables.storage.files import read_record, write_json
 from trainables.storage.hashing import content_hash
 from trainables.training.trunk import read_trunk_spec, read_trunk_weights
+from trainables.transforms.eval_transform import EvalTransform
 from trainables.transforms.resolution import feature_side
 
-FRECHET_IMAGES = 1024  # over a million activations: their quantiles are known to three digits
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What the arms of a cell will ask for, known before the first pass."""
+
+    train: bool = True  # a pass over all train images
 
 
 @dataclass(frozen=True)
@@ -69,13 +75,19 @@ class CellPasses:
     """
 
     def __init__(
-        self, cell: CellSpec, store: Store, views: ViewCache, kept: KeptFeatures | None = None
+        self,
+        cell: CellSpec,
+        store: Store,
+        views: ViewCache,
+        kept: KeptFeatures | None = None,
+        wanted: Wanted | None = None,
     ):
         """Load the cell's trunk.
 
         Args:
             views: of the sweep's images; for a refit, of train and val in one, which have no val.
             kept: what another cell of the same passes has left of them.
+            wanted: what will be asked for; None: anything.
         """
         assert not isinstance(cell, RefitCell) or cell.images == views.images.digest
         self.cell = cell
@@ -84,6 +96,7 @@ class CellPasses:
         splits = ("train",) if isinstance(cell, RefitCell) else ("train", "val")
         self.labels = {split: torch.tensor(views.images.split(split).labels) for split in splits}
         self._store, self._views, self._kept = store, views, kept
+        self._wanted = wanted or Wanted()
         self._refit_setting = cell.setting if isinstance(cell, RefitCell) else None
         self._preprocessing = variants.preprocessing(variants.get(self.trunk.variant))
         self._trunk_state = read_trunk_weights(store, cell.trunk)
@@ -236,12 +249,19 @@ class CellPasses:
         )
         return FittedAffine(model, pick.setting, head.tried + pick.tried, pick.cross_fit)
 
-    def frechet_classifier(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Fold the map of :mod:`.frechet` into the trunk's classifier: weight and bias."""
-        model = self._model_with(self._trained_norm)
-        new = self._features(model, self._train_maps, most=FRECHET_IMAGES)
+    def frechet_classifier(self, images: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Fold the map of :mod:`.frechet` into the trunk's classifier: weight and bias.
+
+        Args:
+            images: of train, at most, that laws are fitted to at either resolution.
+        """
+        if self._wanted.train and self._kept is None:
+            model = self._model_with(self._trained_norm)
+            new = self._features(model, self._train_maps, most=images)
+        else:
+            new = self._sampled_features(self.cell.transform, images)
         old_law, new_law = frechet.fit_laws(
-            self._trained_quantiles(), frechet.quantiles(new.numpy())
+            self._trained_quantiles(images), frechet.quantiles(new.numpy())
         )
         return frechet.fold(frechet.map_between(old_law, new_law), *self.trained_classifier)
 
@@ -286,19 +306,22 @@ class CellPasses:
         path = self._store.cell(self.cell.key) / f"{name}.arrow"
         write_features(path, features, self.labels[split].numpy())
 
-    def _trained_quantiles(self) -> np.ndarray:
+    def _sampled_features(self, transform: EvalTransform, images: int) -> torch.Tensor:
+        """Run a pass over the first images of train, under the statistics of the trunk."""
+        view = self._views.view("train", transform, most=images)
+        return self._pass_to_features(self._model_with(self._trained_norm), view)
+
+    def _trained_quantiles(self, images: int) -> np.ndarray:
         """Quantiles of pooled activations at the train resolution, worked out once a trunk."""
         transform = replace(self.cell.transform, test_res=self.trunk.train_res)
         key_parts = ["activations 1", self.cell.trunk, transform]
-        images = self._views.images.digest
-        if images != self.trunk.images:  # a pretrained trunk, refitted on other images
-            key_parts.append(images)
+        digest = self._views.images.digest
+        if digest != self.trunk.images:  # a pretrained trunk, refitted on other images
+            key_parts.append(digest)
         path = self._store.activations(content_hash(*key_parts))
         values = unless_damaged(lambda: read_record(path, _quantiles_from_json))
         if values is None:
-            view = self._views.view("train", transform, most=FRECHET_IMAGES)
-            features = self._pass_to_features(self._model_with(self._trained_norm), view)
-            values = frechet.quantiles(features.numpy())
+            values = frechet.quantiles(self._sampled_features(transform, images).numpy())
             write_json(path, values.tolist())
         return values
 
