@@ -19,7 +19,7 @@ import timm
 import torch
 from timm.models.efficientnet import EfficientNet
 
-from trainables.models.device import autocast, float32
+from trainables.models.device import autocast, float32, rounded_as_autocast
 from trainables.models.tensor_names import CLASSIFIER
 from trainables.models.variants import Variant
 
@@ -77,9 +77,35 @@ def pre_norm(model: Net, maps: torch.Tensor, *, exact: bool = False) -> torch.Te
     return z.float()
 
 
+def pre_norm_parameters(model: Net) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give the weight (F, C) and the bias (F,) by which :func:`pre_norm` maps each position.
+
+    They are float64, of the numbers that ``conv_head`` computes with: under autocast rounded ones.
+    """
+    head = model.conv_head
+    assert head.kernel_size == (1, 1) and head.groups == 1
+    weight = rounded_as_autocast(head.weight.detach()).double().flatten(1)
+    bias = weight.new_zeros(len(weight))
+    return weight, bias if head.bias is None else rounded_as_autocast(head.bias.detach()).double()
+
+
 def pooled(model: Net, z: torch.Tensor) -> torch.Tensor:
     """Norm, activate and average: :func:`pre_norm` (N, F, h, w) -> (N, F) float32 features."""
     features: torch.Tensor = model.global_pool(model.bn2(z))
+    return features
+
+
+def normed(model: Net, z: torch.Tensor) -> torch.Tensor:
+    """Apply the last batch norm alone, without the activation that timm has in it: as ``z``."""
+    norm = model.bn2
+    return torch.nn.functional.batch_norm(
+        z, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
+    )
+
+
+def after_norm(model: Net, y: torch.Tensor) -> torch.Tensor:
+    """Activate and average: :func:`normed` (N, F, h, w) -> (N, F) float32 features."""
+    features: torch.Tensor = model.global_pool(model.bn2.act(model.bn2.drop(y)))
     return features
 
 
