@@ -36,6 +36,9 @@ Render = Callable[[int, np.ndarray], np.ndarray]  # position and image -> (R, R,
 
 BATCHES_AHEAD = 2  # that are rendered while one is used
 IMAGES_A_WRITE = 64  # that are rendered at a time into a file
+# A larger view of train is rendered each time that it is read. What is kept spares the trunks and
+# arms that share it a third of their pass on a CPU; but pixels are what grows fastest with a set.
+MAX_KEPT_BYTES = 4 * 10**9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,22 +143,15 @@ class ViewCache:
         """Give what :meth:`view` does, without keeping it."""
         return self._in_test_transform(self.images.split(split), transform, most)
 
+    def kept_if_small(self, split: str, transform: EvalTransform) -> np.ndarray | StreamedView:
+        """Give a split in a test transform, kept where it takes up to ``MAX_KEPT_BYTES``."""
+        view = self.streamed_view(split, transform)
+        return view if math.prod(view.shape) > MAX_KEPT_BYTES else self.view(split, transform)
+
     def mild_view(
         self, split: str, transform: EvalTransform, *, number: int, hflip: float, seed: int
-    ) -> np.ndarray:
-        """Render view ``number`` of a split in the mild augmentation, and keep it.
-
-        Returns:
-            (N, R, R, 3) uint8, read-only.
-        """
-        view = self.streamed_mild_view(split, transform, number=number, hflip=hflip, seed=seed)
-        key = ("mild 1", self.images.digest, split, transform, number, hflip, seed)
-        return self._kept(view, key)
-
-    def streamed_mild_view(
-        self, split: str, transform: EvalTransform, *, number: int, hflip: float, seed: int
     ) -> StreamedView:
-        """Give what :meth:`mild_view` does, without keeping it."""
+        """Give view ``number`` of a split in the mild augmentation, without keeping it."""
         images = self.images.split(split)
         draws = draw_mild(images.sizes, transform, hflip, np.random.default_rng((seed, number)))
 

@@ -80,13 +80,20 @@ def adapt_cell(cell: CellSpec, store: Store, views: ViewCache) -> list[ArmResult
     """
     taken, arms = taken_arms(store, cell), []
     own = [arm for arm in ARMS.values() if arm.name in cell.arms]
-    wanted = Wanted(train=any(arm.needs_train for arm in own if arm.name not in taken))
+    left = [arm for arm in own if arm.name not in taken]
+    wanted = Wanted(
+        train=any(arm.needs_train for arm in left),
+        # fix_affine starts from the classifier of fix.
+        features=any(arm.fits_classifier and not arm.needs_mild_views for arm in left),
+    )
     with CellPasses(cell, store, views, _kept_features(cell, store), wanted) as passes:
         for arm in own:
             adapted = taken.get(arm.name) or _adapt(arm, passes, cell, store)
             if adapted is not None:
                 arms.append(adapted)
-    return write_arms(store, cell, arms)
+    results = write_arms(store, cell, arms)
+    passes.forget_progress()
+    return results
 
 
 def _adapt(arm: Arm, passes: CellPasses, cell: CellSpec, store: Store) -> AdaptedArm | None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.functional import linear
 
-from trainables.data.view_cache import ViewCache
+from trainables.data.view_cache import StreamedView, ViewCache
+from trainables.evaluation.inference import View, outputs_of
 from trainables.fixres import frechet
 from trainables.fixres.affine import fit_affine, fit_affine_setting
 from trainables.fixres.cell import CellSpec, RefitCell, load_model
@@ -34,7 +36,9 @@ from trainables.fixres.features import (
 )
 from trainables.fixres.head_settings import HeadGrid, HeadSetting
 from trainables.fixres.heads import FittedHead, fit, fit_setting
-from trainables.models import variants
+from trainables.fixres.streaming.feature_shards import FeatureShards
+from trainables.fixres.streaming.train_stream import TrainStream
+from trainables.models import backbone, variants
 from trainables.models.backbone import Net, State
 from trainables.models.device import pick_device
 from trainables.models.tensor_names import STATISTICS
@@ -52,6 +56,7 @@ class Wanted:
     """What the arms of a cell will ask for, known before the first pass."""
 
     train: bool = True  # a pass over all train images
+    features: bool = True  # features of train in the test transform
 
 
 @dataclass(frozen=True)
@@ -120,17 +125,20 @@ class CellPasses:
 
     def sliding_window_logits(self) -> torch.Tensor:
         """Compute val's logits by the trunk as trained, with timm's test-time pooling."""
-        return pool_logits(
-            self._model_with(self._trained_norm),
-            self._val_maps.tensor,
-            feature_side(self.trunk.train_res),
-            batch_size=self.batch_size,
-            device=self.device,
+        model, window = self._model_with(self._trained_norm), feature_side(self.trunk.train_res)
+        how: Any = {"batch_size": self.batch_size, "device": self.device}
+        if not self._is_streamed("val"):
+            return pool_logits(model, self._val_maps.tensor, window, **how)
+        return outputs_of(
+            lambda x: pool_logits(model, backbone.body(model, x), window, **how),
+            self._val_view,
+            self._preprocessing,
+            **how,
         )
 
     def logits_of_head(self, model: Net) -> torch.Tensor:
         """Compute val's logits by another net's last batch norm and classifier."""
-        features = self._features(model, self._val_maps)
+        features = self._val_features_by(model)
         return self.logits(features, model.classifier.weight, model.classifier.bias)
 
     @torch.inference_mode()
@@ -145,13 +153,15 @@ class CellPasses:
     @cached_property
     def val_features_as_trained(self) -> torch.Tensor:
         """Val's features under the statistics that the trunk was trained with."""
-        return self._features(self._model_with(self._trained_norm), self._val_maps)
+        return self._val_features_by(self._model_with(self._trained_norm))
 
     @cached_property
     def statistics(self) -> NormStatistics:
         """The last batch norm's statistics over all train images in the cell's transform."""
         if self._kept is not None:
             return self._kept.statistics
+        if self._is_streamed("train"):
+            return self._train_stream.statistics(features=self._wanted.features)
         return norm_statistics(
             self._model, self._train_maps, batch_size=self.batch_size, device=self.device
         )
@@ -164,14 +174,26 @@ class CellPasses:
     @cached_property
     def val_features(self) -> torch.Tensor:
         """Val's features under the re-estimated statistics, which are written to the store too."""
-        kept = self._kept_features("val", "val")
-        return self._stored_features("val", self._val_maps) if kept is None else kept
+        features = self._kept_features("val", "val")
+        if features is None:
+            features = self._val_features_by(self._model_with(self.statistics))
+            self._write_features("val", "val", features)
+        return features
 
     @cached_property
     def train_features(self) -> torch.Tensor:
-        """Train's features under the re-estimated statistics, written to the store too."""
+        """Train's features under the re-estimated statistics, written to the store too.
+
+        They are float16 where train is streamed.
+        """
+        if self._is_streamed("train"):
+            return self._streamed_features(self._train_stream)
         kept = self._kept_features("train", "train")
-        return self._stored_features("train", self._train_maps) if kept is None else kept
+        if kept is not None:
+            return kept
+        features = self._features(self._model_with(self.statistics), self._train_maps)
+        self._write_features("train", "train", features)
+        return features
 
     def mild_features(self) -> list[torch.Tensor]:
         """Run a pass over each mildly augmented view of train, under the re-estimated statistics.
@@ -179,22 +201,25 @@ class CellPasses:
         Returns:
             Features of each view, which are written to the store too.
         """
-        model, views = self._model_with(self.statistics), []
-        for number in range(self.cell.views):
-            kept = self._kept_features(f"train-mild-{number}", "train")
-            if kept is not None:
-                views.append(kept)
-                continue
-            view = self._views.mild_view(
-                "train",
-                self.cell.transform,
-                number=number,
-                hflip=self.trunk.recipe.augmentation.hflip,
-                seed=self.cell.seed,
-            )
-            views.append(self._pass_to_features(model, view))
-            self._write_features(f"train-mild-{number}", "train", views[-1])
-        return views
+        return [self._mild_features(number) for number in range(self.cell.views)]
+
+    def _mild_features(self, number: int) -> torch.Tensor:
+        """Give the features of one view: each is read once a cell, and its pixels are not kept."""
+        name = f"train-mild-{number}"
+        view = self._views.mild_view(
+            "train",
+            self.cell.transform,
+            number=number,
+            hflip=self.trunk.recipe.augmentation.hflip,
+            seed=self.cell.seed,
+        )
+        if self._is_streamed("train"):
+            return self._streamed_features(self._stream(name, view))
+        features = self._kept_features(name, "train")
+        if features is None:
+            features = self._pass_to_features(self._model_with(self.statistics), view)
+            self._write_features(name, "train", features)
+        return features
 
     # --- fitted classifiers -------------------------------------------------------------------
 
@@ -223,12 +248,14 @@ class CellPasses:
     def fit_affine(self) -> FittedAffine:
         """Train the last batch norm's scale and shift with the classifier, on train's maps.
 
+        Where train is streamed, those are the maps of its prefix: of a sample.
         By the setting that :attr:`fix_head` was trained with, for as many epochs as val likes best;
         in a refit, by the setting of the cell.
         """
         model = self._load_trunk()
         set_norm(model, self.statistics)
-        train = self._train_maps, self.labels["train"]
+        maps = self._train_maps
+        train = maps, self.labels["train"][: len(maps.tensor)]
         grid, seed = self.cell.heads, self.cell.seed
         if self._refit_setting is not None:
             setting = self._refit_setting
@@ -255,7 +282,7 @@ class CellPasses:
         Args:
             images: of train, at most, that laws are fitted to at either resolution.
         """
-        if self._wanted.train and self._kept is None:
+        if self._wanted.train and self._kept is None and not self._is_streamed("train"):
             model = self._model_with(self._trained_norm)
             new = self._features(model, self._train_maps, most=images)
         else:
@@ -269,16 +296,55 @@ class CellPasses:
 
     @cached_property
     def _val_maps(self) -> Maps:
-        return self._body_pass("val")
+        return self._body_pass(self._val_view)
+
+    @property
+    def _val_view(self) -> np.ndarray:
+        return self._views.view("val", self.cell.transform)
 
     @cached_property
     def _train_maps(self) -> Maps:
-        return self._body_pass("train")
+        """Train's maps; where it is streamed, those of its prefix."""
+        if self._is_streamed("train"):
+            view = self._views.streamed_view("train", self.cell.transform, most=self.cell.prefix)
+            return self._body_pass(view)
+        return self._body_pass(self._views.kept_if_small("train", self.cell.transform))
 
-    def _body_pass(self, split: str) -> Maps:
+    def _is_streamed(self, split: str) -> bool:
+        """Whether not all maps of a split are to be kept."""
+        prefix = self.cell.prefix
+        return prefix is not None and len(self.labels[split]) > prefix
+
+    @cached_property
+    def _train_stream(self) -> TrainStream:
+        return self._stream("train", self._views.streamed_view("train", self.cell.transform))
+
+    def _stream(self, name: str, view: StreamedView) -> TrainStream:
+        assert self.cell.prefix is not None
+        folder, labels = self._store.cell(self.cell.key), self.labels["train"].numpy()
+        return TrainStream(
+            model=self._model,
+            view=view,
+            shards=FeatureShards(folder=folder, name=name, labels=labels, prefix=self.cell.prefix),
+            preprocessing=self._preprocessing,
+            batch_size=self.batch_size,
+            device=self.device,
+            scratch=self._views.scratch,
+        )
+
+    def _streamed_features(self, stream: TrainStream) -> torch.Tensor:
+        kept = None if self._kept is None else stream.shards.within(self._kept.folder).read()
+        return stream.features(self.statistics) if kept is None else kept
+
+    def forget_progress(self) -> None:
+        """Delete what only a pass that is cut off would need, once the cell's results are there."""
+        if self._is_streamed("train"):
+            self._train_stream.shards.end()
+
+    def _body_pass(self, view: View) -> Maps:
         maps = body_pass(
             self._model,
-            self._views.view(split, self.cell.transform),
+            view,
             self._preprocessing,
             batch_size=self.batch_size,
             device=self.device,
@@ -289,7 +355,13 @@ class CellPasses:
     def _features(self, model: Net, maps: Maps, most: int | None = None) -> torch.Tensor:
         return features_of(model, maps, batch_size=self.batch_size, device=self.device, most=most)
 
-    def _pass_to_features(self, model: Net, view: np.ndarray) -> torch.Tensor:
+    def _val_features_by(self, model: Net) -> torch.Tensor:
+        """Compute val's features by a net that differs from the last batch norm on."""
+        if self._is_streamed("val") and "_val_maps" not in vars(self):  # fix_affine has made them
+            return self._pass_to_features(model, self._val_view)
+        return self._features(model, self._val_maps)
+
+    def _pass_to_features(self, model: Net, view: View) -> torch.Tensor:
         return features_pass(
             model, view, self._preprocessing, batch_size=self.batch_size, device=self.device
         )
@@ -297,18 +369,13 @@ class CellPasses:
     def _kept_features(self, name: str, split: str) -> torch.Tensor | None:
         return None if self._kept is None else self._kept.read(name, self.labels[split])
 
-    def _stored_features(self, split: str, maps: Maps) -> torch.Tensor:
-        features = self._features(self._model_with(self.statistics), maps)
-        self._write_features(split, split, features)
-        return features
-
     def _write_features(self, name: str, split: str, features: torch.Tensor) -> None:
         path = self._store.cell(self.cell.key) / f"{name}.arrow"
         write_features(path, features, self.labels[split].numpy())
 
     def _sampled_features(self, transform: EvalTransform, images: int) -> torch.Tensor:
         """Run a pass over the first images of train, under the statistics of the trunk."""
-        view = self._views.view("train", transform, most=images)
+        view = self._views.streamed_view("train", transform, most=images)
         return self._pass_to_features(self._model_with(self._trained_norm), view)
 
     def _trained_quantiles(self, images: int) -> np.ndarray:
