@@ -319,11 +319,16 @@ class CellPasses:
     def _train_stream(self) -> TrainStream:
         return self._stream("train", self._views.streamed_view("train", self.cell.transform))
 
+    @cached_property
+    def _frozen_body(self) -> Net:
+        return backbone.frozen_body(self._model)
+
     def _stream(self, name: str, view: StreamedView) -> TrainStream:
         assert self.cell.prefix is not None
         folder, labels = self._store.cell(self.cell.key), self.labels["train"].numpy()
         return TrainStream(
             model=self._model,
+            body=self._frozen_body,
             view=view,
             shards=FeatureShards(folder=folder, name=name, labels=labels, prefix=self.cell.prefix),
             preprocessing=self._preprocessing,

@@ -11,8 +11,10 @@ of many logits would be equal. What is served is read in float32 throughout: ``e
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from copy import deepcopy
 from typing import cast
 
 import timm
@@ -20,6 +22,7 @@ import torch
 from timm.models.efficientnet import EfficientNet
 
 from trainables.models.device import autocast, float32, rounded_as_autocast
+from trainables.models.folding import fold_batch_norms
 from trainables.models.tensor_names import CLASSIFIER
 from trainables.models.variants import Variant
 
@@ -64,6 +67,23 @@ def body(model: Net, x: torch.Tensor, *, exact: bool = False) -> torch.Tensor:
     with _arithmetic(x, exact=exact):
         maps: torch.Tensor = model.blocks(model.bn1(model.conv_stem(x)))
     return maps
+
+
+def frozen_body(model: Net) -> Net:
+    """Copy the net up to ``conv_head`` for passes that never train it; :func:`body` runs the copy.
+
+    Its batch norms are folded into the convolutions, and weights are rounded once to what autocast
+    would round them to for each batch. Its maps differ from the net's by rounding.
+
+    Args:
+        model: in evaluation mode.
+    """
+    parts = {name: deepcopy(getattr(model, name)) for name in ("conv_stem", "bn1", "blocks")}
+    frozen = torch.nn.Sequential(OrderedDict(parts)).requires_grad_(False)
+    fold_batch_norms(frozen)
+    for parameter in frozen.parameters():
+        parameter.data = rounded_as_autocast(parameter.data)
+    return cast(Net, frozen.to(memory_format=torch.channels_last))
 
 
 def pre_norm(model: Net, maps: torch.Tensor, *, exact: bool = False) -> torch.Tensor:

@@ -41,6 +41,7 @@ class TrainStream:
     """The passes of a frozen net over one view of train."""
 
     model: Net  # in evaluation mode, on the device; its last batch norm is set as passes need it
+    body: Net  # of the model, as :func:`.backbone.frozen_body` gives it
     view: StreamedView | np.ndarray
     shards: FeatureShards
     preprocessing: Preprocessing
@@ -95,7 +96,7 @@ class TrainStream:
         """Take the statistics of the prefix, and its features under them."""
         spans = [span for span in self.shards.spans if span[1] <= self.shards.prefix]
         with body_pass(
-            self.model,
+            self.body,
             self._part(0, spans[-1][1]),
             self.preprocessing,
             batch_size=self.batch_size,
@@ -154,7 +155,7 @@ class TrainStream:
     def _maps_of(self, start: int, end: int) -> Iterator[torch.Tensor]:
         part = self._part(start, end)
         for x in batches_of(part, self.batch_size, self.preprocessing, self.device):
-            yield backbone.body(self.model, x)
+            yield backbone.body(self.body, x)
 
     def _part(self, start: int, end: int) -> StreamedView | np.ndarray:
         if isinstance(self.view, StreamedView):

@@ -64,6 +64,7 @@ def stream(net: Any, view: np.ndarray, tmp_path: Path) -> TrainStream:
     )
     return TrainStream(
         model=net,
+        body=backbone.frozen_body(net),
         view=view,
         shards=shards,
         preprocessing=PIXELS,
