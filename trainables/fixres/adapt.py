@@ -6,7 +6,7 @@
     frechet     pooled activations mapped back by a parametric law (:mod:`.frechet`)
     fix         bn, then the classifier trained in the test transform: FixRes (Touvron et al.,
                 arXiv:1906.06423, section 4.2), its first set of transforms
-    fix_aug     bn, then the classifier trained on stored views of the mild augmentation with label
+    fix_aug     bn, then the classifier trained on views of the mild augmentation with label
                 smoothing: FixEfficientNet (arXiv:2003.08237)
     fix_affine  fix's setting, and the norm's scale and shift trained too, on the kept maps
 
@@ -14,9 +14,12 @@ Passes of the net for all arms together: one over train and one over val, in the
 V over train for the V views of ``fix_aug``; and, once a trunk and crop, one over at most
 ``FRECHET_IMAGES`` train images at the train resolution for ``frechet``, which takes as many at the
 test resolution where no other arm needs train. All else is worked out from the maps that the passes
-leave. Cells of one resolution and two crops share the decoded images and
-no pass: the fix adapts to what is seen in testing, so that its train views are resized and cropped
-as those of val are, and each crop has other pixels.
+leave; of a set too large to keep them all (``CellSpec.prefix``) features are streamed instead, and
+corrected (:mod:`.streaming.train_stream`).
+
+Cells of one resolution and two crops share the decoded images and no pass: the fix adapts to what
+is seen in testing, so that its train views are resized and cropped as those of val are, and each
+crop has other pixels.
 
 Where this differs from the released FixRes code: there the last batch norm's statistics follow
 each batch while the classifier trains, and the last epoch is kept; here they are estimated once,
