@@ -75,8 +75,8 @@ class CellPasses:
     A pass runs when the first arm asks for what it leaves, and is kept for the arms after it. Used
     as a context, which ends with the temporary files that hold the maps.
 
-    Features are (N, F) float32 on the CPU, logits (N, C) float32 on the CPU; classifiers, weight
-    (C, F) and bias (C,), are float32 on the device.
+    Features are (N, F) on the CPU, float32, or float16 of train where it is streamed; logits (N, C)
+    are float32 on the CPU; classifiers, weight (C, F) and bias (C,), float32 on the device.
     """
 
     def __init__(

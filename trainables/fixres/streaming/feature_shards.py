@@ -5,7 +5,7 @@ cells/<key>/<view>-<n>.raw.safetensors      features under the statistics of the
                                             with their slopes; gone once they are corrected
 cells/<key>/<view>.moments.safetensors      moments of the images so far; gone when the cell ends
 
-Half precision rounds by 0.03 % on average, bf16, in which a GPU makes them, by 0.17 %.
+Half precision rounds by 0.03 % on average.
 """
 
 from __future__ import annotations
