@@ -29,7 +29,7 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def store(made: Any, tmp_path: Path) -> Store:
+def store(made: Any, tmp_path: Path) -> Store[Path]:
     """A store with the trunk and no cell."""
     shutil.copytree(made.store.root / "trunks", tmp_path / "store" / "trunks")
     return Store(tmp_path / "store")
@@ -44,13 +44,13 @@ def test_a_cell_that_keeps_all_maps_has_the_key_of_before(made: Any) -> None:
     assert len(keys) == 3 and made.cell.key == replace(made.cell, prefix=None).key
 
 
-def test_a_prefix_of_all_images_is_the_cell_of_kept_maps(made: Any, store: Store) -> None:
+def test_a_prefix_of_all_images_is_the_cell_of_kept_maps(made: Any, store: Store[Path]) -> None:
     cell = replace(made.cell, prefix=TRAIN)
     _, logits, _ = watched(cell, store, made.views)
     assert all(torch.equal(logits[arm], made.logits[arm]) for arm in ARMS)
 
 
-def test_a_streamed_cell_comes_near_the_one_of_kept_maps(made: Any, store: Store) -> None:
+def test_a_streamed_cell_comes_near_the_one_of_kept_maps(made: Any, store: Store[Path]) -> None:
     """Statistics are exact. Classifiers that were fitted on corrected features differ a little."""
     cell = streamed(made)
     results, logits, seen = watched(cell, store, made.views)
@@ -73,7 +73,7 @@ def test_a_streamed_cell_comes_near_the_one_of_kept_maps(made: Any, store: Store
 
 
 def test_a_streamed_cell_leaves_shards_and_nothing_that_it_was_made_of(
-    made: Any, store: Store
+    made: Any, store: Store[Path]
 ) -> None:
     cell, views = streamed(made, arms=("none", "fix", "fix_aug")), made.views
     before = set(views.cache.rglob("*.npy"))
@@ -90,7 +90,7 @@ def test_a_streamed_cell_leaves_shards_and_nothing_that_it_was_made_of(
 
 @pytest.mark.parametrize("at", [1, 3, 6, 9, 14])
 def test_a_cell_that_is_killed_goes_on_and_comes_to_the_same(
-    made: Any, store: Store, at: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    made: Any, store: Store[Path], at: int, tmp_path: Path
 ) -> None:
     cell = streamed(made, arms=("none", "bn", "fix", "fix_aug"))
     whole = Store(tmp_path / "whole")
@@ -121,18 +121,17 @@ def test_a_cell_that_is_killed_goes_on_and_comes_to_the_same(
     with pytest.MonkeyPatch.context() as patch:
         seen = count_images(patch)
         adapt_cell(cell, store, made.views)
-    # Of train no image of a shard that was written is seen again, unless it is of the prefix.
     assert sum(seen) <= images
     one, other = (contents(s, cell) for s in (store, whole))
     assert one == other
 
 
-def contents(store: Store, cell: CellSpec) -> dict[str, bytes]:
+def contents(store: Store[Path], cell: CellSpec) -> dict[str, bytes]:
     folder: Any = store.cell(cell.key)
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "rows.json"}
 
 
-def test_another_cell_takes_the_shards_that_there_are(made: Any, store: Store) -> None:
+def test_another_cell_takes_the_shards_that_there_are(made: Any, store: Store[Path]) -> None:
     first = streamed(made, arms=("none", "fix"))
     adapt_cell(first, store, made.views)
     heads = replace(first.heads, lr=(0.02, 0.3))

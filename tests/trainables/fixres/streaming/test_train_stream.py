@@ -77,7 +77,8 @@ def stream(net: Any, view: np.ndarray, tmp_path: Path) -> TrainStream:
 @pytest.fixture(scope="module")
 def kept(net: Any, view: np.ndarray, tmp_path_factory: Any) -> tuple[NormStatistics, torch.Tensor]:
     """Statistics and features of a pass that keeps all maps."""
-    scratch, options = tmp_path_factory.mktemp("maps"), {"batch_size": BATCH, "device": CPU}
+    options: Any = {"batch_size": BATCH, "device": CPU}
+    scratch = tmp_path_factory.mktemp("maps")
     with body_pass(net, view, PIXELS, **options, scratch=scratch) as maps:
         statistics = norm_statistics(net, maps, **options)
         set_norm(net, statistics)
@@ -202,7 +203,12 @@ def test_a_pass_that_goes_on_runs_only_over_what_is_left(
 ) -> None:
     seen: list[int] = []
     body = backbone.body
-    monkeypatch.setattr(backbone, "body", lambda m, x: (seen.append(len(x)), body(m, x))[1])
+
+    def counted(net: Any, x: torch.Tensor) -> torch.Tensor:
+        seen.append(len(x))
+        return body(net, x)
+
+    monkeypatch.setattr(backbone, "body", counted)
     plain, calls = FeatureShards.write_raw, []
 
     def fourth_fails(self: Any, *rest: Any) -> None:
