@@ -79,16 +79,19 @@ def _cell_gb(plan: Plan, variant: str, train_res: int, test_res: int) -> float:
     arms = [ARMS[name] for name in fix.arms]
     fitted_arms = [arm for arm in arms if {*CLASSIFIER, *STATISTICS} <= set(arm.changes)]
     views = max((fix.views if arm.needs_mild_views else 1 for arm in fitted_arms), default=0)
+    is_streamed = plan.prefix(variant, test_res) is not None
     peak_bytes = cell_bytes(
         variant,
         test_res,
         batch=batch,
         classes=classes,
         precision="bf16",
-        features=views * plan.counts["train"] + plan.counts["val"],
+        # In half precision where they are streamed: two of them take as much as one.
+        features=views * plan.counts["train"] // (1 + is_streamed) + plan.counts["val"],
+        has_slopes=is_streamed,
         settings=len(plan.head_grid.settings) if fitted_arms else 0,
     )
-    if any(arm.needs_train_res for arm in arms):
+    if any(arm.sampled for arm in arms):
         peak_bytes = max(peak_bytes, _forward_bytes(variant, train_res, batch, classes))
     return needed_gb(peak_bytes)
 

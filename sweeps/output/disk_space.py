@@ -20,13 +20,21 @@ from sweeps.planning.spec import SweepSpec
 from sweeps.planning.workload import most_waiting
 from trainables.data.cache import Room, room_in, size_in_words
 from trainables.data.decode_pool import ExpectedImages
+from trainables.data.view_cache import MAX_KEPT_BYTES
 from trainables.errors import UserError
 from trainables.fixres.arms import ARMS
 from trainables.models.device import pick_device
 from trainables.models.tensor_names import STATISTICS
-from trainables.profiling.disk_use import checkpoint_bytes, feature_bytes, map_bytes
+from trainables.profiling.disk_use import (
+    FLOAT_BYTES,
+    HALF_BYTES,
+    checkpoint_bytes,
+    feature_bytes,
+    map_bytes,
+)
 from trainables.profiling.training_memory import FLOAT, MOMENTS
 from trainables.storage.files import files_size
+from trainables.transforms.eval_transform import EvalTransform
 
 BF16 = 2  # bytes of a number of the maps that a GPU makes
 MODEL_FORMS = 2.9  # of the final model, with all weights each; ONNX has the norms folded into them
@@ -43,11 +51,13 @@ class DiskNeeds:
     pixels: int  # that the largest cell shows its net: they are in the cache while it runs
     cell: int  # these, and the maps that the net leaves of them
     cell_name: str
+    kept_maps: int | None  # images that it keeps maps of, where it streams the rest
     views: int  # in the cache, where nothing has to be dropped
     weights: int  # in the store: what trunks start from
     trunks: int  # checkpoints
     cell_trunks: int  # those of trunks that cells are made from, which MLflow keeps too
     cells: int  # features, and val's logits
+    passing: int  # features of the largest set that is streamed, with what they are made of
     state: int  # of one trunk in training
     waiting: int  # at most: states of trunks that wait at rungs, beyond their weights
     model: int
@@ -55,7 +65,8 @@ class DiskNeeds:
     @property
     def store(self) -> int:
         """The most that is in the store and the model's folder at once."""
-        return self.weights + self.trunks + max(self.state, self.cells + self.model)
+        cells = max(self.cells + self.model, self.passing)
+        return self.weights + self.trunks + max(self.state, cells)
 
 
 def disk_needs(plan: Plan, map_number_bytes: int) -> DiskNeeds:
@@ -65,39 +76,36 @@ def disk_needs(plan: Plan, map_number_bytes: int) -> DiskNeeds:
         map_number_bytes: bytes of each number of the maps that nets leave.
     """
     spec, tests = plan.spec, plan.grid.tests
-    arms = [ARMS[name] for name in spec.fix.arms]
-    needs_train = any(arm.needs_train for arm in arms) or plan.has_untouched
-    images = plan.counts["train" if needs_train else "val"]
-
-    def cell_bytes(variant: str, res: int) -> int:
-        return images * (_view_bytes(res) + map_bytes(variant, res, map_number_bytes))
-
     variant, res = max(
         ((point.variant, res) for point in plan.points for res in tests[point]),
-        key=lambda cell: cell_bytes(*cell),
+        key=lambda cell: _cell_bytes(plan, cell[0], cell[1], map_number_bytes),
     )
     checkpoints = {v: checkpoint_bytes(v, len(plan.classes)) for v in spec.grid.variants}
-    mild = spec.fix.views * any(arm.needs_mild_views for arm in arms)
-    views = plan.counts["val"] + (needs_train + mild) * plan.counts["train"]
-    seen = {
-        plan.transform(point.variant, *cell)
-        for point in plan.points
-        for cell in plan.grid.cells(point)
-    }
+    views: dict[EvalTransform, int] = {}  # Variants of one transform share them.
+    for point in plan.points:
+        for cell in plan.grid.cells(point):
+            transform = plan.transform(point.variant, *cell)
+            of_train = _train_pixels(plan, point.variant, transform.test_res)
+            views[transform] = max(of_train, views.get(transform, 0))
+    of_val = sum(plan.counts["val"] * _view_bytes(transform.test_res) for transform in views)
     of_points = sum(checkpoints[point.variant] for point in plan.points)
     untouched = sum(checkpoints[variant] for variant in plan.untouched_variants)
     smallest = min(checkpoints.values())
     return DiskNeeds(
-        pixels=images * _view_bytes(res),
-        cell=cell_bytes(variant, res),
+        pixels=_kept_pixels(plan, variant, res),
+        cell=_cell_bytes(plan, variant, res, map_number_bytes),
         cell_name=f"{variant} at {res} px",
-        views=sum(views * _view_bytes(transform.test_res) for transform in seen),
+        kept_maps=plan.prefix(variant, res),
+        views=of_val + sum(views.values()),
         weights=0 if spec.grid.weights == "none" else sum(checkpoints.values()),
         trunks=(plan.samples + plan.repeats) * of_points + untouched,
         cell_trunks=plan.fixed * of_points + untouched,
         cells=plan.fixed
         * sum(_features(plan, point) + _logits(plan, point) for point in plan.points)
         + sum(_untouched_bytes(plan, variant) for variant in plan.untouched_variants),
+        passing=max(
+            _passing(plan, point.variant, res) for point in plan.points for res in tests[point]
+        ),
         state=_copies(plan)[0] * smallest if spec.trunks.epochs else smallest,
         waiting=(_copies(plan)[1] - 1) * _most_waiting(plan) * of_points,
         model=int(MODEL_FORMS * smallest),
@@ -127,11 +135,55 @@ def _view_bytes(res: int) -> int:
 def _features(plan: Plan, point: Point) -> int:
     """Count the bytes of the features that the cells of one trunk keep."""
     arms = [ARMS[name] for name in plan.spec.fix.arms]
-    images = plan.counts["val"] * any(set(STATISTICS) <= set(arm.changes) for arm in arms)
-    images += plan.counts["train"] * any(a.fits_features and not a.needs_mild_views for a in arms)
+    val = plan.counts["val"] * any(set(STATISTICS) <= set(arm.changes) for arm in arms)
+    train = plan.counts["train"] * any(a.fits_features and not a.needs_mild_views for a in arms)
     mild = any(arm.needs_mild_views for arm in arms)
-    images += plan.spec.fix.views * plan.counts["train"] * mild
-    return len(plan.grid.cells(point)) * images * feature_bytes(point.variant)
+    train += plan.spec.fix.views * plan.counts["train"] * mild
+    cells = plan.grid.cells(point)
+    of_train = sum(_train_feature_bytes(plan, point.variant, res) for res, _ in cells)
+    return len(cells) * val * feature_bytes(point.variant) + train * of_train
+
+
+def _train_feature_bytes(plan: Plan, variant: str, res: int) -> int:
+    """Count the bytes of one train image's features, as cells keep them."""
+    is_streamed = plan.prefix(variant, res) is not None
+    return feature_bytes(variant, HALF_BYTES if is_streamed else FLOAT_BYTES)
+
+
+def _passing(plan: Plan, variant: str, res: int) -> int:
+    """Count the bytes of train's features while they are streamed: with the slopes of each.
+
+    Nothing where they are not streamed, or no arm is fitted on them.
+    """
+    arms = [ARMS[name] for name in plan.spec.fix.arms]
+    fits = any(arm.fits_classifier and not arm.needs_mild_views for arm in arms)
+    if plan.prefix(variant, res) is None or not (fits or plan.has_untouched):
+        return 0
+    return 3 * plan.counts["train"] * feature_bytes(variant, HALF_BYTES)
+
+
+def _needs_train(plan: Plan) -> bool:
+    """Whether cells pass over all train images."""
+    return any(ARMS[name].needs_train for name in plan.spec.fix.arms) or plan.has_untouched
+
+
+def _train_pixels(plan: Plan, variant: str, res: int) -> int:
+    """Count the bytes of train as it is shown a net, where that is kept in the cache."""
+    pixels = plan.counts["train"] * _view_bytes(res)
+    is_kept = plan.prefix(variant, res) is None and pixels <= MAX_KEPT_BYTES
+    return pixels if is_kept and _needs_train(plan) else 0
+
+
+def _kept_pixels(plan: Plan, variant: str, res: int) -> int:
+    """Count the bytes of the larger of the sets that a cell keeps as they are shown its net."""
+    return max(plan.counts["val"] * _view_bytes(res), _train_pixels(plan, variant, res))
+
+
+def _cell_bytes(plan: Plan, variant: str, res: int, map_number_bytes: int) -> int:
+    """Count the bytes of a cell in the cache: what it keeps of its pixels and of its maps."""
+    images = plan.counts["train" if _needs_train(plan) else "val"]
+    maps = min(images, plan.prefix(variant, res) or images)
+    return _kept_pixels(plan, variant, res) + maps * map_bytes(variant, res, map_number_bytes)
 
 
 def _logits(plan: Plan, point: Point) -> int:
@@ -144,8 +196,11 @@ def _logits(plan: Plan, point: Point) -> int:
 def _untouched_bytes(plan: Plan, variant: str) -> int:
     """Count the bytes of features and logits that the cells of an untouched net keep."""
     val, train = plan.counts["val"], plan.counts["train"]
-    features = (train + val) * feature_bytes(variant)
-    return len(plan.untouched_tests(variant)) * (features + val * len(plan.classes) * FLOAT)
+    of_val = val * (feature_bytes(variant) + len(plan.classes) * FLOAT)
+    return sum(
+        of_val + train * _train_feature_bytes(plan, variant, res)
+        for res, _ in plan.untouched_tests(variant)
+    )
 
 
 def is_begun(location: SweepLocation) -> bool:
@@ -211,7 +266,10 @@ def check_disks(plan: Plan, location: SweepLocation, say: Say, *, begun: bool) -
 
 
 def _cache_problem(spec: SweepSpec, needs: DiskNeeds, say: Say) -> UserError | None:
-    what = f"{size_in_words(needs.cell)} for the largest cell ({needs.cell_name})"
+    what = f"{size_in_words(needs.cell)} for the largest cell ({needs.cell_name}"
+    if needs.kept_maps is not None:
+        what += f", whose maps are kept of {needs.kept_maps:,} images"
+    what += ")"
     kept = f"{size_in_words(needs.views)} where all views are kept"
     if on_cluster():
         say(f"disk     cache: {what} on a node, {kept}")
@@ -240,6 +298,8 @@ def _out_problem(
     words = f"disk     out: {size_in_words(least)} for {what}"
     at_rungs = needs.waiting if isinstance(location.store.root, Path) else 0
     words += f", up to {size_in_words(at_rungs)} while trunks wait at rungs" if at_rungs else ""
+    if needs.passing:
+        words += f", up to {size_in_words(needs.passing)} for the features of a cell that streams"
     words += f", {size_in_words(copies)} for MLflow's copies" if copies else ""
     words += f", {size_in_words(written)} of it written" if written else ""
     say(f"{words}; {size_in_words(free)} free in {location.out}")

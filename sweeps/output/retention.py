@@ -14,7 +14,7 @@ from trainables.fixres.cell import delta_path
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import Place, children, file_size
 
-FEATURES = ("train.arrow", "val.arrow")
+FEATURES = ("train*.arrow", "train*.safetensors", "val.arrow")  # also of passes cut off
 OF_ARMS = ("delta-*.safetensors", "logits-*.arrow")
 
 
@@ -67,9 +67,8 @@ def deletable_files(store: Store, retained: RetainedKeys) -> list[Place]:
         if folder.name not in retained.trunks:
             files.append(folder / "trunk.safetensors")
     for folder in children(store.cells):
-        files += [folder / name for name in FEATURES]
-        if folder.name not in retained.cells:
-            files += [p for p in children(folder) if any(fnmatch(p.name, k) for k in OF_ARMS)]
+        kinds = FEATURES if folder.name in retained.cells else FEATURES + OF_ARMS
+        files += [p for p in children(folder) if any(fnmatch(p.name, kind) for kind in kinds)]
     return [path for path in files if path.exists()]
 
 

@@ -30,6 +30,7 @@ from trainables.fixres.head_settings import HeadGrid
 from trainables.models import variants
 from trainables.models.imagenet import IMAGENET_CLASSES, with_fitting_classifier
 from trainables.models.weights import Weights
+from trainables.profiling import disk_use
 from trainables.profiling.cost import Cost, cost
 from trainables.sources.splits import SPLITS
 from trainables.storage.object_store import is_uri, name_in
@@ -270,6 +271,11 @@ class Plan:
             class_weights=self.head_class_weights,
         )
 
+    def prefix(self, variant: str, test_res: int) -> int | None:
+        """Count the images whose maps a cell keeps where it streams the rest; None: it does not."""
+        images = max(self.counts["train"], self.counts["val"])
+        return disk_use.prefix(variant, test_res, self.spec.fix.map_gb, images)
+
     def cell(self, trunk: TrunkSpec, trunk_epochs: int, test_res: int, crop_pct: float) -> Cell:
         """Make the cell of a trunk, trained for so many epochs, at a test resolution and crop."""
         fix, arms = self.spec.fix, self.arms_of(trunk)
@@ -282,6 +288,7 @@ class Plan:
             batch_size=self.spec.trunks.batch_size,
             seed=trunk.training_seed if trunk.repeat else self.spec.run.seed,
             none_in_transform="none" in arms and crop_pct != native_crop(trunk.variant),
+            prefix=self.prefix(trunk.variant, test_res),
         )
         return Cell(spec=spec, trunk=trunk, trunk_epochs=trunk_epochs)
 

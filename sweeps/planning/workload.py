@@ -133,9 +133,10 @@ def cell_images(plan: Plan, arms_asked: Sequence[str] | None = None) -> int:
     """
     fix = plan.spec.fix
     arms = [ARMS[name] for name in arms_asked or fix.arms]
-    train = int(any(arm.needs_train for arm in arms))
-    train += fix.views * any(arm.needs_mild_views for arm in arms)
-    return train * plan.counts["train"] + plan.counts["val"]
+    passes = int(any(arm.needs_train for arm in arms))
+    passes += fix.views * any(arm.needs_mild_views for arm in arms)
+    sample = 0 if passes else min(max(arm.sampled for arm in arms), plan.counts["train"])
+    return passes * plan.counts["train"] + sample + plan.counts["val"]
 
 
 def image_passes(plan: Plan) -> dict[str, int]:

@@ -17,6 +17,7 @@ from trainables.near_duplicates.perceptual_hash import WORDS, perceptual_hash
 from trainables.sources.splits import SPLITS
 from trainables.storage.replacing import replacing
 
+IMAGES_A_JOB = 256  # that a thread hashes at a time: a job for each would take 2 KB of memory
 HASHES = "perceptual-1.npy"  # another number where images would be hashed otherwise
 
 
@@ -47,6 +48,13 @@ def _read(root: Path, count: int) -> np.ndarray | None:
 
 
 def _hashed(images: SplitImages) -> np.ndarray:
+    hashes = np.empty((len(images), WORDS), np.uint64)
+
+    def hash_from(start: int) -> None:
+        for n in range(start, min(start + IMAGES_A_JOB, len(images))):
+            hashes[n] = perceptual_hash(images[n])
+
     with ThreadPoolExecutor() as pool:
-        hashes = list(pool.map(lambda n: perceptual_hash(images[n]), range(len(images))))
-    return np.array(hashes, dtype=np.uint64).reshape(-1, WORDS)
+        for _ in pool.map(hash_from, range(0, len(images), IMAGES_A_JOB)):
+            pass
+    return hashes

@@ -1,11 +1,18 @@
-"""Render images as a net is shown them, once per node, into memory-mapped files of the cache."""
+"""Render images as a net is shown them: when they are read, or once per node into the cache.
+
+What is read once, or is large, is a :class:`StreamedView`: it takes memory for a few batches and
+no disk. What several cells or trunks are shown is kept, in a memory-mapped file of the cache. Both
+have the same pixels, made here in one place.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +34,71 @@ from trainables.transforms.finetune_augmentation import draw_mild, mild_transfor
 
 Render = Callable[[int, np.ndarray], np.ndarray]  # position and image -> (R, R, 3) uint8
 
+BATCHES_AHEAD = 2  # that are rendered while one is used
+IMAGES_A_WRITE = 64  # that are rendered at a time into a file
+# A larger view of train is rendered each time that it is read. What is kept spares each further
+# trunk half of its pass of Lite0 at 64 px on a CPU, and an eighth at 160 px (photographs of 500 x
+# 375 px); but pixels are what grows fastest with a set.
+MAX_KEPT_BYTES = 4 * 10**9
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamedView:
+    """Images as a net is shown them, rendered by threads each time that they are read."""
+
+    images: SplitImages
+    test_res: int  # px
+    render: Render
+    first: int  # position of the first image
+    count: int
+    threads: int
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(N, R, R, 3), as of an array."""
+        return self.count, self.test_res, self.test_res, 3
+
+    def __len__(self) -> int:
+        return self.count
+
+    def part(self, start: int, stop: int) -> StreamedView:
+        """Take the images from ``start`` up to ``stop`` of this view, as a view of its own."""
+        stop = min(stop, self.count)
+        return replace(self, first=self.first + start, count=stop - start)
+
+    def batches(self, batch_size: int) -> Iterator[np.ndarray]:
+        """Render all images in order, a few batches ahead of use.
+
+        Whatever their number, no more than ``BATCHES_AHEAD`` batches wait.
+
+        Yields:
+            (B, R, R, 3) uint8; the last may be smaller.
+        """
+        pool = ThreadPoolExecutor(self.threads)
+        starts = iter(range(0, self.count, batch_size))
+
+        def begun(start: int) -> tuple[np.ndarray, list[Future[None]]]:
+            count = min(batch_size, self.count - start)
+            pixels = np.empty((count, *self.shape[1:]), np.uint8)
+            first, each = self.first + start, range(self.threads)
+            shares = (range(k, count, self.threads) for k in each)
+            return pixels, [pool.submit(self._render_into, pixels, first, s) for s in shares]
+
+        try:
+            pending = deque(begun(start) for start in islice(starts, 1 + BATCHES_AHEAD))
+            while pending:
+                pixels, futures = pending.popleft()
+                for future in futures:
+                    future.result()
+                pending.extend(begun(start) for start in islice(starts, 1))
+                yield pixels
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _render_into(self, pixels: np.ndarray, first: int, share: range) -> None:
+        for i in share:
+            pixels[i] = self.render(first + i, self.images[first + i])
+
 
 @dataclass(frozen=True, kw_only=True)
 class ViewCache:
@@ -42,7 +114,7 @@ class ViewCache:
         return self.cache / "scratch"
 
     def view(self, split: str, transform: EvalTransform, *, most: int | None = None) -> np.ndarray:
-        """Render a split, or its first ``most`` images, in a test transform.
+        """Render a split, or its first ``most`` images, in a test transform, and keep it.
 
         Returns:
             (N, R, R, 3) uint8, read-only.
@@ -58,82 +130,89 @@ class ViewCache:
         *,
         most: int | None = None,
     ) -> np.ndarray:
-        """Render images that need not be a split of the set; see :meth:`view`.
+        """Render images that need not be a split of the set, and keep them; see :meth:`view`.
 
         Args:
             images_digest: names the images.
         """
-        count = min(len(images), most or len(images))
-        key = ("view 2", images_digest, transform, count)
-        return self._render(images, transform, lambda _, image: transform(image), count, key)
+        view = self._in_test_transform(images, transform, most)
+        return self._kept(view, ("view 2", images_digest, transform, len(view)))
+
+    def streamed_view(
+        self, split: str, transform: EvalTransform, *, most: int | None = None
+    ) -> StreamedView:
+        """Give what :meth:`view` does, without keeping it."""
+        return self._in_test_transform(self.images.split(split), transform, most)
+
+    def kept_if_small(self, split: str, transform: EvalTransform) -> np.ndarray | StreamedView:
+        """Give a split in a test transform, kept where it takes up to ``MAX_KEPT_BYTES``."""
+        view = self.streamed_view(split, transform)
+        return view if math.prod(view.shape) > MAX_KEPT_BYTES else self.view(split, transform)
 
     def mild_view(
         self, split: str, transform: EvalTransform, *, number: int, hflip: float, seed: int
-    ) -> np.ndarray:
-        """Render view ``number`` of a split in the mild augmentation.
-
-        Returns:
-            (N, R, R, 3) uint8, read-only.
-        """
+    ) -> StreamedView:
+        """Give view ``number`` of a split in the mild augmentation, without keeping it."""
         images = self.images.split(split)
         draws = draw_mild(images.sizes, transform, hflip, np.random.default_rng((seed, number)))
 
         def render(i: int, image: np.ndarray) -> np.ndarray:
             return mild_transform(image, transform, draws[i])
 
-        key = ("mild 1", self.images.digest, split, transform, number, hflip, seed)
-        return self._render(images, transform, render, len(images), key)
+        return self._streamed(images, transform, render, len(images))
 
-    def _render(
-        self,
-        images: SplitImages,
-        transform: EvalTransform,
-        render: Render,
-        count: int,
-        key: tuple[Any, ...],
-    ) -> np.ndarray:
-        path = self.cache / VIEWS / f"{transform.test_res}-{content_hash(*key)}.npy"
-        return render_once(
-            images, path, transform.test_res, render, count=count, threads=self.threads
+    def _in_test_transform(
+        self, images: SplitImages, transform: EvalTransform, most: int | None
+    ) -> StreamedView:
+        count = min(len(images), most or len(images))
+        return self._streamed(images, transform, lambda _, image: transform(image), count)
+
+    def _streamed(
+        self, images: SplitImages, transform: EvalTransform, render: Render, count: int
+    ) -> StreamedView:
+        return StreamedView(
+            images=images,
+            test_res=transform.test_res,
+            render=render,
+            first=0,
+            count=count,
+            threads=self.threads,
         )
 
+    def _kept(self, view: StreamedView, key: tuple[Any, ...]) -> np.ndarray:
+        return render_once(view, self.cache / VIEWS / f"{view.test_res}-{content_hash(*key)}.npy")
 
-def render_once(
-    images: SplitImages, path: Path, test_res: int, render: Render, *, count: int, threads: int
-) -> np.ndarray:
-    """Render the first ``count`` images, unless a process of this node has done so already.
+
+def render_once(view: StreamedView, path: Path) -> np.ndarray:
+    """Render a view into a file, unless a process of this node has done so already.
 
     Args:
         path: the file among the cache's views; its name stands for all that the pixels depend on.
-        render: makes one image of ``test_res`` px; called from ``threads`` threads.
 
     Returns:
-        (count, R, R, 3) uint8, memory-mapped, read-only. The file stays for as long as it is
-        mapped.
+        (N, R, R, 3) uint8, memory-mapped, read-only. The file stays for as long as it is mapped.
 
     Raises:
         UserError: the cache has no room for it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    cache, shape = path.parents[1], (count, test_res, test_res, 3)
-    request = SpaceRequest(what=f"{count} images at {test_res} px", smaller="smaller resolutions")
-    while (view := held_file(path)) is None:
+    cache, what = path.parents[1], f"{len(view)} images at {view.test_res} px"
+    request = SpaceRequest(what=what, smaller="smaller resolutions")
+    while (kept := held_file(path)) is None:
         with FileLock(f"{path}.lock"):
-            if (view := held_file(path)) is not None:
+            if (kept := held_file(path)) is not None:
                 break
-            make_room(cache, math.prod(shape), request)
+            make_room(cache, math.prod(view.shape), request)
             with write_errors(cache, request.smaller), replacing(path) as temporary:
-                pixels = np.lib.format.open_memmap(temporary, "w+", dtype=np.uint8, shape=shape)
+                pixels = np.lib.format.open_memmap(temporary, "w+", np.uint8, view.shape)
                 with reserved(temporary):
-                    _render_all(pixels, images, render, threads)
-    return view
+                    _render_all(pixels, view)
+    return kept
 
 
-def _render_all(pixels: np.memmap, images: SplitImages, render: Render, threads: int) -> None:
-    def render_into(i: int) -> None:
-        pixels[i] = render(i, images[i])
-
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(render_into, range(len(pixels))):
-            pass
+def _render_all(pixels: np.memmap, view: StreamedView) -> None:
+    start = 0
+    for batch in view.batches(IMAGES_A_WRITE):
+        pixels[start : start + len(batch)] = batch
+        start += len(batch)
     pixels.flush()

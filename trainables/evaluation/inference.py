@@ -8,13 +8,16 @@ import numpy as np
 import torch
 
 from trainables.data.loader import normalize_on_device
+from trainables.data.view_cache import StreamedView
 from trainables.models import backbone
 from trainables.models.backbone import Net
 from trainables.models.variants import Preprocessing
 
+View = np.ndarray | StreamedView  # (N, R, R, 3) uint8, kept or rendered when it is read
+
 
 def batches_of(
-    view: np.ndarray, batch_size: int, preprocessing: Preprocessing, device: torch.device
+    view: View, batch_size: int, preprocessing: Preprocessing, device: torch.device
 ) -> Iterator[torch.Tensor]:
     """Yield a view as normalised batches on the device, in order; the last may be smaller.
 
@@ -24,6 +27,10 @@ def batches_of(
     Yields:
         (B, 3, R, R) float32, channels last.
     """
+    if isinstance(view, StreamedView):
+        for pixels in view.batches(batch_size):
+            yield normalize_on_device(pixels, preprocessing, device)
+        return
     for start in range(0, len(view), batch_size):
         # The view is a read-only memory map: a batch of it is copied once, into writable memory.
         yield normalize_on_device(np.array(view[start : start + batch_size]), preprocessing, device)
@@ -32,7 +39,7 @@ def batches_of(
 @torch.inference_mode()
 def outputs_of(
     forward: Callable[[torch.Tensor], torch.Tensor],
-    view: np.ndarray,
+    view: View,
     preprocessing: Preprocessing,
     *,
     batch_size: int,
@@ -47,13 +54,21 @@ def outputs_of(
     Returns:
         (N, ...) float32 on the CPU.
     """
-    batches = batches_of(view, batch_size, preprocessing, device)
-    return torch.cat([forward(x).float().cpu() for x in batches])
+    whole: torch.Tensor | None = None
+    start = 0
+    for x in batches_of(view, batch_size, preprocessing, device):
+        outputs = forward(x).float().cpu()
+        if whole is None:  # At its whole size: parts put together in the end take twice as much.
+            whole = outputs.new_empty(len(view), *outputs.shape[1:])
+        whole[start : start + len(outputs)] = outputs
+        start += len(outputs)
+    assert whole is not None, "an empty view"
+    return whole
 
 
 def logits_of(
     model: Net,
-    view: np.ndarray,
+    view: View,
     preprocessing: Preprocessing,
     *,
     batch_size: int,

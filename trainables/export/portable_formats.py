@@ -20,7 +20,7 @@ from onnxscript.ir.passes.common import ClearMetadataAndDocStringPass
 from torch import nn
 
 from trainables.errors import SweepError
-from trainables.export.folding import fold_batch_norms
+from trainables.models.folding import fold_batch_norms
 from trainables.storage.replacing import replacing
 
 # Otherwise ONNX Runtime calls its makers, and keeps an id of the device in the home folder.

@@ -6,16 +6,20 @@
     frechet     pooled activations mapped back by a parametric law (:mod:`.frechet`)
     fix         bn, then the classifier trained in the test transform: FixRes (Touvron et al.,
                 arXiv:1906.06423, section 4.2), its first set of transforms
-    fix_aug     bn, then the classifier trained on stored views of the mild augmentation with label
+    fix_aug     bn, then the classifier trained on views of the mild augmentation with label
                 smoothing: FixEfficientNet (arXiv:2003.08237)
     fix_affine  fix's setting, and the norm's scale and shift trained too, on the kept maps
 
 Passes of the net for all arms together: one over train and one over val, in the test transform;
 V over train for the V views of ``fix_aug``; and, once a trunk and crop, one over at most
-``FRECHET_IMAGES`` train images at the train resolution for ``frechet``. All else is worked out from
-the maps that the passes leave. Cells of one resolution and two crops share the decoded images and
-no pass: the fix adapts to what is seen in testing, so that its train views are resized and cropped
-as those of val are, and each crop has other pixels.
+``FRECHET_IMAGES`` train images at the train resolution for ``frechet``, which takes as many at the
+test resolution where no other arm needs train. All else is worked out from the maps that the passes
+leave; of a set too large to keep them all (``CellSpec.prefix``) features are streamed instead, and
+corrected (:mod:`.streaming.train_stream`).
+
+Cells of one resolution and two crops share the decoded images and no pass: the fix adapts to what
+is seen in testing, so that its train views are resized and cropped as those of val are, and each
+crop has other pixels.
 
 Where this differs from the released FixRes code: there the last batch norm's statistics follow
 each batch while the classifier trains, and the last epoch is kept; here they are estimated once,
@@ -42,7 +46,7 @@ from trainables.fixres.cell import (
     RefitCell,
     delta_path,
 )
-from trainables.fixres.cell_passes import CellPasses
+from trainables.fixres.cell_passes import CellPasses, Wanted
 from trainables.fixres.cross_fit import CrossFit
 from trainables.fixres.features import KeptFeatures
 from trainables.fixres.predictions import logits_path, write_logits
@@ -78,12 +82,21 @@ def adapt_cell(cell: CellSpec, store: Store, views: ViewCache) -> list[ArmResult
         SweepError: an arm's logits, or what a refit comes to, are not finite.
     """
     taken, arms = taken_arms(store, cell), []
-    with CellPasses(cell, store, views, _kept_features(cell, store)) as passes:
-        for arm in (arm for arm in ARMS.values() if arm.name in cell.arms):
+    own = [arm for arm in ARMS.values() if arm.name in cell.arms]
+    left = [arm for arm in own if arm.name not in taken]
+    wanted = Wanted(
+        train=any(arm.needs_train for arm in left),
+        # fix_affine starts from the classifier of fix.
+        features=any(arm.fits_classifier and not arm.needs_mild_views for arm in left),
+    )
+    with CellPasses(cell, store, views, _kept_features(cell, store), wanted) as passes:
+        for arm in own:
             adapted = taken.get(arm.name) or _adapt(arm, passes, cell, store)
             if adapted is not None:
                 arms.append(adapted)
-    return write_arms(store, cell, arms)
+    results = write_arms(store, cell, arms)
+    passes.forget_progress()
+    return results
 
 
 def _adapt(arm: Arm, passes: CellPasses, cell: CellSpec, store: Store) -> AdaptedArm | None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from trainables.fixres.heads import FittedHead
     from trainables.models.backbone import State
 
+FRECHET_IMAGES = 1024  # over a million activations: their quantiles are known to three digits
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptedNet:
@@ -48,7 +50,7 @@ class Arm:
     fits_features: bool = False  # its classifier is trained on stored features, not through the net
     needs_train: bool = False  # a pass over the train images at the test resolution
     needs_mild_views: bool = False  # a pass over each mildly augmented view of the train images
-    needs_train_res: bool = False  # a pass over some train images at the train resolution
+    sampled: int = 0  # train images, at most, that pass at the test and at the train resolution
 
 
 def adapt_none(passes: CellPasses) -> AdaptedNet:
@@ -72,7 +74,7 @@ def adapt_bn(passes: CellPasses) -> AdaptedNet:
 
 def adapt_frechet(passes: CellPasses) -> AdaptedNet:
     """Map pooled activations back to their law at the train resolution: no training."""
-    weight, bias = passes.frechet_classifier()
+    weight, bias = passes.frechet_classifier(FRECHET_IMAGES)
     return AdaptedNet(
         val_logits=lambda: passes.logits(passes.val_features_as_trained, weight, bias),
         changed=_classifier_state(weight, bias),
@@ -143,8 +145,7 @@ _TABLE = (
         words="pooled activations mapped back to their distribution at the train resolution",
         adapt=adapt_frechet,
         changes=CLASSIFIER,
-        needs_train=True,
-        needs_train_res=True,
+        sampled=FRECHET_IMAGES,
     ),
     Arm(
         name="fix",

@@ -6,7 +6,9 @@ cells/<key>/delta-<arm>.safetensors         the tensors that an arm changed
 cells/<key>/predictions.arrow               val's labels, the class that each arm gives, and those
                                             that classifiers give which halves of val picked
 cells/<key>/logits-<arm>.arrow              val's logits by an arm; see :mod:`.predictions`
-cells/<key>/{train,val,train-mild-<n>}.arrow  the features that classifiers were trained on
+cells/<key>/{train,val,train-mild-<n>}.arrow  the features that classifiers were trained on; of a
+                                            set that is streamed, of train in shards:
+                                            see :mod:`.streaming.feature_shards`
 cells/<key>/kept.json                       what it took from other cells: see :mod:`.reuse`
 """
 
@@ -52,6 +54,9 @@ class CellSpec:
     # Where ``transform`` is not at the crop ratio of the weights: 0.1.0 tested the arm none at that
     # ratio all the same, under keys that are to mean what they meant. Nothing else reads it.
     none_in_transform: bool = added_later(False)
+    # Images of a split whose maps are kept at most. A larger split is streamed (:mod:`.streaming`):
+    # its features are corrected, which differs by less than a GPU's rounding. None: any number.
+    prefix: int | None = added_later(None)
 
     @property
     def test_res(self) -> int:

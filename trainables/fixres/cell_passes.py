@@ -9,12 +9,14 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.functional import linear
 
-from trainables.data.view_cache import ViewCache
+from trainables.data.view_cache import StreamedView, ViewCache
+from trainables.evaluation.inference import View, outputs_of
 from trainables.fixres import frechet
 from trainables.fixres.affine import fit_affine, fit_affine_setting
 from trainables.fixres.cell import CellSpec, RefitCell, load_model
@@ -34,7 +36,9 @@ from trainables.fixres.features import (
 )
 from trainables.fixres.head_settings import HeadGrid, HeadSetting
 from trainables.fixres.heads import FittedHead, fit, fit_setting
-from trainables.models import variants
+from trainables.fixres.streaming.feature_shards import FeatureShards
+from trainables.fixres.streaming.train_stream import TrainStream
+from trainables.models import backbone, variants
 from trainables.models.backbone import Net, State
 from trainables.models.device import pick_device
 from trainables.models.tensor_names import STATISTICS
@@ -43,9 +47,16 @@ from trainables.storage.damage import unless_damaged
 from trainables.storage.files import read_record, write_json
 from trainables.storage.hashing import content_hash
 from trainables.training.trunk import read_trunk_spec, read_trunk_weights
+from trainables.transforms.eval_transform import EvalTransform
 from trainables.transforms.resolution import feature_side
 
-FRECHET_IMAGES = 1024  # over a million activations: their quantiles are known to three digits
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What the arms of a cell will ask for, known before the first pass."""
+
+    train: bool = True  # a pass over all train images
+    features: bool = True  # features of train in the test transform
 
 
 @dataclass(frozen=True)
@@ -64,18 +75,24 @@ class CellPasses:
     A pass runs when the first arm asks for what it leaves, and is kept for the arms after it. Used
     as a context, which ends with the temporary files that hold the maps.
 
-    Features are (N, F) float32 on the CPU, logits (N, C) float32 on the CPU; classifiers, weight
-    (C, F) and bias (C,), are float32 on the device.
+    Features are (N, F) on the CPU, float32, or float16 of train where it is streamed; logits (N, C)
+    are float32 on the CPU; classifiers, weight (C, F) and bias (C,), float32 on the device.
     """
 
     def __init__(
-        self, cell: CellSpec, store: Store, views: ViewCache, kept: KeptFeatures | None = None
+        self,
+        cell: CellSpec,
+        store: Store,
+        views: ViewCache,
+        kept: KeptFeatures | None = None,
+        wanted: Wanted | None = None,
     ):
         """Load the cell's trunk.
 
         Args:
             views: of the sweep's images; for a refit, of train and val in one, which have no val.
             kept: what another cell of the same passes has left of them.
+            wanted: what will be asked for; None: anything.
         """
         assert not isinstance(cell, RefitCell) or cell.images == views.images.digest
         self.cell = cell
@@ -84,6 +101,7 @@ class CellPasses:
         splits = ("train",) if isinstance(cell, RefitCell) else ("train", "val")
         self.labels = {split: torch.tensor(views.images.split(split).labels) for split in splits}
         self._store, self._views, self._kept = store, views, kept
+        self._wanted = wanted or Wanted()
         self._refit_setting = cell.setting if isinstance(cell, RefitCell) else None
         self._preprocessing = variants.preprocessing(variants.get(self.trunk.variant))
         self._trunk_state = read_trunk_weights(store, cell.trunk)
@@ -107,17 +125,20 @@ class CellPasses:
 
     def sliding_window_logits(self) -> torch.Tensor:
         """Compute val's logits by the trunk as trained, with timm's test-time pooling."""
-        return pool_logits(
-            self._model_with(self._trained_norm),
-            self._val_maps.tensor,
-            feature_side(self.trunk.train_res),
-            batch_size=self.batch_size,
-            device=self.device,
+        model, window = self._model_with(self._trained_norm), feature_side(self.trunk.train_res)
+        how: Any = {"batch_size": self.batch_size, "device": self.device}
+        if not self._is_streamed("val"):
+            return pool_logits(model, self._val_maps.tensor, window, **how)
+        return outputs_of(
+            lambda x: pool_logits(model, backbone.body(model, x), window, **how),
+            self._val_view,
+            self._preprocessing,
+            **how,
         )
 
     def logits_of_head(self, model: Net) -> torch.Tensor:
         """Compute val's logits by another net's last batch norm and classifier."""
-        features = self._features(model, self._val_maps)
+        features = self._val_features_by(model)
         return self.logits(features, model.classifier.weight, model.classifier.bias)
 
     @torch.inference_mode()
@@ -132,13 +153,15 @@ class CellPasses:
     @cached_property
     def val_features_as_trained(self) -> torch.Tensor:
         """Val's features under the statistics that the trunk was trained with."""
-        return self._features(self._model_with(self._trained_norm), self._val_maps)
+        return self._val_features_by(self._model_with(self._trained_norm))
 
     @cached_property
     def statistics(self) -> NormStatistics:
         """The last batch norm's statistics over all train images in the cell's transform."""
         if self._kept is not None:
             return self._kept.statistics
+        if self._is_streamed("train"):
+            return self._train_stream.statistics(features=self._wanted.features)
         return norm_statistics(
             self._model, self._train_maps, batch_size=self.batch_size, device=self.device
         )
@@ -151,14 +174,26 @@ class CellPasses:
     @cached_property
     def val_features(self) -> torch.Tensor:
         """Val's features under the re-estimated statistics, which are written to the store too."""
-        kept = self._kept_features("val", "val")
-        return self._stored_features("val", self._val_maps) if kept is None else kept
+        features = self._kept_features("val", "val")
+        if features is None:
+            features = self._val_features_by(self._model_with(self.statistics))
+            self._write_features("val", "val", features)
+        return features
 
     @cached_property
     def train_features(self) -> torch.Tensor:
-        """Train's features under the re-estimated statistics, written to the store too."""
+        """Train's features under the re-estimated statistics, written to the store too.
+
+        They are float16 where train is streamed.
+        """
+        if self._is_streamed("train"):
+            return self._streamed_features(self._train_stream)
         kept = self._kept_features("train", "train")
-        return self._stored_features("train", self._train_maps) if kept is None else kept
+        if kept is not None:
+            return kept
+        features = self._features(self._model_with(self.statistics), self._train_maps)
+        self._write_features("train", "train", features)
+        return features
 
     def mild_features(self) -> list[torch.Tensor]:
         """Run a pass over each mildly augmented view of train, under the re-estimated statistics.
@@ -166,22 +201,25 @@ class CellPasses:
         Returns:
             Features of each view, which are written to the store too.
         """
-        model, views = self._model_with(self.statistics), []
-        for number in range(self.cell.views):
-            kept = self._kept_features(f"train-mild-{number}", "train")
-            if kept is not None:
-                views.append(kept)
-                continue
-            view = self._views.mild_view(
-                "train",
-                self.cell.transform,
-                number=number,
-                hflip=self.trunk.recipe.augmentation.hflip,
-                seed=self.cell.seed,
-            )
-            views.append(self._pass_to_features(model, view))
-            self._write_features(f"train-mild-{number}", "train", views[-1])
-        return views
+        return [self._mild_features(number) for number in range(self.cell.views)]
+
+    def _mild_features(self, number: int) -> torch.Tensor:
+        """Give the features of one view: each is read once a cell, and its pixels are not kept."""
+        name = f"train-mild-{number}"
+        view = self._views.mild_view(
+            "train",
+            self.cell.transform,
+            number=number,
+            hflip=self.trunk.recipe.augmentation.hflip,
+            seed=self.cell.seed,
+        )
+        if self._is_streamed("train"):
+            return self._streamed_features(self._stream(name, view))
+        features = self._kept_features(name, "train")
+        if features is None:
+            features = self._pass_to_features(self._model_with(self.statistics), view)
+            self._write_features(name, "train", features)
+        return features
 
     # --- fitted classifiers -------------------------------------------------------------------
 
@@ -210,12 +248,14 @@ class CellPasses:
     def fit_affine(self) -> FittedAffine:
         """Train the last batch norm's scale and shift with the classifier, on train's maps.
 
+        Where train is streamed, those are the maps of its prefix: of a sample.
         By the setting that :attr:`fix_head` was trained with, for as many epochs as val likes best;
         in a refit, by the setting of the cell.
         """
         model = self._load_trunk()
         set_norm(model, self.statistics)
-        train = self._train_maps, self.labels["train"]
+        maps = self._train_maps
+        train = maps, self.labels["train"][: len(maps.tensor)]
         grid, seed = self.cell.heads, self.cell.seed
         if self._refit_setting is not None:
             setting = self._refit_setting
@@ -236,12 +276,19 @@ class CellPasses:
         )
         return FittedAffine(model, pick.setting, head.tried + pick.tried, pick.cross_fit)
 
-    def frechet_classifier(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Fold the map of :mod:`.frechet` into the trunk's classifier: weight and bias."""
-        model = self._model_with(self._trained_norm)
-        new = self._features(model, self._train_maps, most=FRECHET_IMAGES)
+    def frechet_classifier(self, images: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Fold the map of :mod:`.frechet` into the trunk's classifier: weight and bias.
+
+        Args:
+            images: of train, at most, that laws are fitted to at either resolution.
+        """
+        if self._wanted.train and self._kept is None and not self._is_streamed("train"):
+            model = self._model_with(self._trained_norm)
+            new = self._features(model, self._train_maps, most=images)
+        else:
+            new = self._sampled_features(self.cell.transform, images)
         old_law, new_law = frechet.fit_laws(
-            self._trained_quantiles(), frechet.quantiles(new.numpy())
+            self._trained_quantiles(images), frechet.quantiles(new.numpy())
         )
         return frechet.fold(frechet.map_between(old_law, new_law), *self.trained_classifier)
 
@@ -249,16 +296,60 @@ class CellPasses:
 
     @cached_property
     def _val_maps(self) -> Maps:
-        return self._body_pass("val")
+        return self._body_pass(self._val_view)
+
+    @property
+    def _val_view(self) -> np.ndarray:
+        return self._views.view("val", self.cell.transform)
 
     @cached_property
     def _train_maps(self) -> Maps:
-        return self._body_pass("train")
+        """Train's maps; where it is streamed, those of its prefix."""
+        if self._is_streamed("train"):
+            view = self._views.streamed_view("train", self.cell.transform, most=self.cell.prefix)
+            return self._body_pass(view)
+        return self._body_pass(self._views.kept_if_small("train", self.cell.transform))
 
-    def _body_pass(self, split: str) -> Maps:
+    def _is_streamed(self, split: str) -> bool:
+        """Whether not all maps of a split are to be kept."""
+        prefix = self.cell.prefix
+        return prefix is not None and len(self.labels[split]) > prefix
+
+    @cached_property
+    def _train_stream(self) -> TrainStream:
+        return self._stream("train", self._views.streamed_view("train", self.cell.transform))
+
+    @cached_property
+    def _frozen_body(self) -> Net:
+        return backbone.frozen_body(self._model)
+
+    def _stream(self, name: str, view: StreamedView) -> TrainStream:
+        assert self.cell.prefix is not None
+        folder, labels = self._store.cell(self.cell.key), self.labels["train"].numpy()
+        return TrainStream(
+            model=self._model,
+            body=self._frozen_body,
+            view=view,
+            shards=FeatureShards(folder=folder, name=name, labels=labels, prefix=self.cell.prefix),
+            preprocessing=self._preprocessing,
+            batch_size=self.batch_size,
+            device=self.device,
+            scratch=self._views.scratch,
+        )
+
+    def _streamed_features(self, stream: TrainStream) -> torch.Tensor:
+        kept = None if self._kept is None else stream.shards.within(self._kept.folder).read()
+        return stream.features(self.statistics) if kept is None else kept
+
+    def forget_progress(self) -> None:
+        """Delete what only a pass that is cut off would need, once the cell's results are there."""
+        if self._is_streamed("train"):
+            self._train_stream.shards.end()
+
+    def _body_pass(self, view: View) -> Maps:
         maps = body_pass(
             self._model,
-            self._views.view(split, self.cell.transform),
+            view,
             self._preprocessing,
             batch_size=self.batch_size,
             device=self.device,
@@ -269,7 +360,13 @@ class CellPasses:
     def _features(self, model: Net, maps: Maps, most: int | None = None) -> torch.Tensor:
         return features_of(model, maps, batch_size=self.batch_size, device=self.device, most=most)
 
-    def _pass_to_features(self, model: Net, view: np.ndarray) -> torch.Tensor:
+    def _val_features_by(self, model: Net) -> torch.Tensor:
+        """Compute val's features by a net that differs from the last batch norm on."""
+        if self._is_streamed("val") and "_val_maps" not in vars(self):  # fix_affine has made them
+            return self._pass_to_features(model, self._val_view)
+        return self._features(model, self._val_maps)
+
+    def _pass_to_features(self, model: Net, view: View) -> torch.Tensor:
         return features_pass(
             model, view, self._preprocessing, batch_size=self.batch_size, device=self.device
         )
@@ -277,28 +374,26 @@ class CellPasses:
     def _kept_features(self, name: str, split: str) -> torch.Tensor | None:
         return None if self._kept is None else self._kept.read(name, self.labels[split])
 
-    def _stored_features(self, split: str, maps: Maps) -> torch.Tensor:
-        features = self._features(self._model_with(self.statistics), maps)
-        self._write_features(split, split, features)
-        return features
-
     def _write_features(self, name: str, split: str, features: torch.Tensor) -> None:
         path = self._store.cell(self.cell.key) / f"{name}.arrow"
         write_features(path, features, self.labels[split].numpy())
 
-    def _trained_quantiles(self) -> np.ndarray:
+    def _sampled_features(self, transform: EvalTransform, images: int) -> torch.Tensor:
+        """Run a pass over the first images of train, under the statistics of the trunk."""
+        view = self._views.streamed_view("train", transform, most=images)
+        return self._pass_to_features(self._model_with(self._trained_norm), view)
+
+    def _trained_quantiles(self, images: int) -> np.ndarray:
         """Quantiles of pooled activations at the train resolution, worked out once a trunk."""
         transform = replace(self.cell.transform, test_res=self.trunk.train_res)
         key_parts = ["activations 1", self.cell.trunk, transform]
-        images = self._views.images.digest
-        if images != self.trunk.images:  # a pretrained trunk, refitted on other images
-            key_parts.append(images)
+        digest = self._views.images.digest
+        if digest != self.trunk.images:  # a pretrained trunk, refitted on other images
+            key_parts.append(digest)
         path = self._store.activations(content_hash(*key_parts))
         values = unless_damaged(lambda: read_record(path, _quantiles_from_json))
         if values is None:
-            view = self._views.view("train", transform, most=FRECHET_IMAGES)
-            features = self._pass_to_features(self._model_with(self._trained_norm), view)
-            values = frechet.quantiles(features.numpy())
+            values = frechet.quantiles(self._sampled_features(transform, images).numpy())
             write_json(path, values.tolist())
         return values
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import torch
 from torch.nn.functional import avg_pool2d
 
-from trainables.evaluation.inference import batches_of, outputs_of
+from trainables.evaluation.inference import View, batches_of, outputs_of
 from trainables.models import backbone
 from trainables.models.backbone import Net
 from trainables.models.variants import Preprocessing
@@ -76,7 +76,7 @@ class Maps:
 @torch.inference_mode()
 def body_pass(
     model: Net,
-    view: np.ndarray,
+    view: View,
     preprocessing: Preprocessing,
     *,
     batch_size: int,
@@ -161,7 +161,7 @@ def _features(model: Net, maps: torch.Tensor, device: torch.device) -> torch.Ten
 
 def features_pass(
     model: Net,
-    view: np.ndarray,
+    view: View,
     preprocessing: Preprocessing,
     *,
     batch_size: int,
@@ -219,10 +219,10 @@ def pool_logits(
 
 
 def write_features(path: Place, features: torch.Tensor, labels: np.ndarray) -> None:
-    """Write an Arrow IPC file of one record batch: ``feature``, F float32 a row, and ``label``.
+    """Write an Arrow IPC file of one record batch: ``feature``, F numbers a row, and ``label``.
 
     Args:
-        features: (N, F) float32 on the CPU.
+        features: (N, F) float32 or float16 on the CPU.
         labels: (N,) int64.
     """
     values = pa.array(features.reshape(-1).numpy())
@@ -234,7 +234,10 @@ def write_features(path: Place, features: torch.Tensor, labels: np.ndarray) -> N
 
 
 def read_features(path: Place) -> tuple[np.ndarray, np.ndarray]:
-    """Read features (N, F) float32 and labels (N,) int64; a file on this machine is mapped."""
+    """Read features (N, F), as they were written, and labels (N,) int64.
+
+    A file on this machine is mapped.
+    """
     batch = read_batch(path)
     column = batch.column("feature")
     flat = column.flatten().to_numpy(zero_copy_only=True)

@@ -81,8 +81,8 @@ def fit(
     does: a setting is trained until the last of the three has given it up.
 
     Args:
-        views: (N, D) float32 features of the same images, at least one; epoch e trains on view
-            (e - 1) modulo their number.
+        views: (N, D) features of the same images, at least one, float32 or, which takes half the
+            memory, float16; epoch e trains on view (e - 1) modulo their number.
         labels: (N,) int64.
         val: (M, D) float32.
         val_labels: (M,) int64.
@@ -92,7 +92,7 @@ def fit(
         The best head, on the features' device; the same arguments give the same head. Where no
         setting was finite after any epoch: the start, as the first setting with 0 epochs.
     """
-    start = weight.detach().to(views[0]), bias.detach().to(views[0])
+    start = weight.detach().to(val), bias.detach().to(val)
     batches = _runs(start, grid, labels)
     best_merit, tried = WORST, 0
     best = FittedHead(start[0].clone(), start[1].clone(), grid.settings[0], 0)
@@ -138,7 +138,8 @@ def fit_setting(
         The head, on the features' device; its ``tried`` is 0.
     """
     alone = grid.only(setting)
-    start = weight.detach().to(views[0]), bias.detach().to(views[0])
+    device = views[0].device
+    start = weight.detach().float().to(device), bias.detach().float().to(device)
     [runs] = _runs(start, alone, labels)
     for _ in _epochs([runs], views, labels, alone, seed):
         pass
@@ -185,7 +186,7 @@ def _train_epoch(
     for chosen, target in zip(*parts, strict=True):
         f = torch.index_select(features, 0, chosen, out=buffer[: len(chosen)])
         for runs in batches:
-            runs.step(f, target)
+            runs.step(f.float(), target)
 
 
 class _BatchedRuns(ABC):

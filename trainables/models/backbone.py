@@ -11,15 +11,18 @@ of many logits would be equal. What is served is read in float32 throughout: ``e
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from copy import deepcopy
 from typing import cast
 
 import timm
 import torch
 from timm.models.efficientnet import EfficientNet
 
-from trainables.models.device import autocast, float32
+from trainables.models.device import autocast, float32, rounded_as_autocast
+from trainables.models.folding import fold_batch_norms
 from trainables.models.tensor_names import CLASSIFIER
 from trainables.models.variants import Variant
 
@@ -66,6 +69,23 @@ def body(model: Net, x: torch.Tensor, *, exact: bool = False) -> torch.Tensor:
     return maps
 
 
+def frozen_body(model: Net) -> Net:
+    """Copy the net up to ``conv_head`` for passes that never train it; :func:`body` runs the copy.
+
+    Its batch norms are folded into the convolutions, and weights are rounded once to what autocast
+    would round them to for each batch. Its maps differ from the net's by rounding.
+
+    Args:
+        model: in evaluation mode.
+    """
+    parts = {name: deepcopy(getattr(model, name)) for name in ("conv_stem", "bn1", "blocks")}
+    frozen = torch.nn.Sequential(OrderedDict(parts)).requires_grad_(False)
+    fold_batch_norms(frozen)
+    for parameter in frozen.parameters():
+        parameter.data = rounded_as_autocast(parameter.data)
+    return cast(Net, frozen.to(memory_format=torch.channels_last))
+
+
 def pre_norm(model: Net, maps: torch.Tensor, *, exact: bool = False) -> torch.Tensor:
     """Apply ``conv_head`` under autocast: maps (N, C, h, w) -> (N, F, h, w) float32.
 
@@ -77,9 +97,35 @@ def pre_norm(model: Net, maps: torch.Tensor, *, exact: bool = False) -> torch.Te
     return z.float()
 
 
+def pre_norm_parameters(model: Net) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give the weight (F, C) and the bias (F,) by which :func:`pre_norm` maps each position.
+
+    They are float64, of the numbers that ``conv_head`` computes with: under autocast rounded ones.
+    """
+    head = model.conv_head
+    assert head.kernel_size == (1, 1) and head.groups == 1
+    weight = rounded_as_autocast(head.weight.detach()).double().flatten(1)
+    bias = weight.new_zeros(len(weight))
+    return weight, bias if head.bias is None else rounded_as_autocast(head.bias.detach()).double()
+
+
 def pooled(model: Net, z: torch.Tensor) -> torch.Tensor:
     """Norm, activate and average: :func:`pre_norm` (N, F, h, w) -> (N, F) float32 features."""
     features: torch.Tensor = model.global_pool(model.bn2(z))
+    return features
+
+
+def normed(model: Net, z: torch.Tensor) -> torch.Tensor:
+    """Apply the last batch norm alone, without the activation that timm has in it: as ``z``."""
+    norm = model.bn2
+    return torch.nn.functional.batch_norm(
+        z, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
+    )
+
+
+def after_norm(model: Net, y: torch.Tensor) -> torch.Tensor:
+    """Activate and average: :func:`normed` (N, F, h, w) -> (N, F) float32 features."""
+    features: torch.Tensor = model.global_pool(model.bn2.act(model.bn2.drop(y)))
     return features
 
 

@@ -62,6 +62,11 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
     return nullcontext()
 
 
+def rounded_as_autocast(tensor: torch.Tensor) -> torch.Tensor:
+    """Round a weight as :func:`autocast` does on its device."""
+    return tensor.bfloat16() if tensor.device.type == "cuda" else tensor
+
+
 @contextmanager
 def float32() -> Iterator[None]:
     """Run a block in float32 throughout: on a GPU without the TF32 that convolutions default to.

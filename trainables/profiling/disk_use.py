@@ -10,7 +10,8 @@ from trainables.models import backbone, variants
 from trainables.models.backbone import Net
 from trainables.transforms.resolution import feature_side
 
-FLOAT_BYTES = 4  # all but maps is stored in float32
+FLOAT_BYTES, HALF_BYTES = 4, 2
+MIN_PREFIX = 256  # images that statistics are first taken of, at least: fewer are a poor sample
 
 
 @cache
@@ -31,10 +32,26 @@ def map_bytes(variant: str, res: int, number_bytes: int) -> int:
     return number_bytes * channels * feature_side(res) ** 2
 
 
+def prefix(variant: str, res: int, map_gb: float, images: int) -> int | None:
+    """Count the images whose maps at ``res`` px take ``map_gb``; None: those of all do not.
+
+    Numbers count as float32 whatever they are stored in, so that all devices keep the same images.
+
+    Args:
+        images: of the largest split.
+    """
+    kept = max(MIN_PREFIX, int(map_gb * 1e9 / map_bytes(variant, res, FLOAT_BYTES)))
+    return None if images <= kept else kept
+
+
 @cache
-def feature_bytes(variant: str) -> int:
-    """Count the bytes of one image's features: the classifier's input, with its label."""
-    return FLOAT_BYTES * int(_net(variant, 1).num_features) + 8
+def feature_bytes(variant: str, number_bytes: int = FLOAT_BYTES) -> int:
+    """Count the bytes of one image's features: the classifier's input, with its label.
+
+    Args:
+        number_bytes: of each number; 2 where the set is streamed.
+    """
+    return number_bytes * int(_net(variant, 1).num_features) + 8
 
 
 @cache

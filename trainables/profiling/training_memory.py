@@ -103,6 +103,7 @@ def cell_bytes(
     precision: Precision,
     features: int,
     settings: int,
+    has_slopes: bool = False,
 ) -> int:
     """Count the peak of a cell at ``res`` px.
 
@@ -113,12 +114,15 @@ def cell_bytes(
         batch: images at a time.
         features: images whose features are kept on the device; each view of an image counts.
         settings: classifiers that are fitted together.
+        has_slopes: the features of train are streamed, and made with their slopes.
     """
     model = _net(variant, classes, precision)
     weights, width = FLOAT * _state_numbers(model), int(model.num_features)
     positions = batch * width * feature_side(res) ** 2
     # The maps, and two copies to sum up.
     norm = positions * (MAP_NUMBER_BYTES[precision] + 2 * DOUBLE)
+    if has_slopes:  # The norm's input and output, the latter twice more, and two slopes of each.
+        norm = max(norm, positions * (MAP_NUMBER_BYTES[precision] + 6 * FLOAT))
     heads = settings * classes * width * (2 + MOMENTS["adamw"])  # weights, gradients, moments
     fit = FLOAT * (features * width + heads + MAX_LOGITS_AT_ONCE)
     forward = forward_bytes(variant, res, batch=batch, classes=classes, precision=precision)

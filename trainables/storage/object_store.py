@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import IO
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 import pyarrow as pa
@@ -108,6 +109,23 @@ class RemotePath:
             return content
 
         return self._with_retries(read)
+
+    def read_parts(self, read: Callable[[IO[bytes]], T]) -> T:
+        """Read parts of the object, of which only these are fetched.
+
+        Args:
+            read: is given the object as a file that can be sought in; called again where the store
+                did not answer.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+        """
+
+        def read_some() -> T:
+            with self.filesystem.open_input_file(self.path) as file:
+                return read(file)
+
+        return self._with_retries(read_some)
 
     def read_text(self, encoding: str = "utf-8") -> str:
         """Read the whole object as text.

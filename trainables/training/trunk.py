@@ -31,6 +31,7 @@ from trainables.storage.files import (
     write_tensors,
 )
 from trainables.storage.hashing import added_later, content_hash
+from trainables.storage.state_values import read_values
 from trainables.storage.typed import checked
 from trainables.training.recipe import Hyper, Recipe
 from trainables.transforms.augmentation import Augmentation
@@ -141,7 +142,8 @@ def epoch_report_from_json(value: Mapping[str, Any]) -> EpochReport:
 def recorded_reports(store: Store, key: str) -> list[EpochReport]:
     """Read the reports of all epochs of a trunk, finished or in training, that are in the store.
 
-    A damaged state counts as none: the training begins anew.
+    Weights and moments, gigabytes for the largest nets, are not read. A state that is cut short
+    counts as none: the training begins anew.
 
     Raises:
         DamagedFileError: the result of a finished trunk is damaged.
@@ -151,7 +153,7 @@ def recorded_reports(store: Store, key: str) -> list[EpochReport]:
     if reports is not None:
         return reports
     path = folder / "state.pt"
-    state = unless_damaged(lambda: read_state(path))
+    state = unless_damaged(lambda: read_values(path))
     if state is None:
         return []
     with damage_told(path):

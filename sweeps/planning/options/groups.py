@@ -134,6 +134,8 @@ class FixOptions:
     """Interpolation in testing; weights: what the variant's weights were trained with."""
     views: int = 2
     """Augmented views of each train image for the arm fix_aug, each a pass over the images."""
+    map_gb: float = 4.0
+    """Most GB of maps that a cell keeps; of larger sets features are streamed: docs/arms.md."""
     head_lr: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1)
     """Learning rates of the classifier. All settings are fitted in one computation."""
     head_smoothing: tuple[float, ...] = (0.0, 0.1)

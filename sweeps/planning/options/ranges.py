@@ -56,6 +56,7 @@ RANGE_OF_OPTION = {
     "survivors": Range(1),
     "test_crop_pct": Range(0, 1, open_low=True),
     "views": Range(1),
+    "map_gb": Range(0, open_low=True),
     "head_lr": Range(0, open_low=True),
     "head_smoothing": Range(0, 1, open_high=True),
     "head_weight_decay": Range(0),

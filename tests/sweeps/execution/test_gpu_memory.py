@@ -58,9 +58,9 @@ def test_an_untrained_trunk_is_only_scored_and_by_one_worker() -> None:
 
 
 def test_a_cell_keeps_the_features_that_its_arms_are_fitted_on() -> None:
-    def features(**options: Any) -> float:
+    def features(gigabytes: float = 6.0, **options: Any) -> float:
         arms = {"train_res": (64,), "arms": ("none", "bn"), **options}
-        many = plan_of(spec_with(**arms, test_res=(64,)), train=10**6)
+        many = plan_of(spec_with(**arms, test_res=(64,), map_gb=gigabytes), train=10**6)
         return gpu_memory.cell_memory_needs(many)["b0", 64].gb(1)
 
     assert features() == needed_gb(cell_bytes("b0", 64, **FORWARD, features=50, settings=0))
@@ -69,6 +69,10 @@ def test_a_cell_keeps_the_features_that_its_arms_are_fitted_on() -> None:
     )
     assert features(arms=("fix", "fix_aug"), views=3) == needed_gb(
         cell_bytes("b0", 64, **FORWARD, features=3 * 10**6 + 50, settings=10)
+    )
+    # A million maps take 5.1 GB: where they may not, features are streamed in half precision.
+    assert features(gigabytes=5.0, arms=("fix",)) == needed_gb(
+        cell_bytes("b0", 64, **FORWARD, features=10**6 // 2 + 50, settings=10, has_slopes=True)
     )
 
 

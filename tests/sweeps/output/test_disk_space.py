@@ -102,6 +102,48 @@ def test_what_a_plan_writes_by_hand(
     assert disk_needs(plan_of(spec_with(spec, arms=arms)), 2).cell == images * (VIEW + MAPS // 2)
 
 
+@pytest.mark.parametrize(
+    ("arms", "fitted"), [(("none", "bn"), False), (("fix",), True), (("fix", "fix_aug"), True)]
+)
+def test_a_set_that_is_streamed_takes_its_prefix_and_three_times_its_features_in_half_precision(
+    spec: SweepSpec, arms: tuple[str, ...], fitted: bool
+) -> None:
+    """At 96 px maps of 400 images may be kept of 2,000: their pixels are not, but val's are."""
+    streamed = spec_with(spec, arms=arms, test_res=(96,), map_gb=400 * MAPS / 1e9, views=3)
+    needs = disk_needs(plan_of(streamed, train=2000), 4)
+    assert needs.kept_maps == 400
+    assert (needs.pixels, needs.cell) == (50 * VIEW, 50 * VIEW + 400 * MAPS)
+    half, full = 2 * FEATURES + 8, 4 * FEATURES + 8
+    assert needs.passing == (3 * 2000 * half if fitted else 0)
+    train_views = fitted + 3 * ("fix_aug" in arms)
+    logits = 50 * 3 * 4 * len(arms)
+    assert needs.cells == 2 * 2 * (2000 * half * train_views + 50 * full + logits)
+    assert needs.views == 50 * VIEW
+    kept = disk_needs(plan_of(spec_with(streamed, map_gb=4.0), train=2000), 4)
+    assert kept.kept_maps is None and kept.passing == 0
+    assert kept.cell == 2000 * (VIEW + MAPS)
+
+
+def test_pixels_of_a_large_set_are_not_kept_though_its_maps_are(
+    spec: SweepSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk_space, "MAX_KEPT_BYTES", 120 * VIEW - 1)
+    needs = disk_needs(plan_of(spec_with(spec, test_res=(96,))), 4)
+    assert (needs.pixels, needs.cell) == (50 * VIEW, 50 * VIEW + 120 * MAPS)
+
+
+def test_the_plan_says_which_cells_stream_and_what_that_takes(
+    spec: SweepSpec, location: SweepLocation, disks: Disks
+) -> None:
+    streamed = spec_with(spec, test_res=(96,), map_gb=400 * MAPS / 1e9)
+    cache, out = checked(plan_of(streamed, train=2000), location)[:2]
+    assert "(b0 at 96 px, whose maps are kept of 400 images)" in cache
+    assert "up to 15.4 MB for the features of a cell that streams" in out
+    disks.out = disk_needs(plan_of(streamed, train=2000), 4).store - 1
+    with pytest.raises(UserError, match=r"take .* at least"):
+        checked(plan_of(streamed, train=2000), location)
+
+
 def test_trunks_that_wait_at_rungs_take_more_than_their_weights(
     spec: SweepSpec, location: SweepLocation, disks: Disks
 ) -> None:

@@ -28,6 +28,12 @@ TEST = a_row(9, 10, split="test", trunk="again", cell="cagain")
 CHOICE = Choice(row=ROWS[1], reason="It is the best.", optimism=0.0)
 
 
+FEATURES = (
+    *("train.arrow", "val.arrow", "train-mild-0.arrow", "train-00000.arrow"),
+    *("train-00001.raw.safetensors", "train.moments.safetensors"),  # of a pass that was cut off
+)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store[Path]:
     store = Store(tmp_path)
@@ -35,7 +41,8 @@ def store(tmp_path: Path) -> Store[Path]:
         put(store.trunk(trunk) / "trunk.safetensors", 1000)
         put(store.trunk(trunk) / "spec.json", 1)
     for cell in ("c0", "c1", "c2", "c3", "cagain"):
-        for name in ("delta-fix.safetensors", "logits-fix.arrow", "train.arrow", "val.arrow"):
+        kept = ("delta-fix.safetensors", "logits-fix.arrow")
+        for name in (*kept, *FEATURES):
             put(store.cell(cell) / name, 100)
         for name in ("rows.json", "predictions.arrow"):
             put(store.cell(cell) / name, 1)
@@ -66,7 +73,8 @@ def test_checkpoints_that_lost_and_all_features_are_deleted(
     for name in ("delta-fix.safetensors", "logits-fix.arrow"):
         cells = {p.parent.name for p in store.root.rglob(name)}
         assert cells == {f"c{trunk.removeprefix('t')}" for trunk in trunks - {"never fixed"}}
-    assert bool(list(store.root.rglob("train.arrow"))) == (keep == "all")
+    for name in FEATURES:
+        assert bool(list(store.root.rglob(name))) == (keep == "all")
     assert len(list(store.root.rglob("predictions.arrow"))) == 5
     after = sum(p.stat().st_size for p in store.root.rglob("*") if p.is_file())
     assert everything - after == freed and (freed > 0) == (keep != "all")

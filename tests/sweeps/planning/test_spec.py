@@ -140,6 +140,7 @@ BINDING: dict[str, Any] = {
     "early_end": True,
     "interpolation": "bilinear",
     "views": 3,
+    "map_gb": 0.5,
     "head_epochs": 3,
     "head_patience": 3,
     "head_batch_size": 8,

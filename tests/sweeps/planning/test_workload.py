@@ -19,6 +19,7 @@ from sweeps.planning.workload import (
     image_passes,
 )
 from tests.factories import plan_of, spec_with
+from trainables.fixres.arms import ARMS
 
 
 @pytest.mark.parametrize(
@@ -87,6 +88,7 @@ def test_work_adds_up_and_cuts_only_save(epochs: int, grace: int, reduction: int
         (("none",), 50),
         (("none", "pool"), 50),
         (("none", "fix"), 170),
+        (("none", "frechet"), 170),  # train has fewer images than a sample may
         (("bn", "frechet", "fix", "fix_affine"), 170),
         (("fix_aug",), 170 + 3 * 120),
     ],
@@ -95,6 +97,13 @@ def test_a_cells_work_is_its_passes(arms: tuple[str, ...], images: int) -> None:
     plan = plan_of(spec_with(arms=arms, views=3, train_res=(100,), test_res=(100, 200)))
     assert cell_images(plan) == images
     assert cell_gmacs(plan, "b0", 200) == 4 * images
+
+
+def test_frechet_alone_passes_over_a_sample_of_train() -> None:
+    plan = plan_of(spec_with(arms=("none", "frechet"), train_res=(100,), test_res=(100,)))
+    large = replace(plan, counts={**plan.counts, "train": 10**6})
+    assert cell_images(large) == ARMS["frechet"].sampled + plan.counts["val"]
+    assert cell_images(large, ("frechet", "bn")) == 10**6 + plan.counts["val"]
 
 
 def test_points_are_ordered_by_their_cost_in_whatever_order_they_are_typed() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from trainables.data import stored_hashes
 from trainables.data.decode import prepare
 from trainables.data.image_set import ImageSet, SplitImages
 from trainables.data.options import ReadOptions
@@ -44,6 +45,15 @@ def test_the_decode_pass_hashes_what_it_stores(found: ImageSet) -> None:
         assert len(images.paths()) == len(images)
     merged = found.merged().split("train")
     assert hashes_of(merged).tolist() == expected(merged)
+
+
+def test_images_are_hashed_in_jobs_of_several_and_none_is_left_out(
+    found: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (found.root / HASHES).unlink()
+    monkeypatch.setattr(stored_hashes, "IMAGES_A_JOB", 5)  # of 24
+    whole = SplitImages(found.root, SPLITS)
+    assert hashes_of(whole).tolist() == expected(whole)
 
 
 @pytest.mark.parametrize("damage", ["none", "cut", "other", "words"])

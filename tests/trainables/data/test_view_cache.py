@@ -41,7 +41,8 @@ def test_a_part_of_a_view_is_its_beginning(tiny_images, tmp_path):
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_mild_view_is_the_draws_of_its_seed_and_number(tiny_images, tmp_path, threads):
     split = tiny_images.split("val")
-    found = at(tiny_images, tmp_path, threads).mild_view("val", WHOLE, number=1, hflip=0.5, seed=3)
+    view = at(tiny_images, tmp_path, threads).mild_view("val", WHOLE, number=1, hflip=0.5, seed=3)
+    found = np.concatenate(list(view.batches(4)))
     drawn = draw_mild(split.sizes, WHOLE, 0.5, np.random.default_rng((3, 1)))
     for i in range(len(split)):
         np.testing.assert_array_equal(found[i], mild_transform(split[i], WHOLE, drawn[i]))
@@ -49,19 +50,13 @@ def test_a_mild_view_is_the_draws_of_its_seed_and_number(tiny_images, tmp_path, 
 
 def test_a_view_is_made_once_and_every_other_one_is_another(tiny_images, tmp_path, monkeypatch):
     cache = at(tiny_images, tmp_path)
-    first = np.array(cache.view("val", WHOLE))
-    mild = np.array(cache.mild_view("val", WHOLE, number=0, hflip=0.5, seed=0))
-    monkeypatch.setattr(view_cache, "render_once", lambda images, path, *_, **__: path.exists())
+    cache.view("val", WHOLE)
+    monkeypatch.setattr(view_cache, "render_once", lambda _, path: path.exists())
     assert cache.view("val", WHOLE)
-    assert cache.mild_view("val", WHOLE, number=0, hflip=0.5, seed=0)
     others = ({"test_res": 32}, {"crop_pct": 0.9}, {"interpolation": "bilinear"})
     for other in others:
         assert not cache.view("val", replace(WHOLE, **other))
-        assert not cache.mild_view("val", replace(WHOLE, **other), number=0, hflip=0.5, seed=0)
     assert not cache.view("test", WHOLE) and not cache.view("val", WHOLE, most=3)
-    for number, hflip, seed in ((1, 0.5, 0), (0, 0.0, 0), (0, 0.5, 1)):
-        assert not cache.mild_view("val", WHOLE, number=number, hflip=hflip, seed=seed)
-    assert not np.array_equal(first, mild)
 
 
 def test_a_view_cut_short_is_none(tiny_images, tmp_path, monkeypatch):
@@ -125,3 +120,74 @@ def test_a_view_that_is_unlinked_can_still_be_read(tiny_images, tmp_path):
         path.unlink()
     np.testing.assert_array_equal(mapped, content)
     np.testing.assert_array_equal(cache.view("val", WHOLE), content)
+
+
+def streamed(images, tmp_path, threads=2):
+    return at(images, tmp_path, threads).streamed_view("val", WHOLE)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("batch_size", [1, 4, 15, 99])
+def test_a_streamed_view_has_the_pixels_of_the_kept_one_and_is_stored_nowhere(
+    tiny_images, tmp_path, threads, batch_size
+):
+    cache = at(tiny_images, tmp_path / "streamed", threads)
+    kept = at(tiny_images, tmp_path / "kept", threads)
+    for most in (None, 5):
+        found = cache.streamed_view("val", WHOLE, most=most)
+        wanted = kept.view("val", WHOLE, most=most)
+        batches = list(found.batches(batch_size))
+        assert [len(b) for b in batches[:-1]] == [batch_size] * (len(batches) - 1)
+        assert found.shape == wanted.shape and len(found) == len(wanted)
+        np.testing.assert_array_equal(np.concatenate(batches), wanted)
+    assert not (tmp_path / "streamed").exists()
+
+
+def test_a_part_of_a_streamed_view_is_that_part(tiny_images, tmp_path):
+    view, options = at(tiny_images, tmp_path), {"number": 0, "hflip": 0.5, "seed": 0}
+    for whole in (
+        view.streamed_view("val", WHOLE),
+        view.mild_view("val", WHOLE, **options),
+    ):
+        pixels = np.concatenate(list(whole.batches(4)))
+        for part in (whole.part(3, 9), whole.part(0, 12).part(3, 9)):
+            np.testing.assert_array_equal(np.concatenate(list(part.batches(4))), pixels[3:9])
+        assert len(whole.part(9, 99)) == 6
+
+
+def counted(view):
+    """The view, and the positions of the images that it has rendered."""
+    rendered = []
+
+    def render(i, image):
+        rendered.append(i)
+        return view.render(i, image)
+
+    return replace(view, render=render), rendered
+
+
+def test_a_streamed_view_renders_a_few_batches_ahead_and_no_more(tiny_images, tmp_path):
+    view, rendered = counted(streamed(tiny_images, tmp_path))
+    batches = view.batches(2)
+    next(batches)
+    batches.close()  # which waits for what is being rendered
+    assert 2 <= len(rendered) <= 2 * (2 + view_cache.BATCHES_AHEAD) < len(view)
+
+
+def test_a_streamed_view_ends_with_what_an_image_raises(tiny_images, tmp_path):
+    def render(i, image):
+        if i == 7:
+            raise RuntimeError("broken")
+        return WHOLE(image)
+
+    view = replace(streamed(tiny_images, tmp_path), render=render)
+    with pytest.raises(RuntimeError, match="broken"):
+        list(view.batches(2))
+
+
+def test_a_view_that_would_take_much_is_not_kept(tiny_images, tmp_path, monkeypatch):
+    cache = at(tiny_images, tmp_path)
+    monkeypatch.setattr(view_cache, "MAX_KEPT_BYTES", VAL_VIEW_BYTES)
+    assert isinstance(cache.kept_if_small("val", WHOLE), np.memmap)
+    monkeypatch.setattr(view_cache, "MAX_KEPT_BYTES", VAL_VIEW_BYTES - 1)
+    assert isinstance(cache.kept_if_small("val", WHOLE), view_cache.StreamedView)

@@ -56,7 +56,8 @@ def test_an_arm_alone_takes_the_passes_that_its_entry_says(made, arm):
     """But for the one at the train resolution, which the store holds of the trunk."""
     cell = replace(made.cell, arms=(arm.name,), seed=10)
     _, _, seen = watched(cell, made.store, made.views)
-    assert sum(seen) == (arm.needs_train + VIEWS * arm.needs_mild_views) * TRAIN + VAL
+    passes = arm.needs_train + VIEWS * arm.needs_mild_views
+    assert sum(seen) == passes * TRAIN + min(arm.sampled, TRAIN) + VAL
 
 
 def test_the_pass_at_the_train_resolution_is_that_of_the_arm_that_says_so(made, tmp_path):
@@ -67,7 +68,22 @@ def test_the_pass_at_the_train_resolution_is_that_of_the_arm_that_says_so(made, 
         _, _, seen = watched(replace(made.cell, arms=(name,)), store, made.views)
         passes[name] = sum(seen)
     assert passes["frechet"] - passes["bn"] == TRAIN
-    assert [name for name in ARMS if ARMS[name].needs_train_res] == ["frechet"]
+    assert [name for name in ARMS if ARMS[name].sampled] == ["frechet"]
+
+
+def test_frechet_passes_over_its_sample_alone_and_comes_out_as_beside_other_arms(made, monkeypatch):
+    """At the test resolution: what it needs of the train resolution is in the store."""
+    monkeypatch.setattr("trainables.fixres.arms.FRECHET_IMAGES", 7)
+    found = {}
+    for arms in (("frechet",), ("bn", "frechet"), ("frechet", "fix")):
+        cell = replace(made.cell, arms=arms, seed=11)
+        _, logits, seen = watched(cell, made.store, made.views)
+        found[arms] = logits["frechet"]
+        assert sum(seen) == (7 if arms == ("frechet",) else TRAIN) + VAL
+    alone, *beside = found.values()
+    for logits in beside:
+        torch.testing.assert_close(logits, alone)
+    assert not torch.equal(alone, made.logits["frechet"])  # that of all 22 images
 
 
 def test_another_crop_is_passed_over_and_resized_by_itself_and_once(made):
@@ -119,7 +135,7 @@ def test_results_do_not_depend_on_what_was_asked_before(made):
     with CellPasses(made.cell, made.store, made.views) as passes:
         bn = passes.logits(passes.val_features, *passes.trained_classifier)
         pool, none = passes.sliding_window_logits(), passes.trained_logits()
-        frechet_head = passes.frechet_classifier()
+        frechet_head = passes.frechet_classifier(ARMS["frechet"].sampled)
         frechet_logits = passes.logits(passes.val_features_as_trained, *frechet_head)
     found = {"bn": bn, "pool": pool, "none": none, "frechet": frechet_logits}
     assert all(torch.equal(logits, made.logits[arm]) for arm, logits in found.items())

@@ -64,6 +64,25 @@ def test_a_model_on_its_device_differs_in_layout_alone(lite0):
     assert placed.conv_stem.weight.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("name", ["lite0", "b0"])
+def test_a_frozen_body_makes_the_maps_of_the_net_without_its_norms(name):
+    torch.manual_seed(0)
+    net = backbone.build(variants.get(name), 5)
+    with torch.no_grad():
+        net.train()(torch.randn(8, 3, 64, 64))  # so that norms have statistics of their own
+    net.eval()
+    before = {key: tensor.clone() for key, tensor in net.state_dict().items()}
+    x = torch.randn(3, 3, 64, 64)
+    frozen = backbone.frozen_body(net)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            backbone.body(frozen, x), backbone.body(net, x), rtol=1e-4, atol=1e-4
+        )
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in frozen.modules())
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+    assert all(torch.equal(before[key], tensor) for key, tensor in net.state_dict().items())
+
+
 def test_a_trunk_of_as_many_classes_keeps_its_classifier(lite0_state):
     model = backbone.build(LITE0, 5)
     load_trunk(model, lite0_state)

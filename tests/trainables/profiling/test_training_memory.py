@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.memory import CARD_GB, LADDER, Rung
+from trainables.fixres.streaming.first_order import feature_slopes
 from trainables.models import backbone, variants
-from trainables.profiling.inference_memory import peak_mb
+from trainables.profiling.inference_memory import peak_bytes, peak_mb
 from trainables.profiling.training_memory import (
     FLOAT,
     MOMENTS,
@@ -192,6 +193,33 @@ def test_a_cell_takes_its_pass_or_its_features() -> None:
     million = cell(features=1_000_000) - cell(features=500_000)
     assert million == 500_000 * 1280 * FLOAT
     assert cell(features=10**6, batch=64) == cell(features=10**6)
+
+
+def test_features_with_slopes_take_as_much_as_is_alive_while_they_are_made() -> None:
+    """Counted on the meta device from the operators that run."""
+    with torch.device("meta"):
+        model = backbone.build(variants.get("b0"), 10).eval().requires_grad_(False)
+        z = torch.empty(64, 1280, 4, 4)
+    held = sum(t.numel() for t in (*model.parameters(), *model.buffers())) * FLOAT
+
+    class Slopes(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = model
+
+        def forward(self, z: torch.Tensor) -> torch.Tensor:
+            return feature_slopes(self.net, z).slope
+
+    counted = peak_bytes(Slopes(), z) - held
+    slopes, plain = (
+        cell_bytes(
+            "b0", 128, batch=64, classes=10, precision="float32", features=0, settings=0,
+            has_slopes=has,
+        )
+        for has in (True, False)
+    )  # fmt: skip
+    assert slopes >= plain
+    assert counted <= 7 * z.numel() * FLOAT
 
 
 def test_what_is_not_counted_is_put_on_top() -> None:

@@ -32,6 +32,7 @@ from trainables.storage.files import (
     write_tensors,
 )
 from trainables.storage.object_store import remote_path
+from trainables.storage.state_values import read_values
 from trainables.storage.typed import checked
 
 TENSORS = {
@@ -136,7 +137,7 @@ def test_a_flipped_bit_in_an_object_store_is_noticed(
 def test_any_bytes_for_a_file_end_in_a_value_or_a_sentence(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "file"
     path.write_bytes(content)
-    for read in (read_tensors, read_batch, read_state, read_json):
+    for read in (read_tensors, read_batch, read_state, read_values, read_json):
         with pytest.raises(DamagedFileError) if not _is_json(read, content) else _nothing():
             read(path)
     read_lines(path)

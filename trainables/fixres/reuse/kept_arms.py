@@ -192,6 +192,7 @@ def kept_statistics(store: Store, key: str) -> NormStatistics | None:
 def _basis(cell: CellSpec, arm: str | None = None) -> str:
     """Hash all that an arm of a cell depends on; no arm: all that the passes of the net do."""
     passes = [cell.trunk, cell.transform, cell.batch_size, cell.seed]
+    passes += [] if cell.prefix is None else [cell.prefix]
     if arm is None:
         return content_hash("passes", *passes)
     heads = cell.heads if ARMS[arm].fits_classifier else None
@@ -204,8 +205,10 @@ def _with_features(store: Store, keys: Sequence[str]) -> str | None:
     """Return the cell that has most features: those of train take longest; None: none has any."""
 
     def having(key: str) -> tuple[bool, bool]:
-        train, val = ((store.cell(key) / f"{name}.arrow").exists() for name in ("train", "val"))
-        return train, val
+        whole, first_shard, val = (
+            (store.cell(key) / f"{name}.arrow").exists() for name in ("train", "train-00000", "val")
+        )
+        return whole or first_shard, val
 
     best = max(keys, key=having, default=None)
     return best if best is not None and any(having(best)) else None

@@ -1,4 +1,4 @@
-"""Fold batch norms into the convolutions before them: what a served net computes, in fewer steps.
+"""Fold batch norms into the convolutions before them: what a frozen net computes, in fewer steps.
 
 In eval mode a batch norm scales and shifts each channel by constants, and so does a convolution
 with its weights and bias (Jacob et al., arXiv:1712.05877, section 3.2).

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from tests.trainables.export.test_portable_formats import alive
-from trainables.export.folding import fold_batch_norms
 from trainables.models import backbone, variants
+from trainables.models.folding import fold_batch_norms
 
 
 def norms(net: nn.Module) -> list[nn.BatchNorm2d]:

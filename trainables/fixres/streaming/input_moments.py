@@ -1,0 +1,69 @@
+"""Sum up the first two moments of what comes before ``conv_head``: exact statistics behind it.
+
+The last batch norm's input is linear in the maps x before ``conv_head``, z = W x + b at each
+position. So its mean and variance over all images follow from the mean m and the covariance C of x:
+
+    mean z = W m + b        var z = diag(W C W')
+
+C has a quarter of the channels on either side that z has, so that this costs a quarter of a pass of
+``conv_head``; and no image need be kept, or seen again, once its moments are summed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from trainables.fixres.features import NormStatistics
+from trainables.models import backbone
+from trainables.models.backbone import Net, State
+
+
+@dataclass
+class InputMoments:
+    """Moments of the maps of the images so far, about a shift that the first of them set.
+
+    Products are float32, of values about the shift; their sums are float64.
+    """
+
+    shift: torch.Tensor  # (C,) float32: near the mean, so that squares do not cancel
+    total: torch.Tensor  # (C,) float64: the sum of x - shift
+    products: torch.Tensor  # (C, C) float64: the sum of (x - shift) (x - shift)'
+    count: int = 0  # positions of all images
+
+    @classmethod
+    def about(cls, maps: torch.Tensor) -> InputMoments:
+        """Begin with no image, about the mean of these maps (N, C, h, w)."""
+        shift = maps.float().mean(dim=(0, 2, 3))
+        total = torch.zeros_like(shift, dtype=torch.float64)
+        return cls(shift, total, torch.outer(total, total))
+
+    def add(self, maps: torch.Tensor) -> None:
+        """Count some more images: (N, C, h, w), on the device of those before."""
+        x = maps.float().permute(0, 2, 3, 1).reshape(-1, maps.shape[1]) - self.shift
+        self.total += x.sum(dim=0, dtype=torch.float64)
+        self.products += x.T @ x
+        self.count += len(x)
+
+    def statistics(self, model: Net) -> NormStatistics:
+        """Compute the statistics of the last batch norm's input over all images so far."""
+        weight, bias = backbone.pre_norm_parameters(model)
+        weight = weight.to(self.total)
+        around = self.total / self.count
+        covariance = self.products / self.count - torch.outer(around, around)
+        mean = weight @ (self.shift.double() + around) + bias.to(weight)
+        var = ((weight @ covariance) * weight).sum(dim=1).clamp_min(0)
+        unbiased = var * (self.count / max(1, self.count - 1))
+        return NormStatistics(mean.cpu(), unbiased.cpu())
+
+    def state(self) -> State:
+        """Give all that :meth:`from_state` needs."""
+        sums = {"shift": self.shift, "total": self.total, "products": self.products}
+        return {**sums, "count": torch.tensor(self.count)}
+
+    @classmethod
+    def from_state(cls, state: State, device: torch.device) -> InputMoments:
+        """Go on from what :meth:`state` has given."""
+        shift, total, products = (state[n].to(device) for n in ("shift", "total", "products"))
+        return cls(shift, total, products, int(state["count"]))
