@@ -13,10 +13,10 @@ from torch.nn.functional import cross_entropy
 
 from trainables.data.loader import TrainBatch, normalize_on_device
 from trainables.models.device import autocast
+from trainables.models.memory_fit import MemoryFit
 from trainables.models.variants import Preprocessing
 from trainables.models.whole_batch import WholeBatch
 from trainables.training.distributed import WorkerGroup
-from trainables.training.memory_fit import MemoryFit
 
 MIN_MICRO_BATCH = 2  # images: batch norm estimates a variance from them
 

@@ -9,9 +9,9 @@ import torch
 
 from trainables.evaluation.inference import logits_of
 from trainables.models.backbone import Net
+from trainables.models.memory_fit import MemoryFit
 from trainables.models.variants import Preprocessing
 from trainables.training.distributed import WorkerGroup
-from trainables.training.memory_fit import MemoryFit
 
 
 def shared_logits(

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from trainables.errors import SweepError
-from trainables.training.memory_fit import MemoryFit
+from trainables.models.memory_fit import MemoryFit
 
 CPU = torch.device("cpu")
 
