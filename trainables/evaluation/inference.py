@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
 
 from trainables.data.loader import normalize_on_device
-from trainables.models import backbone
+from trainables.models import backbone, host_memory
 from trainables.models.backbone import Net
 from trainables.models.variants import Preprocessing
 
@@ -25,8 +26,9 @@ def batches_of(
         (B, 3, R, R) float32, channels last.
     """
     for start in range(0, len(view), batch_size):
-        # The view is a read-only memory map: a batch of it is copied once, into writable memory.
-        yield normalize_on_device(np.array(view[start : start + batch_size]), preprocessing, device)
+        # The view is a read-only memory map: a batch is copied once, to where it can be moved.
+        pixels = host_memory.filled(view[start : start + batch_size], device)
+        yield normalize_on_device(pixels, preprocessing, device)
 
 
 @torch.inference_mode()
@@ -48,7 +50,24 @@ def outputs_of(
         (N, ...) float32 on the CPU.
     """
     batches = batches_of(view, batch_size, preprocessing, device)
-    return torch.cat([forward(x).float().cpu() for x in batches])
+    return torch.cat(list(read_behind(forward(x).float() for x in batches)))
+
+
+def read_behind(outputs: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Give outputs on the CPU, each once the next is under way: so a GPU has always work to do."""
+    last: torch.Tensor | None = None
+    for output in outputs:
+        if last is not None:
+            yield last.cpu()
+        last = output
+    if last is not None:
+        yield last.cpu()
+
+
+def logits_of_batch(model: Net, x: torch.Tensor) -> torch.Tensor:
+    """Compute the logits of normalised pixels: (B, 3, R, R) -> (B, C) float32 on their device."""
+    logits: torch.Tensor = model.classifier(backbone.features(model, x))
+    return logits.float()
 
 
 def logits_of(
@@ -68,9 +87,5 @@ def logits_of(
         model: on the device; put into evaluation mode.
     """
     model.eval()
-
-    def forward(x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = model.classifier(backbone.features(model, x))
-        return logits
-
+    forward = partial(logits_of_batch, model)
     return outputs_of(forward, view, preprocessing, batch_size=batch_size, device=device)
