@@ -65,6 +65,7 @@ def _trunk_gb(plan: Plan, point: Point, workers: int) -> float:
                 precision="bf16",
                 optimizer=optimizer,
                 ema=max(plan.possible("ema_decay")) > 0,
+                workers=workers,
             )
             for optimizer in plan.possible("optimizer")
         )

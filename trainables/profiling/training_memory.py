@@ -50,17 +50,21 @@ def step_bytes(
     precision: Precision,
     optimizer: str,
     ema: bool,
+    workers: int = 1,
 ) -> int:
     """Count the peak of one training step of ``batch`` images at ``res`` px.
 
     Args:
+        batch: of one worker.
         optimizer: "adamw" or "sgd", with momentum.
         ema: whether a moving average of the weights is kept.
+        workers: of the trial; several keep all gradients a second time, in one piece for their sum.
     """
     model = _net(variant, classes, precision).train()
     x = _images(batch, res, precision)
     weights = sum(p.numel() for p in model.parameters())
-    state = FLOAT * weights * (2 + MOMENTS[optimizer] + ema)  # with weights and gradients
+    # With weights and gradients.
+    state = FLOAT * weights * (2 + MOMENTS[optimizer] + ema + (workers > 1))
     copies = 0 if precision == "float32" else MAP_NUMBER_BYTES[precision] * weights
     return state + copies + saved_bytes(model, x) + FLOAT * x.numel()
 

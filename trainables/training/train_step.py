@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from trainables.data.loader import TrainBatch, normalize_on_device
+from trainables.errors import SweepError
 from trainables.models.device import autocast
 from trainables.models.memory_fit import MemoryFit
 from trainables.models.variants import Preprocessing
@@ -24,6 +25,11 @@ _TOO_LARGE = (
     f"Memory runs out even with micro-batches of {MIN_MICRO_BATCH} images, the fewest "
     "that batch norm can do with: train at a lower `train_res`, leave out the largest "
     "variants, or give trials GPUs with more memory."
+)
+
+_NO_ROOM_FOR_OPTIMIZER = (
+    "Memory runs out for what the optimiser keeps of each weight, whatever the `batch_size`: leave "
+    "out the largest variants, train with `optimizer` sgd, or give trials GPUs with more memory."
 )
 
 
@@ -42,10 +48,10 @@ class StepResult:
 class TrainStep:
     """Takes optimiser steps, each on one whole batch, as much of it at once as fits into memory.
 
-    Where memory runs out, the step is tried again in micro-batches of half the size, and all later
-    steps are taken so: their gradients are summed, each weighted by its share of the images, so
-    that the effective batch stays what it is. Batch norm alone sees the micro-batches: it
-    normalises by their statistics, and its running ones follow each of them.
+    Where memory runs out, the step is tried again in micro-batches of half the size, and the steps
+    after it are taken so (until :meth:`try_more`): their gradients are summed, each weighted by its
+    share of the images, so that the effective batch stays what it is. Batch norm alone sees the
+    micro-batches: it normalises by their statistics, and its running ones follow each of them.
 
     Several workers each do their share of a batch. Their gradients are summed in one piece, after
     all workers have theirs (DistributedDataParallel sums them within the backward pass); batch norm
@@ -97,6 +103,16 @@ class TrainStep:
         """Images at once, at most; None: whole shares."""
         return self._memory_fit.batch_size
 
+    def try_more(self, images: int) -> None:
+        """Have the next step take twice as many images at once, if memory has run out before.
+
+        What took the memory may be gone, as a trial on the same GPU. All workers call it at once.
+
+        Args:
+            images: of a whole batch, in all shares together.
+        """
+        self._memory_fit.grow(-(-images // self._group.world_size))
+
     def step(
         self,
         batch: TrainBatch,
@@ -115,7 +131,7 @@ class TrainStep:
             Loss and hits of this worker's share; and for each flag, whether any worker has it.
 
         Raises:
-            SweepError: not even the smallest micro-batch fits into memory.
+            SweepError: not even the smallest micro-batch fits into memory, or the optimiser's own.
         """
         self._before.keep()
         weight = self._weight_of_all(batch, images)
@@ -128,8 +144,17 @@ class TrainStep:
             self._memory_fit.halve(-(-images // self._group.world_size))
             self._before.restore()
         self._sum_gradients()
-        self._optimizer.step()
+        self._update()
         return result, tuple(flags)
+
+    def _update(self) -> None:
+        """Have the optimiser change the weights; in its first step it takes memory of its own."""
+        try:
+            self._optimizer.step()
+            return
+        except torch.OutOfMemoryError:  # not bound to a name: its trace would keep the memory
+            pass
+        raise SweepError(_NO_ROOM_FOR_OPTIMIZER)
 
     def _sum_gradients(self) -> None:
         """Sum gradients over all workers; each has weighted its own by its images."""

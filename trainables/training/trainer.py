@@ -229,6 +229,8 @@ class TrunkTraining:
     def _train(self, number: int, progress: EpochProgress) -> None:
         """Train what is left of epoch ``number``."""
         self.model.train()
+        if not progress.batches:  # in whichever process the epoch begins
+            self._train_step.try_more(self._images_per_batch)
         saved = time.monotonic()
 
         def local_flags() -> tuple[bool, bool]:

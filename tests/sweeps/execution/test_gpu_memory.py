@@ -27,8 +27,8 @@ def test_a_trunk_needs_what_its_step_does() -> None:
     assert set(needs) == {("b0", 64), ("b0", 96)}
     for (variant, res), need in needs.items():
         assert need.gb(1) == needed_gb(step_bytes(variant, res, **STEP))
-        assert need.gb(4) == needed_gb(step_bytes(variant, res, **{**STEP, "batch": 8}))
-        assert need.gb(5) == needed_gb(step_bytes(variant, res, **{**STEP, "batch": 7}))
+        assert need.gb(4) == needed_gb(step_bytes(variant, res, **{**STEP, "batch": 8}, workers=4))
+        assert need.gb(5) == needed_gb(step_bytes(variant, res, **{**STEP, "batch": 7}, workers=5))
         assert need.max_workers == 16
 
 

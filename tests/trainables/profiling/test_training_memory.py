@@ -35,10 +35,11 @@ def step(
     optimizer: str = "adamw",
     ema: bool = False,
     classes: int = 10,
+    workers: int = 1,
 ) -> int:
     return step_bytes(
         variant, res, batch=batch, classes=classes, precision=precision, optimizer=optimizer,
-        ema=ema,
+        ema=ema, workers=workers,
     )  # fmt: skip
 
 
@@ -156,6 +157,7 @@ def test_what_the_optimiser_and_the_average_keep() -> None:
     weights = FLOAT * parameters("b0")
     assert step(optimizer="adamw") - step(optimizer="sgd") == weights
     assert step(ema=True) - step() == weights
+    assert step(workers=2) - step() == weights and step(workers=3) == step(workers=2)
 
 
 def test_larger_nets_need_more() -> None:

@@ -132,6 +132,17 @@ def test_where_nothing_fits_it_says_so_and_no_step_is_taken():
     assert all(torch.equal(before[name], p) for name, p in parameters.items())
 
 
+def test_an_optimiser_that_finds_no_memory_says_so(monkeypatch):
+    train_step = train_step_of(plain_net())
+
+    def run_out():
+        raise torch.OutOfMemoryError("injected")
+
+    monkeypatch.setattr(train_step._optimizer, "step", run_out)
+    with pytest.raises(SweepError, match=r"`optimizer` sgd"):
+        take(train_step, draw(8))
+
+
 def test_other_errors_are_not_result_for_a_lack_of_memory(monkeypatch):
     net = plain_net()
     train_step = train_step_of(net)

@@ -501,7 +501,9 @@ def test_a_random_start_is_its_seeds(make, tiny_images, tmp_path):
 
 
 @pytest.mark.parametrize("at", [0, 3, 5])
-def test_a_step_that_runs_out_of_memory_is_taken_in_micro_batches_and_so_are_all_after_it(make, at):
+def test_after_a_step_that_runs_out_of_memory_steps_are_in_micro_batches_tried_larger_each_epoch(
+    make, at
+):
     calls: list[int] = []
     steps: list[int] = []
 
@@ -520,6 +522,24 @@ def test_a_step_that_runs_out_of_memory_is_taken_in_micro_batches_and_so_are_all
         training.epoch()
         training = watched(make())  # taken up by another process
     assert len(steps) == 3 * STEPS
-    assert calls == [8] * at + [8, 4] + [2] * 4 * (3 * STEPS - at)
+    first, *others = [STEPS - at % STEPS] + [STEPS] * (2 - at // STEPS)  # steps of epochs from then
+    wanted = [8] * at + [8, 4] + [2] * 4 * first
+    for steps_of_epoch in others:
+        wanted += [4] + [2] * 4 * steps_of_epoch
+    assert calls == wanted
     micro = [report.micro_batch for report in training.reports]
     assert micro == [2 if epoch > at // STEPS else None for epoch in range(1, 4)]
+
+
+def test_steps_are_whole_again_once_there_is_the_memory(make):
+    training, calls = make(), []
+
+    def run_out(_module, inputs, _output):
+        calls.append(len(inputs[0]))
+        if training.trained_epochs == 0 and len(inputs[0]) > 3:
+            raise torch.OutOfMemoryError("injected")
+
+    training.model.classifier.register_forward_hook(run_out)
+    reports = [training.epoch() for _ in range(3)]
+    assert [report.micro_batch for report in reports] == [2, 4, None]
+    assert calls == [8, 4] + [2] * 4 * STEPS + [4] * 2 * STEPS + [8] * STEPS
