@@ -96,6 +96,8 @@ class _Gpu(TorchDispatchMode):
             return self._as_many_as_can_be(op, args, kwargs)
         elif op not in NO_KERNEL and not func.is_view:
             self._note(self._traffic.launches)
+        if op is aten.index and any(i is not None and i.device.type == "cpu" for i in args[1]):
+            self._note(self._traffic.blocking_copies)  # as of a list of numbers
         if op is aten._fused_sgd_:  # of which PyTorch knows no shapes: it changes what it is given
             assert all(isinstance(t, FakeTensor) for t in tensors)
             return None

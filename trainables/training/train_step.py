@@ -225,8 +225,8 @@ class TrainStep:
 class _StateBeforeStep:
     """What a failed attempt changes for good: running statistics, and random generators' states.
 
-    It is kept before every step, as memory may run out in any. All buffers of one dtype are copied
-    in one launch, into memory that is there: one by one they would be a seventh of all launches.
+    It is kept before every step, as memory may run out in any. Buffers of one dtype are copied
+    together, into memory that is there: one by one they would be an eighth of a step's launches.
     """
 
     def __init__(self, model: nn.Module, device: torch.device):
