@@ -175,6 +175,7 @@ class TrunkTraining:
         self._train(number, progress)
         loss, hits = progress.totals()
         mean_loss = loss / progress.images
+        self.optimizer.zero_grad(set_to_none=True)  # what is scored may need their memory
         self.group.broadcast(self.model.buffers())
         self.group.broadcast(self.evaluated_model.buffers())
         is_finite = math.isfinite(mean_loss) and self._weights_are_finite()

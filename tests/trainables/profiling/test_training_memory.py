@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from trainables.profiling.training_memory import (
     forward_bytes,
     needed_gb,
     saved_bytes,
+    scoring_bytes,
     step_bytes,
 )
 
@@ -158,6 +160,19 @@ def test_what_the_optimiser_and_the_average_keep() -> None:
     assert step(optimizer="adamw") - step(optimizer="sgd") == weights
     assert step(ema=True) - step() == weights
     assert step(workers=2) - step() == weights and step(workers=3) == step(workers=2)
+
+
+@pytest.mark.parametrize(
+    ("kept", "copies"),
+    [({}, 2), ({"optimizer": "sgd"}, 1), ({"ema": True}, 3), ({"ema": True, "workers": 2}, 4)],
+)
+def test_scoring_amid_a_training_takes_what_it_goes_on_with(
+    kept: dict[str, Any], copies: int
+) -> None:
+    how: dict[str, Any] = {"batch": 8, "classes": 10, "precision": "float32"}
+    forward = forward_bytes("b0", 96, **how)
+    scoring = scoring_bytes("b0", 96, **how, **{"optimizer": "adamw", "ema": False, **kept})
+    assert scoring - forward == copies * FLOAT * parameters("b0")
 
 
 def test_larger_nets_need_more() -> None:

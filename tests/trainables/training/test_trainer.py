@@ -543,3 +543,16 @@ def test_steps_are_whole_again_once_there_is_the_memory(make):
     reports = [training.epoch() for _ in range(3)]
     assert [report.micro_batch for report in reports] == [2, 4, None]
     assert calls == [8, 4] + [2] * 4 * STEPS + [4] * 2 * STEPS + [8] * STEPS
+
+
+def test_no_gradients_are_there_while_val_is_scored(make, monkeypatch):
+    training = make(rungs=(1,))
+    held: list[torch.Tensor | None] = []
+
+    def score_val(*_):
+        held.extend(p.grad for p in training.model.parameters())
+        return {}
+
+    monkeypatch.setattr(training, "_validate", score_val)
+    training.epoch()
+    assert held and all(gradient is None for gradient in held)
