@@ -69,6 +69,7 @@ MARKED = {
         "tests/trainables/models/test_family.py",
         "tests/trainables/models/test_weights.py",
         "tests/trainables/profiling/",
+        "tests/trainables/test_gpu_path.py",
         "tests/trainables/test_train.py",
         "tests/trainables/training/test_distributed.py",
         "tests/trainables/training/test_trainer.py",

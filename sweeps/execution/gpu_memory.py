@@ -9,7 +9,13 @@ from sweeps.planning.grid import Point
 from sweeps.planning.plan import Plan
 from trainables.fixres.arms import ARMS
 from trainables.models.tensor_names import CLASSIFIER, STATISTICS
-from trainables.profiling.training_memory import cell_bytes, forward_bytes, needed_gb, step_bytes
+from trainables.profiling.training_memory import (
+    cell_bytes,
+    forward_bytes,
+    needed_gb,
+    scoring_bytes,
+    step_bytes,
+)
 
 
 def trunk_memory_needs(plan: Plan) -> dict[NetAtRes, MemoryNeed]:
@@ -54,23 +60,26 @@ def cell_memory_need(plan: Plan, variant: str, train_res: int, test_res: int) ->
 def _trunk_gb(plan: Plan, point: Point, workers: int) -> float:
     epochs, max_test_res = plan.spec.trunks.epochs, max(plan.grid.tests[point])
     batch, classes = -(-max(plan.possible("batch_size")) // workers), len(plan.classes)
-    peak_bytes = 0
-    if epochs:
-        peak_bytes = max(
-            step_bytes(
-                point.variant,
-                point.train_res,
-                batch=batch,
-                classes=classes,
-                precision="bf16",
-                optimizer=optimizer,
-                ema=max(plan.possible("ema_decay")) > 0,
-            )
-            for optimizer in plan.possible("optimizer")
+    if not epochs:
+        return needed_gb(_forward_bytes(point.variant, max_test_res, batch, classes))
+    peaks = [(step_bytes, point.train_res)]
+    # At the train resolution and below it, a training step takes more than scoring.
+    if max_test_res > point.train_res:
+        peaks.append((scoring_bytes, max_test_res))
+    peak_bytes = max(
+        count(
+            point.variant,
+            res,
+            batch=batch,
+            classes=classes,
+            precision="bf16",
+            optimizer=optimizer,
+            ema=max(plan.possible("ema_decay")) > 0,
+            workers=workers,
         )
-    # At the train resolution and below it, a training step takes more than a forward pass.
-    if max_test_res > point.train_res or not epochs:
-        peak_bytes = max(peak_bytes, _forward_bytes(point.variant, max_test_res, batch, classes))
+        for optimizer in plan.possible("optimizer")
+        for count, res in peaks
+    )
     return needed_gb(peak_bytes)
 
 

@@ -17,19 +17,21 @@ import numpy as np
 import torch
 
 from trainables.data.image_set import SplitImages
+from trainables.models import host_memory
 from trainables.models.variants import Preprocessing
 from trainables.transforms.augmentation import Augmentation, random_resized_crops
 from trainables.transforms.fast_resize import Kernel, kernel_here, resize_into
 
 BATCHES_AHEAD_PER_THREAD = 2
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """A batch of cropped images, some of them mirrored."""
+    """A batch of cropped images, some of them mirrored, in memory that its device copies from."""
 
-    pixels: np.ndarray  # (B, R, R, 3) uint8
-    labels: np.ndarray  # (B,) int64
+    pixels: torch.Tensor  # (B, R, R, 3) uint8 on the CPU
+    labels: torch.Tensor  # (B,) int64 on the CPU
 
 
 def train_batches(
@@ -46,6 +48,7 @@ def train_batches(
     rank: int = 0,
     world: int = 1,
     kernel: Kernel | None = None,
+    device: torch.device = CPU,
 ) -> Iterator[TrainBatch]:
     """Give the batches of one epoch in a random order, cropped a few batches ahead.
 
@@ -63,6 +66,7 @@ def train_batches(
         rank, world: this worker's number and the number of workers; it is given every
             ``world``-th image of a batch.
         kernel: that resizes; None: this machine's.
+        device: that batches are for.
     """
     if drawn is None:
         drawn = np.arange(len(images))
@@ -75,12 +79,13 @@ def train_batches(
 
     def make_batch(b: int) -> TrainBatch:
         chosen = order[b * batch_size : (b + 1) * batch_size][rank::world]
-        pixels = np.empty((len(chosen), train_res, train_res, 3), np.uint8)
-        for out, draw in zip(pixels, chosen, strict=True):
+        shape = (len(chosen), train_res, train_res, 3)
+        pixels = host_memory.empty(shape, torch.uint8, device)
+        for out, draw in zip(pixels.numpy(), chosen, strict=True):
             top, left, height, width = boxes[draw]
             region = images[drawn[draw]][top : top + height, left : left + width]
             resize_into(out, region, interpolation, kernel, mirrored=bool(flips[draw]))
-        return TrainBatch(pixels, images.labels[drawn[chosen]])
+        return TrainBatch(pixels, host_memory.filled(images.labels[drawn[chosen]], device))
 
     pool, numbers = ThreadPoolExecutor(threads), iter(range(start, batches))
     try:
@@ -95,13 +100,19 @@ def train_batches(
 
 
 def normalize_on_device(
-    pixels: np.ndarray, preprocessing: Preprocessing, device: torch.device
+    pixels: np.ndarray | torch.Tensor, preprocessing: Preprocessing, device: torch.device
 ) -> torch.Tensor:
-    """Move (B, R, R, 3) uint8 to the device and normalise: (B, 3, R, R) float32, channels last."""
+    """Move (B, R, R, 3) uint8 to the device and normalise: (B, 3, R, R) float32, channels last.
+
+    Nothing waits for the copy of a tensor that :mod:`.host_memory` has made for the device.
+    """
+    if isinstance(pixels, np.ndarray):
+        on_cpu = device.type == "cpu"  # where nothing is copied
+        pixels = torch.from_numpy(pixels) if on_cpu else host_memory.filled(pixels, device)
     count, height, width, channels = pixels.shape
     mean, std = _rows(preprocessing, width, device)
     # By rows of pixels, as they lie in memory: channel by channel a CPU takes twice as long.
-    x = torch.from_numpy(pixels).to(device, non_blocking=True).view(count, height, -1).float()
+    x = pixels.to(device, non_blocking=True).view(count, height, -1).float()
     return x.sub_(mean).div_(std).view(count, height, width, channels).permute(0, 3, 1, 2)
 
 

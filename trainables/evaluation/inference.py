@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
 
 from trainables.data.loader import normalize_on_device
 from trainables.data.view_cache import StreamedView
-from trainables.models import backbone
+from trainables.models import backbone, host_memory
 from trainables.models.backbone import Net
 from trainables.models.variants import Preprocessing
 
@@ -32,8 +33,9 @@ def batches_of(
             yield normalize_on_device(pixels, preprocessing, device)
         return
     for start in range(0, len(view), batch_size):
-        # The view is a read-only memory map: a batch of it is copied once, into writable memory.
-        yield normalize_on_device(np.array(view[start : start + batch_size]), preprocessing, device)
+        # The view is a read-only memory map: a batch is copied once, to where it can be moved.
+        batch = host_memory.filled(view[start : start + batch_size], device)
+        yield normalize_on_device(batch, preprocessing, device)
 
 
 @torch.inference_mode()
@@ -56,14 +58,31 @@ def outputs_of(
     """
     whole: torch.Tensor | None = None
     start = 0
-    for x in batches_of(view, batch_size, preprocessing, device):
-        outputs = forward(x).float().cpu()
+    batches = batches_of(view, batch_size, preprocessing, device)
+    for outputs in read_behind(forward(x).float() for x in batches):
         if whole is None:  # At its whole size: parts put together in the end take twice as much.
             whole = outputs.new_empty(len(view), *outputs.shape[1:])
         whole[start : start + len(outputs)] = outputs
         start += len(outputs)
     assert whole is not None, "an empty view"
     return whole
+
+
+def read_behind(outputs: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Give outputs on the CPU, each once the next is under way: so a GPU has always work to do."""
+    last: torch.Tensor | None = None
+    for output in outputs:
+        if last is not None:
+            yield last.cpu()
+        last = output
+    if last is not None:
+        yield last.cpu()
+
+
+def logits_of_batch(model: Net, x: torch.Tensor) -> torch.Tensor:
+    """Compute the logits of normalised pixels: (B, 3, R, R) -> (B, C) float32 on their device."""
+    logits: torch.Tensor = model.classifier(backbone.features(model, x))
+    return logits.float()
 
 
 def logits_of(
@@ -83,9 +102,5 @@ def logits_of(
         model: on the device; put into evaluation mode.
     """
     model.eval()
-
-    def forward(x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = model.classifier(backbone.features(model, x))
-        return logits
-
+    forward = partial(logits_of_batch, model)
     return outputs_of(forward, view, preprocessing, batch_size=batch_size, device=device)

@@ -58,6 +58,8 @@ from trainables.fixres.reuse.kept_arms import (
     write_arms,
 )
 from trainables.models.backbone import State
+from trainables.models.device import pick_device
+from trainables.models.memory_fit import MemoryFit
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import write_tensors
 
@@ -70,7 +72,8 @@ def adapt_cell(cell: CellSpec, store: Store, views: ViewCache) -> list[ArmResult
     of nets that may be served, ``logits-<arm>.arrow``) and, last of all, ``rows.json``. A refit
     has no val: it leaves no predictions, and no results.
 
-    Arms that another cell of the store has are taken from there (:mod:`.reuse`).
+    Arms that another cell of the store has are taken from there (:mod:`.reuse`). Where memory runs
+    out, the cell is begun again with half as many images at once.
 
     Args:
         views: of the images that the trunk was trained on; for a refit, of train and val in one.
@@ -79,8 +82,21 @@ def adapt_cell(cell: CellSpec, store: Store, views: ViewCache) -> list[ArmResult
         A result on val for each arm.
 
     Raises:
-        SweepError: an arm's logits, or what a refit comes to, are not finite.
+        SweepError: an arm's logits, or what a refit comes to, are not finite; or not even a single
+            image fits into memory.
     """
+    memory_fit = MemoryFit(
+        pick_device(),
+        minimum=1,
+        error=f"Memory runs out with a single image of {cell.test_res} px: test at a lower "
+        "`test_res`, leave out the largest variants, or give trials GPUs with more memory.",
+    )
+    return memory_fit.run(lambda n: _adapt_cell(cell, store, views, n), cell.batch_size)
+
+
+def _adapt_cell(
+    cell: CellSpec, store: Store, views: ViewCache, images_at_once: int
+) -> list[ArmResult]:
     taken, arms = taken_arms(store, cell), []
     own = [arm for arm in ARMS.values() if arm.name in cell.arms]
     left = [arm for arm in own if arm.name not in taken]
@@ -90,6 +106,7 @@ def adapt_cell(cell: CellSpec, store: Store, views: ViewCache) -> list[ArmResult
         features=any(arm.fits_classifier and not arm.needs_mild_views for arm in left),
     )
     with CellPasses(cell, store, views, _kept_features(cell, store), wanted) as passes:
+        passes.batch_size = images_at_once
         for arm in own:
             adapted = taken.get(arm.name) or _adapt(arm, passes, cell, store)
             if adapted is not None:

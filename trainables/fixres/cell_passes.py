@@ -41,6 +41,7 @@ from trainables.fixres.streaming.train_stream import TrainStream
 from trainables.models import backbone, variants
 from trainables.models.backbone import Net, State
 from trainables.models.device import pick_device
+from trainables.models.memory_fit import MemoryFit
 from trainables.models.tensor_names import STATISTICS
 from trainables.storage.artifact_store import Store
 from trainables.storage.damage import unless_damaged
@@ -49,6 +50,11 @@ from trainables.storage.hashing import content_hash
 from trainables.training.trunk import read_trunk_spec, read_trunk_weights
 from trainables.transforms.eval_transform import EvalTransform
 from trainables.transforms.resolution import feature_side
+
+_NO_ROOM_FOR_FEATURES = (
+    "Memory runs out with a single classifier to be trained on the features of the train images: "
+    "leave the fitted arms out of `arms`, or give trials GPUs with more memory."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,12 +244,22 @@ class CellPasses:
                 are on which the best is kept; each epoch of training is on the next view.
             grid: the settings to try.
         """
+        # Before there is a search for room, which a pass has of its own.
+        val = None if self._refit_setting is not None else self.val_features
+        memory_fit = MemoryFit(self.device, minimum=1, error=_NO_ROOM_FOR_FEATURES)
+        return memory_fit.run(lambda n: self._fit_head(views, val, grid, n), len(grid.settings))
+
+    def _fit_head(
+        self, views: list[torch.Tensor], val: torch.Tensor | None, grid: HeadGrid, at_once: int
+    ) -> FittedHead:
+        """Do the work of :meth:`fit_head`, on so many settings at once."""
         train = [view.to(self.device) for view in views], self.labels["train"].to(self.device)
         start, seed = self.trained_classifier, self.cell.seed
-        if self._refit_setting is not None:
+        if val is None:
+            assert self._refit_setting is not None
             return fit_setting(*train, *start, self._refit_setting, grid, seed=seed)
-        val = self.val_features.to(self.device), self.labels["val"].to(self.device)
-        return fit(*train, *val, *start, grid, seed=seed)
+        on_val = val.to(self.device), self.labels["val"].to(self.device)
+        return fit(*train, *on_val, *start, grid, seed=seed, at_once=at_once)
 
     def fit_affine(self) -> FittedAffine:
         """Train the last batch norm's scale and shift with the classifier, on train's maps.

@@ -70,6 +70,7 @@ def fit(
     grid: HeadGrid,
     *,
     seed: int,
+    at_once: int | None = None,
 ) -> FittedHead:
     """Fit all settings from one start, and keep the best on val of all settings and epochs.
 
@@ -87,30 +88,33 @@ def fit(
         val: (M, D) float32.
         val_labels: (M,) int64.
         weight, bias: (C, D) and (C,), where every setting starts.
+        at_once: settings that are fitted together, the others after them; None: all.
 
     Returns:
         The best head, on the features' device; the same arguments give the same head. Where no
         setting was finite after any epoch: the start, as the first setting with 0 epochs.
     """
     start = weight.detach().to(val), bias.detach().to(val)
-    batches = _runs(start, grid, labels)
     best_merit, tried = WORST, 0
     best = FittedHead(start[0].clone(), start[1].clone(), grid.settings[0], 0)
     halves, at_start = val_halves(val_labels), (val @ start[0].T + start[1]).argmax(dim=1)
     picks = HalfPicks(halves, at_start, grid.settings[0])
-    for epoch in _epochs(batches, views, labels, grid, seed):
-        for runs in batches:
-            tried += sum(runs.followed[_ALL])
-            scores = runs.score(val, val_labels, halves)
-            settings = [replace(setting, epochs=epoch) for setting in runs.settings]
-            for half in (0, 1):
-                picks.offer(half, scores.merits[half], scores.predicted, settings)
-            merits = scores.merits[_ALL]
-            if max(merits) > best_merit:
-                best_merit = max(merits)
-                best = runs.head(merits.index(best_merit), epoch)
-            runs.drop_given_up()
-        batches[:] = [runs for runs in batches if runs.settings]
+    count = at_once or len(grid.settings)
+    for first in range(0, len(grid.settings), count):
+        batches = _runs(start, grid, labels, grid.settings[first : first + count])
+        for epoch in _epochs(batches, views, labels, grid, seed):
+            for runs in batches:
+                tried += sum(runs.followed[_ALL])
+                scores = runs.score(val, val_labels, halves)
+                settings = [replace(setting, epochs=epoch) for setting in runs.settings]
+                for half in (0, 1):
+                    picks.offer(half, scores.merits[half], scores.predicted, settings)
+                merits = scores.merits[_ALL]
+                if max(merits) > best_merit:
+                    best_merit = max(merits)
+                    best = runs.head(merits.index(best_merit), epoch)
+                runs.drop_given_up()
+            batches[:] = [runs for runs in batches if runs.settings]
     return replace(best, tried=tried, cross_fit=picks.judged())
 
 
@@ -140,18 +144,24 @@ def fit_setting(
     alone = grid.only(setting)
     device = views[0].device
     start = weight.detach().float().to(device), bias.detach().float().to(device)
-    [runs] = _runs(start, alone, labels)
+    [runs] = _runs(start, alone, labels, alone.settings)
     for _ in _epochs([runs], views, labels, alone, seed):
         pass
     return runs.head(0, setting.epochs)
 
 
 def _runs(
-    start: tuple[torch.Tensor, torch.Tensor], grid: HeadGrid, labels: torch.Tensor
+    start: tuple[torch.Tensor, torch.Tensor],
+    grid: HeadGrid,
+    labels: torch.Tensor,
+    settings: Sequence[HeadSetting],
 ) -> list[_BatchedRuns]:
-    """Begin the runs of all settings, those of one optimiser together."""
+    """Begin the runs of settings of a grid, those of one optimiser together."""
     weights = weights_by_kind(labels, len(start[1]), grid.class_weights)
-    return [_RULES[name](start, grid, name, weights) for name in dict.fromkeys(grid.optimizer)]
+    by_rule: dict[str, list[HeadSetting]] = {}
+    for name in grid.optimizer:
+        by_rule[name] = [setting for setting in settings if setting.optimizer == name]
+    return [_RULES[name](start, grid, own, weights) for name, own in by_rule.items() if own]
 
 
 def _epochs(
@@ -201,11 +211,10 @@ class _BatchedRuns(ABC):
         self,
         start: tuple[torch.Tensor, torch.Tensor],
         grid: HeadGrid,
-        name: str,
+        settings: list[HeadSetting],
         weights: WeightsByKind,
     ):
-        self.weights = weights
-        self.settings = [s for s in grid.settings if s.optimizer == name]
+        self.weights, self.settings = weights, settings
         self.momentum, self.steps, self.classes = grid.momentum, 0, len(start[1])
         self.metric = grid.metric
         weight = start[0].repeat(len(self.settings), 1)  # (R, D)

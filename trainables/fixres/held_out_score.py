@@ -42,6 +42,7 @@ from trainables.fixres.reuse.kept_arms import origin
 from trainables.models import backbone, variants
 from trainables.models.backbone import Net
 from trainables.models.device import pick_device
+from trainables.models.memory_fit import MemoryFit
 from trainables.storage.artifact_store import Store
 from trainables.storage.damage import unless_damaged
 from trainables.storage.files import (
@@ -329,14 +330,34 @@ class _Read:
     seconds: float  # of the pass too, where the arm is the first
 
 
-@torch.inference_mode()
 def _read(
     view: np.ndarray, store: Store, cell: CellSpec, arms: Sequence[str], views: ViewCache
 ) -> list[_Read]:
     """Run the arms' nets over a view in one pass, in float32 as they are served.
 
-    Nothing before the last batch norm differs between them: from there on, each has its own.
+    Nothing before the last batch norm differs between them: from there on, each has its own. Where
+    memory runs out, the pass is begun again with half as many images at once.
     """
+    memory_fit = MemoryFit(
+        pick_device(),
+        minimum=1,
+        error=f"Memory runs out with a single image of {cell.test_res} px in float32, as a net is "
+        "served: give trials GPUs with more memory, or choose a smaller net by the limits.",
+    )
+    return memory_fit.run(
+        lambda n: _read_at_once(view, store, cell, arms, views, n), cell.batch_size
+    )
+
+
+@torch.inference_mode()
+def _read_at_once(
+    view: np.ndarray,
+    store: Store,
+    cell: CellSpec,
+    arms: Sequence[str],
+    views: ViewCache,
+    images: int,
+) -> list[_Read]:
     began = time.monotonic()
     trunk = read_trunk_spec(store, cell.trunk)
     device = pick_device()
@@ -345,7 +366,7 @@ def _read(
     logits: dict[str, list[torch.Tensor]] = {arm: [] for arm in arms}
     seconds = dict.fromkeys(arms[1:], 0.0)
     preprocessing = variants.preprocessing(variants.get(trunk.variant))
-    for x in batches_of(view, cell.batch_size, preprocessing, device):
+    for x in batches_of(view, images, preprocessing, device):
         maps = backbone.body(shared, x, exact=True)
         z = backbone.pre_norm(shared, maps, exact=True)
         for arm, net in nets.items():

@@ -50,17 +50,21 @@ def step_bytes(
     precision: Precision,
     optimizer: str,
     ema: bool,
+    workers: int = 1,
 ) -> int:
     """Count the peak of one training step of ``batch`` images at ``res`` px.
 
     Args:
+        batch: of one worker.
         optimizer: "adamw" or "sgd", with momentum.
         ema: whether a moving average of the weights is kept.
+        workers: of the trial; several keep all gradients a second time, in one piece for their sum.
     """
     model = _net(variant, classes, precision).train()
     x = _images(batch, res, precision)
     weights = sum(p.numel() for p in model.parameters())
-    state = FLOAT * weights * (2 + MOMENTS[optimizer] + ema)  # with weights and gradients
+    gradients = FLOAT * weights
+    state = gradients + FLOAT * weights + _kept_bytes(weights, optimizer, ema=ema, workers=workers)
     copies = 0 if precision == "float32" else MAP_NUMBER_BYTES[precision] * weights
     return state + copies + saved_bytes(model, x) + FLOAT * x.numel()
 
@@ -82,6 +86,35 @@ def saved_bytes(model: torch.nn.Module, x: torch.Tensor) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         cross_entropy(model(x).float(), labels)
     return sum(storage.nbytes() for storage in saved - held)
+
+
+@cache
+def scoring_bytes(
+    variant: str,
+    res: int,
+    *,
+    batch: int,
+    classes: int,
+    precision: Precision,
+    optimizer: str,
+    ema: bool,
+    workers: int = 1,
+) -> int:
+    """Count the peak of scoring ``batch`` images at ``res`` px in the midst of a training.
+
+    Beside a forward pass there is what the training goes on with, but for gradients.
+
+    Args:
+        batch, optimizer, ema, workers: as of :func:`step_bytes`.
+    """
+    weights = sum(p.numel() for p in _net(variant, classes, precision).parameters())
+    forward = forward_bytes(variant, res, batch=batch, classes=classes, precision=precision)
+    return forward + _kept_bytes(weights, optimizer, ema=ema, workers=workers)
+
+
+def _kept_bytes(weights: int, optimizer: str, *, ema: bool, workers: int) -> int:
+    """Count what a training keeps of each weight from step to step, beside the weight itself."""
+    return FLOAT * weights * (MOMENTS[optimizer] + ema + (workers > 1))
 
 
 @cache

@@ -12,11 +12,12 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from trainables.data.loader import TrainBatch, normalize_on_device
+from trainables.errors import SweepError
 from trainables.models.device import autocast
+from trainables.models.memory_fit import MemoryFit
 from trainables.models.variants import Preprocessing
 from trainables.models.whole_batch import WholeBatch
 from trainables.training.distributed import WorkerGroup
-from trainables.training.memory_fit import MemoryFit
 
 MIN_MICRO_BATCH = 2  # images: batch norm estimates a variance from them
 
@@ -24,6 +25,11 @@ _TOO_LARGE = (
     f"Memory runs out even with micro-batches of {MIN_MICRO_BATCH} images, the fewest "
     "that batch norm can do with: train at a lower `train_res`, leave out the largest "
     "variants, or give trials GPUs with more memory."
+)
+
+_NO_ROOM_FOR_OPTIMIZER = (
+    "Memory runs out for what the optimiser keeps of each weight, whatever the `batch_size`: leave "
+    "out the largest variants, train with `optimizer` sgd, or give trials GPUs with more memory."
 )
 
 
@@ -42,10 +48,10 @@ class StepResult:
 class TrainStep:
     """Takes optimiser steps, each on one whole batch, as much of it at once as fits into memory.
 
-    Where memory runs out, the step is tried again in micro-batches of half the size, and all later
-    steps are taken so: their gradients are summed, each weighted by its share of the images, so
-    that the effective batch stays what it is. Batch norm alone sees the micro-batches: it
-    normalises by their statistics, and its running ones follow each of them.
+    Where memory runs out, the step is tried again in micro-batches of half the size, and the steps
+    after it are taken so (until :meth:`try_more`): their gradients are summed, each weighted by its
+    share of the images, so that the effective batch stays what it is. Batch norm alone sees the
+    micro-batches: it normalises by their statistics, and its running ones follow each of them.
 
     Several workers each do their share of a batch. Their gradients are summed in one piece, after
     all workers have theirs (DistributedDataParallel sums them within the backward pass); batch norm
@@ -87,6 +93,7 @@ class TrainStep:
             device, minimum=MIN_MICRO_BATCH, error=_TOO_LARGE, batch_size=micro_batch
         )
         self._whole_batch = WholeBatch(model, group)
+        self._before = _StateBeforeStep(model, device)
         # All gradients in one piece, for their sum. Made beforehand: then there is room for it.
         count = sum(p.numel() for p in model.parameters()) if group.world_size > 1 else 0
         self._gradient_buffer = torch.empty(count, device=device)
@@ -95,6 +102,16 @@ class TrainStep:
     def micro_batch(self) -> int | None:
         """Images at once, at most; None: whole shares."""
         return self._memory_fit.batch_size
+
+    def try_more(self, images: int) -> None:
+        """Have the next step take twice as many images at once, if memory has run out before.
+
+        What took the memory may be gone, as a trial on the same GPU. All workers call it at once.
+
+        Args:
+            images: of a whole batch, in all shares together.
+        """
+        self._memory_fit.grow(-(-images // self._group.world_size))
 
     def step(
         self,
@@ -114,9 +131,9 @@ class TrainStep:
             Loss and hits of this worker's share; and for each flag, whether any worker has it.
 
         Raises:
-            SweepError: not even the smallest micro-batch fits into memory.
+            SweepError: not even the smallest micro-batch fits into memory, or the optimiser's own.
         """
-        before = _StateBeforeStep(self._model, self._device)
+        self._before.keep()
         weight = self._weight_of_all(batch, images)
         while True:
             result = self._attempt(batch, images, weight)
@@ -125,10 +142,19 @@ class TrainStep:
                 break
             self._optimizer.zero_grad(set_to_none=True)
             self._memory_fit.halve(-(-images // self._group.world_size))
-            before.restore()
+            self._before.restore()
         self._sum_gradients()
-        self._optimizer.step()
+        self._update()
         return result, tuple(flags)
+
+    def _update(self) -> None:
+        """Have the optimiser change the weights; in its first step it takes memory of its own."""
+        try:
+            self._optimizer.step()
+            return
+        except torch.OutOfMemoryError:  # not bound to a name: its trace would keep the memory
+            pass
+        raise SweepError(_NO_ROOM_FOR_OPTIMIZER)
 
     def _sum_gradients(self) -> None:
         """Sum gradients over all workers; each has weighted its own by its images."""
@@ -136,17 +162,20 @@ class TrainStep:
             return
         gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
         parts = torch.split(self._gradient_buffer, [g.numel() for g in gradients])
-        for part, gradient in zip(parts, gradients, strict=True):
-            part.view(gradient.shape).copy_(gradient)
+        # Laid out as the gradients are: else each is copied in a launch of its own.
+        views = [
+            part.as_strided(g.shape, g.stride(), part.storage_offset())
+            for part, g in zip(parts, gradients, strict=True)
+        ]
+        torch._foreach_copy_(views, gradients)
         self._group.all_reduce_sum(self._gradient_buffer)
-        for part, gradient in zip(parts, gradients, strict=True):
-            gradient.copy_(part.view(gradient.shape))
+        torch._foreach_copy_(gradients, views)
 
-    def _weight_of(self, labels: np.ndarray) -> float:
+    def _weight_of(self, labels: torch.Tensor) -> float:
         """Sum the weights of images: without any, their number."""
         if self._class_weights is None:
             return len(labels)
-        return float(self._class_weights[labels].sum())
+        return float(self._class_weights[labels.numpy()].sum())
 
     def _weight_of_all(self, batch: TrainBatch, images: int) -> float:
         """Sum the weights of all workers' images; this worker has its share of the batch alone."""
@@ -173,7 +202,7 @@ class TrainStep:
             for number, part in enumerate(own_parts):
                 parts = (share[number] for share in shares)
                 self._whole_batch.begin_pass(sum(p.stop - p.start for p in parts))
-                y = torch.from_numpy(batch.labels[part]).to(self._device)
+                y = batch.labels[part].to(self._device, non_blocking=True)
                 with autocast(self._device):
                     logits = self._model(
                         normalize_on_device(batch.pixels[part], self._preprocessing, self._device)
@@ -194,16 +223,28 @@ class TrainStep:
 
 
 class _StateBeforeStep:
-    """What a failed attempt changes for good: running statistics, and random generators' states."""
+    """What a failed attempt changes for good: running statistics, and random generators' states.
+
+    It is kept before every step, as memory may run out in any. Buffers of one dtype are copied
+    together, into memory that is there: one by one they would be an eighth of a step's launches.
+    """
 
     def __init__(self, model: nn.Module, device: torch.device):
-        self._buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+        by_dtype: dict[torch.dtype, list[torch.Tensor]] = {}
+        for buffer in model.buffers():
+            by_dtype.setdefault(buffer.dtype, []).append(buffer)
+        self._buffers = [(own, [b.clone() for b in own]) for own in by_dtype.values()]
         self._device, self._rng = device, rng_state(device)
+
+    def keep(self) -> None:
+        for own, kept in self._buffers:
+            torch._foreach_copy_(kept, own)
+        self._rng = rng_state(self._device)
 
     def restore(self) -> None:
         with torch.no_grad():
-            for buffer, kept in self._buffers:
-                buffer.copy_(kept)
+            for own, kept in self._buffers:
+                torch._foreach_copy_(own, kept)
         set_rng_state(self._rng, self._device)
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from timm.utils import ModelEmaV3
 
 from trainables.data.image_set import ImageSet
 from trainables.data.loader import TrainBatch, train_batches
@@ -29,6 +28,7 @@ from trainables.storage.artifact_store import Store
 from trainables.training.class_balance import check_balance, class_weights, drawn_images
 from trainables.training.distributed import WorkerGroup
 from trainables.training.epoch_progress import EpochProgress
+from trainables.training.moving_average import MovingAverage
 from trainables.training.optim import lr_factor, make_optimizer
 from trainables.training.preemption import PreemptedError
 from trainables.training.rung_hits import write_rung_hits
@@ -119,7 +119,7 @@ class TrunkTraining:
         self.optimizer = make_optimizer(
             self.model, recipe.optimizer, lr=hyper.lr, weight_decay=hyper.weight_decay
         )
-        self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay) if recipe.ema_decay else None
+        self.ema = MovingAverage(self.model, recipe.ema_decay) if recipe.ema_decay else None
 
     def _resume(self) -> None:
         """Take up what the store holds: whole epochs, and what was done of the next."""
@@ -175,6 +175,7 @@ class TrunkTraining:
         self._train(number, progress)
         loss, hits = progress.totals()
         mean_loss = loss / progress.images
+        self.optimizer.zero_grad(set_to_none=True)  # what is scored may need their memory
         self.group.broadcast(self.model.buffers())
         self.group.broadcast(self.evaluated_model.buffers())
         is_finite = math.isfinite(mean_loss) and self._weights_are_finite()
@@ -229,6 +230,8 @@ class TrunkTraining:
     def _train(self, number: int, progress: EpochProgress) -> None:
         """Train what is left of epoch ``number``."""
         self.model.train()
+        if not progress.batches:  # in whichever process the epoch begins
+            self._train_step.try_more(self._images_per_batch)
         saved = time.monotonic()
 
         def local_flags() -> tuple[bool, bool]:
@@ -264,6 +267,7 @@ class TrunkTraining:
             start=start,
             rank=self.group.rank,
             world=self.group.world_size,
+            device=self.device,
         )
 
     def _lr(self, step: int) -> float:

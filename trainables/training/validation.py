@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 
-from trainables.evaluation.inference import logits_of
+from trainables.evaluation.inference import batches_of, logits_of_batch, read_behind
 from trainables.models.backbone import Net
+from trainables.models.memory_fit import MemoryFit
 from trainables.models.variants import Preprocessing
 from trainables.training.distributed import WorkerGroup
-from trainables.training.memory_fit import MemoryFit
 
 
 def shared_logits(
@@ -44,24 +44,32 @@ def shared_logits(
         "leave out the largest variants, or give trials GPUs with more memory."
     )
     fit = MemoryFit(device, minimum=1, error=error)
-    share, logits, start = view[group.rank :: group.world_size], [], 0
-    while start < len(share) and not should_stop():
-        batch = share[start : start + (fit.batch_size or batch_size)]
-        batch_logits = _logits_if_they_fit(model, batch, preprocessing, device)
-        if batch_logits is None:
-            fit.halve(batch_size)
-        else:
-            logits.append(batch_logits)
-            start += len(batch)
-    (stopped,) = group.any_true(start < len(share))
+    share = view[group.rank :: group.world_size]
+    model.eval()
+
+    def logits_by_batch() -> Iterator[torch.Tensor]:
+        start = 0
+        while start < len(share) and not should_stop():
+            batch = share[start : start + (fit.batch_size or batch_size)]
+            logits = _logits_if_they_fit(model, batch, preprocessing, device)
+            if logits is None:
+                fit.halve(batch_size)
+            else:
+                yield logits
+                start += len(batch)
+
+    logits = list(read_behind(logits_by_batch()))
+    (stopped,) = group.any_true(sum(map(len, logits)) < len(share))
     return None if stopped else group.gather_rows(torch.cat(logits), len(view))
 
 
+@torch.inference_mode()
 def _logits_if_they_fit(
     model: Net, batch: np.ndarray, preprocessing: Preprocessing, device: torch.device
 ) -> torch.Tensor | None:
-    """Logits of one batch; None: memory ran out."""
+    """Logits of one batch, on the device; None: memory ran out."""
     try:
-        return logits_of(model, batch, preprocessing, batch_size=len(batch), device=device)
+        [x] = batches_of(batch, len(batch), preprocessing, device)
+        return logits_of_batch(model, x)
     except torch.OutOfMemoryError:  # not bound to a name: its trace would keep the memory
         return None

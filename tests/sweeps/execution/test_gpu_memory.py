@@ -10,7 +10,13 @@ from sweeps.execution import gpu_memory
 from sweeps.planning.grid import Point
 from sweeps.planning.plan import Plan
 from tests.factories import plan_of, spec_with
-from trainables.profiling.training_memory import cell_bytes, forward_bytes, needed_gb, step_bytes
+from trainables.profiling.training_memory import (
+    cell_bytes,
+    forward_bytes,
+    needed_gb,
+    scoring_bytes,
+    step_bytes,
+)
 
 STEP: dict[str, Any] = {
     "batch": 32, "classes": 3, "precision": "bf16", "optimizer": "adamw", "ema": False,
@@ -27,8 +33,8 @@ def test_a_trunk_needs_what_its_step_does() -> None:
     assert set(needs) == {("b0", 64), ("b0", 96)}
     for (variant, res), need in needs.items():
         assert need.gb(1) == needed_gb(step_bytes(variant, res, **STEP))
-        assert need.gb(4) == needed_gb(step_bytes(variant, res, **{**STEP, "batch": 8}))
-        assert need.gb(5) == needed_gb(step_bytes(variant, res, **{**STEP, "batch": 7}))
+        assert need.gb(4) == needed_gb(step_bytes(variant, res, **{**STEP, "batch": 8}, workers=4))
+        assert need.gb(5) == needed_gb(step_bytes(variant, res, **{**STEP, "batch": 7}, workers=5))
         assert need.max_workers == 16
 
 
@@ -47,7 +53,7 @@ def test_the_recipe_counts(options: dict[str, Any], step: dict[str, Any]) -> Non
 
 def test_scoring_far_above_the_train_resolution_takes_more_than_training() -> None:
     gb = gpu_memory.trunk_memory_needs(plan(train_res=(32,), test_res=(32, 256)))["b0", 32].gb(1)
-    assert gb == needed_gb(forward_bytes("b0", 256, **FORWARD))
+    assert gb == needed_gb(scoring_bytes("b0", 256, **STEP))
     assert gb > needed_gb(step_bytes("b0", 32, **STEP))
 
 

@@ -39,7 +39,8 @@ class Ramps(Plates):
 
 def mirrored(batch: TrainBatch) -> np.ndarray:
     """Which ramps of a batch are mirrored: (B,) bool."""
-    left, right = batch.pixels[:, 0, 0, 0], batch.pixels[:, 0, -1, 0]
+    pixels = batch.pixels.numpy()
+    left, right = pixels[:, 0, 0, 0], pixels[:, 0, -1, 0]
     assert (left != right).all()
     return left > right
 
@@ -85,7 +86,7 @@ def test_every_image_once_an_epoch_but_for_the_last_partial_batch(count):
     assert len(set(seen.tolist())) == len(seen) == count - count % 4
     labels = np.concatenate([b.labels for b in batches])
     np.testing.assert_array_equal(labels, seen % 3)
-    assert all(b.pixels.dtype == np.uint8 and b.labels.dtype == np.int64 for b in batches)
+    assert all(b.pixels.dtype == torch.uint8 and b.labels.dtype == torch.int64 for b in batches)
 
 
 def test_the_only_batch_is_kept_although_it_is_not_full():
@@ -125,7 +126,7 @@ def test_every_image_once_is_what_comes_if_nothing_is_drawn(tiny_images):
 def test_an_image_that_is_drawn_again_is_cropped_and_mirrored_anew(tiny_images):
     drawn = np.full(30, 4)
     (batch,) = epoch(tiny_images.split("train"), batch_size=30, drawn=drawn)
-    assert len({pixels.tobytes() for pixels in batch.pixels}) > 25
+    assert len({pixels.tobytes() for pixels in batch.pixels.numpy()}) > 25
     (batch,) = epoch(Ramps(30), batch_size=30, drawn=drawn)
     assert 5 < mirrored(batch).sum() < 25
 
@@ -145,7 +146,7 @@ def test_the_train_pixels_are_torchvisions_resized_crops(tiny_images, monkeypatc
     boxes = np.array([[i % 5, 2 + i % 3, 30 + i % 11, 25 + i % 7] for i in range(len(split))])
     monkeypatch.setattr("trainables.data.loader.random_resized_crops", lambda *_: boxes)
     (batch,) = epoch(split, batch_size=len(split), hflip=0.0, res=24, kernel=kernel)
-    for label, pixels, i in zip(batch.labels, batch.pixels, order_of(split), strict=True):
+    for label, pixels, i in zip(batch.labels, batch.pixels.numpy(), order_of(split), strict=True):
         top, left, height, width = boxes[i].tolist()
         picture = TF.resized_crop(
             Image.fromarray(split[i]), top, left, height, width, [24, 24], InterpolationMode.BICUBIC

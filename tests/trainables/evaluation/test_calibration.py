@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from torch.nn.functional import cross_entropy
@@ -52,6 +52,7 @@ def test_the_temperature_that_labels_were_drawn_with_is_found() -> None:
     assert fit_temperature(logits, labels) == pytest.approx(3.0, rel=0.03)
 
 
+@settings(deadline=None)
 @given(st.floats(0.3, 4.0))
 def test_scaled_logits_have_the_scaled_temperature(scale: float) -> None:
     logits, labels = a_sample()

@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import (
     balanced_accuracy_score,
@@ -28,6 +28,7 @@ def arrays(pairs: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
     return labels, predicted
 
 
+@settings(deadline=None)
 @given(PAIRS)
 def test_metrics_are_those_of_scikit_learn(pairs: list[tuple[int, int]]) -> None:
     labels, predicted = arrays(pairs)
@@ -41,6 +42,7 @@ def test_metrics_are_those_of_scikit_learn(pairs: list[tuple[int, int]]) -> None
     assert counts.value("macro_f1") == pytest.approx(macro)
 
 
+@settings(deadline=None)
 @given(PAIRS)
 def test_each_class_has_the_numbers_of_scikit_learn(pairs: list[tuple[int, int]]) -> None:
     labels, predicted = arrays(pairs)
@@ -56,6 +58,7 @@ def test_each_class_has_the_numbers_of_scikit_learn(pairs: list[tuple[int, int]]
     assert np.isnan(counts.f1[~occurs]).all()
 
 
+@settings(deadline=None)
 @given(PAIRS)
 def test_confusions_are_what_the_matrix_has_off_its_diagonal(pairs: list[tuple[int, int]]) -> None:
     labels, predicted = arrays(pairs)

@@ -15,10 +15,13 @@ from tests.trainables.adapted import (
     pixels_of,
     watched,
 )
+from trainables.errors import SweepError
+from trainables.fixres import cell_passes, heads
 from trainables.fixres.adapted_net import adapted_state
 from trainables.fixres.arms import ARMS
 from trainables.fixres.cell_passes import CellPasses
 from trainables.fixres.features import read_features
+from trainables.models import backbone
 from trainables.models.tensor_names import STATISTICS
 from trainables.storage.artifact_store import Store
 
@@ -148,3 +151,54 @@ def test_re_estimated_statistics_are_kept_as_the_nets_own_tensors(made):
     assert all(tensor.dtype == torch.float32 for tensor in state.values())
     net = adapted_state(made.store, made.cell.trunk, made.cell.key, "bn")
     assert all(torch.equal(net[name], tensor) for name, tensor in state.items())
+
+
+def room_for_images(monkeypatch, room):
+    """Memory runs out in a pass of more images; gives how many each pass had."""
+    body, passed = backbone.body, []
+
+    def run_out(model, x, **named):
+        passed.append(len(x))
+        if len(x) > room:
+            raise torch.OutOfMemoryError("injected")
+        return body(model, x, **named)
+
+    monkeypatch.setattr(backbone, "body", run_out)
+    return passed
+
+
+def test_a_cell_that_lacks_memory_is_begun_again_with_fewer_images_at_once(made, monkeypatch):
+    cell, plain = replace(made.cell, seed=12), ("none", "pool", "bn", "frechet")
+    passed = room_for_images(monkeypatch, 2)
+    results, logits, _ = watched(cell, made.store, made.views)
+    assert passed[:2] == [4, 2] and max(passed[1:]) == 2
+    assert [r.arm for r in results] == list(ARMS)
+    for arm in plain:
+        torch.testing.assert_close(logits[arm], made.logits[arm])
+
+
+def test_a_cell_without_room_for_one_image_says_so(made, monkeypatch):
+    room_for_images(monkeypatch, 0)
+    with pytest.raises(SweepError, match=r"single image of 64 px.*`test_res`"):
+        watched(replace(made.cell, seed=13), made.store, made.views)
+
+
+@pytest.mark.parametrize("room", [0, 2])
+def test_classifiers_that_lack_memory_are_fitted_fewer_at_once(made, monkeypatch, room):
+    fit, tried = heads.fit, []
+
+    def run_out(*given, at_once, **named):
+        tried.append(at_once)
+        if at_once > room:
+            raise torch.OutOfMemoryError("injected")
+        return fit(*given, at_once=at_once, **named)
+
+    monkeypatch.setattr(cell_passes, "fit", run_out)
+    cell = replace(made.cell, arms=("fix",), seed=made.cell.seed + 10)
+    if room:
+        [result], _, _ = watched(cell, made.store, made.views)
+        assert tried == [4, 2] and result.head_tried > 0
+    else:
+        with pytest.raises(SweepError, match=r"single classifier.*`arms`"):
+            watched(cell, made.store, made.views)
+        assert tried == [4, 2, 1]

@@ -65,7 +65,9 @@ def test_the_classes_of_the_data_are_uneven(data: Data) -> None:
     assert counts.max() > 3 * counts.min()
 
 
-def fitted(data: Data, grid: HeadGrid, views: int = 1, seed: int = 0) -> FittedHead:
+def fitted(
+    data: Data, grid: HeadGrid, views: int = 1, seed: int = 0, at_once: int | None = None
+) -> FittedHead:
     return fit(
         data.views[:views],
         data.labels,
@@ -75,6 +77,7 @@ def fitted(data: Data, grid: HeadGrid, views: int = 1, seed: int = 0) -> FittedH
         data.bias,
         grid,
         seed=seed,
+        at_once=at_once,
     )
 
 
@@ -395,3 +398,16 @@ def test_a_setting_that_was_best_before_any_epoch_is_the_start(data: Data) -> No
     setting = replace(ONE.settings[0], epochs=0)
     alone = fit_setting(data.views, data.labels, data.weight, data.bias, setting, ONE, seed=0)
     assert alone.weight.equal(data.weight) and alone.bias.equal(data.bias)
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_settings_that_are_fitted_one_after_the_other_come_to_the_same(
+    data: Data, at_once: int
+) -> None:
+    together, apart = fitted(data, GRID), fitted(data, GRID, at_once=at_once)
+    torch.testing.assert_close(apart.weight, together.weight, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(apart.bias, together.bias, rtol=1e-4, atol=1e-5)
+    assert (apart.setting, apart.tried) == (together.setting, together.tried)
+    assert apart.cross_fit is not None and together.cross_fit is not None
+    assert apart.cross_fit.picked == together.cross_fit.picked
+    assert torch.equal(apart.cross_fit.predicted, together.cross_fit.predicted)

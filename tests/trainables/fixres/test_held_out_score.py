@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from trainables.fixres.held_out_score import (
     score_val_as_served,
 )
 from trainables.fixres.held_out_score import held_out_set as held_out_set_of
+from trainables.models import backbone
 from trainables.storage.artifact_store import Store
 from trainables.storage.damage import DamagedFileError
 from trainables.storage.files import read_lines
@@ -207,3 +209,24 @@ def test_an_extra_test_set_is_decoded_where_it_is_read(apart, tmp_path):
         "fix": ("v2", 2),
         "none": ("v2", 2),
     }
+
+
+def test_a_reading_that_lacks_memory_is_begun_again_with_fewer_images_at_once(apart, monkeypatch):
+    found = {}
+    for room in (apart.cell.batch_size, 1):
+        body: Any = backbone.body
+        passed: list[int] = []
+
+        def run_out(model, x, *, body=body, passed=passed, room=room, **named):
+            passed.append(len(x))
+            if len(x) > room:
+                raise torch.OutOfMemoryError("injected")
+            return body(model, x, **named)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(backbone, "body", run_out)
+            test = held_out_set(apart, name=f"room for {room}")
+            found[room] = scored(test, apart, "none").score
+        assert passed[:3] == ([4, 2, 1] if room == 1 else [4, 4, 1])
+    whole, split = found.values()
+    assert (split.hits1, split.n) == (whole.hits1, whole.n)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from trainables.profiling.training_memory import (
     forward_bytes,
     needed_gb,
     saved_bytes,
+    scoring_bytes,
     step_bytes,
 )
 
@@ -36,10 +38,11 @@ def step(
     optimizer: str = "adamw",
     ema: bool = False,
     classes: int = 10,
+    workers: int = 1,
 ) -> int:
     return step_bytes(
         variant, res, batch=batch, classes=classes, precision=precision, optimizer=optimizer,
-        ema=ema,
+        ema=ema, workers=workers,
     )  # fmt: skip
 
 
@@ -157,6 +160,20 @@ def test_what_the_optimiser_and_the_average_keep() -> None:
     weights = FLOAT * parameters("b0")
     assert step(optimizer="adamw") - step(optimizer="sgd") == weights
     assert step(ema=True) - step() == weights
+    assert step(workers=2) - step() == weights and step(workers=3) == step(workers=2)
+
+
+@pytest.mark.parametrize(
+    ("kept", "copies"),
+    [({}, 2), ({"optimizer": "sgd"}, 1), ({"ema": True}, 3), ({"ema": True, "workers": 2}, 4)],
+)
+def test_scoring_amid_a_training_takes_what_it_goes_on_with(
+    kept: dict[str, Any], copies: int
+) -> None:
+    how: dict[str, Any] = {"batch": 8, "classes": 10, "precision": "float32"}
+    forward = forward_bytes("b0", 96, **how)
+    scoring = scoring_bytes("b0", 96, **how, **{"optimizer": "adamw", "ema": False, **kept})
+    assert scoring - forward == copies * FLOAT * parameters("b0")
 
 
 def test_larger_nets_need_more() -> None:

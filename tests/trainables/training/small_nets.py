@@ -17,8 +17,8 @@ UNIT = Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic", c
 def draw(images, res=16, classes=3, seed=0):
     rng = np.random.default_rng(seed)
     return TrainBatch(
-        rng.integers(0, 256, (images, res, res, 3), dtype=np.uint8),
-        rng.integers(0, classes, images),
+        torch.from_numpy(rng.integers(0, 256, (images, res, res, 3), dtype=np.uint8)),
+        torch.from_numpy(rng.integers(0, classes, images)),
     )
 
 

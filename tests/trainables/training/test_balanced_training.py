@@ -105,9 +105,7 @@ def test_the_loss_is_torchs_with_the_class_weights_of_scikit_learn(
         torch.tensor(weights, dtype=torch.float32), label_smoothing=label_smoothing
     )
     ((batch,),) = epochs
-    assert report.loss == pytest.approx(
-        torchs(torch.cat(logits), torch.tensor(batch.labels)).item(), rel=1e-5
-    )
+    assert report.loss == pytest.approx(torchs(torch.cat(logits), batch.labels).item(), rel=1e-5)
 
 
 def test_classes_that_would_be_balanced_twice_are_refused(make):

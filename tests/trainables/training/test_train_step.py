@@ -74,12 +74,10 @@ def test_workers_have_as_many_micro_batches_of_images_dealt_out_in_turn(most, wo
 @pytest.mark.parametrize(("images", "most"), [(8, None), (8, 4), (8, 3), (9, 2), (7, 4), (13, 5)])
 def test_micro_batches_have_the_gradients_of_the_whole_batch(images, most, weights):
     batch, net = draw(images), plain_net()
-    x = (torch.tensor(batch.pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
+    x = (batch.pixels.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
     logits = net(x)
     torch_weights = None if weights is None else torch.tensor(weights)
-    loss = torch.nn.CrossEntropyLoss(torch_weights, label_smoothing=SMOOTHING)(
-        logits, torch.tensor(batch.labels)
-    )
+    loss = torch.nn.CrossEntropyLoss(torch_weights, label_smoothing=SMOOTHING)(logits, batch.labels)
     loss.backward()
     wanted = gradients(net)
     train_step = train_step_of(net, most, class_weights=weights and np.array(weights))
@@ -87,7 +85,7 @@ def test_micro_batches_have_the_gradients_of_the_whole_batch(images, most, weigh
     for found, want in zip(gradients(net), wanted, strict=True):
         torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-6)
     assert result.loss.item() == pytest.approx(images * loss.item(), rel=1e-5)
-    assert result.hits == (logits.argmax(1) == torch.tensor(batch.labels)).sum()
+    assert result.hits == (logits.argmax(1) == batch.labels).sum()
 
 
 @pytest.mark.parametrize("backward", [False, True])
@@ -132,6 +130,17 @@ def test_where_nothing_fits_it_says_so_and_no_step_is_taken():
         take(train_step, draw(8, res=32))
     parameters = dict(net.named_parameters())
     assert all(torch.equal(before[name], p) for name, p in parameters.items())
+
+
+def test_an_optimiser_that_finds_no_memory_says_so(monkeypatch):
+    train_step = train_step_of(plain_net())
+
+    def run_out():
+        raise torch.OutOfMemoryError("injected")
+
+    monkeypatch.setattr(train_step._optimizer, "step", run_out)
+    with pytest.raises(SweepError, match=r"`optimizer` sgd"):
+        take(train_step, draw(8))
 
 
 def test_other_errors_are_not_result_for_a_lack_of_memory(monkeypatch):

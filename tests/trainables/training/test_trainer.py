@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from trainables.data.loader import TrainBatch, train_batches
-from trainables.evaluation.inference import logits_of
+from trainables.evaluation.inference import logits_of_batch
 from trainables.evaluation.metrics import score
 from trainables.models import variants
 from trainables.models.weights import find_weights
@@ -299,11 +299,11 @@ def test_val_is_scored_at_rungs_alone_and_at_every_test_resolution(make, tiny_im
 def test_the_moving_average_is_scored_and_not_the_model(make, monkeypatch):
     scored = []
 
-    def spy(model, *rest, **named):
+    def spy(model, x):
         scored.append(model)
-        return logits_of(model, *rest, **named)
+        return logits_of_batch(model, x)
 
-    monkeypatch.setattr(validation, "logits_of", spy)
+    monkeypatch.setattr(validation, "logits_of_batch", spy)
     training = make(rungs=(1,))
     training.epoch()
     assert scored == [training.ema.module] * 2  # of 15 images in batches of 8
@@ -345,7 +345,7 @@ def test_every_epoch_every_seed_and_every_repeat_draws_other_crops(make, monkeyp
 
     def spy(*given, **named):
         batches = list(train_batches(*given, **named))
-        drawn.extend(batch.pixels.tobytes() for batch in batches)
+        drawn.extend(batch.pixels.numpy().tobytes() for batch in batches)
         return iter(batches)
 
     monkeypatch.setattr(trainer, "train_batches", spy)
@@ -359,8 +359,8 @@ def test_every_epoch_every_seed_and_every_repeat_draws_other_crops(make, monkeyp
 def test_a_step_is_the_gradient_of_the_smoothed_loss_of_normalised_pixels(make, monkeypatch):
     rng = np.random.default_rng(0)
     batch = TrainBatch(
-        rng.integers(0, 256, (8, 64, 64, 3), dtype=np.uint8),
-        np.array([0, 2, 1, 1, 0, 0, 2, 0]),
+        torch.from_numpy(rng.integers(0, 256, (8, 64, 64, 3), dtype=np.uint8)),
+        torch.tensor([0, 2, 1, 1, 0, 0, 2, 0]),
     )
     monkeypatch.setattr(trainer, "train_batches", lambda *_, **__: iter([batch]))
     training = make(dropout=False, optimizer="sgd", ema_decay=0.0, warmup_epochs=0.0)
@@ -373,14 +373,14 @@ def test_a_step_is_the_gradient_of_the_smoothed_loss_of_normalised_pixels(make, 
     plain = make("plain", dropout=False).model.train()
     report = training.epoch()
 
-    x = (torch.tensor(batch.pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
+    x = (batch.pixels.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
     log_p = plain(x).log_softmax(1)
     target = torch.full((8, 3), 0.1 / 3)
     target[range(8), batch.labels] += 0.9
     loss = -(target * log_p).sum(1).mean()
     loss.backward()
     assert report.loss == pytest.approx(loss.item(), rel=1e-5)
-    assert report.train_top1 == (log_p.argmax(1) == torch.tensor(batch.labels)).float().mean()
+    assert report.train_top1 == (log_p.argmax(1) == batch.labels).float().mean()
     (found,) = gradients
     assert found.abs().max() > 0.1
     torch.testing.assert_close(found, plain.classifier.weight.grad, rtol=0, atol=2e-3)
@@ -501,7 +501,9 @@ def test_a_random_start_is_its_seeds(make, tiny_images, tmp_path):
 
 
 @pytest.mark.parametrize("at", [0, 3, 5])
-def test_a_step_that_runs_out_of_memory_is_taken_in_micro_batches_and_so_are_all_after_it(make, at):
+def test_after_a_step_that_runs_out_of_memory_steps_are_in_micro_batches_tried_larger_each_epoch(
+    make, at
+):
     calls: list[int] = []
     steps: list[int] = []
 
@@ -520,6 +522,37 @@ def test_a_step_that_runs_out_of_memory_is_taken_in_micro_batches_and_so_are_all
         training.epoch()
         training = watched(make())  # taken up by another process
     assert len(steps) == 3 * STEPS
-    assert calls == [8] * at + [8, 4] + [2] * 4 * (3 * STEPS - at)
+    first, *others = [STEPS - at % STEPS] + [STEPS] * (2 - at // STEPS)  # steps of epochs from then
+    wanted = [8] * at + [8, 4] + [2] * 4 * first
+    for steps_of_epoch in others:
+        wanted += [4] + [2] * 4 * steps_of_epoch
+    assert calls == wanted
     micro = [report.micro_batch for report in training.reports]
     assert micro == [2 if epoch > at // STEPS else None for epoch in range(1, 4)]
+
+
+def test_steps_are_whole_again_once_there_is_the_memory(make):
+    training, calls = make(), []
+
+    def run_out(_module, inputs, _output):
+        calls.append(len(inputs[0]))
+        if training.trained_epochs == 0 and len(inputs[0]) > 3:
+            raise torch.OutOfMemoryError("injected")
+
+    training.model.classifier.register_forward_hook(run_out)
+    reports = [training.epoch() for _ in range(3)]
+    assert [report.micro_batch for report in reports] == [2, 4, None]
+    assert calls == [8, 4] + [2] * 4 * STEPS + [4] * 2 * STEPS + [8] * STEPS
+
+
+def test_no_gradients_are_there_while_val_is_scored(make, monkeypatch):
+    training = make(rungs=(1,))
+    held: list[torch.Tensor | None] = []
+
+    def score_val(*_):
+        held.extend(p.grad for p in training.model.parameters())
+        return {}
+
+    monkeypatch.setattr(training, "_validate", score_val)
+    training.epoch()
+    assert held and all(gradient is None for gradient in held)

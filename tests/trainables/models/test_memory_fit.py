@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from trainables.errors import SweepError
-from trainables.training.memory_fit import MemoryFit
+from trainables.models.memory_fit import MemoryFit
 
 CPU = torch.device("cpu")
 
@@ -48,3 +48,40 @@ def test_a_gpus_cache_is_freed_before_the_next_try(monkeypatch):
     assert freed == []
     MemoryFit(torch.device("cuda"), minimum=1, error="").halve(8)
     assert freed == [1]
+
+
+@pytest.mark.parametrize("room", range(1, 13))
+@pytest.mark.parametrize("whole", [1, 2, 7, 12])
+def test_work_is_done_with_as_many_images_as_there_is_room_for(room, whole):
+    fit, tried = search(1), []
+
+    def work(images):
+        tried.append(images)
+        if images > room:
+            raise torch.OutOfMemoryError("injected")
+        return f"made of {images}"
+
+    assert fit.run(work, whole) == f"made of {tried[-1]}"
+    assert tried[0] == whole and tried[-1] <= room and all(images > room for images in tried[:-1])
+    tried.clear()
+    fit.run(work, whole)
+    assert len(tried) == 1  # what is known to fit is where the next work begins
+
+
+def test_work_that_does_not_fit_at_all_or_fails_otherwise_is_not_tried_for_ever():
+    def too_large(_):
+        raise torch.OutOfMemoryError("injected")
+
+    with pytest.raises(SweepError, match=r"^Too large\.$"):
+        search(1).run(too_large, 8)
+    with pytest.raises(ZeroDivisionError):
+        search(1).run(lambda _: 1 // 0, 8)
+
+
+def test_what_has_grown_is_never_more_than_the_whole_batch():
+    fit = search(2, batch_size=3)
+    found = []
+    for _ in range(4):
+        fit.grow(12)
+        found.append(fit.batch_size)
+    assert found == [6, None, None, None]

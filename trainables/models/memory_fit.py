@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 
 from trainables.errors import SweepError
+
+Made = TypeVar("Made")
 
 
 class MemoryFit:
@@ -46,3 +51,29 @@ class MemoryFit:
         if tried <= self._minimum:
             raise SweepError(self._error)
         self.batch_size = max(self._minimum, -(-tried // 2))
+
+    def grow(self, whole: int) -> None:
+        """Go on with twice as many images at once: what lacked memory may have it again.
+
+        Args:
+            whole: images of a batch that is not split.
+        """
+        if self.batch_size is not None:
+            self.batch_size = 2 * self.batch_size if 2 * self.batch_size < whole else None
+
+    def run(self, work: Callable[[int], Made], whole: int) -> Made:
+        """Do work, and do it again with half as many images at once each time that memory runs out.
+
+        Args:
+            work: is given how many images it may have on the device at once.
+            whole: the most that it is given.
+
+        Raises:
+            SweepError: the fewest images have been tried.
+        """
+        while True:
+            try:
+                return work(min(self.batch_size or whole, whole))
+            except torch.OutOfMemoryError:  # not bound to a name: its trace would keep the memory
+                pass
+            self.halve(whole)

@@ -1,0 +1,200 @@
+"""What runs on a GPU: on one device, and without the host waiting for it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests import tiny_net
+from tests.trainables.adapted import HEADS, VIEWS, WHOLE
+from tests.trainables.fake_cuda import CUDA, Traffic, fake_cuda
+from trainables.data import loader
+from trainables.data.image_set import ImageSet
+from trainables.data.view_cache import ViewCache
+from trainables.evaluation.inference import logits_of
+from trainables.fixres.adapt import adapt_cell
+from trainables.fixres.arms import ARMS
+from trainables.fixres.cell import CellSpec
+from trainables.fixres.heads import fit
+from trainables.fixres.held_out_score import held_out_test, score_held_out
+from trainables.models import backbone, host_memory, variants
+from trainables.models.weights import Weights
+from trainables.profiling import torch_latency
+from trainables.profiling.latency import Setting
+from trainables.storage.artifact_store import Store
+from trainables.training import train_step
+from trainables.training.epoch_progress import EpochProgress
+from trainables.training.moving_average import MovingAverage
+from trainables.training.recipe import Hyper, Recipe
+from trainables.training.trainer import TrunkTraining
+from trainables.training.trunk import TrunkSpec, TrunkStatus, finalize_trunk
+
+TRAIN, VAL, CLASSES = 22, 15, 3
+
+pytestmark = [
+    pytest.mark.usefixtures("tiny_known"),
+    pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor"),
+]
+
+
+@pytest.fixture
+def gpu() -> Iterator[Traffic]:
+    with fake_cuda() as traffic:
+        yield traffic
+
+
+def training_of(
+    images: ImageSet, root: Path, batch_size: int, rungs: tuple[int, ...] = (), **recipe: Any
+) -> TrunkTraining:
+    spec = TrunkSpec(
+        variant=tiny_net.NAME,
+        train_res=32,
+        weights=Weights(variant="tiny", source="none", digest="none", name=None, classes=0),
+        images=images.digest,
+        recipe=Recipe(epochs=1, batch_size=batch_size, warmup_epochs=0.0, ema_decay=0.9, **recipe),
+        hyper=Hyper(lr=1e-3, weight_decay=0.05, label_smoothing=0.1),
+        seed=0,
+    )
+    return TrunkTraining(
+        spec,
+        images,
+        Store(root / f"store-{batch_size}"),
+        cache=root / "cache",
+        threads=2,
+        val_transforms=(WHOLE,),
+        rungs=rungs,
+    )
+
+
+def net_on_gpu() -> backbone.Net:
+    return backbone.to_device(backbone.build(variants.get(tiny_net.NAME), CLASSES), CUDA)
+
+
+# --- training ---------------------------------------------------------------------------------
+
+
+def epoch_traffic(
+    gpu: Traffic, images: ImageSet, root: Path, batch_size: int, **recipe: Any
+) -> Traffic:
+    training = training_of(images, root, batch_size, **recipe)
+    gpu.clear()
+    training.epoch()
+    return Traffic(*map(Counter, vars(gpu).values()))
+
+
+def check_steps(gpu: Traffic, images: ImageSet, root: Path, **recipe: Any) -> None:
+    """An epoch of five steps does what one of two does, but for copies that nothing waits for."""
+    two, five = (epoch_traffic(gpu, images, root, size, **recipe) for size in (11, 4))
+    assert five.waits == two.waits
+    assert five.blocking_copies.total() <= two.blocking_copies.total()
+    assert (five.copies - two.copies).total() == 2 * 3  # pixels and labels
+
+
+@pytest.mark.parametrize("recipe", [{}, {"optimizer": "sgd", "class_weights": "balanced"}], ids=str)
+def test_a_step_waits_for_nothing(gpu, tiny_images, tmp_path, recipe):
+    check_steps(gpu, tiny_images, tmp_path, **recipe)
+
+
+def wait_for_loss(patch: pytest.MonkeyPatch) -> None:
+    add = EpochProgress.add
+    patch.setattr(
+        EpochProgress, "add", lambda self, step, n: (step.loss.item(), add(self, step, n))
+    )
+
+
+def copy_from_anywhere(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(host_memory, "empty", lambda shape, dtype, _: torch.zeros(shape, dtype=dtype))
+
+
+def leave_pixels_behind(patch: pytest.MonkeyPatch) -> None:
+    to_gpu = loader.normalize_on_device
+    cpu = torch.device("cpu")
+    patch.setattr(train_step, "normalize_on_device", lambda p, how, _: to_gpu(p, how, cpu))
+
+
+@pytest.mark.parametrize(
+    ("mistake", "error"),
+    [
+        (wait_for_loss, AssertionError),
+        (copy_from_anywhere, AssertionError),
+        (leave_pixels_behind, RuntimeError),
+    ],
+)
+def test_mistakes_are_seen(gpu, tiny_images, tmp_path, monkeypatch, mistake, error):
+    mistake(monkeypatch)
+    with pytest.raises(error, match=r"Counter|blocking|device"):
+        check_steps(gpu, tiny_images, tmp_path)
+
+
+def test_what_is_kept_beside_the_step_takes_a_launch_for_each_dtype(gpu):
+    model = net_on_gpu().train()
+    average, before = MovingAverage(model, 0.9), train_step._StateBeforeStep(model, CUDA)
+    for work in (before.keep, before.restore, lambda: average.update(model, step=9)):
+        gpu.clear()
+        work()
+        assert gpu.launches.total() == 2 and not gpu.waits
+
+
+# --- scoring and cells ------------------------------------------------------------------------
+
+
+def test_a_batch_to_score_is_copied_once_and_waited_for_once(gpu, tiny_images, tmp_path):
+    view = ViewCache(images=tiny_images, cache=tmp_path, threads=1).view("val", WHOLE)
+    preprocessing = variants.preprocessing(variants.get(tiny_net.NAME))
+    model = net_on_gpu()
+    logits_of(model, view[:4], preprocessing, batch_size=4, device=CUDA)  # what is made once
+    gpu.clear()
+    logits = logits_of(model, view, preprocessing, batch_size=4, device=CUDA)
+    assert logits.device.type == "cpu" and len(logits) == VAL
+    assert gpu.copies.total() == gpu.waits.total() == 4 and not gpu.blocking_copies
+
+
+def test_a_trunk_and_all_arms_of_its_cell_run_on_the_gpu(gpu, tiny_images, tmp_path):
+    training = training_of(tiny_images, tmp_path, 4, rungs=(1,))
+    report = training.epoch()
+    assert report.val[WHOLE.test_res].n == VAL and not report.diverged
+    finalize_trunk(training.store, training.spec.key, TrunkStatus.FINISHED)
+    cell = CellSpec(
+        trunk=training.spec.key,
+        transform=WHOLE,
+        arms=tuple(ARMS),
+        heads=HEADS,
+        views=VIEWS,
+        batch_size=4,
+        seed=3,
+    )
+    gpu.clear()
+    results = adapt_cell(cell, training.store, training.views)
+    assert [result.arm for result in results] == list(ARMS)
+    assert not [line for line in gpu.blocking_copies if line.startswith("loader.py")]
+    test = held_out_test(tiny_images)
+    read = score_held_out(test, training.store, cell, tuple(ARMS), training.views)
+    assert {result.score.split for result in read.values()} == {"test"}
+
+
+def test_steps_of_classifiers_wait_for_nothing(gpu):
+    features, labels = torch.rand(24, 8).to(CUDA), (torch.arange(24) % CLASSES).to(CUDA)
+    start = torch.zeros(CLASSES, 8).to(CUDA), torch.zeros(CLASSES).to(CUDA)
+    found = []
+    for batch_size in (24, 4):
+        gpu.clear()
+        grid = replace(HEADS, batch_size=batch_size, optimizer=("sgd", "adamw"))
+        fit([features], labels, features, labels, *start, grid, seed=0)
+        found.append((Counter(gpu.waits), Counter(gpu.blocking_copies)))
+    assert found[0] == found[1] and found[0][0]  # val is scored once an epoch
+
+
+def test_latency_in_torch_is_timed_on_the_gpu(gpu):
+    setting = Setting(runtime="torch", threads=1, batch=1, throughput_batch=2)
+    assert torch_latency.conditions(setting).precision == "bf16"
+    with torch_latency.open_nets([(tiny_net.NAME, 32)], CLASSES, setting) as nets:
+        call = nets[tiny_net.NAME, 32](1)
+        gpu.clear()
+        call()
+    assert list(gpu.waits.values()) == [1] and not gpu.blocking_copies  # for the whole net
