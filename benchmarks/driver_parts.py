@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from sweeps.events.durations import Durations
 from sweeps.events.event_types import (
     CellBegan,
     CellEnded,
@@ -22,13 +23,16 @@ from sweeps.events.event_types import (
     SweepBegan,
     TrunkEnded,
 )
+from sweeps.events.forecast import forecast
 from sweeps.events.live_board import LiveBoard
 from sweeps.events.recorders import History
 from sweeps.planning.cell import Cell
-from sweeps.planning.grid import Point
+from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
 from sweeps.report.build import write_evidence
 from sweeps.scheduling import settled_cells, trunk_scheduler
+from sweeps.scheduling.budget import Budget, Left, Shares
+from sweeps.scheduling.budgeted_trunks import BudgetedTrunks
 from sweeps.scheduling.cell_scheduler import CellScheduler
 from sweeps.scheduling.settled_cells import SettledCells
 from sweeps.scheduling.trunk_scheduler import TrunkScheduler
@@ -106,13 +110,21 @@ def trunk_plan(size: int, *, wide: bool) -> Plan:
     return plan_of(spec)
 
 
-def trained(plan: Plan, files: TrunkFiles, root: Path, at_once: int = 16) -> tuple[float, int]:
-    """Train all trunks; the seconds are those of the scheduler, proposals included."""
-    watch, scheduler = Stopwatch(), None
+def trained(
+    make: Callable[[], TrunkScheduler],
+    files: TrunkFiles,
+    ended: Callable[[TrunkSpec, EpochReport], None] = lambda *_: None,
+    at_once: int = 16,
+) -> float:
+    """Train all trunks; return the seconds of the scheduler, proposals included.
+
+    Args:
+        ended: is told of each epoch.
+    """
+    watch = Stopwatch()
     with watch.running():
-        scheduler = TrunkScheduler(plan, Store(root), Events())
+        scheduler = make()
     running: list[tuple[TrunkSpec, int]] = []
-    begun = 0
     while True:
         while len(running) < at_once:
             with watch.running():
@@ -121,19 +133,19 @@ def trained(plan: Plan, files: TrunkFiles, root: Path, at_once: int = 16) -> tup
             if trunk is None:
                 break
             running.append((trunk, done))
-            begun += 1
         if not running:
             break
         trunk, done = running.pop(0)
-        report = report_of(plan, trunk, done + 1)
+        report = report_of(scheduler.plan, trunk, done + 1)
         files.reports.setdefault(trunk.key, []).append(report)
+        ended(trunk, report)
         with watch.running():
             goes_on = scheduler.report(trunk, report)
         if goes_on:
             running.append((trunk, done + 1))
     with watch.running():
         assert scheduler.is_over and scheduler.survivors()
-    return watch.seconds, begun
+    return watch.seconds
 
 
 def trunks(size: int, root: Path, *, asked: bool, wide: bool = False) -> Measured:
@@ -143,7 +155,7 @@ def trunks(size: int, root: Path, *, asked: bool, wide: bool = False) -> Measure
     else:
         propose_plainly()
     plan = trunk_plan(size, wide=wide)
-    seconds, _ = trained(plan, files, root)
+    seconds = trained(lambda: TrunkScheduler(plan, Store(root), Events()), files)
     return Measured(plan.trunks, asking.seconds if asked else seconds, files_size(root))
 
 
@@ -154,10 +166,31 @@ def propose_plainly() -> None:
     )
 
 
+def budgeted(size: int, root: Path) -> Measured:
+    """Trunks within a budget that is twice what they take, on a clock that their epochs turn."""
+    files, plan = TrunkFiles(), trunk_plan(size, wide=True)
+    propose_plainly()
+    durations, spent_s = Durations(plan), 0.0
+    whole_s = forecast(plan, durations).total_s
+
+    def left() -> Left:
+        return Left(device_s=2 * whole_s - spent_s)
+
+    def ended(trunk: TrunkSpec, report: EpochReport) -> None:
+        nonlocal spent_s
+        spent_s += durations.epoch_s(point_of(trunk), report.epoch)
+
+    def make() -> TrunkScheduler:
+        budget = Budget(plan, durations, left, Shares(trunks={}, cells={}, trunks_at_a_time=16))
+        return BudgetedTrunks(plan, Store(root), Events(), budget)
+
+    return Measured(plan.trunks, trained(make, files, ended))
+
+
 def resume(size: int, root: Path) -> Measured:
     files, plan = TrunkFiles(), trunk_plan(size, wide=True)
     propose_plainly()
-    trained(plan, files, root)
+    trained(lambda: TrunkScheduler(plan, Store(root), Events()), files)
     watch = Stopwatch()
     with watch.running():
         assert TrunkScheduler(plan, Store(root), Events()).is_over
@@ -377,6 +410,7 @@ PARTS: dict[str, Callable[[int, Path], Measured]] = {
     "proposals": lambda n, root: trunks(n, root, asked=True),
     "trunks": lambda n, root: trunks(n, root, asked=False),
     "trunks wide": lambda n, root: trunks(n, root, asked=False, wide=True),
+    "budgeted": budgeted,
     "resume": resume,
     "cells": cells,
     "board": board,
