@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -41,6 +42,7 @@ from sweeps.selection.leaderboard import Row
 from sweeps.terminal.console import Terminal
 from tests.factories import HYPER, a_record, a_row, outcome_of, plan_of, spec_with
 from tests.fake_training import Events, next_trunk, report_of
+from trainables.evaluation.class_metrics import Metric
 from trainables.evaluation.metrics import Score
 from trainables.fixres.arms import rank
 from trainables.fixres.cell import PREDICTIONS, ArmResult, write_predictions
@@ -49,7 +51,7 @@ from trainables.storage.fenced_log import fenced_log
 from trainables.storage.files import Place, files_size
 from trainables.training.trunk import EpochReport, TrunkSpec, TrunkStatus
 
-ARMS, VAL = ("none", "bn", "fix", "fix_aug"), 100
+ARMS, VAL, LARGE_VAL = ("none", "bn", "fix", "fix_aug"), 100, 5_000
 VARIANTS = ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8", "l2")
 LINE = {"event": "rung", "trunk": "6c9bb8291c9f6dd5", "epoch": 4, "top1": 0.8125, "goes_on": True}
 
@@ -300,19 +302,23 @@ def terminal(size: int, root: Path) -> Measured:
     return Measured(size, watch.seconds, len(file.getvalue()))
 
 
-def choose(size: int, root: Path) -> Measured:
+def choose(size: int, root: Path, *, val: int = VAL, metric: Metric = "top1") -> Measured:
     plan, ended = cells_and_rows(size)
     rng, store = np.random.default_rng(0), Store(root)
-    labels = torch.zeros(VAL, dtype=torch.int64)
-    rows = [row for event in ended for row in event.rows]
-    for event in ended:
-        of_arms = {
-            row.arm: torch.tensor(rng.permutation(VAL) >= row.hits1).long() for row in event.rows
-        }
-        write_predictions(store.cell(event.cell.key) / PREDICTIONS, labels, of_arms)
+    labels = torch.tensor(rng.integers(0, len(plan.classes), val))
+    rows = [replace(row, n=val) for event in ended for row in event.rows]
+    of_cell: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        of_cell[row.cell].append(row)
+    for key, own in of_cell.items():
+        of_arms = {}
+        for row in own:
+            right = torch.tensor(rng.permutation(val) < row.hits1)
+            of_arms[row.arm] = torch.where(right, labels, (labels + 1) % len(plan.classes))
+        write_predictions(store.cell(key) / PREDICTIONS, labels, of_arms)
     watch = Stopwatch()
     with watch.running():
-        choose_from_store(rows, plan.spec.serving, store, "top1")
+        choose_from_store(rows, plan.spec.serving, store, metric)
     return Measured(size, watch.seconds)
 
 
@@ -417,6 +423,8 @@ PARTS: dict[str, Callable[[int, Path], Measured]] = {
     "board resumed": lambda n, root: board(n, root, resumed=True),
     "terminal": terminal,
     "choose": choose,
+    "choose large": lambda n, root: choose(n, root, val=LARGE_VAL),
+    "choose macro-F1": lambda n, root: choose(n, root, val=LARGE_VAL, metric="macro_f1"),
     "report": report,
     "mlflow": mlflow,
     "journal": journal,
