@@ -47,13 +47,11 @@ from trainables.evaluation.metrics import Score
 from trainables.fixres.arms import rank
 from trainables.fixres.cell import PREDICTIONS, ArmResult, write_predictions
 from trainables.storage.artifact_store import Store
-from trainables.storage.fenced_log import fenced_log
-from trainables.storage.files import Place, files_size
+from trainables.storage.files import files_size
 from trainables.training.trunk import EpochReport, TrunkSpec, TrunkStatus
 
 ARMS, VAL, LARGE_VAL = ("none", "bn", "fix", "fix_aug"), 100, 5_000
 VARIANTS = ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8", "l2")
-LINE = {"event": "rung", "trunk": "6c9bb8291c9f6dd5", "epoch": 4, "top1": 0.8125, "goes_on": True}
 
 
 @dataclass
@@ -347,71 +345,6 @@ def report(size: int, root: Path) -> Measured:
     return Measured(size, watch.seconds, (root / "report.html").stat().st_size, note)
 
 
-# --- MLflow and the journal ----------------------------------------------------------------------
-
-
-class Counting:
-    """MLflow's client, which counts what it is asked."""
-
-    def __init__(self, client: Any):
-        self._client, self.requests = client, 0
-
-    def __getattr__(self, name: str) -> Any:
-        self.requests += 1
-        return getattr(self._client, name)
-
-
-def mlflow(size: int, root: Path) -> Measured:
-    from sweeps.tracking.access.preflight import Connection, connect
-    from sweeps.tracking.tracker import MlflowTracker
-
-    plan, ended = cells_and_rows(size)
-    labels, store = torch.zeros(VAL, dtype=torch.int64), Store(root)
-    for event in ended:
-        write_predictions(store.cell(event.cell.key) / PREDICTIONS, labels, {"none": labels})
-    found = connect(f"sqlite:///{root}/mlflow.db", "scale", "--tracking-uri", print)
-    client: Any = Counting(found.client)
-    connection = Connection(uri=found.uri, client=client, experiment_id=found.experiment_id)
-    watch = Stopwatch()
-    with watch.running():
-        tracker = MlflowTracker(connection, "s", "a sweep", store, print)
-        tracker.on(SweepBegan(plan=plan))
-        for trunk in {e.cell.trunk.key: e.cell.trunk for e in ended}.values():
-            tracker.on(TrunkEnded(trunk=trunk, status=TrunkStatus.FINISHED, reports=()))
-        for event in ended:
-            tracker.on(replace(event, rows=event.rows[:1]))  # the arm that leaves no model
-        tracker.flush()
-        before = client.requests
-        tracker.close("FINISHED")
-    note = f"{before / size:.1f} requests a cell, {client.requests - before} at the end"
-    return Measured(size, watch.seconds, note=note)
-
-
-def journal(size: int, root: Path) -> Measured:
-    watch, path = Stopwatch(), root / "journal.jsonl"
-    with watch.running():
-        log = fenced_log(path)
-        for number in range(size):
-            log.append(LINE | {"epoch": number})
-    return Measured(size, watch.seconds, path.stat().st_size)
-
-
-def journal_remote(size: int, root: Path) -> Measured:
-    from benchmarks.journal import metered
-    from trainables.storage.object_store import remote_path
-
-    watch = Stopwatch()
-    with metered() as (uri, meter):
-        path: Place = remote_path(uri) / "journal.jsonl"
-        meter.reset()
-        with watch.running():
-            log = fenced_log(path)
-            for number in range(size):
-                log.append(LINE | {"epoch": number})
-        note = f"{meter.requests / size:.2f} requests a line"
-        return Measured(size, watch.seconds, meter.sent, note)
-
-
 PARTS: dict[str, Callable[[int, Path], Measured]] = {
     "proposals": lambda n, root: trunks(n, root, asked=True),
     "trunks": lambda n, root: trunks(n, root, asked=False),
@@ -426,7 +359,4 @@ PARTS: dict[str, Callable[[int, Path], Measured]] = {
     "choose large": lambda n, root: choose(n, root, val=LARGE_VAL),
     "choose macro-F1": lambda n, root: choose(n, root, val=LARGE_VAL, metric="macro_f1"),
     "report": report,
-    "mlflow": mlflow,
-    "journal": journal,
-    "journal remote": journal_remote,
 }
