@@ -87,6 +87,11 @@ class Moment:
         same = (self.best, self.nearest_end_s, self.learnt)
         return near and same == (other.best, other.nearest_end_s, other.learnt)
 
+    def has_more_than(self, other: Moment) -> bool:
+        """Whether more is left than at another moment, as where reserves were given back."""
+        now, then = self.room.left, other.room.left
+        return now.elapsed_s > then.elapsed_s or now.device_s > then.device_s
+
 
 @dataclass(frozen=True, kw_only=True)
 class Shares:

@@ -102,9 +102,10 @@ class BudgetedTrunks(TrunkScheduler):
         """Find the point whose next trial, behind those that are queued, gains most."""
         if self._weighed is None or not now.is_like(self._weighed):
             self._weigh_all(now)
+        assert self._weighed is not None
         found = self._best_rated(now)
-        if found is None and self._changes != self._weighed_changes:
-            # What did not fit when it was looked at may do so again.
+        may_fit_again = self._changes != self._weighed_changes or now.has_more_than(self._weighed)
+        if found is None and may_fit_again:
             self._weigh_all(now)
             found = self._best_rated(now)
         return found
