@@ -65,9 +65,13 @@ def flattery(
     if groups is None:
         best = inside.argmax(axis=0)
     else:
-        means = np.stack([inside[list(group)].mean(axis=0) for group in groups])
-        picked = np.stack([np.array(group)[inside[list(group)].argmax(axis=0)] for group in groups])
-        best = picked[means.argmax(axis=0), every]
+        # The members of most groups are one, and only those of the winners are looked at.
+        means = inside[[group[0] for group in groups]]
+        for place, group in enumerate(groups):
+            if len(group) > 1:
+                means[place] = inside[list(group)].mean(axis=0)
+        won = [np.array(groups[place]) for place in means.argmax(axis=0)]
+        best = np.array([own[inside[own, column].argmax()] for column, own in enumerate(won)])
     return math.sqrt(0.5) * float((inside[best, every] - outside[best, every]).mean())
 
 
