@@ -151,10 +151,11 @@ class BudgetedTrunks(TrunkScheduler):
         """Rate what the next trial of a point would start with, now that something has changed."""
         self._changes += 1
         halving, last = self._halving[point], len(self._rungs)
-        if halving.has_finished or any(rung == last for rung in halving.running.values()):
-            self._results |= {point}
-        else:
-            self._results -= {point}
+        nears_end = halving.has_finished or last in halving.running.values()
+        if nears_end != (point in self._results):
+            self._results ^= {point}
+        if not self._queued[point]:
+            del self._queued[point]
         self._has_finished |= halving.has_finished
         self._see_nearest(point)
         if self._weighed is not None:  # else all are yet to be
