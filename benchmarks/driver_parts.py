@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from sweeps.events.durations import Durations
 from sweeps.events.event_types import (
     CellBegan,
     CellEnded,
@@ -22,13 +24,16 @@ from sweeps.events.event_types import (
     SweepBegan,
     TrunkEnded,
 )
+from sweeps.events.forecast import forecast
 from sweeps.events.live_board import LiveBoard
 from sweeps.events.recorders import History
 from sweeps.planning.cell import Cell
-from sweeps.planning.grid import Point
+from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
 from sweeps.report.build import write_evidence
 from sweeps.scheduling import settled_cells, trunk_scheduler
+from sweeps.scheduling.budget import Budget, Left, Shares
+from sweeps.scheduling.budgeted_trunks import BudgetedTrunks
 from sweeps.scheduling.cell_scheduler import CellScheduler
 from sweeps.scheduling.settled_cells import SettledCells
 from sweeps.scheduling.trunk_scheduler import TrunkScheduler
@@ -37,17 +42,16 @@ from sweeps.selection.leaderboard import Row
 from sweeps.terminal.console import Terminal
 from tests.factories import HYPER, a_record, a_row, outcome_of, plan_of, spec_with
 from tests.fake_training import Events, next_trunk, report_of
+from trainables.evaluation.class_metrics import Metric
 from trainables.evaluation.metrics import Score
 from trainables.fixres.arms import rank
 from trainables.fixres.cell import PREDICTIONS, ArmResult, write_predictions
 from trainables.storage.artifact_store import Store
-from trainables.storage.fenced_log import fenced_log
-from trainables.storage.files import Place, files_size
+from trainables.storage.files import files_size
 from trainables.training.trunk import EpochReport, TrunkSpec, TrunkStatus
 
-ARMS, VAL = ("none", "bn", "fix", "fix_aug"), 100
+ARMS, VAL, LARGE_VAL = ("none", "bn", "fix", "fix_aug"), 100, 5_000
 VARIANTS = ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8", "l2")
-LINE = {"event": "rung", "trunk": "6c9bb8291c9f6dd5", "epoch": 4, "top1": 0.8125, "goes_on": True}
 
 
 @dataclass
@@ -106,13 +110,21 @@ def trunk_plan(size: int, *, wide: bool) -> Plan:
     return plan_of(spec)
 
 
-def trained(plan: Plan, files: TrunkFiles, root: Path, at_once: int = 16) -> tuple[float, int]:
-    """Train all trunks; the seconds are those of the scheduler, proposals included."""
-    watch, scheduler = Stopwatch(), None
+def trained(
+    make: Callable[[], TrunkScheduler],
+    files: TrunkFiles,
+    ended: Callable[[TrunkSpec, EpochReport], None] = lambda *_: None,
+    at_once: int = 16,
+) -> float:
+    """Train all trunks; return the seconds of the scheduler, proposals included.
+
+    Args:
+        ended: is told of each epoch.
+    """
+    watch = Stopwatch()
     with watch.running():
-        scheduler = TrunkScheduler(plan, Store(root), Events())
+        scheduler = make()
     running: list[tuple[TrunkSpec, int]] = []
-    begun = 0
     while True:
         while len(running) < at_once:
             with watch.running():
@@ -121,19 +133,19 @@ def trained(plan: Plan, files: TrunkFiles, root: Path, at_once: int = 16) -> tup
             if trunk is None:
                 break
             running.append((trunk, done))
-            begun += 1
         if not running:
             break
         trunk, done = running.pop(0)
-        report = report_of(plan, trunk, done + 1)
+        report = report_of(scheduler.plan, trunk, done + 1)
         files.reports.setdefault(trunk.key, []).append(report)
+        ended(trunk, report)
         with watch.running():
             goes_on = scheduler.report(trunk, report)
         if goes_on:
             running.append((trunk, done + 1))
     with watch.running():
         assert scheduler.is_over and scheduler.survivors()
-    return watch.seconds, begun
+    return watch.seconds
 
 
 def trunks(size: int, root: Path, *, asked: bool, wide: bool = False) -> Measured:
@@ -143,7 +155,7 @@ def trunks(size: int, root: Path, *, asked: bool, wide: bool = False) -> Measure
     else:
         propose_plainly()
     plan = trunk_plan(size, wide=wide)
-    seconds, _ = trained(plan, files, root)
+    seconds = trained(lambda: TrunkScheduler(plan, Store(root), Events()), files)
     return Measured(plan.trunks, asking.seconds if asked else seconds, files_size(root))
 
 
@@ -154,10 +166,31 @@ def propose_plainly() -> None:
     )
 
 
+def budgeted(size: int, root: Path) -> Measured:
+    """Trunks within a budget that is twice what they take, on a clock that their epochs turn."""
+    files, plan = TrunkFiles(), trunk_plan(size, wide=True)
+    propose_plainly()
+    durations, spent_s = Durations(plan), 0.0
+    whole_s = forecast(plan, durations).total_s
+
+    def left() -> Left:
+        return Left(device_s=2 * whole_s - spent_s)
+
+    def ended(trunk: TrunkSpec, report: EpochReport) -> None:
+        nonlocal spent_s
+        spent_s += durations.epoch_s(point_of(trunk), report.epoch)
+
+    def make() -> TrunkScheduler:
+        budget = Budget(plan, durations, left, Shares(trunks={}, cells={}, trunks_at_a_time=16))
+        return BudgetedTrunks(plan, Store(root), Events(), budget)
+
+    return Measured(plan.trunks, trained(make, files, ended))
+
+
 def resume(size: int, root: Path) -> Measured:
     files, plan = TrunkFiles(), trunk_plan(size, wide=True)
     propose_plainly()
-    trained(plan, files, root)
+    trained(lambda: TrunkScheduler(plan, Store(root), Events()), files)
     watch = Stopwatch()
     with watch.running():
         assert TrunkScheduler(plan, Store(root), Events()).is_over
@@ -267,19 +300,23 @@ def terminal(size: int, root: Path) -> Measured:
     return Measured(size, watch.seconds, len(file.getvalue()))
 
 
-def choose(size: int, root: Path) -> Measured:
+def choose(size: int, root: Path, *, val: int = VAL, metric: Metric = "top1") -> Measured:
     plan, ended = cells_and_rows(size)
     rng, store = np.random.default_rng(0), Store(root)
-    labels = torch.zeros(VAL, dtype=torch.int64)
-    rows = [row for event in ended for row in event.rows]
-    for event in ended:
-        of_arms = {
-            row.arm: torch.tensor(rng.permutation(VAL) >= row.hits1).long() for row in event.rows
-        }
-        write_predictions(store.cell(event.cell.key) / PREDICTIONS, labels, of_arms)
+    labels = torch.tensor(rng.integers(0, len(plan.classes), val))
+    rows = [replace(row, n=val) for event in ended for row in event.rows]
+    of_cell: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        of_cell[row.cell].append(row)
+    for key, own in of_cell.items():
+        of_arms = {}
+        for row in own:
+            right = torch.tensor(rng.permutation(val) < row.hits1)
+            of_arms[row.arm] = torch.where(right, labels, (labels + 1) % len(plan.classes))
+        write_predictions(store.cell(key) / PREDICTIONS, labels, of_arms)
     watch = Stopwatch()
     with watch.running():
-        choose_from_store(rows, plan.spec.serving, store, "top1")
+        choose_from_store(rows, plan.spec.serving, store, metric)
     return Measured(size, watch.seconds)
 
 
@@ -308,83 +345,18 @@ def report(size: int, root: Path) -> Measured:
     return Measured(size, watch.seconds, (root / "report.html").stat().st_size, note)
 
 
-# --- MLflow and the journal ----------------------------------------------------------------------
-
-
-class Counting:
-    """MLflow's client, which counts what it is asked."""
-
-    def __init__(self, client: Any):
-        self._client, self.requests = client, 0
-
-    def __getattr__(self, name: str) -> Any:
-        self.requests += 1
-        return getattr(self._client, name)
-
-
-def mlflow(size: int, root: Path) -> Measured:
-    from sweeps.tracking.access.preflight import Connection, connect
-    from sweeps.tracking.tracker import MlflowTracker
-
-    plan, ended = cells_and_rows(size)
-    labels, store = torch.zeros(VAL, dtype=torch.int64), Store(root)
-    for event in ended:
-        write_predictions(store.cell(event.cell.key) / PREDICTIONS, labels, {"none": labels})
-    found = connect(f"sqlite:///{root}/mlflow.db", "scale", "--tracking-uri", print)
-    client: Any = Counting(found.client)
-    connection = Connection(uri=found.uri, client=client, experiment_id=found.experiment_id)
-    watch = Stopwatch()
-    with watch.running():
-        tracker = MlflowTracker(connection, "s", "a sweep", store, print)
-        tracker.on(SweepBegan(plan=plan))
-        for trunk in {e.cell.trunk.key: e.cell.trunk for e in ended}.values():
-            tracker.on(TrunkEnded(trunk=trunk, status=TrunkStatus.FINISHED, reports=()))
-        for event in ended:
-            tracker.on(replace(event, rows=event.rows[:1]))  # the arm that leaves no model
-        tracker.flush()
-        before = client.requests
-        tracker.close("FINISHED")
-    note = f"{before / size:.1f} requests a cell, {client.requests - before} at the end"
-    return Measured(size, watch.seconds, note=note)
-
-
-def journal(size: int, root: Path) -> Measured:
-    watch, path = Stopwatch(), root / "journal.jsonl"
-    with watch.running():
-        log = fenced_log(path)
-        for number in range(size):
-            log.append(LINE | {"epoch": number})
-    return Measured(size, watch.seconds, path.stat().st_size)
-
-
-def journal_remote(size: int, root: Path) -> Measured:
-    from benchmarks.journal import metered
-    from trainables.storage.object_store import remote_path
-
-    watch = Stopwatch()
-    with metered() as (uri, meter):
-        path: Place = remote_path(uri) / "journal.jsonl"
-        meter.reset()
-        with watch.running():
-            log = fenced_log(path)
-            for number in range(size):
-                log.append(LINE | {"epoch": number})
-        note = f"{meter.requests / size:.2f} requests a line"
-        return Measured(size, watch.seconds, meter.sent, note)
-
-
 PARTS: dict[str, Callable[[int, Path], Measured]] = {
     "proposals": lambda n, root: trunks(n, root, asked=True),
     "trunks": lambda n, root: trunks(n, root, asked=False),
     "trunks wide": lambda n, root: trunks(n, root, asked=False, wide=True),
+    "budgeted": budgeted,
     "resume": resume,
     "cells": cells,
     "board": board,
     "board resumed": lambda n, root: board(n, root, resumed=True),
     "terminal": terminal,
     "choose": choose,
+    "choose large": lambda n, root: choose(n, root, val=LARGE_VAL),
+    "choose macro-F1": lambda n, root: choose(n, root, val=LARGE_VAL, metric="macro_f1"),
     "report": report,
-    "mlflow": mlflow,
-    "journal": journal,
-    "journal remote": journal_remote,
 }

@@ -1,6 +1,7 @@
 """Measure what a trial costs beside its own work: as sweeps run trials, and as Ray Tune alone does.
 
     python benchmarks/orchestrator.py --trials 100 400 --rounds 3
+    python benchmarks/orchestrator.py --loop --trials 20 --seconds 60
 
 Both run the same number of trials that sleep, for half to one and a half times --seconds at random,
 as many at a time as there are cores, in processes that are reused. Ours has a queue that sweeps
@@ -8,6 +9,9 @@ fill trial by trial, work that is chosen as a trial starts, and a decision after
 alone has its searcher for grids, and no scheduler. Rounds alternate. Numbers are medians, the first
 round of each left out; of wall time, the sleep is taken off. The start of the processes is in it,
 and ours import PyTorch. "processes" is how many were started.
+
+With --loop the alternative is no Ray at all, but a thread for each core that sleeps as long, trial
+after trial; all trials take --seconds. The start of Ray itself, once a command, is in neither.
 """
 
 from __future__ import annotations
@@ -20,7 +24,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +44,13 @@ from trainables.machine import available_cores
 from trainables.ray_backend.tune_trainables import TrialContext
 
 NET = ("b0", 224)
+
+
+def sleep() -> None:
+    """Do what a trial does."""
+    spread = float(os.environ.get("TRIAL_SPREAD", "1"))
+    seconds = 1 + spread * random.uniform(-0.5, 0.5)
+    time.sleep(float(os.environ["TRIAL_SECONDS"]) * seconds)
 
 
 class Idle(tune.Trainable):
@@ -61,7 +74,7 @@ class Idle(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Sleep."""
-        time.sleep(float(os.environ["TRIAL_SECONDS"]) * random.uniform(0.5, 1.5))
+        sleep()
         return {"done": True, "process": os.getpid()}
 
 
@@ -112,6 +125,13 @@ def bare(trials: int, cores: int) -> set[int]:
     return {metrics["process"] for metrics in ended if metrics}
 
 
+def loop(trials: int, cores: int) -> set[int]:
+    """Do what the trials do in a bare loop, with a thread for each core; return as :func:`ours`."""
+    with ThreadPoolExecutor(cores) as pool:
+        list(pool.map(lambda _: sleep(), range(trials)))
+    return set()
+
+
 def timed(run: Callable[[int, int], set[int]], trials: int, cores: int) -> tuple[float, float, int]:
     """Return ms of wall time and of this process's CPU time for each trial, and the processes."""
     wall, cpu = time.perf_counter(), time.process_time()
@@ -128,8 +148,23 @@ def main() -> None:
     parser.add_argument("--trials", type=int, nargs="*", default=[100, 400], help="in a run")
     parser.add_argument("--rounds", type=int, default=4, help="runs of each, the first left out")
     parser.add_argument("--seconds", type=float, default=0.5, help="that a trial sleeps")
+    parser.add_argument("--loop", action="store_true", help="compare with a bare loop instead")
     args = parser.parse_args()
-    os.environ["TRIAL_SECONDS"] = str(args.seconds)
+    with alone(args.seconds) as cores:
+        if args.loop:
+            compare_with_loop(args.trials, cores)
+        else:
+            compare(args.trials, args.rounds, cores)
+
+
+@contextmanager
+def alone(seconds: float) -> Iterator[int]:
+    """Start Ray on this machine while the block runs, for trials of so many seconds.
+
+    Yields:
+        The number of cores.
+    """
+    os.environ["TRIAL_SECONDS"] = str(seconds)
     cores = available_cores()
     ray.init(
         address="local",
@@ -139,10 +174,30 @@ def main() -> None:
         logging_level=logging.ERROR,
         _node_ip_address="127.0.0.1",
     )
+    try:
+        yield cores
+    finally:
+        ray.shutdown()
+
+
+def compare_with_loop(counts: Sequence[int], cores: int) -> None:
+    os.environ["TRIAL_SPREAD"] = "0"  # else which trials are long decides
+    print("| trials | s of wall time | a bare loop | ratio |\n|---|---|---|---|", flush=True)
+    for trials in counts:
+        walls = []
+        for run in (ours, loop):
+            began = time.perf_counter()
+            run(trials, cores)
+            walls.append(time.perf_counter() - began)
+        mine, bare_s = walls
+        print(f"| {trials} | {mine:.1f} | {bare_s:.1f} | {mine / bare_s:.3f} |", flush=True)
+
+
+def compare(counts: Sequence[int], rounds: int, cores: int) -> None:
     print("| trials | ms a trial | ours | Tune alone | ratio |\n|---|---|---|---|---|", flush=True)
-    for trials in args.trials:
+    for trials in counts:
         found: dict[str, list[tuple[float, float, int]]] = {"ours": [], "bare": []}
-        for _ in range(args.rounds):
+        for _ in range(rounds):
             for name, run in (("ours", ours), ("bare", bare)):
                 found[name].append(timed(run, trials, cores))
         for place, what in enumerate(("wall", "driver's CPU", "processes")):
@@ -153,7 +208,6 @@ def main() -> None:
                 f"| {trials} | {what} | {mine:.1f} | {theirs:.1f} | {mine / theirs:.2f} |",
                 flush=True,
             )
-    ray.shutdown()
 
 
 if __name__ == "__main__":

@@ -66,6 +66,7 @@ class KnownDurations:
     """Predicts what an epoch takes without an error; cells and the end take nothing."""
 
     close_s = spawn_s = 0.0
+    learnt = 0
 
     def __init__(self, plan: Plan):
         self.plan = plan

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from statistics import fmean
 
 from sweeps.events.event_types import (
     CellBegan,
@@ -94,9 +93,13 @@ class Durations:
         self._spawned_s: float | None = None
         self._closed_s: float | None = None
         self._apart_s = 0.0
-        self._starts: list[float] = []  # seconds that trials took before their work began
+        # Trials of this process, and the seconds that they took in all before their work began.
+        self._starts, self._started_s = 0, 0.0
+        self.learnt = 0
+        """How often predictions have changed by what was timed."""
         # All are made when they are asked for, and made anew after further timings.
         self._cell_s: dict[tuple[str, int, tuple[str, ...] | None], float] = {}
+        self._epochs_s: dict[tuple[Point, int, int], float] = {}
         self._predict: Callable[[Work], float] | None = None
 
     # --- what is timed --------------------------------------------------------------------------
@@ -111,7 +114,8 @@ class Durations:
             case EpochEnded(trunk=trunk, report=report) if report.at >= 1000 * self._began:
                 began = self._step_began.pop(trunk.key, None)
                 if began is not None:
-                    self._starts.append(max(0.0, self._clock() - began - report.seconds))
+                    self._starts += 1
+                    self._started_s += max(0.0, self._clock() - began - report.seconds)
                 work = epoch_work(
                     self._plan, point_of(trunk), report.epoch, trunk.recipe.batch_size
                 )
@@ -161,6 +165,8 @@ class Durations:
         if device.add(Timing(work=work, seconds=seconds)):
             self._predict = None
             self._cell_s.clear()
+            self._epochs_s.clear()
+            self.learnt += 1
 
     # --- what is predicted ----------------------------------------------------------------------
 
@@ -208,8 +214,11 @@ class Durations:
 
     def trunk_s(self, point: Point, after: int, until: int) -> float:
         """Predict the epochs of a trunk after ``after``, up to ``until``, and its trial's start."""
-        epochs = range(after + 1, until + 1)
-        return sum(self.epoch_s(point, epoch) for epoch in epochs) + self.start_s
+        stretch = point, after, until
+        if stretch not in self._epochs_s:
+            epochs = range(after + 1, until + 1)
+            self._epochs_s[stretch] = sum(self.epoch_s(point, epoch) for epoch in epochs)
+        return self._epochs_s[stretch] + self.start_s
 
     def cell_s(self, variant: str, test_res: int, arms: Sequence[str] | None = None) -> float:
         """Predict a cell; ``arms`` as in :func:`sweeps.planning.workload.cell_work`."""
@@ -232,7 +241,7 @@ class Durations:
     def start_s(self) -> float:
         """Seconds that a trial takes before its work begins."""
         if self._starts:
-            return fmean(self._starts)
+            return self._started_s / self._starts
         return START_S if self._known.start_s is None else self._known.start_s
 
     @property
@@ -254,7 +263,7 @@ class Durations:
 
     def timed(self) -> list[DeviceTimings]:
         """List what this process has timed, by device, where that is known."""
-        start_s = fmean(self._starts) if self._starts else None
+        start_s = self.start_s if self._starts else None
         return [
             replace(
                 device.kept,

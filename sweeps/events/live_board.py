@@ -15,14 +15,19 @@ from trainables.storage.files import Place
 
 EVERY_S = 30.0  # at least, between two writes
 SHARE = 0.02  # of the time, at most, goes into writing
+# A store gets the file when there are so many more cells, as a share, or so many seconds have gone:
+# it is sent whole, so that in all it is some ten times what it is at the end.
+AWAY_GROWTH = 0.1
+AWAY_S = 600.0
 
 
 class LiveBoard:
     """A watcher that writes the leaderboard now and then, as cells end.
 
     Between two writes are 30 s, or more where writing takes more than a fiftieth of the time: the
-    file is written whole, so that one for each cell would cost the square of the cells. What a
-    store holds already comes in one go, and is written once, when the next cell begins.
+    file is written whole, so that one for each cell would cost the square of the cells. To a store
+    it is sent when there are a tenth more cells, or ten minutes have gone. What a store holds
+    already comes in one go, and is written once, when the next cell begins.
 
     Args:
         paths: the files that the leaderboard is written to; the first one is on this machine.
@@ -40,8 +45,11 @@ class LiveBoard:
         self._rows: dict[str, tuple[Row, ...]] = {}  # by the key of the cell
         # Rows become columns once: the table has those of the first cells, and lacks the last ones.
         self._table, self._in_table = leaderboard.to_table([]), 0
-        self._is_pending = self._is_replaying = False
-        self._next_at = clock()
+        self._is_replaying = False
+        self._ends = 0  # of cells, those that came again too
+        self._written: dict[Place, int] = {}  # how many of them each file has
+        self._next_at = self._next_away_at = clock()
+        self._cells_away = 0
 
     def on(self, event: Event) -> None:
         """Add the rows of a cell that has ended, and write all rows so far if it is time.
@@ -58,11 +66,13 @@ class LiveBoard:
                 if cell.key in self._rows:
                     self._table, self._in_table = leaderboard.to_table([]), 0
                 self._rows[cell.key] = rows
-                self._is_pending = True
+                self._ends += 1
             case _:
                 return
-        if not self._is_replaying and self._clock() >= self._next_at:
-            self._write(self._paths)
+        now = self._clock()
+        if not self._is_replaying and now >= self._next_at:
+            grown = len(self._rows) >= (1 + AWAY_GROWTH) * self._cells_away
+            self._write(self._paths if grown or now >= self._next_away_at else self._paths[:1])
 
     @contextmanager
     def completed(self) -> Iterator[None]:
@@ -78,8 +88,9 @@ class LiveBoard:
         self._write(self._paths)
 
     def _write(self, paths: Sequence[Place]) -> None:
-        """Write all rows, if any are not written yet."""
-        if not self._is_pending:
+        """Write all rows to those of the files that lack some."""
+        paths = [path for path in paths if self._written.get(path, 0) < self._ends]
+        if not paths:
             return
         began = self._clock()
         added = [row for rows in list(self._rows.values())[self._in_table :] for row in rows]
@@ -87,6 +98,8 @@ class LiveBoard:
         self._table, self._in_table = whole.combine_chunks(), len(self._rows)
         for path in paths:
             leaderboard.write_table(path, self._table)
-        self._is_pending = False
+            self._written[path] = self._ends
         ended = self._clock()
         self._next_at = ended + max(EVERY_S, (ended - began) / SHARE)
+        if set(paths) & set(self._paths[1:]):
+            self._next_away_at, self._cells_away = ended + AWAY_S, len(self._rows)

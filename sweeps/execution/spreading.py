@@ -7,8 +7,10 @@ that waits goes on with as many as its point has then.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 
 from sweeps.planning.grid import Point
 from sweeps.planning.plan import Plan
@@ -63,11 +65,7 @@ def spread_trunks(
     Returns:
         What is spread, by point; nothing for the others.
     """
-    epochs = range(1, plan.spec.trunks.epochs + 1)
-    seconds = {p: [nominal_epoch_s(plan, p, epoch) for epoch in epochs] for p in plan.points}
-    expected = [expected_trunks(plan, epoch) for epoch in epochs]
-    work_s = {p: sum(n * s for n, s in zip(expected, seconds[p], strict=True)) for p in plan.points}
-    alone_s = {p: sum(seconds[p]) for p in plan.points}
+    alone_s, work_s = _seconds_of_trunks(plan)
     workers = dict.fromkeys(plan.points, 1)
 
     def takes_s(point: Point) -> float:
@@ -76,21 +74,37 @@ def spread_trunks(
     def device_s(point: Point) -> float:
         return work_s[point] * workers[point] / group_speed(workers[point], efficiency)
 
-    open_points = list(dearest_first(plan))
-    while open_points:
-        slowest = max(open_points, key=takes_s)
-        bound_s = LONGEST_SHARE * sum(map(device_s, plan.points)) / max(1, gpus)
-        if takes_s(slowest) <= max(bound_s, SHORT_S):
+    # The slowest first, of equals the dearest; and what all take together: neither is looked for
+    # anew at each doubling, of which there are as many as points.
+    slowest_first = [(-takes_s(p), place, p) for place, p in enumerate(dearest_first(plan))]
+    heapify(slowest_first)
+    all_s = math.fsum(map(device_s, plan.points))
+    while slowest_first:
+        negative_s, place, slowest = heappop(slowest_first)
+        if -negative_s <= max(LONGEST_SHARE * all_s / max(1, gpus), SHORT_S):
             break
-        if 2 * workers[slowest] > min(gpus, most_workers[slowest]):
-            open_points.remove(slowest)
-        else:
+        if 2 * workers[slowest] <= min(gpus, most_workers[slowest]):
+            all_s -= device_s(slowest)
             workers[slowest] *= 2
+            all_s += device_s(slowest)
+            heappush(slowest_first, (-takes_s(slowest), place, slowest))
     return {
         point: Spread(workers=workers[point], alone_s=alone_s[point], spread_s=takes_s(point))
         for point in plan.points
         if workers[point] > 1
     }
+
+
+def _seconds_of_trunks(plan: Plan) -> tuple[dict[Point, float], dict[Point, float]]:
+    """Estimate by point, on a nominal GPU, the seconds of a trunk to its end, and of all trunks."""
+    epochs = range(1, plan.spec.trunks.epochs + 1)
+    expected = [expected_trunks(plan, epoch) for epoch in epochs]
+    alone_s, work_s = dict[Point, float](), dict[Point, float]()
+    for point in plan.points:
+        seconds = [nominal_epoch_s(plan, point, epoch) for epoch in epochs]
+        alone_s[point] = sum(seconds)
+        work_s[point] = sum(n * s for n, s in zip(expected, seconds, strict=True))
+    return alone_s, work_s
 
 
 def spread_in_words(spread: Mapping[Point, Spread], gpus: int) -> str:

@@ -8,6 +8,10 @@ finished trunk is expected, if half of what is left were spent on its like: a de
 with the best of as many cheap ones as take as long, and not with one of them; one that takes more
 than half counts in part. Repeats come when nothing else fits: those of the best trunk first.
 
+What a point's next trial would gain is weighed anew when something happens at the point, and when
+it comes first. All are weighed anew once what they have in common has changed (:class:`.Moment`):
+so the points of a large sweep are not gone through at each look.
+
 Predicted seconds decide, and the clock: what was decided is in the journal as without a budget, so
 that it stands when the sweep is continued, with a larger budget or a smaller one.
 """
@@ -15,20 +19,23 @@ that it stands when the sweep is continued, with a larger budget or a smaller on
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 
 from sweeps.events.event_types import TrunkPaused, Watcher
 from sweeps.planning.cell import Cell
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
 from sweeps.planning.workload import nominal_ms
-from sweeps.scheduling.budget import Budget
+from sweeps.scheduling.budget import NOTHING, Budget, Moment
 from sweeps.scheduling.expected_gain import Outlook, Shown
+from sweeps.scheduling.journal import Decided, Promoted
 from sweeps.scheduling.trunk_scheduler import TrunkScheduler
 from trainables.storage.artifact_store import Store
 from trainables.storage.fenced_log import FencedLog
-from trainables.training.trunk import TrunkSpec, TrunkStatus
+from trainables.training.trunk import EpochReport, TrunkSpec, TrunkStatus
 
 HORIZON = 0.5  # of what is left, by which candidates are compared
 
@@ -46,21 +53,6 @@ class Candidate:
     """Expected improvement, a share, by half of what is left."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Moment:
-    """What all candidates of a moment have in common."""
-
-    outlook: Outlook
-    best: float
-    """What val decides by of the best trunk that was trained to its end; else, chance."""
-    nearest_end_s: float
-    """What the trunk that waits nearest to its end needs to it; 0: one has ended."""
-    results: frozenset[Point]
-    """The points that have trained a trunk to its end, or are about to."""
-    taken_s: float
-    """Device seconds that running trials take yet."""
-
-
 class BudgetedTrunks(TrunkScheduler):
     """The schedule of phase 1 within a budget; see :class:`TrunkScheduler`."""
 
@@ -73,44 +65,130 @@ class BudgetedTrunks(TrunkScheduler):
         journal: FencedLog | None = None,
     ):
         self._budget = budget
-        self._stopped = set[str]()  # keys of trunks whose trials have come to the budget's end
         self._has_own_bound: dict[str, bool] = {}  # by key: whether --max-minutes-per-trial is less
-        self._costs = {p: nominal_ms(plan.costs[p.variant, p.train_res]) for p in plan.points}
+        costs = {p: nominal_ms(plan.costs[p.variant, p.train_res]) for p in plan.points}
+        self._outlook, self._shown = Outlook(costs, plan.spec.trunks.epochs), 0
+        self._handed_out: dict[str, None] = {}  # keys of the trunks that this process has begun
+        # The points that have trained a trunk to its end, or are about to.
+        self._results, self._has_finished = frozenset[Point](), False
+        self._nearest_s: dict[Point, float] = {}  # to the end of the trunk that waits nearest to it
+        self._finished: dict[str, float] = {}  # what val decides by, by key of trunks at their end
+        self._weighed: Moment | None = None  # when all candidates were
+        self._changes = self._weighed_changes = 0
         super().__init__(plan, store, watcher, journal)
 
     @property
     def is_over(self) -> bool:
         """Whether nothing runs, and nothing that could come next fits."""
-        return super().is_over or not (self._running or self._in_order())
+        if super().is_over:
+            return True
+        now = self._moment()
+        return not (self._running or self._first(now) or self._repeats_that_fit(now))
 
     def leaves_room_for(self, cell: Cell) -> bool:
         """Whether a cell may be made while trunks are trained: one that is reserved for may."""
-        taken_s = self._device_s_of_running()
-        return self._budget.fits_early(cell, self._results(), taken_s)
+        return self._budget.fits_early(cell, self._results, self._device_s_of_running())
 
     def queue(self) -> Point | None:
         """Choose the point of the next trial to be queued; None: nothing fits for now."""
+        now = self._moment()
+        point = self._next_point(now) or self._next_repeat(now)
+        if point is not None:
+            self._queued[point] += 1
+            self._rate(point)
+        return point
+
+    def _next_point(self, now: Moment) -> Point | None:
+        """Find the point whose next trial, behind those that are queued, gains most."""
+        if self._weighed is None or not now.is_like(self._weighed):
+            self._weigh_all(now)
+        assert self._weighed is not None
+        found = self._best_rated(now)
+        may_fit_again = self._changes != self._weighed_changes or now.has_more_than(self._weighed)
+        if found is None and may_fit_again:
+            self._weigh_all(now)
+            found = self._best_rated(now)
+        return found
+
+    def _best_rated(self, now: Moment) -> Point | None:
+        """Find the point that is rated best, each that comes first being rated anew; it stays."""
+        anew = set[Point]()
+        while self._wanted:
+            _, _, number, point = self._wanted[0]
+            if number == self._newest[point] and point in anew:
+                return point
+            heappop(self._wanted)
+            if number == self._newest[point]:
+                self._rate_at(point, now)
+                anew.add(point)
+        return None
+
+    def _first(self, now: Moment) -> Candidate | None:
+        """Find what gains most of all, whether a trial is queued for it or not."""
+        top = self._next_point(now)
+        points = [p for p, queued in self._queued.items() if queued] + ([top] if top else [])
+        firsts = [c for point in points for c in self._in_order(point, now)[:1]]
+        return min(firsts, key=lambda c: (-c.gain, self._place[c.point]), default=None)
+
+    def _next_repeat(self, now: Moment) -> Point | None:
+        """Find the point of the best repeat behind those that are queued; None: none fits."""
         ahead = dict(self._queued)
-        for candidate in self._in_order():
+        for candidate in self._repeats_that_fit(now):
             if not ahead.get(candidate.point):
-                self._queued[candidate.point] += 1
                 return candidate.point
             ahead[candidate.point] -= 1
         return None
 
+    def _weigh_all(self, now: Moment) -> None:
+        self._weighed, self._weighed_changes = now, self._changes
+        self._wanted.clear()
+        for point in self._halving:
+            if point not in self._settled:
+                self._see_nearest(point)
+                self._rate_at(point, now)
+
     def _rate(self, point: Point) -> None:
-        """Rate nothing: what comes next is weighed anew at each look, by what has been spent."""
+        """Rate what the next trial of a point would start with, now that something has changed."""
+        self._changes += 1
+        halving, last = self._halving[point], len(self._rungs)
+        nears_end = halving.has_finished or last in halving.running.values()
+        if nears_end != (point in self._results):
+            self._results ^= {point}
+        if not self._queued[point]:
+            del self._queued[point]
+        self._has_finished |= halving.has_finished
+        self._see_nearest(point)
+        if self._weighed is not None:  # else all are yet to be
+            self._rate_at(point, self._moment())
+
+    def _see_nearest(self, point: Point) -> None:
+        """Predict what the trunk of a point that waits nearest to its end needs to it."""
+        self._nearest_s.pop(point, None)
+        if not self._has_finished and (nearest := self._halving[point].in_line()[:1]):
+            self._nearest_s[point] = self._budget.trunk_s(point, self._after(nearest[0]))
+
+    def _rate_at(self, point: Point, now: Moment) -> None:
+        self._newest[point] += 1
+        found, queued = self._in_order(point, now), self._queued[point]
+        if queued < len(found):
+            rating, number = (0, -found[queued].gain), self._newest[point]
+            heappush(self._wanted, (rating, self._place[point], number, point))
 
     def urgency(self, point: Point, ahead: int = 0) -> tuple[int, float]:
         """Rate what a trial of a point would start with: the less, the sooner it should start."""
-        gains = [c.gain for c in self._in_order() if c.point == point]
-        return 0, -gains[ahead] if ahead < len(gains) else 0.0
+        found = self._offered(point)
+        return 0, -found[ahead].gain if ahead < len(found) else 0.0
 
     def _take(self, point: Point) -> TrunkSpec | None:
         """Choose what is best at a point of what fits; None: nothing fits now."""
-        best = next((c for c in self._in_order() if c.point == point), None)
-        if best is None:
-            return None
+        best = next(iter(self._offered(point)), None)
+        trunk = None if best is None else self._take_candidate(best)
+        if trunk is not None:
+            self._handed_out[trunk.key] = None
+        return trunk
+
+    def _take_candidate(self, best: Candidate) -> TrunkSpec | None:
+        point = best.point
         if best.repeat is not None:
             return self._begin_repeat(point, best.repeat)
         if best.trunk is None:
@@ -123,17 +201,31 @@ class BudgetedTrunks(TrunkScheduler):
     def allowance_s(self, trunk: TrunkSpec) -> float | None:
         """Bound the seconds of a trial that begins to train a trunk."""
         others = self._device_s_of_running(without=trunk.key)
-        own = max(0.0, self._budget.allowance_s(point_of(trunk), self._results(), others))
+        room = self._budget.room(self._results, others)
+        own = max(0.0, self._budget.allowance_s(point_of(trunk), room))
         bound = super().allowance_s(trunk)
         self._has_own_bound[trunk.key] = bound is not None and bound < own
         return own if bound is None else min(own, bound)
+
+    def report(self, trunk: TrunkSpec, report: EpochReport) -> bool:
+        """Take the report of an epoch; see :meth:`TrunkScheduler.report`."""
+        goes_on = super().report(trunk, report)
+        if not goes_on:
+            self._handed_out.pop(trunk.key, None)
+        return goes_on
+
+    def failed(self, trunk: TrunkSpec, error: str) -> None:
+        """Give the trunk up; see :meth:`TrunkScheduler.failed`."""
+        self._handed_out.pop(trunk.key, None)
+        super().failed(trunk, error)
 
     def stopped(self, trunk: TrunkSpec) -> None:
         """Let a trunk wait as it is whose trial has come to the budget's end."""
         if self._has_own_bound[trunk.key]:
             super().stopped(trunk)
             return
-        self._stopped.add(trunk.key)
+        self._handed_out.pop(trunk.key, None)
+        self._changes += 1
         self._watcher.on(TrunkPaused(trunk=trunk, after=self.epochs_reported(trunk)))
 
     def survivors(self) -> list[TrunkSpec]:
@@ -163,30 +255,51 @@ class BudgetedTrunks(TrunkScheduler):
 
     def _goes_on_at(self, key: str) -> bool:
         """Whether a trunk that has just come to a rung is what should come next."""
-        order = self._in_order()
-        return bool(order) and order[0].trunk == key
+        self._rate(point_of(self._trunks[key]))
+        first = self._first(self._moment())
+        return first is not None and first.trunk == key
 
-    # --- what fits ------------------------------------------------------------------------------
+    # --- what is known at a moment ---------------------------------------------------------------
+
+    def _moment(self) -> Moment:
+        return Moment(
+            best=max(self._finished.values(), default=1 / len(self._plan.classes)),
+            nearest_end_s=0.0 if self._has_finished else min(self._nearest_s.values(), default=0.0),
+            room=self._budget.room(self._results, self._device_s_of_running()),
+            shown=self._shown,
+            learnt=self._budget.durations.learnt,
+        )
+
+    def _note(self, key: str, report: EpochReport) -> None:
+        super()._note(key, report)
+        self._show(key)
+
+    def _recall(self, line: Decided | Promoted) -> None:
+        super()._recall(line)
+        self._show(line.trunk)
+
+    def _set_ended(self, key: str, status: TrunkStatus) -> None:
+        super()._set_ended(key, status)
+        if status == TrunkStatus.FINISHED:
+            self._finished[key] = self._merit(key)[1]
+
+    def _show(self, key: str) -> None:
+        """Take note of what a trunk has shown by now."""
+        trunk, values = self._trunks[key], self._values[key]
+        if values and not trunk.repeat:
+            self._shown += 1
+            self._outlook.show(key, Shown(point=point_of(trunk), values=values))
+        if key in self._finished:
+            self._finished[key] = self._merit(key)[1]
 
     @property
     def _running(self) -> list[str]:
         """The keys of the trunks that trials are training."""
-        waiting = {key for keys in self._unfinished.values() for key in keys} | self._stopped
         return [
             key
-            for halving in self._halving.values()
-            for key in halving.running
-            if key not in waiting
+            for key in self._handed_out
+            if key in self._halving[point_of(self._trunks[key])].running
         ]
-
-    def _results(self) -> frozenset[Point]:
-        """The points that have trained a trunk to its end, or are about to."""
-        last = len(self._rungs)
-        return frozenset(
-            point
-            for point, halving in self._halving.items()
-            if halving.has_finished or any(rung == last for rung in halving.running.values())
-        )
 
     def _device_s_of_running(self, without: str = "") -> float:
         """Predict the device seconds that running trials take yet, each to its next rung."""
@@ -200,75 +313,78 @@ class BudgetedTrunks(TrunkScheduler):
                 total += self._budget.device_s(point, seconds)
         return total
 
-    def _in_order(self) -> list[Candidate]:
-        """List what may come next and fits: of the most expected gain first."""
-        shown = [
-            Shown(point=point_of(self._trunks[key]), values=values)
-            for key, values in self._values.items()
-            if values and key in self._trunks and not self._trunks[key].repeat
-        ]
-        now = _Moment(
-            outlook=Outlook(self._costs, self._plan.spec.trunks.epochs, shown),
-            best=self._best_finished(),
-            nearest_end_s=self._nearest_end_s(),
-            results=self._results(),
-            taken_s=self._device_s_of_running(),
-        )
-        found = [c for point in self._halving for c in self._candidates(point, now)]
-        # What is best is known when nothing else is trained, nor could be.
-        if not found and all(self._trunks[key].repeat for key in self._running):
-            found = list(self._repeats_that_fit(now))
-        return sorted(found, key=lambda candidate: -candidate.gain)
+    # --- what fits ------------------------------------------------------------------------------
 
-    def _repeats_that_fit(self, now: _Moment) -> Iterator[Candidate]:
-        """List the repeats that fit with their cells, beside the cells of those that have begun."""
-        begun = [point_of(trunk) for trunk in self._trunks.values() if trunk.repeat]
+    def _in_order(self, point: Point, now: Moment) -> list[Candidate]:
+        """List what may come next at a point and fits: of the most expected gain first."""
+        return sorted(self._candidates(point, now), key=lambda candidate: -candidate.gain)
+
+    def _offered(self, point: Point) -> list[Candidate]:
+        """List as :meth:`_in_order`; where nothing fits at any point, repeats."""
+        now = self._moment()
+        found = self._in_order(point, now)
+        return found or [c for c in self._repeats_that_fit(now) if c.point == point]
+
+    def _repeats_that_fit(self, now: Moment) -> list[Candidate]:
+        """List the repeats that fit with their cells, beside the cells of those that have begun.
+
+        There are none before nothing else is trained, nor could be: what is best is known then.
+        """
+        if self._plan.spec.search.repeat == 1 or self._first(now) is not None:
+            return []
+        if not all(self._trunks[key].repeat for key in self._running):
+            return []
+        begun = NOTHING
+        for trunk in self._trunks.values():
+            if trunk.repeat:
+                begun += self._budget.repeat_cells(point_of(trunk))
+        found = []
         for point in self._halving:
             repeats = self._repeats_to_begin(point)
-            if repeats and not self._budget.fits_repeat(point, now.results, now.taken_s, begun):
-                continue
-            for trunk in repeats:
-                gain = self._merit(trunk.configuration)[1]
-                yield Candidate(point=point, trunk=trunk.key, repeat=trunk, gain=gain)
+            if repeats and self._budget.fits_repeat(point, now.room, begun):
+                for trunk in repeats:
+                    gain = self._merit(trunk.configuration)[1]
+                    found.append(Candidate(point=point, trunk=trunk.key, repeat=trunk, gain=gain))
+        return sorted(found, key=lambda candidate: -candidate.gain)
 
-    def _candidates(self, point: Point, now: _Moment) -> Iterator[Candidate]:
-        halving, budget = self._halving[point], self._budget
-        results, taken_s = now.results, now.taken_s
-        cells_s = 0.0 if point in results else budget.cells_s(point)
-        horizon_s = HORIZON * budget.trial_s(point, results)
+    def _candidates(self, point: Point, now: Moment) -> Iterator[Candidate]:
+        halving, budget, room = self._halving[point], self._budget, now.room
+        cells_s = 0.0 if point in room.results else budget.cells_s(point)
+        horizon_s = HORIZON * budget.trial_s(point, room)
         for key in self._unfinished[point]:
-            if budget.fits(point, budget.trunk_s(point, self._after(key)), results, taken_s):
+            if budget.fits(point, budget.trunk_s(point, self._after(key)), room):
                 yield Candidate(point=point, trunk=key, gain=math.inf)
         # Until a trunk has been trained to its end, one that waits has to fit after a new one's
         # first rung: something is to be handed over.
         first_s = budget.trunk_s(point, 0, self._ends[0]) + now.nearest_end_s
         needed_s = max(budget.trunk_s(point), first_s)
-        may_begin = halving.to_begin > 0 and budget.fits(point, needed_s, results, taken_s)
+        may_begin = halving.to_begin > 0 and budget.fits(point, needed_s, room)
         # Where trunks of the point are yet to begin and none fits, halving waits for them in vain.
         waits_in_vain = halving.to_begin > 0 and not may_begin
         instead = halving.in_line()[:1] if waits_in_vain else []
-        for key in halving.promotable() or instead:
+        for key in self._best_of_rungs(point, halving.promotable() or instead):
             seconds = budget.trunk_s(point, self._after(key))
-            if budget.fits(point, seconds, results, taken_s):
-                guess = now.outlook.trunk(Shown(point=point, values=self._values[key]))
+            if budget.fits(point, seconds, room):
+                guess = self._outlook.trunk(Shown(point=point, values=self._values[key]))
                 tries = min(1.0, horizon_s / (seconds + cells_s))
                 gain = guess.improvement(now.best, tries)
                 yield Candidate(point=point, trunk=key, gain=gain)
         if may_begin:
             tries = min(halving.to_begin, horizon_s / (self._expected_s(point) + cells_s))
-            gain = now.outlook.next_trunk(point).improvement(now.best, tries)
+            gain = self._outlook.next_trunk(point).improvement(now.best, tries)
             yield Candidate(point=point, trunk=None, gain=gain)
 
-    def _nearest_end_s(self) -> float:
-        """Predict what the trunk that waits nearest to its end needs to it; 0: one has ended."""
-        if any(halving.has_finished for halving in self._halving.values()):
-            return 0.0
-        waiting = [
-            self._budget.trunk_s(point, self._after(key))
-            for point, halving in self._halving.items()
-            for key in halving.waiting
-        ]
-        return min(waiting, default=0.0)
+    def _best_of_rungs(self, point: Point, keys: Sequence[str]) -> Iterator[str]:
+        """Leave out those that others of their rung precede, as many as trials can be queued of.
+
+        Of one rung the best has the most to gain.
+        """
+        seen = Counter[int]()
+        for key in keys:
+            rung = self._halving[point].waiting[key]
+            seen[rung] += 1
+            if seen[rung] <= self._queued[point] + 1:
+                yield key
 
     def _after(self, key: str) -> int:
         """Count the epochs of a trunk that are done."""
@@ -286,12 +402,3 @@ class BudgetedTrunks(TrunkScheduler):
     def _ends(self) -> tuple[int, ...]:
         """The epochs that a trial may end at: the rungs, and the last one."""
         return (*self._rungs, self._plan.spec.trunks.epochs)
-
-    def _best_finished(self) -> float:
-        """What val decides by of the best trunk that was trained to its end; else, chance."""
-        ended = [
-            self._merit(key)[1]
-            for key, status in self._ended.items()
-            if status == TrunkStatus.FINISHED
-        ]
-        return max(ended, default=1 / len(self._plan.classes))

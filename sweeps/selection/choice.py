@@ -82,11 +82,15 @@ def choose(
         raise UserError(_explain_none(rows, set_limits, metric))
     own: HitsJudge | Resampler
     if metric == "top1":
-        own = HitsJudge(np.stack([hits(r) for r in allowed]), cut)
+        right = np.empty((len(allowed), allowed[0].n), np.bool_)
+        for place, row in enumerate(allowed):
+            right[place] = hits(row)
+        own = HitsJudge(right, cut)
     else:
         assert said is not None, "a mean over classes is of predicted classes"
-        labels, predicted = zip(*map(said, allowed), strict=True)
-        own = Resampler(metric=metric, labels=labels[0], predicted=predicted)
+        labels = said(allowed[0])[0]
+        predicted = [_as_small_numbers(said(r)[1]) for r in allowed]
+        own = Resampler(metric=metric, labels=labels, predicted=predicted)
     judge = RepeatsJudge(rows=allowed, judge=own, groups=groups_of(allowed))
     picked = [allowed[judge.best_of(group)] for group in range(len(judge.groups))]
     value = dict(zip(picked, judge.values, strict=True))
@@ -104,6 +108,14 @@ def choose(
         metric=metric,
         expected=expectation(own_value, flattery, chosen.n) if metric == "top1" else None,
     )
+
+
+def _as_small_numbers(classes: np.ndarray) -> np.ndarray:
+    """Copy classes (n,) into as few bytes as they need.
+
+    What a file gave keeps all columns of the file in memory.
+    """
+    return classes.astype(np.min_scalar_type(int(classes.max())))
 
 
 def known_costs(rows: Sequence[Row]) -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 from trainables.evaluation.confidence import wilson
 
 RESAMPLES = 300
+ROWS_AT_ONCE = 1024  # as numbers of four bytes, an image of val each
 
 
 def optimism(hits: np.ndarray, seed: int = 0) -> float:
@@ -40,9 +41,13 @@ def halves_of(hits: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     n = hits.shape[1]
     order = rng.permuted(np.tile(np.arange(n), (RESAMPLES, 1)), axis=1)  # (resamples, n)
     chooses = (order < n // 2).T.astype(np.float32)  # (n, resamples)
-    right = hits.astype(np.float32)
-    inside = right @ chooses / (n // 2)  # (rows, resamples)
-    outside = right @ (1 - chooses) / (n - n // 2)
+    inside = np.empty((len(hits), RESAMPLES), np.float32)
+    outside = np.empty_like(inside)
+    for first in range(0, len(hits), ROWS_AT_ONCE):
+        block = slice(first, first + ROWS_AT_ONCE)
+        right = hits[block].astype(np.float32)
+        inside[block] = right @ chooses / (n // 2)
+        outside[block] = right @ (1 - chooses) / (n - n // 2)
     return inside, outside
 
 
@@ -60,9 +65,13 @@ def flattery(
     if groups is None:
         best = inside.argmax(axis=0)
     else:
-        means = np.stack([inside[list(group)].mean(axis=0) for group in groups])
-        picked = np.stack([np.array(group)[inside[list(group)].argmax(axis=0)] for group in groups])
-        best = picked[means.argmax(axis=0), every]
+        # The members of most groups are one, and only those of the winners are looked at.
+        means = inside[[group[0] for group in groups]]
+        for place, group in enumerate(groups):
+            if len(group) > 1:
+                means[place] = inside[list(group)].mean(axis=0)
+        won = [np.array(groups[place]) for place in means.argmax(axis=0)]
+        best = np.array([own[inside[own, column].argmax()] for column, own in enumerate(won)])
     return math.sqrt(0.5) * float((inside[best, every] - outside[best, every]).mean())
 
 

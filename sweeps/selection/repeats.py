@@ -78,15 +78,22 @@ class HitsJudge:
 
     def differences(self, first: int, groups: Sequence[Group]) -> tuple[np.ndarray, np.ndarray]:
         """Compute by how much group ``first`` is better than each, and the standard errors."""
-        means = [self.right[list(group)].mean(axis=0) for group in groups]
-        pairs = [paired_difference_of_means(means[first], other) for other in means]
+        best = self._mean(groups[first])
+        pairs = [paired_difference_of_means(best, self._mean(group)) for group in groups]
         differences, errors = np.array(pairs).T
         return differences, errors
 
+    def _mean(self, group: Group) -> np.ndarray:
+        mean: np.ndarray = self.right[list(group)].mean(axis=0)
+        return mean
+
     def halves(self) -> tuple[np.ndarray, np.ndarray]:
         """Top-1 on random halves of val and on the others, of rows and cut trunks."""
-        hits = self.right if self.cut is None else np.concatenate([self.right, self.cut])
-        return halves_of(hits)
+        inside, outside = halves_of(self.right)
+        if self.cut is None:
+            return inside, outside
+        of_cut = halves_of(self.cut)  # the same halves
+        return np.concatenate([inside, of_cut[0]]), np.concatenate([outside, of_cut[1]])
 
 
 @dataclass(frozen=True, kw_only=True)

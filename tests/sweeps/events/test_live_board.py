@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from sweeps.events.event_types import CellBegan, CellEnded, CellsPlanned
-from sweeps.events.live_board import EVERY_S, SHARE, LiveBoard
+from sweeps.events.live_board import AWAY_GROWTH, AWAY_S, EVERY_S, SHARE, LiveBoard
 from sweeps.selection import leaderboard
 from sweeps.selection.leaderboard import Row, read
 from tests.factories import HYPER, a_row, plan_of, spec_with
@@ -82,6 +83,31 @@ def test_between_two_writes_is_half_a_minute_and_a_slow_sweep_is_never_behind(
         behind = number - len(read(path))
         assert 0 <= behind * seconds < EVERY_S
     assert len(writes) <= 1 + 100 * seconds / EVERY_S
+
+
+@pytest.mark.parametrize("seconds", [1.0, 31.0, 700.0])
+def test_a_store_is_sent_some_ten_times_the_board_and_is_never_far_behind(
+    tmp_path: Path, writes: list[Path], monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    clock, here, there = Clock(), tmp_path / "a.parquet", tmp_path / "b.parquet"
+    sent: list[int] = []
+    write = leaderboard.write_table
+
+    def counted(path: Path, table: pa.Table) -> None:
+        if path == there:
+            sent.append(len(table))
+        write(path, table)
+
+    monkeypatch.setattr(leaderboard, "write_table", counted)
+    live = LiveBoard(here, there, clock=clock)
+    for number, end in enumerate(ENDS, start=1):
+        worked_out(live, clock, seconds, [end])
+        behind = number - len(read(there))
+        missed = max(EVERY_S, min(AWAY_S, (1 + AWAY_GROWTH * number) * seconds))
+        assert behind * seconds <= missed
+    by_time = 100 * seconds / AWAY_S
+    assert sum(sent) <= 100 * (1 + by_time) + 100 * (1 + AWAY_GROWTH) / AWAY_GROWTH
+    assert writes.count(there) <= writes.count(here)
 
 
 def test_what_the_store_holds_is_written_once_when_the_next_cell_begins(

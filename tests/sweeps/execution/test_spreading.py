@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sweeps.execution.plan_resources import spread_line, spread_of, trunk_resources
 from sweeps.execution.resources import ClusterResources, Gpu, Placement
@@ -21,7 +24,7 @@ from sweeps.execution.spreading import (
 from sweeps.planning.grid import Point
 from sweeps.planning.options.groups import ResourceOptions
 from sweeps.planning.plan import Plan
-from sweeps.planning.workload import expected_trunks, nominal_epoch_s
+from sweeps.planning.workload import dearest_first, expected_trunks, nominal_epoch_s
 from sweeps.terminal.plan_tables import plan_view
 from tests.factories import file_console, output_of, plan_of, spec_with
 from trainables.profiling.cost import Cost, cost
@@ -41,6 +44,11 @@ def plan_over(*variants: str, samples: int = 4, turned: bool = False, **options:
     )  # fmt: skip
     costs = {(v, res): _cost(v, res) for v in variants for res in SIDES}
     return replace(plan_of(spec, train=1_000_000), costs=costs)
+
+
+@cache
+def uneven_plan(samples: int) -> Plan:
+    return plan_over("lite0", "lite1", "lite2", "lite3", samples=samples)
 
 
 def _cost(variant: str, res: int) -> Cost:
@@ -83,6 +91,40 @@ def test_no_trunk_takes_too_much_of_the_time_unless_it_can_be_spread_no_further(
                 assert spread[point].alone_s == pytest.approx(alone_s(plan, point))
                 # Half as many would not have done.
                 assert alone_s(plan, point) / group_speed(count // 2) > LONGEST_SHARE * without
+
+
+def spread_one_by_one(plan: Plan, gpus: int, most: dict[Point, int]) -> dict[Point, int]:
+    """The rule by its words: all points are looked at again before each doubling."""
+    workers = dict.fromkeys(plan.points, 1)
+    stays = set[Point]()
+    while open_points := [p for p in dearest_first(plan) if p not in stays]:
+        took = {p: alone_s(plan, p) / group_speed(workers[p]) for p in open_points}
+        slowest = max(open_points, key=lambda p: took[p])
+        device_s = sum(all_s(plan, p) * count / group_speed(count) for p, count in workers.items())
+        if took[slowest] <= max(LONGEST_SHARE * device_s / gpus, SHORT_S):
+            break
+        if 2 * workers[slowest] > min(gpus, most[slowest]):
+            stays.add(slowest)
+        else:
+            workers[slowest] *= 2
+    return {p: count for p, count in workers.items() if count > 1}
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    samples=st.sampled_from((1, 4, 27)),
+    gpus=st.integers(1, 256),
+    images=st.integers(1_000, 10_000_000),
+    data=st.data(),
+)
+def test_what_is_spread_is_what_the_rule_says_whatever_the_plan(
+    samples: int, gpus: int, images: int, data: st.DataObject
+) -> None:
+    plan = uneven_plan(samples)
+    plan = replace(plan, counts={**plan.counts, "train": images})
+    most = {p: data.draw(st.sampled_from((1, 2, 4, 5, 16, 128))) for p in plan.points}
+    spread = spread_trunks(plan, gpus, most)
+    assert {p: own.workers for p, own in spread.items()} == spread_one_by_one(plan, gpus, most)
 
 
 def test_a_trunk_among_many_is_not_spread_and_one_that_is_most_of_the_work_is() -> None:

@@ -105,14 +105,18 @@ def test_the_end_has_room_to_train_the_choice_again() -> None:
 
 def test_a_cell_comes_early_only_where_all_that_is_reserved_fits() -> None:
     cell = cell_at(POINT)
-    assert budget_of(100.0).fits_early(cell, {POINT}, 0.0)
-    assert not budget_of(100.0).fits_early(cell, {OTHER}, 0.0), "nothing is reserved for it"
-    assert not budget_of(10.0).fits_early(cell, {POINT}, 0.0), "others would not fit any more"
+    assert budget_of(100.0).fits_early(cell, frozenset({POINT}), 0.0)
+    assert not budget_of(100.0).fits_early(cell, frozenset({OTHER}), 0.0), (
+        "nothing is reserved for it"
+    )
+    assert not budget_of(10.0).fits_early(cell, frozenset({POINT}), 0.0), (
+        "others would not fit any more"
+    )
     made = budget_of(100.0)
     for _ in range(2):
         made.on(CellEnded(cell=cell, rows=(a_row(),)))
     same_kind = len([res for res, _ in PLAN.grid.cells(POINT) if res == cell.test_res])
-    assert made.fits_early(cell, {POINT}, 0.0) == (same_kind * PLAN.survivors > 1)
+    assert made.fits_early(cell, frozenset({POINT}), 0.0) == (same_kind * PLAN.survivors > 1)
 
 
 class Workers:

@@ -14,7 +14,7 @@ from sweeps.events.event_types import TrunkEnded
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
 from sweeps.planning.workload import nominal_ms
-from sweeps.scheduling.budget import Budget, Left, Shares
+from sweeps.scheduling.budget import STALE, Budget, Left, Moment, Shares
 from sweeps.scheduling.budgeted_trunks import BudgetedTrunks
 from sweeps.scheduling.trunk_scheduler import TrunkScheduler
 from tests.factories import plan_of, spec_with
@@ -30,6 +30,7 @@ class Known:
     """Durations that are known: epochs by nominal cost, cells of a second, an end of five."""
 
     start_s, spawn_s, close_s = 0.0, 2.0, 5.0
+    learnt = 0
 
     def __init__(self, plan: Plan):
         self.plan = plan
@@ -54,7 +55,8 @@ class Clock:
 
 def whole_s(plan: Plan = PLAN) -> float:
     """Seconds of all trunks to their ends."""
-    return plan.samples * sum(Known(plan).trunk_s(p, 0, EPOCHS) for p in plan.points)
+    epochs = plan.spec.trunks.epochs
+    return plan.samples * sum(Known(plan).trunk_s(p, 0, epochs) for p in plan.points)
 
 
 def scheduler_with(
@@ -72,7 +74,8 @@ def scheduler_with(
 
 def run(scheduler: BudgetedTrunks, store: Store[Path], clock: Clock, slower: float = 1.0) -> Farm:
     """Run trials one at a time; an epoch takes ``slower`` times what is predicted."""
-    farm, known = Farm(PLAN, store), Known(PLAN)
+    plan = scheduler.plan
+    farm, known = Farm(plan, store), Known(plan)
     while (point := scheduler.queue()) is not None:
         trunk = scheduler.begin(point)
         if trunk is None:
@@ -241,3 +244,47 @@ def test_reserves_grow_with_the_points_that_have_results() -> None:
     assert math.isinf(none.device_s) and none.is_enough
     halves = spec_with(SMALL_SPEC)
     assert plan_of(halves).points == PLAN.points
+
+
+MANY_POINTS = spec_with(
+    variants=("b0", "b1"), train_res=tuple(range(64, 64 + 16 * 8, 16)), test_res=(64, 96),
+    epochs=9, samples=4, grace_epochs=1, reduction=3,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 3.0])
+def test_what_comes_next_is_the_best_of_all_though_not_all_are_looked_at(
+    tmp_path: Path, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each look every point is weighed beside it; what differs is within what may be stale."""
+    plan, looks, weighed = plan_of(MANY_POINTS), 0, 0
+    weigh, best_rated = BudgetedTrunks._in_order, BudgetedTrunks._next_point
+
+    def counted(scheduler: BudgetedTrunks, *given: Any) -> Any:
+        nonlocal weighed
+        weighed += 1
+        return weigh(scheduler, *given)
+
+    def compared(scheduler: BudgetedTrunks, now: Moment) -> Point | None:
+        nonlocal looks
+        looks += 1
+        found = best_rated(scheduler, now)
+        gains = {}
+        for point in plan.points:
+            behind = weigh(scheduler, point, now)[scheduler._queued[point] :]
+            if behind:
+                gains[point] = behind[0].gain
+        assert (found is None) == (not gains)
+        if found is not None:
+            assert gains[found] >= max(gains.values()) * (1 - 5 * STALE)
+        return found
+
+    monkeypatch.setattr(BudgetedTrunks, "_in_order", counted)
+    monkeypatch.setattr(BudgetedTrunks, "_next_point", compared)
+    store, clock = Store(tmp_path), Clock()
+    cheapest = min(Known(plan).trunk_s(p, 0, 9) for p in plan.points)
+    seconds = 60 + 2 * cheapest + share * whole_s(plan)
+    run(scheduler_with(store, clock, seconds, plan), store, clock)
+    assert looks > len(plan.points)
+    if share == 3.0:  # Little of a small budget changes much of what is left.
+        assert weighed < 0.8 * looks * len(plan.points)

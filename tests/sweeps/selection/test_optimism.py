@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sweeps.selection.optimism import optimism
+from sweeps.selection import optimism as module
+from sweeps.selection.optimism import halves_of, optimism
 
 
 def noise(rows: int, n: int, top1: float, seed: int) -> np.ndarray:
@@ -39,3 +40,17 @@ def test_rows_that_agree_on_all_images_cannot_flatter_each_other() -> None:
 def test_the_same_seed_gives_the_same() -> None:
     rows = noise(10, 100, 0.5, 0)
     assert optimism(rows, 1) == optimism(rows, 1) != optimism(rows, 2)
+
+
+@pytest.mark.parametrize("rows", [1, 6, 7, 8, 20])
+def test_rows_are_averaged_over_the_same_halves_however_many_are_taken_at_once(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mean of both halves, weighed by their images, is that of all images: so for each row."""
+    hits = noise(rows, 51, 0.6, rows)
+    whole = halves_of(hits)
+    monkeypatch.setattr(module, "ROWS_AT_ONCE", 7)
+    for one, other in zip(whole, halves_of(hits), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+    of_all = (25 * whole[0] + 26 * whole[1]) / 51
+    np.testing.assert_allclose(of_all, np.tile(hits.mean(axis=1), (300, 1)).T, rtol=1e-5)
