@@ -70,7 +70,6 @@ def ours(trials: int, cores: int) -> set[int]:
     left = iter(range(trials))
     context = TrialContext(
         store=Path("/"), data=Path("/"), images_digest="", read=ReadOptions(), cache=Path("/"),
-        rungs=(),
     )  # fmt: skip
     machine = ClusterResources(
         cores=cores, gpus=0, gpus_per_node=0, gpu=None, memory_gb=64, cluster=False

@@ -329,7 +329,6 @@ class _Sweep:
             images_digest=self.plan.images_digest,
             read=self.plan.spec.read,
             cache=self.plan.spec.cache,
-            rungs=self.plan.spec.rungs,
         )
 
     def _conclude(

@@ -54,6 +54,8 @@ def run_phases(
 
 
 def _trunk_phase(trunks: TrunkScheduler) -> Phase:
+    plan = trunks.plan
+
     def queue() -> Queued | None:
         point = trunks.queue()
         return None if point is None else Queued(net=(point.variant, point.train_res))
@@ -65,6 +67,7 @@ def _trunk_phase(trunks: TrunkScheduler) -> Phase:
         return TrunkWork(
             trunk=trunk,
             val_transforms=trunks.val_transforms(trunk),
+            rungs=plan.spec.rungs_to(trunk.recipe.epochs),
             reported=trunks.epochs_reported(trunk),
             stop_after_s=trunks.allowance_s(trunk),
         )

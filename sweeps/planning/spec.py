@@ -82,7 +82,11 @@ class SweepSpec:
     @property
     def rungs(self) -> tuple[int, ...]:
         """The epochs at which trunks are scored on val: ASHA's rungs, and the last epoch."""
-        epochs, rung, rungs = self.trunks.epochs, self.halving.grace_epochs, []
+        return self.rungs_to(self.trunks.epochs)
+
+    def rungs_to(self, epochs: int) -> tuple[int, ...]:
+        """List as :attr:`rungs` those of a trunk that is trained for so many epochs."""
+        rung, rungs = self.halving.grace_epochs, []
         while rung < epochs:
             rungs.append(rung)
             rung *= self.halving.reduction

@@ -41,6 +41,8 @@ class TrunkWork:
 
     trunk: TrunkSpec
     val_transforms: tuple[EvalTransform, ...]
+    rungs: tuple[int, ...]
+    """The epochs after which val is scored."""
     reported: int = 0
     """Epochs, from the first on, that have been reported: they are not reported again."""
     stop_after_s: float | None = None
@@ -73,7 +75,6 @@ class TrialContext:
     images_digest: str  # names the image set that the driver has read
     read: ReadOptions
     cache: Path  # node-local
-    rungs: tuple[int, ...]
     refit: bool = False  # on train and val in one
 
     def open_images(self) -> ImageSet:
@@ -195,7 +196,7 @@ class _TrunkJob:
     def __init__(self, process: StoreTrainable, work: TrunkWork):
         self._process = process
         self._guard = process.guard
-        self._spec, self._val_transforms = work.trunk, work.val_transforms
+        self._spec, self._val_transforms, self._rungs = work.trunk, work.val_transforms, work.rungs
         self._next_epoch: Callable[[], EpochReport] | None = None  # made when it is needed
         self._end_workers: Callable[[], None] | None = None
         self._recorded = recorded_reports(process.store, self._spec.key)
@@ -242,7 +243,7 @@ class _TrunkJob:
             config = WorkerConfig(
                 spec=self._spec,
                 val_transforms=self._val_transforms,
-                rungs=context.rungs,
+                rungs=self._rungs,
                 store=context.store,
                 cache=context.cache,
                 open_images=context.open_images,
@@ -259,7 +260,7 @@ class _TrunkJob:
             cache=context.cache,
             threads=process.threads,
             val_transforms=self._val_transforms,
-            rungs=context.rungs,
+            rungs=self._rungs,
             should_stop=self._should_stop,
         )
         return training.epoch if self._spec.recipe.epochs else training.score_untrained

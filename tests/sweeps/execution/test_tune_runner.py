@@ -33,7 +33,6 @@ NET = ("", 0)
 WORK: Any = "a trunk"
 CONTEXT = TrialContext(
     store=Path("/s"), data=Path("/d"), images_digest="0", read=ReadOptions(), cache=Path("/c"),
-    rungs=(),
 )  # fmt: skip
 TWO_GPUS = ClusterResources(
     cores=8, gpus=2, gpus_per_node=2, cores_per_gpu=4, gpu=Gpu(gb=10.0, source="here"),
