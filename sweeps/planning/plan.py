@@ -14,12 +14,10 @@ import numpy as np
 from sweeps.planning.cell import Cell
 from sweeps.planning.grid import Grid, Point, native_crop, resolve_grid
 from sweeps.planning.options.space import space_size
-from sweeps.planning.options.words import option
 from sweeps.planning.savings.screen import Screen
 from sweeps.planning.search import Search, search_of
-from sweeps.planning.serving.limits import limits_set
+from sweeps.planning.serving.limits import check_limits
 from sweeps.planning.spec import SweepSpec
-from sweeps.planning.units import three_digits
 from trainables.data.decode_pool import ExpectedImages
 from trainables.data.image_set import ImageSet
 from trainables.errors import UserError
@@ -323,7 +321,8 @@ def build_plan(
         splits=images.splits_in_words,
         near_duplicates=near_duplicates,
     )
-    _check_limits(plan)
+    tested = [(p.variant, res) for p, tests in grid.tests.items() for res in tests]
+    check_limits(spec.serving, [(plan.costs[at], *at) for at in tested])
     if plan.is_to_be_screened and not plan.has_untouched:
         raise UserError(
             f"--screen {spec.grid.screen:g} ranks by the nets as their weights come, and these "
@@ -373,25 +372,3 @@ def _check_classifiers(plan: Plan) -> None:
                 f"is {plan.classes[0]}): name them n01440764 and so on, in this order, or train "
                 "for some epochs."
             )
-
-
-def _check_limits(plan: Plan) -> None:
-    """Check that the limits that need no training leave at least one cell."""
-    cells = [
-        (plan.costs[p.variant, r], p.variant, r)
-        for p, tests in plan.grid.tests.items()
-        for r in tests
-    ]
-    limits = [bound for bound in limits_set(plan.spec.serving) if hasattr(cells[0][0], bound.cost)]
-    for bound in limits:
-        least, variant, res = min((bound.value(cost), v, r) for cost, v, r in cells)
-        if least > bound.limit:
-            raise UserError(
-                f"{option(bound.name)} {bound.limit} rules out every cell: the least is "
-                f"{three_digits(least)} ({variant} at {res} px); raise it, or sweep smaller ones."
-            )
-    if not any(all(bound.admits(cost) for bound in limits) for cost, _, _ in cells):
-        options = " and ".join(f"{option(bound.name)} {bound.limit}" for bound in limits)
-        raise UserError(
-            f"{options} together rule out every cell: raise one of them, or sweep smaller ones."
-        )
