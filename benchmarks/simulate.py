@@ -90,7 +90,7 @@ class Workers(Farm):
         if epoch > len(reports):
             reports.append(self.training(self.plan, trunk, epoch))
             self.trained[trunk.key, epoch] += 1
-            if epoch in self.plan.spec.rungs:
+            if epoch in self.plan.spec.rungs_to(trunk.recipe.epochs):
                 with replacing(self.store.trunk(trunk.key) / "state.pt") as temporary:
                     torch.save({"model": {}, "reports": to_jsonable(reports)}, temporary)
         return reports[reported]

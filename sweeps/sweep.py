@@ -260,7 +260,7 @@ class _Sweep:
                 trunks, cells = self._run_phases(watcher, cluster, spent)
             with spent.durations.closing() as readings:
                 undone = spent.undone(trunks, cells)
-                outcome = self._conclude(cells.rows, history, cluster, undone, trunks.early_end)
+                outcome = self._conclude(cells.rows, history, cluster, undone, trunks)
                 readings.append(outcome.read_s)
             return replace(outcome, budgeted=spent.undone(trunks, cells))
 
@@ -337,7 +337,7 @@ class _Sweep:
         history: History,
         cluster: RayCluster,
         undone: Budgeted | None,
-        early_end: str,
+        trunks: TrunkScheduler,
     ) -> Outcome:
         """Choose, score the choice on the held-out sets, and write the model and the report."""
         plan, store, out, check = self.plan, self.store, self.out, self.location.driver.check
@@ -358,7 +358,8 @@ class _Sweep:
             failures=history.failures,
             budgeted=undone,
             screen=plan.screen,
-            early_end=early_end,
+            early_end=trunks.early_end,
+            cascade=trunks.cascade,
         )
         check()
         leaderboard.write(out / BOARD, outcome.rows, latency)
@@ -394,6 +395,7 @@ class _Sweep:
                 budget=outcome.budgeted.in_words if outcome.budgeted else "",
                 screen=outcome.screen.in_words if outcome.screen else "",
                 early_end=outcome.early_end,
+                cascade=outcome.cascade,
                 step=len(self.record.extensions),
             )
         )

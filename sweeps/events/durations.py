@@ -104,8 +104,9 @@ class Durations:
                 began = self._step_began.pop(trunk.key, None)
                 if began is not None:
                     self._starts.append(max(0.0, self._clock() - began - report.seconds))
+                rungs = self._plan.spec.rungs_to(trunk.recipe.epochs)
                 work = epoch_work(
-                    self._plan, point_of(trunk), report.epoch, trunk.recipe.batch_size
+                    self._plan, point_of(trunk), report.epoch, trunk.recipe.batch_size, rungs
                 )
                 self._time(report.device, work, report.seconds)
             case CellsPlanned() if self._boot_s is None:  # else processes go on from the trunks
@@ -182,12 +183,12 @@ class Durations:
 
     def epoch_s(self, point: Point, epoch: int) -> float:
         """Predict an epoch of a trunk, with the scoring of val after it if it is a rung."""
-        kind = epoch if epoch == 0 else self._rung_or_not(epoch)
+        kind = epoch if epoch == 0 else self._rung_or_not(point, epoch)
         return self._seconds(epoch_work(self._plan, point, kind))
 
-    def _rung_or_not(self, epoch: int) -> int:
-        """Return an epoch that takes as long: there are but two kinds."""
-        rungs = self._plan.spec.rungs
+    def _rung_or_not(self, point: Point, epoch: int) -> int:
+        """Return an epoch of a point that takes as long: there are but two kinds."""
+        rungs = self._plan.rungs_at(point)
         if epoch in rungs:
             return rungs[-1]
         return next((e for e in range(1, rungs[-1]) if e not in rungs), epoch)

@@ -63,11 +63,13 @@ def spread_trunks(
     Returns:
         What is spread, by point; nothing for the others.
     """
-    epochs = range(1, plan.spec.trunks.epochs + 1)
-    seconds = {p: [nominal_epoch_s(plan, p, epoch) for epoch in epochs] for p in plan.points}
-    expected = [expected_trunks(plan, epoch) for epoch in epochs]
-    work_s = {p: sum(n * s for n, s in zip(expected, seconds[p], strict=True)) for p in plan.points}
-    alone_s = {p: sum(seconds[p]) for p in plan.points}
+    alone_s, work_s = dict[Point, float](), dict[Point, float]()
+    for point in plan.points:
+        epochs = range(1, plan.epochs_at(point) + 1)
+        seconds = [nominal_epoch_s(plan, point, epoch) for epoch in epochs]
+        trunks = [expected_trunks(plan, point, epoch) for epoch in epochs]
+        alone_s[point] = sum(seconds)
+        work_s[point] = sum(n * s for n, s in zip(trunks, seconds, strict=True))
     workers = dict.fromkeys(plan.points, 1)
 
     def takes_s(point: Point) -> float:

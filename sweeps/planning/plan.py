@@ -32,7 +32,7 @@ from trainables.profiling.cost import Cost, cost
 from trainables.sources.splits import SPLITS
 from trainables.storage.object_store import is_uri, name_in
 from trainables.training.recipe import ClassWeights, Hyper, Recipe
-from trainables.training.trunk import TrunkSpec
+from trainables.training.trunk import Parent, TrunkSpec
 from trainables.transforms.augmentation import Augmentation
 from trainables.transforms.eval_transform import EvalTransform
 
@@ -153,20 +153,52 @@ class Plan:
         """The number of trunks of a point that are fixed, at most."""
         return self.survivors + self.repeats
 
+    def below(self, point: Point) -> Point | None:
+        """Return the variant's next smaller train resolution, where trunks start from its best one.
+
+        Returns:
+            None where they start from the weights as they come: without ``--cascade``, everywhere.
+        """
+        if not self.spec.grid.cascade:
+            return None
+        smaller = [p for p in self.points if p.variant == point.variant]
+        smaller = [p for p in smaller if p.train_res < point.train_res]
+        return max(smaller, key=lambda p: p.train_res, default=None)
+
+    @property
+    def cascading(self) -> tuple[Point, ...]:
+        """The points where trunks start from those of a smaller train resolution."""
+        return tuple(point for point in self.points if self.below(point) is not None)
+
+    def epochs_at(self, point: Point) -> int:
+        """Count the epochs of a trunk of a point that is not cut, started from what it is to be."""
+        return self.epochs_of(self.below(point) is not None)
+
+    def epochs_of(self, has_parent: bool) -> int:
+        """Count the epochs of a trunk that is not cut, by whether it starts from another."""
+        return self.spec.cascade_epochs if has_parent else self.spec.trunks.epochs
+
+    def rungs_at(self, point: Point) -> tuple[int, ...]:
+        """List the epochs at which trunks of a point are scored on val; the last is their end."""
+        return self.spec.rungs_to(self.epochs_at(point))
+
     def trunk(
         self,
         point: Point,
         hyper: Hyper,
         recipe: Mapping[str, Any] = MappingProxyType({}),
         repeat: int = 0,
+        parent: Parent | None = None,
     ) -> TrunkSpec:
         """Make the spec of a trunk: at a point, with these hyperparameters.
 
         Args:
             recipe: what else differs from the options, by name.
-            repeat: how many trunks of the same have come before; each has a start of its own.
+            repeat: how many trunks of the same have come before; each has seeds of its own.
+            parent: the trunk that it starts from; None: from the weights as they come.
         """
-        options = {**vars(self.spec.trunks), **recipe}
+        epochs = self.epochs_of(parent is not None)
+        options = {**vars(self.spec.trunks), **recipe, "epochs": epochs}
         if not options["epochs"]:
             options["class_weights"] = "none"
 
@@ -182,6 +214,7 @@ class Plan:
             hyper=hyper,
             seed=self.spec.run.seed,
             repeat=repeat,
+            parent=parent,
         )
 
     def untouched_trunk(self, variant: str) -> TrunkSpec:

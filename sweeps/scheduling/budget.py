@@ -88,10 +88,9 @@ class Budget:
             self._reserved[point] = Counter(kinds * self._plan.survivors)
         return self._reserved[point]
 
-    def trunk_s(self, point: Point, after: int = 0, until: int | None = None) -> float:
-        """Predict the seconds of a trunk's training after an epoch, up to another or to its end."""
-        epochs = self._plan.spec.trunks.epochs
-        return self.durations.trunk_s(point, after, epochs if until is None else until)
+    def trunk_s(self, point: Point, after: int, until: int) -> float:
+        """Predict the seconds of a trunk's training after an epoch, up to another."""
+        return self.durations.trunk_s(point, after, until)
 
     def cells_s(self, point: Point) -> float:
         """Predict the seconds of the cells of a point, one at a time."""
@@ -109,7 +108,12 @@ class Budget:
         return (self.left_for_trunks({*results, point}) - taken).is_enough
 
     def fits_repeat(
-        self, point: Point, results: Iterable[Point], taken_s: float, begun: Iterable[Point]
+        self,
+        point: Point,
+        seconds: float,
+        results: Iterable[Point],
+        taken_s: float,
+        begun: Iterable[Point],
     ) -> bool:
         """Whether a trunk of a point may be repeated, with its cells; else as :meth:`fits`.
 
@@ -118,7 +122,6 @@ class Budget:
         """
         repeats = [*begun, point]
         cells = [(p.variant, res) for p in repeats for res, _ in self._plan.grid.cells(p)]
-        seconds = self.trunk_s(point)
         taken = Left(elapsed_s=seconds, device_s=seconds * self._devices(point) + taken_s)
         left = self.left_for_trunks({*results, point})
         return (left - taken - self._of_cells(cells)).is_enough

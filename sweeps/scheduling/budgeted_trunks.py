@@ -181,11 +181,10 @@ class BudgetedTrunks(TrunkScheduler):
 
     def _results(self) -> frozenset[Point]:
         """The points that have trained a trunk to its end, or are about to."""
-        last = len(self._rungs)
         return frozenset(
             point
             for point, halving in self._halving.items()
-            if halving.has_finished or any(rung == last for rung in halving.running.values())
+            if halving.has_finished or len(self._rungs(point)) in halving.running.values()
         )
 
     def _device_s_of_running(self, without: str = "") -> float:
@@ -195,7 +194,7 @@ class BudgetedTrunks(TrunkScheduler):
             if key != without:
                 trunk = self._trunks[key]
                 point, rung = point_of(trunk), self._halving[point_of(trunk)].running[key]
-                until = self._ends[rung]
+                until = self._ends(point)[rung]
                 seconds = self._budget.trunk_s(point, self.epochs_reported(trunk), until)
                 total += self._budget.device_s(point, seconds)
         return total
@@ -208,7 +207,7 @@ class BudgetedTrunks(TrunkScheduler):
             if values and key in self._trunks and not self._trunks[key].repeat
         ]
         now = _Moment(
-            outlook=Outlook(self._costs, self._plan.spec.trunks.epochs, shown),
+            outlook=Outlook(self._costs, self._epochs, shown),
             best=self._best_finished(),
             nearest_end_s=self._nearest_end_s(),
             results=self._results(),
@@ -225,30 +224,48 @@ class BudgetedTrunks(TrunkScheduler):
         begun = [point_of(trunk) for trunk in self._trunks.values() if trunk.repeat]
         for point in self._halving:
             repeats = self._repeats_to_begin(point)
-            if repeats and not self._budget.fits_repeat(point, now.results, now.taken_s, begun):
+            seconds = self._budget.trunk_s(point, 0, self._epochs[point])
+            if repeats and not self._budget.fits_repeat(
+                point, seconds, now.results, now.taken_s, begun
+            ):
                 continue
             for trunk in repeats:
                 gain = self._merit(trunk.configuration)[1]
                 yield Candidate(point=point, trunk=trunk.key, repeat=trunk, gain=gain)
 
+    def _is_ready(self, point: Point, now: _Moment) -> bool:
+        """Whether trunks of a point need wait no longer for the one that they start from.
+
+        Nothing more of the smaller train resolution runs, or fits: what has finished there stands.
+        """
+        below = self._plan.below(point)
+        if below is None or not self._waits(point):
+            return True
+        runs = any(key in self._halving[below].running for key in self._running)
+        return not runs and next(self._candidates(below, now), None) is None
+
     def _candidates(self, point: Point, now: _Moment) -> Iterator[Candidate]:
-        halving, budget = self._halving[point], self._budget
+        if not self._is_ready(point, now):
+            return
+        halving, budget, epochs = self._halving[point], self._budget, self._ends(point)[-1]
         results, taken_s = now.results, now.taken_s
         cells_s = 0.0 if point in results else budget.cells_s(point)
         horizon_s = HORIZON * budget.trial_s(point, results)
         for key in self._unfinished[point]:
-            if budget.fits(point, budget.trunk_s(point, self._after(key)), results, taken_s):
+            if budget.fits(
+                point, budget.trunk_s(point, self._after(key), epochs), results, taken_s
+            ):
                 yield Candidate(point=point, trunk=key, gain=math.inf)
         # Until a trunk has been trained to its end, one that waits has to fit after a new one's
         # first rung: something is to be handed over.
-        first_s = budget.trunk_s(point, 0, self._ends[0]) + now.nearest_end_s
-        needed_s = max(budget.trunk_s(point), first_s)
+        first_s = budget.trunk_s(point, 0, self._ends(point)[0]) + now.nearest_end_s
+        needed_s = max(budget.trunk_s(point, 0, epochs), first_s)
         may_begin = halving.to_begin > 0 and budget.fits(point, needed_s, results, taken_s)
         # Where trunks of the point are yet to begin and none fits, halving waits for them in vain.
         waits_in_vain = halving.to_begin > 0 and not may_begin
         instead = halving.in_line()[:1] if waits_in_vain else []
         for key in halving.promotable() or instead:
-            seconds = budget.trunk_s(point, self._after(key))
+            seconds = budget.trunk_s(point, self._after(key), epochs)
             if budget.fits(point, seconds, results, taken_s):
                 guess = now.outlook.trunk(Shown(point=point, values=self._values[key]))
                 tries = min(1.0, horizon_s / (seconds + cells_s))
@@ -264,7 +281,7 @@ class BudgetedTrunks(TrunkScheduler):
         if any(halving.has_finished for halving in self._halving.values()):
             return 0.0
         waiting = [
-            self._budget.trunk_s(point, self._after(key))
+            self._budget.trunk_s(point, self._after(key), self._epochs[point])
             for point, halving in self._halving.items()
             for key in halving.waiting
         ]
@@ -277,15 +294,15 @@ class BudgetedTrunks(TrunkScheduler):
     def _expected_s(self, point: Point) -> float:
         """Expect the seconds of a new trunk: each rung lets 1/reduction of them go on."""
         share, total, after = 1.0, 0.0, 0
-        for until in self._ends:
+        for until in self._ends(point):
             total += share * self._budget.trunk_s(point, after, until)
             share, after = share / self._plan.spec.halving.reduction, until
         return total
 
-    @property
-    def _ends(self) -> tuple[int, ...]:
-        """The epochs that a trial may end at: the rungs, and the last one."""
-        return (*self._rungs, self._plan.spec.trunks.epochs)
+    def _ends(self, point: Point) -> tuple[int, ...]:
+        """List the epochs that a trial of a point may end at: the rungs, and the last one."""
+        epochs = self._plan.epochs_of(self.parent_at(point) is not None)
+        return self._plan.spec.rungs_to(epochs)
 
     def _best_finished(self) -> float:
         """What val decides by of the best trunk that was trained to its end; else, chance."""

@@ -76,10 +76,12 @@ class Outlook:
 
     Args:
         costs: of an image, by point; in any unit.
-        epochs: of a trunk.
+        epochs: of a trunk that is not cut, by point.
     """
 
-    def __init__(self, costs: Mapping[Point, float], epochs: int, shown: Sequence[Shown]):
+    def __init__(
+        self, costs: Mapping[Point, float], epochs: Mapping[Point, int], shown: Sequence[Shown]
+    ):
         self._epochs = epochs
         self._log_costs = {point: math.log(max(1e-12, cost)) for point, cost in costs.items()}
         self._epochs_power = _power(_steps(shown), EPOCHS_POWER, EPOCHS_POWER_SD, CURVE_SD)
@@ -107,7 +109,7 @@ class Outlook:
     def trunk(self, shown: Shown) -> Guess:
         """Guess what a trunk comes to, by the last of what it has shown."""
         epoch = max(shown.values)
-        folds = math.log(max(1.0, self._epochs / max(1, epoch)))
+        folds = math.log(max(1.0, self._epochs[shown.point] / max(1, epoch)))
         mean = _log_error(shown.values[epoch]) - self._epochs_power * folds
         return Guess(mean=mean, sd=CURVE_SD * math.sqrt(folds))
 

@@ -55,10 +55,10 @@ def test_curves_that_were_seen_correct_how_fast_errors_fall() -> None:
             Shown(point=POINTS[0], values={e: 1 - 0.6 * e**-power for e in (1, 3, 9)})
             for _ in range(40)
         ]
-        outlook = Outlook(COSTS, 27, shown)
+        outlook = Outlook(COSTS, dict.fromkeys(COSTS, 27), shown)
         mean = outlook.trunk(Shown(point=POINTS[0], values={3: 0.5})).mean
         assert mean == pytest.approx(math.log(0.5) - power * math.log(9), abs=0.12)
-    unknown = Outlook(COSTS, 27, [])
+    unknown = Outlook(COSTS, dict.fromkeys(COSTS, 27), [])
     mean = unknown.trunk(Shown(point=POINTS[0], values={3: 0.5})).mean
     assert mean == pytest.approx(math.log(0.5) - EPOCHS_POWER * math.log(9))
 
@@ -70,7 +70,7 @@ def test_points_that_were_seen_say_what_dearer_ones_are_worth(power: float) -> N
         for point in POINTS[:3]
         for _ in range(20)
     ]
-    outlook = Outlook(COSTS, 9, shown)
+    outlook = Outlook(COSTS, dict.fromkeys(COSTS, 9), shown)
     dearest, cheapest = outlook.next_trunk(POINTS[3]), outlook.next_trunk(POINTS[0])
     assert (dearest.mean < cheapest.mean) == (power > 0)
     assert dearest.sd > cheapest.sd > 0  # of the cheapest twenty trunks have told
@@ -79,5 +79,5 @@ def test_points_that_were_seen_say_what_dearer_ones_are_worth(power: float) -> N
 def test_a_trunk_that_is_done_is_what_it_is() -> None:
     rng = random.Random(0)
     values = {e: rng.uniform(0.3, 0.9) for e in (1, 3, 9)}
-    guess = Outlook(COSTS, 9, []).trunk(Shown(point=POINTS[0], values=values))
+    guess = Outlook(COSTS, dict.fromkeys(COSTS, 9), []).trunk(Shown(point=POINTS[0], values=values))
     assert guess == Guess(mean=math.log(1 - values[9]), sd=0.0)
