@@ -28,7 +28,7 @@ def cascade_to_be_in_words(spec: SweepSpec, cascading: Sequence[Point], points: 
     return (
         f"trunks of {len(cascading)} of {points} variants and train resolutions start from "
         "the best finished one of the variant at the next smaller, which they wait for, and take "
-        f"{spec.cascade_epochs} epochs in place of {spec.trunks.epochs}"
+        f"{spec.cascade_epochs} epoch(s) in place of {spec.trunks.epochs}"
     )
 
 
@@ -48,7 +48,7 @@ def cascade_in_words(spec: SweepSpec, parents: Mapping[Point, Parent | None], po
     others = [str(point) for point, own in parents.items() if own is None]
     words = (
         f"--cascade: trunks of {len(started)} of {points} variants and train "
-        f"resolutions started from one of a smaller, for {spec.cascade_epochs} epochs in place "
+        f"resolutions started from one of a smaller, for {spec.cascade_epochs} epoch(s) in place "
         f"of {spec.trunks.epochs}"
     )
     words += f" ({_named(started)})" if started else ""

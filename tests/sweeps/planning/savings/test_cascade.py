@@ -92,7 +92,7 @@ def test_trunks_cells_and_rows_are_marked() -> None:
 def test_the_plan_says_what_starts_from_what() -> None:
     words = cascade_to_be_in_words(SPEC, PLAN.cascading, len(PLAN.points))
     assert words.startswith("trunks of 4 of 6 variants and train resolutions start from")
-    assert "take 4 epochs in place of 9" in words
+    assert "take 4 epoch(s) in place of 9" in words
     assert cascade_to_be_in_words(SPEC, (), 6) == ""
     console = file_console()
     console.print(plan_view(PLAN))
