@@ -53,6 +53,10 @@ class Idle(tune.Trainable):
     def begin(self, work: object) -> None:
         """Take the work."""
 
+    def node_id(self) -> str:
+        """Name no node."""
+        return ""
+
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Save nothing."""
 

@@ -84,7 +84,7 @@ def _trunk_phase(trunks: TrunkScheduler) -> Phase:
         urgency=lambda net: trunks.urgency(_point_at(net)),
         should_continue=should_continue,
         failed=lambda work, error: trunks.failed(_trunk_of(work), error),
-        retried=lambda work, error: trunks.retried(_trunk_of(work), error),
+        retried=lambda work, error, left: trunks.retried(_trunk_of(work), error, left),
     )
 
 
@@ -124,7 +124,7 @@ def _cell_phase(
         preceded=preceded,
         should_continue=should_continue,
         failed=lambda work, error: scheduler.failed(_key_of(work), error),
-        retried=lambda work, error: scheduler.retried(_key_of(work), error),
+        retried=lambda work, error, left: scheduler.retried(_key_of(work), error, left),
     )
 
 

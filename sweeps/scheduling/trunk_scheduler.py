@@ -268,9 +268,9 @@ class TrunkScheduler(TrunkResults):
         minutes = self._plan.spec.resources.max_minutes_per_trial
         self.failed(trunk, f"Its trial took longer than --max-minutes-per-trial {minutes:g}.")
 
-    def retried(self, trunk: TrunkSpec, error: str) -> None:
-        """Report that a trial of the trunk failed, and that another is started."""
-        self._watcher.on(TrialRetried(trunk=trunk, error=error))
+    def retried(self, trunk: TrunkSpec, error: str, left: str = "") -> None:
+        """Report that a trial failed, and another is started; ``left`` as in TrialRetried."""
+        self._watcher.on(TrialRetried(trunk=trunk, error=error, left=left))
 
     def failed(self, trunk: TrunkSpec, error: str) -> None:
         """Give the trunk up: the sweep goes on without it, and the next start tries it again."""

@@ -26,6 +26,7 @@ from trainables.errors import SweepError, UserError
 from trainables.fixres.adapt import adapt_cell
 from trainables.fixres.cell import CellSpec, recorded_results
 from trainables.fixres.held_out_score import Reading, score_reading
+from trainables.ray_backend.trial_node import errors_name_node, node_id
 from trainables.ray_backend.worker_group import TrunkWorkers, WorkerConfig
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import Place
@@ -125,7 +126,8 @@ class StoreTrainable(tune.Trainable):
         self.context = context
         self.guard = PreemptionGuard()
         self.guard.install()  # Replaces Ray's handler, which would cut a step off.
-        self.images = context.open_images()
+        with errors_name_node():
+            self.images = context.open_images()
         self.store = Store(context.store)
         self._take(config)
 
@@ -141,6 +143,10 @@ class StoreTrainable(tune.Trainable):
     def begin(self, work: Work | None) -> None:
         """Take the work that was chosen when this process was ready for it; None: there is none."""
         self.work = work
+
+    def node_id(self) -> str:
+        """Return the id of the node that this process runs on, as Ray has it."""
+        return node_id()
 
     def step(self) -> dict[str, Any]:
         """Do a part of the work, or end the trial where there is none."""
