@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from sweeps.events.event_types import SweepBegan
+from sweeps.events.progress import Progress
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
 from sweeps.scheduling.budget import Budget, Left, Shares
@@ -145,7 +147,9 @@ def test_where_the_smaller_resolution_fails_the_next_smaller_stands_in_for_it(
 
 def test_where_nothing_smaller_has_finished_trunks_start_as_ever(tmp_path: Path) -> None:
     plan, store = plan_with(variants=("b0",), train_res=(64, 96)), Store(tmp_path)
-    scheduler, farm = TrunkScheduler(plan, store, Events()), Farm(plan, store)
+    progress = Progress()
+    progress.on(SweepBegan(plan=plan))
+    scheduler, farm = TrunkScheduler(plan, store, progress), Farm(plan, store)
     while (trunk := next_trunk(scheduler)) is not None:
         if trunk.train_res == 64:
             scheduler.failed(trunk, "RuntimeError: no")
@@ -154,6 +158,7 @@ def test_where_nothing_smaller_has_finished_trunks_start_as_ever(tmp_path: Path)
             pass
     larger = [t for t in asked(store, plan) if t.train_res == 96]
     assert [(t.parent, t.recipe.epochs) for t in larger] == [(None, 6)] * 3
+    assert set(progress.ended) == {t.key for t in asked(store, plan)}, "more epochs than planned"
     assert max(epoch for key, epoch in farm.trained if key == larger[0].key) in plan.spec.rungs
     assert recorded_status(store, best_of(scheduler, plan.points[1]).key) is TrunkStatus.FINISHED
     assert "those of b0 at 96 started from the weights as they come" in scheduler.cascade
