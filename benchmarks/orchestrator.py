@@ -66,6 +66,10 @@ class Idle(tune.Trainable):
     def begin(self, work: object) -> None:
         """Take the work."""
 
+    def node_id(self) -> str:
+        """Name no node."""
+        return ""
+
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Save nothing."""
 
@@ -83,7 +87,6 @@ def ours(trials: int, cores: int) -> set[int]:
     left = iter(range(trials))
     context = TrialContext(
         store=Path("/"), data=Path("/"), images_digest="", read=ReadOptions(), cache=Path("/"),
-        rungs=(),
     )  # fmt: skip
     machine = ClusterResources(
         cores=cores, gpus=0, gpus_per_node=0, gpu=None, memory_gb=64, cluster=False

@@ -343,7 +343,6 @@ class _Sweep:
             images_digest=self.plan.images_digest,
             read=self.plan.spec.read,
             cache=self.plan.spec.cache,
-            rungs=self.plan.spec.rungs,
         )
 
     def _conclude(
@@ -377,6 +376,7 @@ class _Sweep:
             budgeted=undone,
             screen=plan.screen,
             early_end=trunks.early_end,
+            cascade=trunks.cascade,
         )
         check()
         leaderboard.write(out / BOARD, outcome.rows, latency)
@@ -412,6 +412,7 @@ class _Sweep:
                 budget=outcome.budgeted.in_words if outcome.budgeted else "",
                 screen=outcome.screen.in_words if outcome.screen else "",
                 early_end=outcome.early_end,
+                cascade=outcome.cascade,
                 step=len(self.record.extensions),
             )
         )

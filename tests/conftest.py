@@ -24,6 +24,8 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 MARKED = {
     "ray": (
         "tests/end_to_end/",
+        "tests/sweeps/execution/test_other_nodes.py::test_what_fails_on_a_node",
+        "tests/sweeps/execution/test_other_nodes.py::test_where_the_other_node",
         "tests/sweeps/execution/test_phases.py",
         "tests/sweeps/execution/test_run_works.py",
         "tests/sweeps/execution/test_tune_runner.py",

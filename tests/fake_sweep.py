@@ -44,7 +44,7 @@ from trainables.storage.files import write_json, write_tensors, write_text
 from trainables.training.recipe import Hyper
 from trainables.training.trunk import read_trunk_weights
 
-CLOCKS = (".lock", "spending.jsonl")  # what no two sweeps have alike
+CLOCKS = (".lock", "spending.jsonl", "status.json")  # what no two sweeps have alike
 ARMS = ("none", "bn")  # "bn" changes statistics, and has a delta
 SPEC = spec_with(
     variants=("b0",),

@@ -116,8 +116,9 @@ class Durations:
                 if began is not None:
                     self._starts += 1
                     self._started_s += max(0.0, self._clock() - began - report.seconds)
+                rungs = self._plan.spec.rungs_to(trunk.recipe.epochs)
                 work = epoch_work(
-                    self._plan, point_of(trunk), report.epoch, trunk.recipe.batch_size
+                    self._plan, point_of(trunk), report.epoch, trunk.recipe.batch_size, rungs
                 )
                 self._time(report.device, work, report.seconds)
             case CellsPlanned() if self._boot_s is None:  # else processes go on from the trunks
@@ -202,12 +203,12 @@ class Durations:
 
     def epoch_s(self, point: Point, epoch: int) -> float:
         """Predict an epoch of a trunk, with the scoring of val after it if it is a rung."""
-        kind = epoch if epoch == 0 else self._rung_or_not(epoch)
+        kind = epoch if epoch == 0 else self._rung_or_not(point, epoch)
         return self._seconds(epoch_work(self._plan, point, kind))
 
-    def _rung_or_not(self, epoch: int) -> int:
-        """Return an epoch that takes as long: there are but two kinds."""
-        rungs = self._plan.spec.rungs
+    def _rung_or_not(self, point: Point, epoch: int) -> int:
+        """Return an epoch of a point that takes as long: there are but two kinds."""
+        rungs = self._plan.rungs_at(point)
         if epoch in rungs:
             return rungs[-1]
         return next((e for e in range(1, rungs[-1]) if e not in rungs), epoch)
@@ -233,7 +234,7 @@ class Durations:
 
     def refit_s(self, point: Point, test_res: int) -> float:
         """Predict a refit: a trunk to its end and one of its cells, on train + val."""
-        counts, epochs = self._plan.counts, self._plan.spec.trunks.epochs
+        counts, epochs = self._plan.counts, self._plan.epochs_at(point)
         more = 1 + counts["val"] / counts["train"]
         return more * (self.trunk_s(point, 0, epochs) + self.cell_s(point.variant, test_res))
 

@@ -112,6 +112,7 @@ class TrialRetried:
     trunk: TrunkSpec
     cell: Cell | None = None  # None: the trial trained the trunk
     error: str  # the trace of the trial that failed
+    left: str = ""  # the node that it is kept from from now on; empty: from none anew
 
 
 Event = (

@@ -43,12 +43,11 @@ class Forecast:
 
 def forecast(plan: Plan, durations: Durations) -> Forecast:
     """Predict what a plan takes, none of it done."""
-    epochs = range(1, plan.spec.trunks.epochs + 1)
     trunks_s = trunks_most_s = 0.0
     for point in plan.points:
-        for epoch in epochs:
+        for epoch in range(1, plan.epochs_at(point) + 1):
             seconds = durations.epoch_s(point, epoch)
-            trunks_s += seconds * expected_trunks(plan, epoch)
+            trunks_s += seconds * expected_trunks(plan, point, epoch)
             trunks_most_s += seconds * (plan.samples + plan.repeats)
     cells = planned_cells(plan)
     refits = [durations.refit_s(p, res) for p, tests in plan.grid.tests.items() for res in tests]

@@ -36,12 +36,18 @@ class _Epochs:
     """The epochs of a point's trunks: how many trunks have trained each, and will never.
 
     Args:
-        epochs: of a trunk that is not cut.
+        epochs: of a trunk that is not cut, as planned.
     """
 
     def __init__(self, epochs: int):
         self.trained = [0] * (epochs + 1)
         self.given_up = [0] * (epochs + 1)
+
+    def lengthen(self, epochs: int) -> None:
+        """A trunk of the point is trained for so many epochs, perhaps more than was planned."""
+        more = [0] * (epochs + 1 - len(self.trained))
+        self.trained += more
+        self.given_up += more
 
     def train(self, after: int, epoch: int) -> None:
         """A trunk that had trained ``after`` epochs has trained ``epoch`` now."""
@@ -135,7 +141,7 @@ class Progress:
     def _begin_sweep(self, event: SweepBegan) -> None:
         plan = self.plan = event.plan
         self._durations = Durations(plan, event.kept, self._clock)
-        self._epochs = {point: _Epochs(plan.spec.trunks.epochs) for point in plan.points}
+        self._epochs = {point: _Epochs(plan.epochs_at(point)) for point in plan.points}
         self.cells, self.cells_done, self._cells_left = {}, set(), planned_cells(plan)
         self.are_all_planned = False
 
@@ -148,6 +154,7 @@ class Progress:
         self.trunks[trunk.key] = trunk
         before = self._trained[trunk.key]
         if epoch > before and (epochs := self._epochs.get(point_of(trunk))) is not None:
+            epochs.lengthen(trunk.recipe.epochs)
             epochs.train(before, epoch)
             self._trained[trunk.key] = epoch
 
@@ -202,7 +209,7 @@ class Progress:
                 seconds = durations.epoch_s(point, epoch)
                 trained, given_up = epochs.trained[epoch], epochs.given_up[epoch]
                 own += seconds * max(0, plan.samples + plan.repeats - trained - given_up)
-                cut += seconds * max(0, expected_trunks(plan, epoch) - trained)
+                cut += seconds * max(0, expected_trunks(plan, point, epoch) - trained)
             most += own
             expected += min(own, cut)
         return expected, most

@@ -54,6 +54,8 @@ def run_phases(
 
 
 def _trunk_phase(trunks: TrunkScheduler) -> Phase:
+    plan = trunks.plan
+
     def queue() -> Queued | None:
         point = trunks.queue()
         return None if point is None else Queued(net=(point.variant, point.train_res))
@@ -65,6 +67,7 @@ def _trunk_phase(trunks: TrunkScheduler) -> Phase:
         return TrunkWork(
             trunk=trunk,
             val_transforms=trunks.val_transforms(trunk),
+            rungs=plan.spec.rungs_to(trunk.recipe.epochs),
             reported=trunks.epochs_reported(trunk),
             stop_after_s=trunks.allowance_s(trunk),
         )
@@ -81,7 +84,7 @@ def _trunk_phase(trunks: TrunkScheduler) -> Phase:
         urgency=lambda net: trunks.urgency(_point_at(net)),
         should_continue=should_continue,
         failed=lambda work, error: trunks.failed(_trunk_of(work), error),
-        retried=lambda work, error: trunks.retried(_trunk_of(work), error),
+        retried=lambda work, error, left: trunks.retried(_trunk_of(work), error, left),
     )
 
 
@@ -121,7 +124,7 @@ def _cell_phase(
         preceded=preceded,
         should_continue=should_continue,
         failed=lambda work, error: scheduler.failed(_key_of(work), error),
-        retried=lambda work, error: scheduler.retried(_key_of(work), error),
+        retried=lambda work, error, left: scheduler.retried(_key_of(work), error, left),
     )
 
 

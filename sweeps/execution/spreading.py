@@ -97,13 +97,13 @@ def spread_trunks(
 
 def _seconds_of_trunks(plan: Plan) -> tuple[dict[Point, float], dict[Point, float]]:
     """Estimate by point, on a nominal GPU, the seconds of a trunk to its end, and of all trunks."""
-    epochs = range(1, plan.spec.trunks.epochs + 1)
-    expected = [expected_trunks(plan, epoch) for epoch in epochs]
     alone_s, work_s = dict[Point, float](), dict[Point, float]()
     for point in plan.points:
+        epochs = range(1, plan.epochs_at(point) + 1)
         seconds = [nominal_epoch_s(plan, point, epoch) for epoch in epochs]
+        trunks = [expected_trunks(plan, point, epoch) for epoch in epochs]
         alone_s[point] = sum(seconds)
-        work_s[point] = sum(n * s for n, s in zip(expected, seconds, strict=True))
+        work_s[point] = sum(n * s for n, s in zip(trunks, seconds, strict=True))
     return alone_s, work_s
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sweeps.execution.resources import NetAtRes, PhaseResources
@@ -34,7 +35,8 @@ class Phase:
         should_continue: receives the work and a result, and decides whether the trial continues.
             The same result may come twice.
         failed: receives work whose retries have all failed, and the last traceback.
-        retried: receives work that is tried again, and the traceback of its failure.
+        retried: receives work that is tried again, the traceback of its failure, and the name of
+            the node that it is kept from for the first time; empty: it may go to any as before.
         begin: chooses the work of a queued trial that starts without; None: there is none left.
         urgency: rates queued trials: the lowest start first, of equal ones the first.
         preceded: is called, before ``queue``, once the phases before it have come to their end.
@@ -43,7 +45,7 @@ class Phase:
     queue: Callable[[], Queued | None]
     should_continue: Callable[[Work, dict[str, Any]], bool]
     failed: Callable[[Work, str], None]
-    retried: Callable[[Work, str], None] = lambda _, __: None
+    retried: Callable[[Work, str, str], None] = lambda _, __, ___: None
     begin: Callable[[NetAtRes], Work | None] = lambda _: None
     urgency: Callable[[NetAtRes], tuple[int, float]] = lambda _: (0, 0)
     preceded: Callable[[], None] = lambda: None
@@ -75,12 +77,27 @@ class Task:
     has_begun: bool = False
     failures: int = 0
     """Failures of those trials of the task that Tune gave up."""
+    node: Any = None
+    """The answer of its process on which node it runs; None: it was not asked, or has failed."""
+    failed_on: Counter[str] = field(default_factory=Counter)
+    """Failures by the id of the node, as far as that is known."""
+    is_withdrawn: bool = False
+    """Whether its trial was ended as no node could hold it, for another to take its place."""
 
     def begin(self) -> None:
         """Choose the work, if it has not been chosen."""
         if not self.has_begun:
             self.has_begun = True
             self.work = self.queued.work or self.of.phase.begin(self.queued.net)
+
+    @property
+    def avoided(self) -> tuple[str, ...]:
+        """The ids of the nodes that its trials are kept from."""
+        return tuple(self.config.get("avoided", ()))
+
+    def avoid(self, nodes: tuple[str, ...]) -> None:
+        """Keep its next trial from these nodes, and from no others."""
+        self.config = {**self.config, "avoided": nodes}
 
 
 class Tasks(dict[str, Task]):

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ray import tune
 from ray.tune.experiment import Trial
@@ -19,6 +20,14 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
+from sweeps.execution.other_nodes import (
+    FAILURES_ON_A_NODE,
+    alive_nodes,
+    node_of_actor,
+    nodes_to_avoid,
+    resources_to_ask,
+    without_node,
+)
 from sweeps.execution.resources import PhaseResources
 from sweeps.execution.tasks import Phase, RunningPhase, Task, Tasks
 from sweeps.redaction import redacted
@@ -29,6 +38,7 @@ from trainables.storage.full_disk import full_disk_in
 # A trial may fail this often in a row without an epoch done in between; each retry continues from
 # the checkpoint that the trial saved.
 MAX_FAILURES_WITHOUT_PROGRESS = 5
+LOOK_AT_NODES_EVERY_S = 10.0  # where queued trials are kept from some
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -69,11 +79,11 @@ class _Fault(_Unpickled, Stopper):
     def guarded(self, phase: Phase) -> Phase:
         """Wrap all callbacks of a phase; a disk that is full for a trial ends the phase too."""
 
-        def checked(then: Callable[[Work, str], None]) -> Callable[[Work, str], None]:
-            def check(work: Work, trace: str) -> None:
+        def checked(then: Callable[Concatenate[Work, str, P], None]) -> Any:
+            def check(work: Work, trace: str, *args: P.args, **kwargs: P.kwargs) -> None:
                 if full := full_disk_in(trace):
                     raise full
-                then(work, trace)
+                then(work, trace, *args, **kwargs)
 
             return self.guard(check, None)
 
@@ -147,6 +157,10 @@ class _PhaseSearcher(_Unpickled, Searcher):
     ) -> None:
         """Queue the task again if its trial failed and it may; else report it failed."""
         task = self._tasks.pop(trial_id, None)
+        if task is not None and task.is_withdrawn:
+            task.is_withdrawn = False
+            self._to_retry.append(task)
+            return
         if not error or task is None:
             return
         failures, trace = self._scheduler.failures.get(
@@ -176,6 +190,7 @@ class _PhaseScheduler(_Unpickled, FIFOScheduler):
         # that a result has reported.
         self.failures: dict[str, tuple[int, str]] = {}
         self._max_iteration: dict[str, int] = {}
+        self._look_at = 0.0  # when nodes are looked at next, by the monotonic clock
 
     @property
     def supports_buffered_results(self) -> bool:
@@ -188,9 +203,32 @@ class _PhaseScheduler(_Unpickled, FIFOScheduler):
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """Choose which of the queued trials starts next."""
+        self._withdraw_unplaceable(tune_controller)
         for trial_id in [i for i, t in self._queued.items() if t.status != Trial.PENDING]:
             del self._queued[trial_id]
         return min(self._queued.values(), key=self._urgency, default=None)
+
+    def _withdraw_unplaceable(self, tune_controller: Any) -> None:
+        """End queued trials that only nodes could hold which they are kept from; others come.
+
+        Now and then: the nodes that could hold them may have gone since they were queued.
+        """
+        waiting = [
+            (trial, task)
+            for trial_id, trial in self._queued.items()
+            if (task := self._tasks.get(trial_id)) is not None
+            and task.avoided
+            and trial.status == Trial.PENDING
+        ]
+        if not waiting or time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + LOOK_AT_NODES_EVERY_S
+        nodes = alive_nodes()
+        for trial, task in waiting:
+            if not nodes_to_avoid(task.failed_on, task.config["resources"], nodes):
+                task.avoid(())
+                task.is_withdrawn = True
+                tune_controller.stop_trial(trial)
 
     def _urgency(self, trial: Trial) -> tuple[int, int, float]:
         task = self._tasks.get(trial.trial_id)
@@ -227,7 +265,7 @@ class _PhaseScheduler(_Unpickled, FIFOScheduler):
         """
         path = trial.error_file
         trace = Path(path).read_text(errors="replace") if path and Path(path).exists() else ""
-        trace = redacted(trace)
+        trace, node = without_node(redacted(trace))
         failures = trial.run_metadata.num_failures
         # Tune reports the end of a reused process twice; by the second time the trial waits again.
         is_new = trial.status == Trial.ERROR or trial.trial_id not in self.failures
@@ -236,8 +274,32 @@ class _PhaseScheduler(_Unpickled, FIFOScheduler):
         if task is None:
             return
         task.begin()
+        before = task.avoided
+        left = self._avoided_anew(task, node) if is_new else ""
+        if trial.status == Trial.ERROR and task.avoided != before:
+            trial.update_resources(resources_to_ask(task.config))  # before it waits for them again
         if is_new and failures <= MAX_FAILURES_WITHOUT_PROGRESS and task.work is not None:
-            task.of.phase.retried(task.work, trace)
+            task.of.phase.retried(task.work, trace, left)
+
+    def _avoided_anew(self, task: Task, node: str | None) -> str:
+        """Count a failure on its node; name the node if the work is kept from it from now on.
+
+        Workers of a trial are placed by Ray Train, which is not told of it.
+
+        Args:
+            node: that the error names; None: that which its process has told is asked for.
+        """
+        node = node or node_of_actor(task.node)
+        task.node = None
+        if node is None or "workers" in task.config:
+            return ""
+        task.failed_on[node] += 1
+        if task.failed_on[node] < FAILURES_ON_A_NODE:
+            return ""
+        nodes, before = alive_nodes(), task.avoided
+        task.avoid(nodes_to_avoid(task.failed_on, task.config["resources"], nodes))
+        new = set(task.avoided) - set(before)
+        return next((found.name for found in nodes if found.id in new), "")
 
 
 class _Starter(_Unpickled, tune.Callback):
@@ -253,6 +315,7 @@ class _Starter(_Unpickled, tune.Callback):
         task = self._tasks[trial.trial_id]
         task.begin()
         actor: Any = trial.temporary_state.ray_actor
+        task.node = actor.node_id.remote()
         actor.begin.remote(task.work)
 
 
@@ -284,7 +347,7 @@ def run_trials(
         tune.Tuner(
             tune.with_resources(
                 tune.with_parameters(trainable, context=context),
-                lambda config: tune.PlacementGroupFactory([config["resources"]]),
+                resources_to_ask,
             ),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,

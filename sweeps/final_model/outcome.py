@@ -76,6 +76,8 @@ class Outcome:
     """What was spent of the budget, and what that left undone; None: there was none."""
     early_end: str = ""
     """What ended early as the ranking of trunks no longer changed, in words; empty: not asked."""
+    cascade: str = ""
+    """Which trunks started from others, in words; empty: none was to."""
     screen: Screen | None = None
     """What was left out before any trunk was trained; None: nothing was to be."""
     predictions: tuple[Predictions, ...] = field(default=(), compare=False, repr=False)
@@ -147,6 +149,7 @@ def write_choice(out: Path, outcome: Outcome, identity: Mapping[str, Any] | None
             "failures": outcome.failures,
             "budget": outcome.budgeted,
             "early_end": outcome.early_end,
+            "cascade": outcome.cascade,
             "screen": outcome.screen,
             "files": result_digests(out),
             "identity": identity,
@@ -217,6 +220,7 @@ def _read_outcome(out: Path, held_out_sets: set[str]) -> Outcome | None:
             failures=tuple(checked(Failure(**f)) for f in record.get("failures", [])),
             budgeted=budgeted_from_json(record.get("budget")),
             early_end=record.get("early_end", ""),
+            cascade=record.get("cascade", ""),
             screen=screen_from_json(record.get("screen")),
         )
         if outcome.choice.row not in rows:

@@ -64,7 +64,7 @@ def refit(
         SweepError: a trial fails, or training diverges.
     """
     merged = images.merged()
-    runner = _TrialRunner(chosen.label, replace(context, refit=True, rungs=()), cluster)
+    runner = _TrialRunner(chosen.label, replace(context, refit=True), cluster)
     trunk = read_trunk_spec(store, chosen.trunk)
     if chosen.trunk_epochs > 0:
         trunk = replace(trunk, images=merged.digest)
@@ -147,7 +147,7 @@ def _train(
         return bool(report.epoch < epochs)
 
     if trained_epochs(recorded_reports(store, trunk.key)) < epochs:
-        work = TrunkWork(trunk=trunk, val_transforms=())
+        work = TrunkWork(trunk=trunk, val_transforms=(), rungs=())
         runner.run(work, need, should_continue, folder)
     if any(report.diverged for report in recorded_reports(store, trunk.key)):
         raise SweepError(

@@ -37,8 +37,9 @@ def keys_to_retain(
         rows: the leaderboard of the finished sweep.
         keep: "best": the chosen row's trunk and cell; "front": also those of every Pareto front;
             "all": everything.
-        refit: whether the chosen net was trained again. Else the untouched net that it is counted
-            from stays too: it is read on every further test set.
+        refit: whether the chosen net was trained again: then what trunks started from stays, for
+            another choice. Else the untouched net that it is counted from stays: it is read on
+            every further test set.
     """
     retained = {choice.row}
     untouched = None if refit else untouched_of(choice.row, rows)
@@ -48,8 +49,9 @@ def keys_to_retain(
         retained |= {row for c in known_costs(val) for row in pareto_front(val, c, choice.metric)}
     # Rows on held-out sets belong to the net that is handed over; a refit has a trunk of its own.
     retained |= {row for row in rows if row.split != "val"}
+    parents = {row.parent for row in retained if refit and row.parent}
     return RetainedKeys(
-        trunks=frozenset(row.trunk for row in retained),
+        trunks=frozenset(row.trunk for row in retained) | parents,
         cells=frozenset(row.cell for row in retained),
         everything=keep == "all",
     )

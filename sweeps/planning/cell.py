@@ -18,14 +18,22 @@ def cell_label(variant: str, train: str, test_res: int, crop_pct: float) -> str:
     return f"{variant} {train} -> {test_res} px, crop {crop_in_words(crop_pct)}"
 
 
-def train_in_words(train_res: int, *, untouched: bool) -> str:
-    """Write a train resolution, px; "untouched" for a net that is not fine-tuned."""
-    return "untouched" if untouched else f"{train_res}"
+def train_in_words(train_res: int, parent_res: int = 0, *, untouched: bool) -> str:
+    """Write a train resolution, px; "untouched" for a net that is not fine-tuned.
+
+    Args:
+        parent_res: that of the trunk that it started from, px; 0: it started from none.
+    """
+    if untouched:
+        return "untouched"
+    return f"{train_res} (from {parent_res})" if parent_res else f"{train_res}"
 
 
 def trunk_in_words(trunk: TrunkSpec) -> str:
-    """Name a trunk for people: "b0 at 128 px, lr 0.002, repeat 1"."""
+    """Name a trunk for people: "b0 at 128 px from 96, lr 0.002, repeat 1"."""
     words = f"{trunk.variant} at {trunk.train_res} px"
+    if trunk.parent is not None:
+        words += f" from {trunk.parent.train_res}"
     if trunk.recipe.epochs:
         words += f", lr {trunk.hyper.lr:.2g}"
     return f"{words}, repeat {trunk.repeat}" if trunk.repeat else words
@@ -69,6 +77,7 @@ class Cell:
     @property
     def label(self) -> str:
         """The cell in words: "b0 128 -> 160 px, crop 0.875"; of a repeat with its number."""
-        train = train_in_words(self.trunk.train_res, untouched=self.trunk.is_untouched)
+        parent_res = self.trunk.parent.train_res if self.trunk.parent else 0
+        train = train_in_words(self.trunk.train_res, parent_res, untouched=self.trunk.is_untouched)
         label = cell_label(self.variant, train, self.test_res, self.crop_pct)
         return f"{label}, repeat {self.trunk.repeat}" if self.trunk.repeat else label

@@ -14,12 +14,10 @@ import numpy as np
 from sweeps.planning.cell import Cell
 from sweeps.planning.grid import Grid, Point, native_crop, resolve_grid
 from sweeps.planning.options.space import space_size
-from sweeps.planning.options.words import option
 from sweeps.planning.savings.screen import Screen
 from sweeps.planning.search import Search, search_of
-from sweeps.planning.serving.limits import limits_set
+from sweeps.planning.serving.limits import check_limits
 from sweeps.planning.spec import SweepSpec
-from sweeps.planning.units import three_digits
 from trainables.data.decode_pool import ExpectedImages
 from trainables.data.image_set import ImageSet
 from trainables.errors import UserError
@@ -35,7 +33,7 @@ from trainables.profiling.cost import Cost, cost
 from trainables.sources.splits import SPLITS
 from trainables.storage.object_store import is_uri, name_in
 from trainables.training.recipe import ClassWeights, Hyper, Recipe
-from trainables.training.trunk import TrunkSpec
+from trainables.training.trunk import Parent, TrunkSpec
 from trainables.transforms.augmentation import Augmentation
 from trainables.transforms.eval_transform import EvalTransform
 
@@ -156,20 +154,52 @@ class Plan:
         """The number of trunks of a point that are fixed, at most."""
         return self.survivors + self.repeats
 
+    def below(self, point: Point) -> Point | None:
+        """Return the variant's next smaller train resolution, where trunks start from its best one.
+
+        Returns:
+            None where they start from the weights as they come: without ``--cascade``, everywhere.
+        """
+        if not self.spec.grid.cascade:
+            return None
+        smaller = [p for p in self.points if p.variant == point.variant]
+        smaller = [p for p in smaller if p.train_res < point.train_res]
+        return max(smaller, key=lambda p: p.train_res, default=None)
+
+    @property
+    def cascading(self) -> tuple[Point, ...]:
+        """The points where trunks start from those of a smaller train resolution."""
+        return tuple(point for point in self.points if self.below(point) is not None)
+
+    def epochs_at(self, point: Point) -> int:
+        """Count the epochs of a trunk of a point that is not cut, started from what it is to be."""
+        return self.epochs_of(self.below(point) is not None)
+
+    def epochs_of(self, has_parent: bool) -> int:
+        """Count the epochs of a trunk that is not cut, by whether it starts from another."""
+        return self.spec.cascade_epochs if has_parent else self.spec.trunks.epochs
+
+    def rungs_at(self, point: Point) -> tuple[int, ...]:
+        """List the epochs at which trunks of a point are scored on val; the last is their end."""
+        return self.spec.rungs_to(self.epochs_at(point))
+
     def trunk(
         self,
         point: Point,
         hyper: Hyper,
         recipe: Mapping[str, Any] = MappingProxyType({}),
         repeat: int = 0,
+        parent: Parent | None = None,
     ) -> TrunkSpec:
         """Make the spec of a trunk: at a point, with these hyperparameters.
 
         Args:
             recipe: what else differs from the options, by name.
-            repeat: how many trunks of the same have come before; each has a start of its own.
+            repeat: how many trunks of the same have come before; each has seeds of its own.
+            parent: the trunk that it starts from; None: from the weights as they come.
         """
-        options = {**vars(self.spec.trunks), **recipe}
+        epochs = self.epochs_of(parent is not None)
+        options = {**vars(self.spec.trunks), **recipe, "epochs": epochs}
         if not options["epochs"]:
             options["class_weights"] = "none"
 
@@ -185,6 +215,7 @@ class Plan:
             hyper=hyper,
             seed=self.spec.run.seed,
             repeat=repeat,
+            parent=parent,
         )
 
     def untouched_trunk(self, variant: str) -> TrunkSpec:
@@ -330,7 +361,8 @@ def build_plan(
         splits=images.splits_in_words,
         near_duplicates=near_duplicates,
     )
-    _check_limits(plan)
+    tested = [(p.variant, res) for p, tests in grid.tests.items() for res in tests]
+    check_limits(spec.serving, [(plan.costs[at], *at) for at in tested])
     if plan.is_to_be_screened and not plan.has_untouched:
         raise UserError(
             f"--screen {spec.grid.screen:g} ranks by the nets as their weights come, and these "
@@ -380,25 +412,3 @@ def _check_classifiers(plan: Plan) -> None:
                 f"is {plan.classes[0]}): name them n01440764 and so on, in this order, or train "
                 "for some epochs."
             )
-
-
-def _check_limits(plan: Plan) -> None:
-    """Check that the limits that need no training leave at least one cell."""
-    cells = [
-        (plan.costs[p.variant, r], p.variant, r)
-        for p, tests in plan.grid.tests.items()
-        for r in tests
-    ]
-    limits = [bound for bound in limits_set(plan.spec.serving) if hasattr(cells[0][0], bound.cost)]
-    for bound in limits:
-        least, variant, res = min((bound.value(cost), v, r) for cost, v, r in cells)
-        if least > bound.limit:
-            raise UserError(
-                f"{option(bound.name)} {bound.limit} rules out every cell: the least is "
-                f"{three_digits(least)} ({variant} at {res} px); raise it, or sweep smaller ones."
-            )
-    if not any(all(bound.admits(cost) for bound in limits) for cost, _, _ in cells):
-        options = " and ".join(f"{option(bound.name)} {bound.limit}" for bound in limits)
-        raise UserError(
-            f"{options} together rule out every cell: raise one of them, or sweep smaller ones."
-        )

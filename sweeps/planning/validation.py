@@ -23,6 +23,7 @@ from trainables.errors import UserError, is_utf8, printable
 from trainables.fixres.arms import ARMS, RETIRED
 from trainables.models import variants
 from trainables.sources.splits import SPLITS
+from trainables.storage.hashing import to_jsonable
 from trainables.storage.object_store import place_of
 from trainables.training.class_balance import check_balance
 
@@ -151,6 +152,7 @@ def _check_training(spec: SweepSpec) -> None:
             f"--warmup-epochs {warmup} is more than --epochs {spec.trunks.epochs}: warm up for "
             "less."
         )
+    _check_cascade(spec, warmup)
     workers = spec.resources.given_workers or 1
     batch = min(search.possible("batch_size", spec.trunks))
     if workers > 1 and batch < 2 * workers:  # See the range of batch_size.
@@ -162,6 +164,34 @@ def _check_training(spec: SweepSpec) -> None:
         raise UserError(
             f"--cluster-gpus {spec.resources.cluster_gpus} is for --workers-per-trial auto: give "
             "that too, or leave it out."
+        )
+
+
+def _check_cascade(spec: SweepSpec, warmup: float) -> None:
+    epochs, given = spec.cascade_epochs, spec.grid.cascade_epochs
+    if not spec.grid.cascade:
+        if given is not None:
+            raise UserError(
+                f"--cascade-epochs {given} is of trunks that start from others: give --cascade "
+                "too, or leave it out."
+            )
+        return
+    resolutions = spec.grid.train_res
+    if spec.trunks.epochs == 0 or resolutions == "native" or len(resolutions) == 1:
+        what = (
+            "--epochs 0 trains none"
+            if spec.trunks.epochs == 0
+            else (f"--train-res {value_in_words(to_jsonable(resolutions))} has one of each variant")
+        )
+        raise UserError(
+            "--cascade starts trunks from those of a smaller train resolution, and "
+            f"{what}: leave it out."
+        )
+    if epochs < warmup:
+        name = "half of --epochs" if given is None else "--cascade-epochs"
+        raise UserError(
+            f"--warmup-epochs {warmup} is more than the epochs of a trunk that starts from another "
+            f"by --cascade ({epochs}, {name}): warm up for less, or give more."
         )
 
 

@@ -31,7 +31,7 @@ def nominal_ms(cost: Cost) -> float:
 def nominal_epoch_s(plan: Plan, point: Point, epoch: int) -> float:
     """Estimate the seconds of an epoch, from 1, on a nominal GPU, with the scoring of val."""
     train = plan.counts["train"] * nominal_ms(plan.costs[point.variant, point.train_res])
-    tests = plan.grid.tests[point] if epoch in plan.spec.rungs else ()
+    tests = plan.grid.tests[point] if epoch in plan.rungs_at(point) else ()
     val = sum(nominal_ms(plan.costs[point.variant, res]) for res in tests)
     return (train + plan.counts["val"] * val / TRAIN_STEP_FORWARDS) / 1000
 
@@ -68,7 +68,7 @@ def epoch_gmacs(plan: Plan, point: Point, epoch: int) -> float:
     if epoch > 0:
         forward = plan.costs[point.variant, point.train_res].gmacs
         gmacs += TRAIN_STEP_FORWARDS * plan.counts["train"] * forward
-    if epoch in plan.spec.rungs:
+    if epoch in plan.rungs_at(point):
         forward = sum(plan.costs[point.variant, res].gmacs for res in plan.grid.tests[point])
         gmacs += plan.counts["val"] * forward
     return gmacs
@@ -76,23 +76,23 @@ def epoch_gmacs(plan: Plan, point: Point, epoch: int) -> float:
 
 def gmacs_left(plan: Plan, point: Point, after: int = 0) -> float:
     """Count the GMACs of a trunk after epoch ``after`` to its end, if it is not cut."""
-    epochs = range(after + 1, plan.spec.trunks.epochs + 1)
+    epochs = range(after + 1, plan.epochs_at(point) + 1)
     return sum(epoch_gmacs(plan, point, epoch) for epoch in epochs)
 
 
-def expected_trunks(plan: Plan, epoch: int) -> int:
-    """Count the trunks of a point that are expected to train an epoch, from 1.
+def expected_trunks(plan: Plan, point: Point, epoch: int) -> int:
+    """Count the trunks of a point that are expected to train one of its epochs, from 1.
 
     Of those that come to a rung the best 1/reduction go on, rounded down, and one at least. Repeats
     are trained to the end.
     """
-    return expected_samples(plan, epoch) + plan.repeats
+    return expected_samples(plan, plan.rungs_at(point), epoch) + plan.repeats
 
 
-def expected_samples(plan: Plan, epoch: int) -> int:
-    """Count as :func:`expected_trunks`, repeats left out."""
+def expected_samples(plan: Plan, rungs: Sequence[int], epoch: int) -> int:
+    """Count as :func:`expected_trunks`, repeats left out, at a point with these rungs."""
     trunks = plan.samples
-    for rung in plan.spec.rungs:
+    for rung in rungs:
         if rung < epoch:
             trunks = max(1, trunks // plan.spec.halving.reduction)
     return trunks
@@ -116,8 +116,8 @@ def most_waiting(*, rungs: int, reduction: int, trunks: int) -> int:
 
 def expected_gmacs_left(plan: Plan, point: Point) -> float:
     """Count the GMACs that the trunks of a point are expected to take, none of them begun."""
-    epochs = range(1, plan.spec.trunks.epochs + 1)
-    return sum(expected_trunks(plan, epoch) * epoch_gmacs(plan, point, epoch) for epoch in epochs)
+    epochs = range(1, plan.epochs_at(point) + 1)
+    return sum(expected_trunks(plan, point, e) * epoch_gmacs(plan, point, e) for e in epochs)
 
 
 def cell_gmacs(plan: Plan, variant: str, test_res: int, arms: Sequence[str] | None = None) -> float:
@@ -141,14 +141,12 @@ def cell_images(plan: Plan, arms_asked: Sequence[str] | None = None) -> int:
 
 def image_passes(plan: Plan) -> dict[str, int]:
     """Count the images through the net, by purpose, at most: trunks may be cut short."""
-    trained = plan.trunks * plan.spec.trunks.epochs * plan.counts["train"]
-    tests = sum(map(len, plan.grid.tests.values()))
+    trunks = plan.samples + plan.repeats
+    epochs = sum(map(plan.epochs_at, plan.points))
+    scored = sum(len(plan.rungs_at(p)) * len(tests) for p, tests in plan.grid.tests.items())
     return {
-        "trained": trained,
-        "scored at rungs": (plan.samples + plan.repeats)
-        * len(plan.spec.rungs)
-        * tests
-        * plan.counts["val"],
+        "trained": trunks * epochs * plan.counts["train"],
+        "scored at rungs": trunks * scored * plan.counts["val"],
         "adapted in cells": (plan.cells - plan.cells_untouched) * cell_images(plan)
         + plan.cells_untouched * cell_images(plan, UNTOUCHED_ARMS),
     }
@@ -211,19 +209,22 @@ def image_pass(
     )
 
 
-def epoch_work(plan: Plan, point: Point, epoch: int, batch: int = 0) -> Work:
+def epoch_work(
+    plan: Plan, point: Point, epoch: int, batch: int = 0, rungs: Sequence[int] | None = None
+) -> Work:
     """Describe an epoch of a trunk, with the scoring of val after it if it is a rung.
 
     Args:
         epoch: from 1; 0: the scoring of an untouched net.
         batch: images at once; 0: as in :func:`image_pass`.
+        rungs: of the trunk; None: those that the plan has at its point.
     """
     passes = []
     if epoch > 0:
         images = plan.counts["train"]
         variant, res = point.variant, point.train_res
         passes.append(image_pass(plan, variant, res, images, train=True, batch=batch))
-    if epoch in plan.spec.rungs:
+    if epoch in (plan.rungs_at(point) if rungs is None else rungs):
         passes += [
             image_pass(plan, point.variant, res, plan.counts["val"], batch=batch)
             for res in plan.grid.tests[point]

@@ -50,10 +50,9 @@ def plot_heatmaps(rows: Sequence[Row], plan: Plan, chosen: Row, metric: Metric =
     for line, variant in zip(axes, variants, strict=True):
         for ax, (arm, title) in zip(line, shown.items(), strict=True):
             own = [r for r in val if r.variant == variant and r.arm == arm]
-            epochs = plan.spec.trunks.epochs
             trains = [*([UNTOUCHED] if strips else []), *grid.of(variant).train_res]
             shade = _Shade(limits=limits, metric=metric, numbered=numbered)
-            image = _draw(ax, own, trains, grid.of(variant), epochs, shade, chosen)
+            image = _draw(ax, own, trains, grid.of(variant), plan, shade, chosen)
             ax.set_title(f"{variant}, {title}", fontsize=10, loc="left")
         line[0].set_ylabel("train resolution (px)")
     for ax in axes[-1]:
@@ -125,7 +124,7 @@ def _draw(
     rows: Sequence[Row],
     trains: Sequence[int],
     grid: Grid,
-    epochs: int,
+    plan: Plan,
     shade: _Shade,
     chosen: Row,
 ) -> matplotlib.image.AxesImage:
@@ -153,12 +152,13 @@ def _draw(
     for spine in ax.spines.values():
         spine.set_visible(False)
     peaks = [at for at in best if _peak(best, at[0], shade.metric) == at[1]]
-    cut = [at for at, row in best.items() if row.trunk_epochs < epochs and not row.untouched]
+    whole = {at: plan.epochs_of(row.parent_res > 0) for at, row in best.items()}
+    cut = [at for at, row in best.items() if row.trunk_epochs < whole[at] and not row.untouched]
     for at, row in best.items():
         x, y = places[at]
         if shade.numbered:
             notes = [f"crop {crop_in_words(row.crop_pct)}"] if len(grid.crop_pct) > 1 else []
-            notes += [f"{row.trunk_epochs} of {epochs} epochs"] if at in cut else []
+            notes += [f"{row.trunk_epochs} of {whole[at]} epochs"] if at in cut else []
             _number(ax, x, y, values[y, x], shade, notes, bold=at in peaks)
         elif at in peaks:
             ink, mark = shade.ink(values[y, x]), "x" if at in cut else "o"

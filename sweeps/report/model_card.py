@@ -68,6 +68,7 @@ def model_card(plan: Plan, outcome: Outcome, versions: Mapping[str, str], pictur
         *([f"{failures_in_words(outcome.failures)}."] if outcome.failures else []),
         *([f"Screen: {outcome.screen.in_words}."] if outcome.screen else []),
         *([f"Early end: {outcome.early_end}."] if outcome.early_end else []),
+        *([f"Cascade: {outcome.cascade}."] if outcome.cascade else []),
         *([f"Budget: {outcome.budgeted.in_words}."] if outcome.budgeted else []),
         f"Limits asked for: {limits_in_words(plan.spec.serving)}.",
         f"![{capital} over train and test resolution, before and after]({picture})",
@@ -237,6 +238,11 @@ def _calibration(outcome: Outcome) -> str:
     return "\n".join([*lines, "", ECE_IN_WORDS])
 
 
+def _after(row: Row) -> str:
+    """Say which trunk the row's started from; "" where it started from the weights as they come."""
+    return f" after those of trunk {row.parent} at {row.parent_res} px" if row.parent else ""
+
+
 def _origin(plan: Plan, outcome: Outcome, versions: Mapping[str, str]) -> str:
     row = outcome.choice.row
     weights, settings = plan.weights[row.variant], dict(row.trained_with)
@@ -254,7 +260,7 @@ def _origin(plan: Plan, outcome: Outcome, versions: Mapping[str, str]) -> str:
                 if (balance := class_balance_in_words(plan))
                 else []
             ),
-            f"- Trunk {row.trunk}, {row.trunk_epochs} epochs; cell {row.cell}; seed "
+            f"- Trunk {row.trunk}, {row.trunk_epochs} epochs{_after(row)}; cell {row.cell}; seed "
             f"{plan.spec.run.seed}.",
             *([f"- Trained with {values_in_words(settings, list(settings))}."] if settings else []),
             f"- Made with {', '.join(f'{name} {number}' for name, number in versions.items())}.",

@@ -113,6 +113,7 @@ def render_page(
         budget=outcome.budgeted.in_words if outcome.budgeted else "",
         screen=outcome.screen.in_words if outcome.screen else "",
         early_end=outcome.early_end,
+        cascade=outcome.cascade,
         numbers=_key_figures(plan, outcome, latency),
         figures={
             name: InlineFigure(
@@ -153,7 +154,10 @@ def _title(outcome: Outcome) -> str:
 
 
 def _trained_in_words(row: Row) -> str:
-    return "not fine-tuned" if row.untouched else f"trained at {row.train_res} px"
+    if row.untouched:
+        return "not fine-tuned"
+    first = f"{row.parent_res} px and then at " if row.parent_res else ""
+    return f"trained at {first}{row.train_res} px"
 
 
 def _no_break(words: str) -> str:

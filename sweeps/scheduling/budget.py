@@ -179,10 +179,9 @@ class Budget:
             self._held.clear()
             self._cells_s.clear()
 
-    def trunk_s(self, point: Point, after: int = 0, until: int | None = None) -> float:
-        """Predict the seconds of a trunk's training after an epoch, up to another or to its end."""
-        epochs = self._plan.spec.trunks.epochs
-        return self.durations.trunk_s(point, after, epochs if until is None else until)
+    def trunk_s(self, point: Point, after: int, until: int) -> float:
+        """Predict the seconds of a trunk's training after an epoch, up to another."""
+        return self.durations.trunk_s(point, after, until)
 
     def cells_s(self, point: Point) -> float:
         """Predict the seconds of the cells of a point, one at a time."""
@@ -215,13 +214,13 @@ class Budget:
         """Whether a trunk of a point may be trained for so many seconds."""
         return (self._left_for(point, room) - self._taken(point, seconds, room)).is_enough
 
-    def fits_repeat(self, point: Point, room: Room, begun: Left) -> bool:
-        """Whether a trunk of a point may be repeated, with its cells.
+    def fits_repeat(self, point: Point, seconds: float, room: Room, begun: Left) -> bool:
+        """Whether a trunk of a point may be repeated for so many seconds, with its cells.
 
         Args:
             begun: what the cells of those repeats take that have begun: they are to be made too.
         """
-        own = self._taken(point, self.trunk_s(point), room) + self.repeat_cells(point)
+        own = self._taken(point, seconds, room) + self.repeat_cells(point)
         return (self._left_for(point, room) - begun - own).is_enough
 
     def repeat_cells(self, point: Point) -> Left:

@@ -66,8 +66,7 @@ class BudgetedTrunks(TrunkScheduler):
     ):
         self._budget = budget
         self._has_own_bound: dict[str, bool] = {}  # by key: whether --max-minutes-per-trial is less
-        costs = {p: nominal_ms(plan.costs[p.variant, p.train_res]) for p in plan.points}
-        self._outlook, self._shown = Outlook(costs, plan.spec.trunks.epochs), 0
+        self._shown = 0
         self._handed_out: dict[str, None] = {}  # keys of the trunks that this process has begun
         # The points that have trained a trunk to its end, or are about to.
         self._results, self._has_finished = frozenset[Point](), False
@@ -76,6 +75,12 @@ class BudgetedTrunks(TrunkScheduler):
         self._weighed: Moment | None = None  # when all candidates were
         self._changes = self._weighed_changes = 0
         super().__init__(plan, store, watcher, journal)
+
+    def _replay(self) -> None:
+        costs = self._plan.costs
+        by_point = {p: nominal_ms(costs[p.variant, p.train_res]) for p in self._plan.points}
+        self._outlook = Outlook(by_point, self._epochs)
+        super()._replay()
 
     @property
     def is_over(self) -> bool:
@@ -105,6 +110,7 @@ class BudgetedTrunks(TrunkScheduler):
         assert self._weighed is not None
         found = self._best_rated(now)
         may_fit_again = self._changes != self._weighed_changes or now.has_more_than(self._weighed)
+        may_fit_again |= bool(self._plan.cascading)  # where less fits below, more may begin above
         if found is None and may_fit_again:
             self._weigh_all(now)
             found = self._best_rated(now)
@@ -150,7 +156,7 @@ class BudgetedTrunks(TrunkScheduler):
     def _rate(self, point: Point) -> None:
         """Rate what the next trial of a point would start with, now that something has changed."""
         self._changes += 1
-        halving, last = self._halving[point], len(self._rungs)
+        halving, last = self._halving[point], len(self._rungs(point))
         nears_end = halving.has_finished or last in halving.running.values()
         if nears_end != (point in self._results):
             self._results ^= {point}
@@ -165,7 +171,8 @@ class BudgetedTrunks(TrunkScheduler):
         """Predict what the trunk of a point that waits nearest to its end needs to it."""
         self._nearest_s.pop(point, None)
         if not self._has_finished and (nearest := self._halving[point].in_line()[:1]):
-            self._nearest_s[point] = self._budget.trunk_s(point, self._after(nearest[0]))
+            after, epochs = self._after(nearest[0]), self._epochs[point]
+            self._nearest_s[point] = self._budget.trunk_s(point, after, epochs)
 
     def _rate_at(self, point: Point, now: Moment) -> None:
         self._newest[point] += 1
@@ -308,7 +315,7 @@ class BudgetedTrunks(TrunkScheduler):
             if key != without:
                 trunk = self._trunks[key]
                 point, rung = point_of(trunk), self._halving[point_of(trunk)].running[key]
-                until = self._ends[rung]
+                until = self._ends(point)[rung]
                 seconds = self._budget.trunk_s(point, self.epochs_reported(trunk), until)
                 total += self._budget.device_s(point, seconds)
         return total
@@ -341,29 +348,44 @@ class BudgetedTrunks(TrunkScheduler):
         found = []
         for point in self._halving:
             repeats = self._repeats_to_begin(point)
-            if repeats and self._budget.fits_repeat(point, now.room, begun):
+            seconds = self._budget.trunk_s(point, 0, self._epochs[point])
+            if repeats and self._budget.fits_repeat(point, seconds, now.room, begun):
                 for trunk in repeats:
                     gain = self._merit(trunk.configuration)[1]
                     found.append(Candidate(point=point, trunk=trunk.key, repeat=trunk, gain=gain))
         return sorted(found, key=lambda candidate: -candidate.gain)
 
+    def _is_ready(self, point: Point, now: Moment) -> bool:
+        """Whether trunks of a point need wait no longer for the one that they start from.
+
+        Nothing more of the smaller train resolution runs, or fits: what has finished there stands.
+        """
+        below = self._plan.below(point)
+        if below is None or not self._waits(point):
+            return True
+        runs = any(key in self._halving[below].running for key in self._running)
+        return not runs and next(self._candidates(below, now), None) is None
+
     def _candidates(self, point: Point, now: Moment) -> Iterator[Candidate]:
+        if not self._is_ready(point, now):
+            return
         halving, budget, room = self._halving[point], self._budget, now.room
+        epochs = self._ends(point)[-1]
         cells_s = 0.0 if point in room.results else budget.cells_s(point)
         horizon_s = HORIZON * budget.trial_s(point, room)
         for key in self._unfinished[point]:
-            if budget.fits(point, budget.trunk_s(point, self._after(key)), room):
+            if budget.fits(point, budget.trunk_s(point, self._after(key), epochs), room):
                 yield Candidate(point=point, trunk=key, gain=math.inf)
         # Until a trunk has been trained to its end, one that waits has to fit after a new one's
         # first rung: something is to be handed over.
-        first_s = budget.trunk_s(point, 0, self._ends[0]) + now.nearest_end_s
-        needed_s = max(budget.trunk_s(point), first_s)
+        first_s = budget.trunk_s(point, 0, self._ends(point)[0]) + now.nearest_end_s
+        needed_s = max(budget.trunk_s(point, 0, epochs), first_s)
         may_begin = halving.to_begin > 0 and budget.fits(point, needed_s, room)
         # Where trunks of the point are yet to begin and none fits, halving waits for them in vain.
         waits_in_vain = halving.to_begin > 0 and not may_begin
         instead = halving.in_line()[:1] if waits_in_vain else []
         for key in self._best_of_rungs(point, halving.promotable() or instead):
-            seconds = budget.trunk_s(point, self._after(key))
+            seconds = budget.trunk_s(point, self._after(key), epochs)
             if budget.fits(point, seconds, room):
                 guess = self._outlook.trunk(Shown(point=point, values=self._values[key]))
                 tries = min(1.0, horizon_s / (seconds + cells_s))
@@ -393,12 +415,12 @@ class BudgetedTrunks(TrunkScheduler):
     def _expected_s(self, point: Point) -> float:
         """Expect the seconds of a new trunk: each rung lets 1/reduction of them go on."""
         share, total, after = 1.0, 0.0, 0
-        for until in self._ends:
+        for until in self._ends(point):
             total += share * self._budget.trunk_s(point, after, until)
             share, after = share / self._plan.spec.halving.reduction, until
         return total
 
-    @property
-    def _ends(self) -> tuple[int, ...]:
-        """The epochs that a trial may end at: the rungs, and the last one."""
-        return (*self._rungs, self._plan.spec.trunks.epochs)
+    def _ends(self, point: Point) -> tuple[int, ...]:
+        """List the epochs that a trial of a point may end at: the rungs, and the last one."""
+        epochs = self._plan.epochs_of(self.parent_at(point) is not None)
+        return self._plan.spec.rungs_to(epochs)

@@ -198,10 +198,10 @@ class CellScheduler:
         self._rows[key] = tuple(make_row(cell, cost, result) for result in results)
         self._watcher.on(CellEnded(cell=cell, rows=self._rows[key]))
 
-    def retried(self, key: str, error: str) -> None:
-        """Report that a trial of the cell failed, and that another is started."""
+    def retried(self, key: str, error: str, left: str = "") -> None:
+        """Report that a trial failed, and another is started; ``left`` as in TrialRetried."""
         cell = self._cells[key]
-        self._watcher.on(TrialRetried(trunk=cell.trunk, cell=cell, error=error))
+        self._watcher.on(TrialRetried(trunk=cell.trunk, cell=cell, error=error, left=left))
 
     def failed(self, key: str, error: str) -> None:
         """Give the cell up: the sweep goes on without it, and the next start tries it again."""

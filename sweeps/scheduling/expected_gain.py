@@ -76,10 +76,10 @@ class Outlook:
 
     Args:
         costs: of an image, by point; in any unit.
-        epochs: of a trunk.
+        epochs: of a trunk that is not cut, by point.
     """
 
-    def __init__(self, costs: Mapping[Point, float], epochs: int):
+    def __init__(self, costs: Mapping[Point, float], epochs: Mapping[Point, int]):
         self._epochs = epochs
         self._log_costs = {point: math.log(max(1e-12, cost)) for point, cost in costs.items()}
         self._shown: dict[str, Shown] = {}  # by the key of the trunk
@@ -115,7 +115,7 @@ class Outlook:
     def _end(self, shown: Shown) -> tuple[float, float]:
         """Return the logarithm of a trunk's last error, and the e-folds of epochs still to go."""
         epoch = max(shown.values)
-        folds = math.log(max(1.0, self._epochs / max(1, epoch)))
+        folds = math.log(max(1.0, self._epochs[shown.point] / max(1, epoch)))
         return _log_error(shown.values[epoch]), folds
 
     @property

@@ -21,7 +21,7 @@ from trainables.storage.damage import DamagedFileError
 from trainables.storage.files import children, read_records
 from trainables.storage.hashing import is_key
 from trainables.storage.typed import checked
-from trainables.training.trunk import TrunkSpec, TrunkStatus, read_trunk_spec
+from trainables.training.trunk import Parent, TrunkSpec, TrunkStatus, read_trunk_spec
 
 log = logging.getLogger("fixres")
 
@@ -40,6 +40,8 @@ class Asked:
     train_res: int = 0  # px
     index: int = 0
     repeat: int = 0  # from 1 where the trunk repeats one that has finished
+    parent: str = ""  # key of the trunk that it starts from; empty: from the weights as they come
+    parent_res: int = 0  # the train resolution of that, px
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,22 @@ class Opened:
     writer: str = ""
 
 
+def asked(trunk: TrunkSpec, draw: Draw) -> dict[str, Any]:
+    """Make the line of a proposal: what :class:`Asked` reads."""
+    line: dict[str, Any] = {
+        "event": "ask",
+        "variant": trunk.variant,
+        "train_res": trunk.train_res,
+        "trunk": trunk.key,
+        "hyper": draw.values,
+    }
+    if trunk.repeat:
+        line["repeat"] = trunk.repeat
+    if trunk.parent is not None:
+        line |= {"parent": trunk.parent.trunk, "parent_res": trunk.parent.train_res}
+    return line
+
+
 Line = Asked | Decided | Promoted | Ended
 
 
@@ -112,6 +130,8 @@ def line_from_json(value: Mapping[str, Any]) -> Line | Opened:
             raise ValueError(f"no event {other}")
     if not is_key(checked(line).trunk):
         raise ValueError("its trunk is no key")
+    if isinstance(line, Asked) and line.parent and not is_key(line.parent):
+        raise ValueError("its parent is no key")
     if isinstance(line, Decided) and not 0 <= line.top1 <= 1:
         raise ValueError("its top1 is no share")
     return line
@@ -184,7 +204,8 @@ def _of_plan(plan: Plan, proposals: Sequence[Asked]) -> tuple[dict[str, TrunkSpe
         if line.variant and _own_point(line) not in left:
             beyond.add(line.trunk)
         for point in _points_of(plan, line):
-            trunk = plan.trunk(point, line.hyper.hyper, line.hyper.recipe, line.repeat)
+            draw, parent = line.hyper, _parent_of(line)
+            trunk = plan.trunk(point, draw.hyper, draw.recipe, line.repeat, parent)
             if trunk.key == line.trunk:
                 is_new = trunk.key not in found
                 if (
@@ -198,6 +219,10 @@ def _of_plan(plan: Plan, proposals: Sequence[Asked]) -> tuple[dict[str, TrunkSpe
                     beyond.add(trunk.key)
                 break
     return found, beyond
+
+
+def _parent_of(line: Asked) -> Parent | None:
+    return Parent(trunk=line.parent, train_res=line.parent_res) if line.parent else None
 
 
 def _own_point(line: Asked) -> Point:
@@ -229,7 +254,7 @@ def _found_in_store(
         if point not in left or spec.repeat >= plan.spec.search.repeat:
             continue
         draw = plan.search.draw_of(spec)
-        is_of_plan = plan.trunk(point, draw.hyper, draw.recipe, spec.repeat).key == key
-        if is_of_plan and (spec.repeat or left[point]):
+        made = plan.trunk(point, draw.hyper, draw.recipe, spec.repeat, spec.parent)
+        if made.key == key and (spec.repeat or left[point]):
             left[point] -= not spec.repeat
             yield spec

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from trainables.errors import UserError
 from trainables.fixres.reuse.kept_arms import Kept, find_kept
 from trainables.storage.artifact_store import Store
 from trainables.training.trunk import (
+    TrunkSpec,
     TrunkStatus,
     recorded_end,
 )
@@ -37,14 +38,14 @@ class Reuse:
     """Arms of planned cells that are there, be it in cells that are not done."""
     arms_planned: int
     trunks_again: int = 0
-    """Best trunks so far that new cells need, and whose weights are gone."""
+    """Best trunks so far that new cells or trunks need, and whose weights are gone."""
     arms_again: int = 0
     """Arms that were worked out, and of which files are gone."""
 
     @property
     def again_in_words(self) -> str:
         """What is finished and would be made again; empty where nothing is."""
-        trunks = f"the weights of {self.trunks_again} trunk(s), which new cells need"
+        trunks = f"the weights of {self.trunks_again} trunk(s), which new cells or trunks need"
         arms = f"files of {self.arms_again} finished arm(s) of cells"
         parts = [*([trunks] if self.trunks_again else []), *([arms] if self.arms_again else [])]
         return " and ".join(parts)
@@ -74,13 +75,15 @@ def reuse_of(plan: Plan, store: Store) -> Reuse:
     ends = {key: end for key in asked if (end := recorded_end(store, key)) is not None}
     trained = (TrunkStatus.FINISHED, TrunkStatus.CUT)
     trunks = [(asked[key], reports) for key, (status, reports) in ends.items() if status in trained]
-    cells = cells_of(plan, _best(plan, trunks))
+    best = _best(plan, trunks)
+    cells = cells_of(plan, best)
     done = [cell for cell in cells if (store.cell(cell.key) / "rows.json").exists()]
     found = find_kept(store, [cell.spec for cell in cells])
     kept = found.kept
     whole = [cell for cell in cells if cell.key in kept and _is_whole(cell, kept[cell.key])]
     finished = {cell.key for cell in [*done, *whole]}
     needed = {cell.trunk.key for cell in cells if cell.key not in finished} & asked.keys()
+    needed |= _parents_of_new(plan, list(asked.values()), [trunk for trunk, _ in best], ends)
     return Reuse(
         trunks=len(ends),
         trunks_planned=plan.trunks,
@@ -142,6 +145,26 @@ def _best(plan: Plan, trunks: Sequence[SurvivingTrunk]) -> list[SurvivingTrunk]:
     reports = {trunk.key: reports for trunk, reports in trunks}
     repeats = [trunk for trunk, _ in trunks if trunk.repeat]
     return [(trunk, reports[trunk.key]) for trunk in with_repeats([t for t, _ in best], repeats)]
+
+
+def _parents_of_new(
+    plan: Plan, asked: Sequence[TrunkSpec], best: Sequence[TrunkSpec], ended: Container[str]
+) -> set[str]:
+    """Name the trunks that those to be trained start from, as far as they are there already.
+
+    Args:
+        best: the best trunks of each point so far.
+    """
+    found = set()
+    for point in plan.cascading:
+        own = [trunk for trunk in asked if point_of(trunk) == point]
+        left = sum(trunk.key in ended for trunk in own) < plan.samples + plan.repeats
+        below = [trunk.key for trunk in best if point_of(trunk) == plan.below(point)]
+        if left and own and own[0].parent is not None:
+            found.add(own[0].parent.trunk)
+        elif left and not own:
+            found |= set(below[:1])
+    return found
 
 
 def _arms(cells: Sequence[Cell]) -> int:

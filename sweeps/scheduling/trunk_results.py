@@ -1,8 +1,11 @@
-"""What the trunks of phase 1 have shown: which are the best, and which of these are repeated.
+"""What the trunks of phase 1 have shown: which are the best, what is repeated or starts from them.
 
 What is repeated, trained again with other seeds and all else alike, are the trunks of a point that
 are fixed, once it is known which, and only those that were trained to their end. The first training
 counts as one of them.
+
+With ``--cascade`` the trunks of a point start from the best finished one of the next smaller train
+resolution, all of them from the same: which one is decided when the first of them begins.
 """
 
 from __future__ import annotations
@@ -13,9 +16,11 @@ from dataclasses import replace
 
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
-from sweeps.planning.workload import smaller_variants
+from sweeps.planning.savings.cascade import cascade_in_words
+from sweeps.planning.workload import dearest_first, smaller_variants
+from sweeps.scheduling.early_end import halving_of
 from sweeps.scheduling.proposals import Trial
-from trainables.training.trunk import EpochReport, TrunkSpec, TrunkStatus
+from trainables.training.trunk import EpochReport, Parent, TrunkSpec, TrunkStatus
 
 
 class TrunkResults:
@@ -28,6 +33,9 @@ class TrunkResults:
         self._values: dict[str, dict[int, float]] = defaultdict(dict)  # by key and epoch
         self._reports: dict[str, dict[int, EpochReport]] = {}  # by key and epoch
         self._ended: dict[str, TrunkStatus] = {}  # by key
+        self._parents: dict[Point, Parent | None] = {}  # of the points whose first trunk has begun
+        self._epochs = {point: plan.epochs_at(point) for point in plan.points}
+        self._halving = {p: halving_of(plan, self._epochs[p]) for p in dearest_first(plan)}
         # For the search, by variant and key: each has its values as they are now.
         self._tried: dict[str, dict[str, Trial]] = defaultdict(dict)
         # With --transfer by variant those that it learns from; they come first.
@@ -58,9 +66,56 @@ class TrunkResults:
         ]
         return list(with_repeats(self._best(point), repeats))
 
+    def parent_at(self, point: Point) -> Parent | None:
+        """Say from what the trunks of a point start, or would start now; None: from the weights.
+
+        It is the best finished trunk of the next smaller train resolution, repeats apart; where
+        none has finished there, that of the next smaller.
+        """
+        if point in self._parents:
+            return self._parents[point]
+        below = self._plan.below(point)
+        while below is not None:
+            for trunk in self._best(below):
+                if self._ended[trunk.key] == TrunkStatus.FINISHED:
+                    return Parent(trunk=trunk.key, train_res=trunk.train_res)
+            below = self._plan.below(below)
+        return None
+
+    def _waits(self, point: Point) -> bool:
+        """Whether trunks of a point wait for the one that they start from."""
+        parent = self._parents.get(point)
+        if parent is not None:  # It is trained again where its weights were lost.
+            return parent.trunk in self._trunks and parent.trunk not in self._ended
+        below = self._plan.below(point)
+        return point not in self._parents and below is not None and not self._is_known(below)
+
+    def _is_known(self, point: Point) -> bool:
+        """Whether it is known which trunks of a point are the best: all but repeats have ended."""
+        halving = self._halving[point]
+        return not (halving.to_begin or halving.waiting) and all(
+            self._trunks[key].repeat for key in halving.running
+        )
+
+    def _rungs(self, point: Point) -> tuple[int, ...]:
+        """List the rungs of a point, as epochs; the last epoch is no rung, but the end."""
+        return self._plan.spec.rungs_to(self._epochs[point])[:-1]
+
+    @property
+    def cascade(self) -> str:
+        """Say which trunks started from others, and which did not; empty: it is not asked for."""
+        parents = {p: self._parents[p] for p in self._plan.cascading if p in self._parents}
+        return cascade_in_words(self._plan.spec, parents, len(self._plan.points))
+
     def _add(self, trunk: TrunkSpec) -> None:
+        point = point_of(trunk)
+        if point not in self._parents:  # all of the point start as its first one does
+            self._parents[point], epochs = trunk.parent, trunk.recipe.epochs
+            if epochs != self._epochs[point]:
+                self._epochs[point] = epochs
+                self._halving[point] = halving_of(self._plan, epochs)
         self._trunks[trunk.key] = trunk
-        self._of_point[point_of(trunk)].append(trunk)
+        self._of_point[point].append(trunk)
         self._tell_search(trunk)
 
     def _best(self, point: Point) -> list[TrunkSpec]:
@@ -114,6 +169,13 @@ class TrunkResults:
     def _merit(self, key: str) -> tuple[int, float]:
         """Return the last epoch at which a trunk was scored, and its value there."""
         return max(self._values[key].items(), default=(0, 0.0))
+
+
+def status_after(trunk: TrunkSpec, report: EpochReport) -> TrunkStatus | None:
+    """Say how a trunk has ended with this report; None: it has not."""
+    if report.diverged:
+        return TrunkStatus.DIVERGED
+    return TrunkStatus.FINISHED if report.epoch >= trunk.recipe.epochs else None
 
 
 def repeats_to_begin(

@@ -28,18 +28,18 @@ from sweeps.events.event_types import (
 from sweeps.planning.cell import Cell
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
-from sweeps.planning.workload import dearest_first
-from sweeps.scheduling.early_end import early_end_in_words, halving_of
-from sweeps.scheduling.journal import Decided, Promoted, read_journal
+from sweeps.scheduling.early_end import early_end_in_words
+from sweeps.scheduling.journal import Decided, Promoted, asked, read_journal
 from sweeps.scheduling.proposals import propose
 from sweeps.scheduling.repair import discard_trunk
-from sweeps.scheduling.trunk_results import TrunkResults
+from sweeps.scheduling.trunk_results import TrunkResults, status_after
 from trainables.storage.artifact_store import Store
 from trainables.storage.damage import DamagedFileError
 from trainables.storage.fenced_log import FencedLog, fenced_log
 from trainables.storage.files import write_text
 from trainables.training.trunk import (
     EpochReport,
+    Parent,
     TrunkSpec,
     TrunkStatus,
     finalize_trunk,
@@ -67,8 +67,6 @@ class TrunkScheduler(TrunkResults):
         super().__init__(plan)
         self._store, self._watcher = store, watcher
         self._journal = journal or fenced_log(store.journal)  # before it is read
-        self._rungs = plan.spec.rungs[:-1]  # epochs; the last one is no rung, but the end
-        self._halving = {point: halving_of(plan) for point in dearest_first(plan)}
         # By point: keys that an earlier process left unfinished, and of those that may go on now.
         self._unfinished: dict[Point, list[str]] = {point: [] for point in self._halving}
         self._promotable: dict[Point, list[str]] = {}
@@ -79,6 +77,10 @@ class TrunkScheduler(TrunkResults):
         # Points that a trial can be queued of; an entry counts while it is its point's newest.
         self._wanted: list[tuple[tuple[int, float], int, int, Point]] = []
         self._newest: Counter[Point] = Counter()
+        self._above: dict[Point, list[Point]] = {point: [] for point in self._halving}
+        for point in self._halving:
+            if (below := plan.below(point)) is not None:
+                self._above[below].append(point)
         self._replay()
 
     # --- what comes next ------------------------------------------------------------------------
@@ -164,7 +166,7 @@ class TrunkScheduler(TrunkResults):
         self._settle(point)
         if trunk is not None:
             rung = self._halving[point].rung_of(trunk.key)
-            after = 0 if rung is None else self._rungs[rung]
+            after = 0 if rung is None else self._rungs(point)[rung]
             self._watcher.on(TrunkBegan(trunk=trunk, after=after))
         return trunk
 
@@ -191,22 +193,24 @@ class TrunkScheduler(TrunkResults):
 
     def _startable(self, point: Point) -> int:
         """Count the trials of a point that could start now."""
-        halving = self._halving[point]
+        if self._waits(point):
+            return 0
         goes_on = len(self._unfinished[point]) + len(self._promotable[point])
-        return goes_on + halving.to_begin + len(self._repeatable[point])
+        return goes_on + self._halving[point].to_begin + len(self._repeatable[point])
 
     def _begun(self, point: Point) -> int:
         return self._plan.samples - self._halving[point].to_begin
 
     def _promote(self, point: Point, key: str) -> TrunkSpec:
         halving = self._halving[point]
-        self._record(event="promote", trunk=key, epoch=self._rungs[halving.waiting[key]])
+        epoch = self._rungs(point)[halving.waiting[key]]
+        self._record(event="promote", trunk=key, epoch=epoch)
         halving.promote(key)
         return self._trunks[key]
 
     def _new_trunk(self, point: Point) -> TrunkSpec | None:
-        halving = self._halving[point]
-        while halving.to_begin:
+        parent = self._parent_of_next(point)
+        while self._halving[point].to_begin:
             draw = propose(
                 self._plan.search,
                 point,
@@ -215,16 +219,30 @@ class TrunkScheduler(TrunkResults):
                 sample=self._begun(point),
                 smaller=self._smaller.get(point.variant, ()),
             )
-            trunk = self._plan.trunk(point, draw.hyper, draw.recipe)
+            trunk = self._plan.trunk(point, draw.hyper, draw.recipe, parent=parent)
             self._record_proposal(trunk)
             if trunk.key not in self._trunks:
                 self._add(trunk)
-                halving.begin(trunk.key)
+                self._halving[point].begin(trunk.key)
                 return trunk
-            halving.skip()
+            self._halving[point].skip()
         return None
 
+    def _parent_of_next(self, point: Point) -> Parent | None:
+        """Return what the next trunk of a point starts from.
+
+        Raises:
+            DamagedFileError: its weights are gone, as ``--keep`` deletes them.
+        """
+        parent = self.parent_at(point)
+        if parent is not None:
+            weights = self._store.trunk(parent.trunk) / "trunk.safetensors"
+            if not weights.exists():
+                raise DamagedFileError(weights, "it is missing")
+        return parent
+
     def _begin_repeat(self, point: Point, trunk: TrunkSpec) -> TrunkSpec:
+        self._parent_of_next(point)  # is there
         self._record_proposal(trunk)
         self._add(trunk)
         self._halving[point].begin_repeat(trunk.key)
@@ -242,7 +260,7 @@ class TrunkScheduler(TrunkResults):
         if key in self._ended or self._waits_after(trunk, report.epoch):
             return False
         self._note(key, report)
-        status = _status_after(trunk, report)
+        status = status_after(trunk, report)
         goes_on = status is None and self._goes_on(trunk, report.epoch)
         self._watcher.on(EpochEnded(trunk=trunk, report=report, should_continue=goes_on))
         if status is not None:
@@ -262,9 +280,9 @@ class TrunkScheduler(TrunkResults):
         minutes = self._plan.spec.resources.max_minutes_per_trial
         self.failed(trunk, f"Its trial took longer than --max-minutes-per-trial {minutes:g}.")
 
-    def retried(self, trunk: TrunkSpec, error: str) -> None:
-        """Report that a trial of the trunk failed, and that another is started."""
-        self._watcher.on(TrialRetried(trunk=trunk, error=error))
+    def retried(self, trunk: TrunkSpec, error: str, left: str = "") -> None:
+        """Report that a trial failed, and another is started; ``left`` as in TrialRetried."""
+        self._watcher.on(TrialRetried(trunk=trunk, error=error, left=left))
 
     def failed(self, trunk: TrunkSpec, error: str) -> None:
         """Give the trunk up: the sweep goes on without it, and the next start tries it again."""
@@ -276,9 +294,10 @@ class TrunkScheduler(TrunkResults):
     def _goes_on(self, trunk: TrunkSpec, epoch: int) -> bool:
         """Decide whether a trunk is trained on at once after an epoch."""
         key, halving = trunk.key, self._halving[point_of(trunk)]
-        if epoch not in self._rungs:
+        rungs = self._rungs(point_of(trunk))
+        if epoch not in rungs:
             return True
-        rung = self._rungs.index(epoch)
+        rung = rungs.index(epoch)
         if halving.running.get(key) != rung:  # The report is repeated: this has been decided.
             return rung < halving.running.get(key, halving.waiting.get(key, 0))
         value = self._values[key][epoch]
@@ -296,7 +315,7 @@ class TrunkScheduler(TrunkResults):
 
     def _waits_after(self, trunk: TrunkSpec, epoch: int) -> bool:
         rung = self._halving[point_of(trunk)].waiting.get(trunk.key)
-        return rung is not None and self._rungs[rung] == epoch
+        return rung is not None and self._rungs(point_of(trunk))[rung] == epoch
 
     def _settle(self, point: Point) -> None:
         """Cut the trunks of a point that can no longer be promoted, and list what can begin now."""
@@ -304,14 +323,13 @@ class TrunkScheduler(TrunkResults):
         for key in sorted(halving.lost()):
             self._end(key, TrunkStatus.CUT)
         self._promotable[point] = self._to_go_on(point)
-        is_known = not (halving.to_begin or halving.waiting) and all(
-            self._trunks[key].repeat for key in halving.running
-        )
-        self._repeatable[point] = self._repeats_to_begin(point) if is_known else []
+        self._repeatable[point] = self._repeats_to_begin(point) if self._is_known(point) else []
         left = halving.to_begin or halving.running or halving.waiting or self._repeatable[point]
         if not left:
             self._settled[point] = None
         self._rate(point)
+        for above in self._above[point]:
+            self._rate(above)
 
     def _end(self, key: str, status: TrunkStatus, error: str = "") -> None:
         self._set_ended(key, status)
@@ -346,11 +364,11 @@ class TrunkScheduler(TrunkResults):
         """
         recorded = read_journal(self._store, self._plan)
         for trunk in recorded.asked:
-            halving = self._halving[point_of(trunk)]
             if trunk.key in self._trunks:
-                halving.skip()
+                self._halving[point_of(trunk)].skip()
             else:
                 self._add(trunk)
+                halving = self._halving[point_of(trunk)]
                 (halving.begin_repeat if trunk.repeat else halving.begin)(trunk.key)
         for trunk in recorded.restored:
             self._record_proposal(trunk)
@@ -367,16 +385,18 @@ class TrunkScheduler(TrunkResults):
                 self._unfinished[point_of(trunk)].append(key)
         for point in self._halving:
             self._settle(point)
-        for halving in self._halving.values():
+        for point, halving in self._halving.items():
             for key, rung in halving.waiting.items():
-                self._watcher.on(TrunkPaused(trunk=self._trunks[key], after=self._rungs[rung]))
+                after = self._rungs(point)[rung]
+                self._watcher.on(TrunkPaused(trunk=self._trunks[key], after=after))
 
     def _recall(self, line: Decided | Promoted) -> None:
         """Restore what a line says of a rung; one that contradicts those before changes nothing."""
-        key, halving = line.trunk, self._halving[point_of(self._trunks[line.trunk])]
-        if line.epoch not in self._rungs:
+        point = point_of(self._trunks[line.trunk])
+        key, halving, rungs = line.trunk, self._halving[point], self._rungs(point)
+        if line.epoch not in rungs:
             return
-        rung = self._rungs.index(line.epoch)
+        rung = rungs.index(line.epoch)
         if isinstance(line, Decided) and halving.running.get(key) == rung:
             halving.arrive(key, line.top1)
             self._values[key].setdefault(line.epoch, line.top1)
@@ -404,18 +424,8 @@ class TrunkScheduler(TrunkResults):
         return any((folder / name).exists() for name in ("state.pt", "result.json"))
 
     def _record_proposal(self, trunk: TrunkSpec) -> None:
-        point = {"variant": trunk.variant, "train_res": trunk.train_res}
-        hyper = self._plan.search.draw_of(trunk).values
-        number = {"repeat": trunk.repeat} if trunk.repeat else {}
-        self._record(event="ask", **point, trunk=trunk.key, hyper=hyper, **number)
+        self._record(**asked(trunk, self._plan.search.draw_of(trunk)))
 
     def _record(self, **line: Any) -> None:
         """Append a line to the journal."""
         self._journal.append(line)
-
-
-def _status_after(trunk: TrunkSpec, report: EpochReport) -> TrunkStatus | None:
-    """Say how a trunk has ended with this report; None: it has not."""
-    if report.diverged:
-        return TrunkStatus.DIVERGED
-    return TrunkStatus.FINISHED if report.epoch >= trunk.recipe.epochs else None

@@ -81,6 +81,10 @@ class Row:
     sd_top1: float | None = None
     sd_balanced_accuracy: float | None = None
     sd_macro_f1: float | None = None
+    # The trunk that this one started from (its key), and its train resolution, px; empty and 0: it
+    # started from the weights as they come.
+    parent: str = ""
+    parent_res: int = 0
     # Of an untouched net: train resolutions, px, that the screen has left out by its row here.
     left_out: str = ""
     # What the trunk was trained with: each hyperparameter by name, in their order; empty: it was
@@ -145,8 +149,8 @@ class Row:
 
     @property
     def train_in_words(self) -> str:
-        """The train resolution, px, or "untouched"."""
-        return train_in_words(self.train_res, untouched=self.untouched)
+        """The train resolution, px, and that of the trunk it started from; or "untouched"."""
+        return train_in_words(self.train_res, self.parent_res, untouched=self.untouched)
 
     @property
     def head_in_words(self) -> str:
@@ -216,6 +220,7 @@ ADDED_LATER = frozenset(
         *("untouched", "on_untouched", "on_untouched_error"),
         *("crossfit_top1", "crossfit_balanced_accuracy", "crossfit_macro_f1"),
         *("repeat", "repeats", "configuration", "left_out"),
+        *("parent", "parent_res"),
         *("mean_top1", "mean_balanced_accuracy", "mean_macro_f1"),
         *("sd_top1", "sd_balanced_accuracy", "sd_macro_f1"),
         "head_class_weights",
@@ -291,6 +296,8 @@ def make_row(cell: Cell, cost: Cost, result: ArmResult) -> Row:
         crossfit_macro_f1=crossfit.get("macro_f1"),
         repeat=cell.trunk.repeat,
         configuration=cell.trunk.configuration if cell.trunk.repeat else "",
+        parent=cell.trunk.parent.trunk if cell.trunk.parent else "",
+        parent_res=cell.trunk.parent.train_res if cell.trunk.parent else 0,
         trained_with=() if cell.trunk.is_untouched else tuple(settings_of(cell.trunk).items()),
     )
 

@@ -29,6 +29,8 @@ def show_result(
         terminal.say(f"screen   {outcome.screen.in_words}")
     if outcome.early_end:
         terminal.say(f"early    {outcome.early_end}")
+    if outcome.cascade:
+        terminal.say(f"cascade  {outcome.cascade}")
     if outcome.budgeted is not None:
         terminal.say(f"budget   {outcome.budgeted.in_words}")
     terminal.say(f"report   {out / 'report.html'}")

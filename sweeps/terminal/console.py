@@ -132,10 +132,11 @@ class Terminal:
                 metric, words = self._metric
                 scores = ", ".join(f"{r.arm} {100 * r.value(metric):.1f} %" for r in rows)
                 self.say(f"{subject}: val {words} {scores} (n={rows[0].n}); {self._left()}")
-            case TrialRetried(trunk=trunk, cell=cell, error=error):
+            case TrialRetried(trunk=trunk, cell=cell, error=error, left=left):
                 subject = f"cell {cell.label}" if cell else f"trunk {self._named(trunk)}"
                 why = last_line(error).partition(". ")[0].rstrip(".")
-                self.say(f"{subject}: tried again, as a trial failed{why and f': {why}'}")
+                where = f", on another node than {left}, where it failed again" if left else ""
+                self.say(f"{subject}: tried again{where}, as a trial failed{why and f': {why}'}")
 
     def _say_error(self, trace: str) -> None:
         """Print the last line of a traceback, the whole of which is in the store."""

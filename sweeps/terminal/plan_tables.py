@@ -19,6 +19,7 @@ from sweeps.execution.timed_devices import kept_timings
 from sweeps.planning.cell import crop_in_words
 from sweeps.planning.class_balance import class_balance_in_words
 from sweeps.planning.plan import Plan
+from sweeps.planning.savings.cascade import cascade_to_be_in_words
 from sweeps.planning.units import duration
 from sweeps.planning.workload import (
     cell_images,
@@ -51,6 +52,7 @@ def plan_view(plan: Plan) -> Group:
         *([f"balance  {balance}"] if (balance := class_balance_in_words(plan)) else []),
         f"trunks   {plan.trunks}: {' '.join(spec.grid.variants)} x train {_px(grid.train_res)} x "
         f"{plan.samples} samples{_no_more(plan)}; {_epochs(plan)}",
+        *_cascade(plan),
         *_repeats(plan),
         *([f"search   {plan.search.in_words}"] if spec.trunks.epochs else []),
         f"cells    {plan.cells}: {plan.fixed} trunk(s) of each variant and train resolution x "
@@ -103,6 +105,12 @@ def _no_more(plan: Plan) -> str:
     """Say where a point has fewer trunks than were asked for; nothing elsewhere."""
     fewer = plan.samples < plan.spec.search.samples and plan.spec.trunks.epochs > 0
     return f" (of --samples {plan.spec.search.samples}, as no more differ)" if fewer else ""
+
+
+def _cascade(plan: Plan) -> list[str]:
+    """Say which trunks start from others; nothing where none does."""
+    words = cascade_to_be_in_words(plan.spec, plan.cascading, len(plan.points))
+    return [f"cascade  {words}"] if words else []
 
 
 def _repeats(plan: Plan) -> list[str]:
@@ -185,11 +193,12 @@ def _px(resolutions: Sequence[int]) -> str:
 def _epochs(plan: Plan) -> str:
     if plan.spec.trunks.epochs == 0:
         return "as their weights are, untrained"
-    rungs = ", ".join(map(str, plan.spec.rungs[:-1])) or "none"
-    words = f"{plan.spec.trunks.epochs} epochs, cut after {rungs}"
-    if plan.samples == 1 or not plan.spec.rungs[:-1]:
+    rungs = plan.spec.rungs
+    cuts = ", ".join(map(str, rungs[:-1])) or "none"
+    words = f"{plan.spec.trunks.epochs} epochs, cut after {cuts}"
+    if plan.samples == 1 or not rungs[:-1]:
         return words
-    left = ", ".join(str(expected_samples(plan, rung + 1)) for rung in plan.spec.rungs[:-1])
+    left = ", ".join(str(expected_samples(plan, rungs, rung + 1)) for rung in rungs[:-1])
     return f"{words}: of {plan.samples} of a point, about {left} go on"
 
 

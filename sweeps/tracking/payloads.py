@@ -85,6 +85,8 @@ class Results:
     """What was left out before any trunk was trained, in words; empty: nothing was to be."""
     early_end: str = ""
     """What ended early as the ranking no longer changed, in words; empty: it was not asked for."""
+    cascade: str = ""
+    """Which trunks started from others, in words; empty: none was to."""
     step: int = 0
     """How often the sweep was extended before: metrics of one choice are at one step."""
 
@@ -102,6 +104,7 @@ def result_tags(results: Results) -> dict[str, str]:
         **failed,
         **({"screen": results.screen} if results.screen else {}),
         **({"early_end": results.early_end} if results.early_end else {}),
+        **({"cascade": results.cascade} if results.cascade else {}),
         **({"budget": results.budget} if results.budget else {}),
     }
     if latency is None:
@@ -119,6 +122,7 @@ def result_note(results: Results, links: Sequence[str], plan_note: str) -> str:
     budget = [f"Budget: {results.budget}."] if results.budget else []
     screen = [f"Screen: {results.screen}."] if results.screen else []
     screen += [f"Early end: {results.early_end}."] if results.early_end else []
+    screen += [f"Cascade: {results.cascade}."] if results.cascade else []
     parts = [results.choice.reason, *failed, *screen, *budget, *links, plan_note]
     note = parts[0][:MAX_TAG]
     for part in parts[1:]:
@@ -193,15 +197,25 @@ def trunk_params(trunk: TrunkSpec, varied: Sequence[str] = ()) -> dict[str, obje
     """
     settings = settings_of(trunk)
     shown = [*vars(trunk.hyper), *(name for name in varied if name not in vars(trunk.hyper))]
-    return {"variant": trunk.variant, "train_res": trunk.train_res} | {
-        f"with_{name}": as_json(settings[name]) for name in shown
-    }
+    point = {"variant": trunk.variant, "train_res": trunk.train_res}
+    with_ = {f"with_{name}": as_json(settings[name]) for name in shown}
+    return point | with_ | _parent_params(trunk)
 
 
 def trunk_tags(trunk: TrunkSpec) -> dict[str, object]:
     """Say which weights a trunk starts from, how many epochs it may train, and what it repeats."""
     tags = {"role": "trunk", "weights": trunk.weights.source, "epochs": trunk.recipe.epochs}
-    return tags | repeat_tags(trunk)
+    return tags | repeat_tags(trunk) | parent_tags(trunk)
+
+
+def parent_tags(trunk: TrunkSpec) -> dict[str, object]:
+    """Say which trunk it starts from; nothing of one that starts from the weights as they come."""
+    return {"parent": trunk.parent.trunk} if trunk.parent else {}
+
+
+def _parent_params(trunk: TrunkSpec) -> dict[str, object]:
+    """Name the train resolution of the trunk that it starts from, px; nothing where it does not."""
+    return {"with_parent_res": trunk.parent.train_res} if trunk.parent else {}
 
 
 def repeat_tags(trunk: TrunkSpec) -> dict[str, object]:
@@ -252,9 +266,10 @@ def cell_run_name(cell: Cell) -> str:
 
 
 def cell_params(cell: Cell) -> dict[str, object]:
-    """Name the four axes of the grid."""
+    """Name the four axes of the grid, and the train resolution that came before, if one did."""
     axes = {"variant": cell.variant, "train_res": cell.trunk.train_res}
-    return {**axes, "test_res": cell.test_res, "test_crop_pct": cell.crop_pct}
+    axes |= {"test_res": cell.test_res, "test_crop_pct": cell.crop_pct}
+    return axes | _parent_params(cell.trunk)
 
 
 def cell_end_tags(rows: Sequence[Row], metric: Metric = "top1") -> dict[str, object]:

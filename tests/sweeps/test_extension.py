@@ -234,7 +234,7 @@ def test_what_keep_has_deleted_is_made_again_only_if_that_is_asked_for(
     run(sweep, keep="best")
     before = contents(sweep.out)
     assert sum(name.endswith("trunk.safetensors") for name in before) == 1
-    lost = r"lacks the weights of 1 trunk\(s\), which new cells need: --keep .* give --remake"
+    lost = r"lacks the weights of 1 trunk\(s\), which new cells or trunks need: .* give --remake"
     for dry_run in (True, False):
         with pytest.raises(UserError, match=lost):
             run(sweep, test_res=(64, 96, 128), dry_run=dry_run)
@@ -243,7 +243,7 @@ def test_what_keep_has_deleted_is_made_again_only_if_that_is_asked_for(
         run(sweep, test_res=(64, 96, 128), arms=("none", "pool", "bn"))
     assert not run(sweep, test_res=(64, 128), arms=("none", "bn")).count("again") and not sweep.made
     said = run(sweep, test_res=(64, 96, 128), remake=True, keep="all")
-    assert "again    the weights of 1 trunk(s), which new cells need: made again" in said
+    assert "again    the weights of 1 trunk(s), which new cells or trunks need: made again" in said
     assert {row["test_res"] for row in board(sweep.out)} == {64, 96, 128}
 
 

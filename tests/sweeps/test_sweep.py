@@ -52,7 +52,7 @@ KINDS = {
     "store/cells/*/delta-bn.safetensors": (False,),
 }
 # spec.json: that of a cell; logits: by the calibration, which the stand-ins leave out.
-NOT_READ = {".lock", "README.md", "spec.json", "spending.jsonl"} | {
+NOT_READ = {".lock", "README.md", "spec.json", "spending.jsonl", "status.json"} | {
     "logits-none.arrow",
     "logits-bn.arrow",
 }

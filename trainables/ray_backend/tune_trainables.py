@@ -27,6 +27,7 @@ from trainables.fixres.adapt import adapt_cell
 from trainables.fixres.cell import CellSpec, recorded_results
 from trainables.fixres.held_out_score import Reading, score_reading
 from trainables.models.device import take_gpu_share
+from trainables.ray_backend.trial_node import errors_name_node, node_id
 from trainables.ray_backend.worker_group import TrunkWorkers, WorkerConfig
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import Place
@@ -42,6 +43,8 @@ class TrunkWork:
 
     trunk: TrunkSpec
     val_transforms: tuple[EvalTransform, ...]
+    rungs: tuple[int, ...]
+    """The epochs after which val is scored."""
     reported: int = 0
     """Epochs, from the first on, that have been reported: they are not reported again."""
     stop_after_s: float | None = None
@@ -74,7 +77,6 @@ class TrialContext:
     images_digest: str  # names the image set that the driver has read
     read: ReadOptions
     cache: Path  # node-local
-    rungs: tuple[int, ...]
     refit: bool = False  # on train and val in one
 
     def open_images(self) -> ImageSet:
@@ -125,7 +127,8 @@ class StoreTrainable(tune.Trainable):
         self.context = context
         self.guard = PreemptionGuard()
         self.guard.install()  # Replaces Ray's handler, which would cut a step off.
-        self.images = context.open_images()
+        with errors_name_node():
+            self.images = context.open_images()
         self.store = Store(context.store)
         self._take(config)
 
@@ -141,6 +144,10 @@ class StoreTrainable(tune.Trainable):
     def begin(self, work: Work | None) -> None:
         """Take the work that was chosen when this process was ready for it; None: there is none."""
         self.work = work
+
+    def node_id(self) -> str:
+        """Return the id of the node that this process runs on, as Ray has it."""
+        return node_id()
 
     def step(self) -> dict[str, Any]:
         """Do a part of the work, or end the trial where there is none."""
@@ -197,7 +204,7 @@ class _TrunkJob:
     def __init__(self, process: StoreTrainable, work: TrunkWork):
         self._process = process
         self._guard = process.guard
-        self._spec, self._val_transforms = work.trunk, work.val_transforms
+        self._spec, self._val_transforms, self._rungs = work.trunk, work.val_transforms, work.rungs
         self._next_epoch: Callable[[], EpochReport] | None = None  # made when it is needed
         self._end_workers: Callable[[], None] | None = None
         self._recorded = recorded_reports(process.store, self._spec.key)
@@ -244,7 +251,7 @@ class _TrunkJob:
             config = WorkerConfig(
                 spec=self._spec,
                 val_transforms=self._val_transforms,
-                rungs=context.rungs,
+                rungs=self._rungs,
                 store=context.store,
                 cache=context.cache,
                 open_images=context.open_images,
@@ -261,7 +268,7 @@ class _TrunkJob:
             cache=context.cache,
             threads=process.threads,
             val_transforms=self._val_transforms,
-            rungs=context.rungs,
+            rungs=self._rungs,
             should_stop=self._should_stop,
         )
         return training.epoch if self._spec.recipe.epochs else training.score_untrained

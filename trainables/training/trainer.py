@@ -23,7 +23,6 @@ from trainables.evaluation.metrics import NotFiniteError, Score, predicted, scor
 from trainables.models import backbone, variants
 from trainables.models.backbone import Net
 from trainables.models.device import device_name, pick_device
-from trainables.models.weights import stored_state
 from trainables.storage.artifact_store import Store
 from trainables.training.class_balance import check_balance, class_weights, drawn_images
 from trainables.training.distributed import WorkerGroup
@@ -33,7 +32,7 @@ from trainables.training.optim import lr_factor, make_optimizer
 from trainables.training.preemption import PreemptedError
 from trainables.training.rung_hits import write_rung_hits
 from trainables.training.train_step import MIN_MICRO_BATCH, TrainStep
-from trainables.training.trunk import EpochReport, TrunkSpec
+from trainables.training.trunk import EpochReport, TrunkSpec, start_of
 from trainables.training.trunk_checkpoint import TrainingPosition, TrunkCheckpoint
 from trainables.training.validation import shared_logits
 from trainables.transforms.eval_transform import EvalTransform
@@ -112,7 +111,7 @@ class TrunkTraining:
         torch.manual_seed(self.spec.training_seed)
         drop_rate = self.variant.dropout if recipe.dropout else 0.0
         model = backbone.build(self.variant, len(self.images.classes), drop_rate=drop_rate)
-        state = stored_state(self.spec.weights, self.store)
+        state = start_of(self.spec, self.store)
         if state is not None:
             backbone.load_trunk(model, state)
         self.model = backbone.to_device(model, self.device)

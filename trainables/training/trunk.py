@@ -20,7 +20,8 @@ import torch
 
 from trainables.evaluation.class_metrics import Metric
 from trainables.evaluation.metrics import Score
-from trainables.models.weights import Weights
+from trainables.models.backbone import State
+from trainables.models.weights import Weights, stored_state
 from trainables.storage.artifact_store import Store
 from trainables.storage.damage import DamagedFileError, damage_told, unless_damaged
 from trainables.storage.files import (
@@ -49,6 +50,14 @@ class TrunkStatus(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Parent:
+    """A finished trunk that another starts from: of its variant, at a smaller train resolution."""
+
+    trunk: str  # key in the store
+    train_res: int  # px
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrunkSpec:
     """All that a trunk depends on."""
 
@@ -60,6 +69,7 @@ class TrunkSpec:
     hyper: Hyper
     seed: int
     repeat: int = added_later(0)  # the same configuration again, by another start, from 1
+    parent: Parent | None = added_later(None)  # None: it starts from the weights as they come
 
     @property
     def is_untouched(self) -> bool:
@@ -78,7 +88,7 @@ class TrunkSpec:
 
     @property
     def training_seed(self) -> int:
-        """The seed of the classifier's start, the order of the images and their augmentation."""
+        """The seed of a random start, the order of the images and their augmentation."""
         if not self.repeat:
             return self.seed
         return int(content_hash("repeat", self.seed, self.repeat)[:8], 16) % 2**31
@@ -120,10 +130,12 @@ def trunk_spec_from_json(value: Mapping[str, Any]) -> TrunkSpec:
         crop_ratio=tuple(augmentation["crop_ratio"]),
         hflip=augmentation["hflip"],
     )
+    parent = value.get("parent")
     nested = {
         "weights": checked(Weights(**value["weights"])),
         "recipe": checked(Recipe(**recipe)),
         "hyper": hyper_from_json(value["hyper"]),
+        "parent": None if parent is None else checked(Parent(**parent)),
     }
     return checked(TrunkSpec(**{**value, **nested}))
 
@@ -224,6 +236,20 @@ def read_trunk_spec(store: Store, key: str) -> TrunkSpec:
     if spec.key != key:
         raise DamagedFileError(path, f"it is the spec of trunk {spec.key}")
     return spec
+
+
+def start_of(spec: TrunkSpec, store: Store) -> State | None:
+    """Read what a trunk starts from: its parent's weights, classifier and all, or the variant's.
+
+    Returns:
+        None for a random start.
+
+    Raises:
+        DamagedFileError: they are damaged or missing.
+    """
+    if spec.parent is not None:
+        return read_trunk_weights(store, spec.parent.trunk)
+    return stored_state(spec.weights, store)
 
 
 def read_trunk_weights(store: Store, key: str) -> dict[str, torch.Tensor]:

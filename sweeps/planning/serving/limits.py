@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from sweeps.planning.options.groups import ServingOptions
 from sweeps.planning.options.words import option
 from sweeps.planning.serving.costs import SERVING_COSTS
+from sweeps.planning.units import three_digits
+from trainables.errors import UserError
+from trainables.profiling.cost import Cost
 from trainables.profiling.latency import Conditions
 
 
@@ -70,3 +74,27 @@ def limits_set(limits: ServingOptions, latency: Conditions | None = None) -> lis
 def limits_in_words(limits: ServingOptions) -> str:
     """Write the limits that are set as they stand on the command line; "none": there are none."""
     return ", ".join(f"{option(b.name)} {b.limit:g}" for b in limits_set(limits)) or "none"
+
+
+def check_limits(limits: ServingOptions, cells: Sequence[tuple[Cost, str, int]]) -> None:
+    """Check that the limits that need no training leave at least one cell.
+
+    Args:
+        cells: the cost of each, its variant and its test resolution, px.
+
+    Raises:
+        UserError: they leave none.
+    """
+    bounds = [bound for bound in limits_set(limits) if hasattr(cells[0][0], bound.cost)]
+    for bound in bounds:
+        least, variant, res = min((bound.value(cost), v, r) for cost, v, r in cells)
+        if least > bound.limit:
+            raise UserError(
+                f"{option(bound.name)} {bound.limit} rules out every cell: the least is "
+                f"{three_digits(least)} ({variant} at {res} px); raise it, or sweep smaller ones."
+            )
+    if not any(all(bound.admits(cost) for bound in bounds) for cost, _, _ in cells):
+        options = " and ".join(f"{option(bound.name)} {bound.limit}" for bound in bounds)
+        raise UserError(
+            f"{options} together rule out every cell: raise one of them, or sweep smaller ones."
+        )

@@ -47,7 +47,7 @@ def test_a_plan_takes_what_its_parts_were_timed_to_take() -> None:
     told(durations, clock)
     predicted = forecast(PLAN, durations)
     epochs = [
-        (expected_trunks(PLAN, epoch), 100 * TRUTH.seconds(epoch_work(PLAN, point, epoch)))
+        (expected_trunks(PLAN, point, epoch), 100 * TRUTH.seconds(epoch_work(PLAN, point, epoch)))
         for point in PLAN.points
         for epoch in range(1, PLAN.spec.trunks.epochs + 1)
     ]

@@ -9,6 +9,7 @@ from typing import Any
 
 from ray import tune
 
+from trainables.ray_backend.trial_node import errors_name_node, node_id
 from trainables.storage.full_disk import DiskFullError
 
 FULL = "The disk of /out is full: free some, and the same command continues."
@@ -36,6 +37,9 @@ class Fragile(tune.Trainable):
         self._end_in("reset")
         return True
 
+    def node_id(self) -> str:
+        return node_id()
+
     def begin(self, name: str | None) -> None:
         self.name = name
 
@@ -55,3 +59,30 @@ class Fragile(tune.Trainable):
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         pass
+
+
+class PickyAboutNodes(Fragile):
+    """A trial that fails on the first node that it comes to, every time, where its name says so."""
+
+    def setup(self, config: dict[str, Any], context: FragileContext | None = None) -> None:
+        super().setup(config, context)
+        with errors_name_node():
+            self._fail_in("setup")
+
+    def step(self) -> dict[str, Any]:
+        self._fail_in("step")
+        if self.name == "dies" and self._is_bad():
+            if self.training_iteration:
+                os._exit(1)
+            return {"node": None, "done": False}  # the driver has heard of this process
+        return {"node": node_id(), "done": True}
+
+    def _fail_in(self, where: str) -> None:
+        if self.name == where and self._is_bad():
+            raise ValueError("broken")
+
+    def _is_bad(self) -> bool:
+        mark = self.folder / "bad"
+        if not mark.exists():
+            mark.write_text(node_id())
+        return mark.read_text() == node_id()

@@ -20,7 +20,6 @@ from trainables.ray_backend.tune_trainables import CellWork, TrialContext, Trunk
 
 CONTEXT = TrialContext(
     store=Path("/s"), data=Path("/d"), images_digest="0", read=ReadOptions(), cache=Path("/c"),
-    rungs=(),
 )  # fmt: skip
 
 
@@ -48,6 +47,7 @@ def test_every_trial_of_a_plan_has_resources(
                 if isinstance(work, TrunkWork):
                     assert (work.trunk.variant, work.trunk.train_res) == queued.net
                     assert (work.reported, work.stop_after_s) == (3, 90.0)
+                    assert work.rungs == planned.spec.rungs
                 else:
                     assert isinstance(work, CellWork)
                     assert work.cell.transform.test_res == queued.net[1]

@@ -81,7 +81,7 @@ def adapted(tiny_images: ImageSet, lite0_weights: Path, tmp_path: Path) -> Adapt
     adapt_cell(cell, store, views)
     context = TrialContext(
         store=store.root, data=tmp_path / "nowhere", images_digest=tiny_images.digest,
-        read=ReadOptions(), cache=cache, rungs=(),
+        read=ReadOptions(), cache=cache,
     )  # fmt: skip
     return Adapted(store, cell, views, context)
 

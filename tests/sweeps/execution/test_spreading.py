@@ -68,7 +68,7 @@ def alone_s(plan: Plan, point: Point) -> float:
 
 def all_s(plan: Plan, point: Point) -> float:
     epochs = range(1, plan.spec.trunks.epochs + 1)
-    return sum(expected_trunks(plan, e) * nominal_epoch_s(plan, point, e) for e in epochs)
+    return sum(expected_trunks(plan, point, e) * nominal_epoch_s(plan, point, e) for e in epochs)
 
 
 @pytest.mark.parametrize("gpus", [1, 2, 3, 4, 16, 64])

@@ -33,7 +33,6 @@ NET = ("", 0)
 WORK: Any = "a trunk"
 CONTEXT = TrialContext(
     store=Path("/s"), data=Path("/d"), images_digest="0", read=ReadOptions(), cache=Path("/c"),
-    rungs=(),
 )  # fmt: skip
 TWO_GPUS = ClusterResources(
     cores=8, gpus=2, gpus_per_node=2, cores_per_gpu=4, gpu=Gpu(gb=10.0, source="here"),
@@ -154,14 +153,14 @@ def test_a_disk_that_is_full_for_a_trial_ends_the_phase(monkeypatch: pytest.Monk
             queue=lambda: Queued(net=NET),
             should_continue=lambda work, result: True,
             failed=lambda work, trace: failed.append(trace),
-            retried=lambda work, trace: retried.append(trace),
+            retried=lambda work, trace, left: retried.append(trace),
             begin=lambda net: WORK,
         )
     )
-    phase.retried(WORK, "ValueError: x")
+    phase.retried(WORK, "ValueError: x", "")
     assert retried == ["ValueError: x"] and not fault.stop_all()
     assert phase.queue() is not None and phase.begin(NET) == WORK
-    phase.retried(WORK, FULL_TRACE)
+    phase.retried(WORK, FULL_TRACE, "")
     assert fault.stop_all() and str(fault.error) == FULL
     assert retried == ["ValueError: x"]
     assert phase.queue() is None and phase.begin(NET) is None
@@ -242,7 +241,7 @@ def run(folder: Path, names: list[str | None], late: bool = False) -> Told:
         begin=told.begin,
         should_continue=told.should_continue,
         failed=lambda work, trace: told.failed.append(str(work)),
-        retried=lambda work, trace: told.retried.append(str(work)),
+        retried=lambda work, trace, left: told.retried.append(str(work)),
     )
     resources = one_core()
     context: Any = FragileContext(marks=folder)

@@ -55,14 +55,14 @@ class Trials:
 
     def run(self, kind: Any, phases: list[tuple[Phase, object]], context: TrialContext) -> None:
         ((phase, _),) = phases
-        assert context.refit and context.rungs == ()
+        assert context.refit
         while (queued := phase.queue()) is not None:
             work = queued.work
             assert work is not None
             if self.fail:
                 phase.failed(work, f"Traceback\n{self.fail}")
             elif isinstance(work, TrunkWork):
-                assert kind is StoreTrainable and not work.val_transforms
+                assert kind is StoreTrainable and not work.val_transforms and not work.rungs
                 self._train(work.trunk, phase.should_continue, work)
             else:
                 assert kind is StoreTrainable and isinstance(work, CellWork)
@@ -93,7 +93,7 @@ def run(
 ) -> Any:
     context = TrialContext(
         store=store.root, data=Path("/d"), images_digest=PLAN.images_digest, read=PLAN.spec.read,
-        cache=Path("/c"), rungs=(1, 6),
+        cache=Path("/c"),
     )  # fmt: skip
     monkeypatch.setattr(phases, "run_trials", trials.run)
     return refit(PLAN, row, IMAGES, store, context, CLUSTER, **more)
@@ -190,7 +190,7 @@ def test_a_trial_opens_the_sweeps_images_and_a_refits_has_val_in_train(
     monkeypatch.setattr(trialling, "prepare", lambda *_, **__: IMAGES)
     context = TrialContext(
         store=Path("/s"), data=Path("/d"), images_digest=IMAGES.digest, read=PLAN.spec.read,
-        cache=Path("/c"), rungs=(), refit=asked,
+        cache=Path("/c"), refit=asked,
     )  # fmt: skip
     assert context.open_images() == (IMAGES.merged() if asked else IMAGES)
     with pytest.raises(UserError, match="other images"):

@@ -98,6 +98,16 @@ def test_the_untouched_net_that_the_choice_is_counted_from_stays(
     assert not is_pruned(store, CHOICE.row, changes=True)
 
 
+@pytest.mark.parametrize("refit", [False, True])
+def test_what_the_choice_started_from_stays_for_a_refit(store: Store[Path], refit: bool) -> None:
+    child = replace(ROWS[1], parent="t0", parent_res=48)
+    choice = replace(CHOICE, row=child)
+    rows = [ROWS[0], child, replace(ROWS[2], parent="never fixed", parent_res=48), TEST]
+    prune(store, keys_to_retain(rows, choice, "best", refit=refit))
+    left = {p.parent.name for p in store.root.rglob("trunk.safetensors")}
+    assert left == {"t1", "again", *(["t0"] if refit else [])}
+
+
 def test_a_row_whose_checkpoints_are_gone_is_refused(store: Store[Path]) -> None:
     prune(store, keys_to_retain([*ROWS, TEST], CHOICE, "best"))
     check_not_pruned(store, ROWS[1], changes=True)

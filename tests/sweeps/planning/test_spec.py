@@ -120,6 +120,8 @@ BINDING: dict[str, Any] = {
     "epochs": 7,
     "searcher": "qmc",
     "transfer": True,
+    "cascade": True,
+    "cascade_epochs": 4,
     "space": {"optimizer": {"choices": ["sgd", "adamw"]}, "hflip": 0.5},
     "try_": ({"lr": 0.001}, {"variant": "b0", "lr": 0.002}),
     "batch_size": 7,

@@ -75,7 +75,7 @@ def test_work_adds_up_and_cuts_only_save(epochs: int, grace: int, reduction: int
         trunks += [trunks[-1]] * (rung - len(trunks))
         trunks.append(max(1, trunks[-1] // reduction))
     trunks += [trunks[-1]] * (epochs - len(trunks))
-    assert [expected_trunks(plan, e) for e in range(1, epochs + 1)] == trunks
+    assert [expected_trunks(plan, point, e) for e in range(1, epochs + 1)] == trunks
     by_epoch = [n * work for n, work in zip(trunks, epoch_work, strict=True)]
     assert expected_gmacs_left(plan, point) == sum(by_epoch)
     assert sum(by_epoch) <= plan.samples * gmacs_left(plan, point)

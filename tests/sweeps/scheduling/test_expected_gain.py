@@ -28,7 +28,7 @@ COSTS = {point: float(2**n) for n, point in enumerate(POINTS)}
 
 
 def outlook_on(shown: Sequence[Shown], epochs: int = 9) -> Outlook:
-    outlook = Outlook(COSTS, epochs)
+    outlook = Outlook(COSTS, dict.fromkeys(COSTS, epochs))
     for number, trunk in enumerate(shown):
         outlook.show(f"{number}", trunk)
     return outlook
@@ -105,7 +105,7 @@ def test_a_trunk_that_is_done_is_what_it_is() -> None:
 def test_what_is_added_up_piece_by_piece_guesses_as_a_fit_to_all_of_it(data: st.DataObject) -> None:
     """Trunks show one value after the other; then all is fitted at once."""
     shares = st.floats(0.05, 0.99)
-    outlook, trunks = Outlook(COSTS, 27), dict[str, Shown]()
+    outlook, trunks = Outlook(COSTS, dict.fromkeys(COSTS, 27)), dict[str, Shown]()
     for _ in range(data.draw(st.integers(1, 12))):
         key = data.draw(st.sampled_from("abcdef"))
         before = trunks.get(key)

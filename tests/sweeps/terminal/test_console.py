@@ -112,6 +112,14 @@ def test_a_trial_that_is_tried_again_is_told_in_a_line(events: list[Event]) -> N
         assert line.endswith(": tried again, as a trial failed: The actor is dead because it died")
 
 
+def test_a_node_that_work_is_kept_from_is_named(events: list[Event]) -> None:
+    ended = next(e for e in events if isinstance(e, CellEnded))
+    (line,) = lines_of(
+        [TrialRetried(trunk=ended.cell.trunk, cell=ended.cell, error="OSError: x", left="10.0.0.7")]
+    )
+    assert ": tried again, on another node than 10.0.0.7, where it failed again, as" in line
+
+
 def test_the_error_of_a_trial_names_options(events: list[Event]) -> None:
     ended = next(e for e in events if isinstance(e, CellEnded))
     trace = "Trace\ntrainables.errors.UserError: `data` /d holds other images.\n"

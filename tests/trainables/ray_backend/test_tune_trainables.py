@@ -114,7 +114,7 @@ def test_a_trial_whose_time_is_over_stops_at_a_step_and_another_goes_on(
 
 def test_a_trunk_that_is_not_trained_is_scored_in_one_step(trunk):
     spec = replace(trunk.spec, recipe=replace(trunk.spec.recipe, epochs=0))
-    trial = begun({"work": work_of(spec)}, replace(trunk.context, rungs=(0,)))
+    trial = begun({"work": work_of(spec)}, trunk.context)
     (report,), done = reports_of(trial, 1)
     assert (report.epoch, set(report.val), done) == (0, {32}, [True])
 

@@ -44,7 +44,6 @@ def begin(tiny_images, lite0_weights, root, epochs=EPOCHS):
         images_digest=tiny_images.digest,
         read=ReadOptions(),
         cache=tiny_images.root.parent,
-        rungs=(epochs,),
     )
     return SimpleNamespace(spec=spec, context=context, store=store, folder=store.trunk(spec.key))
 
@@ -59,7 +58,7 @@ def train_alone(trunk, tiny_images, root):
         cache=trunk.context.cache,
         threads=1,
         val_transforms=VAL_TRANSFORMS,
-        rungs=trunk.context.rungs,
+        rungs=(trunk.spec.recipe.epochs,),
     )
     while training.trained_epochs < trunk.spec.recipe.epochs:
         training.epoch()
@@ -67,7 +66,7 @@ def train_alone(trunk, tiny_images, root):
 
 
 def work_of(spec):
-    return TrunkWork(trunk=spec, val_transforms=VAL_TRANSFORMS)
+    return TrunkWork(trunk=spec, val_transforms=VAL_TRANSFORMS, rungs=(spec.recipe.epochs,))
 
 
 def run(trunk, folder, stop=None, **config: Any):

@@ -22,6 +22,7 @@ from trainables.training.preemption import PreemptedError
 from trainables.training.recipe import Hyper, Recipe
 from trainables.training.trainer import TrunkTraining
 from trainables.training.trunk import (
+    Parent,
     TrunkSpec,
     TrunkStatus,
     finalize_trunk,
@@ -61,6 +62,7 @@ def make(tiny_images, tiny_weights, tiny_known, tmp_path):
         hyper=HYPER,
         seed=0,
         repeat=0,
+        parent=None,
         should_stop=lambda: False,
         **recipe: Any,
     ):
@@ -74,6 +76,7 @@ def make(tiny_images, tiny_weights, tiny_known, tmp_path):
             hyper=hyper,
             seed=seed,
             repeat=repeat,
+            parent=parent,
         )
         return TrunkTraining(
             spec,
@@ -484,6 +487,19 @@ def test_the_start_is_the_weights_with_a_classifier_of_zeros(make, tiny_weights)
         for name, tensor in wanted.items()
         if not name.startswith("classifier")
     )
+
+
+def test_a_child_starts_from_the_averaged_weights_of_its_parent_classifier_and_all(make):
+    parent = make(rungs=(3,))
+    for _ in range(3):
+        parent.epoch()
+    served = {name: t.clone() for name, t in parent.evaluated_model.state_dict().items()}
+    assert not same(served, parent.model.state_dict()) and served["classifier.weight"].any()
+    finalize_trunk(parent.store, parent.spec.key, TrunkStatus.FINISHED)
+    child = make(parent=Parent(trunk=parent.spec.key, train_res=16))
+    assert same(served, child.model.state_dict()) and same(served, child.ema.module.state_dict())
+    with pytest.raises(DamagedFileError, match="it is missing"):
+        make(parent=Parent(trunk="0123456789abcdef", train_res=16))
 
 
 def test_a_random_start_is_its_seeds(make, tiny_images, tmp_path):

@@ -15,6 +15,7 @@ from trainables.storage.files import write_json, write_state
 from trainables.storage.hashing import canonical_json, content_hash, to_jsonable
 from trainables.training import trunk
 from trainables.training.trunk import (
+    Parent,
     TrunkStatus,
     epoch_report_from_json,
     finalize_trunk,
@@ -64,6 +65,7 @@ CHANGES: list[dict[str, Any]] = [
     {"images": "other"},
     {"seed": 1},
     {"repeat": 1},
+    {"parent": Parent(trunk="0123456789abcdef", train_res=16)},
     {"hyper": replace(SPEC.hyper, lr=1e-3)},
     {"hyper": replace(SPEC.hyper, label_smoothing=0.0)},
     {"recipe": replace(SPEC.recipe, epochs=4)},
@@ -81,6 +83,20 @@ def test_the_first_training_has_the_key_and_the_seed_of_before_there_were_repeat
     del written["repeat"]
     assert trunk_spec_from_json(written) == SPEC and SPEC.key == "0ed0d3c3651fdc60"
     assert SPEC.training_seed == SPEC.seed and SPEC.configuration == SPEC.key
+
+
+def test_a_trunk_from_before_there_were_parents_has_the_same_key():
+    written = to_jsonable(SPEC)
+    del written["parent"]
+    assert trunk_spec_from_json(written) == SPEC and SPEC.key == "0ed0d3c3651fdc60"
+
+
+def test_a_parent_comes_back_from_its_file_and_repeats_share_it():
+    child = replace(SPEC, parent=Parent(trunk=SPEC.key, train_res=16))
+    found = trunk_spec_from_json(json.loads(canonical_json(child)))
+    assert found == child and found.key == child.key
+    again = replace(child, repeat=2)
+    assert again.parent == child.parent and again.configuration == child.key
 
 
 def test_repeats_have_a_configuration_in_common_and_a_seed_and_a_key_of_their_own():
