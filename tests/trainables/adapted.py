@@ -21,6 +21,7 @@ from trainables.training.trainer import TrunkTraining
 from trainables.training.trunk import TrunkSpec, TrunkStatus, finalize_trunk, read_trunk_weights
 from trainables.transforms.augmentation import Augmentation
 from trainables.transforms.eval_transform import EvalTransform
+from trainables.transforms.fast_resize import eval_view, kernel_here
 
 TRAIN_RES, TEST_RES, CLASSES, VIEWS, SEED = 32, 64, 3, 2, 5
 WHOLE = EvalTransform(test_res=TEST_RES, crop_pct=1.0, interpolation="bicubic")
@@ -112,8 +113,8 @@ def normalised(squares):
 
 
 def pixels_of(images, split, transform=WHOLE):
-    part = images.split(split)
-    x = normalised([transform(part[i]) for i in range(len(part))])
+    part, kernel = images.split(split), kernel_here() if split == "train" else "pillow"
+    x = normalised([eval_view(part[i], transform, kernel) for i in range(len(part))])
     return x, torch.tensor(part.labels)
 
 

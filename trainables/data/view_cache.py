@@ -30,6 +30,7 @@ from trainables.data.locks import held_file, reserved
 from trainables.storage.hashing import content_hash
 from trainables.storage.replacing import replacing
 from trainables.transforms.eval_transform import EvalTransform
+from trainables.transforms.fast_resize import Kernel, eval_view, kernel_here
 from trainables.transforms.finetune_augmentation import draw_mild, mild_transform
 
 Render = Callable[[int, np.ndarray], np.ndarray]  # position and image -> (R, R, 3) uint8
@@ -135,19 +136,23 @@ class ViewCache:
         Args:
             images_digest: names the images.
         """
-        view = self._in_test_transform(images, transform, most)
+        view = self._in_test_transform(images, transform, most, "pillow")
         return self._kept(view, ("view 2", images_digest, transform, len(view)))
 
-    def streamed_view(
-        self, split: str, transform: EvalTransform, *, most: int | None = None
-    ) -> StreamedView:
-        """Give what :meth:`view` does, without keeping it."""
-        return self._in_test_transform(self.images.split(split), transform, most)
+    def train_view(self, transform: EvalTransform, *, most: int | None = None) -> StreamedView:
+        """Give train, or its first ``most`` images, in a test transform, without keeping it.
 
-    def kept_if_small(self, split: str, transform: EvalTransform) -> np.ndarray | StreamedView:
-        """Give a split in a test transform, kept where it takes up to ``MAX_KEPT_BYTES``."""
-        view = self.streamed_view(split, transform)
-        return view if math.prod(view.shape) > MAX_KEPT_BYTES else self.view(split, transform)
+        It is resized by the kernel of training: heads are fitted on it, nothing is scored.
+        """
+        return self._in_test_transform(self.images.split("train"), transform, most, kernel_here())
+
+    def train_view_kept_if_small(self, transform: EvalTransform) -> np.ndarray | StreamedView:
+        """Give what :meth:`train_view` does, kept where it takes up to ``MAX_KEPT_BYTES``."""
+        view = self.train_view(transform)
+        if math.prod(view.shape) > MAX_KEPT_BYTES:
+            return view
+        key = ("train view 1", self.images.digest, transform, len(view), kernel_here())
+        return self._kept(view, key)
 
     def mild_view(
         self, split: str, transform: EvalTransform, *, number: int, hflip: float, seed: int
@@ -162,10 +167,13 @@ class ViewCache:
         return self._streamed(images, transform, render, len(images))
 
     def _in_test_transform(
-        self, images: SplitImages, transform: EvalTransform, most: int | None
+        self, images: SplitImages, transform: EvalTransform, most: int | None, kernel: Kernel
     ) -> StreamedView:
+        def render(_: int, image: np.ndarray) -> np.ndarray:
+            return eval_view(image, transform, kernel)
+
         count = min(len(images), most or len(images))
-        return self._streamed(images, transform, lambda _, image: transform(image), count)
+        return self._streamed(images, transform, render, count)
 
     def _streamed(
         self, images: SplitImages, transform: EvalTransform, render: Render, count: int

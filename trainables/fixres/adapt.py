@@ -62,6 +62,7 @@ from trainables.models.device import pick_device
 from trainables.models.memory_fit import MemoryFit
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import write_tensors
+from trainables.transforms.fast_resize import kernel_here
 
 
 def adapt_cell(cell: CellSpec, store: Store, views: ViewCache) -> list[ArmResult]:
@@ -138,6 +139,7 @@ def _adapt(arm: Arm, passes: CellPasses, cell: CellSpec, store: Store) -> Adapte
             head=net.head,
             head_tried=net.head_tried,
             crossfit=_crossfit_values(net.cross_fit, labels),
+            resize=kernel_here() if arm.needs_train and not arm.needs_mild_views else "",
         ),
         labels=labels,
         predicted=predicted(logits),

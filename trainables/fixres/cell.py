@@ -88,6 +88,7 @@ class ArmResult:
     head_tried: int = 0  # (setting, epoch) pairs the head was picked from, on val
     crossfit: dict[str, float] | None = None  # by metric, shares: what halves of val picked, on the
     # other half; None: val picked nothing, or the result was kept before that was judged
+    resize: str = ""  # what resized train, as fast_resize.Kernel; empty: Pillow, or it saw none
 
 
 def cell_spec_from_json(value: Mapping[str, Any]) -> CellSpec:

@@ -322,9 +322,9 @@ class CellPasses:
     def _train_maps(self) -> Maps:
         """Train's maps; where it is streamed, those of its prefix."""
         if self._is_streamed("train"):
-            view = self._views.streamed_view("train", self.cell.transform, most=self.cell.prefix)
+            view = self._views.train_view(self.cell.transform, most=self.cell.prefix)
             return self._body_pass(view)
-        return self._body_pass(self._views.kept_if_small("train", self.cell.transform))
+        return self._body_pass(self._views.train_view_kept_if_small(self.cell.transform))
 
     def _is_streamed(self, split: str) -> bool:
         """Whether not all maps of a split are to be kept."""
@@ -333,7 +333,7 @@ class CellPasses:
 
     @cached_property
     def _train_stream(self) -> TrainStream:
-        return self._stream("train", self._views.streamed_view("train", self.cell.transform))
+        return self._stream("train", self._views.train_view(self.cell.transform))
 
     @cached_property
     def _frozen_body(self) -> Net:
@@ -396,7 +396,7 @@ class CellPasses:
 
     def _sampled_features(self, transform: EvalTransform, images: int) -> torch.Tensor:
         """Run a pass over the first images of train, under the statistics of the trunk."""
-        view = self._views.streamed_view("train", transform, most=images)
+        view = self._views.train_view(transform, most=images)
         return self._pass_to_features(self._model_with(self._trained_norm), view)
 
     def _trained_quantiles(self, images: int) -> np.ndarray:

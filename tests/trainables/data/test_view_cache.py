@@ -1,5 +1,6 @@
 """Views are made once per node, whole, and the same whichever process makes them."""
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -123,7 +124,7 @@ def test_a_view_that_is_unlinked_can_still_be_read(tiny_images, tmp_path):
 
 
 def streamed(images, tmp_path, threads=2):
-    return at(images, tmp_path, threads).streamed_view("val", WHOLE)
+    return at(images, tmp_path, threads).train_view(WHOLE)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -133,26 +134,43 @@ def test_a_streamed_view_has_the_pixels_of_the_kept_one_and_is_stored_nowhere(
 ):
     cache = at(tiny_images, tmp_path / "streamed", threads)
     kept = at(tiny_images, tmp_path / "kept", threads)
+    wanted = kept.train_view_kept_if_small(WHOLE)
+    assert isinstance(wanted, np.memmap)
     for most in (None, 5):
-        found = cache.streamed_view("val", WHOLE, most=most)
-        wanted = kept.view("val", WHOLE, most=most)
+        found = cache.train_view(WHOLE, most=most)
         batches = list(found.batches(batch_size))
         assert [len(b) for b in batches[:-1]] == [batch_size] * (len(batches) - 1)
-        assert found.shape == wanted.shape and len(found) == len(wanted)
-        np.testing.assert_array_equal(np.concatenate(batches), wanted)
+        assert found.shape == wanted[:most].shape and len(found) == len(wanted[:most])
+        np.testing.assert_array_equal(np.concatenate(batches), wanted[:most])
     assert not (tmp_path / "streamed").exists()
+
+
+@pytest.mark.parametrize("kernel", ["pillow", "torch"])
+def test_train_is_seen_as_val_is_but_for_the_rounding_of_its_kernel(
+    tiny_images, tmp_path, monkeypatch, kernel
+):
+    """Both kernels may have been used on one node, as for a store of another machine."""
+    for number, transform in enumerate((WHOLE, replace(WHOLE, crop_pct=0.8, test_res=40))):
+        cache = at(tiny_images, tmp_path / str(number))
+        for other in ("pillow", "torch"):
+            monkeypatch.setattr(view_cache, "kernel_here", lambda other=other: other)
+            cache.train_view_kept_if_small(transform)
+        monkeypatch.setattr(view_cache, "kernel_here", lambda: kernel)
+        found = np.array(cache.train_view_kept_if_small(transform)).astype(int)
+        off = np.abs(found - cache.view("train", transform)).max()
+        assert off == 0 if kernel == "pillow" else 0 < off <= 3
 
 
 def test_a_part_of_a_streamed_view_is_that_part(tiny_images, tmp_path):
     view, options = at(tiny_images, tmp_path), {"number": 0, "hflip": 0.5, "seed": 0}
     for whole in (
-        view.streamed_view("val", WHOLE),
+        view.train_view(WHOLE),
         view.mild_view("val", WHOLE, **options),
     ):
         pixels = np.concatenate(list(whole.batches(4)))
         for part in (whole.part(3, 9), whole.part(0, 12).part(3, 9)):
             np.testing.assert_array_equal(np.concatenate(list(part.batches(4))), pixels[3:9])
-        assert len(whole.part(9, 99)) == 6
+        assert len(whole.part(9, 99)) == len(pixels) - 9
 
 
 def counted(view):
@@ -187,7 +205,8 @@ def test_a_streamed_view_ends_with_what_an_image_raises(tiny_images, tmp_path):
 
 def test_a_view_that_would_take_much_is_not_kept(tiny_images, tmp_path, monkeypatch):
     cache = at(tiny_images, tmp_path)
-    monkeypatch.setattr(view_cache, "MAX_KEPT_BYTES", VAL_VIEW_BYTES)
-    assert isinstance(cache.kept_if_small("val", WHOLE), np.memmap)
-    monkeypatch.setattr(view_cache, "MAX_KEPT_BYTES", VAL_VIEW_BYTES - 1)
-    assert isinstance(cache.kept_if_small("val", WHOLE), view_cache.StreamedView)
+    size = math.prod(cache.train_view(WHOLE).shape)
+    monkeypatch.setattr(view_cache, "MAX_KEPT_BYTES", size)
+    assert isinstance(cache.train_view_kept_if_small(WHOLE), np.memmap)
+    monkeypatch.setattr(view_cache, "MAX_KEPT_BYTES", size - 1)
+    assert isinstance(cache.train_view_kept_if_small(WHOLE), view_cache.StreamedView)
