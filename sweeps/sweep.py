@@ -86,7 +86,7 @@ from sweeps.tracking.tracker import MlflowTracker
 from trainables.data.image_set import ImageSet
 from trainables.errors import IncompleteError, ReplacedError, SweepError, UserError
 from trainables.models import variants
-from trainables.models.device import take_gpu_share
+from trainables.models.device import take_gpu_share, use_precision
 from trainables.models.weights import Weights, find_weights
 from trainables.ray_backend.tune_trainables import TrialContext
 from trainables.storage.artifact_store import Store
@@ -109,6 +109,7 @@ def run(spec: SweepSpec, terminal: Terminal) -> None:
     check_budget(spec)
     if spec.resources.gpus_per_trial == 0:
         take_gpu_share(0)  # by this process, as by the trials
+    use_precision(spec.resources.precision)
     out = folder.find_folder(spec)
     location = location_of(out, spec.output.storage, spec.output.link_days)
     make_writable(spec.cache, "cache_dir")
@@ -343,6 +344,7 @@ class _Sweep:
             images_digest=self.plan.images_digest,
             read=self.plan.spec.read,
             cache=self.plan.spec.cache,
+            precision=self.plan.spec.resources.precision,
         )
 
     def _conclude(

@@ -39,6 +39,7 @@ SETTING_NAMES = {
     "data": "--data",
     "group_by": "--group-by",
     "layout": "--layout",
+    "precision": "precision",
     "sampling": "--sampling",
     "test_res": "--test-res",
     "train_res": "--train-res",

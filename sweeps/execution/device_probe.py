@@ -10,7 +10,7 @@ from sweeps.execution.plan_resources import trunk_resources
 from sweeps.execution.resources import NetAtRes, Placement, TrialResources
 from sweeps.planning.plan import Plan
 from sweeps.planning.workload import dearest_first
-from trainables.models.device import take_gpu_share
+from trainables.models.device import take_gpu_share, use_precision
 from trainables.profiling.speed_file import DeviceTimings
 from trainables.profiling.speed_probe import time_training
 from trainables.ray_backend.tune_trainables import TrialContext
@@ -52,6 +52,7 @@ def _time(
     """Time steps of nets, in a process of a trial's resources."""
     torch.set_num_threads(trial.cpus)
     take_gpu_share(trial.gpus)
+    use_precision(context.precision)
     images = context.open_images()
     return [
         time_training(variant, res, batch, images, context.cache, trial.cpus)

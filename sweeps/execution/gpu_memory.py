@@ -1,4 +1,4 @@
-"""Estimate the GPU memory that each trunk and cell of a plan needs, in bf16. Pure."""
+"""Estimate the GPU memory that each trunk and cell of a plan needs, in its precision. Pure."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from sweeps.planning.plan import Plan
 from trainables.fixres.arms import ARMS
 from trainables.models.tensor_names import CLASSIFIER, STATISTICS
 from trainables.profiling.training_memory import (
+    Precision,
     cell_bytes,
     forward_bytes,
     needed_gb,
@@ -61,7 +62,7 @@ def _trunk_gb(plan: Plan, point: Point, workers: int) -> float:
     epochs, max_test_res = plan.spec.trunks.epochs, max(plan.grid.tests[point])
     batch, classes = -(-max(plan.possible("batch_size")) // workers), len(plan.classes)
     if not epochs:
-        return needed_gb(_forward_bytes(point.variant, max_test_res, batch, classes))
+        return needed_gb(_forward_bytes(plan, point.variant, max_test_res, batch))
     peaks = [(step_bytes, point.train_res)]
     # At the train resolution and below it, a training step takes more than scoring.
     if max_test_res > point.train_res:
@@ -72,7 +73,7 @@ def _trunk_gb(plan: Plan, point: Point, workers: int) -> float:
             res,
             batch=batch,
             classes=classes,
-            precision="bf16",
+            precision=_precision(plan),
             optimizer=optimizer,
             ema=max(plan.possible("ema_decay")) > 0,
             workers=workers,
@@ -94,16 +95,22 @@ def _cell_gb(plan: Plan, variant: str, train_res: int, test_res: int) -> float:
         test_res,
         batch=batch,
         classes=classes,
-        precision="bf16",
+        precision=_precision(plan),
         # In half precision where they are streamed: two of them take as much as one.
         features=views * plan.counts["train"] // (1 + is_streamed) + plan.counts["val"],
         has_slopes=is_streamed,
         settings=len(plan.head_grid.settings) if fitted_arms else 0,
     )
     if any(arm.sampled for arm in arms):
-        peak_bytes = max(peak_bytes, _forward_bytes(variant, train_res, batch, classes))
+        peak_bytes = max(peak_bytes, _forward_bytes(plan, variant, train_res, batch))
     return needed_gb(peak_bytes)
 
 
-def _forward_bytes(variant: str, res: int, batch: int, classes: int) -> int:
-    return forward_bytes(variant, res, batch=batch, classes=classes, precision="bf16")
+def _forward_bytes(plan: Plan, variant: str, res: int, batch: int) -> int:
+    classes, precision = len(plan.classes), _precision(plan)
+    return forward_bytes(variant, res, batch=batch, classes=classes, precision=precision)
+
+
+def _precision(plan: Plan) -> Precision:
+    """Return the precision that memory is counted for: fp16 takes as much as bf16."""
+    return "float32" if plan.spec.resources.precision == "fp32" else "bf16"

@@ -215,6 +215,7 @@ def fake_cuda() -> Iterator[Traffic]:
         "torch.autograd.backward": _backward,
         "torch.nn.Module._apply": _apply,
         "torch.cuda.is_available": lambda: True,
+        "torch.cuda.get_device_capability": lambda *_: (8, 0),
         "torch.cuda.is_bf16_supported": lambda *_, **__: True,
         "torch.cuda.get_device_name": lambda *_: "no GPU",
         "torch.cuda.get_rng_state": lambda *_: empty(16, dtype=torch.uint8).zero_(),

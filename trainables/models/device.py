@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Literal, get_args
 
 import torch
 
+from trainables.errors import UserError
 from trainables.machine import cpu_name
+
+Precision = Literal["bf16", "fp16", "fp32"]
+_DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# The least compute capability of GPUs that have an arithmetic in hardware. An older one computes
+# bf16 too, in software, which is slower than float32.
+_CAPABILITIES: dict[Precision, tuple[int, int]] = {"bf16": (8, 0), "fp16": (7, 0), "fp32": (0, 0)}
 
 CPU = "CPU"  # begins the name of a device that is one
 CUDA_CONTEXT_BYTES = 0.8 * 2**30  # the CUDA context and the libraries' own: none of it is torch's
 _gpu_share = 1.0  # of its GPU that is this process's own, as its number of threads is
+_precision: Precision | None = None  # that this process has a GPU compute in; None: its best
 
 
 def pick_device() -> torch.device:
@@ -36,11 +45,44 @@ def take_gpu_share(share: float) -> None:
         torch.cuda.set_per_process_memory_fraction(allowed)
 
 
+def use_precision(precision: Precision | Literal["auto"]) -> None:
+    """Choose the arithmetic of nets on this process's GPU, if it has one.
+
+    Args:
+        precision: "auto" is bf16 where the GPU has it, else fp16, else fp32.
+
+    Raises:
+        UserError: the GPU computes it in software alone.
+    """
+    global _precision
+    _precision = None if precision == "auto" else precision
+    if _precision is not None and pick_device().type == "cuda":
+        best = _best_precision(pick_device())
+        if _CAPABILITIES[_precision] > _CAPABILITIES[best]:
+            raise UserError(
+                f"{torch.cuda.get_device_name()} does not compute `precision` {_precision} in "
+                f"hardware: give {best}, or auto, or other GPUs."
+            )
+
+
+def precision_of(device: torch.device) -> Precision:
+    """Tell the arithmetic of nets on a device: fp32 on a CPU."""
+    if device.type != "cuda":
+        return "fp32"
+    return _precision or _best_precision(device)
+
+
+def _best_precision(device: torch.device) -> Precision:
+    capability = torch.cuda.get_device_capability(device)
+    return next(name for name in get_args(Precision) if capability >= _CAPABILITIES[name])
+
+
 def device_name(device: torch.device, threads: int, devices: int = 1) -> str:
     """Name what a net runs on, as speeds differ: "CPU ..., 2 threads", "2 x NVIDIA A10G".
 
     Of a GPU that this process shares with others, the name tells how much is its own
-    (:func:`take_gpu_share`), as each is slower there than alone: "NVIDIA A10G, 25 % of it".
+    (:func:`take_gpu_share`), as each is slower there than alone: "NVIDIA A10G, 25 % of it"; and
+    the arithmetic, where it is not bf16: "Tesla T4, fp16".
 
     Args:
         threads: that a CPU computes with.
@@ -48,6 +90,8 @@ def device_name(device: torch.device, threads: int, devices: int = 1) -> str:
     """
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
+        if precision_of(device) != "bf16":
+            name += f", {precision_of(device)}"
         if _gpu_share < 1:
             name += f", {100 * _gpu_share:.0f} % of it"
     else:
@@ -56,15 +100,17 @@ def device_name(device: torch.device, threads: int, devices: int = 1) -> str:
 
 
 def autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Run a block in bf16 on a GPU, where that doubles the speed, and in float32 on a CPU."""
-    if device.type == "cuda":
-        return torch.autocast("cuda", dtype=torch.bfloat16)
-    return nullcontext()
+    """Run a block in the arithmetic of the device (:func:`precision_of`).
+
+    Of bf16 and fp16 a GPU does twice as many operations a second as of float32, and more.
+    """
+    dtype = _DTYPES.get(precision_of(device))
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
 
 
 def rounded_as_autocast(tensor: torch.Tensor) -> torch.Tensor:
     """Round a weight as :func:`autocast` does on its device."""
-    return tensor.bfloat16() if tensor.device.type == "cuda" else tensor
+    return tensor.to(_DTYPES.get(precision_of(tensor.device), tensor.dtype))
 
 
 @contextmanager

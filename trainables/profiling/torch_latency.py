@@ -10,7 +10,7 @@ import torch
 from trainables.errors import UserError
 from trainables.machine import cpu_name
 from trainables.models import backbone, variants
-from trainables.models.device import autocast, pick_device
+from trainables.models.device import autocast, pick_device, precision_of
 from trainables.profiling.latency import Call, Conditions, Net, Setting
 
 # A compiled forward is kept for each net and batch size: far more than are usual.
@@ -26,7 +26,7 @@ def conditions(setting: Setting) -> Conditions:
         runtime=setting.runtime,
         version=torch.__version__,
         device=torch.cuda.get_device_name() if gpu else cpu_name(),
-        precision="bf16" if gpu else "float32",
+        precision=precision_of(pick_device()) if gpu else "float32",
         threads=setting.threads,
         batch=setting.batch,
         throughput_batch=setting.throughput_batch,
@@ -37,7 +37,7 @@ def conditions(setting: Setting) -> Conditions:
 def open_nets(
     nets: Sequence[NetAtRes], classes: int, setting: Setting
 ) -> Iterator[Mapping[NetAtRes, Net]]:
-    """Build the nets as this package runs them: channels last, bf16 on a GPU, random weights.
+    """Build the nets as this package runs them: channels last, random weights.
 
     While the block runs, PyTorch has the setting's number of threads and keeps no gradients.
 

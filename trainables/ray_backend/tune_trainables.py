@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from ray import tune
@@ -26,7 +26,7 @@ from trainables.errors import SweepError, UserError
 from trainables.fixres.adapt import adapt_cell
 from trainables.fixres.cell import CellSpec, recorded_results
 from trainables.fixres.held_out_score import Reading, score_reading
-from trainables.models.device import take_gpu_share
+from trainables.models.device import Precision, take_gpu_share, use_precision
 from trainables.ray_backend.trial_node import errors_name_node, node_id
 from trainables.ray_backend.worker_group import TrunkWorkers, WorkerConfig
 from trainables.storage.artifact_store import Store
@@ -78,6 +78,7 @@ class TrialContext:
     read: ReadOptions
     cache: Path  # node-local
     refit: bool = False  # on train and val in one
+    precision: Precision | Literal["auto"] = "auto"  # of nets on GPUs
 
     def open_images(self) -> ImageSet:
         """Open this node's image set, decoded here if it is not yet; for a refit, val is in train.
@@ -174,6 +175,7 @@ class StoreTrainable(tune.Trainable):
         self.threads: int = config.get("threads", 1)
         torch.set_num_threads(self.threads)
         take_gpu_share(config.get("resources", {}).get("GPU", 1))
+        use_precision(self.context.precision)
 
     def _stop(self) -> None:
         if self._job is not None:
@@ -255,6 +257,7 @@ class _TrunkJob:
                 store=context.store,
                 cache=context.cache,
                 open_images=context.open_images,
+                precision=context.precision,
             )
             workers = TrunkWorkers(
                 config, process.workers, process.worker_resources, self._should_stop

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 import torch
@@ -21,7 +21,7 @@ from ray.train.torch import TorchTrainer, get_device
 
 from trainables.data.image_set import ImageSet
 from trainables.errors import SweepError
-from trainables.models.device import take_gpu_share
+from trainables.models.device import Precision, take_gpu_share, use_precision
 from trainables.ray_backend.epoch_channel import EpochChannel
 from trainables.ray_backend.guarded_torch import GuardedTorchConfig, worker_guard
 from trainables.ray_backend.placement_groups import remove_orphaned_groups
@@ -48,6 +48,7 @@ class WorkerConfig:
     store: Place
     cache: Path  # node-local
     open_images: Callable[[], ImageSet]  # on the worker's node
+    precision: Precision | Literal["auto"] = "auto"
 
 
 class TrunkWorkers:
@@ -155,6 +156,7 @@ def _run_worker(loop_config: dict[str, Any]) -> None:
     channel, threads = loop_config["channel"], loop_config["threads"]
     torch.set_num_threads(threads)
     take_gpu_share(loop_config["gpus"])
+    use_precision(config.precision)
     stop_requested = channel.wait_for_stop.remote()
     context = train.get_context()
     group = WorkerGroup(rank=context.get_world_rank(), world_size=context.get_world_size())

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.amp import GradScaler
 from torch.nn.functional import cross_entropy
 
 from trainables.data.loader import TrainBatch, normalize_on_device
 from trainables.errors import SweepError
-from trainables.models.device import autocast
+from trainables.models.device import autocast, precision_of
 from trainables.models.memory_fit import MemoryFit
 from trainables.models.variants import Preprocessing
 from trainables.models.whole_batch import WholeBatch
@@ -58,8 +60,9 @@ class TrainStep:
     and dropout see all shares as one batch. Where memory runs out in one worker, no other waits for
     it, and all try again together.
 
-    The forward runs under autocast: in bf16 on a GPU, in float32 on a CPU. Loss, gradients and
-    weights are float32.
+    The forward runs under autocast, in the arithmetic of the device (:mod:`.device`). Loss,
+    gradients and weights are float32. In fp16, whose range is short, the loss is scaled, and a
+    step whose gradients are not finite is left out (torch.amp.GradScaler).
 
     Classes may have weights in the loss, which is then that of torch.nn.CrossEntropyLoss of the
     whole batch: its sum over the batch's images, divided by the sum of their weights.
@@ -76,12 +79,14 @@ class TrainStep:
         group: WorkerGroup,
         class_weights: np.ndarray | None = None,
         micro_batch: int | None = None,
+        loss_scale: Mapping[str, Any] | None = None,
     ):
         """Prepare steps of a model that is on the device, in training mode.
 
         Args:
             class_weights: (C,), what an image of each class weighs in the loss; None: all alike.
             micro_batch: images at once, at most, as an earlier training found; None: whole shares.
+            loss_scale: as an earlier training left it; see :attr:`loss_scale`.
         """
         self._group = group
         self._model, self._optimizer, self._preprocessing = model, optimizer, preprocessing
@@ -93,6 +98,9 @@ class TrainStep:
             device, minimum=MIN_MICRO_BATCH, error=_TOO_LARGE, batch_size=micro_batch
         )
         self._whole_batch = WholeBatch(model, group)
+        self._scaler = GradScaler(device.type, enabled=precision_of(device) == "fp16")
+        if loss_scale and self._scaler.is_enabled():
+            self._scaler.load_state_dict(dict(loss_scale))
         self._before = _StateBeforeStep(model, device)
         # All gradients in one piece, for their sum. Made beforehand: then there is room for it.
         count = sum(p.numel() for p in model.parameters()) if group.world_size > 1 else 0
@@ -102,6 +110,12 @@ class TrainStep:
     def micro_batch(self) -> int | None:
         """Images at once, at most; None: whole shares."""
         return self._memory_fit.batch_size
+
+    @property
+    def loss_scale(self) -> dict[str, Any]:
+        """What the loss is scaled by, and how that is adapted; empty: it is not."""
+        state: dict[str, Any] = self._scaler.state_dict()
+        return state
 
     def try_more(self, images: int) -> None:
         """Have the next step take twice as many images at once, if memory has run out before.
@@ -150,7 +164,8 @@ class TrainStep:
     def _update(self) -> None:
         """Have the optimiser change the weights; in its first step it takes memory of its own."""
         try:
-            self._optimizer.step()
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
             return
         except torch.OutOfMemoryError:  # not bound to a name: its trace would keep the memory
             pass
@@ -211,7 +226,7 @@ class TrainStep:
                     logits.float(), y, self._weight, label_smoothing=self._label_smoothing
                 )
                 own = self._weight_of(batch.labels[part])
-                torch.autograd.backward(loss * (own / weight))
+                torch.autograd.backward(self._scaler.scale(loss * (own / weight)))
                 losses += loss.detach() * (own * (images / weight))
                 hits += (logits.detach().argmax(1) == y).sum()
         except torch.OutOfMemoryError:  # not bound to a name: its trace would keep the memory

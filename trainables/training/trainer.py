@@ -51,7 +51,7 @@ class TrunkTraining:
     holds the batch without splitting it. The first one alone writes to the store. All of them
     resume from there, not necessarily as many.
 
-    Forward passes run under autocast: in bf16 on a GPU, in float32 on a CPU.
+    Forward passes run under autocast, in the arithmetic of the device.
     """
 
     def __init__(
@@ -144,6 +144,7 @@ class TrunkTraining:
                 self._train_images.labels, len(self.images.classes), self.spec.recipe.class_weights
             ),
             micro_batch=position.micro_batch,
+            loss_scale=position.loss_scale,
         )
 
     @property
@@ -327,5 +328,6 @@ class TrunkTraining:
                 epoch_progress=self._epoch_progress,
                 steps=self._steps,
                 micro_batch=self._train_step.micro_batch,
+                loss_scale=self._train_step.loss_scale,
             )
         )

@@ -38,6 +38,7 @@ class TrainingPosition:
     epoch_progress: Mapping[str, Any] | None = None  # within the next epoch: EpochProgress.state
     steps: int = 0  # optimiser steps since the last report, repeated ones included
     micro_batch: int | None = None  # images at once, as far as memory went; None: whole batches
+    loss_scale: Mapping[str, Any] | None = None  # TrainStep.loss_scale; None: it is not scaled
 
 
 class TrunkCheckpoint:
@@ -94,6 +95,7 @@ class TrunkCheckpoint:
             epoch_progress=state.get("progress"),
             steps=state.get("steps", 0),
             micro_batch=state.get("micro_batch"),
+            loss_scale=state.get("loss_scale"),
         )
 
     def _has_spec(self) -> bool:
@@ -119,6 +121,8 @@ class TrunkCheckpoint:
             "progress": position.epoch_progress,
             "steps": position.steps,
         }
+        if position.loss_scale:
+            state["loss_scale"] = dict(position.loss_scale)
         if self._ema:
             state["ema"] = self._ema.module.state_dict()
         write_state(self.folder / "state.pt", state)

@@ -206,6 +206,8 @@ class ResourceOptions:
     """CPU cores of a trial. Left out: the cores of a node, shared among its trials."""
     gpus_per_trial: float | None = None
     """GPUs of a trial, or a share; 0: it computes on the CPU. Left out: as its memory needs."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Arithmetic of nets on GPUs; auto: bf16 where the card has it, else fp16, else fp32."""
     gpu_memory_gb: float | None = None
     """Memory of one GPU, GB; say it where GPU nodes are yet to come or differ from the driver's."""
     accelerator_type: str | None = None

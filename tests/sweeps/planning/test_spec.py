@@ -85,6 +85,7 @@ FREE = {
     "budget_gpu_hours": 2.0,
     "budget_cost": 5.0,
     "keep": "best",
+    "precision": "fp16",
     "dry_run": True,
     "config": Path("/x.yaml"),
     "print_config": True,

@@ -3,13 +3,16 @@
 import pytest
 import torch
 
+from trainables.errors import UserError
 from trainables.models import device
 from trainables.models.device import (
     CUDA_CONTEXT_BYTES,
     autocast,
     device_name,
     pick_device,
+    precision_of,
     take_gpu_share,
+    use_precision,
 )
 
 
@@ -18,9 +21,13 @@ class Card:
 
     total_memory = 16e9
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] = (8, 0)
+    ) -> None:
         self.allowed = 1.0
         monkeypatch.setattr(device, "_gpu_share", 1.0)
+        monkeypatch.setattr(device, "_precision", None)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA T4")
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: self)
@@ -67,7 +74,39 @@ def test_a_cpu_computes_in_float32():
 
 
 @pytest.mark.filterwarnings("ignore:.*CUDA is not available")
-def test_a_gpu_computes_in_bf16():
+def test_a_gpu_computes_in_bf16(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (8, 0))
     context = autocast(torch.device("cuda"))
     assert isinstance(context, torch.autocast)
     assert (context.device, context.fast_dtype) == ("cuda", torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("capability", "best"),
+    [((9, 0), "bf16"), ((8, 0), "bf16"), ((7, 5), "fp16"), ((7, 0), "fp16"), ((6, 1), "fp32")],
+)
+def test_a_gpu_computes_in_the_best_that_it_has_in_hardware(monkeypatch, capability, best):
+    Card(monkeypatch, capability)
+    gpu = torch.device("cuda")
+    use_precision("auto")
+    assert precision_of(gpu) == best and precision_of(torch.device("cpu")) == "fp32"
+    suffix = "" if best == "bf16" else f", {best}"
+    assert device_name(gpu, 4) == f"NVIDIA T4{suffix}"
+    slower = ("bf16", "fp16", "fp32")[("bf16", "fp16", "fp32").index(best) :]
+    for asked in ("bf16", "fp16", "fp32"):
+        if asked in slower:
+            use_precision(asked)
+            assert precision_of(gpu) == asked
+        else:
+            with pytest.raises(UserError, match=f"does not compute `precision` {asked} in hard"):
+                use_precision(asked)
+
+
+@pytest.mark.filterwarnings("ignore:.*CUDA is not available")
+@pytest.mark.parametrize(("asked", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_what_runs_under_autocast_is_in_the_precision_that_was_asked_for(monkeypatch, asked, dtype):
+    monkeypatch.setattr(device, "_precision", asked)
+    context = autocast(torch.device("cuda"))
+    assert isinstance(context, torch.autocast) and context.fast_dtype == dtype
+    monkeypatch.setattr(device, "_precision", "fp32")
+    assert not isinstance(autocast(torch.device("cuda")), torch.autocast)
