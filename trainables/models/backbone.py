@@ -30,10 +30,21 @@ Net = EfficientNet
 State = dict[str, torch.Tensor]
 
 
-def build(variant: Variant, num_classes: int, *, drop_rate: float = 0.0) -> Net:
-    """Build the variant with ``num_classes`` outputs and freshly initialised weights."""
+def build(
+    variant: Variant, num_classes: int, *, drop_rate: float = 0.0, drop_path: float = 0.0
+) -> Net:
+    """Build the variant with ``num_classes`` outputs and freshly initialised weights.
+
+    Args:
+        drop_rate: of dropout before the classifier.
+        drop_path: the rate at which images skip the last residual block; of earlier ones less.
+    """
     model = timm.create_model(
-        variant.timm_name, pretrained=False, num_classes=num_classes, drop_rate=drop_rate
+        variant.timm_name,
+        pretrained=False,
+        num_classes=num_classes,
+        drop_rate=drop_rate,
+        drop_path_rate=drop_path,
     )
     return cast(Net, model)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import torch
+from timm.layers import DropPath
 from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
 from torch.nn.functional import batch_norm, dropout
@@ -49,6 +50,8 @@ class WholeBatch:
             if isinstance(module, BatchNormAct2d):
                 self._norms.append(_WholeBatchNorm(module, self))
                 model.set_submodule(name, self._norms[-1])
+            elif isinstance(module, DropPath):
+                model.set_submodule(name, _WholeBatchDropPath(module.drop_prob, self))
         self._width = 2 * max((norm.num_features for norm in self._norms), default=0) + 1
         self._drop_rate = float(getattr(model, "drop_rate", 0.0))
         if self._drop_rate:
@@ -90,13 +93,38 @@ class WholeBatch:
         # Where others have given up, this is nonsense that may be negative; so is then the attempt.
         return mean, (square - mean**2).clamp(min=0), total[-1]
 
+    def own_rows(self, mask: torch.Tensor) -> torch.Tensor:
+        """Take this worker's rows of what is drawn for the images of all shares."""
+        return mask[self._group.rank :: self._group.world_size]
+
+    @property
+    def images(self) -> int:
+        """Images of all shares, in the pass under way."""
+        return self._images
+
     def _drop(self, head: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         """Mask this worker's rows by theirs of the mask that one worker would have drawn."""
         (x,) = inputs
         if not head.training:
             return inputs
         mask = dropout(x.new_ones(self._images, x.shape[1]), self._drop_rate)
-        return (x * mask[self._group.rank :: self._group.world_size],)
+        return (x * self.own_rows(mask),)
+
+
+class _WholeBatchDropPath(nn.Module):
+    """Has images skip a block as timm's DropPath does, those of all shares drawn together."""
+
+    def __init__(self, rate: float, whole: WholeBatch):
+        super().__init__()
+        self.rate, self.whole = rate, whole
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Set the rows (N, C, h, w) of images that skip the block to zero, and scale the others."""
+        if not self.training:
+            return x
+        keep = 1 - self.rate
+        mask = x.new_empty(self.whole.images, *(1 for _ in x.shape[1:])).bernoulli_(keep)
+        return x * self.whole.own_rows(mask.div_(keep))
 
 
 class _WholeBatchNorm(BatchNormAct2d):

@@ -14,9 +14,13 @@ class MovingAverage(ModelEmaV3):
     their names at each step.
     """
 
-    def __init__(self, model: nn.Module, decay: float):
-        """Begin with the weights of a model that is on the device where it stays."""
-        super().__init__(model, decay=decay)
+    def __init__(self, model: nn.Module, decay: float, *, warmup: bool = False):
+        """Begin with the weights of a model that is on the device where it stays.
+
+        Args:
+            warmup: whether the decay is small at first, so that the start does not count for long.
+        """
+        super().__init__(model, decay=decay, use_warmup=warmup)
         pairs = list(
             zip(self.module.state_dict().values(), model.state_dict().values(), strict=True)
         )

@@ -13,13 +13,16 @@ SCHEDULES = ("cosine", "constant")
 
 
 def make_optimizer(
-    model: nn.Module, kind: str, *, lr: float, weight_decay: float
+    model: nn.Module, kind: str, *, lr: float, weight_decay: float, layer_decay: float = 1.0
 ) -> torch.optim.Optimizer:
     """Make AdamW, or SGD with Nesterov momentum 0.9; norms and biases are not decayed.
 
     Args:
         model: on the device where it stays.
         kind: one of ``OPTIMIZERS``.
+        layer_decay: what each layer has of the learning rate of the next one. Where it is not 1,
+            groups of parameters have their share of the whole as "lr_scale" (Bao et al.,
+            arXiv:2106.08254; layers are timm's groups of the net).
 
     Raises:
         ValueError: there is no such optimiser.
@@ -27,7 +30,13 @@ def make_optimizer(
     if kind not in OPTIMIZERS:
         raise ValueError(f"optimizer {kind!r} is none of {OPTIMIZERS}")
     return timm.optim.create_optimizer_v2(
-        model, opt=kind, lr=lr, weight_decay=weight_decay, momentum=0.9, fused=True
+        model,
+        opt=kind,
+        lr=lr,
+        weight_decay=weight_decay,
+        momentum=0.9,
+        fused=True,
+        layer_decay=None if layer_decay == 1 else layer_decay,
     )
 
 

@@ -40,3 +40,7 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
     sampling: Sampling = added_later("uniform")  # which images an epoch draws
     class_weights: ClassWeights = added_later("none")  # in the loss
+    ema_warmup: bool = added_later(False)  # whether the moving average begins short
+    drop_path: float = added_later(0.0)  # of the last residual block; 0: none is left out
+    layer_decay: float = added_later(1.0)  # of the learning rate, from each layer to the one before
+    clip_grad: float = added_later(0.0)  # largest norm of all gradients together; 0: any

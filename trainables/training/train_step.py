@@ -80,6 +80,7 @@ class TrainStep:
         class_weights: np.ndarray | None = None,
         micro_batch: int | None = None,
         loss_scale: Mapping[str, Any] | None = None,
+        clip_grad: float = 0.0,
     ):
         """Prepare steps of a model that is on the device, in training mode.
 
@@ -87,6 +88,8 @@ class TrainStep:
             class_weights: (C,), what an image of each class weighs in the loss; None: all alike.
             micro_batch: images at once, at most, as an earlier training found; None: whole shares.
             loss_scale: as an earlier training left it; see :attr:`loss_scale`.
+            clip_grad: the norm that gradients, of all parameters together, are scaled down to where
+                theirs is larger; 0: they stay as they are.
         """
         self._group = group
         self._model, self._optimizer, self._preprocessing = model, optimizer, preprocessing
@@ -98,6 +101,7 @@ class TrainStep:
             device, minimum=MIN_MICRO_BATCH, error=_TOO_LARGE, batch_size=micro_batch
         )
         self._whole_batch = WholeBatch(model, group)
+        self._clip_grad = clip_grad
         self._scaler = GradScaler(device.type, enabled=precision_of(device) == "fp16")
         if loss_scale and self._scaler.is_enabled():
             self._scaler.load_state_dict(dict(loss_scale))
@@ -164,6 +168,9 @@ class TrainStep:
     def _update(self) -> None:
         """Have the optimiser change the weights; in its first step it takes memory of its own."""
         try:
+            if self._clip_grad:
+                self._scaler.unscale_(self._optimizer)
+                nn.utils.clip_grad_norm_(self._model.parameters(), self._clip_grad)
             self._scaler.step(self._optimizer)
             self._scaler.update()
             return

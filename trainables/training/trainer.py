@@ -110,15 +110,23 @@ class TrunkTraining:
         # The classifier may start from random weights.
         torch.manual_seed(self.spec.training_seed)
         drop_rate = self.variant.dropout if recipe.dropout else 0.0
-        model = backbone.build(self.variant, len(self.images.classes), drop_rate=drop_rate)
+        model = backbone.build(
+            self.variant, len(self.images.classes), drop_rate=drop_rate, drop_path=recipe.drop_path
+        )
         state = start_of(self.spec, self.store)
         if state is not None:
             backbone.load_trunk(model, state)
         self.model = backbone.to_device(model, self.device)
         self.optimizer = make_optimizer(
-            self.model, recipe.optimizer, lr=hyper.lr, weight_decay=hyper.weight_decay
+            self.model,
+            recipe.optimizer,
+            lr=hyper.lr,
+            weight_decay=hyper.weight_decay,
+            layer_decay=recipe.layer_decay,
         )
-        self.ema = MovingAverage(self.model, recipe.ema_decay) if recipe.ema_decay else None
+        self.ema = None
+        if recipe.ema_decay:
+            self.ema = MovingAverage(self.model, recipe.ema_decay, warmup=recipe.ema_warmup)
 
     def _resume(self) -> None:
         """Take up what the store holds: whole epochs, and what was done of the next."""
@@ -145,6 +153,7 @@ class TrunkTraining:
             ),
             micro_batch=position.micro_batch,
             loss_scale=position.loss_scale,
+            clip_grad=self.spec.recipe.clip_grad,
         )
 
     @property
@@ -240,7 +249,7 @@ class TrunkTraining:
         for batch in self._batches(number, progress.batches):
             step = (number - 1) * self._steps_per_epoch + progress.batches
             for parameters in self.optimizer.param_groups:
-                parameters["lr"] = self._lr(step)
+                parameters["lr"] = self._lr(step) * parameters.get("lr_scale", 1.0)
             result, (stop, save) = self._train_step.step(batch, self._images_per_batch, local_flags)
             if self.ema:
                 self.ema.update(self.model, step=step)

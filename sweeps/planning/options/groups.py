@@ -98,6 +98,14 @@ class TrunkOptions:
     """Range of the label smoothing."""
     ema_decay: float = Recipe.ema_decay
     """Decay of a moving average of the weights, a step; 0 is off."""
+    ema_warmup: bool = Recipe.ema_warmup
+    """Let the average begin short: after t steps its decay is at most 1 - (1 + t) ** (-2 / 3)."""
+    drop_path: float = Recipe.drop_path
+    """Stochastic depth: chance that an image skips the last residual block; earlier ones less."""
+    layer_decay: float = Recipe.layer_decay
+    """Share of the learning rate that each layer has of that of the next one; 1: all the same."""
+    clip_grad: float = Recipe.clip_grad
+    """Largest norm of the gradients, to which they are scaled down; 0: any."""
     dropout: bool = Recipe.dropout
     """With --no-dropout, train without the variant's own dropout before the classifier."""
     crop_scale: tuple[float, float] = Augmentation.crop_scale
