@@ -31,6 +31,8 @@ from trainables.transforms.resolution import TEST_CROP_PCT
 
 # What errors name: options, and plain words for what has no option here.
 SETTING_NAMES = {
+    "arms": "arms",
+    "optimizer": "optimizer",
     "also_test": "further set of images",
     "batch_size": "--batch-size",
     "cache_dir": "--cache",

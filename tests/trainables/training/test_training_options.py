@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import timm
@@ -100,7 +101,12 @@ def test_options_that_are_off_leave_keys_as_they_were():
     from trainables.storage.hashing import content_hash
 
     plain = Recipe(epochs=3, batch_size=8)
-    on = {"ema_warmup": True, "drop_path": 0.1, "layer_decay": 0.8, "clip_grad": 1.0}
+    on: dict[str, Any] = {
+        "ema_warmup": True,
+        "drop_path": 0.1,
+        "layer_decay": 0.8,
+        "clip_grad": 1.0,
+    }
     hashes = {content_hash(replace(plain, **{name: value})) for name, value in on.items()}
     assert len(hashes) == len(on) and content_hash(plain) not in hashes
     older = {name: value for name, value in vars(plain).items() if name not in on}
