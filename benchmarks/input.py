@@ -5,7 +5,7 @@
 Without ``--folder`` the images are JPEGs cut from the two photographs of the built-in set, as large
 as ImageNet's (500 x 375 px, about 60 kB). All paths end with the same: a batch of float32 pixels
 that are cropped at random, mirrored and normalised; they run one after the other in one process, on
-one thread, and are timed by the CPU's clock, so that other programs do not count. The first column
+one core, and are timed by the CPU's clock, so that other programs do not count. The first column
 of the output is images a second, the second the ratio to torchvision's default, which decodes each
 file, resizes with Pillow and makes tensors one by one.
 
@@ -21,6 +21,7 @@ Below, test views: resize the short side, crop the centre; ours by Pillow, as ti
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -60,6 +61,7 @@ def main() -> None:
     parser.add_argument("--variant", default="b0")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
