@@ -33,6 +33,8 @@ from tests.end_to_end.sweeping import ROOT, board, draw_shapes, environment
 from tests.storing import S3Server, served
 
 OUTAGE_S = 30.0
+STANDS_STILL_S = 120.0
+REPLACED = 2  # exit code of a driver that another one has replaced, or that finds one at work
 TIME_LIMIT_S = 400.0
 OPTIONS = (
     *("--variants", "lite0", "--train-res", "32", "48", "--test-res", "32", "48", "64"),
@@ -106,15 +108,16 @@ class World:
                             return child, node
         return None
 
-    def command(self, name: str) -> list[str]:
+    def command(self, name: str, out_name: str) -> list[str]:
         script = [sys.executable, "sweeps/fixres_grid.py", "--data", str(self.data)]
-        out = ("--out", str(self.folder / name), "--storage", self.store.uri(name))
+        out = ("--out", str(self.folder / out_name), "--storage", self.store.uri(name))
         return [*script, *out, "--cache-dir", str(self.folder / "cache"), *OPTIONS]
 
-    def start(self, name: str) -> subprocess.Popen[bytes]:
+    def start(self, name: str, out_name: str = "") -> subprocess.Popen[bytes]:
+        """Start a driver of a sweep; another one's folder has another name."""
         with (self.folder / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
-                self.command(name),
+                self.command(name, out_name or name),
                 cwd=ROOT,
                 env=environment() | {"RAY_ADDRESS": self.cluster.address},
                 stdout=log,
@@ -177,6 +180,16 @@ def lose_store(world: World, _: Target) -> None:
     threading.Timer(OUTAGE_S, world.store.start).start()
 
 
+def stand_still(world: World, target: Target) -> None:
+    """Stop a driver where it stands, as a paused machine does, and wake it up later."""
+    target.driver.send_signal(signal.SIGSTOP)
+    threading.Timer(STANDS_STILL_S, target.driver.send_signal, (signal.SIGCONT,)).start()
+
+
+def add_driver(_: World, __: Target) -> None:
+    """Leave the driver alone: another one is started beside it."""
+
+
 FAULTS: dict[str, Fault] = {
     "worker killed": kill_worker,
     "notice to a worker (SIGTERM)": notice,
@@ -184,6 +197,8 @@ FAULTS: dict[str, Fault] = {
     "driver killed, same command again": kill_driver,
     "driver stopped (SIGTERM), same command again": stop_driver,
     f"store gone for {OUTAGE_S:.0f} s": lose_store,
+    f"driver stands still for {STANDS_STILL_S:.0f} s, another takes over": stand_still,
+    "a second driver": add_driver,
 }
 
 
@@ -205,6 +220,9 @@ def undisturbed(world: World, name: str) -> tuple[Result, tuple[float, float]]:
 def disturbed(world: World, name: str, fault: Fault, at_s: float) -> tuple[Result, str] | None:
     """Run a sweep with a fault to its end; a lost driver is started again.
 
+    One that stands still is replaced by another, and must end as soon as it wakes up; one that is
+    at work stays, and the other must be refused.
+
     Returns:
         The result, and the phase in which the fault came; None: the sweep was over before.
     """
@@ -218,11 +236,18 @@ def disturbed(world: World, name: str, fault: Fault, at_s: float) -> tuple[Resul
     phase = world.phase(name)
     with suppress(psutil.NoSuchProcess):  # The process ended by itself at that moment.
         fault(world, Target(driver, *running))
+    out = f"{name}-other" if fault is stand_still else name
+    other = world.start(name, f"{name}-other") if fault in (stand_still, add_driver) else None
+    if fault is stand_still:
+        assert other is not None
+        driver, other = other, driver
     code = driver.wait(TIME_LIMIT_S)
     if fault in (kill_driver, stop_driver) and code != 0:
         code = world.start(name).wait(TIME_LIMIT_S)
     seconds = time.monotonic() - began
-    return world.result(name, code, seconds, world.counted() - before), phase
+    if other is not None and other.wait(TIME_LIMIT_S) != REPLACED:
+        code = code or 1
+    return world.result(out, code, seconds, world.counted() - before), phase
 
 
 def line_of(fault: str, at_s: float, phase: str, result: Result, undisturbed: Result) -> Line:
