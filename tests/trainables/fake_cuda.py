@@ -18,7 +18,6 @@ from unittest.mock import patch
 from weakref import WeakSet
 
 import torch
-import torch._dynamo  # which, loaded where CUDA is stood in for, would lack parts
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes

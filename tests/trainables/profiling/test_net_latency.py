@@ -142,10 +142,13 @@ def test_a_file_that_is_no_net_is_refused_by_name(content: bytes, tmp_path: Path
 
 def test_a_net_is_compiled_whole_for_every_resolution(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiled forwards of one class of nets share PyTorch's limit on their number."""
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
     monkeypatch.setattr(backbone, "build", lambda *_: Small())
     nets = [("lite0", 32), ("lite0", 64), ("b0", 32)]
-    with open_nets(nets, 3, setting("torch-compile")) as opened:
+    # By PyTorch's own means: what pytest takes back is gone from its settings for all later tests.
+    with (
+        torch._dynamo.config.patch(recompile_limit=1),
+        open_nets(nets, 3, setting("torch-compile")) as opened,
+    ):
         for net in nets:
             opened[net](1)()
 
