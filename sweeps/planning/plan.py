@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -162,11 +163,21 @@ class Plan:
         """
         if not self.spec.grid.cascade:
             return None
-        smaller = [p for p in self.points if p.variant == point.variant]
-        smaller = [p for p in smaller if p.train_res < point.train_res]
-        return max(smaller, key=lambda p: p.train_res, default=None)
+        resolutions = self._train_resolutions.get(point.variant, [])
+        place = bisect_left(resolutions, point.train_res)
+        if place == 0:
+            return None
+        return Point(variant=point.variant, train_res=resolutions[place - 1])
 
-    @property
+    @cached_property
+    def _train_resolutions(self) -> Mapping[str, list[int]]:
+        """The train resolutions of each variant, px, the smallest first."""
+        found: dict[str, list[int]] = {}
+        for point in sorted(self.points, key=lambda point: point.train_res):
+            found.setdefault(point.variant, []).append(point.train_res)
+        return found
+
+    @cached_property
     def cascading(self) -> tuple[Point, ...]:
         """The points where trunks start from those of a smaller train resolution."""
         return tuple(point for point in self.points if self.below(point) is not None)
