@@ -7,6 +7,8 @@ GPUs alone, and where memory runs out in one worker, the others wait for it for 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -93,38 +95,37 @@ class WholeBatch:
         # Where others have given up, this is nonsense that may be negative; so is then the attempt.
         return mean, (square - mean**2).clamp(min=0), total[-1]
 
-    def own_rows(self, mask: torch.Tensor) -> torch.Tensor:
-        """Take this worker's rows of what is drawn for the images of all shares."""
-        return mask[self._group.rank :: self._group.world_size]
+    def masked(
+        self, x: torch.Tensor, rows: tuple[int, ...], draw: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        """Mask this worker's rows by theirs of the mask that one worker would have drawn.
 
-    @property
-    def images(self) -> int:
-        """Images of all shares, in the pass under way."""
-        return self._images
+        Args:
+            rows: the shape of an image's part of the mask.
+            draw: makes the mask of ones (N, *rows) for the N images of all shares.
+        """
+        mask = draw(x.new_ones(self._images, *rows))
+        return x * mask[self._group.rank :: self._group.world_size]
 
     def _drop(self, head: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        """Mask this worker's rows by theirs of the mask that one worker would have drawn."""
         (x,) = inputs
         if not head.training:
             return inputs
-        mask = dropout(x.new_ones(self._images, x.shape[1]), self._drop_rate)
-        return (x * self.own_rows(mask),)
+        return (self.masked(x, (x.shape[1],), partial(dropout, p=self._drop_rate)),)
 
 
-class _WholeBatchDropPath(nn.Module):
-    """Has images skip a block as timm's DropPath does, those of all shares drawn together."""
+class _WholeBatchDropPath(DropPath):
+    """Has images skip a block as timm's does, those of all shares drawn together."""
 
     def __init__(self, rate: float, whole: WholeBatch):
-        super().__init__()
-        self.rate, self.whole = rate, whole
+        super().__init__(rate)
+        self.whole = whole
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Set the rows (N, C, h, w) of images that skip the block to zero, and scale the others."""
         if not self.training:
             return x
-        keep = 1 - self.rate
-        mask = x.new_empty(self.whole.images, *(1 for _ in x.shape[1:])).bernoulli_(keep)
-        return x * self.whole.own_rows(mask.div_(keep))
+        return self.whole.masked(x, (1,) * (x.ndim - 1), super().forward)
 
 
 class _WholeBatchNorm(BatchNormAct2d):
