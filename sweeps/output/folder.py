@@ -97,13 +97,11 @@ def is_in_use(out: Path) -> bool:
     """Whether a driver holds the lock of the folder."""
     if not (out / ".lock").exists():
         return False
-    lock = FileLock(out / ".lock", timeout=0)
     try:
-        lock.acquire()
-    except (Timeout, OSError):
+        with locked(out):
+            return False
+    except (UserError, OSError):
         return True
-    lock.release()
-    return False
 
 
 def remove_unfinished(out: Path, is_new: bool) -> None:
