@@ -52,11 +52,11 @@ class _Device:
         self.kinds.add(timing.work.kind)
         if learns:
             self.learn_at = count + max(1, count // 10)
-            self.__dict__.pop("learnt", None)
+            self.__dict__.pop("speed", None)
         return learns
 
     @cached_property
-    def learnt(self) -> Speed:
+    def speed(self) -> Speed:
         """What the timings say, those of this process and those before."""
         timings = combined((*self.kept.timings, *self.added))[-MOST:]
         return Speed(on_gpu=self.kept.on_gpu, timings=timings)
@@ -188,8 +188,8 @@ class Durations:
 
     def _predicted(self, work: Work) -> float:
         devices = self._devices.values()
-        where_timed = [device for device in devices if device.learnt.has_timed(work.kind)]
-        return _most_timed(where_timed or devices).learnt.seconds(work)
+        where_timed = [device for device in devices if device.speed.has_timed(work.kind)]
+        return _most_timed(where_timed or devices).speed.seconds(work)
 
     @property
     def timed_s(self) -> float:
@@ -199,7 +199,7 @@ class Durations:
     @property
     def is_measured(self) -> bool:
         """Whether anything was timed; else seconds are those of a nominal device."""
-        return any(device.learnt.timings for device in self._devices.values())
+        return any(device.speed.timings for device in self._devices.values())
 
     def epoch_s(self, point: Point, epoch: int) -> float:
         """Predict an epoch of a trunk, with the scoring of val after it if it is a rung."""

@@ -50,17 +50,22 @@ def forecast(plan: Plan, durations: Durations) -> Forecast:
             trunks_s += seconds * expected_trunks(plan, point, epoch)
             trunks_most_s += seconds * (plan.samples + plan.repeats)
     cells = planned_cells(plan)
-    refits = [durations.refit_s(p, res) for p, tests in plan.grid.tests.items() for res in tests]
     return Forecast(
         trunks_s=trunks_s,
         trunks_most_s=trunks_most_s,
         cells_s=sum(n * durations.cell_s(*kind) for kind, n in cells.items()),
         reading_s=_mean_reading_s(plan, durations, [(variant, res) for variant, res, _ in cells])
         + _mean_reading_s(plan, durations, baseline_nets(plan)),
-        refit_s=fmean(refits) if plan.spec.evaluation.refit else 0.0,
+        refit_s=_mean_refit_s(plan, durations) if plan.spec.evaluation.refit else 0.0,
         close_s=durations.boot_s + durations.spawn_s + durations.close_s,
         device=durations.device if durations.is_measured else "",
     )
+
+
+def _mean_refit_s(plan: Plan, durations: Durations) -> float:
+    """Predict a refit, the mean over what may be chosen."""
+    tests = plan.grid.tests.items()
+    return fmean(durations.refit_s(point, res) for point, own in tests for res in own)
 
 
 def _mean_reading_s(plan: Plan, durations: Durations, nets: Sequence[tuple[str, int]]) -> float:
