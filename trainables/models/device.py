@@ -12,6 +12,7 @@ from trainables.errors import UserError
 from trainables.machine import cpu_name
 
 Precision = Literal["bf16", "fp16", "fp32"]
+PrecisionChoice = Precision | Literal["auto"]
 _DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # The least compute capability of GPUs that have an arithmetic in hardware. An older one computes
 # bf16 too, in software, which is slower than float32.
@@ -45,7 +46,7 @@ def take_gpu_share(share: float) -> None:
         torch.cuda.set_per_process_memory_fraction(allowed)
 
 
-def use_precision(precision: Precision | Literal["auto"]) -> None:
+def use_precision(precision: PrecisionChoice) -> None:
     """Choose the arithmetic of nets on this process's GPU, if it has one.
 
     Args:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from ray import tune
@@ -26,7 +26,7 @@ from trainables.errors import SweepError, UserError
 from trainables.fixres.adapt import adapt_cell
 from trainables.fixres.cell import CellSpec, recorded_results
 from trainables.fixres.held_out_score import Reading, score_reading
-from trainables.models.device import Precision, take_gpu_share, use_precision
+from trainables.models.device import PrecisionChoice, take_gpu_share, use_precision
 from trainables.ray_backend.trial_node import errors_name_node, node_id
 from trainables.ray_backend.worker_group import TrunkWorkers, WorkerConfig
 from trainables.storage.artifact_store import Store
@@ -78,7 +78,7 @@ class TrialContext:
     read: ReadOptions
     cache: Path  # node-local
     refit: bool = False  # on train and val in one
-    precision: Precision | Literal["auto"] = "auto"  # of nets on GPUs
+    precision: PrecisionChoice = "auto"  # of nets on GPUs
 
     def open_images(self) -> ImageSet:
         """Open this node's image set, decoded here if it is not yet; for a refit, val is in train.

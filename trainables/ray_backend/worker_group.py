@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import ray
 import torch
@@ -21,7 +21,7 @@ from ray.train.torch import TorchTrainer, get_device
 
 from trainables.data.image_set import ImageSet
 from trainables.errors import SweepError
-from trainables.models.device import Precision, take_gpu_share, use_precision
+from trainables.models.device import PrecisionChoice, take_gpu_share, use_precision
 from trainables.ray_backend.epoch_channel import EpochChannel
 from trainables.ray_backend.guarded_torch import GuardedTorchConfig, worker_guard
 from trainables.ray_backend.placement_groups import remove_orphaned_groups
@@ -48,7 +48,7 @@ class WorkerConfig:
     store: Place
     cache: Path  # node-local
     open_images: Callable[[], ImageSet]  # on the worker's node
-    precision: Precision | Literal["auto"] = "auto"
+    precision: PrecisionChoice = "auto"
 
 
 class TrunkWorkers:
