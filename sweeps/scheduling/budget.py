@@ -20,6 +20,9 @@ UNTOUCHED_SHARE = 0.1
 # What was weighed tells what comes first until what is left, or the number of values that were
 # shown, has changed by this share of it.
 STALE = 0.01
+# Points that are weighed anew for each value that is shown, at most: weighing all takes no larger
+# part of a larger sweep.
+WEIGHED_PER_VALUE = 16
 Kind = tuple[str, int]  # of a cell: its variant and test resolution, px
 
 
@@ -76,16 +79,22 @@ class Moment:
     learnt: int
     """How often predictions have changed."""
 
-    def is_like(self, other: Moment) -> bool:
-        """Whether what was weighed at another moment still tells what comes first."""
+    def is_like(self, other: Moment, points: int) -> bool:
+        """Whether what was weighed at another moment still tells what comes first.
+
+        Args:
+            points: how many would be weighed anew.
+        """
         pairs = [
             (self.room.left.elapsed_s, other.room.left.elapsed_s),
             (self.room.left.device_s, other.room.left.device_s),
-            (self.shown, other.shown),
         ]
         near = all(now == then or abs(now - then) <= STALE * abs(then) for now, then in pairs)
-        same = (self.best, self.nearest_end_s, self.learnt)
-        return near and same == (other.best, other.nearest_end_s, other.learnt)
+        if not near or (self.best, self.learnt) != (other.best, other.learnt):
+            return False
+        shown = self.shown - other.shown
+        is_much = shown > STALE * other.shown or self.nearest_end_s != other.nearest_end_s
+        return not is_much or shown < points // WEIGHED_PER_VALUE
 
     def has_more_than(self, other: Moment) -> bool:
         """Whether more is left than at another moment, as where reserves were given back."""

@@ -29,7 +29,7 @@ from sweeps.planning.cell import Cell
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
 from sweeps.planning.workload import nominal_ms
-from sweeps.scheduling.budget import NOTHING, Budget, Moment
+from sweeps.scheduling.budget import NOTHING, STALE, Budget, Moment
 from sweeps.scheduling.expected_gain import Outlook, Shown
 from sweeps.scheduling.journal import Decided, Promoted
 from sweeps.scheduling.trunk_scheduler import TrunkScheduler
@@ -105,7 +105,7 @@ class BudgetedTrunks(TrunkScheduler):
 
     def _next_point(self, now: Moment) -> Point | None:
         """Find the point whose next trial, behind those that are queued, gains most."""
-        if self._weighed is None or not now.is_like(self._weighed):
+        if self._weighed is None or not now.is_like(self._weighed, len(self._halving)):
             self._weigh_all(now)
         assert self._weighed is not None
         found = self._best_rated(now)
@@ -117,17 +117,22 @@ class BudgetedTrunks(TrunkScheduler):
         return found
 
     def _best_rated(self, now: Moment) -> Point | None:
-        """Find the point that is rated best, each that comes first being rated anew; it stays."""
-        anew = set[Point]()
+        """Find the point that is rated best, each that comes first being rated anew; it stays.
+
+        Others behind it that were rated better by less than STALE are not rated anew.
+        """
         while self._wanted:
-            _, _, number, point = self._wanted[0]
-            if number == self._newest[point] and point in anew:
-                return point
-            heappop(self._wanted)
+            _, _, number, point = heappop(self._wanted)
             if number == self._newest[point]:
-                self._rate_at(point, now)
-                anew.add(point)
+                gain = self._rate_at(point, now)
+                if gain is not None and gain >= (1 - STALE) * self._highest_rating:
+                    return point
         return None
+
+    @property
+    def _highest_rating(self) -> float:
+        """The gain that was expected of the point that is rated best, if not since then."""
+        return -self._wanted[0][0][1]
 
     def _first(self, now: Moment) -> Candidate | None:
         """Find what gains most of all, whether a trial is queued for it or not."""
@@ -174,12 +179,15 @@ class BudgetedTrunks(TrunkScheduler):
             after, epochs = self._after(nearest[0]), self._epochs[point]
             self._nearest_s[point] = self._budget.trunk_s(point, after, epochs)
 
-    def _rate_at(self, point: Point, now: Moment) -> None:
+    def _rate_at(self, point: Point, now: Moment) -> float | None:
+        """Rate a point by the gain of what comes next there; None: nothing does."""
         self._newest[point] += 1
         found, queued = self._in_order(point, now), self._queued[point]
-        if queued < len(found):
-            rating, number = (0, -found[queued].gain), self._newest[point]
-            heappush(self._wanted, (rating, self._place[point], number, point))
+        if queued >= len(found):
+            return None
+        gain, number = found[queued].gain, self._newest[point]
+        heappush(self._wanted, ((0, -gain), self._place[point], number, point))
+        return gain
 
     def urgency(self, point: Point, ahead: int = 0) -> tuple[int, float]:
         """Rate what a trial of a point would start with: the less, the sooner it should start."""
