@@ -57,6 +57,7 @@ import pyarrow.parquet as pq
 from sweeps.output.sweep_record import read_sweep_record
 from sweeps.planning.grid import native_crop, resolve_grid
 from sweeps.planning.options.ranges import LOG_OPTIONS
+from sweeps.planning.rungs import default_grace_epochs, rungs_to
 from sweeps.planning.search import NAMES_OF_HYPER
 from sweeps.planning.spec import SweepSpec
 from trainables.data.decode import prepare
@@ -228,6 +229,10 @@ def request_of(spec: SweepSpec, images: ImageSet, data: Path, store: Store) -> J
     space = {name: (*getattr(spec.trunks, name), name in LOG_OPTIONS) for name in NAMES_OF_HYPER}
     recipe = ("epochs", "batch_size", "warmup_epochs", "crop_scale", "hflip")
     concurrency = spec.resources.concurrency
+    train = len(images.split("train").labels)
+    grace_epochs = spec.halving.grace_epochs
+    if grace_epochs is None:
+        grace_epochs = default_grace_epochs(train, spec.trunks.batch_size)
     assert concurrency is not None
     return {
         "splits": {name: _files(images, name, data) for name in SPLITS},
@@ -235,8 +240,8 @@ def request_of(spec: SweepSpec, images: ImageSet, data: Path, store: Store) -> J
         "variants": {name: _about(name, store) for name in spec.grid.variants},
         "recipe": {name: getattr(spec.trunks, name) for name in recipe},
         "ranges": space,
-        "rungs": spec.rungs,
-        "grace_epochs": spec.halving.grace_epochs,
+        "rungs": rungs_to(spec.trunks.epochs, grace_epochs, spec.halving.reduction),
+        "grace_epochs": grace_epochs,
         "reduction": spec.halving.reduction,
         "samples": spec.search.samples,
         "seed": spec.run.seed,

@@ -15,6 +15,8 @@ import numpy as np
 
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
+from sweeps.planning.rungs import default_grace_epochs
+from sweeps.planning.spec import SweepSpec
 from sweeps.planning.workload import (
     TRAIN_STEP_FORWARDS,
     cell_images,
@@ -29,7 +31,7 @@ from trainables.training.recipe import Hyper
 from trainables.training.trunk import EpochReport, TrunkSpec
 
 BY_SIZE = ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "l2")
-EPOCHS, TRAIN = 20, 20_000
+EPOCHS, TRAIN, BATCH_SIZE = 20, 20_000, SweepSpec().trunks.batch_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +78,10 @@ class Curves(Protocol):
     wobble: float
     """Standard deviation of what an epoch adds to the true accuracy by chance."""
 
+    @property
+    def default_grace(self) -> int:
+        """The first rung, of EPOCHS, where none is asked for."""
+
     def top1(self, trunk: TrunkSpec, epoch: int) -> float:
         """Tell the true accuracy after an epoch."""
 
@@ -95,6 +101,7 @@ class MadeUp:
     crossing: float
     seeds_sd: float = 0.0
     wobble: float = 0.005
+    default_grace = default_grace_epochs(TRAIN, BATCH_SIZE)
 
     def top1(self, trunk: TrunkSpec, epoch: int) -> float:
         point, lost = point_of(trunk), miss(point_of(trunk), trunk.hyper)
@@ -115,7 +122,7 @@ def report_of(curves: Curves, plan: Plan, trunk: TrunkSpec, epoch: int) -> Epoch
     value = float(np.clip(curves.top1(trunk, epoch) + rng.normal(0, curves.wobble), 0, 1))
     val = plan.counts["val"]
     score = Score(split="val", n=val, hits1=int(rng.binomial(val, value)), hits5=val)
-    is_rung = epoch in plan.spec.rungs_to(trunk.recipe.epochs)
+    is_rung = epoch in plan.rungs_to(trunk.recipe.epochs)
     return EpochReport(
         epoch=epoch, loss=1.0, train_top1=0.5, images=TRAIN, lr=trunk.hyper.lr, seconds=1.0,
         at=1000 * epoch, val={trunk.train_res: score} if is_rung else {},

@@ -28,8 +28,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.made_up_sweeps import BY_SIZE, EPOCHS, base_of, draws
+from benchmarks.made_up_sweeps import BATCH_SIZE, BY_SIZE, EPOCHS, base_of, draws
 from sweeps.planning.grid import Point, point_of
+from sweeps.planning.rungs import default_grace_epochs
 from trainables.training.trunk import TrunkSpec
 
 FILE = Path(__file__).with_name("recorded_curves.json")
@@ -54,6 +55,8 @@ class Recorded:
         scale = np.sqrt(np.maximum(1 - leverage, 0.1))
         self.residuals = (logits - factors @ self.fit) / scale[:, None]
         self._curves: dict[str, np.ndarray] = {}
+        grace = default_grace_epochs(recorded["train"], BATCH_SIZE)
+        self.default_grace = math.ceil(grace * EPOCHS / recorded["epochs"][-1])
 
     def top1(self, trunk: TrunkSpec, epoch: int) -> float:
         """Tell the true accuracy after an epoch; between those that were scored, on a line."""

@@ -57,20 +57,21 @@ from benchmarks.made_up_sweeps import (
     make_plan,
 )
 from benchmarks.simulated_phase import Outcome, simulate
+from sweeps.planning.plan import Plan
 
 CurvesOf = Callable[[int], Curves]  # by seed
 
 
 def line(
     size: Size,
-    grace: int,
+    grace: int | None,
     gpus: int,
     curves: CurvesOf,
     uncut: list[Outcome],
     **how: Any,
 ) -> str:
     ours = [
-        simulate(make_plan(size, seed, grace), gpus, curves(seed), **how)
+        simulate(plan_with(size, seed, grace, curves), gpus, curves(seed), **how)
         for seed in range(len(uncut))
     ]
     regret = [100 * (u.winner - o.winner) for o, u in zip(ours, uncut, strict=True)]
@@ -79,14 +80,19 @@ def line(
     idle = np.median([o.idle for o in ours])
     losses = np.median([o.losses for o in ours])
     by_tpe = np.median([o.by_tpe for o in ours])
-    plan = make_plan(size, 0, grace)
+    plan = plan_with(size, 0, grace, curves)
     elapsed = np.median([o.elapsed_s for o in ours]) / dearest_trunk_seconds(plan)
     return (
-        f"| {grace} | {gpus} | {epochs:,.0f} of {uncut[0].epochs:,} | {gpu_s / uncut[0].gpu_s:.0%} "
-        f"| {gpu_s / 3600:,.1f} | {cells_seconds(plan) / 3600:.1f} "
+        f"| {grace or 'default'} | {gpus} | {epochs:,.0f} of {uncut[0].epochs:,} "
+        f"| {gpu_s / uncut[0].gpu_s:.0%} | {gpu_s / 3600:,.1f} | {cells_seconds(plan) / 3600:.1f} "
         f"| {np.median(regret):.2f}, {np.quantile(regret, 0.9):.2f} | {elapsed:.2f} | {idle:.0%} "
         f"| {by_tpe:.0%} | {losses:.0f} |"
     )
+
+
+def plan_with(size: Size, seed: int, grace: int | None, curves: CurvesOf, **how: Any) -> Plan:
+    """Make a plan of that size; without a first rung, with that which a sweep chooses."""
+    return make_plan(size, seed, curves(seed).default_grace if grace is None else grace, **how)
 
 
 def budget_line(size: Size, seeds: int, share: float, gpus: int, curves: CurvesOf) -> str:
@@ -110,10 +116,10 @@ def budget_line(size: Size, seeds: int, share: float, gpus: int, curves: CurvesO
     return f"| {share:.0%} | {gpus} | {' | '.join(cells)} |"
 
 
-def is_same(size: Size, seed: int, grace: int, gpus: int, curves: CurvesOf) -> bool:
+def is_same(size: Size, seed: int, grace: int | None, gpus: int, curves: CurvesOf) -> bool:
     """Whether options that are typed the other way round make the same journal."""
     one, other = (
-        simulate(make_plan(size, seed, grace, turned=turned), gpus, curves(seed))
+        simulate(plan_with(size, seed, grace, curves, turned=turned), gpus, curves(seed))
         for turned in (False, True)
     )
     return one.journal == other.journal
@@ -123,7 +129,7 @@ def curves_of(kind: str, crossing: float) -> CurvesOf:
     """Choose how trunks learn, by the seed."""
     if kind == "made-up":
         return lambda _: MadeUp(crossing)
-    names = recorded_curves.names()
+    names = [name for name in recorded_curves.names() if kind in ("recorded", name.split()[0])]
     return lambda seed: recorded_curves.of_set(names[seed % len(names)])
 
 
@@ -135,8 +141,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10, help="sweeps for each number")
     parser.add_argument("--gpus", type=int, nargs="*", default=[1, 4, 16], help="how many of them")
     parser.add_argument("--grace", type=int, nargs="*", default=[1, 2], help="first rungs, epochs")
+    parser.add_argument("--default-grace", action="store_true", help="that of a sweep's own, too")
     parser.add_argument("--budget", type=float, nargs="*", default=[], help="shares of the time")
-    parser.add_argument("--curves", choices=("made-up", "recorded"), default="made-up")
+    sets = [name.split()[0] for name in recorded_curves.names()]
+    kinds = ("made-up", "recorded", *sets)
+    parser.add_argument("--curves", choices=kinds, default="made-up", help="of all or of one set")
     parser.add_argument("--crossing", type=float, default=0.2, help="of curves that are made up")
     parser.add_argument("--spread", type=float, help="of the speed, left where workers double")
     parser.add_argument("--spot-loss", type=float, default=0.0, help="of each GPU, an hour")
@@ -150,7 +159,8 @@ def main() -> None:
         flush=True,
     )
     uncut = [simulate(make_plan(size, seed, EPOCHS), 1, curves(seed)) for seed in range(args.seeds)]
-    for grace in args.grace:
+    graces = [*args.grace, None] if args.default_grace else args.grace
+    for grace in graces:
         for gpus in args.gpus:
             print(line(size, grace, gpus, curves, uncut, **how), flush=True)
     if args.budget:
@@ -161,7 +171,7 @@ def main() -> None:
             print(budget_line(size, args.seeds, share, gpus, curves), flush=True)
     same = [
         is_same(size, seed, grace, args.gpus[-1], curves)
-        for grace in args.grace
+        for grace in graces
         for seed in range(min(3, args.seeds))
     ]
     print(f"typed the other way round: {sum(same)} of {len(same)} journals the same")

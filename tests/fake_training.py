@@ -50,7 +50,7 @@ def accuracy(trunk: TrunkSpec, epoch: int, res: int) -> float:
 
 def report_of(plan: Plan, trunk: TrunkSpec, epoch: int, at: int = 0) -> EpochReport:
     n, resolutions = plan.counts["val"], plan.grid.test_res
-    rungs = plan.spec.rungs_to(trunk.recipe.epochs)
+    rungs = plan.rungs_to(trunk.recipe.epochs)
     hits = {res: round(n * accuracy(trunk, epoch, res)) for res in resolutions}
     val = {res: Score(split="val", n=n, hits1=h, hits5=n) for res, h in hits.items()}
     return EpochReport(

@@ -116,7 +116,7 @@ class Durations:
                 if began is not None:
                     self._starts += 1
                     self._started_s += max(0.0, self._clock() - began - report.seconds)
-                rungs = self._plan.spec.rungs_to(trunk.recipe.epochs)
+                rungs = self._plan.rungs_to(trunk.recipe.epochs)
                 work = epoch_work(
                     self._plan, point_of(trunk), report.epoch, trunk.recipe.batch_size, rungs
                 )

@@ -67,7 +67,7 @@ def _trunk_phase(trunks: TrunkScheduler) -> Phase:
         return TrunkWork(
             trunk=trunk,
             val_transforms=trunks.val_transforms(trunk),
-            rungs=plan.spec.rungs_to(trunk.recipe.epochs),
+            rungs=plan.rungs_to(trunk.recipe.epochs),
             reported=trunks.epochs_reported(trunk),
             stop_after_s=trunks.allowance_s(trunk),
         )

@@ -121,7 +121,7 @@ def _copies(plan: Plan) -> tuple[int, int]:
 
 def _most_waiting(plan: Plan) -> int:
     """Bound the trunks of a point that wait at rungs."""
-    rungs = len(plan.spec.rungs) - 1
+    rungs = len(plan.rungs) - 1
     if rungs == 0:
         return 0
     reduction = plan.spec.halving.reduction

@@ -15,6 +15,7 @@ import numpy as np
 from sweeps.planning.cell import Cell
 from sweeps.planning.grid import Grid, Point, native_crop, resolve_grid
 from sweeps.planning.options.space import space_size
+from sweeps.planning.rungs import default_grace_epochs, rungs_to
 from sweeps.planning.savings.screen import Screen
 from sweeps.planning.search import Search, search_of
 from sweeps.planning.serving.limits import check_limits
@@ -192,7 +193,24 @@ class Plan:
 
     def rungs_at(self, point: Point) -> tuple[int, ...]:
         """List the epochs at which trunks of a point are scored on val; the last is their end."""
-        return self.spec.rungs_to(self.epochs_at(point))
+        return self.rungs_to(self.epochs_at(point))
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """The rungs of a trunk that starts from the weights as they come, and its last epoch."""
+        return self.rungs_to(self.spec.trunks.epochs)
+
+    def rungs_to(self, epochs: int) -> tuple[int, ...]:
+        """List as :attr:`rungs` those of a trunk that is trained for so many epochs."""
+        return rungs_to(epochs, self.grace_epochs, self.spec.halving.reduction)
+
+    @cached_property
+    def grace_epochs(self) -> int:
+        """The first rung, in epochs; by the steps of the largest batch that is tried."""
+        asked = self.spec.halving.grace_epochs
+        if asked is not None:
+            return asked
+        return default_grace_epochs(self.counts["train"], max(self.possible("batch_size")))
 
     def trunk(
         self,

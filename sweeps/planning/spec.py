@@ -80,23 +80,10 @@ class SweepSpec:
         return {name: source for name, _, source in pairs}
 
     @property
-    def rungs(self) -> tuple[int, ...]:
-        """The epochs at which trunks are scored on val: ASHA's rungs, and the last epoch."""
-        return self.rungs_to(self.trunks.epochs)
-
-    @property
     def cascade_epochs(self) -> int:
         """Epochs of a trunk that starts from another: fewer, as part of the way is behind it."""
         given = self.grid.cascade_epochs
         return max(1, self.trunks.epochs // 2) if given is None else given
-
-    def rungs_to(self, epochs: int) -> tuple[int, ...]:
-        """List as :attr:`rungs` those of a trunk that is trained for so many epochs."""
-        rung, rungs = self.halving.grace_epochs, []
-        while rung < epochs:
-            rungs.append(rung)
-            rung *= self.halving.reduction
-        return (*rungs, epochs)
 
 
 def as_written_now(written: Mapping[str, Any]) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def draw_figures(
     if history.trunks and plan.spec.trunks.epochs > 0:
         trunks = list(history.trunks.values())
         ends = {plan.spec.trunks.epochs, *(t.trunk.recipe.epochs for t in trunks)}
-        rungs = sorted({rung for end in ends for rung in plan.spec.rungs_to(end)})
+        rungs = sorted({rung for end in ends for rung in plan.rungs_to(end)})
         figures["curves"] = plot_learning_curves(trunks, chosen.trunk, rungs, metric)
     figures |= {"arms": plot_arms(rows, metric), "spending": plot_spending(ledger)}
     if outcome.predictions:

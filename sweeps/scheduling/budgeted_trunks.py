@@ -431,4 +431,4 @@ class BudgetedTrunks(TrunkScheduler):
     def _ends(self, point: Point) -> tuple[int, ...]:
         """List the epochs that a trial of a point may end at: the rungs, and the last one."""
         epochs = self._plan.epochs_of(self.parent_at(point) is not None)
-        return self._plan.spec.rungs_to(epochs)
+        return self._plan.rungs_to(epochs)

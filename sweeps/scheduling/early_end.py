@@ -91,7 +91,7 @@ class EarlyEndHalving(Halving):
 
 def halving_of(plan: Plan, epochs: int) -> Halving:
     """Make the rungs of one point of a plan, whose trunks are trained for so many epochs."""
-    rungs, reduction = len(plan.spec.rungs_to(epochs)) - 1, plan.spec.halving.reduction
+    rungs, reduction = len(plan.rungs_to(epochs)) - 1, plan.spec.halving.reduction
     if not plan.spec.halving.early_end:
         return Halving(rungs=rungs, reduction=reduction, trunks=plan.samples)
     images = plan.counts["val"]

@@ -99,7 +99,7 @@ class TrunkResults:
 
     def _rungs(self, point: Point) -> tuple[int, ...]:
         """List the rungs of a point, as epochs; the last epoch is no rung, but the end."""
-        return self._plan.spec.rungs_to(self._epochs[point])[:-1]
+        return self._plan.rungs_to(self._epochs[point])[:-1]
 
     @property
     def cascade(self) -> str:

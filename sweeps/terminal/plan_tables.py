@@ -193,7 +193,7 @@ def _px(resolutions: Sequence[int]) -> str:
 def _epochs(plan: Plan) -> str:
     if plan.spec.trunks.epochs == 0:
         return "as their weights are, untrained"
-    rungs = plan.spec.rungs
+    rungs = plan.rungs
     cuts = ", ".join(map(str, rungs[:-1])) or "none"
     words = f"{plan.spec.trunks.epochs} epochs, cut after {cuts}"
     if plan.samples == 1 or not rungs[:-1]:

@@ -122,8 +122,10 @@ class TrunkOptions:
 class HalvingOptions:
     """Halving (ASHA, among the trunks of one variant and train resolution)"""
 
-    grace_epochs: int = 2
-    """First rung, in epochs: no trunk is cut before. Make it later where epochs have few steps."""
+    grace_epochs: int | None = None
+    """First rung, in epochs: no trunk is cut before. By default after 200 steps, and two epochs.
+
+    Before so many steps low learning rates lead that are behind in the end."""
     reduction: int = 3
     """The best 1/reduction at a rung go on; each rung is reduction times as far as the last.
 

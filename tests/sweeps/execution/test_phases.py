@@ -47,7 +47,7 @@ def test_every_trial_of_a_plan_has_resources(
                 if isinstance(work, TrunkWork):
                     assert (work.trunk.variant, work.trunk.train_res) == queued.net
                     assert (work.reported, work.stop_after_s) == (3, 90.0)
-                    assert work.rungs == planned.spec.rungs
+                    assert work.rungs == planned.rungs
                 else:
                     assert isinstance(work, CellWork)
                     assert work.cell.transform.test_res == queued.net[1]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from sweeps.planning.options.groups import ArmName
 from sweeps.planning.options.words import option
@@ -36,18 +35,6 @@ def option_names() -> list[str]:
 def test_extra_test_sets_are_named_by_what_stands_before_the_first_equals_sign() -> None:
     spec = spec_with(also_test=("v2=/a=b", "r=~"))
     assert spec.extra_test_sets == {"v2": "/a=b", "r": "~"}
-
-
-@pytest.mark.parametrize("reduction", [2, 3, 4, 10])
-@pytest.mark.parametrize("grace", [1, 2, 3, 7])
-def test_rungs_are_those_of_rays_asha(grace: int, reduction: int) -> None:
-    for epochs in (1, 2, 3, 4, 5, 6, 8, 9, 16, 20, 27, 50, 81, 100, 243, 1000):
-        rungs = spec_with(epochs=epochs, grace_epochs=grace, reduction=reduction).rungs
-        asha = AsyncHyperBandScheduler(
-            max_t=epochs, grace_period=min(grace, epochs), reduction_factor=reduction
-        )
-        rays = {int(milestone) for milestone, _ in asha._brackets[0]._rungs}
-        assert rungs == (*sorted(rays - {epochs}), epochs)
 
 
 # --- identity ---------------------------------------------------------------------------------

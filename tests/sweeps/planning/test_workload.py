@@ -36,7 +36,7 @@ def test_passes_are_those_of_all_trunks_and_cells(options: dict[str, Any]) -> No
     passes = image_passes(plan)
     assert passes["trained"] == plan.trunks * plan.spec.trunks.epochs * 120
     assert passes["adapted in cells"] == plan.cells * (120 + 50)
-    scored = plan.trunks * len(plan.spec.rungs) * len(plan.spec.grid.test_res) * 50
+    scored = plan.trunks * len(plan.rungs) * len(plan.spec.grid.test_res) * 50
     assert passes["scored at rungs"] == scored
 
 
@@ -64,7 +64,7 @@ def test_work_adds_up_and_cuts_only_save(epochs: int, grace: int, reduction: int
         )
     )
     (point,) = plan.points
-    rungs = plan.spec.rungs
+    rungs = plan.rungs
     # By hand: 1 GMAC at 100 px, 4 at 200 px; 120 images three times over, 50 scored at 1 + 4.
     epoch_work = [360 + (250 if e in rungs else 0) for e in range(1, epochs + 1)]
     assert [epoch_gmacs(plan, point, e) for e in range(1, epochs + 1)] == epoch_work
@@ -133,6 +133,6 @@ def test_a_further_crop_costs_its_cells_and_nothing_at_rungs() -> None:
 
 def test_untrained_nets_are_scored_once_and_one_a_point() -> None:
     plan = plan_of(spec_with(epochs=0, train_res=(100,), test_res=(100, 200), samples=5))
-    assert plan.trunks == 1 and plan.spec.rungs == (0,)
+    assert plan.trunks == 1 and plan.rungs == (0,)
     assert epoch_gmacs(plan, plan.points[0], 0) == 50 * (1 + 4)
     assert image_passes(plan)["trained"] == 0

@@ -201,7 +201,7 @@ def test_seconds_of_devices_bound_trials_that_run_beside_each_other(
     scheduler = BudgetedTrunks(PLAN, store, Events(), budget)
     begun: list[Point] = []
     while (point := scheduler.queue()) is not None:
-        before = sum(known.trunk_s(p, 0, PLAN.spec.rungs[0]) for p in begun)
+        before = sum(known.trunk_s(p, 0, PLAN.rungs[0]) for p in begun)
         assert before + known.trunk_s(point, 0, EPOCHS) <= own_s + cells
         assert scheduler.begin(point) is not None
         begun.append(point)

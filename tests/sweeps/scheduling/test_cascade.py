@@ -159,7 +159,7 @@ def test_where_nothing_smaller_has_finished_trunks_start_as_ever(tmp_path: Path)
     larger = [t for t in asked(store, plan) if t.train_res == 96]
     assert [(t.parent, t.recipe.epochs) for t in larger] == [(None, 6)] * 3
     assert set(progress.ended) == {t.key for t in asked(store, plan)}, "more epochs than planned"
-    assert max(epoch for key, epoch in farm.trained if key == larger[0].key) in plan.spec.rungs
+    assert max(epoch for key, epoch in farm.trained if key == larger[0].key) in plan.rungs
     assert recorded_status(store, best_of(scheduler, plan.points[1]).key) is TrunkStatus.FINISHED
     assert "those of b0 at 96 started from the weights as they come" in scheduler.cascade
     plain = plan_of(spec_with(SMALL_SPEC, variants=("b0",), train_res=(64, 96)))
