@@ -16,6 +16,7 @@ import numpy as np
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
 from sweeps.planning.rungs import default_grace_epochs
+from sweeps.planning.savings.screen import make_screen
 from sweeps.planning.spec import SweepSpec
 from sweeps.planning.workload import (
     TRAIN_STEP_FORWARDS,
@@ -82,8 +83,12 @@ class Curves(Protocol):
     def default_grace(self) -> int:
         """The first rung, of EPOCHS, where none is asked for."""
 
-    def top1(self, trunk: TrunkSpec, epoch: int) -> float:
-        """Tell the true accuracy after an epoch."""
+    def top1(self, trunk: TrunkSpec, epoch: int, start: float | None = None) -> float:
+        """Tell the true accuracy after an epoch.
+
+        Args:
+            start: that of the trunk which it starts from; None: from the weights as they come.
+        """
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,8 @@ class MadeUp:
     """Curves that rise exponentially; those of two seeds differ by chance from first to last.
 
     Trunks that end worse rise later, as two of the built-in sweep did: 48 and 66 % after two of six
-    epochs, 88 and 92 % at the end.
+    epochs, 88 and 92 % at the end. One that starts from another rises from what that came to, and
+    comes with its fewer epochs to what it would have come to with all of them.
 
     Args:
         crossing: how much curves cross: the standard deviation of the logarithm of the pace.
@@ -103,23 +109,27 @@ class MadeUp:
     wobble: float = 0.005
     default_grace = default_grace_epochs(TRAIN, BATCH_SIZE)
 
-    def top1(self, trunk: TrunkSpec, epoch: int) -> float:
+    def top1(self, trunk: TrunkSpec, epoch: int, start: float | None = None) -> float:
         point, lost = point_of(trunk), miss(point_of(trunk), trunk.hyper)
         base = base_of(point) + self.seeds_sd * draws(f"{trunk.key} seed").standard_normal()
         luck = self.crossing * draws(trunk.key).standard_normal()
         pace = min(20.0, 2.0 * math.exp(30 * lost + luck))
-        rise = (1 - math.exp(-epoch / pace)) / (1 - math.exp(-EPOCHS / pace))
-        return (base - lost) * (0.2 + 0.8 * rise)
+        rise = (1 - math.exp(-epoch / pace)) / (1 - math.exp(-trunk.recipe.epochs / pace))
+        end = base - lost
+        start = 0.2 * end if start is None else start
+        return start + (end - start) * rise
 
 
 def draws(name: str) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big"))
 
 
-def report_of(curves: Curves, plan: Plan, trunk: TrunkSpec, epoch: int) -> EpochReport:
+def report_of(
+    curves: Curves, plan: Plan, trunk: TrunkSpec, epoch: int, start: float | None = None
+) -> EpochReport:
     """What an epoch reports: the true accuracy, its wobble, and the chance of val's few images."""
     rng = draws(f"{trunk.key} {epoch} {plan.spec.run.seed}")
-    value = float(np.clip(curves.top1(trunk, epoch) + rng.normal(0, curves.wobble), 0, 1))
+    value = float(np.clip(curves.top1(trunk, epoch, start) + rng.normal(0, curves.wobble), 0, 1))
     val = plan.counts["val"]
     score = Score(split="val", n=val, hits1=int(rng.binomial(val, value)), hits5=val)
     is_rung = epoch in plan.rungs_to(trunk.recipe.epochs)
@@ -153,7 +163,27 @@ def make_plan(size: Size, seed: int, grace: int, *, turned: bool = False, **opti
     spec = spec_with(spec, **options)
     sides = {*size.train_res, *size.test_res}
     costs = {(v, res): cost(v, res, 3) for v in size.variants for res in sides}
-    return replace(plan_of(spec, train=TRAIN, val=size.val), costs=costs)
+    plan = replace(plan_of(spec, train=TRAIN, val=size.val), costs=costs)
+    return _screened(plan) if plan.is_to_be_screened else plan
+
+
+def _screened(plan: Plan) -> Plan:
+    """Leave points out, by what untouched nets are worth: as points are, with an error."""
+
+    def worth(variant: str, res: int) -> float:
+        error = 0.02 * draws(f"{variant} {res} {plan.spec.run.seed}").standard_normal()
+        return base_of(Point(variant=variant, train_res=res)) + error
+
+    return plan.screened(
+        make_screen(
+            plan.spec.grid.screen,
+            plan.metric,
+            plan.counts["val"],
+            plan.grid.tests,
+            worth,
+            lambda point: nominal_ms(plan.costs[point.variant, point.train_res]),
+        )
+    )
 
 
 def cells_seconds(plan: Plan) -> float:

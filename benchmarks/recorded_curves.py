@@ -58,8 +58,10 @@ class Recorded:
         grace = default_grace_epochs(recorded["train"], BATCH_SIZE)
         self.default_grace = math.ceil(grace * EPOCHS / recorded["epochs"][-1])
 
-    def top1(self, trunk: TrunkSpec, epoch: int) -> float:
+    def top1(self, trunk: TrunkSpec, epoch: int, start: float | None = None) -> float:
         """Tell the true accuracy after an epoch; between those that were scored, on a line."""
+        if start is not None:
+            raise ValueError("no trunk that starts from another was recorded")
         if trunk.key not in self._curves:
             chance = self.residuals[draws(trunk.key).integers(len(self.residuals))]
             offset = (base_of(point_of(trunk)) - MIDDLE) / POINTS_PER_LOGIT

@@ -35,7 +35,7 @@ from sweeps.scheduling.trunk_scheduler import TrunkScheduler
 from tests.fake_training import Events
 from trainables.storage.artifact_store import Store
 from trainables.training.trainer import SAVE_EVERY_S
-from trainables.training.trunk import EpochReport, TrunkSpec
+from trainables.training.trunk import EpochReport, TrunkSpec, TrunkStatus
 
 AWAY_S = 300.0  # from the loss of a GPU to the next
 RESTART_S = 60.0  # of a trial that was lost, until it trains again
@@ -48,13 +48,23 @@ class Workers:
     def __init__(self, plan: Plan, curves: Curves):
         self._plan, self._curves = plan, curves
         self.reports: dict[str, list[EpochReport]] = defaultdict(list)  # by key
+        self._now: dict[str, float] = {}  # the true accuracy of each
 
     def train(self, trunk: TrunkSpec, epoch: int) -> EpochReport:
         """Train the next epoch of a trunk."""
         reports = self.reports[trunk.key]
         assert epoch == len(reports) + 1
-        reports.append(report_of(self._curves, self._plan, trunk, epoch))
+        start = self._start(trunk)
+        reports.append(report_of(self._curves, self._plan, trunk, epoch, start))
+        self._now[trunk.key] = self._curves.top1(trunk, epoch, start)
         return reports[-1]
+
+    def top1(self, trunk: TrunkSpec) -> float:
+        """Tell the true accuracy of a trunk as it is now."""
+        return self._now[trunk.key]
+
+    def _start(self, trunk: TrunkSpec) -> float | None:
+        return None if trunk.parent is None else self._now[trunk.parent.trunk]
 
     @property
     def epochs(self) -> int:
@@ -249,7 +259,7 @@ def simulate(
     workers = Workers(plan, curves)
     trunk_scheduler.propose = partial(_propose, asked)
     trunk_scheduler.recorded_reports = lambda _, key: workers.reports[key]
-    trunk_scheduler.finalize_trunk = lambda *_: None
+    trunk_scheduler.finalize_trunk = _leave_weights if plan.cascading else lambda *_: None
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as root:
         store = Store(Path(root))
         if budget_s is None or not ranked:
@@ -267,11 +277,17 @@ def simulate(
         elapsed_s=cluster.now,
         idle=cluster.idle,
         losses=len(cluster.lost_at),
-        winner=math.nan if best is None else curves.top1(best, ends[best].epoch),
+        winner=math.nan if best is None else workers.top1(best),
         by_tpe=float(np.mean(asked)) if asked else 0.0,
         journal=journal,
         ends=tuple(ends.items()),
     )
+
+
+def _leave_weights(store: Store[Path], key: str, _: TrunkStatus) -> None:
+    """Leave what a trunk that starts from this one looks for."""
+    store.trunk(key).mkdir(parents=True, exist_ok=True)
+    (store.trunk(key) / "trunk.safetensors").touch()
 
 
 def _propose(
