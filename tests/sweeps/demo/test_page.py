@@ -19,7 +19,7 @@ from sweeps.demo.server import DemoServer, demo_server
 from sweeps.final_model.pyfunc_model import ImageModel
 from tests.browser import CHROMIUM, Page, page_in_chromium
 from tests.javascript import PACKAGES, needs_packages
-from tests.sweeps.final_model.image_tables import file_of, noise, turned
+from tests.sweeps.final_model.image_tables import file_of, noise, other_colours, turned
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
@@ -78,7 +78,7 @@ def seen(page: Page) -> np.ndarray:
         return np.asarray(picture.convert("RGB"))
 
 
-def with_profile(pixels: np.ndarray) -> bytes:
+def with_gamma(pixels: np.ndarray) -> bytes:
     """A PNG that names a gamma, which a viewer would apply; the model passes over it."""
     linear = struct.pack(">I", 100_000)  # a gamma of 1
     chunk = b"gAMA" + linear
@@ -93,7 +93,8 @@ EXACT = {
     "small.png": lambda: file_of(noise(20, 31, seed=3)),
     "large.png": lambda: file_of(noise(1500, 1200, seed=4)),
     "grey.png": lambda: file_of(noise(90, 90, 1, seed=5)[..., 0]),
-    "profile.png": lambda: with_profile(noise(80, 100, seed=6)),
+    "gamma.png": lambda: with_gamma(noise(80, 100, seed=6)),
+    "profile.jpg": lambda: file_of(noise(80, 100, seed=10), "JPEG", icc_profile=other_colours()),
     "photo.webp": lambda: file_of(noise(90, 100, seed=7), "WEBP", lossless=True),
     "photo.jpg": lambda: file_of(noise(120, 160, seed=8), "JPEG", quality=90),
     "turned.jpg": lambda: turned(noise(120, 160, seed=9), 6),
