@@ -83,7 +83,7 @@ class OpenvinoNet:
         return np.array(request.get_output_tensor(0).data)
 
     def _compiled(self, batch: int) -> Any:
-        """Compile the net for a fixed number of images, else memory is planned at each request."""
+        """Compile the net for a fixed number of images, as whoever serves one at a time does."""
         net = self._net.clone()
         net.reshape([batch, 3, self.res, self.res])
         settings = {
