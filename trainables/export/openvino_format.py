@@ -134,7 +134,11 @@ def write_openvino(path: Path, onnx_file: Path) -> None:
     """Write the net of an ONNX file for OpenVINO: ``path`` (.xml) and its weights beside it (.bin).
 
     Weights stay float32. The same net gives the same bytes in any process and folder.
+
+    Raises:
+        UserError: OpenVINO is not installed.
     """
+    check_installed("--openvino")
     openvino = import_openvino()
     net = openvino.Core().read_model(onnx_file)
     for number, node in enumerate(net.get_ordered_ops()):

@@ -103,12 +103,16 @@ def test_a_file_that_is_no_net_is_refused_by_name(name: str, tmp_path: Path) -> 
         open_net(tmp_path / name, 1)
 
 
-def test_where_it_is_not_installed_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_it_is_not_installed_the_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(
         UserError, match=r"--openvino needs OpenVINO, .*pip install '\.\[openvino\]'"
     ):
         check_installed("--openvino")
+    with pytest.raises(UserError, match=r"needs OpenVINO"):  # as where a sweep of elsewhere had it
+        write_openvino(tmp_path / "model.xml", tmp_path / "model.onnx")
 
 
 @needs_openvino
