@@ -64,7 +64,7 @@ $(VENV)/.whole-lite: pyproject.toml constraints.txt
 	@$(call set_up,lite,.whole-lite)
 
 $(VENV)/.whole-dev: pyproject.toml constraints.txt
-	@$(call set_up,lite$(comma)dev,.whole-lite .whole-dev)
+	@$(call set_up,lite$(comma)openvino$(comma)dev,.whole-lite .whole-dev)
 
 comma := ,
 

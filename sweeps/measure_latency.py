@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Measure, on the machine that is to serve, what the nets of a sweep take in ONNX Runtime.
+"""Measure, on the machine that is to serve, what the nets of a sweep take.
 
     python sweeps/measure_latency.py DIR --out latency.json
 
 DIR has been written by ``select_best.py --export-candidates DIR``, which then chooses by the
 result: ``select_best.py --latency latency.json``. A finished model's folder does too. ONNX Runtime
-is all that has to be installed. An installed package brings it as ``fixres-latency``.
+is all that has to be installed, or OpenVINO for ``--runtime openvino``. An installed package brings
+it as ``fixres-latency``.
 """
 
 from __future__ import annotations
@@ -13,16 +14,23 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if not __package__:  # run as a script: its own folder is first on the path, not the project's
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from trainables.errors import UserError, exit_code, printable
 from trainables.machine import available_cores
-from trainables.profiling.latency import Setting, measure_in_turns
+from trainables.profiling.latency import Conditions, Setting, measure_in_turns
 from trainables.profiling.latency_file import LatencyFile, NetLatency, write_latency_file
+
+if TYPE_CHECKING:
+    from trainables.export.openvino_format import OpenvinoNet
+    from trainables.profiling.onnx_latency import OnnxNet
+
+    OpenNet = Callable[[Path, int], OnnxNet | OpenvinoNet]
 
 MAX_WEIGHTS_BYTES = 2e9  # of all files that are loaded at a time
 
@@ -35,11 +43,14 @@ def main(argv: list[str], prog: str = "measure_latency.py") -> int:
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Measure what nets take in ONNX Runtime on this machine's CPU.",
+        description="Measure what nets take in a runtime on this machine's CPU.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("models", type=Path, help="folder of ONNX files (--export-candidates)")
     parser.add_argument("--out", type=Path, required=True, help="the file to write, JSON")
+    parser.add_argument(
+        "--runtime", choices=("onnx", "openvino"), default="onnx", help="what is to serve"
+    )
     parser.add_argument(
         "--threads", type=int, default=available_cores(), help="CPU threads to compute with"
     )
@@ -61,19 +72,16 @@ def _measure(asked: argparse.Namespace) -> None:
     files = _files(asked.models)
     _check_out(asked.out)
     setting = Setting(
-        runtime="onnx",
+        runtime=asked.runtime,
         threads=asked.threads,
         batch=asked.batch,
         throughput_batch=asked.throughput_batch,
     )
-    # Imported after the check, so that bad options fail at once, and --help without it.
-    from trainables.profiling import onnx_latency
-
-    conditions = onnx_latency.conditions(setting)
+    conditions, open_net = _reader(setting)
     print(f"latency  median (10th to 90th percentile); {conditions}", flush=True)
     nets: list[NetLatency] = []
     for group in _groups(files):
-        for net in _measured(group, setting):
+        for net in _measured(group, setting, open_net):
             latency = net.latency
             print(
                 f"{net.variant:8} {net.test_res:4} px  {latency.latency_ms:8.3f} ms "
@@ -87,6 +95,25 @@ def _measure(asked: argparse.Namespace) -> None:
         asked.out, LatencyFile(conditions=conditions, measured=measured, nets=tuple(nets))
     )
     print(f"written  {asked.out}")
+
+
+def _reader(setting: Setting) -> tuple[Conditions, OpenNet]:
+    """Give what is measured with, and what loads a file.
+
+    A runtime is imported once options are checked, so that bad ones fail at once, and --help
+    without it; and only the one that is asked for.
+
+    Raises:
+        UserError: the runtime is not installed.
+    """
+    if setting.runtime == "openvino":
+        from trainables.export import openvino_format
+        from trainables.profiling import openvino_latency
+
+        return openvino_latency.conditions(setting), openvino_format.open_net
+    from trainables.profiling import onnx_latency
+
+    return onnx_latency.conditions(setting), onnx_latency.open_net
 
 
 def _files(folder: Path) -> list[Path]:
@@ -132,15 +159,13 @@ def _groups(files: list[Path]) -> Iterator[list[Path]]:
     yield group
 
 
-def _measured(files: list[Path], setting: Setting) -> list[NetLatency]:
+def _measured(files: list[Path], setting: Setting, open_net: OpenNet) -> list[NetLatency]:
     """Measure the files in turns.
 
     Raises:
         UserError: one is no net of a sweep.
     """
-    from trainables.profiling import onnx_latency
-
-    nets = {path: onnx_latency.open_net(path, setting.threads) for path in files}
+    nets = {path: open_net(path, setting.threads) for path in files}
     named = {path: _variant(path, net.metadata) for path, net in nets.items()}
     latencies = measure_in_turns(nets, setting.batch, setting.throughput_batch)
     return [

@@ -41,6 +41,7 @@ MARKED = {
     ),
     "slow": (
         "tests/clusters/",
+        "tests/sweeps/demo/",
         "tests/sweeps/execution/test_gpu_memory.py",
         "tests/sweeps/execution/test_spreading.py",
         "tests/sweeps/final_model/",

@@ -20,12 +20,15 @@ from sweeps.final_model.outcome import ServedModel
 from sweeps.final_model.served_latency import ServedLatency, measure_served
 from sweeps.planning.plan import Plan
 from trainables.export.candidates import VARIANT
+from trainables.export.openvino_format import OPENVINO_FILE, check_openvino, write_openvino
 from trainables.export.portable_formats import check, trace, write_onnx, write_program
 from trainables.export.timm_format import write_timm
 from trainables.export.variant_graphs import graph_of
 from trainables.fixres.adapted_net import adapted_state
 from trainables.fixres.cell import load_model
+from trainables.machine import available_cores
 from trainables.models import variants
+from trainables.profiling.onnx_latency import open_net
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import write_text
 from trainables.storage.replacing import replacing_folder
@@ -52,6 +55,8 @@ def write_model(
     quantise: Callable[[Path], Int8Net] | None = None,
 ) -> Exported:
     """Write ``folder`` with the forms for timm, ONNX Runtime, plain PyTorch and MLflow, and a card.
+
+    With ``--openvino`` that for OpenVINO is there too.
 
     Args:
         card: makes the model card, Markdown, from what the files take; it shows ``picture`` by
@@ -82,6 +87,9 @@ def write_model(
         write_onnx(onnx, graph, _metadata(plan, trunk.variant, transform))
         write_program(program, traced)
         check(onnx, program, model, transform.test_res)
+        if plan.spec.output.openvino:
+            write_openvino(new_folder / OPENVINO_FILE, onnx)
+            check_openvino(new_folder / OPENVINO_FILE, open_net(onnx, available_cores()).run)
         exported = Exported(
             served_latency=measure_served(onnx, plan.spec.latency),
             int8=quantise(onnx) if quantise else None,

@@ -29,6 +29,7 @@ from sweeps.selection.optimism import Expectation
 from sweeps.tracking.access.names import metric_group
 from trainables.evaluation.confidence import paired_difference
 from trainables.evaluation.metrics import Score
+from trainables.export.openvino_format import OPENVINO_FILE
 from trainables.fixres.cell import recorded_spec
 from trainables.fixres.predictions import Predictions
 from trainables.profiling.latency import Conditions, Latency
@@ -158,17 +159,18 @@ def write_choice(out: Path, outcome: Outcome, identity: Mapping[str, Any] | None
 
 
 def read_outcome(
-    out: Path, extra_test_sets: Iterable[str], *, int8: bool = False
+    out: Path, extra_test_sets: Iterable[str], *, int8: bool = False, openvino: bool = False
 ) -> Outcome | None:
     """Read the outcome from a sweep's folder.
 
     Args:
         extra_test_sets: names of the sets that the sweep is to be scored on beside the test split.
         int8: whether it is to have the net in eight bits.
+        openvino: whether it is to have the net for OpenVINO.
 
     Returns:
-        None where the sweep is not finished, a held-out set is still to be read, that net is still
-        to be made, or a file is damaged or of another version, which a warning tells.
+        None where the sweep is not finished, a held-out set is still to be read, such a net is
+        still to be made, or a file is damaged or of another version, which a warning tells.
     """
     try:
         outcome = unless_damaged(lambda: _read_outcome(out, {"test", *extra_test_sets}))
@@ -178,7 +180,9 @@ def read_outcome(
             "is taken as it is, and the results are written again", out / BOARD,
         )  # fmt: skip
         return None
-    return None if int8 and outcome is not None and outcome.int8 is None else outcome
+    lacks_int8 = int8 and outcome is not None and outcome.int8 is None
+    lacks_openvino = openvino and not (out / "model" / OPENVINO_FILE).is_file()
+    return None if lacks_int8 or lacks_openvino else outcome
 
 
 def _read_outcome(out: Path, held_out_sets: set[str]) -> Outcome | None:
@@ -301,7 +305,10 @@ def finished_outcome(
     """
     if not _is_choice_of(location.out, record, identity):
         return None
-    outcome = read_outcome(location.out, spec.extra_test_sets, int8=spec.output.int8)
+    output = spec.output
+    outcome = read_outcome(
+        location.out, spec.extra_test_sets, int8=output.int8, openvino=output.openvino
+    )
     if outcome is not None and outcome.failures and has_lines(location.store.journal):
         log.warning("%s failed before: tried again", counts_in_words(outcome.failures))
         return None

@@ -143,7 +143,7 @@ NOT_IDENTITY = frozenset(
         *("data", "cache_dir", "cache_gb", "max_corrupt"),
         # The digest of the images has what these decide.
         *("layout", "class_order", "pick_share", "group_by"),
-        *("out", "storage", "link_days", "int8", "keep", "events", "on_end"),
+        *("out", "storage", "link_days", "int8", "openvino", "keep", "events", "on_end"),
         *("concurrency", "cpus_per_trial", "gpus_per_trial", "gpu_memory_gb", "precision"),
         *("accelerator_type", "workers_per_trial", "cluster_gpus", "max_minutes_per_trial"),
         *("also_test", "dry_run", "remake", "config", "print_config", "status"),

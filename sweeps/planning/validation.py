@@ -20,6 +20,7 @@ from sweeps.planning.search import search_of
 from sweeps.planning.search_checks import check_search
 from sweeps.planning.spec import SweepSpec
 from trainables.errors import UserError, is_utf8, printable
+from trainables.export.openvino_format import check_installed
 from trainables.fixres.arms import ARMS, RETIRED
 from trainables.models import variants
 from trainables.sources.splits import SPLITS
@@ -56,6 +57,9 @@ def check_spec(spec: SweepSpec) -> SweepSpec:
         if low > high:
             raise UserError(f"{option(name)} {low} {high} is no range: give the lower end first.")
     _check_combinations(spec)
+    check_latency(spec.latency)
+    if spec.output.openvino:
+        check_installed("--openvino")
     _check_sources(spec)
     _check_folders(spec)
     return spec
@@ -95,6 +99,8 @@ def check_latency(latency: LatencyOptions) -> None:
     for field in fields(latency):
         if field.name in RANGE_OF_OPTION:
             _check_range(field.name, getattr(latency, field.name))
+    if latency.latency_runtime == "openvino":
+        check_installed("--latency-runtime openvino")
 
 
 def _check_range(name: str, value: Any) -> None:

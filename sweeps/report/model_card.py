@@ -62,6 +62,7 @@ def model_card(plan: Plan, outcome: Outcome, versions: Mapping[str, str], pictur
         _class_map(plan.classes),
         "## Use",
         USE,
+        *([USE_IN_OPENVINO] if plan.spec.output.openvino else []),
         _pixels(plan),
         "## Why this one",
         outcome.choice.reason,
@@ -102,6 +103,19 @@ import mlflow
 
 model = mlflow.pyfunc.load_model("PATH/TO/THIS/FOLDER")
 print(model.predict({"image": [open("image.jpg", "rb").read()]}))  # label, probability, ...
+```"""
+
+
+USE_IN_OPENVINO = """For OpenVINO it is in `model.xml`. Ask for float32 when it is compiled: on
+CPUs with bfloat16 in hardware OpenVINO takes that by itself, and logits move by percents.
+
+```python
+import openvino
+
+net = openvino.Core().compile_model(
+    "PATH/TO/THIS/FOLDER/model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+)
+logits = net([pixels])["logits"]  # normalised pixels (N, 3, R, R) float32 in, as for model.onnx
 ```"""
 
 

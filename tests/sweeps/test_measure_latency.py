@@ -18,7 +18,6 @@ from sweeps.measure_latency import main
 from trainables.profiling.latency_file import read_latency_file
 
 ROOT = Path(__file__).resolve().parents[2]
-NEEDED = {"numpy", "onnxruntime"}
 MODULES = {  # packages whose modules are called otherwise
     "pillow": "PIL",
     "nvidia-ml-py": "pynvml",
@@ -61,23 +60,30 @@ def models(tmp_path: Path) -> Path:
     return folder
 
 
-def test_onnx_runtime_is_all_it_takes(models: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("runtime", "name"), [("onnx", "ONNX Runtime"), ("openvino", "OpenVINO")])
+def test_the_runtime_is_all_it_takes(models: Path, tmp_path: Path, runtime: str, name: str) -> None:
     """Without any other of this project's packages, in a folder that is not the project's."""
+    if runtime == "openvino":
+        pytest.importorskip("openvino.properties", reason="OpenVINO is not installed")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [entry.partition(">")[0].partition("[")[0] for entry in project["dependencies"]]
-    blocked = {MODULES.get(name, name) for name in wanted} - NEEDED
+    blocked = {MODULES.get(name, name) for name in wanted}
+    blocked -= {"numpy", "onnxruntime" if runtime == "onnx" else ""}
     assert {"torch", "timm", "ray", "mlflow", "onnx", "tyro"} <= blocked
     environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    options = ("--out", "latency.json", "--runtime", runtime)
     done = subprocess.run(
-        [sys.executable, "-c", SERVING, " ".join(blocked), str(models), "--out", "latency.json"],
+        [sys.executable, "-c", SERVING, " ".join(blocked), str(models), *options],
         cwd=tmp_path,
-        env=environment | {"PYTHONPATH": str(ROOT)},
+        env=environment | {"PYTHONPATH": path},
         capture_output=True,
         text=True,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert "lite0      48 px" in done.stdout and "ONNX Runtime" in done.stdout
+    assert "lite0      48 px" in done.stdout and f"; {name} " in done.stdout
     found = read_latency_file(tmp_path / "latency.json")
+    assert found.conditions.runtime == runtime
     assert [(n.variant, n.test_res, n.classes) for n in found.nets] == [
         ("lite0", 48, 5), ("lite0", 96, 5)
     ]  # fmt: skip
@@ -130,7 +136,16 @@ def test_bad_input_is_one_sentence(
     assert not (tmp_path / "latency.json").exists()
 
 
+def test_a_runtime_that_is_not_installed_is_named(
+    models: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert main([str(models), "--out", str(models / "x.json"), "--runtime", "openvino"]) == 2
+    said = capsys.readouterr().err
+    assert "OpenVINO, which is not installed: pip install" in said and said.count("\n") == 1
+
+
 def test_every_option_is_explained_in_the_docs() -> None:
     page = (ROOT / "docs" / "options.md").read_text()
-    for name in ("--threads", "--batch", "--throughput-batch", "--out"):
+    for name in ("--runtime", "--threads", "--batch", "--throughput-batch", "--out"):
         assert f"`{name}" in page

@@ -8,9 +8,10 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-Runtime = Literal["onnx", "torch", "torch-compile"]
+Runtime = Literal["onnx", "openvino", "torch", "torch-compile"]
 RUNTIME_NAMES: dict[Runtime, str] = {
     "onnx": "ONNX Runtime",
+    "openvino": "OpenVINO",
     "torch": "PyTorch",
     "torch-compile": "compiled PyTorch",
 }

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from trainables.export import openvino_format
 from trainables.export.candidates import write_candidates
 from trainables.machine import available_cores
 from trainables.models.device import pick_device
-from trainables.profiling import onnx_latency, torch_latency
+from trainables.profiling import onnx_latency, openvino_latency, torch_latency
 from trainables.profiling.cost import cost
 from trainables.profiling.latency import (
     Conditions,
@@ -22,6 +23,10 @@ from trainables.profiling.latency import (
 )
 from trainables.profiling.torch_latency import NetAtRes
 
+FILE_READERS: Mapping[Runtime, Callable[[Path, int], Net]] = {  # of ONNX files
+    "onnx": onnx_latency.open_net,
+    "openvino": openvino_format.open_net,
+}
 MAX_WEIGHTS_M = 500.0  # millions of weights, of all nets that are loaded at a time: 2 GB
 
 
@@ -43,9 +48,15 @@ def setting_of(
 
 
 def conditions(setting: Setting) -> Conditions:
-    """Name what :func:`measure` measures with here."""
+    """Name what :func:`measure` measures with here.
+
+    Raises:
+        UserError: the runtime is not installed.
+    """
     if setting.runtime == "onnx":
         return onnx_latency.conditions(setting)
+    if setting.runtime == "openvino":
+        return openvino_latency.conditions(setting)
     return torch_latency.conditions(setting)
 
 
@@ -78,7 +89,7 @@ def open_nets(
     nets: Sequence[NetAtRes], classes: int, setting: Setting
 ) -> Iterator[Mapping[NetAtRes, Net]]:
     """Load nets with random weights into the runtime; see :func:`measure`."""
-    if setting.runtime != "onnx":
+    if setting.runtime not in FILE_READERS:
         with torch_latency.open_nets(nets, classes, setting) as opened:
             yield opened
         return
@@ -87,7 +98,7 @@ def open_nets(
         resolutions = [res for name, res in nets if name == variant]
         with tempfile.TemporaryDirectory(prefix="fixres-latency-") as folder:
             for res, path in write_candidates(Path(folder), variant, resolutions, classes).items():
-                sessions[variant, res] = onnx_latency.open_net(path, setting.threads)
+                sessions[variant, res] = FILE_READERS[setting.runtime](path, setting.threads)
     yield sessions
 
 

@@ -198,6 +198,8 @@ class OutputOptions:
     """Days for which the card in the store links to the files, open to its readers; 0: no links."""
     int8: bool = False
     """Write model-int8.onnx too, the net in eight bits: its top-1 on test, size and latency."""
+    openvino: bool = False
+    """Write model.xml and model.bin too, the net for OpenVINO, in float32."""
     keep: Literal["all", "front", "best"] = "all"
     """Checkpoints left once it is finished, now or later: all, the Pareto fronts' or the best's."""
     events: Path | None = None

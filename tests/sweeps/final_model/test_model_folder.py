@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from torch import nn
 from sweeps.final_model import model_folder
 from sweeps.final_model.outcome import ServedModel
 from sweeps.final_model.served_latency import ServedLatency
+from sweeps.planning.plan import Plan
 from tests.factories import HYPER, a_served_latency, plan_of, spec_with
 from trainables.errors import SweepError
 from trainables.models import backbone, variants
@@ -41,7 +44,12 @@ def measured(onnx: Path) -> ServedLatency:
 
 
 def write(
-    folder: Path, store: Store[Path], monkeypatch: pytest.MonkeyPatch, *, check: Any
+    folder: Path,
+    store: Store[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    check: Any,
+    plan: Plan = PLAN,
 ) -> dict[str, str]:
     """Write the folder without the slow exports; return what the ONNX file would say of itself."""
     metadata: dict[str, str] = {}
@@ -69,7 +77,7 @@ def write(
     monkeypatch.setattr(model_folder, "measure_served", lambda path, _: measured(path))
     exported = model_folder.write_model(
         folder,
-        PLAN,
+        plan,
         MODEL,
         store,
         card=lambda exported: f"# Card {exported.served_latency.latency.latency_ms}",
@@ -102,6 +110,29 @@ def test_a_form_that_disagrees_leaves_no_folder(
     with pytest.raises(SweepError, match="differ"):
         write(tmp_path / "model", store, monkeypatch, check=disagree)
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_form_for_openvino_is_compared_with_the_onnx_file(
+    store: Store[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: bool
+) -> None:
+    compared: list[tuple[Path, object]] = []
+
+    def write_openvino(path: Path, onnx_file: Path) -> None:
+        assert onnx_file.read_bytes() == b"onnx"
+        path.write_text("<net/>")
+
+    monkeypatch.setattr(model_folder, "write_openvino", write_openvino)
+    monkeypatch.setattr(
+        model_folder, "open_net", lambda path, _: SimpleNamespace(run=f"run of {path.name}")
+    )
+    monkeypatch.setattr(model_folder, "check_openvino", lambda *given: compared.append(given))
+    plan = replace(PLAN, spec=spec_with(PLAN.spec, openvino=wanted))
+    write(tmp_path / "model", store, monkeypatch, check=lambda *_: None, plan=plan)
+    assert (tmp_path / "model" / "model.xml").exists() == wanted
+    assert [(path.name, run) for path, run in compared] == (
+        [("model.xml", "run of model.onnx")] if wanted else []
+    )
 
 
 def test_the_example_is_an_image_of_its_own() -> None:

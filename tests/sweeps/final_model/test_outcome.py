@@ -91,6 +91,15 @@ def test_the_net_in_eight_bits_is_read_as_written_and_made_where_it_lacks(tmp_pa
         assert read_outcome(tmp_path, (), int8=asked) == outcome_of(ROWS, int8=an_int8_net())
 
 
+def test_the_net_for_openvino_is_made_where_it_lacks(tmp_path: Path) -> None:
+    leaderboard.write(tmp_path / "leaderboard.parquet", ROWS)
+    write_choice(tmp_path, outcome_of(ROWS))
+    assert read_outcome(tmp_path, (), openvino=True) is None
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.xml").write_text("<net/>")
+    assert read_outcome(tmp_path, (), openvino=True) == outcome_of(ROWS)
+
+
 def test_a_set_that_is_still_to_be_read_makes_it_unfinished(tmp_path: Path) -> None:
     outcome = outcome_of(ROWS, gains=GAINS)
     leaderboard.write(tmp_path / "leaderboard.parquet", outcome.rows)

@@ -99,6 +99,7 @@ def test_what_cannot_be_read_is_named_and_the_others_are_classified(
         (["nowhere", "photos"], "nowhere has no config.json: name the folder OUT/model"),
         (["MODEL", "nowhere"], "nowhere does not exist: name images or folders."),
         (["MODEL", "empty"], "empty has no image below it"),
+        (["MODEL"], "no image is named: name image files or folders, or give --demo."),
         (["MODEL", "photos", "--top-k", "0"], "--top-k 0 is out of bounds: the model has"),
         (["MODEL", "photos", "--top-k", "99"], "--top-k 99 is out of bounds: the model has"),
     ],

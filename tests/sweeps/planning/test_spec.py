@@ -54,6 +54,7 @@ FREE = {
     "storage": "s3://elsewhere/sweep",
     "link_days": 3.0,
     "int8": True,
+    "openvino": True,
     "concurrency": 4,
     "cpus_per_trial": 3,
     "gpus_per_trial": 0.5,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,19 @@ def test_ranges_may_be_single_values_and_smoothing_none() -> None:
             hflip=1.0,
         )
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [({"openvino": True}, "--openvino"), ({"latency_runtime": "openvino"}, "--latency-runtime")],
+)
+def test_openvino_is_missed_before_anything_is_trained(
+    given: dict[str, Any], named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(UserError, match=rf"^{named}\b.* needs OpenVINO") as refused:
+        check_spec(spec_with(**given))
+    assert is_one_sentence(str(refused.value))
 
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [

@@ -100,6 +100,13 @@ def test_the_card_tells_of_the_net_in_eight_bits() -> None:
     assert not [line for line in made().splitlines() if "eight bits" in line]
 
 
+def test_the_card_says_how_openvino_opens_the_net() -> None:
+    plan = replace(PLAN, spec=spec_with(PLAN.spec, openvino=True))
+    text = model_card(plan, outcome_of(ROWS), {}, "heatmap.png")
+    assert '"INFERENCE_PRECISION_HINT": "f32"' in text and "model.xml" in text
+    assert "model.xml" not in made()
+
+
 def test_front_matter_is_yaml_with_what_hubs_look_for() -> None:
     _, front, body = made().split("---\n", 2)
     values = yaml.safe_load(front)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +15,7 @@ import torch
 
 from tests.trainables.export.test_portable_formats import tiny
 from trainables.errors import UserError
+from trainables.export.openvino_format import OpenvinoNet
 from trainables.models import backbone
 from trainables.profiling import latency, net_latency, onnx_latency
 from trainables.profiling.latency import Runtime, Setting
@@ -57,6 +61,33 @@ def test_onnx_runtime_runs_each_net_with_the_threads_asked_for(
     assert {shape[0] for shape in runs} == {1, 2}
     for one in found.values():
         assert 0 < one.low_ms <= one.latency_ms <= one.high_ms and one.images_s > 0
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
+def test_openvino_runs_each_net_for_the_images_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int, int]] = []
+    compiled = OpenvinoNet._compiled
+
+    def compiling(net: OpenvinoNet, batch: int) -> Any:
+        asked.append((net.res, batch, net._threads))
+        return compiled(net, batch)
+
+    monkeypatch.setattr(OpenvinoNet, "_compiled", compiling)
+    monkeypatch.setattr(backbone, "build", lambda _, classes: tiny(classes=classes))
+    found = measure([("lite0", 48), ("lite0", 32)], 7, setting("openvino", threads=2))
+    assert found.keys() == {("lite0", 32), ("lite0", 48)}
+    assert sorted(asked) == [(res, batch, 2) for res in (32, 48) for batch in (1, 2)]
+    for one in found.values():
+        assert 0 < one.low_ms <= one.latency_ms <= one.high_ms and one.images_s > 0
+    said = conditions(setting("openvino", threads=2))
+    assert (said.runtime, said.precision, said.threads) == ("openvino", "float32", 2)
+    assert re.fullmatch(r"[\d.]+", said.version)
+
+
+def test_a_runtime_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(UserError, match=r"the runtime openvino needs OpenVINO, which is not"):
+        conditions(setting("openvino"))
 
 
 @pytest.mark.parametrize("runtime", ["torch", "torch-compile"])
