@@ -139,7 +139,7 @@ def _adapt(arm: Arm, passes: CellPasses, cell: CellSpec, store: Store) -> Adapte
             head=net.head,
             head_tried=net.head_tried,
             crossfit=_crossfit_values(net.cross_fit, labels),
-            resize=kernel_here() if arm.needs_train and not arm.needs_mild_views else "",
+            resize=kernel_here() if arm.needs_train or arm.sampled else "",
         ),
         labels=labels,
         predicted=predicted(logits),
