@@ -10,7 +10,7 @@ from sweeps.planning.plan import Plan
 from trainables.fixres.arms import ARMS
 from trainables.models.tensor_names import CLASSIFIER, STATISTICS
 from trainables.profiling.training_memory import (
-    Precision,
+    MapPrecision,
     cell_bytes,
     forward_bytes,
     needed_gb,
@@ -111,6 +111,6 @@ def _forward_bytes(plan: Plan, variant: str, res: int, batch: int) -> int:
     return forward_bytes(variant, res, batch=batch, classes=classes, precision=precision)
 
 
-def _precision(plan: Plan) -> Precision:
+def _precision(plan: Plan) -> MapPrecision:
     """Return the precision that memory is counted for: fp16 takes as much as bf16."""
     return "float32" if plan.spec.resources.precision == "fp32" else "bf16"
