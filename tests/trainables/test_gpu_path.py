@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from tests.trainables.fake_cuda import CUDA, Traffic, fake_cuda
 from trainables.data import loader
 from trainables.data.image_set import ImageSet
 from trainables.data.view_cache import ViewCache
-from trainables.evaluation.inference import logits_of
+from trainables.evaluation.inference import batches_of, logits_of
 from trainables.fixres.adapt import adapt_cell
 from trainables.fixres.arms import ARMS
 from trainables.fixres.cell import CellSpec
@@ -153,6 +154,16 @@ def test_a_batch_to_score_is_copied_once_and_waited_for_once(gpu, tiny_images, t
     logits = logits_of(model, view, preprocessing, batch_size=4, device=CUDA)
     assert logits.device.type == "cpu" and len(logits) == VAL
     assert gpu.copies.total() == gpu.waits.total() == 4 and not gpu.blocking_copies
+
+
+def test_a_streamed_view_is_rendered_where_the_gpu_copies_it_from(gpu, tiny_images, tmp_path):
+    view = ViewCache(images=tiny_images, cache=tmp_path, threads=2).train_view(WHOLE)
+    preprocessing = variants.preprocessing(variants.get(tiny_net.NAME))
+    list(batches_of(view.part(0, 4), 4, preprocessing, CUDA))  # what is made once
+    gpu.clear()
+    with patch.object(host_memory, "filled", side_effect=AssertionError("copied once more")):
+        batches = list(batches_of(view, 4, preprocessing, CUDA))
+    assert gpu.copies.total() == len(batches) == 6 and not gpu.blocking_copies
 
 
 def test_a_trunk_and_all_arms_of_its_cell_run_on_the_gpu(gpu, tiny_images, tmp_path):
