@@ -12,9 +12,10 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
 from tests import tiny_net
-from tests.trainables.training.small_nets import CPU, UNIT, draw
+from tests.trainables.training.small_nets import CPU, UNIT, draw, plain_net
 from trainables.data.loader import TrainBatch
 from trainables.errors import UserError
+from trainables.evaluation.inference import logits_of
 from trainables.models import backbone, variants
 from trainables.models.weights import find_weights
 from trainables.storage.artifact_store import Store
@@ -25,6 +26,7 @@ from trainables.training.recipe import Hyper, Recipe
 from trainables.training.train_step import TrainStep
 from trainables.training.trainer import TrunkTraining
 from trainables.training.trunk import TrunkSpec, recorded_reports
+from trainables.training.validation import shared_logits
 from trainables.transforms.eval_transform import EvalTransform
 
 WORLD, EPOCHS, STEPS = 2, 2, 4  # steps an epoch, of 22 images in batches of 5
@@ -169,6 +171,15 @@ def worked(rank, work):
             )
             for at in OUT_OF_MEMORY
         },
+        "one image scored": shared_logits(
+            plain_net(),
+            draw(1).pixels.numpy(),
+            UNIT,
+            batch_size=4,
+            device=CPU,
+            group=group,
+            should_stop=lambda: False,
+        ),
         "whole": trained(work, "whole", group),
         # After two steps of the second epoch, and between the batches of val.
         "parts": trained(work, "parts", group, stops=(STEPS + 2, 2 * STEPS + 2)),
@@ -307,6 +318,13 @@ def test_a_trunk_of_two_workers_is_that_of_one_up_to_rounding(workers, work):
         assert one.loss == pytest.approx(other.loss, rel=1e-4)
         measured = {"loss": 0.0, "seconds": 0.0, "at": 0, "device": ""}
         assert replace(one, **measured) == replace(other, **measured)
+
+
+def test_workers_without_an_image_of_val_have_the_logits_of_the_others(workers):
+    net = plain_net().eval()
+    alone = logits_of(net, draw(1).pixels.numpy(), UNIT, batch_size=4, device=CPU)
+    for found in workers:
+        torch.testing.assert_close(found["one image scored"], alone)
 
 
 def test_interrupted_workers_go_on_to_the_same_trunk_bit_for_bit(workers, work):
