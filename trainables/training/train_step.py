@@ -55,10 +55,12 @@ class TrainStep:
     share of the images, so that the effective batch stays what it is. Batch norm alone sees the
     micro-batches: it normalises by their statistics, and its running ones follow each of them.
 
-    Several workers each do their share of a batch. Their gradients are summed in one piece, after
-    all workers have theirs (DistributedDataParallel sums them within the backward pass); batch norm
-    and dropout see all shares as one batch. Where memory runs out in one worker, no other waits for
-    it, and all try again together.
+    Several workers each do their share of a batch; batch norm and dropout see all shares as one
+    batch. Where memory runs out in one worker, no other waits for it, and all try again together.
+    Gradients are summed in one piece, once all workers have theirs. DistributedDataParallel sums
+    them within the backward pass, which could hide a few hundredths of a step here; but batch
+    norm's sums, which the same pass waits for layer by layer, would queue behind those of
+    gradients, and a step could not be given up any more once some of it is summed.
 
     The forward runs under autocast, in the arithmetic of the device (:mod:`.device`). Loss,
     gradients and weights are float32. In fp16, whose range is short, the loss is scaled, and a
