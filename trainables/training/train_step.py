@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,16 +17,17 @@ from torch.nn.functional import cross_entropy
 from trainables.data.loader import TrainBatch, normalize_on_device
 from trainables.errors import SweepError
 from trainables.models.device import autocast, precision_of
+from trainables.models.frozen_norms import MIN_NORMED, frozen_norms
 from trainables.models.memory_fit import MemoryFit
 from trainables.models.variants import Preprocessing
 from trainables.models.whole_batch import WholeBatch
 from trainables.training.distributed import WorkerGroup
 
-MIN_MICRO_BATCH = 2  # images: batch norm estimates a variance from them
+MIN_MICRO_BATCH = 2  # images: batch norm, where it does, estimates a variance from them
 
 _TOO_LARGE = (
     f"Memory runs out even with micro-batches of {MIN_MICRO_BATCH} images, the fewest "
-    "that batch norm can do with: train at a lower `train_res`, leave out the largest "
+    "that are tried: train at a lower `train_res`, leave out the largest "
     "variants, or give trials GPUs with more memory."
 )
 
@@ -53,7 +55,9 @@ class TrainStep:
     Where memory runs out, the step is tried again in micro-batches of half the size, and the steps
     after it are taken so (until :meth:`try_more`): their gradients are summed, each weighted by its
     share of the images, so that the effective batch stays what it is. Batch norm alone sees the
-    micro-batches: it normalises by their statistics, and its running ones follow each of them.
+    micro-batches: it normalises by their statistics, and its running ones follow each of them. Of
+    less than ``MIN_NORMED`` images, in all workers together, there are no statistics worth the
+    name: batch norms then stand still (:mod:`.frozen_norms`).
 
     Several workers each do their share of a batch; batch norm and dropout see all shares as one
     batch. Where memory runs out in one worker, no other waits for it, and all try again together.
@@ -123,6 +127,15 @@ class TrainStep:
         state: dict[str, Any] = self._scaler.state_dict()
         return state
 
+    def freezes_norms(self, images: int) -> bool:
+        """Whether batch norms stand still, as too little of a split batch is at once in the net.
+
+        Args:
+            images: of a whole batch, in all shares together.
+        """
+        parts = len(micro_batches(images, self.micro_batch, 0, self._group.world_size))
+        return parts > 1 and images < MIN_NORMED * parts
+
     def try_more(self, images: int) -> None:
         """Have the next step take twice as many images at once, if memory has run out before.
 
@@ -156,7 +169,9 @@ class TrainStep:
         self._before.keep()
         weight = self._weight_of_all(batch, images)
         while True:
-            result = self._attempt(batch, images, weight)
+            still = frozen_norms(self._model) if self.freezes_norms(images) else nullcontext()
+            with still:
+                result = self._attempt(batch, images, weight)
             failed, *flags = self._group.any_true(result is None, *local_flags())
             if result is not None and not failed:
                 break

@@ -206,6 +206,8 @@ class TrunkTraining:
             at=int(time.time() * 1000),
             diverged=diverged,
             micro_batch=self._train_step.micro_batch,
+            # Within an epoch micro-batches only become smaller.
+            frozen_norms=self._train_step.freezes_norms(self._images_per_batch),
             device=self._device_name,
             resize=kernel_here(),
         )

@@ -155,6 +155,7 @@ def worked(rank, work):
     dist.init_process_group("gloo", f"file://{work.root}/meet", rank=rank, world_size=WORLD)
     group = WorkerGroup(rank=rank, world_size=WORLD)
     batches = [draw(9, res=32), draw(8, res=32, seed=1)]
+    larger = [draw(18, res=32), draw(16, res=32, seed=1)]
     found = {
         "exchanged": exchanged(group),
         "first": step(still_net(), batches[:1], group),
@@ -167,7 +168,7 @@ def worked(rank, work):
         "normed": step(whole_net(), batches, group),
         **{
             f"out of memory {at}": step(
-                whole_net(), batches, group, room=3 if rank == 1 else None, at=at
+                whole_net(), larger, group, room=5 if rank == 1 else None, at=at
             )
             for at in OUT_OF_MEMORY
         },
@@ -180,6 +181,7 @@ def worked(rank, work):
             group=group,
             should_stop=lambda: False,
         ),
+        "still": step(whole_net(), batches, group, room=3 if rank == 1 else None),
         "whole": trained(work, "whole", group),
         # After two steps of the second epoch, and between the batches of val.
         "parts": trained(work, "parts", group, stops=(STEPS + 2, 2 * STEPS + 2)),
@@ -287,10 +289,18 @@ def test_two_workers_normalise_and_drop_as_one_does(workers):
 @pytest.mark.parametrize("at", OUT_OF_MEMORY)
 def test_no_worker_waits_for_one_whose_memory_runs_out_in_any_pass(workers, at):
     one, other = (found[f"out of memory {at}"] for found in workers)
-    assert [found["micro_batch"] for found in (one, other)] == [3, 3]
+    assert [found["micro_batch"] for found in (one, other)] == [5, 5]
     assert equal(one["weights"], other["weights"]) and equal(one["statistics"], other["statistics"])
     steps = {name: int(n) for name, n in one["statistics"].items() if "tracked" in name}
     assert set(steps.values()) == {4}  # two micro-batches of each batch, and none that failed
+
+
+def test_norms_of_all_workers_stand_still_where_one_has_memory_for_too_few_images(workers):
+    one, other = (found["still"] for found in workers)
+    assert [found["micro_batch"] for found in (one, other)] == [3, 3]
+    assert equal(one["weights"], other["weights"])
+    start = dict(whole_net().named_buffers())
+    assert equal(one["statistics"], start) and equal(other["statistics"], start)
 
 
 def test_memory_that_runs_out_in_one_worker_halves_the_micro_batch_of_all(workers):

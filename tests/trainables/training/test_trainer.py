@@ -558,6 +558,7 @@ def test_steps_are_whole_again_once_there_is_the_memory(make):
     training.model.classifier.register_forward_hook(run_out)
     reports = [training.epoch() for _ in range(3)]
     assert [report.micro_batch for report in reports] == [2, 4, None]
+    assert [report.frozen_norms for report in reports] == [True, True, False]
     assert calls == [8, 4] + [2] * 4 * STEPS + [4] * 2 * STEPS + [8] * STEPS
 
 
