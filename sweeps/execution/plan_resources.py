@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from sweeps.environment import on_cluster
 from sweeps.execution import gpu_memory
-from sweeps.execution.resources import NetAtRes, PhaseResources, Placement
+from sweeps.execution.resources import NetAtRes, PhaseResources, Placement, expected_placement
 from sweeps.execution.spreading import Spread, spread_in_words, spread_trunks
 from sweeps.planning.grid import Point
+from sweeps.planning.options.groups import ResourceOptions
 from sweeps.planning.plan import Plan
+from trainables.models.speed_ups import check_speed_ups
+
+
+def check_devices(options: ResourceOptions) -> None:
+    """Check that trials will have devices of the kind that the options are of.
+
+    Raises:
+        UserError: what speeds training up is of GPUs, and trials use none.
+    """
+    may_come = on_cluster() and options.gpus_per_trial != 0
+    check_speed_ups(options.speed_ups, on_gpu=may_come or expected_placement(options).uses_gpus)
 
 
 def trunk_resources(plan: Plan, placement: Placement) -> PhaseResources:

@@ -25,6 +25,7 @@ from trainables.fixres.cell import CellSpec
 from trainables.fixres.heads import fit
 from trainables.fixres.held_out_score import held_out_test, score_held_out
 from trainables.models import backbone, host_memory, variants
+from trainables.models.speed_ups import SpeedUp
 from trainables.models.weights import Weights
 from trainables.profiling import torch_latency
 from trainables.profiling.latency import Setting
@@ -51,7 +52,12 @@ def gpu() -> Iterator[Traffic]:
 
 
 def training_of(
-    images: ImageSet, root: Path, batch_size: int, rungs: tuple[int, ...] = (), **recipe: Any
+    images: ImageSet,
+    root: Path,
+    batch_size: int,
+    rungs: tuple[int, ...] = (),
+    speed_ups: tuple[SpeedUp, ...] = (),
+    **recipe: Any,
 ) -> TrunkTraining:
     spec = TrunkSpec(
         variant=tiny_net.NAME,
@@ -70,6 +76,7 @@ def training_of(
         threads=2,
         val_transforms=(WHOLE,),
         rungs=rungs,
+        speed_ups=speed_ups,
     )
 
 
@@ -100,6 +107,23 @@ def check_steps(gpu: Traffic, images: ImageSet, root: Path, **recipe: Any) -> No
 @pytest.mark.parametrize("recipe", [{}, {"optimizer": "sgd", "class_weights": "balanced"}], ids=str)
 def test_a_step_waits_for_nothing(gpu, tiny_images, tmp_path, recipe):
     check_steps(gpu, tiny_images, tmp_path, **recipe)
+
+
+def test_steps_of_a_graph_are_replayed_and_wait_for_nothing(gpu, tiny_images, tmp_path):
+    replayed = []
+
+    def make_graphed_callables(net, examples):
+        assert [x.device.type for x in examples] == ["cuda"]
+
+        def replay(x):
+            replayed.append(len(x))
+            return net(x)
+
+        return replay
+
+    with patch.object(torch.cuda, "make_graphed_callables", make_graphed_callables):
+        check_steps(gpu, tiny_images, tmp_path, speed_ups=("cuda_graph",))
+    assert replayed == [11] * 2 + [4] * 5
 
 
 def wait_for_loss(patch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal, get_args
 
@@ -10,6 +10,7 @@ import torch
 
 from trainables.errors import UserError
 from trainables.machine import cpu_name
+from trainables.models.speed_ups import SpeedUp, check_speed_ups
 
 Precision = Literal["bf16", "fp16", "fp32"]
 PrecisionChoice = Precision | Literal["auto"]
@@ -66,6 +67,16 @@ def use_precision(precision: PrecisionChoice) -> None:
             )
 
 
+def use_speed_ups(speed_ups: Sequence[SpeedUp]) -> None:
+    """Have this process make use of what speeds training up, as far as it is the process's.
+
+    Raises:
+        UserError: it computes on a CPU, and they are of GPUs.
+    """
+    check_speed_ups(speed_ups, on_gpu=pick_device().type == "cuda")
+    torch.backends.cudnn.benchmark = "cudnn_benchmark" in speed_ups
+
+
 def precision_of(device: torch.device) -> Precision:
     """Tell the arithmetic of nets on a device: fp32 on a CPU."""
     if device.type != "cuda":
@@ -100,13 +111,18 @@ def device_name(device: torch.device, threads: int, devices: int = 1) -> str:
     return f"{devices} x {name}" if devices > 1 else name
 
 
-def autocast(device: torch.device) -> AbstractContextManager[object]:
+def autocast(device: torch.device, *, cached: bool = True) -> AbstractContextManager[object]:
     """Run a block in the arithmetic of the device (:func:`precision_of`).
 
     Of bf16 and fp16 a GPU does twice as many operations a second as of float32, and more.
+
+    Args:
+        cached: whether weights that are trained are cast once a block, and not at each use.
     """
     dtype = _DTYPES.get(precision_of(device))
-    return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
+    if dtype is None:
+        return nullcontext()
+    return torch.autocast(device.type, dtype=dtype, cache_enabled=cached)
 
 
 def rounded_as_autocast(tensor: torch.Tensor) -> torch.Tensor:

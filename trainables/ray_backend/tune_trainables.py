@@ -26,7 +26,13 @@ from trainables.errors import SweepError, UserError
 from trainables.fixres.adapt import adapt_cell
 from trainables.fixres.cell import CellSpec, recorded_results
 from trainables.fixres.held_out_score import Reading, score_reading
-from trainables.models.device import PrecisionChoice, take_gpu_share, use_precision
+from trainables.models.device import (
+    PrecisionChoice,
+    take_gpu_share,
+    use_precision,
+    use_speed_ups,
+)
+from trainables.models.speed_ups import SpeedUp
 from trainables.ray_backend.trial_node import errors_name_node, node_id
 from trainables.ray_backend.worker_group import TrunkWorkers, WorkerConfig
 from trainables.storage.artifact_store import Store
@@ -79,6 +85,7 @@ class TrialContext:
     cache: Path  # node-local
     refit: bool = False  # on train and val in one
     precision: PrecisionChoice = "auto"  # of nets on GPUs
+    speed_ups: tuple[SpeedUp, ...] = ()  # of training
 
     def open_images(self) -> ImageSet:
         """Open this node's image set, decoded here if it is not yet; for a refit, val is in train.
@@ -176,6 +183,7 @@ class StoreTrainable(tune.Trainable):
         torch.set_num_threads(self.threads)
         take_gpu_share(config.get("resources", {}).get("GPU", 1))
         use_precision(self.context.precision)
+        use_speed_ups(self.context.speed_ups)
 
     def _stop(self) -> None:
         if self._job is not None:
@@ -258,6 +266,7 @@ class _TrunkJob:
                 cache=context.cache,
                 open_images=context.open_images,
                 precision=context.precision,
+                speed_ups=context.speed_ups,
             )
             workers = TrunkWorkers(
                 config, process.workers, process.worker_resources, self._should_stop
@@ -273,6 +282,7 @@ class _TrunkJob:
             val_transforms=self._val_transforms,
             rungs=self._rungs,
             should_stop=self._should_stop,
+            speed_ups=context.speed_ups,
         )
         return training.epoch if self._spec.recipe.epochs else training.score_untrained
 

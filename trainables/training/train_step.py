@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,8 @@ from trainables.errors import SweepError
 from trainables.models.device import autocast, precision_of
 from trainables.models.frozen_norms import MIN_NORMED, frozen_norms
 from trainables.models.memory_fit import MemoryFit
+from trainables.models.speed_ups import SpeedUp
+from trainables.models.training_forward import TrainingForward
 from trainables.models.variants import Preprocessing
 from trainables.models.whole_batch import WholeBatch
 from trainables.training.distributed import WorkerGroup
@@ -87,6 +89,7 @@ class TrainStep:
         micro_batch: int | None = None,
         loss_scale: Mapping[str, Any] | None = None,
         clip_grad: float = 0.0,
+        speed_ups: Sequence[SpeedUp] = (),
     ):
         """Prepare steps of a model that is on the device, in training mode.
 
@@ -96,6 +99,7 @@ class TrainStep:
             loss_scale: as an earlier training left it; see :attr:`loss_scale`.
             clip_grad: the norm that gradients, of all parameters together, are scaled down to where
                 theirs is larger; 0: they stay as they are.
+            speed_ups: of the forward pass (:mod:`.training_forward`).
         """
         self._group = group
         self._model, self._optimizer, self._preprocessing = model, optimizer, preprocessing
@@ -107,6 +111,7 @@ class TrainStep:
             device, minimum=MIN_MICRO_BATCH, error=_TOO_LARGE, batch_size=micro_batch
         )
         self._whole_batch = WholeBatch(model, group)
+        self._forward = TrainingForward(model, device, speed_ups, workers=group.world_size)
         self._clip_grad = clip_grad
         self._scaler = GradScaler(device.type, enabled=precision_of(device) == "fp16")
         if loss_scale and self._scaler.is_enabled():
@@ -120,6 +125,11 @@ class TrainStep:
     def micro_batch(self) -> int | None:
         """Images at once, at most; None: whole shares."""
         return self._memory_fit.batch_size
+
+    @property
+    def speed_ups(self) -> str:
+        """What speeds the forward pass up, or why not, in words; empty: nothing was asked for."""
+        return self._forward.in_words
 
     @property
     def loss_scale(self) -> dict[str, Any]:
@@ -232,7 +242,7 @@ class TrainStep:
         self._optimizer.zero_grad(set_to_none=True)
         losses = torch.zeros((), device=self._device)
         hits = torch.zeros((), device=self._device, dtype=torch.int64)
-        ran_out = False
+        ran_out = has_changed = False
         ranks = range(self._group.world_size)
         shares = [micro_batches(images, self.micro_batch, rank, len(ranks)) for rank in ranks]
         own_parts = shares[self._group.rank]
@@ -242,10 +252,11 @@ class TrainStep:
                 parts = (share[number] for share in shares)
                 self._whole_batch.begin_pass(sum(p.stop - p.start for p in parts))
                 y = batch.labels[part].to(self._device, non_blocking=True)
+                x = normalize_on_device(batch.pixels[part], self._preprocessing, self._device)
+                if len(own_parts) == 1 and self._forward.prepare(x):
+                    self._before.restore()
                 with autocast(self._device):
-                    logits = self._model(
-                        normalize_on_device(batch.pixels[part], self._preprocessing, self._device)
-                    )
+                    logits = self._forward(x)
                 loss = cross_entropy(
                     logits.float(), y, self._weight, label_smoothing=self._label_smoothing
                 )
@@ -255,6 +266,13 @@ class TrainStep:
                 hits += (logits.detach().argmax(1) == y).sum()
         except torch.OutOfMemoryError:  # not bound to a name: its trace would keep the memory
             ran_out = True
+        except Exception as error:
+            if not self._forward.give_up(error):
+                raise
+            has_changed = True
+        if has_changed:  # how the net runs: outside, as the error keeps what it was about
+            self._before.restore()
+            return self._attempt(batch, images, weight)
         if ran_out:
             self._whole_batch.give_up(len(own_parts))
             return None
