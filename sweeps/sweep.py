@@ -347,6 +347,7 @@ class _Sweep:
             cache=self.plan.spec.cache,
             precision=self.plan.spec.resources.precision,
             speed_ups=self.plan.spec.resources.speed_ups,
+            gpu_memory_gb=self.plan.spec.resources.gpu_memory_gb,
         )
 
     def _conclude(

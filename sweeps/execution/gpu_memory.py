@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from sweeps.execution.resources import MemoryNeed, NetAtRes
@@ -17,6 +18,7 @@ from trainables.profiling.training_memory import (
     scoring_bytes,
     step_bytes,
 )
+from trainables.training.train_step import MIN_MICRO_BATCH
 
 
 def trunk_memory_needs(plan: Plan) -> dict[NetAtRes, MemoryNeed]:
@@ -58,28 +60,55 @@ def cell_memory_need(plan: Plan, variant: str, train_res: int, test_res: int) ->
     return MemoryNeed(gb=lambda _: _cell_gb(plan, variant, train_res, test_res), max_workers=1)
 
 
+def images_at_once(plan: Plan, point: Point, gpu_gb: float, workers: int = 1) -> int | None:
+    """Say how many images of a step are at once on the smallest GPU; None: all of a worker's.
+
+    Training halves its share of a batch as often (:class:`.memory_fit.MemoryFit`); the batch of a
+    step stays what is asked for, and so do learning rates.
+
+    Returns:
+        At least two, the fewest that are tried, whether they fit or not.
+    """
+    share = images = -(-max(plan.possible("batch_size")) // workers)
+    if not plan.spec.trunks.epochs:
+        return None
+    while images > MIN_MICRO_BATCH and _step_gb(plan, point, images, workers) > gpu_gb:
+        images = max(MIN_MICRO_BATCH, -(-images // 2))
+    return images if images < share else None
+
+
 def _trunk_gb(plan: Plan, point: Point, workers: int) -> float:
-    epochs, max_test_res = plan.spec.trunks.epochs, max(plan.grid.tests[point])
-    batch, classes = -(-max(plan.possible("batch_size")) // workers), len(plan.classes)
-    if not epochs:
+    max_test_res = max(plan.grid.tests[point])
+    batch = -(-max(plan.possible("batch_size")) // workers)
+    if not plan.spec.trunks.epochs:
         return needed_gb(_forward_bytes(plan, point.variant, max_test_res, batch))
-    peaks = [(step_bytes, point.train_res)]
     # At the train resolution and below it, a training step takes more than scoring.
-    if max_test_res > point.train_res:
-        peaks.append((scoring_bytes, max_test_res))
+    if max_test_res <= point.train_res:
+        return _step_gb(plan, point, batch, workers)
+    scoring = _training_gb(plan, scoring_bytes, point.variant, max_test_res, batch, workers)
+    return max(_step_gb(plan, point, batch, workers), scoring)
+
+
+def _step_gb(plan: Plan, point: Point, batch: int, workers: int) -> float:
+    return _training_gb(plan, step_bytes, point.variant, point.train_res, batch, workers)
+
+
+def _training_gb(
+    plan: Plan, count: Callable[..., int], variant: str, res: int, batch: int, workers: int
+) -> float:
+    """Convert the most that ``count`` gives for any draw of the hyperparameters."""
     peak_bytes = max(
         count(
-            point.variant,
+            variant,
             res,
             batch=batch,
-            classes=classes,
+            classes=len(plan.classes),
             precision=_precision(plan),
             optimizer=optimizer,
             ema=max(plan.possible("ema_decay")) > 0,
             workers=workers,
         )
         for optimizer in plan.possible("optimizer")
-        for count, res in peaks
     )
     return needed_gb(peak_bytes)
 

@@ -21,6 +21,7 @@ _CAPABILITIES: dict[Precision, tuple[int, int]] = {"bf16": (8, 0), "fp16": (7, 0
 
 CPU = "CPU"  # begins the name of a device that is one
 CUDA_CONTEXT_BYTES = 0.8 * 2**30  # the CUDA context and the libraries' own: none of it is torch's
+ROUNDED = 0.9  # of the memory that a GPU is sold with, its driver shows as much at least
 _gpu_share = 1.0  # of its GPU that is this process's own, as its number of threads is
 _precision: Precision | None = None  # that this process has a GPU compute in; None: its best
 
@@ -45,6 +46,26 @@ def take_gpu_share(share: float) -> None:
         context = CUDA_CONTEXT_BYTES / torch.cuda.get_device_properties().total_memory
         allowed = _gpu_share if _gpu_share == 1 else max(0.0, _gpu_share - context)
         torch.cuda.set_per_process_memory_fraction(allowed)
+
+
+def check_gpu_memory(promised_gb: float | None) -> None:
+    """Check that this process's GPU has the memory that GPUs are said to have.
+
+    Args:
+        promised_gb: 1e9 bytes, by which trials share GPUs; None: nothing is said.
+
+    Raises:
+        UserError: it has less, by more than what makers round.
+    """
+    if promised_gb is None or pick_device().type != "cuda":
+        return
+    gb = torch.cuda.get_device_properties().total_memory / 1e9
+    if gb < ROUNDED * promised_gb:
+        raise UserError(
+            f"{torch.cuda.get_device_name()} has {gb:.1f} GB, less than the `gpu_memory_gb` "
+            f"{promised_gb:g} by which trials share GPUs: give what the smallest one has, or keep "
+            "trials to one kind by `accelerator_type`."
+        )
 
 
 def use_precision(precision: PrecisionChoice) -> None:

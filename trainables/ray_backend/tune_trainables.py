@@ -28,6 +28,7 @@ from trainables.fixres.cell import CellSpec, recorded_results
 from trainables.fixres.held_out_score import Reading, score_reading
 from trainables.models.device import (
     PrecisionChoice,
+    check_gpu_memory,
     take_gpu_share,
     use_precision,
     use_speed_ups,
@@ -86,6 +87,7 @@ class TrialContext:
     refit: bool = False  # on train and val in one
     precision: PrecisionChoice = "auto"  # of nets on GPUs
     speed_ups: tuple[SpeedUp, ...] = ()  # of training
+    gpu_memory_gb: float | None = None  # of the smallest GPU; None: nothing is said
 
     def open_images(self) -> ImageSet:
         """Open this node's image set, decoded here if it is not yet; for a refit, val is in train.
@@ -182,6 +184,8 @@ class StoreTrainable(tune.Trainable):
         self.threads: int = config.get("threads", 1)
         torch.set_num_threads(self.threads)
         take_gpu_share(config.get("resources", {}).get("GPU", 1))
+        with errors_name_node():
+            check_gpu_memory(self.context.gpu_memory_gb)
         use_precision(self.context.precision)
         use_speed_ups(self.context.speed_ups)
 

@@ -8,6 +8,7 @@ from trainables.models import device
 from trainables.models.device import (
     CUDA_CONTEXT_BYTES,
     autocast,
+    check_gpu_memory,
     device_name,
     pick_device,
     precision_of,
@@ -52,6 +53,20 @@ def test_a_share_of_a_gpu_is_a_device_of_its_own(monkeypatch):
     assert device_name(gpu, 4) == "NVIDIA T4, 25 % of it"
     take_gpu_share(1.0)  # the next trial in this process
     assert device_name(gpu, 4, devices=2) == "2 x NVIDIA T4" and card.allowed == 1.0
+
+
+@pytest.mark.parametrize("promised_gb", [None, 8.0, 16.0, 17.5])
+def test_a_gpu_may_have_a_little_less_than_it_is_sold_with(monkeypatch, promised_gb):
+    Card(monkeypatch)
+    check_gpu_memory(promised_gb)
+
+
+def test_a_gpu_with_less_memory_than_trials_are_shared_out_by_is_refused(monkeypatch):
+    Card(monkeypatch)
+    with pytest.raises(UserError, match=r"NVIDIA T4 has 16.0 GB, less than the `gpu_memory_gb` 24"):
+        check_gpu_memory(24.0)
+    take_gpu_share(0)  # it is not used
+    check_gpu_memory(24.0)
 
 
 def test_a_process_that_is_to_use_no_gpu_uses_none(monkeypatch):
