@@ -20,6 +20,9 @@ from trainables.profiling.training_memory import (
 )
 from trainables.training.train_step import MIN_MICRO_BATCH
 
+# Times the training batch that a frozen net may have at once, the largest first.
+FROZEN_FACTORS = (8, 4, 2)
+
 
 def trunk_memory_needs(plan: Plan) -> dict[NetAtRes, MemoryNeed]:
     """Estimate what the trunks need, by variant and train resolution (px)."""
@@ -57,7 +60,22 @@ def cell_memory_needs(plan: Plan) -> dict[NetAtRes, MemoryNeed]:
 
 def cell_memory_need(plan: Plan, variant: str, train_res: int, test_res: int) -> MemoryNeed:
     """Estimate what one cell needs; a cell always has one worker. Resolutions in px."""
-    return MemoryNeed(gb=lambda _: _cell_gb(plan, variant, train_res, test_res), max_workers=1)
+    batch = plan.spec.trunks.batch_size
+    return MemoryNeed(
+        gb=lambda _: _cell_gb(plan, variant, train_res, test_res, batch), max_workers=1
+    )
+
+
+def frozen_batch(plan: Plan, variant: str, train_res: int, test_res: int, gb: float) -> int:
+    """Say how many images a cell's passes have on a GPU at once, of which so many GB are its own.
+
+    A frozen net keeps nothing for a backward pass: where training takes a batch, a multiple of it
+    fits, and keeps the GPU busier. Resolutions in px.
+    """
+    batch = plan.spec.trunks.batch_size
+    sizes = (batch * factor for factor in FROZEN_FACTORS)
+    fitting = (n for n in sizes if _cell_gb(plan, variant, train_res, test_res, n) <= gb)
+    return next(fitting, batch)
 
 
 def images_at_once(plan: Plan, point: Point, gpu_gb: float, workers: int = 1) -> int | None:
@@ -113,8 +131,8 @@ def _training_gb(
     return needed_gb(peak_bytes)
 
 
-def _cell_gb(plan: Plan, variant: str, train_res: int, test_res: int) -> float:
-    fix, batch, classes = plan.spec.fix, plan.spec.trunks.batch_size, len(plan.classes)
+def _cell_gb(plan: Plan, variant: str, train_res: int, test_res: int, batch: int) -> float:
+    fix, classes = plan.spec.fix, len(plan.classes)
     arms = [ARMS[name] for name in fix.arms]
     fitted_arms = [arm for arm in arms if {*CLASSIFIER, *STATISTICS} <= set(arm.changes)]
     views = max((fix.views if arm.needs_mild_views else 1 for arm in fitted_arms), default=0)

@@ -63,6 +63,8 @@ class CellWork:
     """The work of a trial: a cell is adapted."""
 
     cell: CellSpec
+    images_at_once: int | None = None
+    """In the passes of the net, at first; None: as many as a step of training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,6 +307,7 @@ class _CellJob:
 
     def __init__(self, process: StoreTrainable, work: CellWork):
         self._process, self._cell = process, work.cell
+        self._images_at_once = work.images_at_once
 
     def stop(self) -> None:
         pass
@@ -314,7 +317,9 @@ class _CellJob:
         process = self._process
         results = recorded_results(process.store, self._cell.key)
         if results is None:
-            results = adapt_cell(self._cell, process.store, process.views)
+            results = adapt_cell(
+                self._cell, process.store, process.views, images_at_once=self._images_at_once
+            )
         return {"results": tuple(results), "done": True}
 
 

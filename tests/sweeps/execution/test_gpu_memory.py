@@ -82,6 +82,21 @@ def test_as_many_images_are_at_once_as_training_comes_down_to(workers: int) -> N
         assert found == (None if wanted == share else wanted)
 
 
+def test_a_frozen_net_has_the_largest_multiple_of_the_batch_that_fits() -> None:
+    there = plan(test_res=(256,), arms=("none", "bn", "frechet"), batch_size=16)
+
+    def cell_gb(batch: int) -> float:
+        batched = plan(test_res=(256,), arms=("none", "bn", "frechet"), batch_size=batch)
+        return gpu_memory.cell_memory_need(batched, "b0", 96, 256).gb(1)
+
+    for batch in (16, 32, 64, 128):
+        found = gpu_memory.frozen_batch(there, "b0", 96, 256, cell_gb(batch))
+        assert found == batch
+        less = gpu_memory.frozen_batch(there, "b0", 96, 256, 0.999 * cell_gb(batch))
+        assert less == max(16, batch // 2)
+    assert gpu_memory.frozen_batch(there, "b0", 96, 256, 1e3) == 128
+
+
 def test_an_untrained_trunk_is_only_scored_and_by_one_worker() -> None:
     need = gpu_memory.trunk_memory_need(plan(epochs=0), Point(variant="b0", train_res=96))
     assert need.gb(1) == needed_gb(forward_bytes("b0", 96, **FORWARD))

@@ -6,10 +6,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from tests.trainables.adapted import (
-    CLASSES,
-    VIEWS,
-)
+from tests.trainables.adapted import CLASSES, VIEWS, watched
 from trainables.data.view_cache import ViewCache
 from trainables.errors import SweepError
 from trainables.fixres.adapt import adapt_cell
@@ -58,6 +55,21 @@ def test_the_same_cell_again_is_the_same(made):
     ]
     after = {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "rows.json"}
     assert after == before
+
+
+def test_more_images_at_once_give_the_same_logits_up_to_rounding(made, monkeypatch):
+    """Of the arms that fit nothing on val: others may pick another setting by a rounding."""
+    arms, seen, found = ("none", "pool", "bn", "frechet"), [], []
+    monkeypatch.setattr("trainables.fixres.adapt.taken_arms", lambda *_: {})
+    monkeypatch.setattr("trainables.fixres.adapt._kept_features", lambda *_: None)
+    for at_once in (None, 16):
+        cell = replace(made.cell, arms=arms, seed=17)
+        _, logits, batches = watched(cell, made.store, made.views, images_at_once=at_once)
+        seen.append(max(batches))
+        found.append(logits)
+    assert seen == [made.cell.batch_size, 16]
+    for arm in arms:
+        torch.testing.assert_close(found[1][arm], found[0][arm], rtol=1e-5, atol=1e-5, msg=arm)
 
 
 def test_a_cell_cut_short_has_no_results(made, monkeypatch):
