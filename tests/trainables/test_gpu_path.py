@@ -190,7 +190,22 @@ def test_a_streamed_view_is_rendered_where_the_gpu_copies_it_from(gpu, tiny_imag
     assert gpu.copies.total() == len(batches) == 6 and not gpu.blocking_copies
 
 
-def test_a_trunk_and_all_arms_of_its_cell_run_on_the_gpu(gpu, tiny_images, tmp_path):
+@pytest.fixture(params=[True, False], ids=["float64", "no float64"])
+def any_gpu(request: pytest.FixtureRequest) -> Iterator[Traffic]:
+    with fake_cuda(has_float64=request.param) as traffic:
+        yield traffic
+
+
+def test_a_gpu_without_float64_refuses_it():
+    with fake_cuda(has_float64=False):
+        ones = torch.ones(2).to(CUDA)
+        with pytest.raises(TypeError, match="no float64"):
+            ones.sum(dtype=torch.float64)
+
+
+@pytest.mark.parametrize("prefix", [None, 8])
+def test_a_trunk_and_all_arms_of_its_cell_run_on_the_gpu(any_gpu, tiny_images, tmp_path, prefix):
+    gpu = any_gpu
     training = training_of(tiny_images, tmp_path, 4, rungs=(1,))
     report = training.epoch()
     assert report.val[WHOLE.test_res].n == VAL and not report.diverged
@@ -203,6 +218,7 @@ def test_a_trunk_and_all_arms_of_its_cell_run_on_the_gpu(gpu, tiny_images, tmp_p
         views=VIEWS,
         batch_size=4,
         seed=3,
+        prefix=prefix,
     )
     gpu.clear()
     results = adapt_cell(cell, training.store, training.views)

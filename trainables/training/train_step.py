@@ -325,8 +325,8 @@ def micro_batches(images: int, most: int | None, rank: int = 0, world: int = 1) 
 def rng_state(device: torch.device) -> torch.Tensor:
     """Read the state of the CPU's random generator, and of a GPU's: (S,) uint8 on the CPU."""
     states = [torch.get_rng_state()]
-    if device.type == "cuda":
-        states.append(torch.cuda.get_rng_state(device))
+    if device.type != "cpu":
+        states.append(torch.get_device_module(device).get_rng_state(device))
     return torch.cat(states)
 
 
@@ -338,5 +338,5 @@ def set_rng_state(state: torch.Tensor, device: torch.device) -> None:
     length = len(torch.get_rng_state())
     # Cloned, as torch reads the storage that a view starts in from its beginning.
     torch.set_rng_state(state[:length].clone())
-    if device.type == "cuda" and len(state) > length:
-        torch.cuda.set_rng_state(state[length:].clone(), device)
+    if device.type != "cpu" and len(state) > length:
+        torch.get_device_module(device).set_rng_state(state[length:].clone(), device)

@@ -10,6 +10,7 @@ from trainables.models.device import (
     autocast,
     check_gpu_memory,
     device_name,
+    named_device,
     pick_device,
     precision_of,
     take_gpu_share,
@@ -115,6 +116,54 @@ def test_a_gpu_computes_in_the_best_that_it_has_in_hardware(monkeypatch, capabil
         else:
             with pytest.raises(UserError, match=f"does not compute `precision` {asked} in hard"):
                 use_precision(asked)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "best"),
+    [
+        ("gfx90a:sramecc+:xnack-", "bf16"),
+        ("gfx942", "bf16"),
+        ("gfx1100", "bf16"),
+        ("gfx906:sramecc+", "fp16"),
+        ("gfx1030", "fp16"),
+    ],
+)
+def test_amds_gpus_compute_in_what_their_architecture_has(monkeypatch, architecture, best):
+    card = Card(monkeypatch, (10, 3))  # ROCm counts otherwise
+    monkeypatch.setattr(torch.version, "hip", "6.3")
+    monkeypatch.setattr(card, "gcnArchName", architecture, raising=False)
+    assert precision_of(torch.device("cuda")) == best
+    if best == "fp16":
+        with pytest.raises(UserError, match="give fp16"):
+            use_precision("bf16")
+
+
+def test_apples_gpus_compute_in_float32_and_sums_in_float64_are_made_beside_them(monkeypatch):
+    monkeypatch.setattr(device, "_precision", "bf16")  # which is of CUDA's
+    mps = torch.device("mps")
+    assert precision_of(mps) == "fp32" and not isinstance(autocast(mps), torch.autocast)
+    assert device.sums_dtype(mps) == torch.float32
+    assert device.float64_device(mps) == torch.device("cpu")
+    assert device_name(mps, 4).endswith(", its GPU")
+
+
+def test_a_device_that_is_not_there_is_refused_by_its_name(monkeypatch):
+    assert named_device("cpu") == torch.device("cpu")
+    for kind in ("cuda", "mps"):
+        module = getattr(torch, kind)
+        monkeypatch.setattr(module, "is_available", lambda: False, raising=False)
+        with pytest.raises(UserError, match=f"`device` {kind} is not there"):
+            named_device(kind)
+        monkeypatch.setattr(module, "is_available", lambda: True, raising=False)
+        assert named_device(kind) == torch.device(kind)
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_other_devices_sum_in_float64_themselves(kind):
+    there = torch.device(kind)
+    assert device.sums_dtype(there) == torch.float64 and device.float64_device(there) == there
+    wide = device.in_float64(torch.ones(2))
+    assert wide.dtype == torch.float64 and wide.tolist() == [1.0, 1.0]
 
 
 @pytest.mark.filterwarnings("ignore:.*CUDA is not available")
