@@ -186,10 +186,11 @@ class StoreTrainable(tune.Trainable):
         self.threads: int = config.get("threads", 1)
         torch.set_num_threads(self.threads)
         take_gpu_share(config.get("resources", {}).get("GPU", 1))
-        with errors_name_node():
-            check_gpu_memory(self.context.gpu_memory_gb)
         use_precision(self.context.precision)
-        use_speed_ups(self.context.speed_ups)
+        if self.workers == 1:  # else the devices are those of the workers
+            with errors_name_node():
+                check_gpu_memory(self.context.gpu_memory_gb)
+            use_speed_ups(self.context.speed_ups)
 
     def _stop(self) -> None:
         if self._job is not None:

@@ -92,6 +92,7 @@ def test_a_process_whose_gpu_lacks_what_was_promised_takes_no_work(trunk, monkey
     monkeypatch.setattr(tune_trainables, "check_gpu_memory", refuse)
     with pytest.raises(UserError, match="less than"):
         begun({"work": work_of(trunk.spec)}, replace(trunk.context, gpu_memory_gb=24.0))
+    begun({"work": work_of(trunk.spec), "workers": 2}, trunk.context)  # it only waits for them
     assert asked == [24.0]
 
 
