@@ -1,28 +1,39 @@
 """Time training and frozen passes on this machine's GPU against plain timm, and measure memory.
 
-    python benchmarks/gpu.py [--nets b0:128 b0:224 b4:380 l2:475] [--seconds 10]
+    python benchmarks/gpu.py [--nets b0:128 b0:224 b4:380 l2:475] [--seconds 10] [--parts timm ...]
 
-For each net and resolution, at the largest of the batches 256, 128 ... that the memory estimate
-lets onto the card: images a second of training steps and of passes without gradients, ours and
-timm's, in turns; the faster of two runs counts. timm's is its own benchmark's loop: a model of
+``timm``: for each net and resolution, at the largest of the batches 256, 128 ... that the memory
+estimate lets onto the card: images a second of training steps and of passes without gradients, ours
+and timm's, in turns; the faster of two runs counts. timm's is its own benchmark's loop: a model of
 ``create_model`` in channels last, autocast, its fused AdamW, and one batch of random float images
 that lies on the device. Ours has that and more: bytes that come from pinned memory of the host, are
 normalised, and a step that can be taken back where memory runs out. So a ratio of 1 is as good as
 it gets.
 
-Then the memory: what the estimate says of a step, and the most that PyTorch had reserved in it; and
+``memory``: what the estimate says of a step, and the most that PyTorch had reserved in it; and
 whether a step that runs out of memory, as the process may have but half of that, ends well in
-micro-batches. Without a GPU (``--cpu``) it tries itself out, and no figure means anything.
+micro-batches. ``speed-ups``: steps with each of ``--speed-ups`` against steps without, of the same
+nets, and the seconds that the first one takes. ``packing``: eight processes that train the first
+net beside each other, each with an eighth of the card, against one that has it to itself: a ratio
+of 1 is what one after another comes to. ``sweep``: the built-in sweep on the card and on the CPU;
+seconds, and top-1 on val of the same cells, which differ by chance and by the card's arithmetic.
+
+All of it takes less than eight minutes. Without a GPU (``--cpu``) it tries itself out, and no
+figure means anything.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import timm
@@ -32,16 +43,27 @@ from torch.nn.functional import cross_entropy
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from sweeps.interface import SweepResult, open_result
 from trainables.data.loader import TrainBatch
 from trainables.evaluation.inference import batches_of, logits_of_batch
 from trainables.models import backbone, host_memory, variants
-from trainables.models.device import CUDA_CONTEXT_BYTES, autocast, device_name, precision_of
+from trainables.models.device import (
+    CUDA_CONTEXT_BYTES,
+    autocast,
+    device_name,
+    precision_of,
+    take_gpu_share,
+)
+from trainables.models.speed_ups import SpeedUp
 from trainables.profiling.training_memory import needed_gb, step_bytes
 from trainables.training.distributed import WorkerGroup
 from trainables.training.optim import make_optimizer
 from trainables.training.train_step import TrainStep
 
 CLASSES, LARGEST_BATCH = 1000, 256
+PARTS = ("timm", "memory", "speed-ups", "packing", "sweep")
+PACKED, PACKED_BATCH = 8, 32  # trials on the card, and the images of a step of each
+ROOT = Path(__file__).resolve().parents[1]
 Run = Callable[[], None]
 
 
@@ -71,7 +93,7 @@ class Case:
             ema=False,
         )
 
-    def ours(self) -> tuple[Run, Run]:
+    def ours(self, *speed_ups: SpeedUp) -> tuple[Run, Run]:
         """Make our training step and our pass, each on one batch of bytes."""
         variant = variants.get(self.variant)
         model = backbone.to_device(backbone.build(variant, CLASSES), self.device)
@@ -83,6 +105,7 @@ class Case:
             label_smoothing=0.1,
             device=self.device,
             group=WorkerGroup(),
+            speed_ups=speed_ups,
         )
         shape = (self.batch, self.res, self.res, 3)
         pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
@@ -94,6 +117,8 @@ class Case:
         def train() -> None:
             model.train()
             step.step(batch, self.batch)
+            if ":" in step.speed_ups:
+                raise RuntimeError(step.speed_ups)
 
         @torch.inference_mode()
         def look() -> None:
@@ -203,11 +228,104 @@ def remember(case: Case) -> str:
     )
 
 
+def speed_up(case: Case, name: SpeedUp, seconds: float) -> str:
+    """Time steps with a speed-up against steps without, in turns."""
+    plain, _ = case.ours()
+    sped_up, _ = case.ours(name)
+    torch.backends.cudnn.benchmark = name == "cudnn_benchmark"
+    began, rates = time.perf_counter(), dict[str, float]()
+    try:
+        sped_up()
+        synchronize(case.device)
+        first_s = time.perf_counter() - began
+        for _ in range(2):
+            for way, run in (("with", sped_up), ("without", plain)):
+                torch.backends.cudnn.benchmark = (way, name) == ("with", "cudnn_benchmark")
+                found = rate(run, case.batch, seconds / 6, case.device)
+                rates[way] = max(found, rates.get(way, 0.0))
+    except RuntimeError as error:
+        return f"| {case.name} | {name} | | | {str(error).partition(chr(10))[0]} | |"
+    finally:
+        torch.backends.cudnn.benchmark = False
+    ratio = rates["with"] / rates["without"]
+    numbers = f"{rates['with']:,.0f} | {rates['without']:,.0f} | {ratio:.2f} | {first_s:.1f}"
+    return f"| {case.name} | {name} | {numbers} |"
+
+
+def pack(case: Case, count: int, seconds: float) -> str:
+    """Time steps of several processes beside each other, and of one that is alone."""
+    alone, together = (sum(_rates_beside(case, n, seconds)) for n in (1, count))
+    return (
+        f"{case.name}: {together:,.0f} images/s by {count} processes together, {alone:,.0f} by one "
+        f"alone: {together / alone:.2f} times what one after another does"
+    )
+
+
+def _rates_beside(case: Case, count: int, seconds: float) -> list[float]:
+    spawning = torch.multiprocessing.get_context("spawn")
+    ready, rates = spawning.Barrier(count), spawning.SimpleQueue()
+    given = (case, count, seconds, ready, rates)
+    trials = [spawning.Process(target=_train_beside, args=given) for _ in range(count)]
+    for trial in trials:
+        trial.start()
+    for trial in trials:
+        trial.join()
+    if any(trial.exitcode for trial in trials):
+        sys.exit("A process of the packing has failed: its trace is above.")
+    return [rates.get() for _ in trials]
+
+
+def _train_beside(case: Case, count: int, seconds: float, ready: Any, rates: Any) -> None:
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
+    if case.device.type == "cuda":
+        take_gpu_share(1 / count)
+    train, _ = case.ours()
+    train()
+    ready.wait()
+    rates.put(rate(train, case.batch, seconds, case.device))
+
+
+def sweep(on_gpu: bool, folder: Path, small: bool) -> tuple[float, SweepResult]:
+    """Run the built-in sweep, with two of its trunks; give its seconds and what came of it."""
+    given = ["--no-untouched", "--samples", "2", "--test-crop-pct", "1.0"]
+    size = ["--epochs", "1", "--test-res", "32", "40", "--head-epochs", "2"]
+    given += ["--variants", "lite0", "--train-res", "32", "--samples", "1", *size] if small else []
+    given += [] if on_gpu else ["--gpus-per-trial", "0"]
+    command = [sys.executable, str(ROOT / "sweeps" / "fixres_grid.py"), "--out", str(folder)]
+    began = time.perf_counter()
+    subprocess.run([*command, *given], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - began, open_result(folder)
+
+
+def compare_sweeps(small: bool) -> list[str]:
+    """Run the sweep on the device and on the CPU, and compare the cells that both have."""
+    lines, tops = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, on_gpu in (("card", True), ("CPU", False)):
+            seconds, result = sweep(on_gpu and not small, Path(folder) / name, small)
+            best = result.best
+            lines.append(
+                f"{name}: {seconds:.0f} s; chosen {best.variant} {best.train_res} -> "
+                f"{best.test_res} px, {best.arm}, {100 * best.top1:.1f} % on val"
+            )
+            rows = result.leaderboard.query("split == 'val'")
+            at = ["variant", "train_res", "test_res", "arm"]
+            tops.append(rows.groupby(at)["top1"].mean())
+    off = (tops[0] - tops[1]).dropna()
+    lines.append(
+        f"of {len(off)} arms of cells that both have: card less CPU {100 * off.mean():+.1f} points "
+        f"of top-1 in the mean, {100 * off.abs().max():.1f} at most"
+    )
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nets", nargs="+", default=["b0:128", "b0:224", "b4:380", "l2:475"])
     parser.add_argument("--seconds", type=float, default=10, help="for each net, about")
     parser.add_argument("--cpu", action="store_true", help="try it out without a GPU")
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
+    parser.add_argument("--speed-ups", nargs="+", default=get_args(SpeedUp), help="to be timed")
     args = parser.parse_args()
     if not args.cpu and not torch.cuda.is_available():
         sys.exit("There is no GPU here: --cpu tries the script out.")
@@ -216,15 +334,35 @@ def main() -> None:
     print(device_name(device, torch.get_num_threads()), f"{precision_of(device)}\n")
     nets = [(variant, int(res)) for variant, _, res in (net.partition(":") for net in args.nets)]
     cases = [fitting(variant, res, device, room_gb) for variant, res in nets]
-    print("| images/s | training, ours | timm | ratio | pass, ours | timm | ratio |")
-    print("|---|---:|---:|---:|---:|---:|---:|")
-    for case in cases:
-        print(compare(case, args.seconds), flush=True)
-    if device.type == "cuda":
-        print("\n| GB of a step | estimate | measured | ratio | with half of it |")
-        print("|---|---:|---:|---:|---|")
-        for case in cases:
-            print(remember(case), flush=True)
+    parts = [part for part in PARTS if part in args.parts]
+    if device.type == "cpu":
+        parts = [part for part in parts if part != "memory"]  # which PyTorch does not count there
+    for part in parts:
+        print(f"{part}\n")
+        for line in lines_of(part, cases, args):
+            print(line, flush=True)
+        print()
+
+
+def lines_of(part: str, cases: list[Case], args: argparse.Namespace) -> Iterator[str]:
+    """Measure a part, and give its lines as they come."""
+    if part == "timm":
+        yield "| images/s | training, ours | timm | ratio | pass, ours | timm | ratio |"
+        yield "|---|---:|---:|---:|---:|---:|---:|"
+        yield from (compare(case, args.seconds) for case in cases)
+    elif part == "memory":
+        yield "| GB of a step | estimate | measured | ratio | with half of it |"
+        yield "|---|---:|---:|---:|---|"
+        yield from map(remember, cases)
+    elif part == "speed-ups":
+        yield "| images/s | speed-up | with | without | ratio | s of the first step |"
+        yield "|---|---|---:|---:|---:|---:|"
+        yield from (speed_up(c, name, args.seconds) for c in cases for name in args.speed_ups)
+    elif part == "packing":
+        count = 2 if args.cpu else PACKED
+        yield pack(replace(cases[0], batch=PACKED_BATCH), count, args.seconds)
+    else:
+        yield from compare_sweeps(small=args.cpu)
 
 
 if __name__ == "__main__":

@@ -198,7 +198,7 @@ class Bench:
         for start in range(0, len(self.native), BATCH):
             numbers = range(start, min(start + BATCH, len(self.native)))
             pixels = np.stack([transform(self.native[i]) for i in numbers])
-            yield normalize_on_device(pixels, self.preprocessing, CPU)
+            yield normalize_on_device(torch.from_numpy(pixels), self.preprocessing, CPU)
 
 
 def show(what: str, paths: dict[str, Make]) -> None:

@@ -21,7 +21,7 @@ from sweeps.events.live_board import LiveBoard
 from sweeps.events.recorders import Guard, History
 from sweeps.execution.budgeting import Spending, check_budget, no_trunk_in_words, spending
 from sweeps.execution.phases import run_phases
-from sweeps.execution.plan_resources import spread_line
+from sweeps.execution.plan_resources import check_devices, spread_line
 from sweeps.execution.ray_cluster import RayCluster
 from sweeps.execution.screening import run_screen
 from sweeps.final_model.held_out import score_choice
@@ -107,6 +107,7 @@ def run(spec: SweepSpec, terminal: Terminal) -> None:
     """
     check_tracking(spec)
     check_budget(spec)
+    check_devices(spec.resources)
     if spec.resources.gpus_per_trial == 0:
         take_gpu_share(0)  # by this process, as by the trials
     use_precision(spec.resources.precision)
@@ -345,6 +346,8 @@ class _Sweep:
             read=self.plan.spec.read,
             cache=self.plan.spec.cache,
             precision=self.plan.spec.resources.precision,
+            speed_ups=self.plan.spec.resources.speed_ups,
+            gpu_memory_gb=self.plan.spec.resources.gpu_memory_gb,
         )
 
     def _conclude(

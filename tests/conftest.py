@@ -75,6 +75,7 @@ MARKED = {
         "tests/trainables/test_gpu_path.py",
         "tests/trainables/test_train.py",
         "tests/trainables/training/test_distributed.py",
+        "tests/trainables/training/test_speed_ups.py",
         "tests/trainables/training/test_trainer.py",
         "tests/trainables/transforms/test_augmentation.py",
         "tests/trainables/transforms/test_finetune_augmentation.py",

@@ -14,6 +14,7 @@ from trainables.data.options import ReadOptions
 from trainables.errors import exit_code, with_option_names
 from trainables.machine import available_cores
 from trainables.models import variants
+from trainables.models.device import DEVICE_KINDS, named_device
 from trainables.models.imagenet import with_fitting_classifier
 from trainables.models.weights import find_weights
 from trainables.sources.class_names import class_order_of
@@ -39,6 +40,7 @@ SETTING_NAMES = {
     "class_order": "--class-order",
     "class_weights": "--class-weights",
     "data": "--data",
+    "device": "--device",
     "group_by": "--group-by",
     "layout": "--layout",
     "precision": "precision",
@@ -94,6 +96,8 @@ def _parser() -> argparse.ArgumentParser:
         "--class-weights", choices=get_args(ClassWeights), default=Recipe.class_weights
     )
     parser.add_argument("--threads", type=int, default=available_cores(), help="CPU threads")
+    kinds = ("auto", *DEVICE_KINDS)
+    parser.add_argument("--device", choices=kinds, default="auto", help="auto: a GPU, else a CPU")
     parser.add_argument("--seed", type=int, default=0, help="of splits, order and start")
     return parser
 
@@ -112,6 +116,7 @@ def _train(options: argparse.Namespace) -> None:
         SweepError: memory does not suffice, or the store did not answer for long.
     """
     check_balance(options.sampling, options.class_weights)
+    device = named_device(options.device)
     variant = variants.get(options.variant)
     reading = ReadOptions(
         seed=options.seed,
@@ -152,6 +157,7 @@ def _train(options: argparse.Namespace) -> None:
             val_transforms=tuple(_full_image_transform(res, variant) for res in options.test_res),
             rungs=(options.epochs,),
             should_stop=lambda: guard.requested,
+            device=device,
         )
         while training.trained_epochs < options.epochs:
             with guard.deferred():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from sweeps.execution.resources import MemoryNeed, NetAtRes
@@ -10,13 +11,17 @@ from sweeps.planning.plan import Plan
 from trainables.fixres.arms import ARMS
 from trainables.models.tensor_names import CLASSIFIER, STATISTICS
 from trainables.profiling.training_memory import (
-    Precision,
+    MapPrecision,
     cell_bytes,
     forward_bytes,
     needed_gb,
     scoring_bytes,
     step_bytes,
 )
+from trainables.training.train_step import MIN_MICRO_BATCH
+
+# Times the training batch that a frozen net may have at once, the largest first.
+FROZEN_FACTORS = (8, 4, 2)
 
 
 def trunk_memory_needs(plan: Plan) -> dict[NetAtRes, MemoryNeed]:
@@ -55,37 +60,79 @@ def cell_memory_needs(plan: Plan) -> dict[NetAtRes, MemoryNeed]:
 
 def cell_memory_need(plan: Plan, variant: str, train_res: int, test_res: int) -> MemoryNeed:
     """Estimate what one cell needs; a cell always has one worker. Resolutions in px."""
-    return MemoryNeed(gb=lambda _: _cell_gb(plan, variant, train_res, test_res), max_workers=1)
+    batch = plan.spec.trunks.batch_size
+    return MemoryNeed(
+        gb=lambda _: _cell_gb(plan, variant, train_res, test_res, batch), max_workers=1
+    )
+
+
+def frozen_batch(plan: Plan, variant: str, train_res: int, test_res: int, gb: float) -> int:
+    """Say how many images a cell's passes have on a GPU at once, of which so many GB are its own.
+
+    A frozen net keeps nothing for a backward pass: where training takes a batch, a multiple of it
+    fits, and keeps the GPU busier. Resolutions in px.
+    """
+    batch = plan.spec.trunks.batch_size
+    sizes = (batch * factor for factor in FROZEN_FACTORS)
+    fitting = (n for n in sizes if _cell_gb(plan, variant, train_res, test_res, n) <= gb)
+    return next(fitting, batch)
+
+
+def images_at_once(plan: Plan, point: Point, gpu_gb: float, workers: int = 1) -> int | None:
+    """Say how many images of a step are at once on the smallest GPU; None: all of a worker's.
+
+    Training halves its share of a batch as often (:class:`.memory_fit.MemoryFit`); the batch of a
+    step stays what is asked for, and so do learning rates.
+
+    Returns:
+        At least two, the fewest that are tried, whether they fit or not.
+    """
+    share = images = -(-max(plan.possible("batch_size")) // workers)
+    if not plan.spec.trunks.epochs:
+        return None
+    while images > MIN_MICRO_BATCH and _step_gb(plan, point, images, workers) > gpu_gb:
+        images = max(MIN_MICRO_BATCH, -(-images // 2))
+    return images if images < share else None
 
 
 def _trunk_gb(plan: Plan, point: Point, workers: int) -> float:
-    epochs, max_test_res = plan.spec.trunks.epochs, max(plan.grid.tests[point])
-    batch, classes = -(-max(plan.possible("batch_size")) // workers), len(plan.classes)
-    if not epochs:
+    max_test_res = max(plan.grid.tests[point])
+    batch = -(-max(plan.possible("batch_size")) // workers)
+    if not plan.spec.trunks.epochs:
         return needed_gb(_forward_bytes(plan, point.variant, max_test_res, batch))
-    peaks = [(step_bytes, point.train_res)]
     # At the train resolution and below it, a training step takes more than scoring.
-    if max_test_res > point.train_res:
-        peaks.append((scoring_bytes, max_test_res))
+    if max_test_res <= point.train_res:
+        return _step_gb(plan, point, batch, workers)
+    scoring = _training_gb(plan, scoring_bytes, point.variant, max_test_res, batch, workers)
+    return max(_step_gb(plan, point, batch, workers), scoring)
+
+
+def _step_gb(plan: Plan, point: Point, batch: int, workers: int) -> float:
+    return _training_gb(plan, step_bytes, point.variant, point.train_res, batch, workers)
+
+
+def _training_gb(
+    plan: Plan, count: Callable[..., int], variant: str, res: int, batch: int, workers: int
+) -> float:
+    """Convert the most that ``count`` gives for any draw of the hyperparameters."""
     peak_bytes = max(
         count(
-            point.variant,
+            variant,
             res,
             batch=batch,
-            classes=classes,
+            classes=len(plan.classes),
             precision=_precision(plan),
             optimizer=optimizer,
             ema=max(plan.possible("ema_decay")) > 0,
             workers=workers,
         )
         for optimizer in plan.possible("optimizer")
-        for count, res in peaks
     )
     return needed_gb(peak_bytes)
 
 
-def _cell_gb(plan: Plan, variant: str, train_res: int, test_res: int) -> float:
-    fix, batch, classes = plan.spec.fix, plan.spec.trunks.batch_size, len(plan.classes)
+def _cell_gb(plan: Plan, variant: str, train_res: int, test_res: int, batch: int) -> float:
+    fix, classes = plan.spec.fix, len(plan.classes)
     arms = [ARMS[name] for name in fix.arms]
     fitted_arms = [arm for arm in arms if {*CLASSIFIER, *STATISTICS} <= set(arm.changes)]
     views = max((fix.views if arm.needs_mild_views else 1 for arm in fitted_arms), default=0)
@@ -111,6 +158,6 @@ def _forward_bytes(plan: Plan, variant: str, res: int, batch: int) -> int:
     return forward_bytes(variant, res, batch=batch, classes=classes, precision=precision)
 
 
-def _precision(plan: Plan) -> Precision:
+def _precision(plan: Plan) -> MapPrecision:
     """Return the precision that memory is counted for: fp16 takes as much as bf16."""
     return "float32" if plan.spec.resources.precision == "fp32" else "bf16"

@@ -7,10 +7,11 @@ of the choice take.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from sweeps.events.failures import last_line
-from sweeps.execution.plan_resources import cell_resources, trunk_resources
+from sweeps.execution.plan_resources import cell_resources, frozen_batch, trunk_resources
 from sweeps.execution.resources import NetAtRes, PhaseResources, Placement
 from sweeps.execution.tasks import Phase, Queued
 from sweeps.execution.tune_runner import run_trials
@@ -46,8 +47,10 @@ def run_phases(
     """
     plan = trunks.plan
     left = cells.cells.left if trunks.is_over else plan.cells
-    cell_phase = _cell_phase(cells.cells, cells.next, trunks_ended)
-    phases = [(cell_phase, cell_resources(plan, placement, left))]
+    resources = cell_resources(plan, placement, left)
+    at_once = partial(frozen_batch, plan, resources)
+    cell_phase = _cell_phase(cells.cells, cells.next, at_once, trunks_ended)
+    phases = [(cell_phase, resources)]
     if not trunks.is_over:
         phases.insert(0, (_trunk_phase(trunks), trunk_resources(plan, placement)))
     run_trials(StoreTrainable, phases, context)
@@ -101,19 +104,22 @@ def _trunk_of(work: Work) -> TrunkSpec:
 def run_cells(scheduler: CellScheduler, context: TrialContext, placement: Placement) -> None:
     """Work out the cells of a scheduler that wait for no trunk."""
     resources = cell_resources(scheduler.plan, placement, scheduler.left)
-    run_trials(StoreTrainable, [(_cell_phase(scheduler, scheduler.next), resources)], context)
+    phase = _cell_phase(scheduler, scheduler.next, partial(frozen_batch, scheduler.plan, resources))
+    run_trials(StoreTrainable, [(phase, resources)], context)
 
 
 def _cell_phase(
     scheduler: CellScheduler,
     next_cell: Callable[[], Cell | None],
+    images_at_once: Callable[[Cell], int | None],
     preceded: Callable[[], None] = lambda: None,
 ) -> Phase:
     def queue() -> Queued | None:
         cell = next_cell()
         if cell is None:
             return None
-        return Queued(net=(cell.variant, cell.test_res), work=CellWork(cell=cell.spec))
+        work = CellWork(cell=cell.spec, images_at_once=images_at_once(cell))
+        return Queued(net=(cell.variant, cell.test_res), work=work)
 
     def should_continue(work: Work, result: dict[str, Any]) -> bool:
         scheduler.take(_key_of(work), result["results"])

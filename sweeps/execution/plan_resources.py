@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from sweeps.environment import on_cluster
 from sweeps.execution import gpu_memory
-from sweeps.execution.resources import NetAtRes, PhaseResources, Placement
+from sweeps.execution.resources import NetAtRes, PhaseResources, Placement, expected_placement
 from sweeps.execution.spreading import Spread, spread_in_words, spread_trunks
+from sweeps.planning.cell import Cell
 from sweeps.planning.grid import Point
+from sweeps.planning.options.groups import ResourceOptions
 from sweeps.planning.plan import Plan
+from trainables.models.speed_ups import check_speed_ups
+
+
+def check_devices(options: ResourceOptions) -> None:
+    """Check that trials will have devices of the kind that the options are of.
+
+    Raises:
+        UserError: what speeds training up is of GPUs, and trials use none.
+    """
+    may_come = on_cluster() and options.gpus_per_trial != 0
+    check_speed_ups(options.speed_ups, on_gpu=may_come or expected_placement(options).uses_gpus)
 
 
 def trunk_resources(plan: Plan, placement: Placement) -> PhaseResources:
@@ -57,6 +71,20 @@ def cell_resources(plan: Plan, placement: Placement, cells: int) -> PhaseResourc
     return PhaseResources(
         placement=placement, needs=gpu_memory.cell_memory_needs(plan), trials=cells
     )
+
+
+def frozen_batch(plan: Plan, resources: PhaseResources, cell: Cell) -> int | None:
+    """Decide how many images a cell's passes have on its GPU at once.
+
+    Returns:
+        None where it has none, or its memory is not known: as many as a step of training.
+    """
+    gpus = resources.trial_resources[cell.variant, cell.test_res].gpus
+    gpu = resources.placement.cluster_resources.gpu
+    if gpu is None or not gpus:
+        return None
+    own_gb = min(1.0, gpus) * gpu.gb
+    return gpu_memory.frozen_batch(plan, cell.variant, cell.trunk.train_res, cell.test_res, own_gb)
 
 
 def reading_resources(

@@ -23,7 +23,7 @@ from trainables.data.decode_pool import ExpectedImages
 from trainables.data.view_cache import MAX_KEPT_BYTES
 from trainables.errors import UserError
 from trainables.fixres.arms import ARMS
-from trainables.models.device import pick_device
+from trainables.models.device import pick_device, precision_of
 from trainables.models.tensor_names import STATISTICS
 from trainables.profiling.disk_use import (
     FLOAT_BYTES,
@@ -342,7 +342,7 @@ def _room_in_words(spec: SweepSpec, room: Room) -> str:
 
 
 def _map_number_bytes() -> int:
-    return BF16 if pick_device().type == "cuda" else FLOAT
+    return FLOAT if precision_of(pick_device()) == "fp32" else BF16
 
 
 def _free(folder: Path) -> int:

@@ -145,6 +145,7 @@ NOT_IDENTITY = frozenset(
         *("layout", "class_order", "pick_share", "group_by"),
         *("out", "storage", "link_days", "int8", "openvino", "keep", "events", "on_end"),
         *("concurrency", "cpus_per_trial", "gpus_per_trial", "gpu_memory_gb", "precision"),
+        "speed_ups",
         *("accelerator_type", "workers_per_trial", "cluster_gpus", "max_minutes_per_trial"),
         *("also_test", "dry_run", "remake", "config", "print_config", "status"),
         *("budget_hours", "budget_gpu_hours", "budget_cost", "price_per_hour"),

@@ -40,6 +40,8 @@ class Ledger:
     """Trunks that ended, in whatever way."""
     cut: int
     """Trunks that ASHA cut."""
+    frozen: int
+    """Trunks whose batch norms stood still in some steps, as memory held too few images."""
     cells: int
     """Cells that were adapted."""
     trained_s: float
@@ -103,6 +105,7 @@ def build_ledger(
     return Ledger(
         trunks=len(trunks),
         cut=sum(t.status == TrunkStatus.CUT for t in trunks),
+        frozen=sum(any(r.frozen_norms for r in t.reports) for t in trunks),
         cells=len(cells),
         trained_s=sum(r.seconds for t in trunks for r in t.reports),
         adapted_s=sum(r.seconds for r in rows if r.split == "val"),

@@ -16,6 +16,7 @@ from sweeps.selection.published_comparison import Comparison
 from trainables.evaluation.class_metrics import IN_WORDS
 from trainables.evaluation.confidence import wilson
 from trainables.fixres.arms import rank
+from trainables.models.frozen_norms import MIN_NORMED
 
 MAX_ROWS = 500  # of val that the page's leaderboard shows, the chosen one beside them
 _MAX_UNTOUCHED = 100  # of these, rows of untouched nets
@@ -143,6 +144,11 @@ def published_table(compared: Sequence[Comparison]) -> Table | None:
 def times_table(ledger: Ledger) -> Table:
     """Make the table of time spent and saved, with money where there is a price."""
     cut = f", {ledger.cut} of them cut" if ledger.cut else ""
+    if ledger.frozen:
+        cut += (
+            f", in {ledger.frozen} batch norms stood still in some steps, as memory held less than "
+            f"{MIN_NORMED} images at once"
+        )
     before = ledger.predicted
     spent: list[tuple[str, float, float | None]] = [
         (

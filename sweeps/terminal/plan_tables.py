@@ -13,8 +13,9 @@ from rich.text import Text
 from sweeps.events.durations import Durations
 from sweeps.events.forecast import forecast
 from sweeps.execution import resources
+from sweeps.execution.gpu_memory import images_at_once
 from sweeps.execution.plan_resources import cell_resources, spread_line, trunk_resources
-from sweeps.execution.resources import MemoryNeed, TrialResources
+from sweeps.execution.resources import MemoryNeed, PhaseResources, TrialResources
 from sweeps.execution.timed_devices import kept_timings
 from sweeps.planning.cell import crop_in_words
 from sweeps.planning.class_balance import class_balance_in_words
@@ -30,6 +31,7 @@ from sweeps.planning.workload import (
     image_passes,
 )
 from trainables.fixres.arms import UNTOUCHED_ARMS
+from trainables.models.frozen_norms import MIN_NORMED
 from trainables.profiling.speed import NOMINAL_DEVICE
 
 CLASSES_SHOWN = 3  # first and last
@@ -238,7 +240,24 @@ def _gpus(plan: Plan) -> list[RenderableType]:
     parts: list[RenderableType] = [Text(f"gpu      {gpu.gb:.1f} GB each ({gpu.source})"), table]
     if any(words.endswith("*") for words in words_of.values()):
         parts.append(Text("* more than one has: steps are split; --workers-per-trial spreads them"))
+    parts += [Text(line) for line in _split_steps(plan, phase_resources, gpu.gb)]
     return parts
+
+
+def _split_steps(plan: Plan, phase_resources: PhaseResources, gpu_gb: float) -> list[str]:
+    """Say how much of a step is at once on a GPU, where that is not all of a worker's share."""
+    lines = []
+    for point in plan.points:
+        trial = phase_resources.trial_resources[point.variant, point.train_res]
+        at_once = images_at_once(plan, point, gpu_gb, trial.workers)
+        if at_once is not None:
+            still = at_once * trial.workers < MIN_NORMED
+            lines.append(
+                f"split    {point.variant} at {point.train_res} px: {at_once} images at once on "
+                f"each GPU, by the estimate{', and batch norms stand still' if still else ''}; the "
+                "batch of a step and learning rates stay as they are"
+            )
+    return lines
 
 
 def _memory_in_words(need: MemoryNeed, trial: TrialResources, gpu_gb: float) -> str:

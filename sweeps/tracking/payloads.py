@@ -227,11 +227,17 @@ def trunk_end_tags(status: TrunkStatus, reports: Sequence[EpochReport]) -> dict[
     """Say how a trunk ended, and after how many epochs.
 
     Where memory did not take whole batches, the tag micro_batch gives the number of images that
-    went through the net at once in the last epoch. The tag resize tells what resized the images.
+    went through the net at once in the last epoch, and frozen_norms the number of epochs in which
+    these were too few for batch norm, which stood still. The tags speed_ups and
+    resize tell what sped its steps up, and what resized the images.
     """
     tags: dict[str, object] = {"ended": status.value, "epochs_trained": len(reports)}
     if reports and reports[-1].micro_batch is not None:
         tags["micro_batch"] = reports[-1].micro_batch
+    if frozen := sum(report.frozen_norms for report in reports):
+        tags["frozen_norms"] = frozen
+    if reports and reports[-1].speed_ups:
+        tags["speed_ups"] = reports[-1].speed_ups
     if reports and reports[-1].resize:
         tags["resize"] = reports[-1].resize
     return tags

@@ -79,7 +79,7 @@ def make(tiny_images, tiny_weights, root):
     )
 
 
-def watched(cell, store, views):
+def watched(cell, store, views, images_at_once=None):
     """Adapt, and record val's logits for each arm and the images of each batch."""
     with pytest.MonkeyPatch.context() as patch:
         seen, val_logits = count_images(patch), []
@@ -89,7 +89,7 @@ def watched(cell, store, views):
             return score(logits, *rest)
 
         patch.setattr("trainables.fixres.adapt.score", record)
-        results = adapt_cell(cell, store, views)
+        results = adapt_cell(cell, store, views, images_at_once=images_at_once)
     return results, dict(zip((r.arm for r in results), val_logits, strict=True)), seen
 
 

@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from trainables.data import loader
+from trainables.models.device import DEVICE_KINDS
 
 CUDA = torch.device("cuda", 0)
 PACKAGE = str(Path(__file__).parents[2] / "trainables")
@@ -102,7 +103,15 @@ class _Gpu(TorchDispatchMode):
             assert all(isinstance(t, FakeTensor) for t in tensors)
             return None
         args, kwargs = tree_map_only(torch.Tensor, self._faked, (args, kwargs))
-        return func(*args, **kwargs)
+        return self._had(func(*args, **kwargs))
+
+    def _had(self, made: Any) -> Any:
+        if not DEVICE_KINDS["cuda"].has_float64:  # as MPS refuses them
+            for tensor in tree_leaves(made):
+                wide = isinstance(tensor, FakeTensor) and tensor.dtype == torch.float64
+                if wide and tensor.device.type == "cuda":
+                    raise TypeError("the GPU has no float64")
+        return made
 
     def _faked(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor if isinstance(tensor, FakeTensor) else self._fake.from_tensor(tensor)
@@ -171,6 +180,12 @@ def _backward(loss: torch.Tensor) -> None:
             leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
 
 
+def _grad(output: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor]:
+    """Give a gradient by ``x`` on the GPU, as :func:`_backward` does."""
+    assert output.requires_grad and output.device.type == x.device.type == "cuda"
+    return (torch.empty_like(x),)
+
+
 def _apply(module: torch.nn.Module, fn: Callable[..., Any], recurse: bool = True) -> object:
     """Move a module by replacing its tensors: a real tensor cannot become a fake one in place."""
     for child in module.children() if recurse else ():
@@ -185,7 +200,7 @@ def _apply(module: torch.nn.Module, fn: Callable[..., Any], recurse: bool = True
 
 
 @contextmanager
-def fake_cuda() -> Iterator[Traffic]:
+def fake_cuda(*, has_float64: bool = True) -> Iterator[Traffic]:
     """There is a GPU within the block; yields what the host does beside it."""
     traffic, pinned = Traffic(), WeakSet[Any]()
     fake = FakeTensorMode(allow_non_fake_inputs=True)
@@ -213,6 +228,7 @@ def fake_cuda() -> Iterator[Traffic]:
         "torch.save": save_read,
         "torch.load": load_real,
         "torch.autograd.backward": _backward,
+        "torch.autograd.grad": _grad,
         "torch.nn.Module._apply": _apply,
         "torch.cuda.is_available": lambda: True,
         "torch.cuda.get_device_capability": lambda *_: (8, 0),
@@ -230,6 +246,8 @@ def fake_cuda() -> Iterator[Traffic]:
         stack.enter_context(fake)
         for name, stand_in in replaced.items():
             stack.enter_context(patch(name, stand_in))
+        kind = replace(DEVICE_KINDS["cuda"], has_float64=has_float64)
+        stack.enter_context(patch.dict(DEVICE_KINDS, {"cuda": kind}))
         stack.enter_context(_Gpu(fake, traffic, pinned))
         # Tensors of another block's GPU are none of this one's.
         loader._rows.cache_clear()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -17,13 +18,14 @@ from tests.trainables.fake_cuda import CUDA, Traffic, fake_cuda
 from trainables.data import loader
 from trainables.data.image_set import ImageSet
 from trainables.data.view_cache import ViewCache
-from trainables.evaluation.inference import logits_of
+from trainables.evaluation.inference import batches_of, logits_of
 from trainables.fixres.adapt import adapt_cell
 from trainables.fixres.arms import ARMS
 from trainables.fixres.cell import CellSpec
 from trainables.fixres.heads import fit
 from trainables.fixres.held_out_score import held_out_test, score_held_out
 from trainables.models import backbone, host_memory, variants
+from trainables.models.speed_ups import SpeedUp
 from trainables.models.weights import Weights
 from trainables.profiling import torch_latency
 from trainables.profiling.latency import Setting
@@ -50,7 +52,12 @@ def gpu() -> Iterator[Traffic]:
 
 
 def training_of(
-    images: ImageSet, root: Path, batch_size: int, rungs: tuple[int, ...] = (), **recipe: Any
+    images: ImageSet,
+    root: Path,
+    batch_size: int,
+    rungs: tuple[int, ...] = (),
+    speed_ups: tuple[SpeedUp, ...] = (),
+    **recipe: Any,
 ) -> TrunkTraining:
     spec = TrunkSpec(
         variant=tiny_net.NAME,
@@ -69,6 +76,7 @@ def training_of(
         threads=2,
         val_transforms=(WHOLE,),
         rungs=rungs,
+        speed_ups=speed_ups,
     )
 
 
@@ -99,6 +107,23 @@ def check_steps(gpu: Traffic, images: ImageSet, root: Path, **recipe: Any) -> No
 @pytest.mark.parametrize("recipe", [{}, {"optimizer": "sgd", "class_weights": "balanced"}], ids=str)
 def test_a_step_waits_for_nothing(gpu, tiny_images, tmp_path, recipe):
     check_steps(gpu, tiny_images, tmp_path, **recipe)
+
+
+def test_steps_of_a_graph_are_replayed_and_wait_for_nothing(gpu, tiny_images, tmp_path):
+    replayed = []
+
+    def make_graphed_callables(net, examples):
+        assert [x.device.type for x in examples] == ["cuda"]
+
+        def replay(x):
+            replayed.append(len(x))
+            return net(x)
+
+        return replay
+
+    with patch.object(torch.cuda, "make_graphed_callables", make_graphed_callables):
+        check_steps(gpu, tiny_images, tmp_path, speed_ups=("cuda_graph",))
+    assert replayed == [11] * 2 + [4] * 5
 
 
 def wait_for_loss(patch: pytest.MonkeyPatch) -> None:
@@ -155,7 +180,32 @@ def test_a_batch_to_score_is_copied_once_and_waited_for_once(gpu, tiny_images, t
     assert gpu.copies.total() == gpu.waits.total() == 4 and not gpu.blocking_copies
 
 
-def test_a_trunk_and_all_arms_of_its_cell_run_on_the_gpu(gpu, tiny_images, tmp_path):
+def test_a_streamed_view_is_rendered_where_the_gpu_copies_it_from(gpu, tiny_images, tmp_path):
+    view = ViewCache(images=tiny_images, cache=tmp_path, threads=2).train_view(WHOLE)
+    preprocessing = variants.preprocessing(variants.get(tiny_net.NAME))
+    list(batches_of(view.part(0, 4), 4, preprocessing, CUDA))  # what is made once
+    gpu.clear()
+    with patch.object(host_memory, "filled", side_effect=AssertionError("copied once more")):
+        batches = list(batches_of(view, 4, preprocessing, CUDA))
+    assert gpu.copies.total() == len(batches) == 6 and not gpu.blocking_copies
+
+
+@pytest.fixture(params=[True, False], ids=["float64", "no float64"])
+def any_gpu(request: pytest.FixtureRequest) -> Iterator[Traffic]:
+    with fake_cuda(has_float64=request.param) as traffic:
+        yield traffic
+
+
+def test_a_gpu_without_float64_refuses_it():
+    with fake_cuda(has_float64=False):
+        ones = torch.ones(2).to(CUDA)
+        with pytest.raises(TypeError, match="no float64"):
+            ones.sum(dtype=torch.float64)
+
+
+@pytest.mark.parametrize("prefix", [None, 8])
+def test_a_trunk_and_all_arms_of_its_cell_run_on_the_gpu(any_gpu, tiny_images, tmp_path, prefix):
+    gpu = any_gpu
     training = training_of(tiny_images, tmp_path, 4, rungs=(1,))
     report = training.epoch()
     assert report.val[WHOLE.test_res].n == VAL and not report.diverged
@@ -168,6 +218,7 @@ def test_a_trunk_and_all_arms_of_its_cell_run_on_the_gpu(gpu, tiny_images, tmp_p
         views=VIEWS,
         batch_size=4,
         seed=3,
+        prefix=prefix,
     )
     gpu.clear()
     results = adapt_cell(cell, training.store, training.views)

@@ -34,7 +34,13 @@ from trainables.data.cache import (
     set_limit,
     write_errors,
 )
-from trainables.data.decode_pass import FORMAT, check_rejected, decode_into, new_shares
+from trainables.data.decode_pass import (
+    FORMAT,
+    Decoding,
+    check_rejected,
+    decode_into,
+    new_shares,
+)
 from trainables.data.decode_pool import ExpectedImages, expected_images
 from trainables.data.image_set import FILES, Form, ImageSet, Rejected
 from trainables.data.locks import hold
@@ -164,7 +170,10 @@ def decode_once(
         expected = expected_images(source, options.cache_side, new_shares(source, options))
         if expect is not None:
             expect(expected)
-        decode = partial(_decode, draft, cache, key, data, source, options, whites, progress)
+        decoding = Decoding(
+            data=data, source=source, options=options, whites=whites, progress=progress
+        )
+        decode = partial(_decode, draft, cache, key, decoding)
         try:
             decode("decoded", expected.stored_bytes)
         except NoRoomError:
@@ -177,35 +186,28 @@ def decode_once(
 
 
 def _decode(
-    draft: Path,
-    cache: Path,
-    key: str,
-    data: Path | RemotePath,
-    source: Source,
-    options: ReadOptions,
-    whites: Mapping[str, int] | None,
-    progress: Progress | None,
-    form: Form,
-    needed: int,
+    draft: Path, cache: Path, key: str, decoding: Decoding, form: Form, needed: int
 ) -> None:
     """Decode a source into a set of the cache.
 
     Args:
         draft: the folder that the set is made in.
         key: names what the listing led to.
+        decoding: of what, and how.
         form: what is kept of the images.
         needed: bytes that it takes, about.
 
     Raises:
         NoRoomError: the cache has no room for it.
     """
-    request = options.space_request(source.total)
+    source = decoding.source
+    request = decoding.options.space_request(source.total)
     extra = INDEX_ROW_BYTES * source.total + source.scratch_bytes
     make_room(cache, needed + extra, request)
     with write_errors(cache, request.smaller), draft_folder(draft):
         with (draft / FILES[form]).open("wb", buffering=0) as opened:
             file = GrowingFile(opened, cache, needed, request)
-            record = decode_into(draft, form, file, data, source, options, whites, progress)
+            record = decode_into(draft, form, file, decoding)
         _publish(draft, cache, key, record)
 
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,21 +69,26 @@ _SCHEMA = pa.schema(
 )
 
 
-def decode_into(
-    draft: Path,
-    form: Form,
-    file: GrowingFile,
-    data: Path | RemotePath,
-    source: Source,
-    options: ReadOptions,
-    whites: Mapping[str, int] | None,
-    progress: Callable[[int, int], None] | None,
-) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """What is decoded, and how, in whatever form it is kept."""
+
+    data: Path | RemotePath
+    source: Source
+    options: ReadOptions
+    whites: Mapping[str, int] | None
+    """The value that is white by kind of image; None: what this set's images come to."""
+    progress: Callable[[int, int], None] | None
+    """Called with images done and images in all."""
+
+
+def decode_into(draft: Path, form: Form, file: GrowingFile, decoding: Decoding) -> dict[str, Any]:
     """Decode a source into the draft folder.
 
     Args:
         form: what is kept of images.
         file: for that.
+        decoding: of what, and how.
 
     Returns:
         The record for CACHE/listings.
@@ -91,6 +96,8 @@ def decode_into(
     Raises:
         UserError: too many images are unreadable, or too few are left of a class or a split.
     """
+    data, source, options = decoding.data, decoding.source, decoding.options
+    whites, progress = decoding.whites, decoding.progress
     rejected: list[Rejected] = []
     stored: list[_Stored] = []
     decoding_s = 0.0  # of a core

@@ -100,15 +100,12 @@ def train_batches(
 
 
 def normalize_on_device(
-    pixels: np.ndarray | torch.Tensor, preprocessing: Preprocessing, device: torch.device
+    pixels: torch.Tensor, preprocessing: Preprocessing, device: torch.device
 ) -> torch.Tensor:
     """Move (B, R, R, 3) uint8 to the device and normalise: (B, 3, R, R) float32, channels last.
 
     Nothing waits for the copy of a tensor that :mod:`.host_memory` has made for the device.
     """
-    if isinstance(pixels, np.ndarray):
-        on_cpu = device.type == "cpu"  # where nothing is copied
-        pixels = torch.from_numpy(pixels) if on_cpu else host_memory.filled(pixels, device)
     count, height, width, channels = pixels.shape
     mean, std = _rows(preprocessing, width, device)
     # By rows of pixels, as they lie in memory: channel by channel a CPU takes twice as long.

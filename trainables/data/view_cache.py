@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from filelock import FileLock
 
 from trainables.data.cache import (
@@ -27,6 +28,7 @@ from trainables.data.cache import (
 )
 from trainables.data.image_set import ImageSet, SplitImages
 from trainables.data.locks import held_file, reserved
+from trainables.models import host_memory
 from trainables.storage.hashing import content_hash
 from trainables.storage.replacing import replacing
 from trainables.transforms.eval_transform import EvalTransform
@@ -35,6 +37,7 @@ from trainables.transforms.finetune_augmentation import draw_mild, mild_transfor
 
 Render = Callable[[int, np.ndarray], np.ndarray]  # position and image -> (R, R, 3) uint8
 
+CPU = torch.device("cpu")
 BATCHES_AHEAD = 2  # that are rendered while one is used
 IMAGES_A_WRITE = 64  # that are rendered at a time into a file
 # A larger view of train is rendered each time that it is read. What is kept spares each further
@@ -67,23 +70,26 @@ class StreamedView:
         stop = min(stop, self.count)
         return replace(self, first=self.first + start, count=stop - start)
 
-    def batches(self, batch_size: int) -> Iterator[np.ndarray]:
+    def batches(self, batch_size: int, device: torch.device = CPU) -> Iterator[torch.Tensor]:
         """Render all images in order, a few batches ahead of use.
 
         Whatever their number, no more than ``BATCHES_AHEAD`` batches wait.
 
+        Args:
+            device: that batches are for: they are rendered where it copies them from.
+
         Yields:
-            (B, R, R, 3) uint8; the last may be smaller.
+            (B, R, R, 3) uint8 on the CPU; the last may be smaller.
         """
         pool = ThreadPoolExecutor(self.threads)
         starts = iter(range(0, self.count, batch_size))
 
-        def begun(start: int) -> tuple[np.ndarray, list[Future[None]]]:
+        def begun(start: int) -> tuple[torch.Tensor, list[Future[None]]]:
             count = min(batch_size, self.count - start)
-            pixels = np.empty((count, *self.shape[1:]), np.uint8)
-            first, each = self.first + start, range(self.threads)
-            shares = (range(k, count, self.threads) for k in each)
-            return pixels, [pool.submit(self._render_into, pixels, first, s) for s in shares]
+            pixels = host_memory.empty((count, *self.shape[1:]), torch.uint8, device)
+            first, rows = self.first + start, pixels.numpy()
+            shares = (range(k, count, self.threads) for k in range(self.threads))
+            return pixels, [pool.submit(self._render_into, rows, first, s) for s in shares]
 
         try:
             pending = deque(begun(start) for start in islice(starts, 1 + BATCHES_AHEAD))
@@ -221,6 +227,6 @@ def render_once(view: StreamedView, path: Path) -> np.ndarray:
 def _render_all(pixels: np.memmap, view: StreamedView) -> None:
     start = 0
     for batch in view.batches(IMAGES_A_WRITE):
-        pixels[start : start + len(batch)] = batch
+        pixels[start : start + len(batch)] = batch.numpy()
         start += len(batch)
     pixels.flush()

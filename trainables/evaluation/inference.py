@@ -29,7 +29,7 @@ def batches_of(
         (B, 3, R, R) float32, channels last.
     """
     if isinstance(view, StreamedView):
-        for pixels in view.batches(batch_size):
+        for pixels in view.batches(batch_size, device):
             yield normalize_on_device(pixels, preprocessing, device)
         return
     for start in range(0, len(view), batch_size):

@@ -65,7 +65,9 @@ from trainables.storage.files import write_tensors
 from trainables.transforms.fast_resize import kernel_here
 
 
-def adapt_cell(cell: CellSpec, store: Store, views: ViewCache) -> list[ArmResult]:
+def adapt_cell(
+    cell: CellSpec, store: Store, views: ViewCache, *, images_at_once: int | None = None
+) -> list[ArmResult]:
     """Work out a cell and leave it in the store, each arm of it in the table's order.
 
     Leaves the features that classifiers were trained on (memory-mapped Arrow), what each arm
@@ -78,6 +80,8 @@ def adapt_cell(cell: CellSpec, store: Store, views: ViewCache) -> list[ArmResult
 
     Args:
         views: of the images that the trunk was trained on; for a refit, of train and val in one.
+        images_at_once: in the passes of the net, at first; None: the cell's batch. Results differ
+            by rounding.
 
     Returns:
         A result on val for each arm.
@@ -92,7 +96,8 @@ def adapt_cell(cell: CellSpec, store: Store, views: ViewCache) -> list[ArmResult
         error=f"Memory runs out with a single image of {cell.test_res} px: test at a lower "
         "`test_res`, leave out the largest variants, or give trials GPUs with more memory.",
     )
-    return memory_fit.run(lambda n: _adapt_cell(cell, store, views, n), cell.batch_size)
+    whole = images_at_once or cell.batch_size
+    return memory_fit.run(lambda n: _adapt_cell(cell, store, views, n), whole)
 
 
 def _adapt_cell(
@@ -139,7 +144,7 @@ def _adapt(arm: Arm, passes: CellPasses, cell: CellSpec, store: Store) -> Adapte
             head=net.head,
             head_tried=net.head_tried,
             crossfit=_crossfit_values(net.cross_fit, labels),
-            resize=kernel_here() if arm.needs_train and not arm.needs_mild_views else "",
+            resize=kernel_here() if arm.needs_train or arm.sampled else "",
         ),
         labels=labels,
         predicted=predicted(logits),

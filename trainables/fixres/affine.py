@@ -130,7 +130,7 @@ class _EpochPicks:
         if not len(labels):
             return WORST
         counts = count_by_class(labels.numpy(), z.argmax(dim=1).numpy(), z.shape[1])
-        loss = cross_entropy(z, labels).double().item()
+        loss = cross_entropy(z, labels).item()
         return merit(float(counts.value(self._metric)), loss)
 
     def restore_start(self) -> None:

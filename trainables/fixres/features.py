@@ -22,6 +22,7 @@ from torch.nn.functional import avg_pool2d
 from trainables.evaluation.inference import View, batches_of, outputs_of
 from trainables.models import backbone
 from trainables.models.backbone import Net
+from trainables.models.device import in_float64
 from trainables.models.variants import Preprocessing
 from trainables.storage.damage import unless_damaged
 from trainables.storage.files import Place, read_batch, write_batch
@@ -119,7 +120,7 @@ def norm_statistics(
     total = squares = torch.zeros((), dtype=torch.float64)
     count = 0
     for batch in torch.split(maps.tensor, batch_size):
-        z = backbone.pre_norm(model, batch.to(device)).double()
+        z = in_float64(backbone.pre_norm(model, batch.to(device)))
         total = total + z.sum(dim=(0, 2, 3)).cpu()
         squares = squares + z.square().sum(dim=(0, 2, 3)).cpu()
         count += z.shape[0] * z.shape[2] * z.shape[3]
@@ -130,13 +131,14 @@ def norm_statistics(
 
 def current_statistics(model: Net) -> NormStatistics:
     """Copy the statistics that the last batch norm has now."""
-    return NormStatistics(model.bn2.running_mean.double(), model.bn2.running_var.double())
+    return NormStatistics(in_float64(model.bn2.running_mean), in_float64(model.bn2.running_var))
 
 
 def set_norm(model: Net, statistics: NormStatistics) -> None:
     """Set the last batch norm's statistics, rounded to float32; its scale and shift stay."""
-    model.bn2.running_mean.copy_(statistics.mean)
-    model.bn2.running_var.copy_(statistics.var)
+    mean, var = model.bn2.running_mean, model.bn2.running_var
+    mean.copy_(statistics.mean.to(mean.dtype))
+    var.copy_(statistics.var.to(var.dtype))
 
 
 @torch.inference_mode()

@@ -29,6 +29,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from trainables.models.device import in_float64
+
 PROBABILITIES = np.linspace(0.05, 0.95, 91)  # A law is fitted to the quantiles at these.
 SHAPES = np.linspace(0.02, 1.0, 197)  # The common shape is the best of these.
 MAX_ACTIVATIONS = 2**24  # beyond which quantiles come from a sample of the images
@@ -137,9 +139,10 @@ def fold(
     Returns:
         New tensors of the same shapes, dtypes and device; the arithmetic is float64.
     """
-    rows = weight.double()
-    moved = bias.double() + scalar_map.offset * rows.sum(dim=1)
-    return (scalar_map.gain * rows).to(weight.dtype), moved.to(bias.dtype)
+    rows = in_float64(weight)
+    moved = in_float64(bias) + scalar_map.offset * rows.sum(dim=1)
+    folded = (scalar_map.gain * rows).to(weight.dtype), moved.to(bias.dtype)
+    return folded[0].to(weight.device), folded[1].to(bias.device)
 
 
 def _standard_quantile(q: np.ndarray, shape: float) -> np.ndarray:

@@ -28,6 +28,7 @@ from trainables.evaluation.class_metrics import ClassCounts, Metric
 from trainables.fixres.cross_fit import WORST, CrossFit, HalfPicks, Merit, merit, val_halves
 from trainables.fixres.head_loss import BatchedLoss, WeightsByKind, weights_by_kind
 from trainables.fixres.head_settings import HeadGrid, HeadSetting
+from trainables.models.device import sums_dtype
 
 MAX_LOGITS_AT_ONCE = 1 << 24  # numbers, 64 MB, when val is scored
 BETAS, EPS = (0.9, 0.999), 1e-8  # the defaults of torch.optim.AdamW
@@ -278,16 +279,17 @@ class _BatchedRuns(ABC):
     ) -> ValScores:
         count, predicted = len(self.settings), []
         tally = _Tally(count, self.classes, self.metric, labels)
-        loss = torch.zeros(count, dtype=torch.float64, device=labels.device)
-        of_half = torch.nn.functional.one_hot(halves, 2).double()
-        loss_of_half = torch.zeros(count, 2, dtype=torch.float64, device=labels.device)
+        dtype = sums_dtype(labels.device)
+        loss = torch.zeros(count, dtype=dtype, device=labels.device)
+        of_half = torch.nn.functional.one_hot(halves, 2).to(dtype)
+        loss_of_half = torch.zeros(count, 2, dtype=dtype, device=labels.device)
         images = max(1, MAX_LOGITS_AT_ONCE // (count * self.classes))
         parts = (torch.split(tensor, images) for tensor in (features, labels, of_half))
         for f, target, half in zip(*parts, strict=True):
             z, at = self._logits(f), target.expand(count, 1, -1)
             top, first = z.max(dim=1, keepdim=True)
             own = z.sub_(top).gather(1, at)
-            each = (z.exp_().sum(dim=1).log_() - own[:, 0]).double()
+            each = (z.exp_().sum(dim=1).log_() - own[:, 0]).to(dtype)
             loss += each.sum(dim=1)
             loss_of_half += each @ half
             tally.add(first[:, 0], target)

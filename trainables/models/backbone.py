@@ -21,7 +21,7 @@ import timm
 import torch
 from timm.models.efficientnet import EfficientNet
 
-from trainables.models.device import autocast, float32, rounded_as_autocast
+from trainables.models.device import autocast, float32, in_float64, rounded_as_autocast
 from trainables.models.folding import fold_batch_norms
 from trainables.models.tensor_names import CLASSIFIER
 from trainables.models.variants import Variant
@@ -115,9 +115,10 @@ def pre_norm_parameters(model: Net) -> tuple[torch.Tensor, torch.Tensor]:
     """
     head = model.conv_head
     assert head.kernel_size == (1, 1) and head.groups == 1
-    weight = rounded_as_autocast(head.weight.detach()).double().flatten(1)
-    bias = weight.new_zeros(len(weight))
-    return weight, bias if head.bias is None else rounded_as_autocast(head.bias.detach()).double()
+    weight = in_float64(rounded_as_autocast(head.weight.detach())).flatten(1)
+    if head.bias is None:
+        return weight, weight.new_zeros(len(weight))
+    return weight, in_float64(rounded_as_autocast(head.bias.detach()))
 
 
 def pooled(model: Net, z: torch.Tensor) -> torch.Tensor:

@@ -10,10 +10,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from trainables.models.device import kind_of
+
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Take memory of the host for a tensor that ``device`` is to have; its values are undefined."""
-    return torch.empty(shape, dtype=dtype, pin_memory=device.type == "cuda")
+    is_pinned = kind_of(device).copies_from_pinned
+    return torch.empty(shape, dtype=dtype, pin_memory=is_pinned)
 
 
 def filled(array: np.ndarray, device: torch.device) -> torch.Tensor:

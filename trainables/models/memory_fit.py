@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 
 from trainables.errors import SweepError
+from trainables.models.device import free_cache
 
 Made = TypeVar("Made")
 
@@ -45,8 +46,7 @@ class MemoryFit:
         Raises:
             SweepError: the fewest images have been tried.
         """
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_cache(self._device)
         tried = min(self.batch_size or whole, whole)
         if tried <= self._minimum:
             raise SweepError(self._error)

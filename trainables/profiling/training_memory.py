@@ -24,10 +24,10 @@ from trainables.models.device import CUDA_CONTEXT_BYTES
 from trainables.profiling.inference_memory import peak_bytes
 from trainables.transforms.resolution import feature_side
 
-Precision = Literal["bf16", "float32"]
+MapPrecision = Literal["bf16", "float32"]  # of what a net is counted in: fp16 takes what bf16 takes
 
 FLOAT, DOUBLE = 4, 8  # bytes
-MAP_NUMBER_BYTES: dict[Precision, int] = {"bf16": 2, "float32": FLOAT}
+MAP_NUMBER_BYTES: dict[MapPrecision, int] = {"bf16": 2, "float32": FLOAT}
 MOMENTS = {"adamw": 2, "sgd": 1}  # running averages that an optimiser keeps of each gradient
 
 # What the count leaves out. With these, it separates the batches that ran on a 24 GB card from
@@ -47,7 +47,7 @@ def step_bytes(
     *,
     batch: int,
     classes: int,
-    precision: Precision,
+    precision: MapPrecision,
     optimizer: str,
     ema: bool,
     workers: int = 1,
@@ -95,7 +95,7 @@ def scoring_bytes(
     *,
     batch: int,
     classes: int,
-    precision: Precision,
+    precision: MapPrecision,
     optimizer: str,
     ema: bool,
     workers: int = 1,
@@ -118,7 +118,9 @@ def _kept_bytes(weights: int, optimizer: str, *, ema: bool, workers: int) -> int
 
 
 @cache
-def forward_bytes(variant: str, res: int, *, batch: int, classes: int, precision: Precision) -> int:
+def forward_bytes(
+    variant: str, res: int, *, batch: int, classes: int, precision: MapPrecision
+) -> int:
     """Count the peak of a forward of ``batch`` images at ``res`` px with nothing saved."""
     model = _net(variant, classes, precision).eval()
     x = _images(batch, res, precision)
@@ -133,7 +135,7 @@ def cell_bytes(
     *,
     batch: int,
     classes: int,
-    precision: Precision,
+    precision: MapPrecision,
     features: int,
     settings: int,
     has_slopes: bool = False,
@@ -163,14 +165,14 @@ def cell_bytes(
 
 
 @cache
-def _net(variant: str, classes: int, precision: Precision) -> Net:
+def _net(variant: str, classes: int, precision: MapPrecision) -> Net:
     """Build the variant on the meta device."""
     with torch.device("meta"):
         model = backbone.build(variants.get(variant), classes)
     return model.bfloat16() if precision == "bf16" else model
 
 
-def _images(batch: int, res: int, precision: Precision) -> torch.Tensor:
+def _images(batch: int, res: int, precision: MapPrecision) -> torch.Tensor:
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     return torch.empty(batch, 3, res, res, device="meta", dtype=dtype)
 

@@ -26,7 +26,14 @@ from trainables.errors import SweepError, UserError
 from trainables.fixres.adapt import adapt_cell
 from trainables.fixres.cell import CellSpec, recorded_results
 from trainables.fixres.held_out_score import Reading, score_reading
-from trainables.models.device import PrecisionChoice, take_gpu_share, use_precision
+from trainables.models.device import (
+    PrecisionChoice,
+    check_gpu_memory,
+    take_gpu_share,
+    use_precision,
+    use_speed_ups,
+)
+from trainables.models.speed_ups import SpeedUp
 from trainables.ray_backend.trial_node import errors_name_node, node_id
 from trainables.ray_backend.worker_group import TrunkWorkers, WorkerConfig
 from trainables.storage.artifact_store import Store
@@ -56,6 +63,8 @@ class CellWork:
     """The work of a trial: a cell is adapted."""
 
     cell: CellSpec
+    images_at_once: int | None = None
+    """In the passes of the net, at first; None: as many as a step of training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +88,8 @@ class TrialContext:
     cache: Path  # node-local
     refit: bool = False  # on train and val in one
     precision: PrecisionChoice = "auto"  # of nets on GPUs
+    speed_ups: tuple[SpeedUp, ...] = ()  # of training
+    gpu_memory_gb: float | None = None  # of the smallest GPU; None: nothing is said
 
     def open_images(self) -> ImageSet:
         """Open this node's image set, decoded here if it is not yet; for a refit, val is in train.
@@ -176,6 +187,10 @@ class StoreTrainable(tune.Trainable):
         torch.set_num_threads(self.threads)
         take_gpu_share(config.get("resources", {}).get("GPU", 1))
         use_precision(self.context.precision)
+        if self.workers == 1:  # else the devices are those of the workers
+            with errors_name_node():
+                check_gpu_memory(self.context.gpu_memory_gb)
+            use_speed_ups(self.context.speed_ups)
 
     def _stop(self) -> None:
         if self._job is not None:
@@ -258,6 +273,7 @@ class _TrunkJob:
                 cache=context.cache,
                 open_images=context.open_images,
                 precision=context.precision,
+                speed_ups=context.speed_ups,
             )
             workers = TrunkWorkers(
                 config, process.workers, process.worker_resources, self._should_stop
@@ -273,6 +289,7 @@ class _TrunkJob:
             val_transforms=self._val_transforms,
             rungs=self._rungs,
             should_stop=self._should_stop,
+            speed_ups=context.speed_ups,
         )
         return training.epoch if self._spec.recipe.epochs else training.score_untrained
 
@@ -291,6 +308,7 @@ class _CellJob:
 
     def __init__(self, process: StoreTrainable, work: CellWork):
         self._process, self._cell = process, work.cell
+        self._images_at_once = work.images_at_once
 
     def stop(self) -> None:
         pass
@@ -300,7 +318,9 @@ class _CellJob:
         process = self._process
         results = recorded_results(process.store, self._cell.key)
         if results is None:
-            results = adapt_cell(self._cell, process.store, process.views)
+            results = adapt_cell(
+                self._cell, process.store, process.views, images_at_once=self._images_at_once
+            )
         return {"results": tuple(results), "done": True}
 
 

@@ -21,7 +21,13 @@ from ray.train.torch import TorchTrainer, get_device
 
 from trainables.data.image_set import ImageSet
 from trainables.errors import SweepError
-from trainables.models.device import PrecisionChoice, take_gpu_share, use_precision
+from trainables.models.device import (
+    PrecisionChoice,
+    take_gpu_share,
+    use_precision,
+    use_speed_ups,
+)
+from trainables.models.speed_ups import SpeedUp
 from trainables.ray_backend.epoch_channel import EpochChannel
 from trainables.ray_backend.guarded_torch import GuardedTorchConfig, worker_guard
 from trainables.ray_backend.placement_groups import remove_orphaned_groups
@@ -49,6 +55,7 @@ class WorkerConfig:
     cache: Path  # node-local
     open_images: Callable[[], ImageSet]  # on the worker's node
     precision: PrecisionChoice = "auto"
+    speed_ups: tuple[SpeedUp, ...] = ()
 
 
 class TrunkWorkers:
@@ -157,6 +164,7 @@ def _run_worker(loop_config: dict[str, Any]) -> None:
     torch.set_num_threads(threads)
     take_gpu_share(loop_config["gpus"])
     use_precision(config.precision)
+    use_speed_ups(config.speed_ups)
     stop_requested = channel.wait_for_stop.remote()
     context = train.get_context()
     group = WorkerGroup(rank=context.get_world_rank(), world_size=context.get_world_size())
@@ -173,6 +181,7 @@ def _run_worker(loop_config: dict[str, Any]) -> None:
         ),
         group=group,
         device=get_device(),
+        speed_ups=config.speed_ups,
     )
     epoch = 1
     while ray.get(channel.wait_for_request.remote(epoch)):

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from trainables.models.device import sums_dtype
 from trainables.training.distributed import WorkerGroup
 from trainables.training.train_step import StepResult, rng_state, set_rng_state
 
@@ -27,7 +28,7 @@ class EpochProgress:
         self._device, self._group = device, group
         self.batches = 0
         self.images = 0
-        self._loss = torch.zeros((), device=device, dtype=torch.float64)
+        self._loss = torch.zeros((), device=device, dtype=sums_dtype(device))
         self._hits = torch.zeros((), device=device, dtype=torch.int64)
         self._earlier_s, self._began = 0.0, time.monotonic()
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,16 +17,19 @@ from torch.nn.functional import cross_entropy
 from trainables.data.loader import TrainBatch, normalize_on_device
 from trainables.errors import SweepError
 from trainables.models.device import autocast, precision_of
+from trainables.models.frozen_norms import MIN_NORMED, frozen_norms
 from trainables.models.memory_fit import MemoryFit
+from trainables.models.speed_ups import SpeedUp
+from trainables.models.training_forward import TrainingForward
 from trainables.models.variants import Preprocessing
 from trainables.models.whole_batch import WholeBatch
 from trainables.training.distributed import WorkerGroup
 
-MIN_MICRO_BATCH = 2  # images: batch norm estimates a variance from them
+MIN_MICRO_BATCH = 2  # images: batch norm, where it does, estimates a variance from them
 
 _TOO_LARGE = (
     f"Memory runs out even with micro-batches of {MIN_MICRO_BATCH} images, the fewest "
-    "that batch norm can do with: train at a lower `train_res`, leave out the largest "
+    "that are tried: train at a lower `train_res`, leave out the largest "
     "variants, or give trials GPUs with more memory."
 )
 
@@ -53,12 +57,16 @@ class TrainStep:
     Where memory runs out, the step is tried again in micro-batches of half the size, and the steps
     after it are taken so (until :meth:`try_more`): their gradients are summed, each weighted by its
     share of the images, so that the effective batch stays what it is. Batch norm alone sees the
-    micro-batches: it normalises by their statistics, and its running ones follow each of them.
+    micro-batches: it normalises by their statistics, and its running ones follow each of them. Of
+    less than ``MIN_NORMED`` images, in all workers together, there are no statistics worth the
+    name: batch norms then stand still (:mod:`.frozen_norms`).
 
-    Several workers each do their share of a batch. Their gradients are summed in one piece, after
-    all workers have theirs (DistributedDataParallel sums them within the backward pass); batch norm
-    and dropout see all shares as one batch. Where memory runs out in one worker, no other waits for
-    it, and all try again together.
+    Several workers each do their share of a batch; batch norm and dropout see all shares as one
+    batch. Where memory runs out in one worker, no other waits for it, and all try again together.
+    Gradients are summed in one piece, once all workers have theirs. DistributedDataParallel sums
+    them within the backward pass, which could hide a few hundredths of a step here; but batch
+    norm's sums, which the same pass waits for layer by layer, would queue behind those of
+    gradients, and a step could not be given up any more once some of it is summed.
 
     The forward runs under autocast, in the arithmetic of the device (:mod:`.device`). Loss,
     gradients and weights are float32. In fp16, whose range is short, the loss is scaled, and a
@@ -81,6 +89,7 @@ class TrainStep:
         micro_batch: int | None = None,
         loss_scale: Mapping[str, Any] | None = None,
         clip_grad: float = 0.0,
+        speed_ups: Sequence[SpeedUp] = (),
     ):
         """Prepare steps of a model that is on the device, in training mode.
 
@@ -90,6 +99,7 @@ class TrainStep:
             loss_scale: as an earlier training left it; see :attr:`loss_scale`.
             clip_grad: the norm that gradients, of all parameters together, are scaled down to where
                 theirs is larger; 0: they stay as they are.
+            speed_ups: of the forward pass (:mod:`.training_forward`).
         """
         self._group = group
         self._model, self._optimizer, self._preprocessing = model, optimizer, preprocessing
@@ -101,6 +111,7 @@ class TrainStep:
             device, minimum=MIN_MICRO_BATCH, error=_TOO_LARGE, batch_size=micro_batch
         )
         self._whole_batch = WholeBatch(model, group)
+        self._forward = TrainingForward(model, device, speed_ups, workers=group.world_size)
         self._clip_grad = clip_grad
         self._scaler = GradScaler(device.type, enabled=precision_of(device) == "fp16")
         if loss_scale and self._scaler.is_enabled():
@@ -116,10 +127,24 @@ class TrainStep:
         return self._memory_fit.batch_size
 
     @property
+    def speed_ups(self) -> str:
+        """What speeds the forward pass up, or why not, in words; empty: nothing was asked for."""
+        return self._forward.in_words
+
+    @property
     def loss_scale(self) -> dict[str, Any]:
         """What the loss is scaled by, and how that is adapted; empty: it is not."""
         state: dict[str, Any] = self._scaler.state_dict()
         return state
+
+    def freezes_norms(self, images: int) -> bool:
+        """Whether batch norms stand still, as too little of a split batch is at once in the net.
+
+        Args:
+            images: of a whole batch, in all shares together.
+        """
+        parts = len(micro_batches(images, self.micro_batch, 0, self._group.world_size))
+        return parts > 1 and images < MIN_NORMED * parts
 
     def try_more(self, images: int) -> None:
         """Have the next step take twice as many images at once, if memory has run out before.
@@ -154,7 +179,9 @@ class TrainStep:
         self._before.keep()
         weight = self._weight_of_all(batch, images)
         while True:
-            result = self._attempt(batch, images, weight)
+            still = frozen_norms(self._model) if self.freezes_norms(images) else nullcontext()
+            with still:
+                result = self._attempt(batch, images, weight)
             failed, *flags = self._group.any_true(result is None, *local_flags())
             if result is not None and not failed:
                 break
@@ -215,7 +242,7 @@ class TrainStep:
         self._optimizer.zero_grad(set_to_none=True)
         losses = torch.zeros((), device=self._device)
         hits = torch.zeros((), device=self._device, dtype=torch.int64)
-        ran_out = False
+        ran_out = has_changed = False
         ranks = range(self._group.world_size)
         shares = [micro_batches(images, self.micro_batch, rank, len(ranks)) for rank in ranks]
         own_parts = shares[self._group.rank]
@@ -225,10 +252,11 @@ class TrainStep:
                 parts = (share[number] for share in shares)
                 self._whole_batch.begin_pass(sum(p.stop - p.start for p in parts))
                 y = batch.labels[part].to(self._device, non_blocking=True)
+                x = normalize_on_device(batch.pixels[part], self._preprocessing, self._device)
+                if len(own_parts) == 1 and self._forward.prepare(x):
+                    self._before.restore()
                 with autocast(self._device):
-                    logits = self._model(
-                        normalize_on_device(batch.pixels[part], self._preprocessing, self._device)
-                    )
+                    logits = self._forward(x)
                 loss = cross_entropy(
                     logits.float(), y, self._weight, label_smoothing=self._label_smoothing
                 )
@@ -238,6 +266,13 @@ class TrainStep:
                 hits += (logits.detach().argmax(1) == y).sum()
         except torch.OutOfMemoryError:  # not bound to a name: its trace would keep the memory
             ran_out = True
+        except Exception as error:
+            if not self._forward.give_up(error):
+                raise
+            has_changed = True
+        if has_changed:  # how the net runs: outside, as the error keeps what it was about
+            self._before.restore()
+            return self._attempt(batch, images, weight)
         if ran_out:
             self._whole_batch.give_up(len(own_parts))
             return None
@@ -290,8 +325,8 @@ def micro_batches(images: int, most: int | None, rank: int = 0, world: int = 1) 
 def rng_state(device: torch.device) -> torch.Tensor:
     """Read the state of the CPU's random generator, and of a GPU's: (S,) uint8 on the CPU."""
     states = [torch.get_rng_state()]
-    if device.type == "cuda":
-        states.append(torch.cuda.get_rng_state(device))
+    if device.type != "cpu":
+        states.append(torch.get_device_module(device).get_rng_state(device))
     return torch.cat(states)
 
 
@@ -303,5 +338,5 @@ def set_rng_state(state: torch.Tensor, device: torch.device) -> None:
     length = len(torch.get_rng_state())
     # Cloned, as torch reads the storage that a view starts in from its beginning.
     torch.set_rng_state(state[:length].clone())
-    if device.type == "cuda" and len(state) > length:
-        torch.cuda.set_rng_state(state[length:].clone(), device)
+    if device.type != "cpu" and len(state) > length:
+        torch.get_device_module(device).set_rng_state(state[length:].clone(), device)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -23,6 +23,7 @@ from trainables.evaluation.metrics import NotFiniteError, Score, predicted, scor
 from trainables.models import backbone, variants
 from trainables.models.backbone import Net
 from trainables.models.device import device_name, pick_device
+from trainables.models.speed_ups import SpeedUp
 from trainables.storage.artifact_store import Store
 from trainables.training.class_balance import check_balance, class_weights, drawn_images
 from trainables.training.distributed import WorkerGroup
@@ -67,6 +68,7 @@ class TrunkTraining:
         should_stop: Callable[[], bool] = lambda: False,
         group: WorkerGroup = ALONE,
         device: torch.device | None = None,
+        speed_ups: Sequence[SpeedUp] = (),
     ):
         """Build the model, or resume its training.
 
@@ -79,6 +81,7 @@ class TrunkTraining:
                 whom that is true ends all.
             group: this worker among those that train the trunk.
             device: of this worker; None: the GPU if there is one.
+            speed_ups: of its steps.
 
         Raises:
             UserError: there are too many workers for a batch, or classes are balanced twice.
@@ -91,6 +94,7 @@ class TrunkTraining:
         self._images_per_batch = min(spec.recipe.batch_size, len(self._train_images))
         self._steps_per_epoch = len(self._train_images) // self._images_per_batch
         self.group, self.device = group, device or pick_device()
+        self._speed_ups = speed_ups
         self._device_name = device_name(self.device, threads, group.world_size)
         check_balance(spec.recipe.sampling, spec.recipe.class_weights)
         if group.world_size > 1 and self._images_per_batch < MIN_MICRO_BATCH * group.world_size:
@@ -154,6 +158,7 @@ class TrunkTraining:
             micro_batch=position.micro_batch,
             loss_scale=position.loss_scale,
             clip_grad=self.spec.recipe.clip_grad,
+            speed_ups=self._speed_ups,
         )
 
     @property
@@ -206,7 +211,10 @@ class TrunkTraining:
             at=int(time.time() * 1000),
             diverged=diverged,
             micro_batch=self._train_step.micro_batch,
+            # Within an epoch micro-batches only become smaller.
+            frozen_norms=self._train_step.freezes_norms(self._images_per_batch),
             device=self._device_name,
+            speed_ups=self._train_step.speed_ups,
             resize=kernel_here(),
         )
         self._end_epoch(report)

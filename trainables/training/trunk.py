@@ -109,6 +109,8 @@ class EpochReport:
     diverged: bool = False
     micro_batch: int | None = None  # images at once, as far as memory went; None: whole batches
     device: str = ""  # that it was trained on; empty: an earlier version did not say
+    frozen_norms: bool = False  # batch norms stood still in some steps: memory held too few images
+    speed_ups: str = ""  # of its steps, or why not, as TrainStep.speed_ups; empty: none was asked
     resize: str = ""  # what resized its images, as fast_resize.Kernel; empty: Pillow, or nothing
 
     @property

@@ -60,7 +60,9 @@ def shared_logits(
 
     logits = list(read_behind(logits_by_batch()))
     (stopped,) = group.any_true(sum(map(len, logits)) < len(share))
-    return None if stopped else group.gather_rows(torch.cat(logits), len(view))
+    # With more workers than images some have none, and take part in the exchange nevertheless.
+    rows = torch.cat([torch.empty(0, model.classifier.out_features), *logits])
+    return None if stopped else group.gather_rows(rows, len(view))
 
 
 @torch.inference_mode()

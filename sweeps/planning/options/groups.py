@@ -9,6 +9,7 @@ from typing import Literal
 from trainables.data.options import ReadOptions
 from trainables.evaluation.class_metrics import Metric
 from trainables.fixres.head_settings import HeadClassWeights, HeadGrid, HeadOptimizer
+from trainables.models.speed_ups import SpeedUp
 from trainables.sources.layout import LayoutChoice
 from trainables.training.recipe import ClassWeights, Optimizer, Recipe, Sampling, Schedule
 from trainables.transforms.augmentation import Augmentation
@@ -220,6 +221,8 @@ class ResourceOptions:
     """GPUs of a trial, or a share; 0: it computes on the CPU. Left out: as its memory needs."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Arithmetic of nets on GPUs; auto: bf16 where the card has it, else fp16, else fp32."""
+    speed_ups: tuple[SpeedUp, ...] = ()
+    """Of training, none measured on a card yet; compile takes minutes first, and is of CPUs too."""
     gpu_memory_gb: float | None = None
     """Memory of one GPU, GB; say it where GPU nodes are yet to come or differ from the driver's."""
     accelerator_type: str | None = None

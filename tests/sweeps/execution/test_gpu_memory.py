@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from sweeps.execution import gpu_memory
 from sweeps.planning.grid import Point
 from sweeps.planning.plan import Plan
 from tests.factories import plan_of, spec_with
+from trainables.models.memory_fit import MemoryFit
 from trainables.profiling.training_memory import (
     cell_bytes,
     forward_bytes,
@@ -17,6 +19,7 @@ from trainables.profiling.training_memory import (
     scoring_bytes,
     step_bytes,
 )
+from trainables.training.train_step import MIN_MICRO_BATCH
 
 STEP: dict[str, Any] = {
     "batch": 32, "classes": 3, "precision": "bf16", "optimizer": "adamw", "ema": False,
@@ -55,6 +58,43 @@ def test_scoring_far_above_the_train_resolution_takes_more_than_training() -> No
     gb = gpu_memory.trunk_memory_needs(plan(train_res=(32,), test_res=(32, 256)))["b0", 32].gb(1)
     assert gb == needed_gb(scoring_bytes("b0", 256, **STEP))
     assert gb > needed_gb(step_bytes("b0", 32, **STEP))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_as_many_images_are_at_once_as_training_comes_down_to(workers: int) -> None:
+    """By the search itself, whose memory runs out where the estimate says so."""
+    there, point = plan(batch_size=50), Point(variant="b0", train_res=96)
+
+    def step_gb(images: int) -> float:
+        return needed_gb(step_bytes("b0", 96, **{**STEP, "batch": images}, workers=workers))
+
+    for gb in (0.5, *(step_gb(images) + 1e-9 for images in (2, 4, 7, 13, 24, 25, 50))):
+
+        def run_out(images: int, gb: float = gb) -> int:
+            if step_gb(images) > gb and images > MIN_MICRO_BATCH:
+                raise torch.OutOfMemoryError
+            return images
+
+        fit = MemoryFit(torch.device("cpu"), minimum=MIN_MICRO_BATCH, error="")
+        share = -(-50 // workers)
+        wanted = fit.run(run_out, share)
+        found = gpu_memory.images_at_once(there, point, gb, workers)
+        assert found == (None if wanted == share else wanted)
+
+
+def test_a_frozen_net_has_the_largest_multiple_of_the_batch_that_fits() -> None:
+    there = plan(test_res=(256,), arms=("none", "bn", "frechet"), batch_size=16)
+
+    def cell_gb(batch: int) -> float:
+        batched = plan(test_res=(256,), arms=("none", "bn", "frechet"), batch_size=batch)
+        return gpu_memory.cell_memory_need(batched, "b0", 96, 256).gb(1)
+
+    for batch in (16, 32, 64, 128):
+        found = gpu_memory.frozen_batch(there, "b0", 96, 256, cell_gb(batch))
+        assert found == batch
+        less = gpu_memory.frozen_batch(there, "b0", 96, 256, 0.999 * cell_gb(batch))
+        assert less == max(16, batch // 2)
+    assert gpu_memory.frozen_batch(there, "b0", 96, 256, 1e3) == 128
 
 
 def test_an_untrained_trunk_is_only_scored_and_by_one_worker() -> None:

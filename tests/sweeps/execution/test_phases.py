@@ -51,6 +51,7 @@ def test_every_trial_of_a_plan_has_resources(
                 else:
                     assert isinstance(work, CellWork)
                     assert work.cell.transform.test_res == queued.net[1]
+                    assert work.images_at_once == 8 * work.cell.batch_size  # an eighth of 80 GB
 
     monkeypatch.setattr(phases, "run_trials", gather)
     cluster = ClusterResources(

@@ -11,6 +11,7 @@ import pytest
 import ray
 import torch
 
+from sweeps.execution.plan_resources import check_devices
 from sweeps.execution.ray_cluster import current_placement
 from sweeps.execution.resources import (
     CPU_MEMORY_FACTOR,
@@ -350,3 +351,19 @@ def test_gpus_are_expected_where_they_are_seen_or_told_of(monkeypatch: pytest.Mo
     assert not expected_placement(ResourceOptions()).uses_gpus
     assert expected_placement(ResourceOptions(gpu_memory_gb=24.0)).uses_gpus
     assert not expected_placement(ResourceOptions(gpu_memory_gb=24.0, gpus_per_trial=0.0)).uses_gpus
+
+
+def test_what_speeds_gpus_up_is_refused_where_trials_are_to_use_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = ResourceOptions(speed_ups=("cuda_graph",))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    given(monkeypatch, [], cluster=False)
+    with pytest.raises(UserError, match="`speed_ups` cuda_graph is of GPUs"):
+        check_devices(asked)
+    check_devices(replace(asked, gpu_memory_gb=24.0))  # nodes with GPUs are yet to come
+    check_devices(replace(asked, speed_ups=("compile",)))
+    given(monkeypatch, [], cluster=True)
+    check_devices(asked)
+    with pytest.raises(UserError, match="`speed_ups` cuda_graph"):
+        check_devices(replace(asked, gpus_per_trial=0))

@@ -86,7 +86,7 @@ def test_predicts_what_the_sweep_scored(
         file_of(noise(170, 90, seed=2)),
         turned(noise(200, 300, seed=3), 8),
     ]
-    pixels = np.stack([transform(to_rgb(file, 80)) for file in files])
+    pixels = torch.from_numpy(np.stack([transform(to_rgb(file, 80)) for file in files]))
     with torch.inference_mode():
         expected = net(normalize_on_device(pixels, preprocessing, torch.device("cpu"))).numpy()
     predicted = mlflow.pyfunc.load_model(str(tmp_path / "model")).predict(table(*files))

@@ -74,6 +74,7 @@ FREE = {
     "budget_cost": 5.0,
     "keep": "best",
     "precision": "fp16",
+    "speed_ups": ("compile",),
     "dry_run": True,
     "config": Path("/x.yaml"),
     "print_config": True,

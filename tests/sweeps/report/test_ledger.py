@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sweeps.events.event_types import CellEnded, TrunkEnded
@@ -9,6 +11,7 @@ from sweeps.events.recorders import History
 from sweeps.planning.plan import Plan
 from sweeps.planning.workload import image_passes
 from sweeps.report.ledger import ImagePasses, Ledger, build_ledger
+from sweeps.report.tables import times_table
 from sweeps.selection.leaderboard import Row
 from tests.factories import (
     LEDGER_ARMS,
@@ -48,6 +51,16 @@ def test_what_was_spent_is_the_sum_of_its_parts() -> None:
     assert found.adapted_s == 2 * (2 + 20 + 3)
     assert found.read_s == 7.0  # other nets than those of the rows may have been read
     assert found.spent_s == 80.0 + 50.0 + 7.0
+
+
+def test_trunks_whose_norms_stood_still_are_counted_and_told() -> None:
+    plan = a_ledger_plan()
+    ended = an_ended_trunk(a_ledger_trunk(plan, 0, 1e-3), [10.0, 10.0])
+    still = [replace(report, frozen_norms=True) for report in ended.reports]
+    for trunk, count in ((ended, 0), (replace(ended, reports=tuple(still)), 1)):
+        found = of(plan, trunk)
+        assert found.frozen == count
+        assert ("batch norms stood still" in str(times_table(found).lines)) == bool(count)
 
 
 def test_what_a_cut_left_undone_is_its_own_seconds_an_epoch_times_what_is_missing() -> None:

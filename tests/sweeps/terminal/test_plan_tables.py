@@ -21,6 +21,10 @@ def shown(**options: Any) -> str:
     return output_of(console)
 
 
+def one_line(shown: str) -> str:
+    return " ".join(shown.split())
+
+
 def test_the_plan_says_what_a_trunk_takes_of_a_gpu() -> None:
     gb = gpu_memory.trunk_memory_needs(plan())["b0", 96].gb(1)
     assert "GPU" not in shown()
@@ -36,6 +40,9 @@ def test_the_plan_says_what_does_not_fit() -> None:
     assert f"{gb(1):.1f} on 1 *" in small and "steps are split" in small
     spread = shown(gpu_memory_gb=0.9 * gb(1), workers_per_trial=4)
     assert f"{gb(4):.1f} on each of 4" in spread
+    assert "split" not in spread and "split b0 at 96 px: 16 images at once" in one_line(small)
+    least = shown(gpu_memory_gb=0.1)
+    assert "2 images at once on each GPU, by the estimate, and batch norms stand" in one_line(least)
 
 
 def test_the_plan_says_what_is_searched_and_how() -> None:

@@ -79,6 +79,17 @@ def test_a_trunk_is_tagged_with_the_micro_batch_that_it_came_down_to() -> None:
     }
 
 
+def test_a_trunk_is_tagged_with_the_epochs_in_which_its_norms_stood_still() -> None:
+    reports = [report(1, None), report(2, 4, frozen_norms=True), report(3, 4, frozen_norms=True)]
+    assert trunk_end_tags(TrunkStatus.FINISHED, reports)["frozen_norms"] == 2
+    assert "frozen_norms" not in trunk_end_tags(TrunkStatus.FINISHED, reports[:1])
+
+
+def test_a_trunk_is_tagged_with_what_sped_its_last_epoch_up() -> None:
+    reports = [report(1, speed_ups="compile"), report(2, speed_ups="compile: not used, OSError")]
+    assert trunk_end_tags(TrunkStatus.CUT, reports)["speed_ups"] == "compile: not used, OSError"
+
+
 def test_a_repeat_is_tagged_with_what_it_repeats() -> None:
     plan = plan_of(spec_with())
     first = plan.trunk(plan.points[0], HYPER)

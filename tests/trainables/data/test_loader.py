@@ -161,7 +161,7 @@ def test_pixels_are_normalised_on_the_device_as_torchvision_does(variant):
     wanted = variants.preprocessing(variants.get(variant))
     pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
     chain = Compose([ToTensor(), Normalize(wanted.mean, wanted.std)])
-    found = normalize_on_device(pixels, wanted, torch.device("cpu"))
+    found = normalize_on_device(torch.from_numpy(pixels), wanted, torch.device("cpu"))
     torch.testing.assert_close(
         found, torch.stack([chain(Image.fromarray(p)) for p in pixels]), rtol=0, atol=1e-6
     )

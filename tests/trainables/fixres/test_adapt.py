@@ -6,15 +6,14 @@ import pyarrow as pa
 import pytest
 import torch
 
-from tests.trainables.adapted import (
-    CLASSES,
-    VIEWS,
-)
+from tests.trainables.adapted import CLASSES, VIEWS, watched
+from trainables.data.view_cache import ViewCache
 from trainables.errors import SweepError
 from trainables.fixres.adapt import adapt_cell
 from trainables.fixres.arms import ARMS, AdaptedNet
 from trainables.fixres.cell import recorded_results
 from trainables.fixres.cross_fit import val_halves
+from trainables.transforms.fast_resize import kernel_here
 
 
 def test_what_a_cell_stores_beside_the_trunk_is_small(made):
@@ -58,6 +57,21 @@ def test_the_same_cell_again_is_the_same(made):
     assert after == before
 
 
+def test_more_images_at_once_give_the_same_logits_up_to_rounding(made, monkeypatch):
+    """Of the arms that fit nothing on val: others may pick another setting by a rounding."""
+    arms, seen, found = ("none", "pool", "bn", "frechet"), [], []
+    monkeypatch.setattr("trainables.fixres.adapt.taken_arms", lambda *_: {})
+    monkeypatch.setattr("trainables.fixres.adapt._kept_features", lambda *_: None)
+    for at_once in (None, 16):
+        cell = replace(made.cell, arms=arms, seed=17)
+        _, logits, batches = watched(cell, made.store, made.views, images_at_once=at_once)
+        seen.append(max(batches))
+        found.append(logits)
+    assert seen == [made.cell.batch_size, 16]
+    for arm in arms:
+        torch.testing.assert_close(found[1][arm], found[0][arm], rtol=1e-5, atol=1e-5, msg=arm)
+
+
 def test_a_cell_cut_short_has_no_results(made, monkeypatch):
     cell = replace(made.cell, seed=7)
     monkeypatch.setattr("trainables.fixres.cell_passes.fit", None)
@@ -71,6 +85,21 @@ def test_arms_are_adapted_in_the_order_of_the_table(made):
     cell = replace(made.cell, arms=("bn", "pool", "none"), seed=9)
     results = adapt_cell(cell, made.store, made.views)
     assert [result.arm for result in results] == ["none", "pool", "bn"]
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_a_result_tells_the_kernel_where_its_arm_is_shown_train_by_it(made, monkeypatch, arm):
+    shown, look = [], ViewCache.train_view
+
+    def watched(*of, **how):
+        shown.append(arm)
+        return look(*of, **how)
+
+    monkeypatch.setattr(ViewCache, "train_view", watched)
+    monkeypatch.setattr("trainables.fixres.adapt.taken_arms", lambda *_: {})
+    monkeypatch.setattr("trainables.fixres.adapt._kept_features", lambda *_: None)
+    [result] = adapt_cell(replace(made.cell, arms=(arm,), seed=13), made.store, made.views)
+    assert result.resize == (kernel_here() if shown else "")
 
 
 def test_an_arm_that_changes_more_than_it_says_is_a_mistake(made, monkeypatch):

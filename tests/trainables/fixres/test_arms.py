@@ -85,7 +85,7 @@ def plain(made, arm):
         for number in range(VIEWS):
             view = made.views.mild_view("train", WHOLE, number=number, hflip=0.5, seed=SEED)
             assert len(view) == len(part)
-            views.append(normalised([square for batch in view.batches(5) for square in batch]))
+            views.append(normalised(np.concatenate(list(view.batches(5)))))
         net = trained(made, re_estimated(made), head, views, CLASSIFIER)
     elif arm == "fix_affine":
         net = trained(made, re_estimated(made), head, [train], (*AFFINE, *CLASSIFIER))

@@ -19,7 +19,7 @@ from trainables.profiling.inference_memory import peak_bytes, peak_mb
 from trainables.profiling.training_memory import (
     FLOAT,
     MOMENTS,
-    Precision,
+    MapPrecision,
     cell_bytes,
     forward_bytes,
     needed_gb,
@@ -34,7 +34,7 @@ def step(
     res: int = 64,
     batch: int = 8,
     *,
-    precision: Precision = "float32",
+    precision: MapPrecision = "float32",
     optimizer: str = "adamw",
     ema: bool = False,
     classes: int = 10,
@@ -127,7 +127,7 @@ def test_what_ran_on_a_card_is_told_from_what_did_not(rung: Rung) -> None:
 
 @pytest.mark.parametrize("precision", ["bf16", "float32"])
 @pytest.mark.parametrize(("variant", "res"), [("b0", 65), ("lite2", 96)])
-def test_a_step_is_affine_in_the_batch(variant: str, res: int, precision: Precision) -> None:
+def test_a_step_is_affine_in_the_batch(variant: str, res: int, precision: MapPrecision) -> None:
     two, three, many = (step(variant, res, n, precision=precision) for n in (2, 3, 50))
     assert many == pytest.approx(two + 48 * (three - two), rel=1e-6)
     fixed = two - 2 * (three - two)

@@ -82,6 +82,20 @@ def test_other_images_on_a_node_are_refused(trunk, tiny_images, monkeypatch):
         replace(trunk.context, images_digest="another").open_images()
 
 
+def test_a_process_whose_gpu_lacks_what_was_promised_takes_no_work(trunk, monkeypatch):
+    asked = []
+
+    def refuse(gb):
+        asked.append(gb)
+        raise UserError("less than the `gpu_memory_gb` 24")
+
+    monkeypatch.setattr(tune_trainables, "check_gpu_memory", refuse)
+    with pytest.raises(UserError, match="less than"):
+        begun({"work": work_of(trunk.spec)}, replace(trunk.context, gpu_memory_gb=24.0))
+    begun({"work": work_of(trunk.spec), "workers": 2}, trunk.context)  # it only waits for them
+    assert asked == [24.0]
+
+
 def test_a_step_is_an_epoch_and_another_process_reports_it_without_training(trunk):
     config = {"work": work_of(trunk.spec)}
     first, done = reports_of(begun(config, trunk.context), EPOCHS)

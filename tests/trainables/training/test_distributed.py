@@ -12,9 +12,10 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
 from tests import tiny_net
-from tests.trainables.training.small_nets import CPU, UNIT, draw
+from tests.trainables.training.small_nets import CPU, UNIT, draw, plain_net
 from trainables.data.loader import TrainBatch
 from trainables.errors import UserError
+from trainables.evaluation.inference import logits_of
 from trainables.models import backbone, variants
 from trainables.models.weights import find_weights
 from trainables.storage.artifact_store import Store
@@ -25,6 +26,7 @@ from trainables.training.recipe import Hyper, Recipe
 from trainables.training.train_step import TrainStep
 from trainables.training.trainer import TrunkTraining
 from trainables.training.trunk import TrunkSpec, recorded_reports
+from trainables.training.validation import shared_logits
 from trainables.transforms.eval_transform import EvalTransform
 
 WORLD, EPOCHS, STEPS = 2, 2, 4  # steps an epoch, of 22 images in batches of 5
@@ -153,6 +155,7 @@ def worked(rank, work):
     dist.init_process_group("gloo", f"file://{work.root}/meet", rank=rank, world_size=WORLD)
     group = WorkerGroup(rank=rank, world_size=WORLD)
     batches = [draw(9, res=32), draw(8, res=32, seed=1)]
+    larger = [draw(18, res=32), draw(16, res=32, seed=1)]
     found = {
         "exchanged": exchanged(group),
         "first": step(still_net(), batches[:1], group),
@@ -165,10 +168,20 @@ def worked(rank, work):
         "normed": step(whole_net(), batches, group),
         **{
             f"out of memory {at}": step(
-                whole_net(), batches, group, room=3 if rank == 1 else None, at=at
+                whole_net(), larger, group, room=5 if rank == 1 else None, at=at
             )
             for at in OUT_OF_MEMORY
         },
+        "one image scored": shared_logits(
+            plain_net(),
+            draw(1).pixels.numpy(),
+            UNIT,
+            batch_size=4,
+            device=CPU,
+            group=group,
+            should_stop=lambda: False,
+        ),
+        "still": step(whole_net(), batches, group, room=3 if rank == 1 else None),
         "whole": trained(work, "whole", group),
         # After two steps of the second epoch, and between the batches of val.
         "parts": trained(work, "parts", group, stops=(STEPS + 2, 2 * STEPS + 2)),
@@ -276,10 +289,18 @@ def test_two_workers_normalise_and_drop_as_one_does(workers):
 @pytest.mark.parametrize("at", OUT_OF_MEMORY)
 def test_no_worker_waits_for_one_whose_memory_runs_out_in_any_pass(workers, at):
     one, other = (found[f"out of memory {at}"] for found in workers)
-    assert [found["micro_batch"] for found in (one, other)] == [3, 3]
+    assert [found["micro_batch"] for found in (one, other)] == [5, 5]
     assert equal(one["weights"], other["weights"]) and equal(one["statistics"], other["statistics"])
     steps = {name: int(n) for name, n in one["statistics"].items() if "tracked" in name}
     assert set(steps.values()) == {4}  # two micro-batches of each batch, and none that failed
+
+
+def test_norms_of_all_workers_stand_still_where_one_has_memory_for_too_few_images(workers):
+    one, other = (found["still"] for found in workers)
+    assert [found["micro_batch"] for found in (one, other)] == [3, 3]
+    assert equal(one["weights"], other["weights"])
+    start = dict(whole_net().named_buffers())
+    assert equal(one["statistics"], start) and equal(other["statistics"], start)
 
 
 def test_memory_that_runs_out_in_one_worker_halves_the_micro_batch_of_all(workers):
@@ -307,6 +328,13 @@ def test_a_trunk_of_two_workers_is_that_of_one_up_to_rounding(workers, work):
         assert one.loss == pytest.approx(other.loss, rel=1e-4)
         measured = {"loss": 0.0, "seconds": 0.0, "at": 0, "device": ""}
         assert replace(one, **measured) == replace(other, **measured)
+
+
+def test_workers_without_an_image_of_val_have_the_logits_of_the_others(workers):
+    net = plain_net().eval()
+    alone = logits_of(net, draw(1).pixels.numpy(), UNIT, batch_size=4, device=CPU)
+    for found in workers:
+        torch.testing.assert_close(found["one image scored"], alone)
 
 
 def test_interrupted_workers_go_on_to_the_same_trunk_bit_for_bit(workers, work):

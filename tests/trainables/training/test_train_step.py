@@ -107,19 +107,39 @@ def test_a_step_is_tried_again_in_halves_until_it_fits(backward):
 def test_a_failed_attempt_leaves_neither_statistics_nor_draws_behind():
     net = real_net()
     twin = copy.deepcopy(net)
-    batch = draw(8, res=32)
+    batch = draw(16, res=32)
     torch.manual_seed(5)
-    with room_for(net, 4):
+    with room_for(net, 8):
         take(train_step_of(net), batch)
     after = torch.rand(3)
     torch.manual_seed(5)
-    take(train_step_of(twin, 4), batch)
+    take(train_step_of(twin, 8), batch)
     assert torch.equal(after, torch.rand(3))
     for (name, found), wanted in zip(net.named_buffers(), twin.buffers(), strict=True):
         assert torch.equal(found, wanted), name
     assert net.bn1.num_batches_tracked == 2  # of the two micro-batches that came through
     for found, wanted in zip(net.parameters(), twin.parameters(), strict=True):
         assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize(("images", "most"), [(8, 4), (15, 8), (9, 2)])
+def test_norms_stand_still_where_too_few_images_are_at_once(images, most):
+    net, batch = real_net(drop_rate=0.0), draw(images, res=32)
+    plain, before = copy.deepcopy(net).eval(), copy.deepcopy(dict(net.named_buffers()))
+    x = (batch.pixels.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
+    torch.nn.CrossEntropyLoss(label_smoothing=SMOOTHING)(plain(x), batch.labels).backward()
+    take(train_step_of(net, most), batch)
+    for found, wanted in zip(gradients(net), gradients(plain), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
+    assert all(torch.equal(before[name], found) for name, found in net.named_buffers())
+    assert all(module.training for module in net.modules())
+
+
+@pytest.mark.parametrize(("images", "most"), [(8, None), (4, None), (16, 8), (17, 9)])
+def test_norms_follow_batches_that_are_large_enough_or_asked_for(images, most):
+    net = real_net()
+    take(train_step_of(net, most), draw(images, res=32))
+    assert net.bn1.num_batches_tracked == len(micro_batches(images, most))
 
 
 def test_where_nothing_fits_it_says_so_and_no_step_is_taken():

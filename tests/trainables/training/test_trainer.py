@@ -64,6 +64,7 @@ def make(tiny_images, tiny_weights, tiny_known, tmp_path):
         repeat=0,
         parent=None,
         should_stop=lambda: False,
+        speed_ups=(),
         **recipe: Any,
     ):
         store = Store(tmp_path / name)
@@ -87,6 +88,7 @@ def make(tiny_images, tiny_weights, tiny_known, tmp_path):
             val_transforms=tuple(whole(res) for res in val_transforms),
             rungs=rungs,
             should_stop=should_stop,
+            speed_ups=speed_ups,
         )
 
     return training
@@ -558,7 +560,15 @@ def test_steps_are_whole_again_once_there_is_the_memory(make):
     training.model.classifier.register_forward_hook(run_out)
     reports = [training.epoch() for _ in range(3)]
     assert [report.micro_batch for report in reports] == [2, 4, None]
+    assert [report.frozen_norms for report in reports] == [True, True, False]
     assert calls == [8, 4] + [2] * 4 * STEPS + [4] * 2 * STEPS + [8] * STEPS
+
+
+def test_a_report_tells_what_sped_its_steps_up(make, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda model, **_: model)
+    plain, training = make("plain").epoch(), make("sped up", speed_ups=("compile",)).epoch()
+    assert (plain.speed_ups, training.speed_ups) == ("", "compile")
+    assert training.loss == plain.loss
 
 
 def test_no_gradients_are_there_while_val_is_scored(make, monkeypatch):

@@ -65,7 +65,7 @@ def corrected(
     norm, device = model.bn2, found.features.device
     deviations = [(s.var + norm.eps).sqrt() for s in (before, now)]
     ratio = deviations[0] / deviations[1]
-    moved = norm.weight.detach().double().cpu() * (before.mean - now.mean) / deviations[1]
+    moved = norm.weight.detach().cpu().double() * (before.mean - now.mean) / deviations[1]
     by_slope, by_stretch = (n.float().to(device) for n in (moved, ratio - 1))
     change = by_slope * found.slope.float() + by_stretch * found.stretch.float()
     moved_features: torch.Tensor = found.features.float() + change

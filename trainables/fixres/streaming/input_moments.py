@@ -18,6 +18,7 @@ import torch
 from trainables.fixres.features import NormStatistics
 from trainables.models import backbone
 from trainables.models.backbone import Net, State
+from trainables.models.device import float64_device, in_float64, sums_dtype
 
 
 @dataclass
@@ -36,14 +37,14 @@ class InputMoments:
     def about(cls, maps: torch.Tensor) -> InputMoments:
         """Begin with no image, about the mean of these maps (N, C, h, w)."""
         shift = maps.float().mean(dim=(0, 2, 3))
-        total = torch.zeros_like(shift, dtype=torch.float64)
+        total = torch.zeros_like(in_float64(shift))
         return cls(shift, total, torch.outer(total, total))
 
     def add(self, maps: torch.Tensor) -> None:
         """Count some more images: (N, C, h, w), on the device of those before."""
         x = maps.float().permute(0, 2, 3, 1).reshape(-1, maps.shape[1]) - self.shift
-        self.total += x.sum(dim=0, dtype=torch.float64)
-        self.products += x.T @ x
+        self.total += x.sum(dim=0, dtype=sums_dtype(x.device)).to(self.total.device)
+        self.products += (x.T @ x).to(self.products.device)
         self.count += len(x)
 
     def statistics(self, model: Net) -> NormStatistics:
@@ -52,7 +53,7 @@ class InputMoments:
         weight = weight.to(self.total)
         around = self.total / self.count
         covariance = self.products / self.count - torch.outer(around, around)
-        mean = weight @ (self.shift.double() + around) + bias.to(weight)
+        mean = weight @ (in_float64(self.shift) + around) + bias.to(weight)
         var = ((weight @ covariance) * weight).sum(dim=1).clamp_min(0)
         unbiased = var * (self.count / max(1, self.count - 1))
         return NormStatistics(mean.cpu(), unbiased.cpu())
@@ -65,5 +66,5 @@ class InputMoments:
     @classmethod
     def from_state(cls, state: State, device: torch.device) -> InputMoments:
         """Go on from what :meth:`state` has given."""
-        shift, total, products = (state[n].to(device) for n in ("shift", "total", "products"))
-        return cls(shift, total, products, int(state["count"]))
+        total, products = (state[n].to(float64_device(device)) for n in ("total", "products"))
+        return cls(state["shift"].to(device), total, products, int(state["count"]))

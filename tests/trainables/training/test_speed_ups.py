@@ -1,0 +1,184 @@
+"""Steps of a compiled net, and of one that is replayed, are those of the net as it is."""
+
+import copy
+import logging
+
+import pytest
+import torch
+from timm.layers import BatchNormAct2d, DropPath, SelectAdaptivePool2d
+from torch import nn
+
+from tests.trainables.training.small_nets import CPU, UNIT, draw, net_of, room_for
+from trainables.models import backbone, variants
+from trainables.models.training_forward import TrainingForward
+from trainables.training.distributed import WorkerGroup
+from trainables.training.train_step import TrainStep
+
+BATCHES = [draw(16, res=32, seed=seed) for seed in range(3)]
+
+
+@pytest.fixture
+def net(tiny_known):
+    torch.manual_seed(0)
+    return backbone.build(variants.get("tiny"), 3, drop_rate=0.3, drop_path=0.2).train()
+
+
+def step_of(model, *speed_ups):
+    return TrainStep(
+        model,
+        torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9),
+        UNIT,
+        label_smoothing=0.1,
+        device=CPU,
+        group=WorkerGroup(),
+        speed_ups=speed_ups,
+    )
+
+
+def taken(step, batches=BATCHES):
+    """Take the steps; give their losses, and a number that is drawn after them."""
+    torch.manual_seed(5)
+    losses = [step.step(batch, len(batch.labels))[0].loss.item() for batch in batches]
+    return [*losses, torch.rand(()).item()]
+
+
+def check_equal(net, other):
+    for name, value in other.state_dict().items():
+        assert torch.equal(net.state_dict()[name], value), name
+
+
+def few_layers():
+    """What an EfficientNet consists of, once each: a compiler takes minutes for all of one."""
+    torch.manual_seed(0)
+    return net_of(
+        conv_stem=nn.Conv2d(3, 8, 3, 2),
+        bn1=BatchNormAct2d(8),
+        blocks=nn.Sequential(nn.Conv2d(8, 8, 1), DropPath(0.2)),
+        global_pool=SelectAdaptivePool2d(pool_type="avg", flatten=True),
+        classifier=nn.Sequential(nn.Dropout(0.3), nn.Linear(8, 3)),
+    ).train()
+
+
+def test_a_compiled_net_trains_as_the_net_itself_does():
+    found, plain = few_layers(), few_layers()
+    step = step_of(found, "compile")
+    values, wanted = taken(step), taken(step_of(plain))
+    assert step.speed_ups == "compile"
+    assert values == pytest.approx(wanted, rel=1e-5)
+    assert values[-1] == wanted[-1]  # as many numbers are drawn
+    for name, value in found.state_dict().items():
+        torch.testing.assert_close(value, plain.state_dict()[name], rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_kept_of_a_compiled_net_goes_on_to_the_same():
+    whole, begun, resumed = few_layers(), few_layers(), few_layers()
+    taken(step_of(whole, "compile"))
+    torch.manual_seed(5)
+    first, second = step_of(begun, "compile"), step_of(resumed, "compile")
+    first.step(BATCHES[0], 16)
+    resumed.load_state_dict(begun.state_dict())
+    second._optimizer.load_state_dict(first._optimizer.state_dict())
+    for batch in BATCHES[1:]:
+        second.step(batch, 16)
+    check_equal(resumed, whole)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_net_that_is_not_compiled_after_all_trains_as_it_is(net, monkeypatch, caplog, backward):
+    class Broken(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            raise NotImplementedError("no compiler\nin many lines")
+
+    def compiled(model, **_):
+        def run(x):
+            logits = model(x)  # so far it went well: numbers are drawn, and statistics followed
+            if not backward:
+                raise NotImplementedError("no compiler\nin many lines")
+            return Broken.apply(logits)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    plain = copy.deepcopy(net)
+    step = step_of(net, "compile")
+    with caplog.at_level(logging.WARNING, "fixres"):
+        assert taken(step) == taken(step_of(plain))
+    check_equal(net, plain)
+    assert step.speed_ups == "compile: not used, NotImplementedError"
+    [record] = caplog.records
+    assert record.getMessage().endswith("(no compiler): the net trains without it")
+
+
+def test_a_mistake_of_the_net_itself_is_raised(net, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda model, **_: model)
+    net.register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        taken(step_of(net, "compile"))
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """CUDA graphs that replay nothing: the net is run anew. The sizes of batches they take."""
+    replayed = []
+
+    def make_graphed_callables(model, examples):
+        (example,) = examples
+        for _ in range(3):  # as PyTorch warms up
+            model(example).sum().backward()
+            model.zero_grad(set_to_none=True)
+
+        def replay(x):
+            assert x.shape == example.shape
+            replayed.append(len(x))
+            return model(x)
+
+        return replay
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", make_graphed_callables)
+    return replayed
+
+
+def test_recording_a_graph_leaves_no_trace_in_the_net_or_its_generators(net, recorded):
+    plain = copy.deepcopy(net)
+    step = step_of(net, "cuda_graph")
+    assert taken(step) == taken(step_of(plain))
+    check_equal(net, plain)
+    assert recorded == [16] * 3 and step.speed_ups == "cuda_graph"
+
+
+def test_micro_batches_and_batches_of_another_size_are_not_replayed(net, recorded):
+    plain = copy.deepcopy(net)
+    batches = [*BATCHES, draw(9, res=32)]
+    step, other = step_of(net, "cuda_graph"), step_of(plain)
+    with room_for(net, 8), room_for(plain, 8):  # so that the graph is not recorded either
+        assert taken(step) == taken(other)
+    assert not recorded and "OutOfMemoryError" in step.speed_ups
+    step = step_of(net, "cuda_graph")
+    taken(step, batches)
+    assert recorded == [16] * 3
+
+
+def test_where_no_graph_can_be_recorded_the_net_trains_as_it_is(net, monkeypatch):
+    def refuse(model, examples):
+        model(*examples)
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", refuse)
+    plain = copy.deepcopy(net)
+    step = step_of(net, "cuda_graph")
+    assert taken(step) == taken(step_of(plain))
+    check_equal(net, plain)
+    assert step.speed_ups == "cuda_graph: not used, RuntimeError"
+
+
+@pytest.mark.parametrize("name", ["compile", "cuda_graph"])
+def test_several_workers_run_the_net_as_it_is_and_say_so(net, name, monkeypatch):
+    monkeypatch.setattr(torch, "compile", None)
+    forward = TrainingForward(net, CPU, (name,), workers=2)
+    assert forward.in_words == f"{name}: not by several workers"
+    assert not forward.prepare(torch.zeros(2, 3, 32, 32))
