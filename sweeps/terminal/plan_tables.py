@@ -196,9 +196,11 @@ def _epochs(plan: Plan) -> str:
     if plan.spec.trunks.epochs == 0:
         return "as their weights are, untrained"
     rungs = plan.rungs
-    cuts = ", ".join(map(str, rungs[:-1])) or "none"
-    words = f"{plan.spec.trunks.epochs} epochs, cut after {cuts}"
-    if plan.samples == 1 or not rungs[:-1]:
+    words = f"{plan.spec.trunks.epochs} epochs"
+    if not rungs[:-1]:
+        return f"{words}, none cut: the first rung is {plan.grace_epochs} (--grace-epochs)"
+    words += f", cut after {', '.join(map(str, rungs[:-1]))}"
+    if plan.samples == 1:
         return words
     left = ", ".join(str(expected_samples(plan, rungs, rung + 1)) for rung in rungs[:-1])
     return f"{words}: of {plan.samples} of a point, about {left} go on"

@@ -32,7 +32,8 @@ from tests.factories import (
 
 @pytest.fixture
 def plan() -> Plan:
-    return plan_of(spec_with(variants=("b0", "b1"), train_res=(100,), test_res=(100, 200)))
+    axes = {"variants": ("b0", "b1"), "train_res": (100,), "test_res": (100, 200)}
+    return plan_of(spec_with(**axes, grace_epochs=2))
 
 
 def test_the_plan_says_what_will_be_done_and_what_it_costs(plan: Plan) -> None:
@@ -55,11 +56,19 @@ def test_the_plan_says_what_will_be_done_and_what_it_costs(plan: Plan) -> None:
     assert float(expected) < float(most)
 
 
-@pytest.mark.parametrize("options", [{"epochs": 1}, {"grace_epochs": 50}, {"samples": 1}])
-def test_a_plan_without_rungs_or_choice_can_be_shown(options: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"epochs": 1, "grace_epochs": 2}, "1 epochs, none cut: the first rung is 2 (--grace"),
+        ({"grace_epochs": 50}, "20 epochs, none cut: the first rung is 50 (--grace"),
+        ({}, "20 epochs, none cut: the first rung is 67 (--grace"),  # of 3 steps each
+        ({"samples": 1, "grace_epochs": 2}, "20 epochs, cut after 2, 6, 18\nsearch"),
+    ],
+)
+def test_a_plan_without_rungs_or_choice_can_be_shown(options: dict[str, int], told: str) -> None:
     console = file_console()
     console.print(plan_view(plan_of(spec_with(**options))))
-    assert ("cut after none" in output_of(console)) is ("samples" not in options)
+    assert told in output_of(console)
 
 
 def test_an_automatic_ladder_is_explained() -> None:
