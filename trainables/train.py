@@ -40,7 +40,6 @@ SETTING_NAMES = {
     "class_order": "--class-order",
     "class_weights": "--class-weights",
     "data": "--data",
-    "device": "--device",
     "group_by": "--group-by",
     "layout": "--layout",
     "precision": "precision",

@@ -69,7 +69,7 @@ def named_device(kind: str) -> torch.device:
     if kind == "auto":
         return pick_device()
     if not torch.get_device_module(kind).is_available():
-        raise UserError(f"`device` {kind} is not there, as PyTorch sees it: give another, or auto.")
+        raise UserError(f"PyTorch sees no device of the kind {kind} here: give another, or auto.")
     return torch.device(kind)
 
 

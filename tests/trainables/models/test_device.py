@@ -152,7 +152,7 @@ def test_a_device_that_is_not_there_is_refused_by_its_name(monkeypatch):
     for kind in ("cuda", "mps"):
         module = getattr(torch, kind)
         monkeypatch.setattr(module, "is_available", lambda: False, raising=False)
-        with pytest.raises(UserError, match=f"`device` {kind} is not there"):
+        with pytest.raises(UserError, match=f"no device of the kind {kind} here"):
             named_device(kind)
         monkeypatch.setattr(module, "is_available", lambda: True, raising=False)
         assert named_device(kind) == torch.device(kind)
