@@ -57,7 +57,7 @@ import pyarrow.parquet as pq
 from sweeps.output.sweep_record import read_sweep_record
 from sweeps.planning.grid import native_crop, resolve_grid
 from sweeps.planning.options.ranges import LOG_OPTIONS
-from sweeps.planning.rungs import default_grace_epochs, rungs_to
+from sweeps.planning.savings.rungs import default_grace_epochs, rungs_to
 from sweeps.planning.search import NAMES_OF_HYPER
 from sweeps.planning.spec import SweepSpec
 from trainables.data.decode import prepare

@@ -15,7 +15,7 @@ import numpy as np
 
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
-from sweeps.planning.rungs import default_grace_epochs
+from sweeps.planning.savings.rungs import default_grace_epochs
 from sweeps.planning.savings.screen import make_screen
 from sweeps.planning.spec import SweepSpec
 from sweeps.planning.workload import (

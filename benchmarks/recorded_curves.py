@@ -30,7 +30,7 @@ import numpy as np
 
 from benchmarks.made_up_sweeps import BATCH_SIZE, BY_SIZE, EPOCHS, base_of, draws
 from sweeps.planning.grid import Point, point_of
-from sweeps.planning.rungs import default_grace_epochs
+from sweeps.planning.savings.rungs import default_grace_epochs
 from trainables.training.trunk import TrunkSpec
 
 FILE = Path(__file__).with_name("recorded_curves.json")

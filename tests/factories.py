@@ -198,9 +198,8 @@ def file_console(width: int = 300) -> Console:
 def a_ledger_plan(arms: Sequence[str] = LEDGER_ARMS, **options: object) -> Plan:
     """Two points; four test resolutions each, at one crop ratio."""
     grid = {"variants": ("b0",), "train_res": (64, 96), "test_res": (64, 96, 128, 160)}
-    spec = spec_with(
-        **{**grid, "test_crop_pct": (1.0,), "epochs": 6, "samples": 2, "arms": arms, **options}
-    )
+    trunks = {"epochs": 6, "samples": 2, "grace_epochs": 2}
+    spec = spec_with(**{**grid, **trunks, "test_crop_pct": (1.0,), "arms": arms, **options})
     return plan_of(spec, train=LEDGER_TRAIN, val=LEDGER_VAL)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from sweeps.planning.cell import Cell
 from sweeps.planning.grid import Grid, Point, native_crop, resolve_grid
 from sweeps.planning.options.space import space_size
-from sweeps.planning.rungs import default_grace_epochs, rungs_to
+from sweeps.planning.savings.rungs import default_grace_epochs, rungs_to
 from sweeps.planning.savings.screen import Screen
 from sweeps.planning.search import Search, search_of
 from sweeps.planning.serving.limits import check_limits

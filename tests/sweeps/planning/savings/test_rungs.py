@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
-from sweeps.planning.rungs import rungs_to
+from sweeps.planning.savings.rungs import rungs_to
 from tests.factories import plan_of, spec_with
 
 
