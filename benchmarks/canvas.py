@@ -84,10 +84,8 @@ def main() -> None:
     wanted, *found = (np.stack(pixels) for pixels in zip(*made, strict=True))
     expected = net.probabilities(net.logits(wanted))
     print(f"{len(wanted)} images, at {wanted.shape[1]} px; against Pillow\n")
-    print(
-        "| | mean difference of a byte | largest | probability, mean of the largest | other top-1 |"
-    )
-    print("|---|---:|---:|---:|---:|")
+    print("| | images alike | bytes: mean difference | largest | probabilities | other top-1 |")
+    print("|---|---:|---:|---:|---:|---:|")
     for name, pixels in zip(("preprocess.mjs", "canvas"), found, strict=True):
         off = np.abs(pixels.astype(int) - wanted)
         shares = net.probabilities(net.logits(pixels))

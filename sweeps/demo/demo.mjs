@@ -25,6 +25,7 @@ async function load() {
   ort.env.wasm.wasmPaths = new URL("ort/", document.baseURI).href;
   const file = await fetched("model.onnx", (answer) => answer.arrayBuffer());
   session = await ort.InferenceSession.create(file, { executionProviders: ["wasm"] });
+  await run(new Float32Array(3 * res * res)); // the first run allocates
   part.file.disabled = false;
   say("ready", "");
 }
@@ -44,13 +45,19 @@ async function classify(file) {
     const began = performance.now();
     const pixels = square(image, model);
     const prepared = performance.now();
-    const tensor = new ort.Tensor("float32", normalised(pixels, model.res, model), [1, 3, model.res, model.res]);
-    const { logits } = await session.run({ pixels: tensor });
+    const logits = await run(normalised(pixels, model.res, model));
     const spent = { prepare: prepared - began, run: performance.now() - prepared };
-    if (number === latest) show(file, image, pixels, probabilities(logits.data, model.temperature), spent);
+    if (number === latest) show(file, image, pixels, probabilities(logits, model.temperature), spent);
   } catch (error) {
     if (number === latest) say("failed", `${file.name} cannot be classified: ${error.message}`);
   }
+}
+
+/** Give the logits of an image, normalised, channel by channel. */
+async function run(pixels) {
+  const tensor = new ort.Tensor("float32", pixels, [1, 3, model.res, model.res]);
+  const { logits } = await session.run({ pixels: tensor });
+  return logits.data;
 }
 
 /** Decode a file into RGB pixels: upright, on white where it is transparent, whatever its colour profile. */
@@ -73,8 +80,9 @@ async function decoded(file) {
 }
 
 function show(file, image, pixels, shares, spent) {
-  URL.revokeObjectURL(part.given.src);
-  part.given.src = URL.createObjectURL(file);
+  const address = URL.createObjectURL(file);
+  part.given.onload = () => URL.revokeObjectURL(address);
+  part.given.src = address;
   part["given-words"].textContent = `${file.name}, ${inPixels(image.width, image.height)}`;
   draw(pixels, model.res);
   part["seen-words"].textContent = `What the net sees: ${inPixels(model.res, model.res)}`;

@@ -155,6 +155,21 @@ def test_the_browser_asks_nobody_but_the_server(page: Page, server: DemoServer) 
     ] == []
 
 
+@pytest.mark.parametrize("shape", [(300, 60), (60, 300)])
+def test_the_whole_image_is_shown(page: Page, tmp_path: Path, shape: tuple[int, int]) -> None:
+    (tmp_path / "oblong.png").write_bytes(file_of(noise(*shape)))
+    answered(page, tmp_path / "oblong.png")
+    inside = page.evaluate(
+        "(() => { const image = document.getElementById('given');"
+        " const own = image.getBoundingClientRect();"
+        " const frame = image.parentElement.getBoundingClientRect();"
+        " return own.top >= frame.top && own.bottom <= frame.bottom"
+        " && own.left >= frame.left && own.right <= frame.right"
+        " && getComputedStyle(image).objectFit === 'contain'; })()"
+    )
+    assert inside
+
+
 def test_the_page_fits_a_telephone(page: Page, tmp_path: Path) -> None:
     (tmp_path / "photo.png").write_bytes(file_of(noise(80, 80)))
     answered(page, tmp_path / "photo.png")
