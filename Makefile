@@ -37,8 +37,9 @@ format: $(VENV)/.whole-dev ## put the code into the form that check wants
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/.whole-lite ## write the tables of docs/options.md from the options
+docs: $(VENV)/.whole-lite ## write the tables of docs/options.md, and the notebook of the tutorial
 	$(BIN)/python docs/write_options.py
+	$(BIN)/python docs/write_tutorial.py
 
 ui: has-runs $(VENV)/.whole-lite ## look at a sweep's runs in MLflow: make ui OUT=folder
 	@uri=$$($(BIN)/python -c 'import pathlib, sys; from sweeps.tracking.access.connection import sqlite_uri; \

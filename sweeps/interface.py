@@ -128,8 +128,12 @@ class SweepResult:
         """
         import timm
 
-        net: nn.Module = timm.create_model(f"local-dir:{self.out / 'model'}", pretrained=True)
-        return net.eval()
+        from trainables.export.timm_format import needs_mirror
+        from trainables.models.mirrored import MirrorAveraged
+
+        folder = self.out / "model"
+        net: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True)
+        return (MirrorAveraged(net) if needs_mirror(folder) else net).eval()
 
 
 def _as_json(value: Any) -> Any:

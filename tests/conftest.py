@@ -23,6 +23,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 # What --fast leaves out: folders, modules and single tests, by how their names begin.
 MARKED = {
     "ray": (
+        "tests/docs/test_tutorial.py::test_the_commands_run",
         "tests/end_to_end/",
         "tests/sweeps/execution/test_other_nodes.py::test_what_fails_on_a_node",
         "tests/sweeps/execution/test_other_nodes.py::test_where_the_other_node",
@@ -91,6 +92,7 @@ FIRST = (
     "tests/trainables/ray_backend/test_worker_group.py",
     "tests/end_to_end/test_main_job.py",
     "tests/end_to_end/",
+    "tests/docs/test_tutorial.py",
     *MARKED["ray"],
     *MARKED["server"],
     *MARKED["slow"],

@@ -190,7 +190,7 @@ def _arms_to_read(plan: Plan, model: ServedModel) -> tuple[str, ...]:
 
     An untouched net has no classifier of these classes but the one that the arm fitted.
     """
-    tuned = ARMS[model.arm].changes and not plan.lacks_classifier(model.cell.trunk)
+    tuned = ARMS[model.arm].is_adapted and not plan.lacks_classifier(model.cell.trunk)
     return (model.arm, UNTUNED) if tuned else (model.arm,)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from torch import nn
 
 from sweeps.final_model.int8_net import Int8Net
 from sweeps.final_model.mlflow_flavor import write_mlflow_model
@@ -25,9 +26,11 @@ from trainables.export.portable_formats import check, trace, write_onnx, write_p
 from trainables.export.timm_format import write_timm
 from trainables.export.variant_graphs import graph_of
 from trainables.fixres.adapted_net import adapted_state
+from trainables.fixres.arms import ARMS
 from trainables.fixres.cell import load_model
 from trainables.machine import available_cores
 from trainables.models import variants
+from trainables.models.mirrored import MirrorAveraged
 from trainables.profiling.onnx_latency import open_net
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import write_text
@@ -70,7 +73,9 @@ def write_model(
     trunk = served_model.cell.trunk
     state = adapted_state(store, trunk.key, served_model.cell.key, served_model.arm)
     transform = served_model.cell.spec.transform
-    model = load_model(trunk, state, len(plan.classes))
+    net = load_model(trunk, state, len(plan.classes))
+    mirrors = ARMS[served_model.arm].mirrors
+    model: nn.Module = MirrorAveraged(net).eval() if mirrors else net
     with replacing_folder(folder) as new_folder:
         write_timm(
             new_folder,
@@ -80,6 +85,7 @@ def write_model(
             train_res=trunk.train_res,
             transform=transform,
             temperature=temperature,
+            mirrors=mirrors,
         )
         onnx, program = new_folder / "model.onnx", new_folder / "model.pt2"
         traced = trace(model, transform.test_res)

@@ -24,7 +24,7 @@ from trainables.data.decode_pool import ExpectedImages
 from trainables.data.image_set import ImageSet
 from trainables.errors import UserError
 from trainables.evaluation.class_metrics import Metric
-from trainables.fixres.arms import UNTOUCHED_ARMS
+from trainables.fixres.arms import ARMS, UNTOUCHED_ARMS
 from trainables.fixres.cell import CellSpec
 from trainables.fixres.head_settings import HeadGrid
 from trainables.models import variants
@@ -391,7 +391,9 @@ def build_plan(
         near_duplicates=near_duplicates,
     )
     tested = [(p.variant, res) for p, tests in grid.tests.items() for res in tests]
-    check_limits(spec.serving, [(plan.costs[at], *at) for at in tested])
+    arms = (*spec.fix.arms, *(UNTOUCHED_ARMS if plan.has_untouched else ()))
+    passes = min(ARMS[arm].passes for arm in arms)
+    check_limits(spec.serving, [(plan.costs[at].of_passes(passes), *at) for at in tested])
     if plan.is_to_be_screened and not plan.has_untouched:
         raise UserError(
             f"--screen {spec.grid.screen:g} ranks by the nets as their weights come, and these "

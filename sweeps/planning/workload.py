@@ -136,7 +136,8 @@ def cell_images(plan: Plan, arms_asked: Sequence[str] | None = None) -> int:
     passes = int(any(arm.needs_train for arm in arms))
     passes += fix.views * any(arm.needs_mild_views for arm in arms)
     sample = 0 if passes else min(max(arm.sampled for arm in arms), plan.counts["train"])
-    return passes * plan.counts["train"] + sample + plan.counts["val"]
+    of_val = max(arm.passes for arm in arms)
+    return passes * plan.counts["train"] + sample + of_val * plan.counts["val"]
 
 
 def image_passes(plan: Plan) -> dict[str, int]:

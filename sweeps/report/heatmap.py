@@ -90,10 +90,10 @@ def _new_figure(plan: Plan, arms: int, *, strips: bool, numbered: bool) -> Figur
 
 def _shown_arms(arms: Sequence[str], chosen: Row) -> dict[str, str]:
     """Choose the arms to show, before and after, with a title for each."""
-    untuned = [a for a in arms if not ARMS[a].changes]
+    untuned = [a for a in arms if not ARMS[a].is_adapted]
     tuned = [a for a in ("fix", *sorted(arms, key=rank, reverse=True)) if a in arms]
-    tuned = [a for a in tuned if ARMS[a].changes]
-    after = chosen.arm if ARMS[chosen.arm].changes else next(iter(tuned), None)
+    tuned = [a for a in tuned if ARMS[a].is_adapted]
+    after = chosen.arm if ARMS[chosen.arm].is_adapted else next(iter(tuned), None)
     shown = {}
     if untuned:
         before = min(untuned, key=rank)

@@ -61,7 +61,7 @@ def model_card(plan: Plan, outcome: Outcome, versions: Mapping[str, str], pictur
         "## Classes",
         _class_map(plan.classes),
         "## Use",
-        USE,
+        _use(row),
         *([USE_IN_OPENVINO] if plan.spec.output.openvino else []),
         _pixels(plan),
         "## Why this one",
@@ -84,6 +84,9 @@ def model_card(plan: Plan, outcome: Outcome, versions: Mapping[str, str], pictur
     return "\n\n".join(parts) + "\n"
 
 
+_LOGITS = 'logits = model(transform(Image.open("image.jpg").convert("RGB"))[None])'
+_MIRRORED_LOGITS = """x = transform(Image.open("image.jpg").convert("RGB"))[None]
+logits = (model(x) + model(x.flip(-1))) / 2  # timm's form has the net alone, without the mirror"""
 USE = """```python
 import timm, torch
 from PIL import Image
@@ -117,6 +120,11 @@ net = openvino.Core().compile_model(
 )
 logits = net([pixels])["logits"]  # normalised pixels (N, 3, R, R) float32 in, as for model.onnx
 ```"""
+
+
+def _use(row: Row) -> str:
+    """Show how the forms are opened; timm knows no net that averages over a mirror image."""
+    return USE.replace(_LOGITS, _MIRRORED_LOGITS) if ARMS[row.arm].mirrors else USE
 
 
 def _pixels(plan: Plan) -> str:

@@ -265,8 +265,12 @@ def _settings(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def make_row(cell: Cell, cost: Cost, result: ArmResult) -> Row:
-    """Make the row of an arm's result, with the cell's resolutions, keys and serving cost."""
-    crossfit = result.crossfit or {}
+    """Make the row of an arm's result, with the cell's resolutions, keys and serving cost.
+
+    Args:
+        cost: of a pass of the net.
+    """
+    crossfit, cost = result.crossfit or {}, cost.of_passes(ARMS[result.arm].passes)
     return Row(
         variant=cell.variant,
         train_res=cell.trunk.train_res,

@@ -9,6 +9,7 @@ from pathlib import Path
 from sweeps.planning.options.latency_options import LatencyOptions
 from sweeps.selection.leaderboard import Row
 from trainables.errors import UserError
+from trainables.fixres.arms import ARMS
 from trainables.profiling.latency import Conditions, Latency, Runtime, Setting
 from trainables.profiling.latency_file import read_latency_file
 from trainables.profiling.net_latency import conditions, measure, setting_of
@@ -51,8 +52,9 @@ def with_latencies(
 ) -> tuple[list[Row], Conditions]:
     """Return the rows with latency and throughput on this machine, and what they are measured with.
 
-    Arms change weights, not work: each variant is measured once at each test resolution. A
-    measurement under the same conditions that the store holds is not repeated.
+    Arms change weights, not work, but for those that pass an image twice: each variant is measured
+    once at each test resolution. A measurement under the same conditions that the store holds is
+    not repeated.
 
     Args:
         progress: called with the nets measured, and all that are to be.
@@ -106,11 +108,12 @@ def with_latencies_of_file(
 
 
 def _with(rows: Sequence[Row], latencies: Mapping[NetAtRes, Latency]) -> list[Row]:
+    # Two passes in one batch take no longer than two after each other; the file is measured itself.
     return [
         replace(
             r,
-            latency_ms=latencies[r.variant, r.test_res].latency_ms,
-            images_s=latencies[r.variant, r.test_res].images_s,
+            latency_ms=latencies[r.variant, r.test_res].latency_ms * ARMS[r.arm].passes,
+            images_s=latencies[r.variant, r.test_res].images_s / ARMS[r.arm].passes,
         )
         for r in rows
     ]

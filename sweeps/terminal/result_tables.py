@@ -265,6 +265,6 @@ def _held_out_line(row: Row, gains: str, metric: Metric) -> Text:
         f"{row.split:8} {decides}top-1 {100 * row.top1:.1f} % (n={row.n}, 95 % interval "
         f"{100 * low:.1f} to {100 * high:.1f}), top-5 {100 * row.top5:.1f} %; "
     )
-    if ARMS[row.arm].changes:
+    if ARMS[row.arm].is_adapted:
         return Text(words + (gains or "its classifier alone was fitted"))
     return Text(words + ", ".join(["nothing was tuned", *([gains] if gains else [])]))

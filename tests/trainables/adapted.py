@@ -122,3 +122,8 @@ def net_with(state):
     net = timm.create_model("tf_efficientnet_tiny", num_classes=CLASSES)
     net.load_state_dict(state)
     return net.eval()
+
+
+def served(net, arm):
+    """What an arm serves of a net, plainly: its logits, or their mean over two passes."""
+    return (lambda x: (net(x) + net(x.flip(3))) / 2) if ARMS[arm].mirrors else net

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from timm.models._hub import save_config_for_hf  # public through push_to_hf_hub
 from trainables.models import backbone, variants
 from trainables.storage.files import write_tensors, write_text
 from trainables.transforms.eval_transform import EvalTransform
+
+MIRRORS = "averaged_with_mirror_image"  # in config.json; left out where it is not so
 
 
 def write_timm(
@@ -25,6 +28,7 @@ def write_timm(
     train_res: int,
     transform: EvalTransform,
     temperature: float | None = None,
+    mirrors: bool = False,
 ) -> None:
     """Write model.safetensors, config.json and labels.txt into ``folder``, which exists.
 
@@ -33,6 +37,8 @@ def write_timm(
 
     Args:
         temperature: what logits are to be divided by before a softmax; timm passes over it.
+        mirrors: whether logits are to be averaged over each image and its mirror image; timm passes
+            over it, too.
     """
     row = variants.get(variant)
     preprocessing = variants.preprocessing(row)
@@ -43,7 +49,8 @@ def write_timm(
         model,
         str(folder / "config.json"),
         model_config={"label_names": list(classes)}
-        | ({} if temperature is None else {"temperature": temperature}),
+        | ({} if temperature is None else {"temperature": temperature})
+        | ({MIRRORS: True} if mirrors else {}),
         data_config={
             "input_size": (3, train_res, train_res),
             "test_input_size": (3, transform.test_res, transform.test_res),
@@ -55,3 +62,9 @@ def write_timm(
         },
     )
     write_text(folder / "labels.txt", "".join(f"{name}\n" for name in classes))
+
+
+def needs_mirror(folder: Path) -> bool:
+    """Say whether logits of the net in ``folder`` are to be averaged with the mirror image's."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return bool(config.get(MIRRORS, False))

@@ -9,13 +9,15 @@
     fix_aug     bn, then the classifier trained on views of the mild augmentation with label
                 smoothing: FixEfficientNet (arXiv:2003.08237)
     fix_affine  fix's setting, and the norm's scale and shift trained too, on the kept maps
+    none_flip   none, with logits averaged over each image and its mirror image
+    fix_flip    fix, likewise; val picks among the same classifiers by these logits
 
-Passes of the net for all arms together: one over train and one over val, in the test transform;
-V over train for the V views of ``fix_aug``; and, once a trunk and crop, one over at most
-``FRECHET_IMAGES`` train images at the train resolution for ``frechet``, which takes as many at the
-test resolution where no other arm needs train. All else is worked out from the maps that the passes
-leave; of a set too large to keep them all (``CellSpec.prefix``) features are streamed instead, and
-corrected (:mod:`.streaming.train_stream`).
+Passes of the net for all arms together: one over train and one over val, in the test transform; one
+over val mirrored for the flips; V over train for the V views of ``fix_aug``; and, once a trunk and
+crop, one over at most ``FRECHET_IMAGES`` train images at the train resolution for ``frechet``,
+which takes as many at the test resolution where no other arm needs train. All else is worked out
+from the maps that the passes leave; of a set too large to keep them all (``CellSpec.prefix``)
+features are streamed instead, and corrected (:mod:`.streaming.train_stream`).
 
 Cells of one resolution and two crops share the decoded images and no pass: the fix adapts to what
 is seen in testing, so that its train views are resized and cropped as those of val are, and each

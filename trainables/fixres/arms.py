@@ -46,11 +46,22 @@ class Arm:
     adapt: Callable[[CellPasses], AdaptedNet]
     changes: tuple[str, ...] = ()  # names of tensors
     plain: bool = True  # the result is a net that timm builds; else a row to compare with
+    mirrors: bool = False  # that net's logits are the mean over the image and its mirror image
     fits_classifier: bool = False  # by the settings of the cell, of which val picks one
     fits_features: bool = False  # its classifier is trained on stored features, not through the net
     needs_train: bool = False  # a pass over the train images at the test resolution
     needs_mild_views: bool = False  # a pass over each mildly augmented view of the train images
     sampled: int = 0  # train images, at most, that pass at the test and at the train resolution
+
+    @property
+    def passes(self) -> int:
+        """How often an image passes through the net where it is served."""
+        return 2 if self.mirrors else 1
+
+    @property
+    def is_adapted(self) -> bool:
+        """Whether what is served is anything but the trunk as trained."""
+        return bool(self.changes) or self.mirrors
 
 
 def adapt_none(passes: CellPasses) -> AdaptedNet:
@@ -106,10 +117,32 @@ def adapt_fix_affine(passes: CellPasses) -> AdaptedNet:
     )
 
 
-def _with_head(passes: CellPasses, head: FittedHead) -> AdaptedNet:
-    """A classifier that was trained on features under the re-estimated statistics, and these."""
+def adapt_none_flip(passes: CellPasses) -> AdaptedNet:
+    """Leave the trunk as it is, and average its logits over each image and its mirror image."""
+    weight, bias = passes.trained_classifier
     return AdaptedNet(
-        val_logits=lambda: passes.logits(passes.val_features, head.weight, head.bias),
+        val_logits=lambda: passes.logits(passes.val_features_mirrored_as_trained, weight, bias),
+        changed={},
+    )
+
+
+def adapt_fix_flip(passes: CellPasses) -> AdaptedNet:
+    """Do as ``fix``, and average logits over each image and its mirror image.
+
+    The classifiers are trained as those of ``fix``; val picks among the nets that are served.
+    """
+    return _with_head(passes, passes.fix_flip_head, mirrored=True)
+
+
+def _with_head(passes: CellPasses, head: FittedHead, *, mirrored: bool = False) -> AdaptedNet:
+    """A classifier that was trained on features under the re-estimated statistics, and these."""
+
+    def val_logits() -> torch.Tensor:
+        features = passes.val_features_mirrored if mirrored else passes.val_features
+        return passes.logits(features, head.weight, head.bias)
+
+    return AdaptedNet(
+        val_logits=val_logits,
         changed={**_classifier_state(head.weight, head.bias), **passes.statistics_state()},
         head=head.setting,
         head_tried=head.tried,
@@ -173,6 +206,22 @@ _TABLE = (
         adapt=adapt_fix_affine,
         changes=(*CLASSIFIER, *STATISTICS, *AFFINE),
         fits_classifier=True,
+        needs_train=True,
+    ),
+    Arm(
+        name="none_flip",
+        words="as trained, logits averaged over the image and its mirror image",
+        adapt=adapt_none_flip,
+        mirrors=True,
+    ),
+    Arm(
+        name="fix_flip",
+        words="as fix, logits averaged over the image and its mirror image",
+        adapt=adapt_fix_flip,
+        mirrors=True,
+        changes=(*CLASSIFIER, *STATISTICS),
+        fits_classifier=True,
+        fits_features=True,
         needs_train=True,
     ),
 )

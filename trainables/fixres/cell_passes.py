@@ -187,6 +187,21 @@ class CellPasses:
         return features
 
     @cached_property
+    def val_features_mirrored_as_trained(self) -> torch.Tensor:
+        """:attr:`val_features_mirrored` under the statistics that the trunk was trained with."""
+        mirrored = self._val_features_by(self._model_with(self._trained_norm), mirrored=True)
+        return (self.val_features_as_trained + mirrored) / 2
+
+    @cached_property
+    def val_features_mirrored(self) -> torch.Tensor:
+        """The mean of :attr:`val_features` and those of val's images mirrored.
+
+        A classifier is linear: of the mean of two features it makes the mean of their logits.
+        """
+        mirrored = self._val_features_by(self._model_with(self.statistics), mirrored=True)
+        return (self.val_features + mirrored) / 2
+
+    @cached_property
     def train_features(self) -> torch.Tensor:
         """Train's features under the re-estimated statistics, written to the store too.
 
@@ -234,7 +249,14 @@ class CellPasses:
         """The classifier trained on train's features: of ``fix``, where ``fix_affine`` starts."""
         return self.fit_head([self.train_features], self.cell.heads)
 
-    def fit_head(self, views: list[torch.Tensor], grid: HeadGrid) -> FittedHead:
+    @cached_property
+    def fix_flip_head(self) -> FittedHead:
+        """The same, of which val picks by what it has on each image and its mirror image."""
+        return self.fit_head([self.train_features], self.cell.heads, mirrored=True)
+
+    def fit_head(
+        self, views: list[torch.Tensor], grid: HeadGrid, *, mirrored: bool = False
+    ) -> FittedHead:
         """Train classifiers, from the trunk's own, on features of train; keep the best on val.
 
         In a refit: train one, with the setting of the cell.
@@ -243,9 +265,12 @@ class CellPasses:
             views: features of the train images under the re-estimated statistics, as those of val
                 are on which the best is kept; each epoch of training is on the next view.
             grid: the settings to try.
+            mirrored: whether val picks by :attr:`val_features_mirrored`.
         """
         # Before there is a search for room, which a pass has of its own.
-        val = None if self._refit_setting is not None else self.val_features
+        val = None
+        if self._refit_setting is None:
+            val = self.val_features_mirrored if mirrored else self.val_features
         memory_fit = MemoryFit(self.device, minimum=1, error=_NO_ROOM_FOR_FEATURES)
         return memory_fit.run(lambda n: self._fit_head(views, val, grid, n), len(grid.settings))
 
@@ -314,6 +339,10 @@ class CellPasses:
     def _val_maps(self) -> Maps:
         return self._body_pass(self._val_view)
 
+    @cached_property
+    def _mirrored_val_maps(self) -> Maps:
+        return self._body_pass(self._val_view, mirrored=True)
+
     @property
     def _val_view(self) -> np.ndarray:
         return self._views.view("val", self.cell.transform)
@@ -362,7 +391,7 @@ class CellPasses:
         if self._is_streamed("train"):
             self._train_stream.shards.end()
 
-    def _body_pass(self, view: View) -> Maps:
+    def _body_pass(self, view: View, *, mirrored: bool = False) -> Maps:
         maps = body_pass(
             self._model,
             view,
@@ -370,21 +399,31 @@ class CellPasses:
             batch_size=self.batch_size,
             device=self.device,
             scratch=self._views.scratch,
+            mirrored=mirrored,
         )
         return self._temporary.enter_context(maps)
 
     def _features(self, model: Net, maps: Maps, most: int | None = None) -> torch.Tensor:
         return features_of(model, maps, batch_size=self.batch_size, device=self.device, most=most)
 
-    def _val_features_by(self, model: Net) -> torch.Tensor:
+    def _val_features_by(self, model: Net, *, mirrored: bool = False) -> torch.Tensor:
         """Compute val's features by a net that differs from the last batch norm on."""
+        if mirrored:
+            if self._is_streamed("val"):
+                return self._pass_to_features(model, self._val_view, mirrored=True)
+            return self._features(model, self._mirrored_val_maps)
         if self._is_streamed("val") and "_val_maps" not in vars(self):  # fix_affine has made them
             return self._pass_to_features(model, self._val_view)
         return self._features(model, self._val_maps)
 
-    def _pass_to_features(self, model: Net, view: View) -> torch.Tensor:
+    def _pass_to_features(self, model: Net, view: View, *, mirrored: bool = False) -> torch.Tensor:
         return features_pass(
-            model, view, self._preprocessing, batch_size=self.batch_size, device=self.device
+            model,
+            view,
+            self._preprocessing,
+            batch_size=self.batch_size,
+            device=self.device,
+            mirrored=mirrored,
         )
 
     def _kept_features(self, name: str, split: str) -> torch.Tensor | None:

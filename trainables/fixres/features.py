@@ -23,6 +23,7 @@ from trainables.evaluation.inference import View, batches_of, outputs_of
 from trainables.models import backbone
 from trainables.models.backbone import Net
 from trainables.models.device import in_float64
+from trainables.models.mirrored import mirror
 from trainables.models.variants import Preprocessing
 from trainables.storage.damage import unless_damaged
 from trainables.storage.files import Place, read_batch, write_batch
@@ -83,6 +84,7 @@ def body_pass(
     batch_size: int,
     device: torch.device,
     scratch: Path,
+    mirrored: bool = False,
 ) -> Maps:
     """Run the net up to ``conv_head`` over a view, once, and keep the maps.
 
@@ -90,6 +92,7 @@ def body_pass(
         model: put into evaluation mode.
         view: (N, R, R, 3) uint8, N at least 1.
         scratch: folder for the file of the maps, N x C x ceil(R/32)^2 numbers; made if need be.
+        mirrored: whether the net sees the images mirrored, left for right.
     """
     model.eval()
     scratch.mkdir(parents=True, exist_ok=True)
@@ -97,7 +100,7 @@ def body_pass(
     kept: torch.Tensor | None = None
     start = 0
     for x in batches_of(view, batch_size, preprocessing, device):
-        maps = backbone.body(model, x)
+        maps = backbone.body(model, mirror(x) if mirrored else x)
         if kept is None:
             shape = (len(view), *maps.shape[1:])
             count = int(np.prod(shape))
@@ -168,12 +171,14 @@ def features_pass(
     *,
     batch_size: int,
     device: torch.device,
+    mirrored: bool = False,
 ) -> torch.Tensor:
     """Compute the classifier's input from pixels, in a pass that keeps no maps.
 
     Args:
         model: put into evaluation mode; its last batch norm as it is to be.
         view: (N, R, R, 3) uint8.
+        mirrored: whether the net sees the images mirrored, left for right.
 
     Returns:
         (N, F) float32 on the CPU.
@@ -181,7 +186,7 @@ def features_pass(
     model.eval()
 
     def forward(x: torch.Tensor) -> torch.Tensor:
-        return backbone.features(model, x)
+        return backbone.features(model, mirror(x) if mirrored else x)
 
     return outputs_of(forward, view, preprocessing, batch_size=batch_size, device=device)
 

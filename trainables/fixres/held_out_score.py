@@ -43,6 +43,7 @@ from trainables.models import backbone, variants
 from trainables.models.backbone import Net
 from trainables.models.device import pick_device
 from trainables.models.memory_fit import MemoryFit
+from trainables.models.mirrored import mirror
 from trainables.storage.artifact_store import Store
 from trainables.storage.damage import unless_damaged
 from trainables.storage.files import (
@@ -369,9 +370,17 @@ def _read_at_once(
     for x in batches_of(view, images, preprocessing, device):
         maps = backbone.body(shared, x, exact=True)
         z = backbone.pre_norm(shared, maps, exact=True)
+        if any(ARMS[arm].mirrors for arm in arms):
+            mirrored = backbone.body(shared, mirror(x), exact=True)
+            mirrored_z = backbone.pre_norm(shared, mirrored, exact=True)
         for arm, net in nets.items():
             at = time.monotonic()
-            found = _pool(net, maps, trunk) if not ARMS[arm].plain else _classify(net, z)
+            if not ARMS[arm].plain:
+                found = _pool(net, maps, trunk)
+            elif ARMS[arm].mirrors:
+                found = (_classify(net, z) + _classify(net, mirrored_z)) / 2
+            else:
+                found = _classify(net, z)
             logits[arm].append(found.cpu())
             if arm in seconds:
                 seconds[arm] += time.monotonic() - at

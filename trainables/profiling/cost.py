@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -11,6 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trainables.models import backbone, variants
 from trainables.profiling.inference_memory import peak_mb
+
+PARAMETER_BYTES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +24,18 @@ class Cost:
     activations_m: float  # millions of numbers that these layers leave, as timm counts them
     memory_mb: float  # 1e6 bytes at the peak, float32, without the kernels' own workspaces
     layers: int = 0  # convolutions and linear layers that one image passes
+
+    def of_passes(self, passes: int) -> Cost:
+        """Give the costs of an image that passes several times, in one batch.
+
+        What of the memory are no parameters is what maps take, but for the norms' statistics.
+        """
+        return replace(
+            self,
+            gmacs=passes * self.gmacs,
+            activations_m=passes * self.activations_m,
+            memory_mb=passes * self.memory_mb - (passes - 1) * PARAMETER_BYTES * self.params_m,
+        )
 
 
 @cache

@@ -15,7 +15,9 @@ from trainables.training.recipe import ClassWeights, Optimizer, Recipe, Sampling
 from trainables.transforms.augmentation import Augmentation
 from trainables.transforms.resolution import TEST_CROP_PCT
 
-ArmName = Literal["none", "pool", "bn", "frechet", "fix", "fix_aug", "fix_affine"]
+ArmName = Literal[
+    "none", "pool", "bn", "frechet", "fix", "fix_aug", "fix_affine", "none_flip", "fix_flip"
+]
 CropWord = Literal["weights", "auto"]
 RegisterIf = Literal["better", "always", "never"]
 DEFAULT_CACHE = Path("~/.cache/fixres-sweeps")

@@ -144,7 +144,12 @@ def chosen_row(arm: str = "fix", plan: Plan = PLAN) -> Row:
 
 @pytest.mark.parametrize(
     ("arm", "arms"),
-    [("fix", ("fix", "none")), ("bn", ("bn", "none")), ("none", ("none",))],
+    [
+        ("fix", ("fix", "none")),
+        ("bn", ("bn", "none")),
+        ("none_flip", ("none_flip", "none")),
+        ("none", ("none",)),
+    ],
 )
 def test_each_set_is_read_once_for_the_chosen_arm_and_untuned(
     arm: str, arms: tuple[str, ...], store: Store, readings: Readings

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import timm
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
@@ -20,7 +21,9 @@ from sweeps.final_model.served_latency import ServedLatency
 from sweeps.planning.plan import Plan
 from tests.factories import HYPER, a_served_latency, plan_of, spec_with
 from trainables.errors import SweepError
+from trainables.export.timm_format import MIRRORS
 from trainables.models import backbone, variants
+from trainables.models.mirrored import MirrorAveraged
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import write_tensors
 
@@ -50,12 +53,14 @@ def write(
     *,
     check: Any,
     plan: Plan = PLAN,
+    served_model: ServedModel = MODEL,
 ) -> dict[str, str]:
     """Write the folder without the slow exports; return what the ONNX file would say of itself."""
     metadata: dict[str, str] = {}
 
     def trace(model: nn.Module, test_res: int) -> str:
         assert not model.training and test_res == 48
+        assert isinstance(model, MirrorAveraged) == (served_model.arm == "none_flip")
         return "traced"
 
     def graph_of(model: nn.Module, variant: str, test_res: int, program: str) -> str:
@@ -78,7 +83,7 @@ def write(
     exported = model_folder.write_model(
         folder,
         plan,
-        MODEL,
+        served_model,
         store,
         card=lambda exported: f"# Card {exported.served_latency.latency.latency_ms}",
         picture=picture,
@@ -99,6 +104,24 @@ def test_every_form_of_the_model_is_in_the_folder(
     assert metadata["variant"] == "lite0"
     assert json.loads(metadata["labels"]) == list(PLAN.classes)
     assert len(json.loads(metadata["mean"])) == len(json.loads(metadata["std"])) == 3
+
+
+@pytest.mark.parametrize("arm", ["none", "none_flip"])
+def test_an_average_over_the_mirror_image_is_exported_and_told(
+    store: Store[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arm: str
+) -> None:
+    """timm's form cannot have it: there it is told, in config.json."""
+    folder, checked = tmp_path / "model", list[bool]()
+
+    def check(_onnx: Path, _program: Path, model: nn.Module, _res: int) -> None:
+        checked.append(isinstance(model, MirrorAveraged))
+
+    write(folder, store, monkeypatch, check=check, served_model=replace(MODEL, arm=arm))
+    assert checked == [arm == "none_flip"]
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert config.get(MIRRORS, False) == (arm == "none_flip")
+    net = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    assert net.state_dict().keys() == load_file(folder / "model.safetensors").keys()
 
 
 def test_a_form_that_disagrees_leaves_no_folder(

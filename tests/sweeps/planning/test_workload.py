@@ -91,6 +91,8 @@ def test_work_adds_up_and_cuts_only_save(epochs: int, grace: int, reduction: int
         (("none", "frechet"), 170),  # train has fewer images than a sample may
         (("bn", "frechet", "fix", "fix_affine"), 170),
         (("fix_aug",), 170 + 3 * 120),
+        (("none_flip",), 2 * 50),
+        (("none", "fix", "none_flip", "fix_flip"), 170 + 50),  # val mirrored, once
     ],
 )
 def test_a_cells_work_is_its_passes(arms: tuple[str, ...], images: int) -> None:

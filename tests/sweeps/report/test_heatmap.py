@@ -217,6 +217,8 @@ def test_one_row_can_be_drawn_and_saved(tmp_path: Path) -> None:
         (("none", "bn", "frechet"), "none", ["none", "frechet"]),
         (("bn", "fix"), "bn", ["bn"]),
         (("none", "pool"), "none", ["none"]),
+        (("none", "fix", "none_flip", "fix_flip"), "none_flip", ["none", "none_flip"]),
+        (("none", "fix", "none_flip", "fix_flip"), "none", ["none", "fix"]),
     ],
 )
 def test_the_maps_are_of_the_untuned_and_the_chosen_or_else_the_fixed_arm(

@@ -190,6 +190,16 @@ def test_it_says_where_the_net_came_from() -> None:
     assert "32 MB at its peak (float32, without workspaces)" in text
 
 
+def test_the_card_shows_how_timms_form_is_averaged_where_it_has_to_be() -> None:
+    flipped = a_row(100, 150, arm="fix_flip")
+    rows = [flipped, a_row(84, 140, split="test", arm="fix_flip")]
+    assert "x.flip(-1)" in made(flipped, rows) and "x.flip(-1)" not in made()
+    for card in (made(flipped, rows), made()):
+        (snippet,) = [part for part in card.split("```python\n") if part.startswith("import timm")]
+        compile(snippet.partition("```")[0], "card", "exec")
+        assert snippet.count("logits = ") == 1
+
+
 @pytest.mark.parametrize("row", [ROWS[0], ROWS[1]], ids=["none", "fix"])
 def test_the_arm_is_put_into_words(row: Row) -> None:
     (line,) = [line for line in made(row).splitlines() if line.startswith("tf_efficientnet_b0")]

@@ -217,3 +217,17 @@ def test_a_row_places_an_arms_result(head: HeadSetting | None) -> None:
     assert made.ranked_hits1 == (18 if head else 20)
     assert made.crossfit_macro_f1 == (0.2 if head else None)
     assert made.label == "b0 128 -> 160 px, crop 0.875"
+
+
+def test_a_row_of_two_passes_costs_twice_the_work() -> None:
+    plan = plan_of(spec_with())
+    cell = plan.cell(plan.trunk(Point(variant="b0", train_res=128), HYPER), 6, 160, 0.875)
+    cost = Cost(params_m=4.0, gmacs=0.5, activations_m=6.7, memory_mb=32.0)
+    score = Score(split="val", n=50, hits1=20, hits5=45)
+    plain, mirrored = (
+        make_row(cell, cost, ArmResult(arm=arm, score=score, seconds=1.0))
+        for arm in ("none", "none_flip")
+    )
+    assert mirrored.gmacs == 2 * plain.gmacs and mirrored.params_m == plain.params_m
+    weights_mb = 4 * 4.0
+    assert mirrored.memory_mb - weights_mb == 2 * (plain.memory_mb - weights_mb)

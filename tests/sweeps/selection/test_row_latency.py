@@ -72,6 +72,37 @@ def test_rows_of_one_net_share_a_measurement_that_is_kept(
     assert measured[4:] == [("b2", 96, 10, SETTING)]
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_row_of_two_passes_takes_twice_as_long_and_is_not_measured_again(
+    tmp_path: Path, measured: list[tuple[str, int, int, Setting]], elsewhere: bool
+) -> None:
+    rows = [a_row(arm="none"), a_row(arm="none_flip"), a_row(arm="fix"), a_row(arm="fix_flip")]
+    if elsewhere:
+        timed, _ = with_latencies_of_file(rows, 10, a_file(tmp_path / "latency", [("b0", 96)]))
+    else:
+        timed, _ = with_latencies(rows, 10, Store(tmp_path), SETTING)
+        assert len(measured) == 1
+    none, none_flip, fix, fix_flip = timed
+    assert none.latency_ms and none.images_s
+    assert (none.latency_ms, none.images_s) == (fix.latency_ms, fix.images_s)
+    for row in (none_flip, fix_flip):
+        assert (row.latency_ms, row.images_s) == (2 * none.latency_ms, none.images_s / 2)
+
+
+def test_two_passes_are_chosen_where_they_are_better_and_within_the_limit() -> None:
+    hits = {"none": 30, "none_flip": 45}
+    rows = [
+        a_row(hits["none"], arm="none", latency_ms=4.0),
+        a_row(hits["none_flip"], arm="none_flip", latency_ms=8.0, gmacs=1.0),
+    ]
+
+    def right(row: Row) -> np.ndarray:
+        return np.arange(row.n) < row.hits1
+
+    for limit, wanted in ((8.0, "none_flip"), (7.0, "none")):
+        assert choose(rows, ServingOptions(max_latency_ms=limit), right).row.arm == wanted
+
+
 @pytest.mark.parametrize(
     "other",
     [{"runtime": "torch"}, {"runtime": "torch-compile"}, {"threads": 1}, {"batch": 2}],

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnxscript import ir
 
 from tests.trainables.export.test_portable_formats import alive, tiny
 from trainables.export import variant_graphs
-from trainables.export.portable_formats import export_onnx, trace
+from trainables.export.portable_formats import (
+    check,
+    export_onnx,
+    trace,
+    write_onnx,
+    write_program,
+)
 from trainables.export.variant_graphs import graph_of, set_resolution
 from trainables.models import backbone, variants
+from trainables.models.mirrored import MirrorAveraged
 
 SIDES = (32, 33, 37, 40, 46, 47)  # even and odd at every stride
 
@@ -86,3 +96,24 @@ def test_a_trace_that_there_is_serves_unless_a_bias_is_missing_in_it(
     assert any(bias.raw_data) == has_bias
     is_same = not has_bias or proto == exported(net, 75)
     assert is_same
+
+
+def test_an_average_over_the_mirror_image_is_in_the_graph_at_each_resolution(
+    tmp_path: Path,
+) -> None:
+    net = tiny()
+    model = MirrorAveraged(net)
+    for side in (40, 75):
+        program = trace(model, side)
+        onnx_file, program_file = tmp_path / f"{side}.onnx", tmp_path / f"{side}.pt2"
+        write_onnx(onnx_file, graph_of(model, "tiny", side, program), {})
+        write_program(program_file, program)
+        check(onnx_file, program_file, model, side)
+        x = torch.randn(3, 3, side, side)
+        (found,) = onnxruntime.InferenceSession(onnx_file).run(None, {"pixels": x.numpy()})
+        with torch.no_grad():
+            plain, mirrored = net(x), net(x.flip(3))
+        torch.testing.assert_close(
+            torch.tensor(found), (plain + mirrored) / 2, rtol=1e-4, atol=1e-4
+        )
+        assert (plain - mirrored).abs().max() > 1e-2

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.trainables.adapted import net_with, pixels_of
+from tests.trainables.adapted import net_with, pixels_of, served
 from trainables.fixres.adapted_net import adapted_state
 from trainables.fixres.arms import ARMS
 from trainables.storage.damage import DamagedFileError
@@ -14,7 +14,7 @@ def test_what_an_arm_leaves_is_a_net_that_does_the_same(made, arm):
     x, _ = pixels_of(made.views.images, "val")
     net = net_with(adapted_state(made.store, made.cell.trunk, made.cell.key, arm))
     with torch.no_grad():
-        torch.testing.assert_close(net(x), made.logits[arm], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(served(net, arm)(x), made.logits[arm], rtol=1e-4, atol=1e-4)
 
 
 def test_an_arm_that_changes_nothing_is_the_trunk(made):

@@ -20,6 +20,7 @@ from tests.trainables.adapted import (
     net_with,
     normalised,
     pixels_of,
+    served,
     watched,
 )
 from trainables.evaluation.metrics import score
@@ -69,7 +70,7 @@ def plain(made, arm):
     images, head = made.views.images, made.results[arm].head
     x, _ = pixels_of(images, "val")
     train, _ = pixels_of(images, "train")
-    if arm == "none":
+    if arm in ("none", "none_flip"):
         net = net_with(made.trunk)
     elif arm == "pool":
         net = TimmPoolHead(net_with(made.trunk), original_pool=TRAIN_RES // 32)
@@ -77,7 +78,7 @@ def plain(made, arm):
         net = re_estimated(made)
     elif arm == "frechet":
         net = mapped(made)
-    elif arm == "fix":
+    elif arm in ("fix", "fix_flip"):
         net = trained(made, re_estimated(made), head, [train], CLASSIFIER)
     elif arm == "fix_aug":
         part = images.split("train")
@@ -92,7 +93,7 @@ def plain(made, arm):
     else:
         pytest.fail(f"compute the arm {arm} the plain way here")
     with torch.no_grad():
-        return net(x)
+        return served(net, arm)(x)
 
 
 def mapped(made):
@@ -142,9 +143,10 @@ def test_an_arm_changes_what_it_says_and_not_a_bit_else(made, arm):
 
 def test_what_each_arm_may_change():
     """FixRes touches the classifier and the last batch norm, and nothing else ever."""
-    assert {a for a in ARMS if not ARMS[a].changes} == {"none", "pool"}
+    assert {a for a in ARMS if not ARMS[a].changes} == {"none", "pool", "none_flip"}
     assert ARMS["bn"].changes == STATISTICS
-    assert ARMS["fix"].changes == ARMS["fix_aug"].changes == (*CLASSIFIER, *STATISTICS)
+    for arm in ("fix", "fix_aug", "fix_flip"):
+        assert ARMS[arm].changes == (*CLASSIFIER, *STATISTICS)
     assert set(ARMS["fix_affine"].changes) - set(ARMS["fix"].changes) == set(AFFINE)
     every = {name for arm in ARMS.values() for name in arm.changes}
     assert {name.partition(".")[0] for name in every} == {"classifier", "bn2"}
@@ -160,13 +162,13 @@ def test_at_the_train_resolution_the_map_of_activations_is_the_identity(made):
 
 def test_the_classifier_is_picked_among_all_settings_and_epochs(made):
     fixed = made.results["fix"]
-    assert fixed.head_tried == 4 * HEADS.epochs
+    assert fixed.head_tried == made.results["fix_flip"].head_tried == 4 * HEADS.epochs
     assert made.results["fix_aug"].head_tried == 2 * HEADS.epochs
     assert made.results["fix_aug"].head.label_smoothing > 0
     affine = made.results["fix_affine"]
     assert affine.head == replace(fixed.head, epochs=affine.head.epochs)
     assert fixed.head_tried < affine.head_tried <= fixed.head_tried + HEADS.epochs
-    assert all(made.results[arm].head is None for arm in ("none", "pool", "bn"))
+    assert all(made.results[arm].head is None for arm in ("none", "none_flip", "pool", "bn"))
 
 
 def test_an_arm_is_entered_under_its_name_with_the_function_of_that_name():

@@ -28,8 +28,8 @@ from trainables.storage.artifact_store import Store
 
 
 def test_the_passes_of_all_arms_together_are_those_that_are_said(made):
-    """Train: the maps, the mild views, the train resolution. Val: the maps."""
-    assert sum(made.seen) == (1 + VIEWS + 1) * TRAIN + VAL
+    """Train: the maps, the mild views, the train resolution. Val: the maps, mirrored too."""
+    assert sum(made.seen) == (1 + VIEWS + 1) * TRAIN + 2 * VAL
     assert max(made.seen) == made.cell.batch_size
     assert not list(made.views.cache.rglob("*.tmp"))
 
@@ -43,6 +43,7 @@ def test_the_passes_of_all_arms_together_are_those_that_are_said(made):
         (("fix",), 1, 1),
         (("none", "pool", "bn", "frechet", "fix", "fix_affine"), 1, 1),
         (("fix", "fix_aug"), 1 + VIEWS, 1),
+        (("none", "fix", "none_flip", "fix_flip"), 1, 2),
     ],
 )
 def test_arms_share_their_passes(made, arms, train, val):
@@ -61,7 +62,7 @@ def test_an_arm_alone_takes_the_passes_that_its_entry_says(made, arm):
     cell = replace(made.cell, arms=(arm.name,), seed=10)
     _, _, seen = watched(cell, made.store, made.views)
     passes = arm.needs_train + VIEWS * arm.needs_mild_views
-    assert sum(seen) == passes * TRAIN + min(arm.sampled, TRAIN) + VAL
+    assert sum(seen) == passes * TRAIN + min(arm.sampled, TRAIN) + arm.passes * VAL
 
 
 def test_the_pass_at_the_train_resolution_is_that_of_the_arm_that_says_so(made, tmp_path):

@@ -19,7 +19,7 @@ from trainables.fixres.cell import (
 from trainables.models.tensor_names import CLASSIFIER
 from trainables.training.class_balance import class_weights
 
-FITTED = ("fix", "fix_aug", "fix_affine")  # the arms that fit a classifier
+FITTED = ("fix", "fix_aug", "fix_affine", "fix_flip")  # the arms that fit a classifier
 
 
 @pytest.fixture(scope="module")

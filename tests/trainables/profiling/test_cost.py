@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from sweeps.planning.published import PUBLISHED
 from trainables.models import backbone, variants
+from trainables.models.mirrored import MirrorAveraged
 from trainables.profiling.cost import cost
-from trainables.profiling.inference_memory import peak_mb
+from trainables.profiling.inference_memory import peak_bytes, peak_mb
 
 # Millions of activations, as timm gives them with its measurements of these nets.
 ACTIVATIONS = {("b0", 224): 6.75, ("b1", 240): 10.88, ("b4", 380): 49.49, ("b7", 600): 289.9}
@@ -57,3 +59,17 @@ def test_a_class_costs_its_row_of_the_classifier() -> None:
     assert round(1e6 * (many.params_m - few.params_m)) == 100 * (1280 + 1)
     assert 1e9 * (many.gmacs - few.gmacs) == pytest.approx(100 * 1280)
     assert many.memory_mb == peak_mb("b0", 64, 110) > few.memory_mb
+
+
+def test_an_image_that_passes_with_its_mirror_image_costs_two() -> None:
+    one = cost("lite0", 64, 10)
+    two = one.of_passes(2)
+    with torch.device("meta"):
+        served = MirrorAveraged(backbone.build(variants.get("lite0"), 10)).eval()
+    image = torch.empty(1, 3, 64, 64, device="meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        served(image)
+    assert two.gmacs == pytest.approx(counter.get_total_flops() / 2e9)
+    assert two.memory_mb == pytest.approx(peak_bytes(served, image) / 1e6, rel=0.02)
+    assert two.activations_m == 2 * one.activations_m
+    assert two.params_m == one.params_m and one.of_passes(1) == one

@@ -60,15 +60,16 @@ def test_a_streamed_cell_comes_near_the_one_of_kept_maps(made: Any, store: Store
             read_delta(s, c.key, "bn")[name] for s, c in ((store, cell), (made.store, made.cell))
         )
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
-    for arm in ("none", "pool", "bn", "frechet"):
+    for arm in ("none", "pool", "bn", "frechet", "none_flip"):
         torch.testing.assert_close(logits[arm], made.logits[arm], rtol=1e-4, atol=1e-4)
-    for arm in ("fix", "fix_aug"):
+    for arm in ("fix", "fix_aug", "fix_flip"):
         moved = (logits[arm] - made.logits[arm]).norm() / made.logits[arm].norm()
         assert moved < 0.1
     # Train once, each mild view once, the sample of frechet at both resolutions; the prefix once
-    # more for fix_affine. Val, of which more maps would be kept than are allowed, by norm.
+    # more for fix_affine. Val, of which more maps would be kept than are allowed, by norm; mirrored
+    # by two of them.
     train = (1 + VIEWS + 2) * TRAIN + PREFIX
-    assert sum(seen) == train + 4 * VAL
+    assert sum(seen) == train + (4 + 2) * VAL
     assert recorded_spec(store, cell.key) == cell
 
 
