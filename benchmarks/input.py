@@ -131,7 +131,7 @@ class Bench:
             res,
             batch_size=BATCH,
             augmentation=Augmentation(crop_scale=(0.08, 1.0)),
-            interpolation=self.preprocessing.interpolation,
+            preprocessing=self.preprocessing,
             seed=(0,),
             threads=1,
             kernel=kernel,

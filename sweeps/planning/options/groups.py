@@ -115,6 +115,12 @@ class TrunkOptions:
     """RandomResizedCrop: range of the share of the area."""
     hflip: float = Augmentation.hflip
     """Probability of a horizontal flip."""
+    mixup: float = Recipe.mixup
+    """Blend the images of a batch in pairs: parameter of the beta distribution of shares; 0: no."""
+    cutmix: float = Recipe.cutmix
+    """Put boxes of images into others: parameter as of --mixup; with both, a batch has either."""
+    random_erasing: float = Recipe.random_erasing
+    """Probability that a box of an image is filled with noise."""
     sampling: Sampling = Recipe.sampling
     """What an epoch draws: uniform, every image once; balanced, as many images of every class."""
     class_weights: ClassWeights = Recipe.class_weights

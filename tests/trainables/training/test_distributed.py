@@ -13,7 +13,7 @@ from torch.multiprocessing.spawn import spawn
 
 from tests import tiny_net
 from tests.trainables.training.small_nets import CPU, UNIT, draw, plain_net
-from trainables.data.loader import TrainBatch
+from trainables.data.loader import MixedIn, TrainBatch
 from trainables.errors import UserError
 from trainables.evaluation.inference import logits_of
 from trainables.models import backbone, variants
@@ -37,7 +37,19 @@ SCORED = (EvalTransform(test_res=32, crop_pct=1.0, interpolation="bicubic"),)
 
 
 def share_of(batch, group):
-    return TrainBatch(*(part[group.rank :: group.world_size] for part in vars(batch).values()))
+    own = slice(group.rank, None, group.world_size)
+    mixed = batch.mixed_in
+    return TrainBatch(
+        batch.pixels[own],
+        batch.labels[own],
+        None if mixed is None else MixedIn(mixed.labels[own], mixed.share),
+    )
+
+
+def mixed_draw(images):
+    """A batch whose images are mixed with those from the last to the first, by labels alone."""
+    batch = draw(images, res=32)
+    return replace(batch, mixed_in=MixedIn(batch.labels.flip(0), 0.3))
 
 
 def still_net():
@@ -165,6 +177,7 @@ def worked(rank, work):
         "weighted and cramped": step(
             still_net(), batches[:1], group, room=2 if rank == 1 else None, weights=WEIGHTS
         ),
+        "mixed": step(still_net(), [mixed_draw(9)], group, weights=WEIGHTS),
         "normed": step(whole_net(), batches, group),
         **{
             f"out of memory {at}": step(
@@ -256,11 +269,12 @@ def test_rows_come_back_in_order_from_any_number_of_workers(count):
         assert torch.equal(found, rows)
 
 
-@pytest.mark.parametrize("scene", ["first", "weighted", "weighted and cramped"])
+@pytest.mark.parametrize("scene", ["first", "weighted", "weighted and cramped", "mixed"])
 def test_a_step_of_two_workers_has_the_gradients_of_the_whole_batch(workers, scene):
     """Where classes have weights, the shares of the batch weigh unlike: 12.5 and 4.9."""
-    weights = WEIGHTS if "weighted" in scene else None
-    wanted = step(still_net(), [draw(9, res=32)], WorkerGroup(), weights=weights)["gradients"]
+    batch = mixed_draw(9) if scene == "mixed" else draw(9, res=32)
+    weights = None if scene == "first" else WEIGHTS
+    wanted = step(still_net(), [batch], WorkerGroup(), weights=weights)["gradients"]
     for found in (found[scene]["gradients"] for found in workers):
         for name, gradient in wanted.items():
             torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
@@ -364,17 +378,24 @@ def test_too_many_workers_for_a_batch_are_refused(work):
 
 
 @pytest.mark.parametrize("drawn", [None, np.array([3, 1, 3, 3, 0, 21, 3, 8, 1, 5, 3])])
-def test_shares_make_up_the_batch(tiny_images, drawn):
+@pytest.mark.parametrize("distorted", [False, True])
+def test_shares_make_up_the_batch(tiny_images, drawn, distorted):
     from trainables.data.loader import train_batches
-    from trainables.transforms.augmentation import Augmentation
+    from trainables.transforms.augmentation import Augmentation, Distortions
+
+    distortions = (
+        Distortions(mixup=0.8, cutmix=1.0, random_erasing=0.5) if distorted else Distortions()
+    )
 
     def batches(**named: Any):
         given: dict[str, Any] = {"batch_size": 5, "augmentation": Augmentation(), "seed": (0, 1)}
-        given["drawn"], split = drawn, tiny_images.split("train")
-        return list(train_batches(split, 32, interpolation="bicubic", threads=1, **given, **named))
+        given |= {"drawn": drawn, "preprocessing": UNIT, "distortions": distortions}
+        return list(train_batches(tiny_images.split("train"), 32, threads=1, **given, **named))
 
     shares = [batches(rank=rank, world=3) for rank in range(3)]
     for b, whole in enumerate(batches()):
         for rank in range(3):
-            for name, part in vars(shares[rank][b]).items():
-                assert np.array_equal(part, getattr(whole, name)[rank::3])
+            found, wanted = shares[rank][b], share_of(whole, WorkerGroup(rank=rank, world_size=3))
+            assert torch.equal(found.pixels, wanted.pixels)
+            for own, of_whole in zip(found.targets, wanted.targets, strict=True):
+                assert torch.equal(own[0], of_whole[0]) and own[1] == of_whole[1]

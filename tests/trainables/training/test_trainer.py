@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.trainables.training.small_nets import UNIT
 from trainables.data.loader import TrainBatch, train_batches
 from trainables.evaluation.inference import logits_of_batch
 from trainables.evaluation.metrics import score
@@ -120,8 +121,9 @@ def undated(reports):
         {},
         {"optimizer": "sgd", "ema_decay": 0.0, "schedule": "constant"},
         {"class_weights": "balanced"},
+        {"mixup": 0.4, "cutmix": 1.0, "random_erasing": 0.5},
     ],
-    ids=["adamw with ema", "sgd without", "class weights"],
+    ids=["adamw with ema", "sgd without", "class weights", "distorted"],
 )
 def test_a_resumed_training_is_the_uninterrupted_one_bit_for_bit(make, recipe):
     whole = make("whole", rungs=(1, 3), **recipe)
@@ -145,7 +147,7 @@ def test_a_training_interrupted_anywhere_ends_as_the_undisturbed_one_bit_for_bit
     make, seed, sampling
 ):
     shape: dict[str, Any] = {"batch_size": 4, "rungs": (1, 3), "val_transforms": (32, 48)}
-    shape["sampling"] = sampling
+    shape |= {"sampling": sampling, "mixup": 0.4, "random_erasing": 0.5 * (seed > 0)}
     whole, asked = make("whole", **shape), []
     for _ in range(3):
         whole.epoch()
@@ -236,7 +238,7 @@ def test_batches_from_the_middle_on_are_those_of_the_whole_and_no_others_are_cro
 
     def batches(images, **named: Any):
         given: dict[str, Any] = {"batch_size": 4, "augmentation": Augmentation(), "seed": (0, 1)}
-        return list(train_batches(images, 32, interpolation="bicubic", threads=2, **given, **named))
+        return list(train_batches(images, 32, preprocessing=UNIT, threads=2, **given, **named))
 
     wanted = batches(split)[start:]
     split.__class__ = Watched
