@@ -20,6 +20,7 @@ from trainables.data.image_set import SplitImages
 from trainables.models import host_memory
 from trainables.models.variants import Preprocessing
 from trainables.transforms.augmentation import Augmentation, Distortions, random_resized_crops
+from trainables.transforms.auto_augment import DrawnOperations
 from trainables.transforms.erasing import draw_boxes, erase
 from trainables.transforms.fast_resize import Kernel, kernel_here, resize_into
 from trainables.transforms.mixing import draw_mix, mix_into
@@ -30,7 +31,7 @@ UNDISTORTED = Distortions()
 
 
 # Set these draws apart from those of order, crops and flips, and from one another's.
-_MIX_SALT, _ERASE_SALT = 0x313C, 0xE8A5
+_MIX_SALT, _ERASE_SALT, _AUGMENT_SALT = 0x313C, 0xE8A5, 0xA06A
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,10 @@ class _Crops:
         self.order = rng.permutation(len(drawn))
         self._boxes = random_resized_crops(images.sizes[drawn], augmentation, rng)
         self._flips = rng.random(len(drawn)) < augmentation.hflip
+        self._operations: DrawnOperations | None = None
+        if distortions.auto_augment != "none":
+            rng = np.random.default_rng((*seed, _AUGMENT_SALT))
+            self._operations = DrawnOperations(distortions.auto_augment, len(drawn), side, rng)
         self._erased: np.ndarray | None = None
         if distortions.random_erasing:
             rng = np.random.default_rng((*seed, _ERASE_SALT))
@@ -160,13 +165,15 @@ class _Crops:
         self._distortions, self._preprocessing, self._kernel = distortions, preprocessing, kernel
 
     def render(self, out: np.ndarray, draws: np.ndarray) -> None:
-        """Crop and flip: ``out`` (n, R, R, 3) becomes the images of those draws (n,)."""
+        """Crop, flip and augment: ``out`` (n, R, R, 3) becomes the images of those draws (n,)."""
         for pixels, draw in zip(out, draws, strict=True):
             top, left, height, width = self._boxes[draw]
             image = self._images[self._drawn[draw]][top : top + height, left : left + width]
             mirrored = bool(self._flips[draw])
             interpolation = self._preprocessing.interpolation
             resize_into(pixels, image, interpolation, self._kernel, mirrored=mirrored)
+            if self._operations is not None:
+                self._operations.apply(pixels, draw)
 
     def mix(self, out: np.ndarray, batch: int, draws: np.ndarray, partners: np.ndarray) -> float:
         """Render images and their partners, and mix them; return the share of the partners."""

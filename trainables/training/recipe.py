@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from trainables.storage.hashing import added_later
-from trainables.transforms.augmentation import Augmentation, Distortions
+from trainables.transforms.augmentation import Augmentation, AutoAugment, Distortions
 
 Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["cosine", "constant"]
@@ -44,11 +44,17 @@ class Recipe:
     drop_path: float = added_later(0.0)  # of the last residual block; 0: none is left out
     layer_decay: float = added_later(1.0)  # of the learning rate, from each layer to the one before
     clip_grad: float = added_later(0.0)  # largest norm of all gradients together; 0: any
-    mixup: float = added_later(0.0)  # as the next two, see Distortions
+    auto_augment: AutoAugment = added_later("none")  # as the next three, see Distortions
+    mixup: float = added_later(0.0)
     cutmix: float = added_later(0.0)
     random_erasing: float = added_later(0.0)
 
     @property
     def distortions(self) -> Distortions:
         """What crops go through after the flip."""
-        return Distortions(mixup=self.mixup, cutmix=self.cutmix, random_erasing=self.random_erasing)
+        return Distortions(
+            auto_augment=self.auto_augment,
+            mixup=self.mixup,
+            cutmix=self.cutmix,
+            random_erasing=self.random_erasing,
+        )

@@ -6,9 +6,11 @@ Imports no torch: the command line takes its defaults from here.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
+AutoAugment = Literal["none", "rand", "trivial"]
 CROP_TRIES = 10  # boxes that torchvision's RandomResizedCrop draws before it falls back
 
 
@@ -25,6 +27,7 @@ class Augmentation:
 class Distortions:
     """What crops go through after the flip, in this order; by default they are left as they are."""
 
+    auto_augment: AutoAugment = "none"  # RandAugment, TrivialAugment
     mixup: float = 0.0  # parameter of the beta distribution of shares; 0: none
     cutmix: float = 0.0  # the same; with mixup, each batch is one or the other
     random_erasing: float = 0.0  # probability

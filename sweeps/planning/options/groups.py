@@ -12,7 +12,7 @@ from trainables.fixres.head_settings import HeadClassWeights, HeadGrid, HeadOpti
 from trainables.models.speed_ups import SpeedUp
 from trainables.sources.layout import LayoutChoice
 from trainables.training.recipe import ClassWeights, Optimizer, Recipe, Sampling, Schedule
-from trainables.transforms.augmentation import Augmentation
+from trainables.transforms.augmentation import Augmentation, AutoAugment
 from trainables.transforms.resolution import TEST_CROP_PCT
 
 ArmName = Literal[
@@ -115,6 +115,8 @@ class TrunkOptions:
     """RandomResizedCrop: range of the share of the area."""
     hflip: float = Augmentation.hflip
     """Probability of a horizontal flip."""
+    auto_augment: AutoAugment = Recipe.auto_augment
+    """Distort crops by torchvision's RandAugment or TrivialAugment, at its defaults."""
     mixup: float = Recipe.mixup
     """Blend the images of a batch in pairs: parameter of the beta distribution of shares; 0: no."""
     cutmix: float = Recipe.cutmix

@@ -130,6 +130,7 @@ BINDING: dict[str, Any] = {
     "drop_path": 0.2,
     "layer_decay": 0.7,
     "clip_grad": 1.0,
+    "auto_augment": "trivial",
     "mixup": 0.2,
     "cutmix": 1.0,
     "random_erasing": 0.25,

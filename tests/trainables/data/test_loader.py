@@ -184,26 +184,27 @@ def test_images_are_mixed_with_those_of_their_batch_from_the_last_to_the_first()
     assert len(set(shares)) == len(shares)
 
 
-@pytest.mark.parametrize("more", ["mixup", "cutmix", "random_erasing"])
-def test_a_distortion_changes_no_draw_of_another(more):
-    """The images that are left whole, or what is left whole of images, are as without it."""
-    plain = epoch(Ramps(40), res=16)
-    found = epoch(Ramps(40), res=16, distortions=Distortions(**{more: 0.5}))
-    unchanged = []
-    for before, after in zip(plain, found, strict=True):
+def test_a_distortion_changes_no_draw_of_another():
+    """What is erased of crops is the same, mixed or not; all else of them is as it was."""
+    plain, erased, both = (
+        epoch(Ramps(40), res=16, distortions=distortions)
+        for distortions in (
+            Distortions(),
+            Distortions(random_erasing=0.5),
+            Distortions(random_erasing=0.5, mixup=0.5),
+        )
+    )
+    touched = 0
+    for before, after, mixed in zip(plain, erased, both, strict=True):
         assert torch.equal(before.labels, after.labels)
-        unchanged.append((before.pixels == after.pixels).float().mean().item())
-    both = epoch(Ramps(40), res=16, distortions=Distortions(random_erasing=0.5, mixup=0.5))
-    assert min(unchanged) < 1
-    if more == "random_erasing":
-        assert np.mean(unchanged) > 0.5
-        for alone, with_mixup, whole in zip(found, both, plain, strict=True):
-            erased = (alone.pixels != whole.pixels).all(dim=3)
-            assert torch.equal(alone.pixels[erased], with_mixup.pixels[erased])
+        noise = (before.pixels != after.pixels).all(dim=3)
+        assert torch.equal(after.pixels[noise], mixed.pixels[noise])
+        touched += int(noise.any(dim=(1, 2)).sum())
+    assert 8 < touched < 32  # of 40, every other one on average
 
 
 def test_another_number_of_threads_and_another_start_change_no_distorted_batch():
-    distortions = Distortions(mixup=0.3, cutmix=0.7, random_erasing=0.5)
+    distortions = Distortions(auto_augment="rand", mixup=0.3, cutmix=0.7, random_erasing=0.5)
     whole = epoch(Ramps(40), distortions=distortions)
     for found in (
         epoch(Ramps(40), threads=1, distortions=distortions),

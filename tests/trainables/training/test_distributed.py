@@ -384,7 +384,9 @@ def test_shares_make_up_the_batch(tiny_images, drawn, distorted):
     from trainables.transforms.augmentation import Augmentation, Distortions
 
     distortions = (
-        Distortions(mixup=0.8, cutmix=1.0, random_erasing=0.5) if distorted else Distortions()
+        Distortions(auto_augment="trivial", mixup=0.8, cutmix=1.0, random_erasing=0.5)
+        if distorted
+        else Distortions()
     )
 
     def batches(**named: Any):

@@ -121,7 +121,7 @@ def undated(reports):
         {},
         {"optimizer": "sgd", "ema_decay": 0.0, "schedule": "constant"},
         {"class_weights": "balanced"},
-        {"mixup": 0.4, "cutmix": 1.0, "random_erasing": 0.5},
+        {"auto_augment": "rand", "mixup": 0.4, "cutmix": 1.0, "random_erasing": 0.5},
     ],
     ids=["adamw with ema", "sgd without", "class weights", "distorted"],
 )

@@ -154,6 +154,7 @@ def test_options_that_are_off_leave_keys_as_they_were():
         "drop_path": 0.1,
         "layer_decay": 0.8,
         "clip_grad": 1.0,
+        "auto_augment": "rand",
         "mixup": 0.2,
         "cutmix": 1.0,
         "random_erasing": 0.25,
