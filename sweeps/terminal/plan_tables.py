@@ -56,6 +56,7 @@ def plan_view(plan: Plan) -> Group:
         f"{plan.samples} samples{_no_more(plan)}; {_epochs(plan)}",
         *_cascade(plan),
         *_repeats(plan),
+        *_start(plan),
         *([f"search   {plan.search.in_words}"] if spec.trunks.epochs else []),
         f"cells    {plan.cells}: {plan.fixed} trunk(s) of each variant and train resolution x "
         f"test {_px(grid.test_res)} x crop {_ratios(grid.crop_pct)}; arms "
@@ -113,6 +114,13 @@ def _cascade(plan: Plan) -> list[str]:
     """Say which trunks start from others; nothing where none does."""
     words = cascade_to_be_in_words(plan.spec, plan.cascading, len(plan.points))
     return [f"cascade  {words}"] if words else []
+
+
+def _start(plan: Plan) -> list[str]:
+    """Say what of a trunk does not train, or not at once; nothing where all does."""
+    if not (plan.spec.trunks.epochs and plan.spec.trunks.freeze_batch_norm):
+        return []
+    return ["frozen   batch norms stay as they come, statistics, scales and shifts, in training"]
 
 
 def _repeats(plan: Plan) -> list[str]:

@@ -55,6 +55,18 @@ def to_device(model: Net, device: torch.device) -> Net:
     return on_device.to(memory_format=torch.channels_last)
 
 
+def into_training(model: Net, *, frozen_norms: bool = False) -> None:
+    """Put the net into training mode, its batch norms frozen or not.
+
+    A frozen one normalises by its running statistics, which stay, as do its scale and shift:
+    timm's FrozenBatchNormAct2d, under the names that a trained one has.
+    """
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.train(not frozen_norms).requires_grad_(not frozen_norms)
+
+
 def share_frozen(model: Net, other: Net) -> None:
     """Have a net use all modules of another up to the last batch norm, whose weights are equal."""
     for name in ("conv_stem", "bn1", "blocks", "conv_head"):

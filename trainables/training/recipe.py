@@ -48,6 +48,7 @@ class Recipe:
     mixup: float = added_later(0.0)
     cutmix: float = added_later(0.0)
     random_erasing: float = added_later(0.0)
+    freeze_batch_norm: bool = added_later(False)  # whether they stay as they come
 
     @property
     def distortions(self) -> Distortions:

@@ -211,14 +211,16 @@ class TrainStep:
         if self._group.world_size == 1:
             return
         gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
-        parts = torch.split(self._gradient_buffer, [g.numel() for g in gradients])
+        sizes = [g.numel() for g in gradients]  # Where parts are frozen, some of the room is left.
+        buffer = self._gradient_buffer[: sum(sizes)]
+        parts = torch.split(buffer, sizes)
         # Laid out as the gradients are: else each is copied in a launch of its own.
         views = [
             part.as_strided(g.shape, g.stride(), part.storage_offset())
             for part, g in zip(parts, gradients, strict=True)
         ]
         torch._foreach_copy_(views, gradients)
-        self._group.all_reduce_sum(self._gradient_buffer)
+        self._group.all_reduce_sum(buffer)
         torch._foreach_copy_(gradients, views)
 
     def _weight_of(self, labels: torch.Tensor) -> float:

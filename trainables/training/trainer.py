@@ -246,7 +246,7 @@ class TrunkTraining:
 
     def _train(self, number: int, progress: EpochProgress) -> None:
         """Train what is left of epoch ``number``."""
-        self.model.train()
+        backbone.into_training(self.model, frozen_norms=self.spec.recipe.freeze_batch_norm)
         if not progress.batches:  # in whichever process the epoch begins
             self._train_step.try_more(self._images_per_batch)
         saved = time.monotonic()

@@ -111,6 +111,8 @@ class TrunkOptions:
     """Largest norm of the gradients, to which they are scaled down; 0: any."""
     dropout: bool = Recipe.dropout
     """With --no-dropout, train without the variant's own dropout before the classifier."""
+    freeze_batch_norm: bool = Recipe.freeze_batch_norm
+    """Leave batch norms as they come, statistics, scales and shifts: for batches of few images."""
     crop_scale: tuple[float, float] = Augmentation.crop_scale
     """RandomResizedCrop: range of the share of the area."""
     hflip: float = Augmentation.hflip

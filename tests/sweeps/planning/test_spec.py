@@ -131,6 +131,7 @@ BINDING: dict[str, Any] = {
     "layer_decay": 0.7,
     "clip_grad": 1.0,
     "auto_augment": "trivial",
+    "freeze_batch_norm": True,
     "mixup": 0.2,
     "cutmix": 1.0,
     "random_erasing": 0.25,

@@ -100,6 +100,13 @@ def test_the_plan_says_where_splits_are_from_and_what_looks_alike_in_them() -> N
     assert told.count("near-duplicates") == told.count("\nsplits") == 1
 
 
+def test_the_plan_says_that_batch_norms_are_frozen() -> None:
+    assert "frozen" not in shown()
+    told = shown(freeze_batch_norm=True)
+    assert "\nfrozen   batch norms stay as they come, statistics, scales and shifts" in told
+    assert "frozen" not in shown(freeze_batch_norm=True, epochs=0, data="/")
+
+
 def test_the_plan_says_what_balances_classes() -> None:
     assert "\nbalance " not in shown()
     assert "\nbalance  balanced sampling: an epoch draws 120 images" in shown(sampling="balanced")

@@ -69,6 +69,13 @@ def whole_net():
     return net
 
 
+def frozen_net():
+    """The same, its batch norms frozen: each worker has gradients of a part of the weights."""
+    net = whole_net()
+    backbone.into_training(net, frozen_norms=True)
+    return net
+
+
 def step(net, batches, group, room=None, weights=None, at=None):
     """A step for each batch; this worker has memory for ``room`` images at once.
 
@@ -103,7 +110,9 @@ def step(net, batches, group, room=None, weights=None, at=None):
     hook.remove()
     return {
         "weights": copy.deepcopy(dict(net.named_parameters())),
-        "gradients": {name: p.grad.clone() for name, p in net.named_parameters()},
+        "gradients": {
+            name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None
+        },
         "micro_batch": train_step.micro_batch,
         "flags": flags,
         "statistics": copy.deepcopy(dict(net.named_buffers())),
@@ -179,6 +188,8 @@ def worked(rank, work):
         ),
         "mixed": step(still_net(), [mixed_draw(9)], group, weights=WEIGHTS),
         "normed": step(whole_net(), batches, group),
+        "frozen": step(frozen_net(), batches, group),
+        "frozen and cramped": step(frozen_net(), batches, group, room=3 if rank == 1 else None),
         **{
             f"out of memory {at}": step(
                 whole_net(), larger, group, room=5 if rank == 1 else None, at=at
@@ -294,6 +305,19 @@ def test_two_workers_normalise_and_drop_as_one_does(workers):
     one, other = (found["normed"] for found in workers)
     assert equal(one["weights"], other["weights"]) and equal(one["statistics"], other["statistics"])
     alone = step(whole_net(), [draw(9, res=32), draw(8, res=32, seed=1)], WorkerGroup())
+    for what in ("weights", "gradients", "statistics"):
+        assert one[what].keys() == alone[what].keys()
+        for name, value in alone[what].items():
+            torch.testing.assert_close(one[what][name], value, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_two_workers_train_what_is_not_frozen_as_one_does(workers):
+    one, other = (found["frozen and cramped"] for found in workers)
+    assert equal(one["weights"], other["weights"])
+    one, other = (found["frozen"] for found in workers)
+    assert equal(one["weights"], other["weights"])
+    alone = step(frozen_net(), [draw(9, res=32), draw(8, res=32, seed=1)], WorkerGroup())
+    assert not any("bn" in name for name in one["gradients"])
     for what in ("weights", "gradients", "statistics"):
         assert one[what].keys() == alone[what].keys()
         for name, value in alone[what].items():

@@ -121,9 +121,10 @@ def undated(reports):
         {},
         {"optimizer": "sgd", "ema_decay": 0.0, "schedule": "constant"},
         {"class_weights": "balanced"},
+        {"freeze_batch_norm": True, "drop_path": 0.2},
         {"auto_augment": "rand", "mixup": 0.4, "cutmix": 1.0, "random_erasing": 0.5},
     ],
-    ids=["adamw with ema", "sgd without", "class weights", "distorted"],
+    ids=["adamw with ema", "sgd without", "class weights", "frozen norms", "distorted"],
 )
 def test_a_resumed_training_is_the_uninterrupted_one_bit_for_bit(make, recipe):
     whole = make("whole", rungs=(1, 3), **recipe)

@@ -1,5 +1,6 @@
 """Options of a trunk's training do what timm and PyTorch mean by them, and are off by default."""
 
+import copy
 import math
 from dataclasses import replace
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 import timm
 import torch
 from timm.data.mixup import mixup_target
-from timm.layers import DropPath
+from timm.layers import DropPath, freeze_batch_norm_2d
 from timm.loss import SoftTargetCrossEntropy
 from timm.optim.optim_factory import param_groups_layer_decay
 from torch import nn
@@ -24,8 +25,8 @@ from trainables.training.recipe import Recipe
 from trainables.training.train_step import TrainStep
 
 
-def sgd_step(model, *, clip=0.0, **more):
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+def sgd_step(model, *, clip=0.0, lr=1.0, **more):
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     return TrainStep(
         model,
         optimizer,
@@ -101,6 +102,32 @@ def test_an_average_that_begins_short_forgets_the_start(steps):
     assert shares[True] == pytest.approx(wanted, rel=1e-4, abs=1e-7)
 
 
+def test_frozen_norms_train_as_timms_do():
+    """A twin whose norms timm has replaced takes the same steps; what it has no names for stays."""
+    net = backbone.build(variants.get("lite0"), 3)
+    rng = torch.Generator().manual_seed(0)
+    for name, statistics in net.named_buffers():  # else the norms are the identity
+        if name.endswith("running_mean"):
+            statistics.uniform_(-0.1, 0.1, generator=rng)
+        elif name.endswith("running_var"):
+            statistics.uniform_(0.9, 1.1, generator=rng)
+    before = copy.deepcopy(net.state_dict())
+    twin = freeze_batch_norm_2d(copy.deepcopy(net))
+    backbone.into_training(net, frozen_norms=True)
+    twin.train()
+    for seed in range(2):
+        batch = draw(4, res=32, seed=seed)
+        for model in (net, twin):
+            sgd_step(model, lr=0.01).step(batch, 4)
+    for name, value in twin.state_dict().items():
+        torch.testing.assert_close(net.state_dict()[name], value, rtol=1e-3, atol=1e-5, msg=name)
+    norms = {name for name in before if ".bn" in name or name.startswith("bn")}
+    assert all(torch.equal(net.state_dict()[name], before[name]) for name in norms)
+    assert not torch.equal(net.conv_stem.weight, before["conv_stem.weight"])
+    backbone.into_training(net)
+    assert net.bn1.training and all(p.requires_grad for p in net.parameters())
+
+
 def mixed(images, share, seed=0):
     """A batch whose labels are mixed with those from the last to the first."""
     batch = draw(images, seed=seed)
@@ -155,6 +182,7 @@ def test_options_that_are_off_leave_keys_as_they_were():
         "layer_decay": 0.8,
         "clip_grad": 1.0,
         "auto_augment": "rand",
+        "freeze_batch_norm": True,
         "mixup": 0.2,
         "cutmix": 1.0,
         "random_erasing": 0.25,
