@@ -175,11 +175,22 @@ def _check_training(spec: SweepSpec) -> None:
 
 
 def _check_start(spec: SweepSpec, search: Search) -> None:
-    """Check what takes the weights for something that random ones are not."""
+    """Check what a trunk begins with, and what of it does not train at once."""
     if spec.grid.weights == "none" and any(search.possible("freeze_batch_norm", spec.trunks)):
         raise UserError(
             "--freeze-batch-norm keeps the statistics of the weights, and --weights none has none: "
             "leave one of the two out."
+        )
+    if spec.grid.weights == "none" and "probe" in search.possible("start", spec.trunks):
+        raise UserError(
+            "--start probe fits a classifier to what the weights see, and --weights none has none: "
+            "leave one of the two out."
+        )
+    head_only = max(search.possible("head_only_epochs", spec.trunks))
+    if 0 < spec.trunks.epochs <= head_only:
+        raise UserError(
+            f"--head-only-epochs {head_only} leaves none of --epochs {spec.trunks.epochs} to the "
+            "net: give fewer, or more --epochs."
         )
 
 

@@ -117,10 +117,19 @@ def _cascade(plan: Plan) -> list[str]:
 
 
 def _start(plan: Plan) -> list[str]:
-    """Say what of a trunk does not train, or not at once; nothing where all does."""
-    if not (plan.spec.trunks.epochs and plan.spec.trunks.freeze_batch_norm):
+    """Say where classifiers start from a probe, and what does not train, or not at once."""
+    trunks, said = plan.spec.trunks, []
+    if not trunks.epochs:
         return []
-    return ["frozen   batch norms stay as they come, statistics, scales and shifts, in training"]
+    if trunks.start == "probe":
+        said.append("start    of the classifier: a linear probe of the net as its weights come")
+    if trunks.head_only_epochs:
+        said.append(
+            f"frozen   all but the classifier in the first {trunks.head_only_epochs} epoch(s)"
+        )
+    if trunks.freeze_batch_norm:
+        said.append("frozen   batch norms, statistics, scales and shifts, in all of the training")
+    return said
 
 
 def _repeats(plan: Plan) -> list[str]:

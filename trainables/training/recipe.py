@@ -15,6 +15,7 @@ Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["cosine", "constant"]
 Sampling = Literal["uniform", "balanced"]
 ClassWeights = Literal["none", "sqrt", "balanced"]
+Start = Literal["weights", "probe"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,8 @@ class Recipe:
     cutmix: float = added_later(0.0)
     random_erasing: float = added_later(0.0)
     freeze_batch_norm: bool = added_later(False)  # whether they stay as they come
+    start: Start = added_later("weights")  # of the classifier, but for trunks that have a parent
+    head_only_epochs: int = added_later(0)  # the first ones, in which the classifier trains alone
 
     @property
     def distortions(self) -> Distortions:

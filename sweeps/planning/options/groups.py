@@ -11,7 +11,7 @@ from trainables.evaluation.class_metrics import Metric
 from trainables.fixres.head_settings import HeadClassWeights, HeadGrid, HeadOptimizer
 from trainables.models.speed_ups import SpeedUp
 from trainables.sources.layout import LayoutChoice
-from trainables.training.recipe import ClassWeights, Optimizer, Recipe, Sampling, Schedule
+from trainables.training.recipe import ClassWeights, Optimizer, Recipe, Sampling, Schedule, Start
 from trainables.transforms.augmentation import Augmentation, AutoAugment
 from trainables.transforms.resolution import TEST_CROP_PCT
 
@@ -111,6 +111,10 @@ class TrunkOptions:
     """Largest norm of the gradients, to which they are scaled down; 0: any."""
     dropout: bool = Recipe.dropout
     """With --no-dropout, train without the variant's own dropout before the classifier."""
+    start: Start = Recipe.start
+    """Classifier to begin with: weights, theirs if it fits, else zeros; probe, a linear probe."""
+    head_only_epochs: int = Recipe.head_only_epochs
+    """Epochs, the first of --epochs, in which the classifier is trained alone."""
     freeze_batch_norm: bool = Recipe.freeze_batch_norm
     """Leave batch norms as they come, statistics, scales and shifts: for batches of few images."""
     crop_scale: tuple[float, float] = Augmentation.crop_scale

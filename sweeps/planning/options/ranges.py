@@ -46,6 +46,7 @@ RANGE_OF_OPTION = {
     "repeat": Range(1),
     "batch_size": Range(2),  # Batch norm in training mode needs two images for a variance.
     "warmup_epochs": Range(0),
+    "head_only_epochs": Range(0),
     "lr": Range(0, open_low=True),
     "weight_decay": Range(0, open_low=True),
     "label_smoothing": Range(0, 1, open_high=True),

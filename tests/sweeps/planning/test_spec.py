@@ -132,6 +132,8 @@ BINDING: dict[str, Any] = {
     "clip_grad": 1.0,
     "auto_augment": "trivial",
     "freeze_batch_norm": True,
+    "start": "probe",
+    "head_only_epochs": 1,
     "mixup": 0.2,
     "cutmix": 1.0,
     "random_erasing": 0.25,

@@ -165,6 +165,12 @@ def trained(work, name, group, stops=()):
     return {"reports": training.reports, "buffers": dict(training.model.named_buffers())}
 
 
+def probed(work):
+    """The same trunk, from a probe, and its classifier at first alone."""
+    recipe = replace(work.spec.recipe, start="probe", head_only_epochs=1)
+    return SimpleNamespace(**{**vars(work), "spec": replace(work.spec, recipe=recipe)})
+
+
 def main(rank, work):
     with tiny_net.known():
         found = worked(rank, work)
@@ -207,6 +213,7 @@ def worked(rank, work):
         ),
         "still": step(whole_net(), batches, group, room=3 if rank == 1 else None),
         "whole": trained(work, "whole", group),
+        "probed": trained(probed(work), "probed", group),
         # After two steps of the second epoch, and between the batches of val.
         "parts": trained(work, "parts", group, stops=(STEPS + 2, 2 * STEPS + 2)),
     }
@@ -217,7 +224,7 @@ def worked(rank, work):
 @pytest.fixture(scope="module")
 def work(tiny_images, tiny_weights, tiny_known, tmp_path_factory):
     root = tmp_path_factory.mktemp("workers")
-    for name in ("whole", "parts", "alone"):
+    for name in ("whole", "parts", "probed", "alone"):
         weights = find_weights(variants.get("tiny"), str(tiny_weights), Store(root / name))
     spec = TrunkSpec(
         variant="tiny",
@@ -358,9 +365,10 @@ def test_workers_agree_on_every_report_and_on_the_statistics(workers):
     assert equal(one["buffers"], other["buffers"])
 
 
-def test_a_trunk_of_two_workers_is_that_of_one_up_to_rounding(workers, work):
-    alone = trained(work, "alone", WorkerGroup())
-    together = workers[0]["whole"]
+@pytest.mark.parametrize("name", ["whole", "probed"])
+def test_a_trunk_of_two_workers_is_that_of_one_up_to_rounding(workers, work, name):
+    alone = trained(probed(work) if name == "probed" else work, "alone", WorkerGroup())
+    together = workers[0][name]
     for one, other in zip(together["reports"], alone["reports"], strict=True):
         assert one.device == f"2 x {other.device}"
         assert one.loss == pytest.approx(other.loss, rel=1e-4)

@@ -183,6 +183,8 @@ def test_options_that_are_off_leave_keys_as_they_were():
         "clip_grad": 1.0,
         "auto_augment": "rand",
         "freeze_batch_norm": True,
+        "start": "probe",
+        "head_only_epochs": 1,
         "mixup": 0.2,
         "cutmix": 1.0,
         "random_erasing": 0.25,
