@@ -147,6 +147,10 @@ class TrainStep:
         parts = len(micro_batches(images, self.micro_batch, 0, self._group.world_size))
         return parts > 1 and images < MIN_NORMED * parts
 
+    def train_other_parts(self) -> None:
+        """Note that other parts of the model train from now on."""
+        self._forward.record_anew()
+
     def try_more(self, images: int) -> None:
         """Have the next step take twice as many images at once, if memory has run out before.
 

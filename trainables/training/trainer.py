@@ -288,6 +288,8 @@ class TrunkTraining:
             frozen_norms=self.spec.recipe.freeze_batch_norm,
             classifier_alone=number <= self.spec.head_only_epochs,
         )
+        if number == self.spec.head_only_epochs + 1:
+            self._train_step.train_other_parts()
         if not progress.batches:  # in whichever process the epoch begins
             self._train_step.try_more(self._images_per_batch)
         saved = time.monotonic()
