@@ -15,7 +15,8 @@ file, resizes with Pillow and makes tensors one by one.
 - ours: from the cache of decoded pixels, by each kernel; with the short side kept at 256 px; and
   from the files, which the cache keeps where it has no room for pixels.
 
-Below, test views: resize the short side, crop the centre; ours by Pillow, as timm's.
+Below, the same crops distorted, by torchvision's or timm's way of it and by ours; every image is
+erased in part. Then test views: resize the short side, crop the centre; ours by Pillow, as timm's.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +40,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from trainables.data import builtin_digits
 from trainables.data.decode import prepare
 from trainables.data.image_set import ImageSet
-from trainables.data.loader import normalize_on_device, train_batches
+from trainables.data.loader import UNDISTORTED, normalize_on_device, train_batches
 from trainables.data.options import ReadOptions
 from trainables.models import variants
 from trainables.models.variants import Preprocessing
-from trainables.transforms.augmentation import Augmentation
+from trainables.transforms.augmentation import Augmentation, Distortions
 from trainables.transforms.eval_transform import EvalTransform
 from trainables.transforms.fast_resize import Kernel
 
@@ -70,6 +72,7 @@ def main() -> None:
         print(f"decode and store: {bench.decoded_a_second:,.0f} images/s")
         for res in args.train_res:
             show(f"crops to train on at {res} px", bench.crops(res))
+            show(f"distorted crops at {res} px", bench.distorted(res))
         for res in args.test_res:
             show(f"test views at {res} px", bench.views(res))
 
@@ -125,13 +128,50 @@ class Bench:
             "ours, decoded at each use": lambda: self._ours(self.files, res, "torch"),
         }
 
-    def _ours(self, images: Any, res: int, kernel: Kernel) -> Iterator[torch.Tensor]:
+    def distorted(self, res: int) -> dict[str, Make]:
+        """Name the paths that make distorted crops at ``res`` px; the first distorts nothing."""
+        ours = {
+            "RandAugment": Distortions(auto_augment="rand"),
+            "TrivialAugment": Distortions(auto_augment="trivial"),
+            "random erasing": Distortions(random_erasing=1.0),
+            "mixup": Distortions(mixup=0.8),
+            "CutMix": Distortions(cutmix=1.0),
+        }
+        paths: dict[str, Make] = {"ours": lambda: self._ours(self.native, res, "torch")}
+        for name, distortions in ours.items():
+            whose = "torchvision" if name == "TrivialAugment" else "timm"
+            paths[f"{whose}, {name}"] = partial(self._theirs, res, name)
+            paths[f"ours, {name}"] = partial(self._ours, self.native, res, "torch", distortions)
+        return paths
+
+    def _theirs(self, res: int, name: str) -> Iterator[torch.Tensor]:
+        """Distort by torchvision's TrivialAugment on Pillow's images, by timm all else."""
+        from timm.data import FastCollateMixup
+        from torchvision.transforms import TrivialAugmentWide
+
+        if name == "TrivialAugment":
+            return self._torchvision(res, train=True, more=[TrivialAugmentWide()])
+        alphas = {"mixup": (0.8, 0.0), "CutMix": (0.0, 1.0)}
+        more: dict[str, Any] = {
+            "auto_augment": "rand-m9-n2" if name == "RandAugment" else None,
+            "re_prob": float(name == "random erasing"),
+            "re_mode": "pixel",
+        }
+        if name in alphas:
+            mixup, cutmix = alphas[name]
+            more["collate_fn"] = FastCollateMixup(mixup, cutmix, num_classes=CLASSES)
+        return self._timm(res, train=True, **more)
+
+    def _ours(
+        self, images: Any, res: int, kernel: Kernel, distortions: Distortions = UNDISTORTED
+    ) -> Iterator[torch.Tensor]:
         batches = train_batches(
             images,
             res,
             batch_size=BATCH,
             augmentation=Augmentation(crop_scale=(0.08, 1.0)),
-            interpolation=self.preprocessing.interpolation,
+            distortions=distortions,
+            preprocessing=self.preprocessing,
             seed=(0,),
             threads=1,
             kernel=kernel,
@@ -139,7 +179,9 @@ class Bench:
         for batch in batches:
             yield normalize_on_device(batch.pixels, self.preprocessing, CPU)
 
-    def _torchvision(self, res: int, *, train: bool) -> Iterator[torch.Tensor]:
+    def _torchvision(
+        self, res: int, *, train: bool, more: Sequence[Any] = ()
+    ) -> Iterator[torch.Tensor]:
         from torchvision import transforms as T
         from torchvision.datasets import ImageFolder
 
@@ -151,13 +193,13 @@ class Bench:
         if train:
             sized = [T.RandomResizedCrop(res, interpolation=mode), T.RandomHorizontalFlip()]
         mean, std = self.preprocessing.mean, self.preprocessing.std
-        chain = T.Compose([*sized, T.ToTensor(), T.Normalize(mean, std)])
+        chain = T.Compose([*sized, *more, T.ToTensor(), T.Normalize(mean, std)])
         data = ImageFolder(str(self.folder), chain)
         loader = torch.utils.data.DataLoader(data, BATCH, shuffle=train, drop_last=train)
         for x, _ in loader:
             yield x
 
-    def _timm(self, res: int, *, train: bool) -> Iterator[torch.Tensor]:
+    def _timm(self, res: int, *, train: bool, **more: Any) -> Iterator[torch.Tensor]:
         from timm.data import create_dataset, create_loader
 
         data = create_dataset("", str(self.folder))
@@ -167,9 +209,8 @@ class Bench:
             BATCH,
             is_training=train,
             no_aug=False,
-            auto_augment=None,
             color_jitter=0.0,
-            re_prob=0.0,
+            **{"auto_augment": None, "re_prob": 0.0, **more},
             interpolation=self.preprocessing.interpolation,
             mean=self.preprocessing.mean,
             std=self.preprocessing.std,

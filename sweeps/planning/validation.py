@@ -16,7 +16,7 @@ from sweeps.planning.options.latency_options import LatencyOptions
 from sweeps.planning.options.prices import prices_of
 from sweeps.planning.options.ranges import INTERVAL_OPTIONS, RANGE_OF_OPTION, SET_OPTIONS
 from sweeps.planning.options.words import option, value_in_words
-from sweeps.planning.search import search_of
+from sweeps.planning.search import Search, search_of
 from sweeps.planning.search_checks import check_search
 from sweeps.planning.spec import SweepSpec
 from trainables.errors import UserError, is_utf8, printable
@@ -152,6 +152,7 @@ def _check_training(spec: SweepSpec) -> None:
             f"--sampling {spec.trunks.sampling} is of what training draws, and --epochs 0 trains "
             "nothing: weigh the classes of classifiers by --head-class-weights balanced."
         )
+    _check_start(spec, search)
     warmup = max(search.possible("warmup_epochs", spec.trunks))
     if 0 < spec.trunks.epochs < warmup:
         raise UserError(
@@ -170,6 +171,26 @@ def _check_training(spec: SweepSpec) -> None:
         raise UserError(
             f"--cluster-gpus {spec.resources.cluster_gpus} is for --workers-per-trial auto: give "
             "that too, or leave it out."
+        )
+
+
+def _check_start(spec: SweepSpec, search: Search) -> None:
+    """Check what a trunk begins with, and what of it does not train at once."""
+    if spec.grid.weights == "none" and any(search.possible("freeze_batch_norm", spec.trunks)):
+        raise UserError(
+            "--freeze-batch-norm keeps the statistics of the weights, and --weights none has none: "
+            "leave one of the two out."
+        )
+    if spec.grid.weights == "none" and "probe" in search.possible("start", spec.trunks):
+        raise UserError(
+            "--start probe fits a classifier to what the weights see, and --weights none has none: "
+            "leave one of the two out."
+        )
+    head_only = max(search.possible("head_only_epochs", spec.trunks))
+    if 0 < spec.trunks.epochs <= head_only:
+        raise UserError(
+            f"--head-only-epochs {head_only} leaves none of --epochs {spec.trunks.epochs} to the "
+            "net: give fewer, or more --epochs."
         )
 
 

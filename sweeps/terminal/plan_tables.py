@@ -56,6 +56,7 @@ def plan_view(plan: Plan) -> Group:
         f"{plan.samples} samples{_no_more(plan)}; {_epochs(plan)}",
         *_cascade(plan),
         *_repeats(plan),
+        *_start(plan),
         *([f"search   {plan.search.in_words}"] if spec.trunks.epochs else []),
         f"cells    {plan.cells}: {plan.fixed} trunk(s) of each variant and train resolution x "
         f"test {_px(grid.test_res)} x crop {_ratios(grid.crop_pct)}; arms "
@@ -113,6 +114,22 @@ def _cascade(plan: Plan) -> list[str]:
     """Say which trunks start from others; nothing where none does."""
     words = cascade_to_be_in_words(plan.spec, plan.cascading, len(plan.points))
     return [f"cascade  {words}"] if words else []
+
+
+def _start(plan: Plan) -> list[str]:
+    """Say where classifiers start from a probe, and what does not train, or not at once."""
+    trunks, said = plan.spec.trunks, []
+    if not trunks.epochs:
+        return []
+    if trunks.start == "probe":
+        said.append("start    of the classifier: a linear probe of the net as its weights come")
+    if trunks.head_only_epochs:
+        said.append(
+            f"frozen   all but the classifier in the first {trunks.head_only_epochs} epoch(s)"
+        )
+    if trunks.freeze_batch_norm:
+        said.append("frozen   batch norms, statistics, scales and shifts, in all of the training")
+    return said
 
 
 def _repeats(plan: Plan) -> list[str]:

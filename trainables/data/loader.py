@@ -19,11 +19,27 @@ import torch
 from trainables.data.image_set import SplitImages
 from trainables.models import host_memory
 from trainables.models.variants import Preprocessing
-from trainables.transforms.augmentation import Augmentation, random_resized_crops
+from trainables.transforms.augmentation import Augmentation, Distortions, random_resized_crops
+from trainables.transforms.auto_augment import DrawnOperations
+from trainables.transforms.erasing import draw_boxes, erase
 from trainables.transforms.fast_resize import Kernel, kernel_here, resize_into
+from trainables.transforms.mixing import draw_mix, mix_into
 
 BATCHES_AHEAD_PER_THREAD = 2
 CPU = torch.device("cpu")
+UNDISTORTED = Distortions()
+
+
+# Set these draws apart from those of order, crops and flips, and from one another's.
+_MIX_SALT, _ERASE_SALT, _AUGMENT_SALT = 0x313C, 0xE8A5, 0xA06A
+
+
+@dataclass(frozen=True)
+class MixedIn:
+    """What the images of a batch are mixed with: its own images, from the last to the first."""
+
+    labels: torch.Tensor  # (B,) int64 on the CPU
+    share: float  # of the label
 
 
 @dataclass(frozen=True)
@@ -32,6 +48,15 @@ class TrainBatch:
 
     pixels: torch.Tensor  # (B, R, R, 3) uint8 on the CPU
     labels: torch.Tensor  # (B,) int64 on the CPU
+    mixed_in: MixedIn | None = None
+
+    @property
+    def targets(self) -> list[tuple[torch.Tensor, float]]:
+        """The labels, and what each image has of them: one or two, whose shares sum to 1."""
+        if self.mixed_in is None:
+            return [(self.labels, 1.0)]
+        share = self.mixed_in.share
+        return [(self.labels, 1 - share), (self.mixed_in.labels, share)]
 
 
 def train_batches(
@@ -40,9 +65,10 @@ def train_batches(
     *,
     batch_size: int,
     augmentation: Augmentation,
-    interpolation: str,
+    preprocessing: Preprocessing,
     seed: Sequence[int],
     threads: int,
+    distortions: Distortions = UNDISTORTED,
     drawn: np.ndarray | None = None,
     start: int = 0,
     rank: int = 0,
@@ -57,35 +83,44 @@ def train_batches(
 
     Args:
         train_res: px.
-        interpolation: a key of RESAMPLING.
         seed: all random choices are drawn from it beforehand and do not depend on ``threads``.
         threads: that crop images.
         drawn: (N,) int64 positions of the images of the epoch; one that is there several times is
             cropped anew each time. None: every image once.
         start: the first batch to give; those before are not cropped.
         rank, world: this worker's number and the number of workers; it is given every
-            ``world``-th image of a batch.
+            ``world``-th image of a batch. Where images are mixed, it crops those too that its own
+            are mixed with.
         kernel: that resizes; None: this machine's.
         device: that batches are for.
     """
     if drawn is None:
         drawn = np.arange(len(images))
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(drawn))
-    boxes = random_resized_crops(images.sizes[drawn], augmentation, rng)
-    flips = rng.random(len(drawn)) < augmentation.hflip
-    kernel = kernel or kernel_here()
+    crops = _Crops(
+        images,
+        train_res,
+        drawn=drawn,
+        augmentation=augmentation,
+        distortions=distortions,
+        preprocessing=preprocessing,
+        seed=tuple(seed),
+        kernel=kernel or kernel_here(),
+    )
     batches = max(1, len(drawn) // batch_size)
 
     def make_batch(b: int) -> TrainBatch:
-        chosen = order[b * batch_size : (b + 1) * batch_size][rank::world]
-        shape = (len(chosen), train_res, train_res, 3)
-        pixels = host_memory.empty(shape, torch.uint8, device)
-        for out, draw in zip(pixels.numpy(), chosen, strict=True):
-            top, left, height, width = boxes[draw]
-            region = images[drawn[draw]][top : top + height, left : left + width]
-            resize_into(out, region, interpolation, kernel, mirrored=bool(flips[draw]))
-        return TrainBatch(pixels, host_memory.filled(images.labels[drawn[chosen]], device))
+        whole = crops.order[b * batch_size : (b + 1) * batch_size]
+        own = whole[rank::world]
+        pixels = host_memory.empty((len(own), train_res, train_res, 3), torch.uint8, device)
+        mixed_in = None
+        if distortions.mixes:
+            partners = whole[::-1][rank::world]
+            share = crops.mix(pixels.numpy(), b, own, partners)
+            mixed_in = MixedIn(host_memory.filled(images.labels[drawn[partners]], device), share)
+        else:
+            crops.render(pixels.numpy(), own)
+        crops.erase(pixels.numpy(), own)
+        return TrainBatch(pixels, host_memory.filled(images.labels[drawn[own]], device), mixed_in)
 
     pool, numbers = ThreadPoolExecutor(threads), iter(range(start, batches))
     try:
@@ -97,6 +132,69 @@ def train_batches(
             yield batch
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+class _Crops:
+    """The crops of an epoch; all that is random about one goes by its place among those drawn."""
+
+    def __init__(
+        self,
+        images: SplitImages,
+        side: int,
+        *,
+        drawn: np.ndarray,
+        augmentation: Augmentation,
+        distortions: Distortions,
+        preprocessing: Preprocessing,
+        seed: tuple[int, ...],
+        kernel: Kernel,
+    ):
+        rng = np.random.default_rng(seed)
+        self.order = rng.permutation(len(drawn))
+        self._boxes = random_resized_crops(images.sizes[drawn], augmentation, rng)
+        self._flips = rng.random(len(drawn)) < augmentation.hflip
+        self._operations: DrawnOperations | None = None
+        if distortions.auto_augment != "none":
+            rng = np.random.default_rng((*seed, _AUGMENT_SALT))
+            self._operations = DrawnOperations(distortions.auto_augment, len(drawn), side, rng)
+        self._erased: np.ndarray | None = None
+        if distortions.random_erasing:
+            rng = np.random.default_rng((*seed, _ERASE_SALT))
+            self._erased = draw_boxes(len(drawn), side, distortions.random_erasing, rng)
+        self._images, self._drawn, self._side, self._seed = images, drawn, side, seed
+        self._distortions, self._preprocessing, self._kernel = distortions, preprocessing, kernel
+
+    def render(self, out: np.ndarray, draws: np.ndarray) -> None:
+        """Crop, flip and augment: ``out`` (n, R, R, 3) becomes the images of those draws (n,)."""
+        for pixels, draw in zip(out, draws, strict=True):
+            top, left, height, width = self._boxes[draw]
+            image = self._images[self._drawn[draw]][top : top + height, left : left + width]
+            mirrored = bool(self._flips[draw])
+            interpolation = self._preprocessing.interpolation
+            resize_into(pixels, image, interpolation, self._kernel, mirrored=mirrored)
+            if self._operations is not None:
+                self._operations.apply(pixels, draw)
+
+    def mix(self, out: np.ndarray, batch: int, draws: np.ndarray, partners: np.ndarray) -> float:
+        """Render images and their partners, and mix them; return the share of the partners."""
+        needed, places = np.unique(np.concatenate([draws, partners]), return_inverse=True)
+        rendered = np.empty((len(needed), *out.shape[1:]), np.uint8)
+        self.render(rendered, needed)
+        rng = np.random.default_rng((*self._seed, _MIX_SALT, batch))
+        mix = draw_mix(self._distortions.mixup, self._distortions.cutmix, self._side, rng)
+        for pixels, own, partner in zip(out, *np.split(places, 2), strict=True):
+            mix_into(pixels, rendered[own], rendered[partner], mix)
+        return 1 - mix.share
+
+    def erase(self, out: np.ndarray, draws: np.ndarray) -> None:
+        """Erase the boxes of those draws, if any are to be."""
+        if self._erased is None:
+            return
+        mean, std = self._preprocessing.mean, self._preprocessing.std
+        for pixels, draw in zip(out, draws.tolist(), strict=True):
+            if self._erased[draw].any():
+                rng = np.random.default_rng((*self._seed, _ERASE_SALT, 1 + draw))
+                erase(pixels, self._erased[draw], rng, mean=mean, std=std)
 
 
 def normalize_on_device(

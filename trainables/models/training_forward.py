@@ -89,6 +89,10 @@ class TrainingForward:
         self._graph, self._shape = cast(Forward, graph), x.shape
         return True
 
+    def record_anew(self) -> None:
+        """Have the next whole batch record the graph again, as another part of the net trains."""
+        self._graph = self._shape = None
+
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Compute the logits of normalised images."""
         if self._graph is not None and x.shape == self._shape:

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from trainables.storage.hashing import added_later
-from trainables.transforms.augmentation import Augmentation
+from trainables.transforms.augmentation import Augmentation, AutoAugment, Distortions
 
 Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["cosine", "constant"]
 Sampling = Literal["uniform", "balanced"]
 ClassWeights = Literal["none", "sqrt", "balanced"]
+Start = Literal["weights", "probe"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,3 +45,20 @@ class Recipe:
     drop_path: float = added_later(0.0)  # of the last residual block; 0: none is left out
     layer_decay: float = added_later(1.0)  # of the learning rate, from each layer to the one before
     clip_grad: float = added_later(0.0)  # largest norm of all gradients together; 0: any
+    auto_augment: AutoAugment = added_later("none")  # as the next three, see Distortions
+    mixup: float = added_later(0.0)
+    cutmix: float = added_later(0.0)
+    random_erasing: float = added_later(0.0)
+    freeze_batch_norm: bool = added_later(False)  # whether they stay as they come
+    start: Start = added_later("weights")  # of the classifier, but for trunks that have a parent
+    head_only_epochs: int = added_later(0)  # the first ones, in which the classifier trains alone
+
+    @property
+    def distortions(self) -> Distortions:
+        """What crops go through after the flip."""
+        return Distortions(
+            auto_augment=self.auto_augment,
+            mixup=self.mixup,
+            cutmix=self.cutmix,
+            random_erasing=self.random_erasing,
+        )

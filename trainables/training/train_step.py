@@ -73,7 +73,8 @@ class TrainStep:
     step whose gradients are not finite is left out (torch.amp.GradScaler).
 
     Classes may have weights in the loss, which is then that of torch.nn.CrossEntropyLoss of the
-    whole batch: its sum over the batch's images, divided by the sum of their weights.
+    whole batch: its sum over the batch's images, divided by the sum of their weights. An image that
+    is mixed of two is as much an image of either as it has of it.
     """
 
     def __init__(
@@ -146,6 +147,10 @@ class TrainStep:
         parts = len(micro_batches(images, self.micro_batch, 0, self._group.world_size))
         return parts > 1 and images < MIN_NORMED * parts
 
+    def train_other_parts(self) -> None:
+        """Note that other parts of the model train from now on."""
+        self._forward.record_anew()
+
     def try_more(self, images: int) -> None:
         """Have the next step take twice as many images at once, if memory has run out before.
 
@@ -210,14 +215,16 @@ class TrainStep:
         if self._group.world_size == 1:
             return
         gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
-        parts = torch.split(self._gradient_buffer, [g.numel() for g in gradients])
+        sizes = [g.numel() for g in gradients]  # Where parts are frozen, some of the room is left.
+        buffer = self._gradient_buffer[: sum(sizes)]
+        parts = torch.split(buffer, sizes)
         # Laid out as the gradients are: else each is copied in a launch of its own.
         views = [
             part.as_strided(g.shape, g.stride(), part.storage_offset())
             for part, g in zip(parts, gradients, strict=True)
         ]
         torch._foreach_copy_(views, gradients)
-        self._group.all_reduce_sum(self._gradient_buffer)
+        self._group.all_reduce_sum(buffer)
         torch._foreach_copy_(gradients, views)
 
     def _weight_of(self, labels: torch.Tensor) -> float:
@@ -230,7 +237,8 @@ class TrainStep:
         """Sum the weights of all workers' images; this worker has its share of the batch alone."""
         if self._class_weights is None:
             return images
-        own = torch.tensor([self._weight_of(batch.labels)], dtype=torch.float64)
+        weights = [share * self._weight_of(labels) for labels, share in batch.targets]
+        own = torch.tensor([sum(weights)], dtype=torch.float64)
         return self._group.all_reduce_sum(own).item()
 
     def _attempt(self, batch: TrainBatch, images: int, weight: float) -> StepResult | None:
@@ -251,19 +259,15 @@ class TrainStep:
             for number, part in enumerate(own_parts):
                 parts = (share[number] for share in shares)
                 self._whole_batch.begin_pass(sum(p.stop - p.start for p in parts))
-                y = batch.labels[part].to(self._device, non_blocking=True)
                 x = normalize_on_device(batch.pixels[part], self._preprocessing, self._device)
                 if len(own_parts) == 1 and self._forward.prepare(x):
                     self._before.restore()
                 with autocast(self._device):
                     logits = self._forward(x)
-                loss = cross_entropy(
-                    logits.float(), y, self._weight, label_smoothing=self._label_smoothing
-                )
-                own = self._weight_of(batch.labels[part])
-                torch.autograd.backward(self._scaler.scale(loss * (own / weight)))
-                losses += loss.detach() * (own * (images / weight))
-                hits += (logits.detach().argmax(1) == y).sum()
+                loss, part_hits = self._judged(logits, batch, part, weight)
+                torch.autograd.backward(self._scaler.scale(loss))
+                losses += loss.detach() * images
+                hits += part_hits
         except torch.OutOfMemoryError:  # not bound to a name: its trace would keep the memory
             ran_out = True
         except Exception as error:
@@ -277,6 +281,28 @@ class TrainStep:
             self._whole_batch.give_up(len(own_parts))
             return None
         return StepResult(loss=losses, hits=hits)
+
+    def _judged(
+        self, logits: torch.Tensor, batch: TrainBatch, part: slice, weight: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Judge a part of the batch: its part of the batch's loss, and its hits.
+
+        A mixed image counts for each of its labels as its share of an image of that label; it is
+        hit by the label that it has more of.
+
+        Args:
+            weight: of the whole batch.
+        """
+        losses, most = [], max(share for _, share in batch.targets)
+        for labels, share in batch.targets:
+            y = labels[part].to(self._device, non_blocking=True)
+            loss = cross_entropy(
+                logits.float(), y, self._weight, label_smoothing=self._label_smoothing
+            )
+            losses.append(loss * (share * self._weight_of(labels[part]) / weight))
+            if share == most:
+                hits = (logits.detach().argmax(1) == y).sum()
+        return sum(losses[1:], losses[0]), hits
 
 
 class _StateBeforeStep:

@@ -19,6 +19,7 @@ from trainables.data.image_set import ImageSet
 from trainables.data.loader import TrainBatch, train_batches
 from trainables.data.view_cache import ViewCache
 from trainables.errors import UserError
+from trainables.evaluation.linear_probe import features_of, fit_probe
 from trainables.evaluation.metrics import NotFiniteError, Score, predicted, score
 from trainables.models import backbone, variants
 from trainables.models.backbone import Net
@@ -38,8 +39,10 @@ from trainables.training.trunk_checkpoint import TrainingPosition, TrunkCheckpoi
 from trainables.training.validation import shared_logits
 from trainables.transforms.eval_transform import EvalTransform
 from trainables.transforms.fast_resize import kernel_here
+from trainables.transforms.resolution import TEST_CROP_PCT
 
 SAVE_EVERY_S = 300.0  # within an epoch
+PROBE_IMAGES = 20_000  # of train, at most, that a linear probe is fitted on
 ALONE = WorkerGroup()
 
 
@@ -186,6 +189,8 @@ class TrunkTraining:
         progress = EpochProgress(self.device, self.group)
         if self._epoch_progress is not None:
             progress.restore(self._epoch_progress)
+        elif number == 1 and self.spec.is_probed:
+            self._start_from_probe()
         self._train(number, progress)
         loss, hits = progress.totals()
         mean_loss = loss / progress.images
@@ -244,9 +249,47 @@ class TrunkTraining:
         self._end_epoch(report)
         return report
 
+    def _start_from_probe(self) -> None:
+        """Make the classifier a linear probe of the net as it is, in the moving average too.
+
+        It is of train images that are whole, at the train resolution. Each worker fits it, and all
+        take the first one's.
+        """
+        labels = self._train_images.labels
+        whole = EvalTransform(
+            test_res=self.spec.train_res,
+            crop_pct=TEST_CROP_PCT,
+            interpolation=self.preprocessing.interpolation,
+        )
+        features = features_of(
+            self.model,
+            self.views.train_view(whole, most=PROBE_IMAGES),
+            self.preprocessing,
+            batch_size=self._images_per_batch,
+            device=self.device,
+        )
+        balanced = self.spec.recipe.sampling == "balanced"
+        kind = "balanced" if balanced else self.spec.recipe.class_weights
+        weights = class_weights(labels, len(self.images.classes), kind)
+        probe = fit_probe(
+            features,
+            torch.tensor(labels[: len(features)], device=self.device),
+            len(self.images.classes),
+            class_weights=None if weights is None else features.new_tensor(weights),
+        )
+        self.group.broadcast(probe)
+        for model in {self.model, self.evaluated_model}:
+            model.classifier.load_state_dict(probe._asdict())
+
     def _train(self, number: int, progress: EpochProgress) -> None:
         """Train what is left of epoch ``number``."""
-        self.model.train()
+        backbone.into_training(
+            self.model,
+            frozen_norms=self.spec.recipe.freeze_batch_norm,
+            classifier_alone=number <= self.spec.head_only_epochs,
+        )
+        if number == self.spec.head_only_epochs + 1:
+            self._train_step.train_other_parts()
         if not progress.batches:  # in whichever process the epoch begins
             self._train_step.try_more(self._images_per_batch)
         saved = time.monotonic()
@@ -277,7 +320,8 @@ class TrunkTraining:
             self.spec.train_res,
             batch_size=recipe.batch_size,
             augmentation=recipe.augmentation,
-            interpolation=self.preprocessing.interpolation,
+            distortions=recipe.distortions,
+            preprocessing=self.preprocessing,
             seed=(seed, number),
             threads=self.views.threads,
             drawn=drawn_images(self._train_images.labels, recipe.sampling, seed=seed, epoch=number),

@@ -76,6 +76,16 @@ class TrunkSpec:
         """Whether it is the net as its weights come, not trained here."""
         return self.recipe.epochs == 0
 
+    @property
+    def is_probed(self) -> bool:
+        """Whether its classifier starts from a linear probe; a child has its parent's."""
+        return self.recipe.start == "probe" and self.parent is None
+
+    @property
+    def head_only_epochs(self) -> int:
+        """The first epochs, in which the classifier trains alone; a child's comes trained."""
+        return self.recipe.head_only_epochs if self.parent is None else 0
+
     @cached_property  # It takes half a millisecond, and is asked for many times an epoch.
     def key(self) -> str:
         """The name of the trunk in the store."""

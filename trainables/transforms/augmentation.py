@@ -1,11 +1,16 @@
-"""Draw the crops of the training augmentation for all images at once, as torchvision does."""
+"""Say how images are augmented in training, and draw the crops, all at once, as torchvision does.
+
+Imports no torch: the command line takes its defaults from here.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
+AutoAugment = Literal["none", "rand", "trivial"]
 CROP_TRIES = 10  # boxes that torchvision's RandomResizedCrop draws before it falls back
 
 
@@ -16,6 +21,21 @@ class Augmentation:
     crop_scale: tuple[float, float] = (0.25, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width over height
     hflip: float = 0.5  # probability
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distortions:
+    """What crops go through after the flip, in this order; by default they are left as they are."""
+
+    auto_augment: AutoAugment = "none"  # RandAugment, TrivialAugment
+    mixup: float = 0.0  # parameter of the beta distribution of shares; 0: none
+    cutmix: float = 0.0  # the same; with mixup, each batch is one or the other
+    random_erasing: float = 0.0  # probability
+
+    @property
+    def mixes(self) -> bool:
+        """Whether the images of a batch are mixed in pairs."""
+        return self.mixup > 0 or self.cutmix > 0
 
 
 def random_resized_crops(

@@ -11,8 +11,8 @@ from trainables.evaluation.class_metrics import Metric
 from trainables.fixres.head_settings import HeadClassWeights, HeadGrid, HeadOptimizer
 from trainables.models.speed_ups import SpeedUp
 from trainables.sources.layout import LayoutChoice
-from trainables.training.recipe import ClassWeights, Optimizer, Recipe, Sampling, Schedule
-from trainables.transforms.augmentation import Augmentation
+from trainables.training.recipe import ClassWeights, Optimizer, Recipe, Sampling, Schedule, Start
+from trainables.transforms.augmentation import Augmentation, AutoAugment
 from trainables.transforms.resolution import TEST_CROP_PCT
 
 ArmName = Literal[
@@ -111,10 +111,24 @@ class TrunkOptions:
     """Largest norm of the gradients, to which they are scaled down; 0: any."""
     dropout: bool = Recipe.dropout
     """With --no-dropout, train without the variant's own dropout before the classifier."""
+    start: Start = Recipe.start
+    """Classifier to begin with: weights, theirs if it fits, else zeros; probe, a linear probe."""
+    head_only_epochs: int = Recipe.head_only_epochs
+    """Epochs, the first of --epochs, in which the classifier is trained alone."""
+    freeze_batch_norm: bool = Recipe.freeze_batch_norm
+    """Leave batch norms as they come, statistics, scales and shifts: for batches of few images."""
     crop_scale: tuple[float, float] = Augmentation.crop_scale
     """RandomResizedCrop: range of the share of the area."""
     hflip: float = Augmentation.hflip
     """Probability of a horizontal flip."""
+    auto_augment: AutoAugment = Recipe.auto_augment
+    """Distort crops by torchvision's RandAugment or TrivialAugment, at its defaults."""
+    mixup: float = Recipe.mixup
+    """Blend the images of a batch in pairs: parameter of the beta distribution of shares; 0: no."""
+    cutmix: float = Recipe.cutmix
+    """Put boxes of images into others: parameter as of --mixup; with both, a batch has either."""
+    random_erasing: float = Recipe.random_erasing
+    """Probability that a box of an image is filled with noise."""
     sampling: Sampling = Recipe.sampling
     """What an epoch draws: uniform, every image once; balanced, as many images of every class."""
     class_weights: ClassWeights = Recipe.class_weights

@@ -46,6 +46,7 @@ RANGE_OF_OPTION = {
     "repeat": Range(1),
     "batch_size": Range(2),  # Batch norm in training mode needs two images for a variance.
     "warmup_epochs": Range(0),
+    "head_only_epochs": Range(0),
     "lr": Range(0, open_low=True),
     "weight_decay": Range(0, open_low=True),
     "label_smoothing": Range(0, 1, open_high=True),
@@ -55,6 +56,9 @@ RANGE_OF_OPTION = {
     "clip_grad": Range(0),
     "crop_scale": Range(0, 1, open_low=True),
     "hflip": Range(0, 1),
+    "mixup": Range(0),
+    "cutmix": Range(0),
+    "random_erasing": Range(0, 1),
     "grace_epochs": Range(1),
     "reduction": Range(2),
     "survivors": Range(1),

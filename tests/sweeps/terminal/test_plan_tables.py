@@ -100,6 +100,16 @@ def test_the_plan_says_where_splits_are_from_and_what_looks_alike_in_them() -> N
     assert told.count("near-duplicates") == told.count("\nsplits") == 1
 
 
+def test_the_plan_says_what_trunks_start_from_and_what_of_them_is_frozen() -> None:
+    assert "frozen" not in shown() and "\nstart " not in shown()
+    asked: dict[str, Any] = {"freeze_batch_norm": True, "start": "probe", "head_only_epochs": 2}
+    told = shown(**asked)
+    assert "\nstart    of the classifier: a linear probe" in told
+    assert "\nfrozen   all but the classifier in the first 2 epoch(s)\n" in told
+    assert "\nfrozen   batch norms, statistics, scales and shifts" in told
+    assert "frozen" not in shown(**asked, epochs=0, data="/")
+
+
 def test_the_plan_says_what_balances_classes() -> None:
     assert "\nbalance " not in shown()
     assert "\nbalance  balanced sampling: an epoch draws 120 images" in shown(sampling="balanced")

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from tests.trainables.data.deep_images import GREY
 from tests.trainables.data.deep_images import png as deep_png
+from tests.trainables.training.small_nets import UNIT
 from trainables.data import decode, decode_pass
 from trainables.data.decode import known_set, prepare
 from trainables.data.decode_pool import expected_images
@@ -101,7 +102,7 @@ def test_batches_are_the_same(decoded: ImageSet, encoded: ImageSet) -> None:
                 32,
                 batch_size=8,
                 augmentation=Augmentation(),
-                interpolation="bicubic",
+                preprocessing=UNIT,
                 seed=(0, 1),
                 threads=2,
             )

@@ -10,9 +10,10 @@ import torchvision.transforms.v2.functional as TF
 from PIL import Image
 from torchvision.transforms import Compose, InterpolationMode, Normalize, ToTensor
 
+from tests.trainables.training.small_nets import UNIT
 from trainables.data.loader import TrainBatch, normalize_on_device, train_batches
 from trainables.models import variants
-from trainables.transforms.augmentation import Augmentation
+from trainables.transforms.augmentation import Augmentation, Distortions
 
 
 class Plates:
@@ -52,7 +53,7 @@ def epoch(split: Any, batch_size=4, seed=(0, 1), threads=2, hflip=0.5, res=8, **
             res,
             batch_size=batch_size,
             augmentation=Augmentation(hflip=hflip),
-            interpolation="bicubic",
+            preprocessing=UNIT,
             seed=seed,
             threads=threads,
             **drawn,
@@ -166,3 +167,54 @@ def test_pixels_are_normalised_on_the_device_as_torchvision_does(variant):
         found, torch.stack([chain(Image.fromarray(p)) for p in pixels]), rtol=0, atol=1e-6
     )
     assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_images_are_mixed_with_those_of_their_batch_from_the_last_to_the_first():
+    """Plates have one colour each: so a mixed one tells of what, and how much of it."""
+    plain, mixed = (epoch(Plates(60), distortions=Distortions(mixup=a)) for a in (0.0, 1.0))
+    shares = []
+    for before, after in zip(plain, mixed, strict=True):
+        (labels, share), (partners, rest) = after.targets
+        assert torch.equal(labels, before.labels) and torch.equal(partners, before.labels.flip(0))
+        assert share + rest == pytest.approx(1)
+        pixels = before.pixels.float()
+        wanted = (share * pixels + rest * pixels.flip(0)).round()
+        torch.testing.assert_close(after.pixels.float(), wanted, atol=1, rtol=0)
+        shares.append(share)
+    assert len(set(shares)) == len(shares)
+
+
+def test_a_distortion_changes_no_draw_of_another():
+    """What is erased of crops is the same, mixed or not; all else of them is as it was."""
+    plain, erased, both = (
+        epoch(Ramps(40), res=16, distortions=distortions)
+        for distortions in (
+            Distortions(),
+            Distortions(random_erasing=0.5),
+            Distortions(random_erasing=0.5, mixup=0.5),
+        )
+    )
+    touched = 0
+    for before, after, mixed in zip(plain, erased, both, strict=True):
+        assert torch.equal(before.labels, after.labels)
+        noise = (before.pixels != after.pixels).all(dim=3)
+        assert torch.equal(after.pixels[noise], mixed.pixels[noise])
+        touched += int(noise.any(dim=(1, 2)).sum())
+    assert 8 < touched < 32  # of 40, every other one on average
+
+
+def test_another_number_of_threads_and_another_start_change_no_distorted_batch():
+    distortions = Distortions(auto_augment="rand", mixup=0.3, cutmix=0.7, random_erasing=0.5)
+    whole = epoch(Ramps(40), distortions=distortions)
+    for found in (
+        epoch(Ramps(40), threads=1, distortions=distortions),
+        [*whole[:5], *epoch(Ramps(40), start=5, distortions=distortions)],
+    ):
+        for one, other in zip(found, whole, strict=True):
+            assert torch.equal(one.pixels, other.pixels)
+            for (labels, share), (wanted, other_share) in zip(
+                one.targets, other.targets, strict=True
+            ):
+                assert torch.equal(labels, wanted) and share == other_share
+    later = epoch(Ramps(40), seed=(0, 2), distortions=distortions)
+    assert not any(torch.equal(a.pixels, b.pixels) for a, b in zip(whole, later, strict=True))

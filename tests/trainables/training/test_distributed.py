@@ -13,7 +13,7 @@ from torch.multiprocessing.spawn import spawn
 
 from tests import tiny_net
 from tests.trainables.training.small_nets import CPU, UNIT, draw, plain_net
-from trainables.data.loader import TrainBatch
+from trainables.data.loader import MixedIn, TrainBatch
 from trainables.errors import UserError
 from trainables.evaluation.inference import logits_of
 from trainables.models import backbone, variants
@@ -37,7 +37,19 @@ SCORED = (EvalTransform(test_res=32, crop_pct=1.0, interpolation="bicubic"),)
 
 
 def share_of(batch, group):
-    return TrainBatch(*(part[group.rank :: group.world_size] for part in vars(batch).values()))
+    own = slice(group.rank, None, group.world_size)
+    mixed = batch.mixed_in
+    return TrainBatch(
+        batch.pixels[own],
+        batch.labels[own],
+        None if mixed is None else MixedIn(mixed.labels[own], mixed.share),
+    )
+
+
+def mixed_draw(images):
+    """A batch whose images are mixed with those from the last to the first, by labels alone."""
+    batch = draw(images, res=32)
+    return replace(batch, mixed_in=MixedIn(batch.labels.flip(0), 0.3))
 
 
 def still_net():
@@ -54,6 +66,13 @@ def whole_net():
     torch.manual_seed(0)
     net = backbone.build(variants.get("tiny"), 3, drop_rate=0.3, drop_path=0.4).train().double()
     net.conv_stem.register_forward_pre_hook(lambda _module, inputs: (inputs[0].double(),))
+    return net
+
+
+def frozen_net():
+    """The same, its batch norms frozen: each worker has gradients of a part of the weights."""
+    net = whole_net()
+    backbone.into_training(net, frozen_norms=True)
     return net
 
 
@@ -91,7 +110,9 @@ def step(net, batches, group, room=None, weights=None, at=None):
     hook.remove()
     return {
         "weights": copy.deepcopy(dict(net.named_parameters())),
-        "gradients": {name: p.grad.clone() for name, p in net.named_parameters()},
+        "gradients": {
+            name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None
+        },
         "micro_batch": train_step.micro_batch,
         "flags": flags,
         "statistics": copy.deepcopy(dict(net.named_buffers())),
@@ -144,6 +165,12 @@ def trained(work, name, group, stops=()):
     return {"reports": training.reports, "buffers": dict(training.model.named_buffers())}
 
 
+def probed(work):
+    """The same trunk, from a probe, and its classifier at first alone."""
+    recipe = replace(work.spec.recipe, start="probe", head_only_epochs=1)
+    return SimpleNamespace(**{**vars(work), "spec": replace(work.spec, recipe=recipe)})
+
+
 def main(rank, work):
     with tiny_net.known():
         found = worked(rank, work)
@@ -165,7 +192,10 @@ def worked(rank, work):
         "weighted and cramped": step(
             still_net(), batches[:1], group, room=2 if rank == 1 else None, weights=WEIGHTS
         ),
+        "mixed": step(still_net(), [mixed_draw(9)], group, weights=WEIGHTS),
         "normed": step(whole_net(), batches, group),
+        "frozen": step(frozen_net(), batches, group),
+        "frozen and cramped": step(frozen_net(), batches, group, room=3 if rank == 1 else None),
         **{
             f"out of memory {at}": step(
                 whole_net(), larger, group, room=5 if rank == 1 else None, at=at
@@ -183,6 +213,7 @@ def worked(rank, work):
         ),
         "still": step(whole_net(), batches, group, room=3 if rank == 1 else None),
         "whole": trained(work, "whole", group),
+        "probed": trained(probed(work), "probed", group),
         # After two steps of the second epoch, and between the batches of val.
         "parts": trained(work, "parts", group, stops=(STEPS + 2, 2 * STEPS + 2)),
     }
@@ -193,7 +224,7 @@ def worked(rank, work):
 @pytest.fixture(scope="module")
 def work(tiny_images, tiny_weights, tiny_known, tmp_path_factory):
     root = tmp_path_factory.mktemp("workers")
-    for name in ("whole", "parts", "alone"):
+    for name in ("whole", "parts", "probed", "alone"):
         weights = find_weights(variants.get("tiny"), str(tiny_weights), Store(root / name))
     spec = TrunkSpec(
         variant="tiny",
@@ -256,11 +287,12 @@ def test_rows_come_back_in_order_from_any_number_of_workers(count):
         assert torch.equal(found, rows)
 
 
-@pytest.mark.parametrize("scene", ["first", "weighted", "weighted and cramped"])
+@pytest.mark.parametrize("scene", ["first", "weighted", "weighted and cramped", "mixed"])
 def test_a_step_of_two_workers_has_the_gradients_of_the_whole_batch(workers, scene):
     """Where classes have weights, the shares of the batch weigh unlike: 12.5 and 4.9."""
-    weights = WEIGHTS if "weighted" in scene else None
-    wanted = step(still_net(), [draw(9, res=32)], WorkerGroup(), weights=weights)["gradients"]
+    batch = mixed_draw(9) if scene == "mixed" else draw(9, res=32)
+    weights = None if scene == "first" else WEIGHTS
+    wanted = step(still_net(), [batch], WorkerGroup(), weights=weights)["gradients"]
     for found in (found[scene]["gradients"] for found in workers):
         for name, gradient in wanted.items():
             torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
@@ -280,6 +312,19 @@ def test_two_workers_normalise_and_drop_as_one_does(workers):
     one, other = (found["normed"] for found in workers)
     assert equal(one["weights"], other["weights"]) and equal(one["statistics"], other["statistics"])
     alone = step(whole_net(), [draw(9, res=32), draw(8, res=32, seed=1)], WorkerGroup())
+    for what in ("weights", "gradients", "statistics"):
+        assert one[what].keys() == alone[what].keys()
+        for name, value in alone[what].items():
+            torch.testing.assert_close(one[what][name], value, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_two_workers_train_what_is_not_frozen_as_one_does(workers):
+    one, other = (found["frozen and cramped"] for found in workers)
+    assert equal(one["weights"], other["weights"])
+    one, other = (found["frozen"] for found in workers)
+    assert equal(one["weights"], other["weights"])
+    alone = step(frozen_net(), [draw(9, res=32), draw(8, res=32, seed=1)], WorkerGroup())
+    assert not any("bn" in name for name in one["gradients"])
     for what in ("weights", "gradients", "statistics"):
         assert one[what].keys() == alone[what].keys()
         for name, value in alone[what].items():
@@ -320,9 +365,10 @@ def test_workers_agree_on_every_report_and_on_the_statistics(workers):
     assert equal(one["buffers"], other["buffers"])
 
 
-def test_a_trunk_of_two_workers_is_that_of_one_up_to_rounding(workers, work):
-    alone = trained(work, "alone", WorkerGroup())
-    together = workers[0]["whole"]
+@pytest.mark.parametrize("name", ["whole", "probed"])
+def test_a_trunk_of_two_workers_is_that_of_one_up_to_rounding(workers, work, name):
+    alone = trained(probed(work) if name == "probed" else work, "alone", WorkerGroup())
+    together = workers[0][name]
     for one, other in zip(together["reports"], alone["reports"], strict=True):
         assert one.device == f"2 x {other.device}"
         assert one.loss == pytest.approx(other.loss, rel=1e-4)
@@ -364,17 +410,26 @@ def test_too_many_workers_for_a_batch_are_refused(work):
 
 
 @pytest.mark.parametrize("drawn", [None, np.array([3, 1, 3, 3, 0, 21, 3, 8, 1, 5, 3])])
-def test_shares_make_up_the_batch(tiny_images, drawn):
+@pytest.mark.parametrize("distorted", [False, True])
+def test_shares_make_up_the_batch(tiny_images, drawn, distorted):
     from trainables.data.loader import train_batches
-    from trainables.transforms.augmentation import Augmentation
+    from trainables.transforms.augmentation import Augmentation, Distortions
+
+    distortions = (
+        Distortions(auto_augment="trivial", mixup=0.8, cutmix=1.0, random_erasing=0.5)
+        if distorted
+        else Distortions()
+    )
 
     def batches(**named: Any):
         given: dict[str, Any] = {"batch_size": 5, "augmentation": Augmentation(), "seed": (0, 1)}
-        given["drawn"], split = drawn, tiny_images.split("train")
-        return list(train_batches(split, 32, interpolation="bicubic", threads=1, **given, **named))
+        given |= {"drawn": drawn, "preprocessing": UNIT, "distortions": distortions}
+        return list(train_batches(tiny_images.split("train"), 32, threads=1, **given, **named))
 
     shares = [batches(rank=rank, world=3) for rank in range(3)]
     for b, whole in enumerate(batches()):
         for rank in range(3):
-            for name, part in vars(shares[rank][b]).items():
-                assert np.array_equal(part, getattr(whole, name)[rank::3])
+            found, wanted = shares[rank][b], share_of(whole, WorkerGroup(rank=rank, world_size=3))
+            assert torch.equal(found.pixels, wanted.pixels)
+            for own, of_whole in zip(found.targets, wanted.targets, strict=True):
+                assert torch.equal(own[0], of_whole[0]) and own[1] == of_whole[1]

@@ -163,6 +163,25 @@ def test_micro_batches_and_batches_of_another_size_are_not_replayed(net, recorde
     assert recorded == [16] * 3
 
 
+def test_where_other_parts_train_the_graph_is_recorded_anew(net, monkeypatch):
+    """A recording goes on with the parts that trained when it was made: the classifier alone."""
+    recordings = []
+
+    def record(model, examples):
+        recordings.append([p.requires_grad for p in model.parameters()])
+        return model
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", record)
+    step = step_of(net, "cuda_graph")
+    backbone.into_training(net, classifier_alone=True)
+    taken(step)
+    backbone.into_training(net)
+    step.train_other_parts()
+    taken(step)
+    alone, whole = recordings
+    assert sum(alone) == 2 and all(whole)
+
+
 def test_where_no_graph_can_be_recorded_the_net_trains_as_it_is(net, monkeypatch):
     def refuse(model, examples):
         model(*examples)

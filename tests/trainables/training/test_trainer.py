@@ -1,3 +1,4 @@
+import copy
 import math
 import time
 from dataclasses import replace
@@ -7,11 +8,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from sklearn.linear_model import LogisticRegression
 
-from trainables.data.loader import TrainBatch, train_batches
-from trainables.evaluation.inference import logits_of_batch
+from tests.trainables.training.small_nets import CPU, UNIT
+from trainables.data.loader import TrainBatch, normalize_on_device, train_batches
+from trainables.evaluation import linear_probe
+from trainables.evaluation.inference import logits_of, logits_of_batch
 from trainables.evaluation.metrics import score
-from trainables.models import variants
+from trainables.models import backbone, variants
 from trainables.models.weights import find_weights
 from trainables.storage.artifact_store import Store
 from trainables.storage.damage import DamagedFileError
@@ -120,8 +124,11 @@ def undated(reports):
         {},
         {"optimizer": "sgd", "ema_decay": 0.0, "schedule": "constant"},
         {"class_weights": "balanced"},
+        {"freeze_batch_norm": True, "drop_path": 0.2},
+        {"start": "probe", "head_only_epochs": 2},
+        {"auto_augment": "rand", "mixup": 0.4, "cutmix": 1.0, "random_erasing": 0.5},
     ],
-    ids=["adamw with ema", "sgd without", "class weights"],
+    ids=["adamw with ema", "sgd without", "class weights", "frozen norms", "probed", "distorted"],
 )
 def test_a_resumed_training_is_the_uninterrupted_one_bit_for_bit(make, recipe):
     whole = make("whole", rungs=(1, 3), **recipe)
@@ -145,7 +152,7 @@ def test_a_training_interrupted_anywhere_ends_as_the_undisturbed_one_bit_for_bit
     make, seed, sampling
 ):
     shape: dict[str, Any] = {"batch_size": 4, "rungs": (1, 3), "val_transforms": (32, 48)}
-    shape["sampling"] = sampling
+    shape |= {"sampling": sampling, "mixup": 0.4, "random_erasing": 0.5 * (seed > 0)}
     whole, asked = make("whole", **shape), []
     for _ in range(3):
         whole.epoch()
@@ -236,7 +243,7 @@ def test_batches_from_the_middle_on_are_those_of_the_whole_and_no_others_are_cro
 
     def batches(images, **named: Any):
         given: dict[str, Any] = {"batch_size": 4, "augmentation": Augmentation(), "seed": (0, 1)}
-        return list(train_batches(images, 32, interpolation="bicubic", threads=2, **given, **named))
+        return list(train_batches(images, 32, preprocessing=UNIT, threads=2, **given, **named))
 
     wanted = batches(split)[start:]
     split.__class__ = Watched
@@ -489,6 +496,65 @@ def test_the_start_is_the_weights_with_a_classifier_of_zeros(make, tiny_weights)
         for name, tensor in wanted.items()
         if not name.startswith("classifier")
     )
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.7])
+def test_a_start_from_a_probe_has_the_hits_of_the_probe(make, monkeypatch, ema_decay):
+    """Nothing else moves: so val sees the untouched net with scikit-learn's optimum on top."""
+    ridge = 0.1
+    monkeypatch.setattr(linear_probe, "RIDGES", (ridge,))
+    still: dict[str, Any] = {"freeze_batch_norm": True, "dropout": False, "ema_decay": ema_decay}
+    hyper = replace(HYPER, lr=1e-12)
+    training = make(start="probe", rungs=(1,), hyper=hyper, **still)
+    untouched = make("untouched").model.eval()
+
+    def features(pixels):
+        with torch.no_grad():
+            x = normalize_on_device(pixels, training.preprocessing, CPU)
+            return backbone.features(untouched, x).double().numpy()
+
+    train = features(torch.cat([*training.views.train_view(whole(RES)).batches(8)]))
+    view = np.array(training.views.view("val", whole(RES)))
+    mean = train.mean(axis=0)
+    std = np.sqrt(((train - mean) ** 2).mean())
+    probe = LogisticRegression(C=1 / (ridge * len(train)), tol=1e-8, max_iter=1000)
+    probe.fit((train - mean) / std, training.images.split("train").labels)
+    wanted = probe.predict_proba((features(torch.from_numpy(view)) - mean) / std)
+    report = training.epoch()
+    hits = wanted.argmax(axis=1) == training.images.split("val").labels
+    assert report.val[RES].hits1 == hits.sum() > 0
+    found = logits_of(
+        training.evaluated_model, view, training.preprocessing, batch_size=8, device=CPU
+    )
+    np.testing.assert_allclose(found.softmax(dim=1).numpy(), wanted, atol=5e-3)
+
+
+def test_the_classifier_trains_alone_at_first_and_then_all(make):
+    training = make(head_only_epochs=1)
+    states = [copy.deepcopy(training.model.state_dict())]
+    for _ in range(2):
+        training.epoch()
+        states.append(copy.deepcopy(training.model.state_dict()))
+    before, first, second = states
+    changed = [
+        {name for name in one if not torch.equal(one[name], other[name])}
+        for one, other in ((before, first), (first, second))
+    ]
+    assert changed[0] == {"classifier.weight", "classifier.bias"}
+    assert changed[1] == set(before)  # batch norms' statistics too
+
+
+def test_a_child_neither_starts_from_a_probe_nor_trains_its_classifier_alone(make):
+    parent = make()
+    for _ in range(3):
+        parent.epoch()
+    finalize_trunk(parent.store, parent.spec.key, TrunkStatus.FINISHED)
+    asked: dict[str, Any] = {"parent": Parent(trunk=parent.spec.key, train_res=16)}
+    plain, child = make(**asked), make(start="probe", head_only_epochs=1, **asked)
+    for training in (plain, child):
+        training.epoch()
+    assert plain.spec.key != child.spec.key
+    assert same(plain.model.state_dict(), child.model.state_dict())
 
 
 def test_a_child_starts_from_the_averaged_weights_of_its_parent_classifier_and_all(make):

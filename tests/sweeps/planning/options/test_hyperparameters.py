@@ -29,7 +29,7 @@ def test_every_number_of_them_has_its_bounds() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class LaterOptions(TrunkOptions):
-    mixup: float = 0.0
+    tilt: float = 0.0
     policy: Literal["plain", "rand"] = "plain"
     steps: int = 3
     only_an_option: int = 1
@@ -37,7 +37,7 @@ class LaterOptions(TrunkOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class LaterRecipe(Recipe):
-    mixup: float = 0.0
+    tilt: float = 0.0
     policy: Literal["plain", "rand"] = "plain"
     steps: int = 3
     inner: tuple[int, ...] = field(default=())
@@ -45,18 +45,18 @@ class LaterRecipe(Recipe):
 
 def test_an_option_that_is_added_is_one_by_itself() -> None:
     later = hyperparameters(LaterOptions, (Hyper, LaterRecipe, Augmentation))
-    assert set(later) - set(hyperparameters()) == {"mixup", "policy", "steps"}
+    assert set(later) - set(hyperparameters()) == {"tilt", "policy", "steps"}
     given = {
         "steps": {"low": 1, "high": 8},
         "policy": {"choices": ["rand", "plain"]},
-        "mixup": {"low": 0, "high": 0.4},
+        "tilt": {"low": 0, "high": 0.4},
     }
     entries = check_entries(given, "--space f", later)
     assert entries["steps"] == {"low": 1, "high": 8, "log": False}
     with pytest.raises(UserError, match="policy has choices: x, which is not one of plain, rand"):
         check_entries({"policy": {"choices": ["x"]}}, "--space f", later)
-    with pytest.raises(UserError, match=r"mixup has .*, which is out of bounds"):
-        check_entries({"mixup": float("nan")}, "--space f", later)
+    with pytest.raises(UserError, match=r"tilt has .*, which is out of bounds"):
+        check_entries({"tilt": float("nan")}, "--space f", later)
     with pytest.raises(UserError, match="only_an_option is none of lr"):
         check_entries({"only_an_option": 1}, "--space f", later)
 
