@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sweeps.planning.published import PUBLISHED
+from trainables.errors import UserError
 from trainables.models import backbone, variants
 from trainables.profiling.cost import cost
 from trainables.profiling.inference_memory import peak_mb
@@ -57,3 +58,16 @@ def test_a_class_costs_its_row_of_the_classifier() -> None:
     assert round(1e6 * (many.params_m - few.params_m)) == 100 * (1280 + 1)
     assert 1e9 * (many.gmacs - few.gmacs) == pytest.approx(100 * 1280)
     assert many.memory_mb == peak_mb("b0", 64, 110) > few.memory_mb
+
+
+def test_a_net_is_counted_as_timm_publishes_it() -> None:
+    """ResNet-50: 25.56 M parameters and 4.1 GMACs at 224 px."""
+    found = cost("timm:resnet50", 224, 1000)
+    assert found.params_m == pytest.approx(25.56, abs=0.01)
+    assert found.gmacs == pytest.approx(4.1, abs=0.05)
+    assert found.layers == 54 and found.memory_mb > 4 * found.params_m
+
+
+def test_fewer_pixels_than_a_net_runs_with_are_refused() -> None:
+    with pytest.raises(UserError, match=r"timm:inception_v3 does not run at 64 px .*larger"):
+        cost("timm:inception_v3", 64, 10)

@@ -54,7 +54,7 @@ def test_gradients_are_scaled_down_to_the_norm_and_never_up(monkeypatch, scaled,
 
 
 def test_each_layer_has_its_share_of_the_learning_rate_as_timm_divides_them():
-    net = backbone.build(variants.get("lite0"), 3)
+    net: Any = backbone.build(variants.get("lite0"), 3)
     optimizer = make_optimizer(net, "adamw", lr=0.1, weight_decay=0.05, layer_decay=0.5)
     wanted = param_groups_layer_decay(net, weight_decay=0.05, layer_decay=0.5)
     scales = {id(p): group["lr_scale"] for group in wanted for p in group["params"]}
