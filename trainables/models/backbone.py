@@ -198,7 +198,8 @@ def _mixed(model: Net, y: torch.Tensor, carried: list[torch.Tensor]) -> torch.Te
     mix = parts_of(model).mix
     if mix is None:
         return y
-    (maps,) = run(model, mix, y, *carried)
+    # Copies, as a sum or an activation may work in place, and others may use the same maps.
+    (maps,) = run(model, mix, y, *(one.clone() for one in carried))
     return cast(torch.Tensor, maps)
 
 

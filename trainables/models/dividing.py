@@ -29,7 +29,7 @@ _NORMS = (nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
 _AVERAGES = ("avg", "fast", "fastavg")
 # Of two activations with one another: attention. Weights are applied by convolutions and addmm.
 _PRODUCTS = ("bmm", "baddbmm", "_scaled_dot_product")
-_STEP = 32  # px: the resolution of a net that can be asked for another one may be so much larger
+_STEP = 32  # px: a net that takes other resolutions than that of its weights takes one so far off
 _SUMS = (operator.add, operator.iadd)
 _ELEMENTWISE = (
     *(nn.Identity, nn.Dropout, DropPath),
@@ -191,7 +191,7 @@ def _pool(seen: _Seen, modules: Mapping[str, nn.Module]) -> str:
 def _norm(seen: _Seen, modules: Mapping[str, nn.Module]) -> str:
     found = [name for name in seen.called if isinstance(modules[name], _NORMS)]
     if not found:
-        raise NotDividedError("it has no norm, so there is nothing that a resolution puts off")
+        raise NotDividedError("it has no norm, whose statistics another resolution would put off")
     name = found[-1]
     norm: Any = modules[name]
     given = seen.inputs[name]

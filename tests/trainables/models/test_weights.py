@@ -201,6 +201,11 @@ def test_a_hub_out_of_reach_is_told_at_once_with_what_to_do(store, monkeypatch):
     assert not store.root.exists()
 
 
+def test_a_net_without_weights_at_the_hub_is_told_so(store):
+    with pytest.raises(UserError, match=r"no weights of timm:cspresnet50d at the hub: put weights"):
+        find_weights(variants.get("timm:cspresnet50d"), "auto", store)
+
+
 @pytest.mark.usefixtures("no_network")
 def test_offline_mode_asks_no_network(store, monkeypatch):
     def forbidden(*_, **__):
