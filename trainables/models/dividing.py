@@ -158,7 +158,7 @@ def _forward(net: nn.Module) -> _Seen:
         except Exception as error:  # of any type: it is the net's own
             raise NotDividedError(
                 "it runs at one resolution alone, as transformers do, whose tokens change with it "
-                f"({_reason(error).rstrip('.')})"
+                f"({_reason(error)})"
             ) from None
     if seen.has_products:
         raise NotDividedError(
@@ -334,7 +334,9 @@ def _size(net: nn.Module) -> tuple[int, int]:
 
 
 def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """Give the first sentence of what an error says."""
+    said = str(error).strip() or type(error).__name__
+    return said.splitlines()[0].partition(". ")[0].rstrip(".")
 
 
 def _input(node: fx.Node) -> fx.Node:

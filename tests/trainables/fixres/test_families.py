@@ -9,17 +9,20 @@ import shutil
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 
 from tests.trainables.adapted import CLASSES, made_of_family, watched
 from tests.trainables.fixres.plain_arms import plain
-from trainables.evaluation.metrics import score
 from trainables.fixres.adapted_net import adapted_state
 from trainables.fixres.arms import ARMS
 from trainables.fixres.cell import read_delta
+from trainables.fixres.features import read_features
 from trainables.fixres.streaming import feature_shards
+from trainables.fixres.streaming.feature_shards import FeatureShards
 from trainables.models import backbone
+from trainables.models.dividing import parts_of
 from trainables.models.tensor_names import STATISTICS
 from trainables.storage.artifact_store import Store
 
@@ -38,7 +41,7 @@ FAMILIES = {
     "resnext26ts": Touched("stages.3.1.conv3_1x1.bn", "head.fc"),
     "seresnet18": Touched("layer4.1.bn2", "fc"),
     "regnetx_002": Touched("s4.b7.conv3.bn", "head.fc"),
-    "regnety_002": Touched("s4.b7.conv3.bn", "head.fc"),
+    "mobilenetv2_035": Touched("bn2", "classifier"),
     "mobilenetv3_small_050": Touched("blocks.5.0.bn1", "classifier"),
     "tf_efficientnetv2_b0": Touched("bn2", "classifier"),
     "convnext_atto": Touched("head.norm", "head.fc", has_statistics=False),
@@ -54,12 +57,10 @@ def adapted(request, tiny_images, tmp_path_factory):
 
 
 def test_every_arm_is_what_the_whole_net_does_plainly(adapted):
-    labels = torch.tensor(adapted.views.images.split("val").labels)
     for arm, logits in adapted.logits.items():
         wanted = plain(adapted, arm)
         off = (logits - wanted).abs().max() / wanted.abs().max()
         assert off < TOLERANCE, arm
-        assert adapted.results[arm].score == score(wanted, labels, "val")
 
 
 def test_an_arm_changes_what_it_says_and_not_a_bit_else(adapted):
@@ -85,7 +86,18 @@ def test_a_streamed_cell_comes_near_the_one_of_kept_maps(adapted, tmp_path, monk
             read_delta(s, c.key, "bn")[name]
             for s, c in ((store, cell), (adapted.store, adapted.cell))
         )
-        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
-    for arm, found in logits.items():
-        off = (found - adapted.logits[arm]).norm() / adapted.logits[arm].norm()
-        assert off < (0.1 if ARMS[arm].fits_classifier else TOLERANCE), arm
+        # Products are summed in float32; of these nets, noise, channels are all but dependent.
+        torch.testing.assert_close(found, wanted, rtol=5e-3, atol=1e-4)
+    for arm in (arm for arm in logits if not ARMS[arm].fits_classifier):
+        off = (logits[arm] - adapted.logits[arm]).norm() / adapted.logits[arm].norm()
+        assert off < TOLERANCE, arm
+    labels = np.array(adapted.views.images.split("train").labels)
+    folder = store.cell(cell.key)
+    found = FeatureShards(folder=folder, name="train", labels=labels, prefix=12).read()
+    wanted = torch.from_numpy(
+        read_features(adapted.store.cell(adapted.cell.key) / "train.arrow")[0]
+    )
+    off = (found.float() - wanted).norm() / wanted.norm()
+    # Corrected features are near; those that take a pass of their own are rounded alone.
+    parts = parts_of(backbone.build(adapted.variant, CLASSES))
+    assert off < (1e-3 if parts.mixes_channels or not names.has_statistics else 0.05)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import fx, nn
 
+from tests.factories import is_one_sentence
 from trainables.errors import UserError
 from trainables.models import backbone, variants
 from trainables.models.dividing import names_in, parts_of, parts_of_architecture
@@ -109,8 +110,9 @@ def test_the_parts_of_efficientnets_that_are_known_are_those_that_are_found(name
 def test_a_net_in_which_there_is_nothing_to_fix_is_refused_in_words(name: str, reason: str) -> None:
     with pytest.raises(NotDividedError, match=reason):
         parts_of_architecture(name)
-    with pytest.raises(UserError, match=rf"`variant` timm:{name} is no net.*{reason}"):
+    with pytest.raises(UserError, match=rf"`variant` timm:{name} is no net.*{reason}") as refusal:
         names_in(variants.get(f"timm:{name}"))
+    assert is_one_sentence(str(refusal.value))
 
 
 def alive(name: str) -> nn.Module:

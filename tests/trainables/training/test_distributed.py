@@ -73,7 +73,7 @@ def step(net, batches, group, room=None, weights=None, at=None):
         if room and len((outputs if backward else inputs)[0]) > room:
             raise torch.OutOfMemoryError("injected")
 
-    layer, backward = at or ("classifier", False)
+    layer, backward = at or (list(dict(net.named_children()))[-1], False)
     module = net.get_submodule(layer)
     register = module.register_full_backward_hook if backward else module.register_forward_hook
     hook = register(run_out)
