@@ -26,8 +26,8 @@ from trainables.data.image_set import ImageSet
 from trainables.data.options import ReadOptions
 from trainables.errors import UserError
 from trainables.models import variants
-from trainables.models.dividing import names_in
 from trainables.models.map_shape import map_shape
+from trainables.models.parts.dividing import names_in
 
 NETS = (
     *("resnet18", "resnet50", "resnext26ts", "seresnet18", "regnetx_002", "regnety_002"),

@@ -70,7 +70,7 @@ MARKED = {
         "tests/trainables/fixres/test_predictions.py",
         "tests/trainables/fixres/test_refit_cell.py",
         "tests/trainables/models/test_backbone.py",
-        "tests/trainables/models/test_dividing.py",
+        "tests/trainables/models/parts/",
         "tests/trainables/models/test_family.py",
         "tests/trainables/models/test_weights.py",
         "tests/trainables/profiling/",

@@ -15,8 +15,8 @@ from trainables.errors import exit_code, with_option_names
 from trainables.machine import available_cores
 from trainables.models import variants
 from trainables.models.device import DEVICE_KINDS, named_device
-from trainables.models.dividing import names_in
 from trainables.models.imagenet import with_fitting_classifier
+from trainables.models.parts.dividing import names_in
 from trainables.models.weights import find_weights
 from trainables.sources.class_names import class_order_of
 from trainables.sources.layout import LayoutChoice

@@ -32,6 +32,8 @@ from sweeps.planning.workload import (
     image_passes,
 )
 from trainables.fixres.arms import UNTOUCHED_ARMS
+from trainables.models import variants
+from trainables.models.frozen_norms import MIN_NORMED
 from trainables.profiling.speed import NOMINAL_DEVICE
 
 CLASSES_SHOWN = 3  # first and last

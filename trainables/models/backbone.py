@@ -4,8 +4,8 @@ image -> body -> maps (N, C, h, w) -> linear -> norm -> mix -> pool -> neck -> c
          frozen by the fix                      ^ its statistics              ^ trained by the fix
 
 Maps are what the body leaves: linear's input, and after it in channels what is carried past the
-norm, if anything is (:mod:`.net_parts`). In an EfficientNet linear is ``conv_head``, the norm,
-``bn2``, has the activation in it, and there are no mix and no neck.
+norm, if anything is (:mod:`.parts.net_parts`). In an EfficientNet linear is ``conv_head``; the
+norm, ``bn2``, has the activation in it, and there are no mix and no neck.
 
 One arithmetic makes logits wherever they are made, from pixels or from kept maps: body and
 linear run under autocast (bf16 on a GPU, float32 on a CPU), all that follows in float32. So
@@ -27,9 +27,9 @@ from torch import nn
 
 from trainables.errors import UserError
 from trainables.models.device import autocast, float32, in_float64, rounded_as_autocast
-from trainables.models.dividing import parts_of
 from trainables.models.folding import fold_batch_norms
-from trainables.models.net_parts import run
+from trainables.models.parts.dividing import parts_of
+from trainables.models.parts.net_parts import run
 from trainables.models.tensor_names import CLASSIFIER, TensorNames
 from trainables.models.variants import Variant
 

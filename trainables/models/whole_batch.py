@@ -17,7 +17,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
 from torch.nn.functional import batch_norm, dropout
 
-from trainables.models.dividing import parts_of
+from trainables.models.parts.dividing import parts_of
 
 
 class Group(Protocol):

@@ -16,7 +16,7 @@ def names_of(variant: str) -> TensorNames:
     row = variants.get(variant)
     if row.is_of_family:
         return EFFICIENTNET
-    from trainables.models.dividing import names_in  # late: it imports torch
+    from trainables.models.parts.dividing import names_in  # late: it imports torch
 
     return names_in(row)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ from trainables.fixres.features import read_features
 from trainables.fixres.streaming import feature_shards
 from trainables.fixres.streaming.feature_shards import FeatureShards
 from trainables.models import backbone
-from trainables.models.dividing import parts_of
+from trainables.models.parts.dividing import parts_of
 from trainables.models.tensor_names import STATISTICS
 from trainables.storage.artifact_store import Store
 
@@ -93,11 +93,11 @@ def test_a_streamed_cell_comes_near_the_one_of_kept_maps(adapted, tmp_path, monk
         assert off < TOLERANCE, arm
     labels = np.array(adapted.views.images.split("train").labels)
     folder = store.cell(cell.key)
-    found = FeatureShards(folder=folder, name="train", labels=labels, prefix=12).read()
+    train: Any = FeatureShards(folder=folder, name="train", labels=labels, prefix=12).read()
     wanted = torch.from_numpy(
         read_features(adapted.store.cell(adapted.cell.key) / "train.arrow")[0]
     )
-    off = (found.float() - wanted).norm() / wanted.norm()
+    off = (train.float() - wanted).norm() / wanted.norm()
     # Corrected features are near; those that take a pass of their own are rounded alone.
     parts = parts_of(backbone.build(adapted.variant, CLASSES))
     assert off < (1e-3 if parts.mixes_channels or not names.has_statistics else 0.05)

@@ -36,7 +36,7 @@ from trainables.fixres.streaming.first_order import FeatureSlopes, corrected, fe
 from trainables.fixres.streaming.input_moments import InputMoments
 from trainables.models import backbone
 from trainables.models.backbone import Net
-from trainables.models.dividing import parts_of
+from trainables.models.parts.dividing import parts_of
 from trainables.models.variants import Preprocessing
 
 

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from trainables.errors import UserError
 from trainables.models.folding import foldable
-from trainables.models.net_parts import NetParts, NotDividedError, run
+from trainables.models.parts.net_parts import NetParts, NotDividedError, run
 from trainables.models.tensor_names import EFFICIENTNET, TensorNames
 from trainables.models.variants import Variant
 

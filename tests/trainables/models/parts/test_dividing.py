@@ -12,10 +12,10 @@ from torch import fx, nn
 from tests.factories import is_one_sentence
 from trainables.errors import UserError
 from trainables.models import backbone, variants
-from trainables.models.dividing import names_in, parts_of, parts_of_architecture
 from trainables.models.folding import fold_batch_norms
 from trainables.models.map_shape import map_shape
-from trainables.models.net_parts import NotDividedError
+from trainables.models.parts.dividing import names_in, parts_of, parts_of_architecture
+from trainables.models.parts.net_parts import NotDividedError
 
 
 class Wanted(NamedTuple):
