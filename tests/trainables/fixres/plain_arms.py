@@ -44,7 +44,7 @@ def plain(made, arm):
         for number in range(VIEWS):
             view = made.views.mild_view("train", WHOLE, number=number, hflip=0.5, seed=SEED)
             assert len(view) == len(part)
-            squares = [square for batch in view.batches(5) for square in batch]
+            squares = np.concatenate(list(view.batches(5)))
             views.append(normalised(squares, variants.preprocessing(made.variant)))
         net = trained(made, head, views, names.of(CLASSIFIER))
     elif arm == "fix_affine":
