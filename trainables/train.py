@@ -16,6 +16,7 @@ from trainables.machine import available_cores
 from trainables.models import variants
 from trainables.models.device import DEVICE_KINDS, named_device
 from trainables.models.imagenet import with_fitting_classifier
+from trainables.models.parts.dividing import names_in
 from trainables.models.weights import find_weights
 from trainables.sources.class_names import class_order_of
 from trainables.sources.layout import LayoutChoice
@@ -117,6 +118,7 @@ def _train(options: argparse.Namespace) -> None:
     check_balance(options.sampling, options.class_weights)
     device = named_device(options.device)
     variant = variants.get(options.variant)
+    names_in(variant)  # ends here if FixRes cannot divide it
     reading = ReadOptions(
         seed=options.seed,
         layout=options.layout,

@@ -9,7 +9,7 @@ from sweeps.execution.resources import MemoryNeed, NetAtRes
 from sweeps.planning.grid import Point
 from sweeps.planning.plan import Plan
 from trainables.fixres.arms import ARMS
-from trainables.models.tensor_names import CLASSIFIER, STATISTICS
+from trainables.models.parts.tensor_names import CLASSIFIER, STATISTICS
 from trainables.profiling.training_memory import (
     MapPrecision,
     cell_bytes,
@@ -134,7 +134,7 @@ def _training_gb(
 def _cell_gb(plan: Plan, variant: str, train_res: int, test_res: int, batch: int) -> float:
     fix, classes = plan.spec.fix, len(plan.classes)
     arms = [ARMS[name] for name in fix.arms]
-    fitted_arms = [arm for arm in arms if {*CLASSIFIER, *STATISTICS} <= set(arm.changes)]
+    fitted_arms = [arm for arm in arms if {CLASSIFIER, STATISTICS} <= set(arm.changes)]
     views = max((fix.views if arm.needs_mild_views else 1 for arm in fitted_arms), default=0)
     is_streamed = plan.prefix(variant, test_res) is not None
     peak_bytes = cell_bytes(

@@ -24,7 +24,7 @@ from trainables.data.view_cache import MAX_KEPT_BYTES
 from trainables.errors import UserError
 from trainables.fixres.arms import ARMS
 from trainables.models.device import pick_device, precision_of
-from trainables.models.tensor_names import STATISTICS
+from trainables.models.parts.tensor_names import STATISTICS
 from trainables.profiling.disk_use import (
     FLOAT_BYTES,
     HALF_BYTES,
@@ -135,7 +135,7 @@ def _view_bytes(res: int) -> int:
 def _features(plan: Plan, point: Point) -> int:
     """Count the bytes of the features that the cells of one trunk keep."""
     arms = [ARMS[name] for name in plan.spec.fix.arms]
-    val = plan.counts["val"] * any(set(STATISTICS) <= set(arm.changes) for arm in arms)
+    val = plan.counts["val"] * any(STATISTICS in arm.changes for arm in arms)
     train = plan.counts["train"] * any(a.fits_features and not a.needs_mild_views for a in arms)
     mild = any(arm.needs_mild_views for arm in arms)
     train += plan.spec.fix.views * plan.counts["train"] * mild

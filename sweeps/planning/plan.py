@@ -15,6 +15,7 @@ import numpy as np
 from sweeps.planning.cell import Cell
 from sweeps.planning.grid import Grid, Point, native_crop, resolve_grid
 from sweeps.planning.options.space import space_size
+from sweeps.planning.options.touched import adapts
 from sweeps.planning.savings.rungs import default_grace_epochs, rungs_to
 from sweeps.planning.savings.screen import Screen
 from sweeps.planning.search import Search, search_of
@@ -265,7 +266,11 @@ class Plan:
 
     def arms_of(self, trunk: TrunkSpec) -> tuple[str, ...]:
         """List the arms of a trunk's cells: without a classifier, only those that fit one."""
-        return UNTOUCHED_ARMS if self.lacks_classifier(trunk) else self.spec.fix.arms
+        return UNTOUCHED_ARMS if self.lacks_classifier(trunk) else self.arms_for(trunk.variant)
+
+    def arms_for(self, variant: str) -> tuple[str, ...]:
+        """List the arms of a variant's trained trunks: those that change what its nets have."""
+        return tuple(arm for arm in self.spec.fix.arms if adapts(arm, variant))
 
     def lacks_classifier(self, trunk: TrunkSpec) -> bool:
         """Whether a trunk has no classifier of these classes: an untouched net among trained ones.

@@ -11,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from sweeps.planning.options import touched
 from sweeps.planning.options.groups import ServingOptions
 from sweeps.planning.options.latency_options import LatencyOptions
 from sweeps.planning.options.prices import prices_of
@@ -22,7 +23,6 @@ from sweeps.planning.spec import SweepSpec
 from trainables.errors import UserError, is_utf8, printable
 from trainables.export.openvino_format import check_installed
 from trainables.fixres.arms import ARMS, RETIRED
-from trainables.models import variants
 from trainables.sources.splits import SPLITS
 from trainables.storage.hashing import to_jsonable
 from trainables.storage.object_store import place_of
@@ -48,7 +48,7 @@ def check_spec(spec: SweepSpec) -> SweepSpec:
         if not isinstance(values[name], str):  # Resolutions may be a word, such as "native".
             _check_set(name, values[name])
     for name in values["variants"]:
-        variants.get(name)
+        touched.names_of(name)
     _check_reading(spec)
     for name in RANGE_OF_OPTION:
         _check_range(name, values[name])
@@ -272,6 +272,12 @@ def _check_arms(spec: SweepSpec) -> None:
         raise UserError(
             f"--arms {value_in_words(list(spec.fix.arms))} gives no net to hand over: add one."
         )
+    for variant in spec.grid.variants:
+        if not any(ARMS[arm].plain and touched.adapts(arm, variant) for arm in spec.fix.arms):
+            raise UserError(
+                f"--arms {value_in_words(list(spec.fix.arms))} has nothing to adapt in {variant}: "
+                f"FixRes touches its {touched.in_words(variant)}; add fix or none."
+            )
 
 
 def _check_folders(spec: SweepSpec) -> None:

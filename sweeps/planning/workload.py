@@ -41,11 +41,10 @@ def dearest_first(plan: Plan) -> tuple[Point, ...]:
 
     Those of equal cost, as a variant and its other weights, are in the family's own order.
     """
-    family = list(variants.VARIANTS)
 
-    def key(point: Point) -> tuple[float, int, int]:
+    def key(point: Point) -> tuple[float, tuple[int, str], int]:
         cost = plan.costs[point.variant, point.train_res]
-        return -nominal_ms(cost), family.index(point.variant), point.train_res
+        return -nominal_ms(cost), variants.order(point.variant), point.train_res
 
     return tuple(sorted(plan.points, key=key))
 
@@ -54,8 +53,7 @@ def smaller_variants(plan: Plan, variant: str) -> tuple[str, ...]:
     """List the variants of a plan with fewer parameters than one of them, the nearest first."""
     params = {name: cost.params_m for (name, _), cost in plan.costs.items()}
     smaller = [name for name in params if params[name] < params[variant]]
-    family = list(variants.VARIANTS)
-    return tuple(sorted(smaller, key=lambda name: (-params[name], family.index(name))))
+    return tuple(sorted(smaller, key=lambda name: (-params[name], variants.order(name))))
 
 
 def epoch_gmacs(plan: Plan, point: Point, epoch: int) -> float:
@@ -166,7 +164,7 @@ def planned_cells(plan: Plan) -> Counter[CellKind]:
             counts[variant, res, UNTOUCHED_ARMS] += 1
     for point in plan.points:
         for res, _ in plan.grid.cells(point):
-            counts[point.variant, res, plan.spec.fix.arms] += plan.fixed
+            counts[point.variant, res, plan.arms_for(point.variant)] += plan.fixed
     return counts
 
 

@@ -29,7 +29,7 @@ from sweeps.report.style import (
     variant_styles,
 )
 from trainables.evaluation.class_metrics import IN_WORDS, Metric
-from trainables.models.variants import VARIANTS
+from trainables.models import variants
 from trainables.training.trunk import TrunkStatus
 
 _COLUMNS = 4
@@ -137,7 +137,7 @@ def _by_point(trunks: Iterable[TrunkEnded]) -> dict[Point, list[TrunkEnded]]:
     of_point: dict[Point, list[TrunkEnded]] = {}
     for trunk in trunks:
         of_point.setdefault(point_of(trunk.trunk), []).append(trunk)
-    ordered = sorted(of_point, key=lambda p: (list(VARIANTS).index(p.variant), p.train_res))
+    ordered = sorted(of_point, key=lambda p: (variants.order(p.variant), p.train_res))
     return {point: of_point[point] for point in ordered}
 
 

@@ -22,6 +22,7 @@ from sweeps.final_model.wording import (
 )
 from sweeps.planning.cell import crop_in_words
 from sweeps.planning.class_balance import class_balance_in_words
+from sweeps.planning.options.touched import arm_in_words
 from sweeps.planning.plan import Plan
 from sweeps.planning.search import values_in_words
 from sweeps.planning.serving.limits import limits_in_words
@@ -51,7 +52,7 @@ def model_card(plan: Plan, outcome: Outcome, versions: Mapping[str, str], pictur
     capital = sentence_case(IN_WORDS[outcome.choice.metric])
     parts = [
         _front_matter(plan, outcome),
-        f"# FixEfficientNet {row.variant}, {row.train_in_words} -> {row.test_res} px, crop "
+        f"# {_name(row.variant)}, {row.train_in_words} -> {row.test_res} px, crop "
         f"{crop_in_words(row.crop_pct)}",
         _what_it_is(plan, outcome),
         "## On images that nothing was chosen on",
@@ -150,7 +151,7 @@ def _front_matter(plan: Plan, outcome: Outcome) -> str:
         "---",
         "library_name: timm",
         "pipeline_tag: image-classification",
-        "tags: [image-classification, timm, fixres, efficientnet]",
+        f"tags: [image-classification, timm, fixres{', efficientnet' * variant.is_of_family}]",
         "metrics: [accuracy]",
     ]
     if plan.weights[row.variant].source != "none":
@@ -169,6 +170,12 @@ def _front_matter(plan: Plan, outcome: Outcome) -> str:
     return "\n".join([*lines, "---"])
 
 
+def _name(variant: str) -> str:
+    """Name a fixed net: the family as its authors do, others as timm does."""
+    found = variants.get(variant)
+    return f"FixEfficientNet {variant}" if found.is_of_family else f"FixRes {found.timm_name}"
+
+
 def _trained(row: Row) -> str:
     return "not fine-tuned" if row.untouched else f"trained at {row.train_res} px"
 
@@ -179,7 +186,7 @@ def _what_it_is(plan: Plan, outcome: Outcome) -> str:
     lines = [
         f"{variant.timm_name}, {_trained(row)} and tested at {row.test_res} px, "
         f"crop ratio {crop_in_words(row.crop_pct)} (short side resized to "
-        f"{resize_side(row.test_res, row.crop_pct)} px): {ARMS[row.arm].words}.",
+        f"{resize_side(row.test_res, row.crop_pct)} px): {arm_in_words(row.arm, row.variant)}.",
         "",
         f"- On val: {val_in_words(outcome)}. Val chose the cell among "
         f"{len(eligible(outcome.rows))} rows and the classifier among "

@@ -25,6 +25,7 @@ from sweeps.final_model.wording import (
 from sweeps.output.location import BOARD
 from sweeps.planning.cell import crop_in_words
 from sweeps.planning.class_balance import class_balance_in_words
+from sweeps.planning.options.touched import arm_in_words
 from sweeps.planning.plan import Plan
 from sweeps.planning.serving.limits import limits_in_words
 from sweeps.planning.units import duration, three_digits
@@ -54,7 +55,7 @@ from sweeps.report.tables import (
 from sweeps.selection.leaderboard import Row, crossfit_note
 from sweeps.selection.published_comparison import Comparison
 from trainables.evaluation.class_metrics import IN_WORDS, count_by_class
-from trainables.fixres.arms import ARMS, UNTUNED
+from trainables.fixres.arms import UNTUNED
 from trainables.fixres.predictions import Predictions
 from trainables.models import variants
 
@@ -147,10 +148,15 @@ def render_page(
 def _title(outcome: Outcome) -> str:
     row, test = outcome.choice.row, outcome.test
     return _no_break(
-        f"EfficientNet {row.variant}, {_trained_in_words(row)} and served at {row.test_res} "
+        f"{_net_in_words(row.variant)}, {_trained_in_words(row)} and served at {row.test_res} "
         f"px (crop {crop_in_words(row.crop_pct)}), has {percent(test.top1)} % of test right "
         f"(top-1, n = {test.n})"
     )
+
+
+def _net_in_words(variant: str) -> str:
+    found = variants.get(variant)
+    return f"EfficientNet {variant}" if found.is_of_family else found.timm_name
 
 
 def _trained_in_words(row: Row) -> str:
@@ -167,7 +173,7 @@ def _no_break(words: str) -> str:
 
 def _arm_in_words(outcome: Outcome) -> str:
     row = outcome.choice.row
-    words = f"Arm {row.arm}: {ARMS[row.arm].words}."
+    words = f"Arm {row.arm}: {arm_in_words(row.arm, row.variant)}."
     if outcome.refit:
         words += (
             " Trained again on train + val with the chosen configuration: what is said of test and "

@@ -16,7 +16,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 from scipy.optimize import isotonic_regression
 
-from trainables.models.variants import VARIANTS
+from trainables.models.variants import order
 
 # The choice has this red in all figures.
 CHOSEN = "#d62728"
@@ -48,7 +48,7 @@ def variant_styles(variants: Iterable[str]) -> dict[str, VariantStyle]:
 
     There are seven colours; from the eighth variant on, colours repeat with another marker.
     """
-    ordered = sorted(set(variants), key=list(VARIANTS).index)
+    ordered = sorted(set(variants), key=order)
     return {
         variant: VariantStyle(
             colour=_COLOURS[i % len(_COLOURS)],

@@ -164,12 +164,11 @@ class CellScheduler:
     def rows(self) -> list[Row]:
         """The rows of all cells that have ended: of untouched nets, then in the family's order."""
         rows = [row for rows in self._rows.values() for row in rows]
-        family = list(variants.VARIANTS)  # in whatever order the options name them
-        return sorted(
+        return sorted(  # in whatever order the options name them
             rows,
             key=lambda r: (
                 not r.untouched,
-                family.index(r.variant),
+                variants.order(r.variant),
                 r.train_res,
                 r.test_res,
                 r.crop_pct,

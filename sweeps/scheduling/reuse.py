@@ -11,6 +11,7 @@ from sweeps.output.sweep_record import SweepRecord
 from sweeps.planning.cell import Cell
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
+from sweeps.planning.workload import planned_cells
 from sweeps.scheduling.cell_scheduler import SurvivingTrunk, cells_of
 from sweeps.scheduling.journal import read_journal
 from sweeps.scheduling.trunk_results import with_repeats
@@ -90,7 +91,7 @@ def reuse_of(plan: Plan, store: Store) -> Reuse:
         cells=len(done) + len(whole),
         cells_planned=plan.cells,
         arms=_arms(done) + sum(len(taken.arms) for taken in kept.values()),
-        arms_planned=_arms_planned(plan, cells),
+        arms_planned=_arms_planned(plan),
         trunks_again=sum(not (store.trunk(key) / "trunk.safetensors").exists() for key in needed),
         arms_again=sum(map(len, found.lacking.values())),
     )
@@ -171,6 +172,6 @@ def _arms(cells: Sequence[Cell]) -> int:
     return sum(len(cell.spec.arms) for cell in cells)
 
 
-def _arms_planned(plan: Plan, cells: Sequence[Cell]) -> int:
+def _arms_planned(plan: Plan) -> int:
     """Count the arms of all cells of a plan, also of those whose trunks are not trained yet."""
-    return _arms(cells) + (plan.cells - len(cells)) * len(plan.spec.fix.arms)
+    return sum(count * len(arms) for (_, _, arms), count in planned_cells(plan).items())

@@ -19,6 +19,7 @@ from sweeps.execution.resources import MemoryNeed, PhaseResources, TrialResource
 from sweeps.execution.timed_devices import kept_timings
 from sweeps.planning.cell import crop_in_words
 from sweeps.planning.class_balance import class_balance_in_words
+from sweeps.planning.options.touched import in_words
 from sweeps.planning.plan import Plan
 from sweeps.planning.savings.cascade import cascade_to_be_in_words
 from sweeps.planning.units import duration
@@ -31,6 +32,7 @@ from sweeps.planning.workload import (
     image_passes,
 )
 from trainables.fixres.arms import UNTOUCHED_ARMS
+from trainables.models import variants
 from trainables.models.frozen_norms import MIN_NORMED
 from trainables.profiling.speed import NOMINAL_DEVICE
 
@@ -62,6 +64,7 @@ def plan_view(plan: Plan) -> Group:
         f"test {_px(grid.test_res)} x crop {_ratios(grid.crop_pct)}; arms "
         f"{' '.join(spec.fix.arms)}",
         *_crops(plan),
+        *_touched(plan),
         *_untouched(plan),
         *_screen(plan),
         *(f"{'ladder' if i == 0 else '':8} {line}" for i, line in enumerate(grid.reasons)),
@@ -160,6 +163,18 @@ def _classes(plan: Plan) -> str:
 
 def _ratios(crops: Sequence[float]) -> str:
     return " ".join(map(crop_in_words, crops))
+
+
+def _touched(plan: Plan) -> list[str]:
+    """Say what FixRes touches of nets that are no EfficientNets, and which arms that leaves out."""
+    others = [name for name in plan.spec.grid.variants if not variants.get(name).is_of_family]
+    lines = [f"{name}: {in_words(name)}{_left_out(plan, name)}" for name in others]
+    return [f"{'' if i else 'touches':8} {line}" for i, line in enumerate(lines)]
+
+
+def _left_out(plan: Plan, variant: str) -> str:
+    lacking = [arm for arm in plan.spec.fix.arms if arm not in plan.arms_for(variant)]
+    return f"; no arm {' '.join(lacking)}" if lacking else ""
 
 
 def _untouched(plan: Plan) -> list[str]:

@@ -118,7 +118,7 @@ def _board(val: Sequence[Row], choice: Choice, limit: int) -> Table:
         *("variant", "train", "test", "crop", "arm", *decides),
         *("top-1 %", "top-5 %", "GMACs", "M params"),
     ):
-        board.add_column(name, justify="left" if name in ("variant", "arm") else "right")
+        _add_column(board, name)
     # Of what is repeated one row stands for all: the chosen one, or the first.
     first_of = {r.first_trunk: r for r in reversed(val)} | {choice.row.first_trunk: choice.row}
     val = [r for r in val if r.trunk == first_of[r.first_trunk].trunk]
@@ -214,7 +214,7 @@ def pareto_table(
         "top-1 %",
         *(COST_OF_FIELD[cost].column for cost in costs),
     ):
-        table.add_column(name, justify="left" if name in ("variant", "arm") else "right")
+        _add_column(table, name)
     for row in sorted(shown, key=lambda r: (r.gmacs, r.value(metric), rank(r.arm))):
         values = (
             f"{three_digits(getattr(row, c))}{' *' if row in fronts[c] else '  '}" for c in costs
@@ -268,3 +268,11 @@ def _held_out_line(row: Row, gains: str, metric: Metric) -> Text:
     if ARMS[row.arm].is_adapted:
         return Text(words + (gains or "its classifier alone was fitted"))
     return Text(words + ", ".join(["nothing was tuned", *([gains] if gains else [])]))
+
+
+def _add_column(table: Table, name: str) -> None:
+    """Add a column: names to the left, whole, on as many lines as they take; numbers right."""
+    is_name = name in ("variant", "arm")
+    table.add_column(
+        name, justify="left" if is_name else "right", overflow="fold" if is_name else "ellipsis"
+    )

@@ -118,7 +118,7 @@ class CellRunWriter:
         at_ms = self._runs.start_ms(key)
         self._models.log(
             key,
-            f"cell-{cell_run_name(cell)}".replace(".", "_"),  # no name of a model holds dots
+            f"cell-{cell_run_name(cell)}",
             params=cell_params(cell),
             files=[delta_path(self._store, cell.key, row.arm) for row in changed],
             metrics=[

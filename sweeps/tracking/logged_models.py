@@ -20,6 +20,8 @@ from trainables.storage.files import Place, local_copy
 TAG = "checkpoint"  # tag of a run: the id of its logged model, or DROPPED
 DROPPED = "dropped"
 
+_IN_NO_NAME = dict.fromkeys(map(ord, "/:.%\"'"), "_")
+
 
 def find_models(runs: RunStore, key: str) -> list[LoggedModel]:
     """List the logged models of the run ``key``, finished or not."""
@@ -45,10 +47,14 @@ def create_model(
     model_type: str,
     tags: Mapping[str, str] = MappingProxyType({}),
 ) -> LoggedModel:
-    """Create an empty logged model of the run ``key``, which :func:`find_model` will find."""
+    """Create an empty logged model of the run ``key``, which :func:`find_model` will find.
+
+    Args:
+        name: what MLflow allows in none is replaced.
+    """
     return runs.client.create_logged_model(
         runs.experiment_id,
-        name=name,
+        name=name.translate(_IN_NO_NAME),
         source_run_id=runs.run_id(key),
         tags={"sweep": runs.sweep_id, "key": key, **tags},
         params={k: str(v) for k, v in params.items()},

@@ -81,8 +81,7 @@ def read_behind(outputs: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
 
 def logits_of_batch(model: Net, x: torch.Tensor) -> torch.Tensor:
     """Compute the logits of normalised pixels: (B, 3, R, R) -> (B, C) float32 on their device."""
-    logits: torch.Tensor = model.classifier(backbone.features(model, x))
-    return logits.float()
+    return backbone.classify(model, backbone.features(model, x)).float()
 
 
 def logits_of(

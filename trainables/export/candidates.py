@@ -24,7 +24,10 @@ def write_candidates(
         The files, by resolution.
     """
     net = backbone.build(variants.get(variant), classes).eval()
-    files = {res: folder / f"{variant}-{res}.onnx" for res in sorted(set(resolutions))}
+    files = {
+        res: folder / f"{variants.file_name(variant)}-{res}.onnx"
+        for res in sorted(set(resolutions))
+    }
     for res, path in files.items():
         write_onnx(path, graph_of(net, variant, res), {VARIANT: variant})
     return files

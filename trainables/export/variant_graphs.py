@@ -1,7 +1,8 @@
-"""ONNX graphs of this family's nets: a variant is exported once, for all weights and resolutions.
+"""ONNX graphs of nets: an EfficientNet is exported once, for all weights and resolutions.
 
 To export a net takes seconds to minutes, to put other weights into its graph takes none. At another
-resolution only the padding of strided convolutions differs.
+resolution only the padding of strided convolutions differs. Of other nets that is not known: they
+are exported at each.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from onnxscript import ir
 from torch import nn
 
 from trainables.export.portable_formats import export_onnx, folded, trace
+from trainables.models import variants
 
 EXPORTED_RES = 64  # px
 Shapes = tuple[tuple[str, torch.Size], ...]  # of a net's weights, by name
@@ -30,9 +32,11 @@ def graph_of(
     Args:
         net: of the variant; it is left as it is.
         res: px.
-        program: the net's trace, at any resolution, if there is one; it is left as it is. To trace
-            a net again takes half of an export's time.
+        program: the net's trace, of an EfficientNet at any resolution, if there is one; it is left
+            as it is. To trace a net again takes half of an export's time.
     """
+    if not variants.get(variant).is_of_family:
+        return export_onnx(program or trace(net, res))
     plain = folded(net)
     state = plain.state_dict()
     key = variant, tuple((name, tensor.shape) for name, tensor in state.items())

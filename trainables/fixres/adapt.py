@@ -128,7 +128,7 @@ def _adapt(arm: Arm, passes: CellPasses, cell: CellSpec, store: Store) -> Adapte
     """Work out an arm, and write what it changes and its logits; of a refit nothing is returned."""
     began = time.monotonic()
     net = arm.adapt(passes)
-    assert set(net.changed) == set(arm.changes)
+    assert set(net.changed) == set(passes.names.of(*arm.changes))
     if isinstance(cell, RefitCell):
         _check_finite(arm.name, net.changed)
     if net.changed:

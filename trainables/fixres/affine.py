@@ -1,7 +1,7 @@
 """Train the last batch norm's scale and shift together with the classifier, on kept maps.
 
 A step does exactly what one through the whole net would do: everything before the norm is frozen,
-and its input is one matrix product away from the maps. ``conv_head`` runs under autocast, in bf16
+and its input is at most one matrix product away from the maps. That runs under autocast, in bf16
 on a GPU; loss, gradients and weights are float32.
 """
 
@@ -22,7 +22,7 @@ from trainables.fixres.head_settings import HeadGrid, HeadSetting
 from trainables.fixres.heads import epoch_order
 from trainables.models import backbone
 from trainables.models.backbone import Net, State
-from trainables.models.tensor_names import AFFINE, CLASSIFIER
+from trainables.models.parts.tensor_names import AFFINE, CLASSIFIER
 
 _ALL = -1  # all of val, beside its halves 0 and 1, as a judge of epochs
 
@@ -57,7 +57,7 @@ def fit_affine(
 
     Args:
         model: in evaluation mode, on the device; left with no parameter that requires gradients.
-        train, val: maps before ``conv_head``, and labels (N,) int64 on the CPU.
+        train, val: maps as the body leaves them, and labels (N,) int64 on the CPU.
         setting: learning rate, smoothing, class weights, decay and optimiser; scale and shift are
             not decayed.
         grid: how many epochs at most, patience and batch size.
@@ -155,8 +155,7 @@ class _EpochPicks:
         features = features_of(
             self._model, self._val[0], batch_size=self._batch_size, device=self._device
         )
-        logits: torch.Tensor = self._model.classifier(features.to(self._device)).cpu()
-        return logits
+        return backbone.classify(self._model, features.to(self._device)).cpu()
 
 
 def fit_affine_setting(
@@ -180,7 +179,8 @@ def fit_affine_setting(
 
 
 def _trained(model: Net) -> dict[str, torch.nn.Parameter]:
-    return {name: model.get_parameter(name) for name in (*AFFINE, *CLASSIFIER)}
+    names = backbone.names_of(model).of(AFFINE, CLASSIFIER)
+    return {name: model.get_parameter(name) for name in names}
 
 
 def _epochs(
@@ -196,8 +196,9 @@ def _epochs(
     trained = _trained(model)
     for parameter in trained.values():
         parameter.requires_grad_(True)
-    optimizer, kind = _optimizer(trained, setting, grid), setting.class_weights
-    weight = weights_by_kind(train[1], model.classifier.out_features, (kind,))[kind]
+    optimizer, kind = _optimizer(model, trained, setting, grid), setting.class_weights
+    classes = backbone.classifier_of(model).out_features
+    weight = weights_by_kind(train[1], classes, (kind,))[kind]
     loss = CrossEntropyLoss(weight, label_smoothing=setting.label_smoothing).to(device)
     for epoch in range(1, grid.epochs + 1):
         for chosen in torch.split(epoch_order(len(train[1]), seed, epoch), grid.batch_size):
@@ -206,11 +207,13 @@ def _epochs(
 
 
 def _optimizer(
-    trained: dict[str, torch.nn.Parameter], setting: HeadSetting, grid: HeadGrid
+    model: Net, trained: dict[str, torch.nn.Parameter], setting: HeadSetting, grid: HeadGrid
 ) -> torch.optim.Optimizer:
+    names = backbone.names_of(model)
+    affine, classifier = ([trained[n] for n in names.of(part)] for part in (AFFINE, CLASSIFIER))
     groups: Sequence[dict[str, object]] = [
-        {"params": [trained[n] for n in AFFINE], "weight_decay": 0.0},
-        {"params": [trained[n] for n in CLASSIFIER], "weight_decay": setting.weight_decay},
+        {"params": affine, "weight_decay": 0.0},
+        {"params": classifier, "weight_decay": setting.weight_decay},
     ]
     if setting.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=setting.lr)
@@ -227,7 +230,7 @@ def _step(
 ) -> None:
     with torch.no_grad():
         z = backbone.pre_norm(model, maps.to(device))
-    logits = model.classifier(backbone.pooled(model, z))
+    logits = backbone.classify(model, backbone.head_input(model, z))
     optimizer.zero_grad()
     torch.autograd.backward(loss(logits, labels.to(device)))
     optimizer.step()

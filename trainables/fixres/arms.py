@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from trainables.fixres.head_settings import HeadSetting
-from trainables.models.tensor_names import AFFINE, CLASSIFIER, STATISTICS
+from trainables.models.parts.tensor_names import AFFINE, CLASSIFIER, STATISTICS, Part
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +44,7 @@ class Arm:
     name: str
     words: str  # for a reader who knows the net, not the method
     adapt: Callable[[CellPasses], AdaptedNet]
-    changes: tuple[str, ...] = ()  # names of tensors
+    changes: tuple[Part, ...] = ()  # of a net that has them all
     plain: bool = True  # the result is a net that timm builds; else a row to compare with
     mirrors: bool = False  # that net's logits are the mean over the image and its mirror image
     fits_classifier: bool = False  # by the settings of the cell, of which val picks one
@@ -88,7 +88,7 @@ def adapt_frechet(passes: CellPasses) -> AdaptedNet:
     weight, bias = passes.frechet_classifier(FRECHET_IMAGES)
     return AdaptedNet(
         val_logits=lambda: passes.logits(passes.val_features_as_trained, weight, bias),
-        changed=_classifier_state(weight, bias),
+        changed=passes.classifier_state(weight, bias),
     )
 
 
@@ -107,10 +107,10 @@ def adapt_fix_aug(passes: CellPasses) -> AdaptedNet:
 def adapt_fix_affine(passes: CellPasses) -> AdaptedNet:
     """Do as ``fix``, and train the last batch norm's scale and shift along with the classifier."""
     fitted = passes.fit_affine()
-    state = fitted.model.state_dict()
+    state, names = fitted.model.state_dict(), passes.names
     return AdaptedNet(
         val_logits=lambda: passes.logits_of_head(fitted.model),
-        changed={name: state[name] for name in (*CLASSIFIER, *STATISTICS, *AFFINE)},
+        changed={name: state[name] for name in names.of(CLASSIFIER, STATISTICS, AFFINE)},
         head=fitted.setting,
         head_tried=fitted.tried,
         cross_fit=fitted.cross_fit,
@@ -143,15 +143,11 @@ def _with_head(passes: CellPasses, head: FittedHead, *, mirrored: bool = False) 
 
     return AdaptedNet(
         val_logits=val_logits,
-        changed={**_classifier_state(head.weight, head.bias), **passes.statistics_state()},
+        changed={**passes.classifier_state(head.weight, head.bias), **passes.statistics_state()},
         head=head.setting,
         head_tried=head.tried,
         cross_fit=head.cross_fit,
     )
-
-
-def _classifier_state(weight: torch.Tensor, bias: torch.Tensor) -> State:
-    return dict(zip(CLASSIFIER, (weight, bias), strict=True))
 
 
 _TABLE = (
@@ -170,21 +166,21 @@ _TABLE = (
         name="bn",
         words="last batch norm's statistics re-estimated at the test resolution",
         adapt=adapt_bn,
-        changes=STATISTICS,
+        changes=(STATISTICS,),
         needs_train=True,
     ),
     Arm(
         name="frechet",
         words="pooled activations mapped back to their distribution at the train resolution",
         adapt=adapt_frechet,
-        changes=CLASSIFIER,
+        changes=(CLASSIFIER,),
         sampled=FRECHET_IMAGES,
     ),
     Arm(
         name="fix",
         words="classifier trained and last batch norm re-estimated at the test resolution (FixRes)",
         adapt=adapt_fix,
-        changes=(*CLASSIFIER, *STATISTICS),
+        changes=(CLASSIFIER, STATISTICS),
         fits_classifier=True,
         fits_features=True,
         needs_train=True,
@@ -194,7 +190,7 @@ _TABLE = (
         words="as fix, the classifier trained with label smoothing on mildly augmented views "
         "(FixEfficientNet)",
         adapt=adapt_fix_aug,
-        changes=(*CLASSIFIER, *STATISTICS),
+        changes=(CLASSIFIER, STATISTICS),
         fits_classifier=True,
         fits_features=True,
         needs_train=True,
@@ -204,7 +200,7 @@ _TABLE = (
         name="fix_affine",
         words="as fix, the last batch norm's scale and shift trained too",
         adapt=adapt_fix_affine,
-        changes=(*CLASSIFIER, *STATISTICS, *AFFINE),
+        changes=(CLASSIFIER, STATISTICS, AFFINE),
         fits_classifier=True,
         needs_train=True,
     ),
@@ -219,7 +215,7 @@ _TABLE = (
         words="as fix, logits averaged over the image and its mirror image",
         adapt=adapt_fix_flip,
         mirrors=True,
-        changes=(*CLASSIFIER, *STATISTICS),
+        changes=(CLASSIFIER, STATISTICS),
         fits_classifier=True,
         fits_features=True,
         needs_train=True,

@@ -41,15 +41,15 @@ from trainables.fixres.streaming.train_stream import TrainStream
 from trainables.models import backbone, variants
 from trainables.models.backbone import Net, State
 from trainables.models.device import pick_device
+from trainables.models.map_shape import map_shape
 from trainables.models.memory_fit import MemoryFit
-from trainables.models.tensor_names import STATISTICS
+from trainables.models.parts.tensor_names import CLASSIFIER, STATISTICS
 from trainables.storage.artifact_store import Store
 from trainables.storage.damage import unless_damaged
 from trainables.storage.files import read_record, write_json
 from trainables.storage.hashing import content_hash
 from trainables.training.trunk import read_trunk_spec, read_trunk_weights
 from trainables.transforms.eval_transform import EvalTransform
-from trainables.transforms.resolution import feature_side
 
 _NO_ROOM_FOR_FEATURES = (
     "Memory runs out with a single classifier to be trained on the features of the train images: "
@@ -112,8 +112,9 @@ class CellPasses:
         self._preprocessing = variants.preprocessing(variants.get(self.trunk.variant))
         self._trunk_state = read_trunk_weights(store, cell.trunk)
         self._model = self._load_trunk()
+        self.names = backbone.names_of(self._model)
         self._trained_norm = current_statistics(self._model)
-        head = self._model.classifier
+        head = backbone.classifier_of(self._model)
         self.trained_classifier = head.weight.detach().clone(), head.bias.detach().clone()
         self._temporary = ExitStack()
 
@@ -131,7 +132,8 @@ class CellPasses:
 
     def sliding_window_logits(self) -> torch.Tensor:
         """Compute val's logits by the trunk as trained, with timm's test-time pooling."""
-        model, window = self._model_with(self._trained_norm), feature_side(self.trunk.train_res)
+        model = self._model_with(self._trained_norm)
+        window = map_shape(self.trunk.variant, self.trunk.train_res).side
         how: Any = {"batch_size": self.batch_size, "device": self.device}
         if not self._is_streamed("val"):
             return pool_logits(model, self._val_maps.tensor, window, **how)
@@ -145,7 +147,8 @@ class CellPasses:
     def logits_of_head(self, model: Net) -> torch.Tensor:
         """Compute val's logits by another net's last batch norm and classifier."""
         features = self._val_features_by(model)
-        return self.logits(features, model.classifier.weight, model.classifier.bias)
+        classifier = backbone.classifier_of(model)
+        return self.logits(features, classifier.weight, classifier.bias)
 
     @torch.inference_mode()
     def logits(
@@ -174,8 +177,13 @@ class CellPasses:
 
     def statistics_state(self) -> State:
         """Give :attr:`statistics` as the net keeps them: float32, by their tensors' names."""
-        mean, var = self.statistics.mean, self.statistics.var
-        return dict(zip(STATISTICS, (mean.float(), var.float()), strict=True))
+        names = self.names.of(STATISTICS)
+        found = (self.statistics.mean.float(), self.statistics.var.float()) if names else ()
+        return dict(zip(names, found, strict=True))
+
+    def classifier_state(self, weight: torch.Tensor, bias: torch.Tensor) -> State:
+        """Give a classifier as the net keeps it, by its tensors' names."""
+        return dict(zip(self.names.of(CLASSIFIER), (weight, bias), strict=True))
 
     @cached_property
     def val_features(self) -> torch.Tensor:

@@ -1,11 +1,12 @@
 """Run a frozen trunk over a split once, and compute statistics and features from what it leaves.
 
-A pass ends before ``conv_head``. The maps that it leaves are small, and all that the arms need is
-cheap from there: the last batch norm's statistics over all images, and then the pooled features
-under those statistics, or under others, without a second pass of the net.
+A pass ends with the net's body (:mod:`.backbone`). The maps that it leaves are small, and all that
+the arms need is cheap from there: the last batch norm's statistics over all images, and then the
+features under those statistics, or under others, without a second pass of the net. A net without a
+batch norm there has no statistics, of which there are then none: (0,).
 
-Passes and ``conv_head`` run under autocast: in bf16 on a GPU, in float32 on a CPU. From the last
-batch norm on, all is float32 (:mod:`.backbone`). Models are in evaluation mode and on the device.
+Passes run under autocast, to the input of the last norm: in bf16 on a GPU, in float32 on a CPU.
+From there on, all is float32. Models are in evaluation mode and on the device.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class KeptFeatures:
 
 @dataclass(frozen=True)
 class Maps:
-    """The maps before ``conv_head`` of all images of a view, in a file mapped into memory.
+    """The maps of all images of a view, in a file mapped into memory.
 
     Used as a context, at whose end the file is removed.
     """
@@ -86,12 +87,12 @@ def body_pass(
     scratch: Path,
     mirrored: bool = False,
 ) -> Maps:
-    """Run the net up to ``conv_head`` over a view, once, and keep the maps.
+    """Run the net's body over a view, once, and keep the maps.
 
     Args:
         model: put into evaluation mode.
         view: (N, R, R, 3) uint8, N at least 1.
-        scratch: folder for the file of the maps, N x C x ceil(R/32)^2 numbers; made if need be.
+        scratch: folder for the file of the maps, N x C x h x w numbers; made if need be.
         mirrored: whether the net sees the images mirrored, left for right.
     """
     model.eval()
@@ -120,10 +121,12 @@ def norm_statistics(
 
     Sums are float64: the batch size makes no difference but for rounding.
     """
+    if not backbone.names_of(model).has_statistics:
+        return current_statistics(model)
     total = squares = torch.zeros((), dtype=torch.float64)
     count = 0
     for batch in torch.split(maps.tensor, batch_size):
-        z = in_float64(backbone.pre_norm(model, batch.to(device)))
+        z = in_float64(backbone.norm_input(model, backbone.pre_norm(model, batch.to(device))))
         total = total + z.sum(dim=(0, 2, 3)).cpu()
         squares = squares + z.square().sum(dim=(0, 2, 3)).cpu()
         count += z.shape[0] * z.shape[2] * z.shape[3]
@@ -134,14 +137,21 @@ def norm_statistics(
 
 def current_statistics(model: Net) -> NormStatistics:
     """Copy the statistics that the last batch norm has now."""
-    return NormStatistics(in_float64(model.bn2.running_mean), in_float64(model.bn2.running_var))
+    if not backbone.names_of(model).has_statistics:
+        return NormStatistics(*torch.zeros(2, 0, dtype=torch.float64))
+    norm = backbone.last_norm(model)
+    assert norm.running_mean is not None and norm.running_var is not None
+    return NormStatistics(in_float64(norm.running_mean), in_float64(norm.running_var))
 
 
 def set_norm(model: Net, statistics: NormStatistics) -> None:
     """Set the last batch norm's statistics, rounded to float32; its scale and shift stay."""
-    mean, var = model.bn2.running_mean, model.bn2.running_var
-    mean.copy_(statistics.mean.to(mean.dtype))
-    var.copy_(statistics.var.to(var.dtype))
+    if not backbone.names_of(model).has_statistics:
+        return
+    norm = backbone.last_norm(model)
+    assert norm.running_mean is not None and norm.running_var is not None
+    norm.running_mean.copy_(statistics.mean.to(norm.running_mean.dtype))
+    norm.running_var.copy_(statistics.var.to(norm.running_var.dtype))
 
 
 @torch.inference_mode()
@@ -161,7 +171,7 @@ def features_of(
 
 
 def _features(model: Net, maps: torch.Tensor, device: torch.device) -> torch.Tensor:
-    return backbone.pooled(model, backbone.pre_norm(model, maps.to(device)))
+    return backbone.head_input(model, backbone.pre_norm(model, maps.to(device)))
 
 
 def features_pass(
@@ -208,7 +218,7 @@ def pool_logits(
     has one position: the plain logits.
 
     Args:
-        maps: (N, C, h, w) before ``conv_head``.
+        maps: (N, C, h, w), as the body leaves them.
         window: side of the map at the train resolution.
         exact: in float32 throughout, as the model is served.
 
@@ -219,8 +229,9 @@ def pool_logits(
     out = []
     for batch in torch.split(maps, batch_size):
         z = backbone.pre_norm(model, batch.to(device), exact=exact)
-        positions = avg_pool2d(model.bn2(z), window, stride=1)
-        logits = model.classifier(positions.flatten(2).mT)  # (B, positions, classes)
+        positions = avg_pool2d(backbone.activations(model, z), window, stride=1)
+        each = backbone.neck(model, positions.flatten(2).mT)
+        logits = backbone.classify(model, each)  # (B, positions, classes)
         out.append((logits.mean(dim=1) + logits.amax(dim=1)).cpu() / 2)
     return torch.cat(out)
 

@@ -42,6 +42,7 @@ from trainables.fixres.reuse.kept_arms import origin
 from trainables.models import backbone, variants
 from trainables.models.backbone import Net
 from trainables.models.device import pick_device
+from trainables.models.map_shape import map_shape
 from trainables.models.memory_fit import MemoryFit
 from trainables.models.mirrored import mirror
 from trainables.storage.artifact_store import Store
@@ -56,7 +57,6 @@ from trainables.storage.files import (
 )
 from trainables.storage.hashing import content_hash
 from trainables.training.trunk import TrunkSpec, read_trunk_spec
-from trainables.transforms.resolution import feature_side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -406,10 +406,9 @@ def _nets(
 
 
 def _classify(net: Net, z: torch.Tensor) -> torch.Tensor:
-    logits: torch.Tensor = net.classifier(backbone.pooled(net, z))
-    return logits
+    return backbone.classify(net, backbone.head_input(net, z))
 
 
 def _pool(net: Net, maps: torch.Tensor, trunk: TrunkSpec) -> torch.Tensor:
-    window, device = feature_side(trunk.train_res), maps.device
+    window, device = map_shape(trunk.variant, trunk.train_res).side, maps.device
     return pool_logits(net, maps, window, batch_size=len(maps), device=device, exact=True)

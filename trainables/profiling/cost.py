@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from trainables.errors import UserError
 from trainables.models import backbone, variants
 from trainables.profiling.inference_memory import peak_mb
 
@@ -40,7 +41,11 @@ class Cost:
 
 @cache
 def cost(variant: str, res: int, classes: int) -> Cost:
-    """Count the costs of a variant at ``res`` px, on the meta device: no arithmetic, no memory."""
+    """Count the costs of a variant at ``res`` px, on the meta device: no arithmetic, no memory.
+
+    Raises:
+        UserError: the net cannot be run at so few pixels.
+    """
     with torch.device("meta"):
         model = backbone.build(variants.get(variant), classes).eval()
     image = torch.empty(1, 3, res, res, device="meta")
@@ -49,7 +54,13 @@ def cost(variant: str, res: int, classes: int) -> Cost:
         if isinstance(layer, nn.Conv2d | nn.Linear):
             layer.register_forward_hook(lambda _layer, _given, out: made.append(out.numel()))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(image)
+        try:
+            model(image)
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            raise UserError(
+                f"`variant` {variant} does not run at {res} px ({reason}): give larger resolutions."
+            ) from None
     params = sum(p.numel() for p in model.parameters())
     return Cost(
         params_m=params / 1e6,

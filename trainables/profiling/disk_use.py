@@ -7,8 +7,7 @@ from functools import cache
 import torch
 
 from trainables.models import backbone, variants
-from trainables.models.backbone import Net
-from trainables.transforms.resolution import feature_side
+from trainables.models.map_shape import map_shape, net_on_meta
 
 FLOAT_BYTES, HALF_BYTES = 4, 2
 MIN_PREFIX = 256  # images that statistics are first taken of, at least: fewer are a poor sample
@@ -17,19 +16,20 @@ MIN_PREFIX = 256  # images that statistics are first taken of, at least: fewer a
 @cache
 def checkpoint_bytes(variant: str, classes: int) -> int:
     """Count the bytes of a net's weights and statistics, in float32."""
-    net = _net(variant, classes)
+    with torch.device("meta"):
+        net = backbone.build(variants.get(variant), classes)
     return FLOAT_BYTES * sum(t.numel() for t in (*net.parameters(), *net.buffers()))
 
 
 @cache
 def map_bytes(variant: str, res: int, number_bytes: int) -> int:
-    """Count the bytes of one image's maps before ``conv_head`` at ``res`` px.
+    """Count the bytes of one image's maps, as a net's body leaves them at ``res`` px.
 
     Args:
         number_bytes: of each number; 2 from a GPU, 4 from a CPU.
     """
-    channels: int = _net(variant, 1).conv_head.in_channels
-    return number_bytes * channels * feature_side(res) ** 2
+    shape = map_shape(variant, res)
+    return number_bytes * shape.channels * shape.side**2
 
 
 def prefix(variant: str, res: int, map_gb: float, images: int) -> int | None:
@@ -51,10 +51,4 @@ def feature_bytes(variant: str, number_bytes: int = FLOAT_BYTES) -> int:
     Args:
         number_bytes: of each number; 2 where the set is streamed.
     """
-    return number_bytes * int(_net(variant, 1).num_features) + 8
-
-
-@cache
-def _net(variant: str, classes: int) -> Net:
-    with torch.device("meta"):
-        return backbone.build(variants.get(variant), classes)
+    return number_bytes * backbone.classifier_of(net_on_meta(variant)).in_features + 8

@@ -21,8 +21,8 @@ from trainables.fixres.heads import MAX_LOGITS_AT_ONCE
 from trainables.models import backbone, variants
 from trainables.models.backbone import Net
 from trainables.models.device import CUDA_CONTEXT_BYTES
+from trainables.models.map_shape import map_shape
 from trainables.profiling.inference_memory import peak_bytes
-from trainables.transforms.resolution import feature_side
 
 MapPrecision = Literal["bf16", "float32"]  # of what a net is counted in: fp16 takes what bf16 takes
 
@@ -151,9 +151,9 @@ def cell_bytes(
         settings: classifiers that are fitted together.
         has_slopes: the features of train are streamed, and made with their slopes.
     """
-    model = _net(variant, classes, precision)
-    weights, width = FLOAT * _state_numbers(model), int(model.num_features)
-    positions = batch * width * feature_side(res) ** 2
+    model, shape = _net(variant, classes, precision), map_shape(variant, res)
+    weights, width = FLOAT * _state_numbers(model), backbone.classifier_of(model).in_features
+    positions = batch * shape.normed * shape.side**2
     # The maps, and two copies to sum up.
     norm = positions * (MAP_NUMBER_BYTES[precision] + 2 * DOUBLE)
     if has_slopes:  # The norm's input and output, the latter twice more, and two slopes of each.

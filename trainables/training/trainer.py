@@ -279,7 +279,7 @@ class TrunkTraining:
         )
         self.group.broadcast(probe)
         for model in {self.model, self.evaluated_model}:
-            model.classifier.load_state_dict(probe._asdict())
+            backbone.classifier_of(model).load_state_dict(probe._asdict())
 
     def _train(self, number: int, progress: EpochProgress) -> None:
         """Train what is left of epoch ``number``."""

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from trainables.evaluation.inference import batches_of, logits_of_batch, read_behind
+from trainables.models import backbone
 from trainables.models.backbone import Net
 from trainables.models.memory_fit import MemoryFit
 from trainables.models.variants import Preprocessing
@@ -61,7 +62,7 @@ def shared_logits(
     logits = list(read_behind(logits_by_batch()))
     (stopped,) = group.any_true(sum(map(len, logits)) < len(share))
     # With more workers than images some have none, and take part in the exchange nevertheless.
-    rows = torch.cat([torch.empty(0, model.classifier.out_features), *logits])
+    rows = torch.cat([torch.empty(0, backbone.classifier_of(model).out_features), *logits])
     return None if stopped else group.gather_rows(rows, len(view))
 
 

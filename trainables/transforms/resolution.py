@@ -1,4 +1,4 @@
-"""Relate resolutions to resize sides, map sides and apparent sizes: pure arithmetic, in px.
+"""Relate resolutions to resize sides and apparent sizes: pure arithmetic, in px.
 
 FixRes (Touvron et al., arXiv:1906.06423, section 3): a training crop of area share sigma^2 that is
 resized to K_train shows an object at K_train/sigma times its share of the image, a test image
@@ -13,20 +13,14 @@ import numpy as np
 
 from trainables.transforms.augmentation import CROP_TRIES
 
-STRIDE = 32  # image px for each position of an EfficientNet's last feature map
 MIN_RES = 32  # the last feature map is down to one position
 TEST_CROP_PCT = 1.0  # FixEfficientNet's protocol: the whole short side
 
 LADDER_LENGTH = 4
 EQUALISING_STEP = 2  # steps from the train resolution to the equalising one
 MIN_STEP_FACTOR = 1.1  # results at closer resolutions differ little
-# The published best resolutions are multiples of 4; many (420, 472, 680) are none of STRIDE.
+# The published best resolutions are multiples of 4; many (420, 472, 680) are none of 32.
 LADDER_MULTIPLE = 4
-
-
-def feature_side(res: int) -> int:
-    """Compute the side of the last feature map, in positions; "same" padding rounds up."""
-    return math.ceil(res / STRIDE)
 
 
 def resize_side(test_res: int, crop_pct: float) -> int:

@@ -58,7 +58,7 @@ class GridOptions:
     recipe: Literal["own", "fixefficientnet", "fixres"] = "own"
     """Defaults of a published protocol, for ImageNet: pretrained trunks as they are, fixed."""
     variants: tuple[str, ...] = ("b0",)
-    """Backbones: b0..b8, l2, lite0..lite4; b0_ap..b7_ap start from AdvProp's weights."""
+    """b0..b8, l2, lite0..lite4; b0_ap..b7_ap (AdvProp's weights); timm:NAME (its convnets)."""
     train_res: tuple[int, ...] | Literal["native"] = (128, 160, 224)
     """Train resolutions, px; native: the one that each variant's weights were trained at."""
     test_res: tuple[int, ...] | Literal["auto", "published"] = (128, 160, 224, 288)

@@ -50,6 +50,13 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"variants": ("b0", "b9")}, "--variants", "b9"),
     ({"variants": ("efficientnet_b0",)}, "--variants", "choose from b0, b1"),
     ({"variants": ()}, "--variants", "is empty"),
+    ({"variants": ("timm:resnet51",)}, "--variants timm:resnet51", "knows"),
+    ({"variants": ("timm:vit_tiny_patch16_224",)}, "--variants timm:vit", "transformers"),
+    (
+        {"variants": ("b0", "timm:convnext_atto"), "arms": ("bn", "pool")},
+        "--arms bn pool",
+        "nothing to adapt in timm:convnext_atto",
+    ),
     ({"variants": ("b0", "b1", "b0")}, "--variants b0 b1 b0", "give each value once"),
     ({"train_res": (31, 64)}, "--train-res 31", "at least 32"),
     ({"test_res": (64, 0)}, "--test-res 0", "at least 32"),

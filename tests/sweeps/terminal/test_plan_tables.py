@@ -7,6 +7,7 @@ from typing import Any
 
 from sweeps.execution import gpu_memory
 from sweeps.planning.plan import Plan
+from sweeps.planning.workload import planned_cells
 from sweeps.terminal.plan_tables import plan_view
 from tests.factories import file_console, output_of, plan_of, spec_with
 
@@ -113,3 +114,22 @@ def test_the_plan_says_what_trunks_start_from_and_what_of_them_is_frozen() -> No
 def test_the_plan_says_what_balances_classes() -> None:
     assert "\nbalance " not in shown()
     assert "\nbalance  balanced sampling: an epoch draws 120 images" in shown(sampling="balanced")
+
+
+def test_the_plan_says_what_is_touched_of_nets_that_are_no_efficientnets() -> None:
+    assert "touches" not in shown()
+    text = shown(variants=("b0", "timm:resnet18", "timm:convnext_atto"), arms=("none", "bn", "fix"))
+    touched = text[text.index("touches") : text.index("passes")]
+    resnet, convnext = touched.split("timm:convnext_atto")
+    assert "timm:resnet18: last norm layer4.1.bn2 (statistics," in " ".join(resnet.split())
+    assert "classifier fc" in resnet and "no arm" not in resnet
+    assert "last norm head.norm (scale and shift alone)" in " ".join(convnext.split())
+    assert "no arm bn" in " ".join(convnext.split())
+
+
+def test_a_net_without_statistics_has_no_arm_that_changes_nothing_else() -> None:
+    made = plan(variants=("b0", "timm:convnext_atto"), arms=("none", "bn", "fix"))
+    arms = {point.variant: made.arms_for(point.variant) for point in made.points}
+    assert arms == {"b0": ("none", "bn", "fix"), "timm:convnext_atto": ("none", "fix")}
+    by_kind = {kind[0]: kind[2] for kind in planned_cells(made)}
+    assert by_kind == arms

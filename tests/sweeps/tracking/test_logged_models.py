@@ -14,6 +14,7 @@ from tests.sweeps.tracking.recorded_sweep import TrackedSweep, run_store, starte
 
 AT_MS = 1_700_000_000_000
 TRUNK, CELL = trunk_key("t"), cell_key("c")
+CELL_NAME = "cell-timm:resnet50.a1-c0.875"
 METRIC = Metric("val/top1", 0.5, AT_MS, 2, dataset_name="digits val", dataset_digest="0 val")
 
 
@@ -37,7 +38,9 @@ def log_both(runs: RunStore, file: Path) -> None:
     models = LoggedModels(runs)
     common: dict[str, Any] = {"files": [file], "metrics": [METRIC], "step": 2}
     models.log(TRUNK, "a trunk", params={"train_res": 64}, **common)
-    models.log(CELL, "a cell", params={"test_res": 96}, source_key=TRUNK, **common)
+    models.log(
+        CELL, "cell-timm:resnet50.a1-c0.875", params={"test_res": 96}, source_key=TRUNK, **common
+    )
 
 
 def check_both(sweep: TrackedSweep) -> None:
@@ -56,6 +59,7 @@ def check_both(sweep: TrackedSweep) -> None:
         outputs = sweep.client.get_run(run.info.run_id).outputs
         assert outputs is not None
         assert [(o.model_id, o.step) for o in outputs.model_outputs] == [(model.model_id, 2)]
+    assert models[CELL].name == "cell-timm_resnet50_a1-c0_875"  # as MLflow allows
     assert models[TRUNK].params == {"train_res": "64"}
     assert sweep.sources_of(CELL) == [models[TRUNK].model_id]
 
@@ -107,7 +111,7 @@ def test_a_model_of_which_the_source_was_refused_is_there_and_gets_it_later(
 ) -> None:
     cell: dict[str, Any] = {"params": {"test_res": 96}, "files": [file], "source_key": TRUNK}
     with pytest.raises(NoRunError, match=TRUNK):
-        LoggedModels(runs).log(CELL, "a cell", metrics=[METRIC], step=2, **cell)
+        LoggedModels(runs).log(CELL, CELL_NAME, metrics=[METRIC], step=2, **cell)
     assert sweep.sources_of(CELL) == [] and find_model(runs, TRUNK) is None
     model = find_model(runs, CELL)
     assert model is not None and model.status.name == "READY"

@@ -49,9 +49,9 @@ def write(folder, net, variant="lite0", **changed):
 def test_timm_alone_loads_the_model_and_how_to_test_it(tmp_path):
     torch.manual_seed(0)
     x, wanted, folders = torch.randn(2, 3, 64, 64), {}, {}
-    for variant in ("lite0", "b0"):
+    for variant in ("lite0", "b0", "timm:resnet18", "timm:mobilenetv3_small_050"):
         net = timm.create_model(variants.get(variant).timm_name, num_classes=len(CLASSES)).eval()
-        folders[variant] = tmp_path / "out" / variant
+        folders[variant] = tmp_path / "out" / variants.file_name(variant)
         write(folders[variant], net, variant)
         torch.save(x, f"{folders[variant]}.x")
         with torch.no_grad():
@@ -61,7 +61,7 @@ def test_timm_alone_loads_the_model_and_how_to_test_it(tmp_path):
     for variant, line in zip(folders, done.stdout.splitlines(), strict=True):
         logits = torch.load(f"{folders[variant]}.logits")
         torch.testing.assert_close(logits, wanted[variant], rtol=1e-6, atol=1e-6)
-        told, imagenet = json.loads(line), variant == "b0"
+        told, imagenet = json.loads(line), variant != "lite0"
         assert told["ours"] == []
         assert told["labels"] == list(CLASSES)
         assert told["classes"] == len(CLASSES)

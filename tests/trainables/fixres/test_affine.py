@@ -12,7 +12,7 @@ from torch.nn import CrossEntropyLoss
 from tests.trainables.adapted import HEADS, net_with
 from trainables.fixres.affine import fit_affine, fit_affine_setting
 from trainables.fixres.head_settings import HeadSetting
-from trainables.models.tensor_names import AFFINE, CLASSIFIER
+from trainables.models.parts.tensor_names import AFFINE, CLASSIFIER, EFFICIENTNET
 
 CPU = torch.device("cpu")
 SETTING = HeadSetting(optimizer="adamw", lr=0.003, label_smoothing=0.1, weight_decay=0.05, epochs=0)
@@ -38,7 +38,7 @@ def test_only_scale_shift_and_classifier_move(made, data, optimizer):
     net, setting, tried = fitted(made, data, setting=replace(SETTING, optimizer=optimizer))
     state = net.state_dict()
     changed = {name for name in state if not torch.equal(state[name], made.trunk[name])}
-    assert changed == {*AFFINE, *CLASSIFIER}
+    assert changed == set(EFFICIENTNET.of(AFFINE, CLASSIFIER))
     assert 1 <= setting.epochs <= tried <= HEADS.epochs
     assert not any(p.requires_grad for p in net.parameters())
 
@@ -87,7 +87,7 @@ def test_a_step_of_weighted_classes_is_down_torchs_weighted_loss(made, data, smo
     )  # fmt: skip
     net = net_with(made.trunk)
     fit_affine_setting(net, (maps, y), setting, replace(HEADS, batch_size=24), seed=1, device=CPU)
-    for name in (*AFFINE, *CLASSIFIER):
+    for name in EFFICIENTNET.of(AFFINE, CLASSIFIER):
         moved = made.trunk[name] - net.state_dict()[name]
         wanted = plain.get_parameter(name).grad
         assert wanted.abs().max() > 1e-3

@@ -4,121 +4,33 @@ import subprocess
 import sys
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from timm.layers import TestTimePoolHead as TimmPoolHead
 
 from tests.trainables.adapted import (
     HEADS,
-    SEED,
-    TEST_RES,
     TRAIN_RES,
-    VIEWS,
     WHOLE,
     net_with,
-    normalised,
     pixels_of,
-    served,
     watched,
 )
+from tests.trainables.fixres.plain_arms import plain
 from trainables.evaluation.metrics import score
-from trainables.fixres import frechet
 from trainables.fixres.adapted_net import adapted_state
 from trainables.fixres.arms import ARMS, UNTUNED, rank
-from trainables.fixres.heads import epoch_order
-from trainables.models.tensor_names import AFFINE, CLASSIFIER, STATISTICS
-
-
-def re_estimated(made):
-    """The trunk with its last batch norm's statistics as torch takes them from one large batch."""
-    net = net_with(made.trunk)
-    x, _ = pixels_of(made.views.images, "train")
-    net.bn2.train()
-    net.bn2.momentum = 1.0
-    with torch.no_grad():
-        net(x)
-    return net.eval()
-
-
-@torch.enable_grad()
-def trained(made, net, setting, views, tuned):
-    """The net with the named tensors trained: no kept features, all of it runs in every step."""
-    y = torch.tensor(made.views.images.split("train").labels)
-    net.requires_grad_(False)
-    groups = []
-    for name in tuned:
-        parameter = net.get_parameter(name).requires_grad_(True)
-        decay = setting.weight_decay if name in CLASSIFIER else 0.0
-        groups.append({"params": [parameter], "weight_decay": decay})
-    optimizer = torch.optim.SGD(groups, setting.lr, momentum=HEADS.momentum)
-    for epoch in range(1, setting.epochs + 1):
-        x = views[(epoch - 1) % len(views)]
-        for chosen in epoch_order(len(x), SEED, epoch).split(HEADS.batch_size):
-            loss = F.cross_entropy(
-                net(x[chosen]), y[chosen], label_smoothing=setting.label_smoothing
-            )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    return net
-
-
-def plain(made, arm):
-    """Val's logits by the arm, the plain way."""
-    images, head = made.views.images, made.results[arm].head
-    x, _ = pixels_of(images, "val")
-    train, _ = pixels_of(images, "train")
-    if arm in ("none", "none_flip"):
-        net = net_with(made.trunk)
-    elif arm == "pool":
-        net = TimmPoolHead(net_with(made.trunk), original_pool=TRAIN_RES // 32)
-    elif arm == "bn":
-        net = re_estimated(made)
-    elif arm == "frechet":
-        net = mapped(made)
-    elif arm in ("fix", "fix_flip"):
-        net = trained(made, re_estimated(made), head, [train], CLASSIFIER)
-    elif arm == "fix_aug":
-        part = images.split("train")
-        views = []
-        for number in range(VIEWS):
-            view = made.views.mild_view("train", WHOLE, number=number, hflip=0.5, seed=SEED)
-            assert len(view) == len(part)
-            views.append(normalised(np.concatenate(list(view.batches(5)))))
-        net = trained(made, re_estimated(made), head, views, CLASSIFIER)
-    elif arm == "fix_affine":
-        net = trained(made, re_estimated(made), head, [train], (*AFFINE, *CLASSIFIER))
-    else:
-        pytest.fail(f"compute the arm {arm} the plain way here")
-    with torch.no_grad():
-        return served(net, arm)(x)
-
-
-def mapped(made):
-    """The trunk with its pooled features mapped before the classifier."""
-    net = net_with(made.trunk)
-    pooled = []
-    for res in (TRAIN_RES, TEST_RES):
-        x, _ = pixels_of(made.views.images, "train", replace(WHOLE, test_res=res))
-        with torch.no_grad():
-            pooled.append(net.forward_head(net.forward_features(x), pre_logits=True).numpy())
-    old, new = frechet.fit_laws(*(frechet.quantiles(features) for features in pooled))
-
-    def forward(x):
-        features = net.forward_head(net.forward_features(x), pre_logits=True).double().numpy()
-        back = old.quantile(new.cdf(features).clip(1e-12, 1 - 1e-12))
-        inside = (new.cdf(features) > 1e-9) & (new.cdf(features) < 1 - 1e-9)
-        line = np.polyfit(features[inside], back[inside], 1)  # it is one: the tails go along it
-        return net.classifier(torch.tensor(np.polyval(line, features)).float())
-
-    return forward
+from trainables.models.parts.tensor_names import AFFINE, CLASSIFIER, EFFICIENTNET, STATISTICS
 
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_an_arm_is_what_the_whole_net_does_plainly(made, arm):
     wanted = plain(made, arm)
+    if arm == "pool":
+        x, _ = pixels_of(made.views.images, "val")
+        with torch.no_grad():
+            timms = TimmPoolHead(net_with(made.trunk), original_pool=TRAIN_RES // 32)(x)
+        torch.testing.assert_close(wanted, timms)
     torch.testing.assert_close(made.logits[arm], wanted, rtol=2e-4, atol=2e-4)
     assert made.results[arm].score == score(
         wanted, torch.tensor(made.views.images.split("val").labels), "val"
@@ -137,18 +49,20 @@ def test_an_arm_changes_what_it_says_and_not_a_bit_else(made, arm):
     state = adapted_state(made.store, made.cell.trunk, made.cell.key, arm)
     assert state.keys() == made.trunk.keys()
     changed = {name for name in state if not torch.equal(state[name], made.trunk[name])}
-    assert changed == set(ARMS[arm].changes)
+    assert changed == set(EFFICIENTNET.of(*ARMS[arm].changes))
     assert all(state[name].dtype == made.trunk[name].dtype for name in state)
 
 
 def test_what_each_arm_may_change():
     """FixRes touches the classifier and the last batch norm, and nothing else ever."""
     assert {a for a in ARMS if not ARMS[a].changes} == {"none", "pool", "none_flip"}
-    assert ARMS["bn"].changes == STATISTICS
+    assert ARMS["bn"].changes == (STATISTICS,)
     for arm in ("fix", "fix_aug", "fix_flip"):
-        assert ARMS[arm].changes == (*CLASSIFIER, *STATISTICS)
-    assert set(ARMS["fix_affine"].changes) - set(ARMS["fix"].changes) == set(AFFINE)
-    every = {name for arm in ARMS.values() for name in arm.changes}
+        assert ARMS[arm].changes == (CLASSIFIER, STATISTICS)
+    assert set(ARMS["fix_affine"].changes) - set(ARMS["fix"].changes) == {AFFINE}
+    parts = {part for arm in ARMS.values() for part in arm.changes}
+    assert parts == {STATISTICS, AFFINE, CLASSIFIER}
+    every = EFFICIENTNET.of(STATISTICS, AFFINE, CLASSIFIER)
     assert {name.partition(".")[0] for name in every} == {"classifier", "bn2"}
 
 

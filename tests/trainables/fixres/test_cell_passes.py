@@ -23,7 +23,7 @@ from trainables.fixres.arms import ARMS
 from trainables.fixres.cell_passes import CellPasses
 from trainables.fixres.features import read_features
 from trainables.models import backbone
-from trainables.models.tensor_names import STATISTICS
+from trainables.models.parts.tensor_names import EFFICIENTNET, STATISTICS
 from trainables.storage.artifact_store import Store
 
 
@@ -149,7 +149,7 @@ def test_results_do_not_depend_on_what_was_asked_before(made):
 def test_re_estimated_statistics_are_kept_as_the_nets_own_tensors(made):
     with CellPasses(made.cell, made.store, made.views) as passes:
         state = passes.statistics_state()
-    assert tuple(state) == STATISTICS
+    assert tuple(state) == EFFICIENTNET.of(STATISTICS)
     assert all(tensor.dtype == torch.float32 for tensor in state.values())
     net = adapted_state(made.store, made.cell.trunk, made.cell.key, "bn")
     assert all(torch.equal(net[name], tensor) for name, tensor in state.items())

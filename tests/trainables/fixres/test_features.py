@@ -1,4 +1,3 @@
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -7,6 +6,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 
+from tests.trainables.training.small_nets import net_of
 from trainables.fixres.features import (
     Maps,
     NormStatistics,
@@ -112,23 +112,18 @@ def test_norm_statistics_are_what_a_batch_norm_records_of_one_batch_of_all(net, 
     torch.testing.assert_close(found, (net.bn2.running_mean, net.bn2.running_var))
 
 
-def bare() -> Any:
-    """A net whose conv_head leaves the maps as they are."""
-    return SimpleNamespace(conv_head=lambda z: z)
-
-
 def test_variances_far_from_zero_do_not_cancel(tmp_path):
     """A mean of 1000 at a deviation of 0.01: lost in float32 sums of squares."""
     values = 1000 + 0.01 * torch.randn(500, 2, 3, 3, generator=torch.Generator().manual_seed(0))
     maps = Maps(values, None)  # type: ignore[arg-type]
-    found = norm_statistics(bare(), maps, batch_size=64, device=CPU)
+    found = norm_statistics(net_of(), maps, batch_size=64, device=CPU)
     wanted = values.double().transpose(0, 1).flatten(1).var(1)
     torch.testing.assert_close(found.var, wanted, rtol=1e-3, atol=0)
 
 
 def test_one_value_a_channel_has_no_negative_or_infinite_variance():
     maps = Maps(torch.full((1, 4, 1, 1), 0.1), None)  # type: ignore[arg-type]
-    found = norm_statistics(bare(), maps, batch_size=8, device=CPU)
+    found = norm_statistics(net_of(), maps, batch_size=8, device=CPU)
     assert torch.equal(found.var, torch.zeros(4, dtype=torch.float64))
 
 

@@ -17,7 +17,7 @@ from trainables.fixres.adapt import adapt_cell
 from trainables.fixres.adapted_net import adapted_state
 from trainables.fixres.arms import ARMS
 from trainables.fixres.cell import RefitCell, recorded_results
-from trainables.models.tensor_names import CLASSIFIER
+from trainables.models.parts.tensor_names import CLASSIFIER, EFFICIENTNET
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_tensors, write_tensors
 from trainables.training.trainer import TrunkTraining
@@ -77,7 +77,9 @@ def test_an_arm_is_refitted_on_all_without_a_score(made, arm, tmp_path):
     state = adapted_state(store, cell.trunk, cell.key, arm)
     swept = adapted_state(made.store, made.cell.trunk, made.cell.key, arm)
     changed = {name for name, tensor in state.items() if not tensor.equal(swept[name])}
-    assert changed == set(ARMS[arm].changes)  # other images, other statistics and classifier
+    assert changed == set(
+        EFFICIENTNET.of(*ARMS[arm].changes)
+    )  # other images, other statistics and classifier
     assert not (store.cell(cell.key) / "predictions.arrow").exists()
 
 
@@ -95,7 +97,8 @@ def test_what_is_not_finite_is_refused(made, tmp_path):
     cell, store, views = refitted(made, "fix", tmp_path)
     path = store.trunk(cell.trunk) / "trunk.safetensors"
     state = read_tensors(path)
-    state[CLASSIFIER[0]] = torch.full_like(state[CLASSIFIER[0]], torch.nan)
+    weight, _ = EFFICIENTNET.of(CLASSIFIER)
+    state[weight] = torch.full_like(state[weight], torch.nan)
     write_tensors(path, state)
     with pytest.raises(SweepError, match="is not finite"):
         adapt_cell(cell, store, views)
@@ -157,7 +160,7 @@ def test_a_refit_is_what_a_cell_makes_of_a_train_split_that_holds_all(made, swep
     wanted = adapted_state(store, cell.trunk, cell.key, arm)
     found = adapted_state(made.store, refit.trunk, refit.key, arm)
     differing = {name for name in wanted if not torch.equal(wanted[name], found[name])}
-    assert differing == (set() if same else set(ARMS[arm].changes))
+    assert differing == (set() if same else set(EFFICIENTNET.of(*ARMS[arm].changes)))
 
 
 def trained(made, images, root):

@@ -16,7 +16,7 @@ from trainables.fixres.cell import (
     read_delta,
     recorded_results,
 )
-from trainables.models.tensor_names import CLASSIFIER
+from trainables.models.parts.tensor_names import CLASSIFIER, EFFICIENTNET
 from trainables.training.class_balance import class_weights
 
 FITTED = ("fix", "fix_aug", "fix_affine", "fix_flip")  # the arms that fit a classifier
@@ -38,7 +38,8 @@ def test_every_arm_that_fits_a_classifier_weighs_classes_and_no_other_changes(ma
         if arm in FITTED:
             assert (own.class_weights, former.class_weights) == ("balanced", "none")
             found, without = (read_delta(made.store, c.key, arm) for c in (cell, made.cell))
-            assert not found[CLASSIFIER[0]].equal(without[CLASSIFIER[0]])
+            weight, _ = EFFICIENTNET.of(CLASSIFIER)
+            assert not found[weight].equal(without[weight])
         else:
             assert result.score == made.results[arm].score
             if ARMS[arm].changes:

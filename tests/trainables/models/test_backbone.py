@@ -1,12 +1,14 @@
 """The nets: the parts that FixRes touches, and trunks that are loaded into them."""
 
+from typing import Any
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from trainables.models import backbone, variants
 from trainables.models.backbone import load_trunk
-from trainables.models.tensor_names import AFFINE, CLASSIFIER, STATISTICS
+from trainables.models.parts.tensor_names import AFFINE, CLASSIFIER, EFFICIENTNET, STATISTICS
 
 LITE0, B0 = variants.get("lite0"), variants.get("b0")
 
@@ -35,7 +37,7 @@ def test_every_variant_has_the_parts_that_the_fix_names(name):
     assert state["classifier.weight"].shape == (7, model.num_features)
     assert isinstance(model.bn2, torch.nn.BatchNorm2d)
     assert model.bn2.num_features == model.num_features
-    assert {*CLASSIFIER, *STATISTICS, *AFFINE} <= set(state)
+    assert set(EFFICIENTNET.of(CLASSIFIER, STATISTICS, AFFINE)) <= set(state)
 
 
 def test_dropout_is_as_given():
@@ -59,7 +61,7 @@ def test_a_model_on_its_device_differs_in_layout_alone(lite0):
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         wanted = lite0(x)
-        placed = backbone.to_device(lite0, torch.device("cpu"))
+        placed: Any = backbone.to_device(lite0, torch.device("cpu"))
         torch.testing.assert_close(placed(x), wanted, rtol=1e-4, atol=1e-4)
     assert placed.conv_stem.weight.is_contiguous(memory_format=torch.channels_last)
 
@@ -91,12 +93,12 @@ def test_a_trunk_of_as_many_classes_keeps_its_classifier(lite0_state):
 
 
 def test_a_trunk_of_other_classes_starts_with_a_classifier_of_zeros(lite0_state):
-    model = backbone.build(LITE0, 3)
+    model: Any = backbone.build(LITE0, 3)
     load_trunk(model, lite0_state)
     loaded = model.state_dict()
     assert loaded["classifier.weight"].shape[0] == 3
     assert not model.classifier.weight.any() and not model.classifier.bias.any()
-    rest = [name for name in lite0_state if name not in CLASSIFIER]
+    rest = [name for name in lite0_state if name not in EFFICIENTNET.of(CLASSIFIER)]
     assert all(torch.equal(loaded[name], lite0_state[name]) for name in rest)
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 
 from trainables.models import backbone, variants
-from trainables.models.backbone import Net, build
-from trainables.transforms.resolution import feature_side
+from trainables.models.backbone import build
+from trainables.models.map_shape import map_shape
 
 
 class Card(NamedTuple):
@@ -57,7 +57,7 @@ SIDES = {
 
 
 @cache
-def built(name: str) -> Net:
+def built(name: str) -> Any:
     with torch.device("meta"):
         return build(variants.get(name), 1000).eval()
 
@@ -98,6 +98,7 @@ def rounded(channels: float) -> int:
 def test_width_and_depth_scale_the_base_net(name: str) -> None:
     """EfficientNet (arXiv:1905.11946), table 1 and section 3.3: channels and layers of stages."""
     row, net = variants.get(name), built(name)
+    assert row.width and row.depth
     depths = [math.ceil(row.depth * layers) for layers in (1, 2, 2, 3, 3, 4, 1)]
     widths = [rounded(row.width * channels) for channels in (16, 24, 40, 80, 112, 192, 320)]
     assert [len(list(stage.children())) for stage in net.blocks] == depths
@@ -114,4 +115,4 @@ def test_last_feature_map(name: str) -> None:
     with torch.no_grad():
         maps = backbone.body(net, torch.empty(1, 3, res, res, device="meta"))
     assert maps.shape == (1, net.conv_head.in_channels, side, side)
-    assert feature_side(res) == side
+    assert map_shape(name, res).side == side

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("tiny_known")
 def test_logits_are_the_mean_of_two_plain_passes():
     torch.manual_seed(0)
     net = backbone.build(variants.get("tiny"), 4).eval()
-    torch.nn.init.normal_(net.classifier.weight)
+    torch.nn.init.normal_(net.get_parameter("classifier.weight"))
     x = torch.randn(3, 3, 40, 40)
     wanted = (net(x) + net(torch.tensor(x.numpy()[..., ::-1].copy()))) / 2
     served = MirrorAveraged(net)

@@ -5,6 +5,7 @@ import socket
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -200,6 +201,11 @@ def test_a_hub_out_of_reach_is_told_at_once_with_what_to_do(store, monkeypatch):
     assert not store.root.exists()
 
 
+def test_a_net_without_weights_at_the_hub_is_told_so(store):
+    with pytest.raises(UserError, match=r"no weights of timm:cspresnet50d at the hub: put weights"):
+        find_weights(variants.get("timm:cspresnet50d"), "auto", store)
+
+
 @pytest.mark.usefixtures("no_network")
 def test_offline_mode_asks_no_network(store, monkeypatch):
     def forbidden(*_, **__):
@@ -274,7 +280,7 @@ def test_a_classifier_that_is_not_kept_is_not_read_and_makes_another_trunk(store
     assert kept.keep_classifier and kept.are_given
     whole, rest = (stored_state(weights, store) or {} for weights in (kept, given_up))
     assert set(whole) - set(rest) == {"classifier.weight", "classifier.bias"}
-    net = backbone.build(LITE0, 5)
+    net: Any = backbone.build(LITE0, 5)
     backbone.load_trunk(net, rest)
     assert not net.classifier.weight.any() and not net.classifier.bias.any()
     assert content_hash(kept) != content_hash(given_up)

@@ -7,6 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from sweeps.planning.published import PUBLISHED
+from trainables.errors import UserError
 from trainables.models import backbone, variants
 from trainables.models.mirrored import MirrorAveraged
 from trainables.profiling.cost import cost
@@ -73,3 +74,16 @@ def test_an_image_that_passes_with_its_mirror_image_costs_two() -> None:
     assert two.memory_mb == pytest.approx(peak_bytes(served, image) / 1e6, rel=0.02)
     assert two.activations_m == 2 * one.activations_m
     assert two.params_m == one.params_m and one.of_passes(1) == one
+
+
+def test_a_net_is_counted_as_timm_publishes_it() -> None:
+    """ResNet-50: 25.56 M parameters and 4.1 GMACs at 224 px."""
+    found = cost("timm:resnet50", 224, 1000)
+    assert found.params_m == pytest.approx(25.56, abs=0.01)
+    assert found.gmacs == pytest.approx(4.1, abs=0.05)
+    assert found.layers == 54 and found.memory_mb > 4 * found.params_m
+
+
+def test_fewer_pixels_than_a_net_runs_with_are_refused() -> None:
+    with pytest.raises(UserError, match=r"timm:inception_v3 does not run at 64 px .*larger"):
+        cost("timm:inception_v3", 64, 10)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.multiprocessing.spawn import spawn
 
 from tests import tiny_net
@@ -29,6 +30,7 @@ from trainables.training.trunk import TrunkSpec, recorded_reports
 from trainables.training.validation import shared_logits
 from trainables.transforms.eval_transform import EvalTransform
 
+RESNET = "timm:resnet18"  # its batch norms have no activation, and it drops elsewhere
 WORLD, EPOCHS, STEPS = 2, 2, 4  # steps an epoch, of 22 images in batches of 5
 WEIGHTS = np.array([0.3, 4.0, 1.5])  # of classes in the loss
 # Layers behind which memory runs out, and whether in the backward pass.
@@ -58,14 +60,17 @@ def still_net():
     return backbone.build(variants.get("tiny"), 3).eval()
 
 
-def whole_net():
+def whole_net(variant="tiny"):
     """The real net as it is trained: batch norm, dropout and skipped blocks see the whole batch.
 
     In float64: with weights by chance, rounding in float32 is all that some gradients consist of.
     """
     torch.manual_seed(0)
-    net = backbone.build(variants.get("tiny"), 3, drop_rate=0.3, drop_path=0.4).train().double()
-    net.conv_stem.register_forward_pre_hook(lambda _module, inputs: (inputs[0].double(),))
+    net: Any = (
+        backbone.build(variants.get(variant), 3, drop_rate=0.3, drop_path=0.4).train().double()
+    )
+    first = next(part for part in net.modules() if isinstance(part, nn.Conv2d))
+    first.register_forward_pre_hook(lambda _module, inputs: (inputs[0].double(),))
     return net
 
 
@@ -87,7 +92,7 @@ def step(net, batches, group, room=None, weights=None, at=None):
         if room and len((outputs if backward else inputs)[0]) > room:
             raise torch.OutOfMemoryError("injected")
 
-    layer, backward = at or ("classifier", False)
+    layer, backward = at or (list(dict(net.named_children()))[-1], False)
     module = net.get_submodule(layer)
     register = module.register_full_backward_hook if backward else module.register_forward_hook
     hook = register(run_out)
@@ -196,6 +201,7 @@ def worked(rank, work):
         "normed": step(whole_net(), batches, group),
         "frozen": step(frozen_net(), batches, group),
         "frozen and cramped": step(frozen_net(), batches, group, room=3 if rank == 1 else None),
+        f"normed {RESNET}": step(whole_net(RESNET), batches, group),
         **{
             f"out of memory {at}": step(
                 whole_net(), larger, group, room=5 if rank == 1 else None, at=at
@@ -307,11 +313,14 @@ def test_all_workers_have_the_same_weights_and_those_of_one_alone(workers, scene
         torch.testing.assert_close(one[name], weight, rtol=1e-3, atol=1e-5, msg=name)
 
 
-def test_two_workers_normalise_and_drop_as_one_does(workers):
+@pytest.mark.parametrize("variant", ["tiny", RESNET])
+def test_two_workers_normalise_and_drop_as_one_does(workers, variant):
     """Batches of 9 and 8: one worker has an image more."""
-    one, other = (found["normed"] for found in workers)
+    scene = "normed" if variant == "tiny" else f"normed {variant}"
+    one, other = (found[scene] for found in workers)
     assert equal(one["weights"], other["weights"]) and equal(one["statistics"], other["statistics"])
-    alone = step(whole_net(), [draw(9, res=32), draw(8, res=32, seed=1)], WorkerGroup())
+    batches = [draw(9, res=32), draw(8, res=32, seed=1)]
+    alone = step(whole_net(variant), batches, WorkerGroup())
     for what in ("weights", "gradients", "statistics"):
         assert one[what].keys() == alone[what].keys()
         for name, value in alone[what].items():

@@ -59,7 +59,7 @@ def test_gradients_are_scaled_down_to_the_norm_and_never_up(monkeypatch, scaled,
 
 
 def test_each_layer_has_its_share_of_the_learning_rate_as_timm_divides_them():
-    net = backbone.build(variants.get("lite0"), 3)
+    net: Any = backbone.build(variants.get("lite0"), 3)
     optimizer = make_optimizer(net, "adamw", lr=0.1, weight_decay=0.05, layer_decay=0.5)
     wanted = param_groups_layer_decay(net, weight_decay=0.05, layer_decay=0.5)
     scales = {id(p): group["lr_scale"] for group in wanted for p in group["params"]}
@@ -123,9 +123,10 @@ def test_frozen_norms_train_as_timms_do():
         torch.testing.assert_close(net.state_dict()[name], value, rtol=1e-3, atol=1e-5, msg=name)
     norms = {name for name in before if ".bn" in name or name.startswith("bn")}
     assert all(torch.equal(net.state_dict()[name], before[name]) for name in norms)
-    assert not torch.equal(net.conv_stem.weight, before["conv_stem.weight"])
+    stem = "conv_stem.weight"
+    assert not torch.equal(net.get_parameter(stem), before[stem])
     backbone.into_training(net)
-    assert net.bn1.training and all(p.requires_grad for p in net.parameters())
+    assert net.get_submodule("bn1").training and all(p.requires_grad for p in net.parameters())
 
 
 def mixed(images, share, seed=0):

@@ -12,7 +12,6 @@ from trainables.transforms.resolution import (
     MIN_RES,
     equalising_test_res,
     expected_side_share,
-    feature_side,
     object_size_ratio,
     resize_side,
 )
@@ -25,11 +24,6 @@ CROPS = [
     for aspect in (1.0, 4 / 3, 0.5)
     for crop_pct in (1.0, 0.875)
 ]
-
-
-@pytest.mark.parametrize(("res", "side"), [(32, 1), (33, 2), (64, 2), (224, 7), (225, 8)])
-def test_feature_side(res, side):
-    assert feature_side(res) == side
 
 
 @pytest.mark.parametrize(("test_res", "side"), [(224, 256), (320, 365), (384, 438), (480, 548)])

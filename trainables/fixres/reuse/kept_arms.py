@@ -32,7 +32,7 @@ from trainables.fixres.cell import (
 )
 from trainables.fixres.features import NormStatistics
 from trainables.fixres.predictions import logits_path
-from trainables.models.tensor_names import STATISTICS
+from trainables.models.parts.tensor_names import STATISTICS, statistics_in
 from trainables.storage.artifact_store import Store
 from trainables.storage.damage import unless_damaged
 from trainables.storage.files import (
@@ -181,11 +181,11 @@ def kept_statistics(store: Store, key: str) -> NormStatistics | None:
     """Read the re-estimated statistics that a cell's arms were given; None: there are none."""
     spec = _finished_spec(store, key)
     for arm in (arm for arm in spec.arms if arm in ARMS) if spec else ():
-        if set(STATISTICS) <= set(ARMS[arm].changes):
+        if STATISTICS in ARMS[arm].changes:
             delta = unless_damaged(partial(read_delta, store, key, arm))
-            if delta is not None:
-                mean, var = (delta[name].double() for name in STATISTICS)
-                return NormStatistics(mean, var)
+            found = [] if delta is None else [delta[n].double() for n in statistics_in(delta)]
+            if found:
+                return NormStatistics(*found)
     return None
 
 

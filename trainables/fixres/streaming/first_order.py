@@ -13,7 +13,7 @@ with two numbers a feature, slope = mean act'(y) and stretch = mean act'(y) (y -
 beside it. What is left out is quadratic in how far the statistics were off: of n images of a random
 sample it falls as 1/n, while uncorrected features are off by 1/sqrt(n). The activation and the
 pooling are run, and differentiated, as the net has them; nothing is presumed but that a feature
-depends on its own channel alone.
+depends on its own channel alone. What a net does after its pooling is done to corrected features.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from trainables.models.backbone import Net
 
 @dataclass(frozen=True)
 class FeatureSlopes:
-    """Features under some statistics, and how they would move with these: (N, F) each."""
+    """Averages that are pooled, and how they would move with the statistics: (N, F) each."""
 
     features: torch.Tensor
     slope: torch.Tensor
@@ -37,18 +37,18 @@ class FeatureSlopes:
 
 
 def feature_slopes(model: Net, z: torch.Tensor) -> FeatureSlopes:
-    """Compute features, and their slopes, under the last batch norm as it stands.
+    """Compute pooled features, and their slopes, under the last batch norm as it stands.
 
     Args:
-        z: (N, F, h, w) float32, the norm's input; no inference tensor.
+        z: (N, F, h, w) float32, from :func:`.backbone.pre_norm`; no inference tensor.
     """
     with torch.no_grad():
         y = backbone.normed(model, z)
-    around = y - model.bn2.bias.detach()[:, None, None]
+    around = y - backbone.last_norm(model).bias.detach()[:, None, None]
     with torch.enable_grad():
         start = y.requires_grad_(True)
         # The activation may work in place, which it must not do on what is differentiated by.
-        features = backbone.after_norm(model, start.clone())
+        features = backbone.after_norm(model, start.clone(), z)
         (by_position,) = torch.autograd.grad(features.sum(), start)
     slope, stretch = by_position.sum(dim=(2, 3)), (by_position * around).sum(dim=(2, 3))
     return FeatureSlopes(features.detach(), slope, stretch)
@@ -62,7 +62,7 @@ def corrected(
     Returns:
         (N, F) float32, on the device of the features.
     """
-    norm, device = model.bn2, found.features.device
+    norm, device = backbone.last_norm(model), found.features.device
     deviations = [(s.var + norm.eps).sqrt() for s in (before, now)]
     ratio = deviations[0] / deviations[1]
     moved = norm.weight.detach().cpu().double() * (before.mean - now.mean) / deviations[1]

@@ -1,12 +1,14 @@
-"""Sum up the first two moments of what comes before ``conv_head``: exact statistics behind it.
+"""Sum up the first two moments of maps: exact statistics of what is linear in them.
 
-The last batch norm's input is linear in the maps x before ``conv_head``, z = W x + b at each
-position. So its mean and variance over all images follow from the mean m and the covariance C of x:
+The last batch norm's input is linear in the maps x that a net's body leaves (:mod:`.backbone`),
+z = W x + b at each position, or is these maps. So its mean and variance over all images follow from
+the mean m and the covariance C of x:
 
     mean z = W m + b        var z = diag(W C W')
 
-C has a quarter of the channels on either side that z has, so that this costs a quarter of a pass of
-``conv_head``; and no image need be kept, or seen again, once its moments are summed.
+In an EfficientNet C has a quarter of the channels on either side that z has, so that this costs a
+quarter of a pass of ``conv_head``; and no image need be kept, or seen again, once its moments are
+summed.
 """
 
 from __future__ import annotations
@@ -49,12 +51,15 @@ class InputMoments:
 
     def statistics(self, model: Net) -> NormStatistics:
         """Compute the statistics of the last batch norm's input over all images so far."""
-        weight, bias = backbone.pre_norm_parameters(model)
-        weight = weight.to(self.total)
+        linear = backbone.pre_norm_parameters(model)
         around = self.total / self.count
         covariance = self.products / self.count - torch.outer(around, around)
-        mean = weight @ (in_float64(self.shift) + around) + bias.to(weight)
-        var = ((weight @ covariance) * weight).sum(dim=1).clamp_min(0)
+        if linear is None:
+            mean, var = in_float64(self.shift) + around, covariance.diagonal().clamp_min(0)
+        else:
+            weight, bias = (part.to(self.total) for part in linear)
+            mean = weight @ (in_float64(self.shift) + around) + bias
+            var = ((weight @ covariance) * weight).sum(dim=1).clamp_min(0)
         unbiased = var * (self.count / max(1, self.count - 1))
         return NormStatistics(mean.cpu(), unbiased.cpu())
 

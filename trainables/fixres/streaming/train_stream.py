@@ -3,14 +3,17 @@
 Images lie in an order that mixes them at random. So the first of them, the *prefix*, are a sample,
 and the statistics of the last batch norm over a sample are close to those over all images:
 
-1. The net runs over the prefix up to ``conv_head``; its maps are kept, as of a set that is no
+1. The net's body runs over the prefix (:mod:`.backbone`); its maps are kept, as of a set that is no
    larger. Their statistics are taken, and then their features under these. The maps are dropped.
 2. Every further shard runs through the whole net once, under the statistics of all images before
    it, which grow better with each. No map is kept.
-3. Moments of what comes before ``conv_head`` are summed all along (:mod:`.input_moments`): in the
+3. Moments of what the last norm is linear in are summed all along (:mod:`.input_moments`): in the
    end they give the statistics over all images, as exactly as a pass of its own would.
 4. The features of each shard are corrected for the difference, to first order
    (:mod:`.first_order`). What the norm is given are the exact statistics in any case.
+
+Of a net that mixes channels between that norm and its pooling, or has no statistics, no features
+are made before all is known: they take a pass of their own.
 
 Each shard is written when it is made, and so are the moments: a pass that was cut off goes on from
 there, and comes to the same.
@@ -27,12 +30,13 @@ import torch
 
 from trainables.data.view_cache import StreamedView
 from trainables.evaluation.inference import batches_of
-from trainables.fixres.features import NormStatistics, body_pass, set_norm
+from trainables.fixres.features import NormStatistics, body_pass, current_statistics, set_norm
 from trainables.fixres.streaming.feature_shards import FeatureShards, RawShard
 from trainables.fixres.streaming.first_order import FeatureSlopes, corrected, feature_slopes
 from trainables.fixres.streaming.input_moments import InputMoments
 from trainables.models import backbone
 from trainables.models.backbone import Net
+from trainables.models.parts.dividing import parts_of
 from trainables.models.variants import Preprocessing
 
 
@@ -55,6 +59,10 @@ class TrainStream:
         Args:
             features: whether :meth:`features` will be asked for: the pass makes them too.
         """
+        parts = parts_of(self.model)
+        if not parts.names.has_statistics:
+            return current_statistics(self.model)
+        features = features and not parts.mixes_channels
         found = self.shards.read_moments(self.device)
         moments, done = (None, 0) if found is None else found
         if features and done == 0:
@@ -84,12 +92,14 @@ class TrainStream:
         assert whole is not None, "an empty split"
         return whole
 
+    @torch.no_grad()
     def _made_shard(self, number: int, statistics: NormStatistics) -> torch.Tensor:
         """Correct a shard's features, or make them: (n, F) float16 on the CPU."""
         raw = self.shards.read_raw(number)
         if raw is None:
             return self._features_under(statistics, number)
-        return corrected(raw.found, self.model, raw.statistics, statistics).half()
+        pooled = corrected(raw.found, self.model, raw.statistics, statistics)
+        return backbone.neck(self.model, pooled.to(self.device)).half().cpu()
 
     @torch.no_grad()
     def _prefix_pass(self) -> tuple[InputMoments, int]:
@@ -106,8 +116,7 @@ class TrainStream:
             moments: InputMoments | None = None
             for batch in torch.split(maps.tensor, self.batch_size):
                 on_device = batch.to(self.device)
-                moments = moments or InputMoments.about(on_device)
-                moments.add(on_device)
+                moments = self._counted(moments, on_device)
             assert moments is not None
             statistics = moments.statistics(self.model)
             set_norm(self.model, statistics)
@@ -132,8 +141,7 @@ class TrainStream:
             statistics = moments.statistics(self.model)
             set_norm(self.model, statistics)
         for maps in self._maps_of(start, end):
-            moments = moments or InputMoments.about(maps)
-            moments.add(maps)
+            moments = self._counted(moments, maps)
             if features:
                 gathered.add(feature_slopes(self.model, backbone.pre_norm(self.model, maps)))
         assert moments is not None
@@ -147,10 +155,17 @@ class TrainStream:
         """Run the whole net over a shard, under these statistics."""
         set_norm(self.model, statistics)
         parts = [
-            backbone.pooled(self.model, backbone.pre_norm(self.model, maps)).half().cpu()
+            backbone.head_input(self.model, backbone.pre_norm(self.model, maps)).half().cpu()
             for maps in self._maps_of(*self.shards.spans[number])
         ]
         return torch.cat(parts)
+
+    def _counted(self, moments: InputMoments | None, maps: torch.Tensor) -> InputMoments:
+        """Count what of some maps leads to the norm."""
+        given = backbone.norm_input(self.model, maps)
+        moments = moments or InputMoments.about(given)
+        moments.add(given)
+        return moments
 
     def _maps_of(self, start: int, end: int) -> Iterator[torch.Tensor]:
         part = self._part(start, end)

@@ -17,7 +17,7 @@ from trainables.fixres.cell import CellSpec, read_delta, recorded_results, recor
 from trainables.fixres.reuse.kept_arms import take_from_others
 from trainables.fixres.streaming import feature_shards
 from trainables.fixres.streaming.feature_shards import FeatureShards
-from trainables.models.tensor_names import STATISTICS
+from trainables.models.parts.tensor_names import EFFICIENTNET, STATISTICS
 from trainables.storage.artifact_store import Store
 
 PREFIX, SHARD = 12, 6  # of 22 train and 15 val images
@@ -55,7 +55,7 @@ def test_a_streamed_cell_comes_near_the_one_of_kept_maps(made: Any, store: Store
     cell = streamed(made)
     results, logits, seen = watched(cell, store, made.views)
     assert [r.arm for r in results] == list(ARMS)
-    for name in STATISTICS:
+    for name in EFFICIENTNET.of(STATISTICS):
         found, wanted = (
             read_delta(s, c.key, "bn")[name] for s, c in ((store, cell), (made.store, made.cell))
         )
