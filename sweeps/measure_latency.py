@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     OpenNet = Callable[[Path, int], OnnxNet | OpenvinoNet]
 
+MIRRORS = "averaged_with_mirror_image"  # in a file's metadata: where it is so
 MAX_WEIGHTS_BYTES = 2e9  # of all files that are loaded at a time
 
 
@@ -170,7 +171,11 @@ def _measured(files: list[Path], setting: Setting, open_net: OpenNet) -> list[Ne
     latencies = measure_in_turns(nets, setting.batch, setting.throughput_batch)
     return [
         NetLatency(
-            variant=named[path], test_res=net.res, classes=net.classes, latency=latencies[path]
+            variant=named[path],
+            test_res=net.res,
+            classes=net.classes,
+            latency=latencies[path],
+            mirrors=MIRRORS in net.metadata,
         )
         for path, net in nets.items()
     ]

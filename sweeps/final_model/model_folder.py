@@ -23,7 +23,7 @@ from sweeps.planning.plan import Plan
 from trainables.export.candidates import VARIANT
 from trainables.export.openvino_format import OPENVINO_FILE, check_openvino, write_openvino
 from trainables.export.portable_formats import check, trace, write_onnx, write_program
-from trainables.export.timm_format import write_timm
+from trainables.export.timm_format import MIRRORS, write_timm
 from trainables.export.variant_graphs import graph_of
 from trainables.fixres.adapted_net import adapted_state
 from trainables.fixres.arms import ARMS
@@ -90,7 +90,7 @@ def write_model(
         onnx, program = new_folder / "model.onnx", new_folder / "model.pt2"
         traced = trace(model, transform.test_res)
         graph = graph_of(model, trunk.variant, transform.test_res, traced)
-        write_onnx(onnx, graph, _metadata(plan, trunk.variant, transform))
+        write_onnx(onnx, graph, _metadata(plan, trunk.variant, transform, mirrors=mirrors))
         write_program(program, traced)
         check(onnx, program, model, transform.test_res)
         if plan.spec.output.openvino:
@@ -111,7 +111,9 @@ def write_model(
     return exported
 
 
-def _metadata(plan: Plan, variant: str, transform: EvalTransform) -> dict[str, str]:
+def _metadata(
+    plan: Plan, variant: str, transform: EvalTransform, *, mirrors: bool
+) -> dict[str, str]:
     """Collect what a user of the ONNX file must know beside its graph."""
     preprocessing = variants.preprocessing(variants.get(variant))
     return {
@@ -121,7 +123,7 @@ def _metadata(plan: Plan, variant: str, transform: EvalTransform) -> dict[str, s
         "std": json.dumps(preprocessing.std),
         "crop_pct": str(transform.crop_pct),
         "interpolation": transform.interpolation,
-    }
+    } | ({MIRRORS: "true"} if mirrors else {})
 
 
 def _example_image() -> bytes:

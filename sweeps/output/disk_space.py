@@ -181,8 +181,11 @@ def _kept_pixels(plan: Plan, variant: str, res: int) -> int:
 
 def _cell_bytes(plan: Plan, variant: str, res: int, map_number_bytes: int) -> int:
     """Count the bytes of a cell in the cache: what it keeps of its pixels and of its maps."""
-    images = plan.counts["train" if _needs_train(plan) else "val"]
-    maps = min(images, plan.prefix(variant, res) or images)
+    images, val = plan.counts["train" if _needs_train(plan) else "val"], plan.counts["val"]
+    most = plan.prefix(variant, res)
+    maps = images if most is None else min(images, most)
+    if most is None or val <= most:  # those of val are kept once more where it is mirrored
+        maps += val * any(ARMS[name].mirrors for name in plan.spec.fix.arms)
     return _kept_pixels(plan, variant, res) + maps * map_bytes(variant, res, map_number_bytes)
 
 

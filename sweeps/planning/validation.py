@@ -153,6 +153,9 @@ def _check_training(spec: SweepSpec) -> None:
             "nothing: weigh the classes of classifiers by --head-class-weights balanced."
         )
     _check_start(spec, search)
+    drop_path = max(search.possible("drop_path", spec.trunks))
+    for variant in spec.grid.variants if drop_path and spec.trunks.epochs else ():
+        touched.check_drop_path(variant, drop_path)
     warmup = max(search.possible("warmup_epochs", spec.trunks))
     if 0 < spec.trunks.epochs < warmup:
         raise UserError(

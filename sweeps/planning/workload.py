@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from sweeps.planning.grid import Point
+from sweeps.planning.options.touched import mixes_channels
 from sweeps.planning.plan import Plan
 from trainables.fixres.arms import ARMS, UNTOUCHED_ARMS
 from trainables.models import variants
@@ -120,7 +121,8 @@ def expected_gmacs_left(plan: Plan, point: Point) -> float:
 
 def cell_gmacs(plan: Plan, variant: str, test_res: int, arms: Sequence[str] | None = None) -> float:
     """Count the GMACs of one cell; ``arms`` as in :func:`cell_images`."""
-    return cell_images(plan, arms) * plan.costs[variant, test_res].gmacs
+    images = cell_images(plan, arms) + _passed_again(plan, variant, test_res, arms)
+    return images * plan.costs[variant, test_res].gmacs
 
 
 def cell_images(plan: Plan, arms_asked: Sequence[str] | None = None) -> int:
@@ -136,6 +138,21 @@ def cell_images(plan: Plan, arms_asked: Sequence[str] | None = None) -> int:
     sample = 0 if passes else min(max(arm.sampled for arm in arms), plan.counts["train"])
     of_val = max(arm.passes for arm in arms)
     return passes * plan.counts["train"] + sample + of_val * plan.counts["val"]
+
+
+def _passed_again(plan: Plan, variant: str, test_res: int, arms: Sequence[str] | None) -> int:
+    """Count the images of train that pass once more, as their streamed features are not corrected.
+
+    Args:
+        arms: as in :func:`cell_images`.
+    """
+    asked = [ARMS[name] for name in arms or plan.spec.fix.arms]
+    if not mixes_channels(variant) or not any(
+        arm.fits_classifier and not arm.needs_mild_views for arm in asked
+    ):
+        return 0
+    kept, train = plan.prefix(variant, test_res), plan.counts["train"]
+    return train if kept is not None and train > kept else 0
 
 
 def image_passes(plan: Plan) -> dict[str, int]:
@@ -237,7 +254,7 @@ def cell_work(plan: Plan, variant: str, test_res: int, arms: Sequence[str] | Non
     Args:
         arms: None: those of a trained trunk's cell.
     """
-    images = cell_images(plan, arms)
+    images = cell_images(plan, arms) + _passed_again(plan, variant, test_res, arms)
     fits = [ARMS[name] for name in arms or plan.spec.fix.arms if ARMS[name].fits_features]
     steps = plan.spec.fix.head_epochs * (plan.counts["train"] // plan.spec.fix.head_batch_size + 1)
     return Work(passes=(image_pass(plan, variant, test_res, images),), head_steps=len(fits) * steps)

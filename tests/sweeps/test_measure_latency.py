@@ -15,6 +15,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from sweeps.measure_latency import main
+from trainables.export.timm_format import MIRRORS
 from trainables.profiling.latency_file import read_latency_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,12 +92,16 @@ def test_the_runtime_is_all_it_takes(models: Path, tmp_path: Path, runtime: str,
 
 def test_what_was_measured_is_written(models: Path, tmp_path: Path) -> None:
     out = tmp_path / "latency.json"
+    other = onnx.load(models / "lite0-96.onnx")
+    other.metadata_props.add(key=MIRRORS, value="true")
+    onnx.save(other, models / "lite0-96.onnx")
     options = ("--threads", "1", "--batch", "3", "--throughput-batch", "4")
     assert main([str(models), "--out", str(out), *options]) == 0
     written = json.loads(out.read_text())
     conditions = written["conditions"]
     assert (conditions["runtime"], conditions["threads"], conditions["batch"]) == ("onnx", 1, 3)
     assert conditions["throughput_batch"] == 4 and conditions["device"]
+    assert [net["mirrors"] for net in written["nets"]] == [False, True]
     for net in written["nets"]:
         latency = net["latency"]
         assert 0 < latency["low_ms"] <= latency["latency_ms"] <= latency["high_ms"]

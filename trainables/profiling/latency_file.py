@@ -23,6 +23,7 @@ class NetLatency:
     test_res: int  # px
     classes: int
     latency: Latency
+    mirrors: bool = False  # it takes each image and its mirror image
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -217,7 +217,8 @@ class TrunkTraining:
             diverged=diverged,
             micro_batch=self._train_step.micro_batch,
             # Within an epoch micro-batches only become smaller.
-            frozen_norms=self._train_step.freezes_norms(self._images_per_batch),
+            frozen_norms=not self.spec.recipe.freeze_batch_norm
+            and self._train_step.freezes_norms(self._images_per_batch),
             device=self._device_name,
             speed_ups=self._train_step.speed_ups,
             resize=kernel_here(),

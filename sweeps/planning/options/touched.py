@@ -21,6 +21,33 @@ def names_of(variant: str) -> TensorNames:
     return names_in(row)
 
 
+def mixes_channels(variant: str) -> bool:
+    """Whether a variant's nets mix channels between their last norm and the pooling."""
+    row = variants.get(variant)
+    if row.is_of_family:
+        return False
+    from trainables.models.parts.dividing import parts_of_architecture  # late: it imports torch
+
+    return parts_of_architecture(row.timm_name).mixes_channels
+
+
+def check_drop_path(variant: str, rate: float) -> None:
+    """Check that a variant's nets have blocks that can be skipped.
+
+    Raises:
+        UserError: they have none.
+    """
+    row = variants.get(variant)
+    if row.is_of_family:
+        return
+    import torch  # late: it takes seconds
+
+    from trainables.models import backbone
+
+    with torch.device("meta"):
+        backbone.build(row, 1, drop_path=rate)
+
+
 def adapts(arm: str, variant: str) -> bool:
     """Whether a variant's nets have anything of what an arm changes, if it changes anything."""
     changes = ARMS[arm].changes

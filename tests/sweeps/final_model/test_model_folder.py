@@ -110,13 +110,15 @@ def test_every_form_of_the_model_is_in_the_folder(
 def test_an_average_over_the_mirror_image_is_exported_and_told(
     store: Store[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arm: str
 ) -> None:
-    """timm's form cannot have it: there it is told, in config.json."""
+    """timm's form cannot have it: there it is told, in config.json; the ONNX file says it too."""
     folder, checked = tmp_path / "model", list[bool]()
 
     def check(_onnx: Path, _program: Path, model: nn.Module, _res: int) -> None:
         checked.append(isinstance(model, MirrorAveraged))
 
-    write(folder, store, monkeypatch, check=check, served_model=replace(MODEL, arm=arm))
+    model = replace(MODEL, arm=arm)
+    metadata = write(folder, store, monkeypatch, check=check, served_model=model)
+    assert (MIRRORS in metadata) == (arm == "none_flip")
     assert checked == [arm == "none_flip"]
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert config.get(MIRRORS, False) == (arm == "none_flip")

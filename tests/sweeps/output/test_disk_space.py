@@ -124,6 +124,23 @@ def test_a_set_that_is_streamed_takes_its_prefix_and_three_times_its_features_in
     assert kept.cell == 2000 * (VIEW + MAPS)
 
 
+@pytest.mark.parametrize(
+    ("arms", "val", "kept", "maps"),
+    [
+        (("none", "none_flip"), 50, 400, 50 + 50),
+        (("fix", "fix_flip"), 50, 2000, 2000 + 50),
+        (("fix", "fix_flip"), 300, 400, 400 + 300),
+        (("fix", "fix_flip"), 500, 400, 400),  # val is streamed too
+    ],
+)
+def test_maps_of_val_are_kept_once_more_where_it_is_mirrored(
+    spec: SweepSpec, arms: tuple[str, ...], val: int, kept: int, maps: int
+) -> None:
+    flipped = spec_with(spec, arms=arms, test_res=(96,), map_gb=kept * MAPS / 1e9)
+    needs = disk_needs(plan_of(flipped, train=2000, val=val), 4)
+    assert needs.cell - needs.pixels == maps * MAPS
+
+
 def test_pixels_of_a_large_set_are_not_kept_though_its_maps_are(
     spec: SweepSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,6 +57,11 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "--arms bn pool",
         "nothing to adapt in timm:convnext_atto",
     ),
+    (
+        {"variants": ("b0", "timm:ghostnet_050"), "drop_path": 0.1},
+        "--drop-path 0.1",
+        "timm:ghostnet_050 skip no blocks",
+    ),
     ({"variants": ("b0", "b1", "b0")}, "--variants b0 b1 b0", "give each value once"),
     ({"train_res": (31, 64)}, "--train-res 31", "at least 32"),
     ({"test_res": (64, 0)}, "--test-res 0", "at least 32"),

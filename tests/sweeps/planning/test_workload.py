@@ -10,6 +10,7 @@ import pytest
 from sweeps.planning.workload import (
     cell_gmacs,
     cell_images,
+    cell_work,
     dearest_first,
     epoch_gmacs,
     expected_gmacs_left,
@@ -99,6 +100,26 @@ def test_a_cells_work_is_its_passes(arms: tuple[str, ...], images: int) -> None:
     plan = plan_of(spec_with(arms=arms, views=3, train_res=(100,), test_res=(100, 200)))
     assert cell_images(plan) == images
     assert cell_gmacs(plan, "b0", 200) == 4 * images
+
+
+@pytest.mark.parametrize(
+    ("variant", "arms", "map_gb", "passes"),
+    [
+        ("timm:seresnet18", ("bn", "fix"), 1e-6, 2),
+        ("timm:seresnet18", ("bn",), 1e-6, 1),
+        ("timm:seresnet18", ("fix",), 4.0, 1),
+        ("timm:resnet18", ("fix",), 1e-6, 1),
+    ],
+)
+def test_streamed_features_that_are_not_corrected_cost_a_pass_of_their_own(
+    variant: str, arms: tuple[str, ...], map_gb: float, passes: int
+) -> None:
+    """Squeeze-and-excite after the last norm mixes channels."""
+    options = {"variants": (variant,), "arms": arms, "map_gb": map_gb}
+    plan = plan_of(spec_with(**options, train_res=(100,), test_res=(100,)), train=2000)
+    images = passes * 2000 + 50
+    assert cell_gmacs(plan, variant, 100) == images
+    assert sum(part.images for part in cell_work(plan, variant, 100).passes) == images
 
 
 def test_frechet_alone_passes_over_a_sample_of_train() -> None:

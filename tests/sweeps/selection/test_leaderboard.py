@@ -63,7 +63,8 @@ def test_schema_has_the_fields_names_and_plain_types(tmp_path: Path) -> None:
     assert schema.names == SCHEMA.names == [*names[:at], *head, *names[at + 1 : -1], *settings]
     others = [str(SCHEMA.field(name).type) for name in settings]
     assert [kind for kind in others if "double" not in kind] == [
-        *("int64", "string", "string", "bool", "bool", "string", "string")
+        *("int64", "string", "string", "bool", "bool"),
+        *("string", "int64", "bool", "string", "string", "string"),
     ]
     types = {f.name: str(f.type) for f in schema}
     assert {types[n] for n in ("variant", "arm", "split", "trunk", "cell")} == {"string"}
@@ -96,7 +97,9 @@ def test_what_a_trunk_was_trained_with_comes_back(tmp_path: Path) -> None:
         "optimizer": "sgd", "schedule": "cosine", "warmup_epochs": 0.5, "ema_decay": 0.0,
         "ema_warmup": False, "drop_path": 0.0, "layer_decay": 1.0, "clip_grad": 0.0,
         "dropout": True, "crop_scale": (0.25, 1.0), "hflip": 0.5, "sampling": "uniform",
-        "class_weights": "none",
+        "class_weights": "none", "start": "weights", "head_only_epochs": 0,
+        "freeze_batch_norm": False, "auto_augment": "none", "mixup": 0.0, "cutmix": 0.0,
+        "random_erasing": 0.0,
     }  # fmt: skip
     write(tmp_path / "l.parquet", [row, *ROWS])
     assert read(tmp_path / "l.parquet") == [row, *ROWS]

@@ -20,7 +20,12 @@ from tests.factories import a_row
 from trainables.errors import UserError
 from trainables.machine import cpu_name
 from trainables.profiling.latency import Conditions, Latency, Setting
-from trainables.profiling.latency_file import LatencyFile, NetLatency, write_latency_file
+from trainables.profiling.latency_file import (
+    LatencyFile,
+    NetLatency,
+    read_latency_file,
+    write_latency_file,
+)
 from trainables.profiling.net_latency import conditions
 from trainables.storage.artifact_store import Store
 
@@ -149,6 +154,16 @@ def a_file(path: Path, nets: list[tuple[str, int]], classes: int = 10) -> Path:
     )
     write_latency_file(path, content)
     return path
+
+
+def test_a_finished_net_that_takes_mirror_images_too_is_no_candidate_of_a_file(
+    tmp_path: Path,
+) -> None:
+    path = a_file(tmp_path / "latency.json", [("b0", 96)])
+    content = read_latency_file(path)
+    write_latency_file(path, replace(content, nets=(replace(content.nets[0], mirrors=True),)))
+    with pytest.raises(UserError, match=r"\(b0 at 96 px with 10 classes\)"):
+        with_latencies_of_file([a_row(arm="none_flip")], 10, path)
 
 
 def test_latencies_of_another_machine_come_from_its_file(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ FAMILIES = {
     "repvgg_a0": Touched("stages.3.0.conv_kxk.bn", "head.fc"),
     "mobilenetv3_small_050": Touched("blocks.5.0.bn1", "classifier"),
     "tf_efficientnetv2_b0": Touched("bn2", "classifier"),
+    "test_efficientnet_gn": Touched("bn2", "classifier", has_statistics=False),
     "convnext_atto": Touched("head.norm", "head.fc", has_statistics=False),
     "densenet121": Touched("features.norm5", "classifier"),
     "ghostnet_050": Touched("blocks.9.0.bn1", "classifier"),

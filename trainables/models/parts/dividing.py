@@ -25,7 +25,8 @@ from trainables.models.parts.tensor_names import EFFICIENTNET, TensorNames
 from trainables.models.variants import Variant
 
 _EFFICIENTNET = ("conv_stem", "bn1", "blocks", "conv_head", "bn2", "global_pool", "classifier")
-_NORMS = (nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
+_NO_STATISTICS = (nn.LayerNorm, nn.GroupNorm)
+_NORMS = (nn.BatchNorm2d, *_NO_STATISTICS)
 _AVERAGES = ("avg", "fast", "fastavg")
 # Of two activations with one another: attention. Weights are applied by convolutions and addmm.
 _PRODUCTS = ("bmm", "baddbmm", "_scaled_dot_product")
@@ -43,7 +44,9 @@ def parts_of(net: nn.Module) -> NetParts:
     Raises:
         NotDividedError: it has no such parts.
     """
-    if tuple(name for name, _ in net.named_children()) == _EFFICIENTNET:
+    children = dict(net.named_children())
+    # Some nets of the same modules have group norms instead: bn1 is what bn2 is.
+    if tuple(children) == _EFFICIENTNET and not isinstance(children["bn1"], _NO_STATISTICS):
         return _parts_of_efficientnets()
     return parts_of_architecture(cast(dict[str, Any], net.pretrained_cfg)["architecture"])
 
