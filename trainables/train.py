@@ -33,7 +33,11 @@ from trainables.transforms.resolution import TEST_CROP_PCT
 
 # What errors name: options, and plain words for what has no option here.
 SETTING_NAMES = {
+    "accelerator_type": "kind of GPUs",
     "arms": "arms",
+    "drop_path": "share of skipped blocks",
+    "gpu_memory_gb": "memory of the smallest GPU in GB",
+    "speed_ups": "what speeds training up",
     "optimizer": "optimizer",
     "also_test": "further set of images",
     "batch_size": "--batch-size",

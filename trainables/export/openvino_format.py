@@ -138,7 +138,7 @@ def write_openvino(path: Path, onnx_file: Path) -> None:
     Raises:
         UserError: OpenVINO is not installed.
     """
-    check_installed("--openvino")
+    check_installed("this form of the net")
     openvino = import_openvino()
     net = openvino.Core().read_model(onnx_file)
     for number, node in enumerate(net.get_ordered_ops()):
