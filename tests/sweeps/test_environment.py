@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +16,13 @@ from sweeps.environment import (
     MAX_SOCKET_BYTES,
     SOCKET,
     check_environment,
-    interrupt_on_sigterm,
     notes,
     on_cluster,
     set_environment,
 )
 from trainables.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_cluster_is_one_that_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,13 +58,18 @@ def test_environment_is_set_where_it_is_not(monkeypatch: pytest.MonkeyPatch, clu
 
 
 def test_sigterm_interrupts() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        interrupt_on_sigterm()
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGTERM)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    """In a process of its own, whose end would be that of no other test."""
+    lines = [
+        "import signal",
+        "from sweeps.environment import interrupt_on_sigterm",
+        "interrupt_on_sigterm()",
+        "try:",
+        "    signal.raise_signal(signal.SIGTERM)",
+        "except KeyboardInterrupt:",
+        "    print('interrupted')",
+    ]
+    said = subprocess.check_output([sys.executable, "-c", "\n".join(lines)], cwd=ROOT, text=True)
+    assert said == "interrupted\n"
 
 
 def temporary_folder(parent: Path, size: int) -> str:

@@ -197,7 +197,7 @@ def test_an_unknown_variant_is_named_by_its_option(
     known = ", ".join(VARIANTS)
     assert capsys.readouterr().err == (
         "error: --variants nonsense is not an EfficientNet this sweep knows: choose from "
-        f"{known}.\n"
+        f"{known}, or give timm: and a name of timm's.\n"
     )
 
 

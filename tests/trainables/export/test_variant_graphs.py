@@ -23,6 +23,8 @@ from trainables.export.variant_graphs import graph_of, set_resolution
 from trainables.models import backbone, variants
 from trainables.models.mirrored import MirrorAveraged
 
+pytestmark = pytest.mark.usefixtures("tiny_known")
+
 SIDES = (32, 33, 37, 40, 46, 47)  # even and odd at every stride
 
 
