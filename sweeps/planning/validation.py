@@ -190,6 +190,11 @@ def _check_start(spec: SweepSpec, search: Search) -> None:
             "leave one of the two out."
         )
     head_only = max(search.possible("head_only_epochs", spec.trunks))
+    if spec.trunks.epochs == 0 and "probe" in search.possible("start", spec.trunks):
+        raise UserError(
+            "--start probe is what training begins with, and --epochs 0 trains nothing: leave it "
+            "out, as the arm fix fits classifiers to untouched nets."
+        )
     if 0 < spec.trunks.epochs <= head_only:
         raise UserError(
             f"--head-only-epochs {head_only} leaves none of --epochs {spec.trunks.epochs} to the "

@@ -122,6 +122,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"freeze_batch_norm": True, "weights": "none"}, "--freeze-batch-norm", "has none"),
     ({"start": "probe", "weights": "none"}, "--start probe", "has none"),
+    ({"start": "probe", "epochs": 0}, "--start probe", "trains nothing"),
     ({"head_only_epochs": -1}, "--head-only-epochs -1", "at least 0"),
     ({"head_only_epochs": 4, "epochs": 4}, "--head-only-epochs 4", "none of --epochs 4"),
     ({"mixup": -0.1}, "--mixup -0.1", "at least 0"),
