@@ -88,7 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--group-by", help="column, or pattern with one (group): shares a split")
     parser.add_argument("--store", type=place_of, required=True, help="where the trunk is kept")
     parser.add_argument("--cache", type=Path, required=True, help="where decoded images are kept")
-    parser.add_argument("--variant", default="b0", help="b0..b8, b0_ap..b7_ap, l2, lite0..lite4")
+    parser.add_argument(
+        "--variant", default="b0", help="b0..b8, b0_ap..b7_ap, l2, lite0..lite4, timm:NAME"
+    )
     parser.add_argument("--weights", default="auto", help="auto, none, or a folder")
     parser.add_argument("--train-res", type=int, default=224, help="px")
     parser.add_argument("--test-res", type=int, nargs="+", default=[224, 288], help="px")

@@ -92,7 +92,7 @@ def _times(plan: Plan) -> list[str]:
             "time     not known: this device was never timed, and the first epochs will tell "
             f"(an {NOMINAL_DEVICE} that computes all the time would take "
             f"{duration(predicted.trunks_s)} for the trunks and {duration(predicted.cells_s)} for "
-            "the cells, by timm's benchmark of this family)"
+            "the cells, by timm's benchmark of EfficientNets)"
         ]
     placement = resources.expected_placement(plan.spec.resources)
     at_a_time = trunk_resources(plan, placement).concurrency or 1
