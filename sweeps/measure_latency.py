@@ -22,6 +22,7 @@ if not __package__:  # run as a script: its own folder is first on the path, not
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from trainables.errors import UserError, exit_code, printable
+from trainables.export.mirror_mark import MIRRORS
 from trainables.machine import available_cores
 from trainables.profiling.latency import Conditions, Setting, measure_in_turns
 from trainables.profiling.latency_file import LatencyFile, NetLatency, write_latency_file
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
     OpenNet = Callable[[Path, int], OnnxNet | OpenvinoNet]
 
-MIRRORS = "averaged_with_mirror_image"  # in a file's metadata: where it is so
 MAX_WEIGHTS_BYTES = 2e9  # of all files that are loaded at a time
 
 

@@ -21,9 +21,10 @@ from sweeps.final_model.outcome import ServedModel
 from sweeps.final_model.served_latency import ServedLatency, measure_served
 from sweeps.planning.plan import Plan
 from trainables.export.candidates import VARIANT
+from trainables.export.mirror_mark import MIRRORS
 from trainables.export.openvino_format import OPENVINO_FILE, check_openvino, write_openvino
 from trainables.export.portable_formats import check, trace, write_onnx, write_program
-from trainables.export.timm_format import MIRRORS, write_timm
+from trainables.export.timm_format import write_timm
 from trainables.export.variant_graphs import graph_of
 from trainables.fixres.adapted_net import adapted_state
 from trainables.fixres.arms import ARMS

@@ -15,7 +15,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from sweeps.measure_latency import main
-from trainables.export.timm_format import MIRRORS
+from trainables.export.mirror_mark import MIRRORS
 from trainables.profiling.latency_file import read_latency_file
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,11 +12,10 @@ from pathlib import Path
 import torch
 from timm.models._hub import save_config_for_hf  # public through push_to_hf_hub alone
 
+from trainables.export.mirror_mark import MIRRORS
 from trainables.models import backbone, variants
 from trainables.storage.files import write_tensors, write_text
 from trainables.transforms.eval_transform import EvalTransform
-
-MIRRORS = "averaged_with_mirror_image"  # in config.json; left out where it is not so
 
 
 def write_timm(

@@ -21,7 +21,7 @@ from sweeps.final_model.served_latency import ServedLatency
 from sweeps.planning.plan import Plan
 from tests.factories import HYPER, a_served_latency, plan_of, spec_with
 from trainables.errors import SweepError
-from trainables.export.timm_format import MIRRORS
+from trainables.export.mirror_mark import MIRRORS
 from trainables.models import backbone, variants
 from trainables.models.mirrored import MirrorAveraged
 from trainables.storage.artifact_store import Store

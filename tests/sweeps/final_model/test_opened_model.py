@@ -12,7 +12,7 @@ import timm
 import torch
 
 from sweeps import SweepResult, SweepSpec
-from trainables.export.timm_format import MIRRORS
+from trainables.export.mirror_mark import MIRRORS
 
 
 @pytest.mark.parametrize("mirrors", [False, True])
