@@ -300,6 +300,7 @@ class _Sweep:
         if events := self.plan.spec.output.events:
             watchers.append(EventLines(events.expanduser()))
         watcher = Watchers([*watchers, status])
+        self.terminal.progress.is_bounded_by(spent.left_s)
         watcher.on(SweepBegan(plan=self.plan, kept=spent.durations.kept))
         self.tracker.attach([self.out / SPEC])
         self.location.publish(SPEC)

@@ -126,6 +126,12 @@ class Account:
         return self.before + self._own
 
     @property
+    def devices(self) -> float:
+        """Whole devices that this command's trials have taken at a time, since it began."""
+        own = self._own
+        return own.all_device_s / own.elapsed_s if own.elapsed_s > 0 else 0.0
+
+    @property
     def _own(self) -> Spent:
         elapsed_s = self._clock() - self._began
         return Spent(elapsed_s=elapsed_s, device_s=dict(self._device_s))

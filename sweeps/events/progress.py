@@ -6,6 +6,7 @@ no longer after ten thousand trunks than after ten.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -86,6 +87,11 @@ class Progress:
         self.cells_running: set[str] = set()
         self.best_trunk: tuple[Score, TrunkSpec, int] | None = None  # the int: its test res, px
         self.best_row: Row | None = None
+        self._bound: Callable[[], float] = lambda: math.inf
+
+    def is_bounded_by(self, left_s: Callable[[], float]) -> None:
+        """Let no estimate be above what is left by another account, s, as that of a budget."""
+        self._bound = left_s
 
     def on(self, event: Event) -> None:
         """Count an event, and learn how long the step that it ends has taken."""
@@ -188,7 +194,8 @@ class Progress:
 
         Returns:
             Expected seconds, if each rung lets 1/reduction of a point's trunks go on, and most, if
-            no more are cut; None before anything has been timed.
+            no more are cut, neither above what the sweep is bounded by; None before anything has
+            been timed.
         """
         durations = self._durations
         if durations is None or self._work_began is None or not durations.timed_s:
@@ -196,7 +203,8 @@ class Progress:
         at_a_time = durations.timed_s / max(1e-9, self._clock() - self._work_began)
         expected, most = (0.0, 0.0) if self.are_all_planned else self._trunk_seconds_left()
         cells = sum(n * durations.cell_s(*kind) for kind, n in self._cells_left.items())
-        return (expected + cells) / at_a_time, (most + cells) / at_a_time
+        bound = max(0.0, self._bound())
+        return min(bound, (expected + cells) / at_a_time), min(bound, (most + cells) / at_a_time)
 
     def _trunk_seconds_left(self) -> tuple[float, float]:
         """Return the seconds of trunks, one trial at a time: expected, and most."""

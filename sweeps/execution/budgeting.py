@@ -103,6 +103,11 @@ class Spending:
         """What the sweep was predicted to take when it began."""
         return first_forecast(self.store, self.plan, self.durations)
 
+    def left_s(self) -> float:
+        """Tell in how many seconds the budget is spent, at this command's pace; else, infinite."""
+        left, devices = left_of(self.plan.spec.budget, self.account.spent), self.account.devices
+        return min(left.elapsed_s, left.device_s / devices if devices > 0 else math.inf)
+
     def time_device(
         self, context: TrialContext, cluster: RayCluster, say: Callable[[str], None]
     ) -> None:

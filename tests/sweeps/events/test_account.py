@@ -44,6 +44,7 @@ def test_time_by_the_clock_and_of_devices_is_counted_over_all_commands(tmp_path:
         told.write()
         clock.now += 1000  # nothing runs
         assert account(path, clock).before.elapsed_s == pytest.approx(250 * command)
+        assert told.devices == pytest.approx((100 + 3) / 1250)
     spent = account(path, clock).spent
     assert spent.device_s == pytest.approx({CPU: 3 * (100 + 3)})
     assert spent.all_device_s == pytest.approx(309)

@@ -184,6 +184,16 @@ def test_nothing_is_left_at_the_end(machines: int) -> None:
     assert len(sweep.progress.ended) == PLAN.trunks
 
 
+def test_no_more_is_left_than_of_the_budget() -> None:
+    sweep = Sweep(PLAN)
+    sweep.progress.is_bounded_by(lambda: 100.0 - (sweep.clock() - BEGAN))
+    sweep.run()
+    bounds = [max(0.0, 100.0 - (at - BEGAN)) for at, _, _ in sweep.estimates]
+    pairs = list(zip(bounds, sweep.estimates, strict=True))
+    assert all(expected <= most <= bound for bound, (_, expected, most) in pairs)
+    assert any(most == bound > 0 for bound, (_, _, most) in pairs)
+
+
 def test_there_is_no_estimate_before_anything_is_measured() -> None:
     clock = Clock()
     progress = Progress(clock)
