@@ -25,6 +25,7 @@ from trainables.fixres.cell import CellSpec
 from trainables.fixres.heads import fit
 from trainables.fixres.held_out_score import held_out_test, score_held_out
 from trainables.models import backbone, host_memory, variants
+from trainables.models.map_shape import map_shape
 from trainables.models.speed_ups import SpeedUp
 from trainables.models.weights import Weights
 from trainables.profiling import torch_latency
@@ -38,6 +39,7 @@ from trainables.training.trainer import TrunkTraining
 from trainables.training.trunk import TrunkSpec, TrunkStatus, finalize_trunk
 
 TRAIN, VAL, CLASSES = 22, 15, 3
+TRAIN_RES = 32  # px
 
 pytestmark = [
     pytest.mark.usefixtures("tiny_known"),
@@ -61,7 +63,7 @@ def training_of(
 ) -> TrunkTraining:
     spec = TrunkSpec(
         variant=tiny_net.NAME,
-        train_res=32,
+        train_res=TRAIN_RES,
         weights=Weights(variant="tiny", source="none", digest="none", name=None, classes=0),
         images=images.digest,
         recipe=Recipe(epochs=1, batch_size=batch_size, warmup_epochs=0.0, ema_decay=0.9, **recipe),
@@ -192,6 +194,7 @@ def test_a_streamed_view_is_rendered_where_the_gpu_copies_it_from(gpu, tiny_imag
 
 @pytest.fixture(params=[True, False], ids=["float64", "no float64"])
 def any_gpu(request: pytest.FixtureRequest) -> Iterator[Traffic]:
+    map_shape(tiny_net.NAME, TRAIN_RES)  # kept from here on: no stand-in has a meta device
     with fake_cuda(has_float64=request.param) as traffic:
         yield traffic
 
