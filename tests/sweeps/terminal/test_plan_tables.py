@@ -111,6 +111,8 @@ def test_the_plan_says_what_trunks_start_from_and_what_of_them_is_frozen() -> No
     asked: dict[str, Any] = {"freeze_batch_norm": True, "start": "probe", "head_only_epochs": 2}
     told = shown(**asked)
     assert "\nstart    of the classifier: a linear probe" in told
+    seen = f"{120 * len(plan(**asked).points):,} seen by linear probes"
+    assert seen in one_line(told) and "probes" not in shown()
     assert "\nfrozen   all but the classifier in the first 2 epoch(s)\n" in told
     assert "\nfrozen   batch norms, statistics, scales and shifts" in told
     assert "frozen" not in shown(**asked, epochs=0, data="/")
