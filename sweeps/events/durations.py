@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,13 +16,17 @@ from sweeps.events.event_types import (
     EpochEnded,
     Event,
     TrunkBegan,
+    TrunkEnded,
+    TrunkPaused,
 )
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
-from sweeps.planning.workload import cell_work, epoch_work, image_pass
+from sweeps.planning.workload import cell_work, epoch_work, image_pass, probe_work, probes
 from trainables.models.device import CPU
 from trainables.profiling.speed import Speed, Timing, Work, combined
 from trainables.profiling.speed_file import MOST, DeviceTimings
+from trainables.training.class_balance import fitted_class_weights
+from trainables.training.recipe import ClassWeights
 
 # Where that was never timed: seconds from the start of a command to its first trial's, from a
 # process that is ready to a trial's first step, from the beginning of a phase to its first process
@@ -88,6 +93,8 @@ class Durations:
         self._command_began = self._began if command_began is None else command_began
         self._devices = {known.device: _Device(known) for known in kept}
         self._boot_s: float | None = None
+        # How classes are weighed in the linear probes that have been fitted, by point.
+        self._probed: dict[Point, set[ClassWeights]] = defaultdict(set)
         self._step_began: dict[str, float] = {}  # time by key, of trunks and cells that run
         self._planned_at: float | None = None  # the cells, until the first has ended
         self._spawned_s: float | None = None
@@ -106,6 +113,7 @@ class Durations:
 
     def on(self, event: Event) -> None:
         """Time the step that an event ends; what the store already held is none of this process."""
+        self._note_probe(event)
         match event:
             case TrunkBegan(trunk=trunk):
                 if self._boot_s is None:
@@ -115,12 +123,15 @@ class Durations:
                 began = self._step_began.pop(trunk.key, None)
                 if began is not None:
                     self._starts += 1
-                    self._started_s += max(0.0, self._clock() - began - report.seconds)
+                    self._started_s += max(0.0, self._clock() - began - report.took_s)
                 rungs = self._plan.rungs_to(trunk.recipe.epochs)
                 work = epoch_work(
                     self._plan, point_of(trunk), report.epoch, trunk.recipe.batch_size, rungs
                 )
                 self._time(report.device, work, report.seconds)
+                if report.probe_s:
+                    fitting = probe_work(self._plan, point_of(trunk))
+                    self._time(report.device, fitting, report.probe_s)
             case CellsPlanned() if self._boot_s is None:  # else processes go on from the trunks
                 self._planned_at = self._clock()
             case CellBegan(cell=cell):
@@ -133,6 +144,18 @@ class Durations:
                     self._planned_at = None
                 work = cell_work(self._plan, cell.variant, cell.test_res, cell.spec.arms)
                 self._time(self.device, work, seconds)
+
+    def _note_probe(self, event: Event) -> None:
+        """Take note that the probe which a trunk starts from is in the store by now."""
+        match event:
+            case EpochEnded(trunk=trunk) | TrunkPaused(trunk=trunk) | TrunkEnded(trunk=trunk):
+                if not trunk.is_probed or (isinstance(event, TrunkEnded) and not event.reports):
+                    return
+                recipe, known = trunk.recipe, self._probed[point_of(trunk)]
+                kind = fitted_class_weights(recipe.sampling, recipe.class_weights)
+                if kind not in known:
+                    known.add(kind)
+                    self.learnt += 1
 
     @contextmanager
     def closing(self) -> Iterator[None]:
@@ -214,12 +237,27 @@ class Durations:
         return next((e for e in range(1, rungs[-1]) if e not in rungs), epoch)
 
     def trunk_s(self, point: Point, after: int, until: int) -> float:
-        """Predict the epochs of a trunk after ``after``, up to ``until``, and its trial's start."""
+        """Predict the epochs of a trunk after ``after``, up to ``until``, and its trial's start.
+
+        With the linear probe that it begins with, while one of its point is yet to be fitted.
+        """
+        probe_s = self.probe_s(point) if after == 0 and self.probes_left(point) else 0.0
+        return probe_s + self._stretch_s(point, after, until)
+
+    def _stretch_s(self, point: Point, after: int, until: int) -> float:
         stretch = point, after, until
         if stretch not in self._epochs_s:
             epochs = range(after + 1, until + 1)
             self._epochs_s[stretch] = sum(self.epoch_s(point, epoch) for epoch in epochs)
         return self._epochs_s[stretch] + self.start_s
+
+    def probe_s(self, point: Point) -> float:
+        """Predict the fitting of a linear probe that trunks of a point start from."""
+        return self._seconds(probe_work(self._plan, point))
+
+    def probes_left(self, point: Point) -> int:
+        """Count the probes that trunks of a point start from and that are yet to be fitted."""
+        return max(0, probes(self._plan, point) - len(self._probed[point]))
 
     def cell_s(self, variant: str, test_res: int, arms: Sequence[str] | None = None) -> float:
         """Predict a cell; ``arms`` as in :func:`sweeps.planning.workload.cell_work`."""
@@ -236,7 +274,9 @@ class Durations:
         """Predict a refit: a trunk to its end and one of its cells, on train + val."""
         counts, epochs = self._plan.counts, self._plan.epochs_at(point)
         more = 1 + counts["val"] / counts["train"]
-        return more * (self.trunk_s(point, 0, epochs) + self.cell_s(point.variant, test_res))
+        probe_s = self.probe_s(point) if probes(self._plan, point) else 0.0
+        trunk_s = probe_s + self._stretch_s(point, 0, epochs)
+        return more * (trunk_s + self.cell_s(point.variant, test_res))
 
     @property
     def start_s(self) -> float:

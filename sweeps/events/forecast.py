@@ -9,7 +9,7 @@ from typing import Any
 
 from sweeps.events.durations import Durations
 from sweeps.planning.plan import Plan
-from sweeps.planning.workload import baseline_nets, expected_trunks, planned_cells
+from sweeps.planning.workload import baseline_nets, expected_trunks, planned_cells, probes
 from trainables.storage.artifact_store import Store
 from trainables.storage.damage import unless_damaged
 from trainables.storage.files import read_record, write_json
@@ -45,6 +45,9 @@ def forecast(plan: Plan, durations: Durations) -> Forecast:
     """Predict what a plan takes, none of it done."""
     trunks_s = trunks_most_s = 0.0
     for point in plan.points:
+        if count := probes(plan, point):
+            probes_s = count * durations.probe_s(point)
+            trunks_s, trunks_most_s = trunks_s + probes_s, trunks_most_s + probes_s
         for epoch in range(1, plan.epochs_at(point) + 1):
             seconds = durations.epoch_s(point, epoch)
             trunks_s += seconds * expected_trunks(plan, point, epoch)

@@ -77,7 +77,7 @@ def refit(
         runner.run(work, need, lambda _: False, store.cell(cell.key))
     refit_s = sum(result.seconds for result in recorded_results(store, cell.key) or ())
     if chosen.trunk_epochs > 0:
-        refit_s += sum(report.seconds for report in recorded_reports(store, trunk.key))
+        refit_s += sum(report.took_s for report in recorded_reports(store, trunk.key))
     return ServedModel(cell=cell, arm=chosen.arm, refit=True, refit_s=refit_s)
 
 

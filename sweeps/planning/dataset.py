@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -72,7 +72,8 @@ def check_extra_test_sets(
 ) -> list[ExtraTestSet]:
     """Open and decode the extra test sets, so that what is wrong with one is known at once.
 
-    Says what is left out of each, and how many of its images the sweep has as well.
+    Says what is left out of each, and how many of its images, or of their groups, the sweep has as
+    well.
 
     Raises:
         UserError: one of them cannot be used.
@@ -102,7 +103,26 @@ def check_extra_test_sets(
                     f"--also-test {name}: {shared} image(s) of it are also in {split}, byte for"
                     " byte."
                 )
+        if spec.images.group_by is not None:
+            for line in _shared_groups(spec.images.group_by, extra, images):
+                messages.say(f"--also-test {name}: {line}")
     return opened
+
+
+def _shared_groups(group_by: str, extra: ExtraTestSet, images: ImageSet) -> Iterator[str]:
+    """Say which groups of an extra test set are in the splits, or that it has none."""
+    if not extra.groups:
+        yield (
+            f"none of its images has a group by --group-by {group_by}: whether it has images of"
+            " groups that train has is not known."
+        )
+    for split in SPLITS:
+        shared = extra.groups.keys() & images.groups(split).keys()
+        if shared:
+            yield (
+                f"{len(shared)} group(s) of it are also in {split}, with"
+                f" {sum(extra.groups[group] for group in shared)} image(s) of it."
+            )
 
 
 def find_near_duplicates(images: ImageSet, extra: Sequence[ExtraTestSet]) -> NearDuplicates:

@@ -35,6 +35,7 @@ from trainables.profiling import disk_use
 from trainables.profiling.cost import Cost, cost
 from trainables.sources.splits import SPLITS
 from trainables.storage.object_store import is_uri, name_in
+from trainables.training.class_balance import fitted_class_weights
 from trainables.training.recipe import ClassWeights, Hyper, Recipe
 from trainables.training.trunk import Parent, TrunkSpec
 from trainables.transforms.augmentation import Augmentation
@@ -312,11 +313,10 @@ class Plan:
     def head_class_weights(self) -> tuple[ClassWeights, ...]:
         """The weights of classes that classifiers are fitted with; of several, val picks.
 
-        Those of the trunks' loss, unless asked otherwise. Classifiers are fitted on every train
-        image alike: after trunks that drew balanced, balanced weights make classes count alike.
+        Those of the trunks' loss, unless asked otherwise.
         """
         trunks = self.spec.trunks
-        own = "balanced" if trunks.sampling == "balanced" else trunks.class_weights
+        own = fitted_class_weights(trunks.sampling, trunks.class_weights)
         asked = self.spec.fix.head_class_weights
         return tuple(dict.fromkeys(own if kind == "trunk" else kind for kind in asked))
 

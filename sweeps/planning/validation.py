@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeps.planning.options import touched
-from sweeps.planning.options.groups import ServingOptions
+from sweeps.planning.options.groups import ServingOptions, TrunkOptions
 from sweeps.planning.options.latency_options import LatencyOptions
 from sweeps.planning.options.prices import prices_of
 from sweeps.planning.options.ranges import INTERVAL_OPTIONS, RANGE_OF_OPTION, SET_OPTIONS
@@ -30,6 +30,12 @@ from trainables.training.class_balance import check_balance
 
 # Words that may not be empty.
 NAME_OPTIONS = ("experiment", "register_as", "weights", "class_order")
+# What is off until it is asked for, and is of how trunks are trained alone.
+TRAINING_OPTIONS = (
+    *("auto_augment", "mixup", "cutmix", "random_erasing"),
+    *("clip_grad", "drop_path", "layer_decay", "ema_warmup"),
+    *("head_only_epochs", "freeze_batch_norm"),
+)
 
 
 def check_spec(spec: SweepSpec) -> SweepSpec:
@@ -153,6 +159,7 @@ def _check_training(spec: SweepSpec) -> None:
             "nothing: weigh the classes of classifiers by --head-class-weights balanced."
         )
     _check_start(spec, search)
+    _check_untrained(spec)
     drop_path = max(search.possible("drop_path", spec.trunks))
     for variant in spec.grid.variants if drop_path and spec.trunks.epochs else ():
         touched.check_drop_path(variant, drop_path)
@@ -200,6 +207,20 @@ def _check_start(spec: SweepSpec, search: Search) -> None:
             f"--head-only-epochs {head_only} leaves none of --epochs {spec.trunks.epochs} to the "
             "net: give fewer, or more --epochs."
         )
+
+
+def _check_untrained(spec: SweepSpec) -> None:
+    """Refuse options of how trunks are trained, where none is."""
+    if spec.trunks.epochs:
+        return
+    for name in TRAINING_OPTIONS:
+        value = getattr(spec.trunks, name)
+        if value != getattr(TrunkOptions, name):
+            given = option(name) if value is True else f"{option(name)} {value}"
+            raise UserError(
+                f"{given} is of how trunks are trained, and --epochs 0 trains none: leave it out, "
+                "or train for some epochs."
+            )
 
 
 def _check_cascade(spec: SweepSpec, warmup: float) -> None:

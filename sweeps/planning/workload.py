@@ -15,12 +15,17 @@ from collections.abc import Sequence
 from sweeps.planning.grid import Point
 from sweeps.planning.options.touched import mixes_channels
 from sweeps.planning.plan import Plan
+from trainables.evaluation.kept_probe import PROBE_IMAGES
+from trainables.evaluation.linear_probe import EXPECTED_LOSSES
 from trainables.fixres.arms import ARMS, UNTOUCHED_ARMS
 from trainables.models import variants
+from trainables.models.map_shape import feature_count
 from trainables.profiling.cost import Cost
 from trainables.profiling.speed import NOMINAL, Pass, Work
+from trainables.training.class_balance import fitted_class_weights
 
 CellKind = tuple[str, int, tuple[str, ...]]  # variant, test resolution (px), arms
+PROBED = "seen by linear probes"  # a purpose of images, in words
 TRAIN_STEP_FORWARDS = 3  # The backward pass costs about two forward passes.
 
 
@@ -155,12 +160,35 @@ def _passed_again(plan: Plan, variant: str, test_res: int, arms: Sequence[str] |
     return train if kept is not None and train > kept else 0
 
 
+def probes(plan: Plan, point: Point) -> int:
+    """Count the linear probes that trunks of a point start from: one for each way to weigh classes.
+
+    A trunk that starts from another has that one's classifier.
+    """
+    starts, trunks = plan.possible("start"), plan.spec.trunks
+    if not trunks.epochs or "probe" not in starts or plan.below(point) is not None:
+        return 0
+    kinds = {
+        fitted_class_weights(sampling, weights)
+        for sampling in plan.possible("sampling")
+        for weights in plan.possible("class_weights")
+    }
+    return min(len(kinds), plan.samples)
+
+
+def probe_images(plan: Plan) -> int:
+    """Count the images that a linear probe is fitted on."""
+    return min(PROBE_IMAGES, plan.counts["train"])
+
+
 def image_passes(plan: Plan) -> dict[str, int]:
     """Count the images through the net, by purpose, at most: trunks may be cut short."""
+    probed = probe_images(plan) * sum(probes(plan, point) for point in plan.points)
     trunks = plan.samples + plan.repeats
     epochs = sum(map(plan.epochs_at, plan.points))
     scored = sum(len(plan.rungs_at(p)) * len(tests) for p, tests in plan.grid.tests.items())
     return {
+        **({PROBED: probed} if probed else {}),
         "trained": trunks * epochs * plan.counts["train"],
         "scored at rungs": trunks * scored * plan.counts["val"],
         "adapted in cells": (plan.cells - plan.cells_untouched) * cell_images(plan)
@@ -246,6 +274,25 @@ def epoch_work(
             for res in plan.grid.tests[point]
         ]
     return Work(passes=tuple(passes))
+
+
+def probe_work(plan: Plan, point: Point) -> Work:
+    """Describe the fitting of a linear probe that trunks of a point start from.
+
+    Its fit is a pass of all images at once: each time that the loss is computed, features are read,
+    and multiplied for logits and for gradients.
+    """
+    images, numbers = probe_images(plan), feature_count(point.variant)
+    products = 2 * EXPECTED_LOSSES * numbers * len(plan.classes)
+    fit = Pass(
+        gmacs=products / 1e9,
+        activations_m=EXPECTED_LOSSES * numbers / 1e6,
+        layers=EXPECTED_LOSSES,
+        images=images,
+        batch=images,
+        train=False,
+    )
+    return Work(passes=(image_pass(plan, point.variant, point.train_res, images), fit))
 
 
 def cell_work(plan: Plan, variant: str, test_res: int, arms: Sequence[str] | None = None) -> Work:

@@ -11,7 +11,7 @@ from sweeps.events.forecast import Forecast
 from sweeps.events.recorders import History
 from sweeps.planning.grid import point_of
 from sweeps.planning.plan import Plan
-from sweeps.planning.workload import cell_images, image_passes
+from sweeps.planning.workload import PROBED, cell_images, image_passes, probe_images
 from sweeps.selection.leaderboard import Row
 from trainables.fixres.arms import ARMS, rank
 from trainables.training.trunk import TrunkStatus, trained_epochs
@@ -45,7 +45,8 @@ class Ledger:
     cells: int
     """Cells that were adapted."""
     trained_s: float
-    """Phase 1: the epochs of all trunks, or the scoring of untrained ones."""
+    """Phase 1: the epochs of all trunks, and the probes that they start from; or the scoring of
+    untrained ones."""
     adapted_s: float
     """Phase 2: all arms of all cells."""
     read_s: float
@@ -107,7 +108,7 @@ def build_ledger(
         cut=sum(t.status == TrunkStatus.CUT for t in trunks),
         frozen=sum(any(r.frozen_norms for r in t.reports) for t in trunks),
         cells=len(cells),
-        trained_s=sum(r.seconds for t in trunks for r in t.reports),
+        trained_s=sum(r.took_s for t in trunks for r in t.reports),
         adapted_s=sum(r.seconds for r in rows if r.split == "val"),
         read_s=read_s,
         refit_s=refit_s,
@@ -143,6 +144,7 @@ def _images(
 ) -> dict[str, ImagePasses]:
     reports = [r for t in trunks for r in t.reports]
     done = {
+        PROBED: probe_images(plan) * sum(r.probe_s > 0 for r in reports),
         "trained": sum(r.images for r in reports),
         "scored at rungs": sum(score.n for r in reports for score in r.val.values()),
         "adapted in cells": sum(cell_images(plan, c.cell.spec.arms) for c in cells),

@@ -281,11 +281,12 @@ def _gpus(plan: Plan) -> list[RenderableType]:
 def _split_steps(plan: Plan, phase_resources: PhaseResources, gpu_gb: float) -> list[str]:
     """Say how much of a step is at once on a GPU, where that is not all of a worker's share."""
     lines = []
+    are_frozen = all(plan.possible("freeze_batch_norm"))  # they stand still whatever is at once
     for point in plan.points:
         trial = phase_resources.trial_resources[point.variant, point.train_res]
         at_once = images_at_once(plan, point, gpu_gb, trial.workers)
         if at_once is not None:
-            still = at_once * trial.workers < MIN_NORMED
+            still = at_once * trial.workers < MIN_NORMED and not are_frozen
             lines.append(
                 f"split    {point.variant} at {point.train_res} px: {at_once} images at once on "
                 f"each GPU, by the estimate{', and batch norms stand still' if still else ''}; the "

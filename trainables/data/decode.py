@@ -12,6 +12,7 @@ locks.
     CACHE/<digest>/perceptual-1.npy    its perceptual hash, four uint64
     CACHE/<digest>/images.json   classes, how long the first must be, white by kind of image
     CACHE/listings/<key>.json    the digest that a listing led to, rejected files, layout, notes
+    CACHE/listings/<key>.groups.json    the images of each group, by split, where they are grouped
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from trainables.data.cache import (
 )
 from trainables.data.decode_pass import (
     FORMAT,
+    GROUPS,
     Decoding,
     check_rejected,
     decode_into,
@@ -105,7 +107,8 @@ def _split_settings(options: ReadOptions) -> tuple[object, ...]:
     Those that came later are left out where they are off, so that older listings are found.
     """
     settings = (options.val_share, options.test_share, options.seed, options.class_order)
-    later = {"pick_share": options.pick_share, "group_by": options.group_by}
+    # Listings under the name "group_by" are older, and have not counted the groups.
+    later = {"pick_share": options.pick_share, "groups": options.group_by}
     return (*settings, *({name: value} for name, value in later.items() if value is not None))
 
 
@@ -237,10 +240,13 @@ def _look_up(
         return None
     if description is None:
         return None
+    groups_path = None if options.group_by is None else _groups_path(cache, key)
+    if groups_path is not None and not groups_path.exists():
+        return None
     rejected = tuple(Rejected(**one) for one in record["rejected"])
     check_rejected(rejected, record["total"], data, options)
     image_set = _opened(root, description, rejected, tuple(record["notes"]), record["layout"])
-    return replace(image_set, splits_in_words=record.get("splits", ""))
+    return replace(image_set, splits_in_words=record.get("splits", ""), groups_path=groups_path)
 
 
 def _opened(
@@ -273,6 +279,10 @@ def _sound_description(root: Path) -> dict[str, Any] | None:
         return None
 
 
+def _groups_path(cache: Path, key: str) -> Path:
+    return cache / "listings" / f"{key}.groups.json"
+
+
 def _check_name(data: Path | RemotePath, name: str) -> None:
     """Refuse a name that no result could be written with.
 
@@ -289,11 +299,13 @@ def _check_name(data: Path | RemotePath, name: str) -> None:
 def _publish(draft: Path, cache: Path, key: str, record: dict[str, Any]) -> None:
     """Give the draft its final name, then record what the listing led to: each in one step."""
     root = cache / record["digest"]
+    listings = cache / "listings"
+    listings.mkdir(exist_ok=True)
+    if (draft / GROUPS).exists():
+        (draft / GROUPS).replace(_groups_path(cache, key))
     if _sound_description(root) is None:
         shutil.rmtree(root, ignore_errors=True)
         draft.rename(root)
-    listings = cache / "listings"
-    listings.mkdir(exist_ok=True)
     temporary = listings / f"{key}.tmp"
     temporary.write_text(json.dumps(record))
     temporary.replace(listings / f"{key}.json")

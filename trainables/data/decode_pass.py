@@ -26,11 +26,12 @@ from trainables.data.samples import Samples, shared_whites, white_notes
 from trainables.data.stored_hashes import write_hashes
 from trainables.errors import UserError, printable
 from trainables.sources.grouped_splits import assign_groups
-from trainables.sources.groups import count_groups, group_notes
+from trainables.sources.groups import count_groups, group_notes, group_sizes
 from trainables.sources.source import Source
 from trainables.sources.splits import SPLITS, assign_splits, duplicate_notes
 from trainables.storage.object_store import RemotePath
 
+GROUPS = "groups.json"  # beside the set until it has its name
 FORMAT = 1  # raise it when the same images would be stored differently
 MAX_REJECTED_NAMED = 3  # in an error
 NEARLY_BLACK = 16  # of 256: an image without larger values is one that was read wrongly, or black
@@ -125,6 +126,9 @@ def decode_into(draft: Path, form: Form, file: GrowingFile, decoding: Decoding) 
     digest = _digest(stored, source.classes, options)
     _write_index(draft / "index.arrow", stored)
     write_hashes(draft, [one.looks for one in stored])
+    if options.group_by is not None:
+        sizes = group_sizes([one.group for one in stored], [one.split for one in stored])
+        (draft / GROUPS).write_text(json.dumps(sizes))
     description = {"digest": digest, "classes": source.classes, "bytes": file.size}
     if form == "encoded":
         description |= {"form": form, "side": options.cache_side}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,8 @@ class ExtraTestSet:
     rejected: tuple[Rejected, ...]
     notes: tuple[str, ...]
     """Sentences to show to the user."""
+    groups: Mapping[str, int] = field(default_factory=dict, hash=False)
+    """Images of each group, by its name; none where images were not grouped."""
 
 
 def open_extra_test_set(
@@ -73,10 +75,12 @@ def open_extra_test_set(
         raise UserError(f"A further set cannot be called {name}: give it a name of its own.")
 
     def source_of(listing: Listing, scratch: Path) -> Source:
-        return read_extra_source(listing, scratch, options.layout, classes)
+        return read_extra_source(listing, scratch, options.layout, classes, options.group_by)
 
-    # "further" names such sets in the cache.
-    settings = ("further", tuple(classes))
+    # "further" names such sets in the cache. Groups decide on nothing else, and are left out where
+    # they are not asked for: so older listings are found.
+    groups = () if options.group_by is None else ({"groups": options.group_by},)
+    settings = ("further", tuple(classes), *groups)
     decoded = decode_once(data, cache, options, settings, source_of, progress, whites=whites)
     images = decoded.split("test")
     weakref.finalize(images, let_go, decoded.root)  # the cache may drop it once nothing maps it
@@ -87,4 +91,5 @@ def open_extra_test_set(
         present=tuple(np.unique(images.labels).tolist()),
         rejected=decoded.rejected,
         notes=decoded.notes,
+        groups=decoded.groups("test"),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -50,6 +51,8 @@ class ImageSet:
     """The value that is white by kind of image (:mod:`trainables.data.samples`)."""
     val_in_train: bool = False
     """Whether train holds the images of val too: then there is no val."""
+    groups_path: Path | None = field(default=None, compare=False)
+    """The file that counts the images of each group, by split; None: they were not grouped."""
 
     def merged(self) -> ImageSet:
         """Put the images of val into train, to train on both once all is chosen.
@@ -65,12 +68,31 @@ class ImageSet:
         Raises:
             ValueError: there is no such split.
         """
+        return SplitImages(self.root, self._stored(name))
+
+    def groups(self, name: str) -> Mapping[str, int]:
+        """Count the images of each group in a split; images that are alone are in none.
+
+        Raises:
+            ValueError: there is no such split.
+        """
+        stored = self._stored(name)
+        if self.groups_path is None:
+            return {}
+        counts: Counter[str] = Counter()
+        by_split = json.loads(self.groups_path.read_text())
+        for split in stored:
+            counts.update(by_split.get(split, {}))
+        return counts
+
+    def _stored(self, name: str) -> tuple[str, ...]:
+        """List the splits of the cache that one is put together of."""
         stored: dict[str, tuple[str, ...]] = {split: (split,) for split in SPLITS}
         if self.val_in_train:
             stored = {"train": ("train", "val"), "test": ("test",)}
         if name not in stored:
             raise ValueError(f"no split {name!r}: there are {', '.join(stored)}")
-        return SplitImages(self.root, stored[name])
+        return stored[name]
 
 
 class SplitImages:

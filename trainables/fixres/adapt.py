@@ -48,9 +48,9 @@ from trainables.fixres.cell import (
     RefitCell,
     delta_path,
 )
-from trainables.fixres.cell_passes import CellPasses, Wanted
 from trainables.fixres.cross_fit import CrossFit
 from trainables.fixres.features import KeptFeatures
+from trainables.fixres.passes.cell_passes import CellPasses, Wanted
 from trainables.fixres.predictions import logits_path, write_logits
 from trainables.fixres.reuse.kept_arms import (
     AdaptedArm,
@@ -113,8 +113,8 @@ def _adapt_cell(
         # fix_affine starts from the classifier of fix.
         features=any(arm.fits_classifier and not arm.needs_mild_views for arm in left),
     )
-    with CellPasses(cell, store, views, _kept_features(cell, store), wanted) as passes:
-        passes.batch_size = images_at_once
+    kept = _kept_features(cell, store)
+    with CellPasses(cell, store, views, kept, wanted, images_at_once) as passes:
         for arm in own:
             adapted = taken.get(arm.name) or _adapt(arm, passes, cell, store)
             if adapted is not None:

@@ -18,9 +18,9 @@ from trainables.models.parts.tensor_names import AFFINE, CLASSIFIER, STATISTICS,
 if TYPE_CHECKING:
     import torch
 
-    from trainables.fixres.cell_passes import CellPasses
     from trainables.fixres.cross_fit import CrossFit
     from trainables.fixres.heads import FittedHead
+    from trainables.fixres.passes.cell_passes import CellPasses
     from trainables.models.backbone import State
 
 FRECHET_IMAGES = 1024  # over a million activations: their quantiles are known to three digits

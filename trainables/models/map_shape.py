@@ -31,6 +31,12 @@ def map_shape(variant: str, res: int) -> MapShape:
 
 
 @cache
+def feature_count(variant: str) -> int:
+    """Count the numbers that the classifier is given of one image."""
+    return backbone.classifier_of(net_on_meta(variant)).in_features
+
+
+@cache
 def net_on_meta(variant: str) -> Net:
     """Build a variant that has a single class, and no weights."""
     with torch.device("meta"):

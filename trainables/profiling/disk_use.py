@@ -7,7 +7,7 @@ from functools import cache
 import torch
 
 from trainables.models import backbone, variants
-from trainables.models.map_shape import map_shape, net_on_meta
+from trainables.models.map_shape import feature_count, map_shape
 
 FLOAT_BYTES, HALF_BYTES = 4, 2
 MIN_PREFIX = 256  # images that statistics are first taken of, at least: fewer are a poor sample
@@ -51,4 +51,4 @@ def feature_bytes(variant: str, number_bytes: int = FLOAT_BYTES) -> int:
     Args:
         number_bytes: of each number; 2 where the set is streamed.
     """
-    return number_bytes * backbone.classifier_of(net_on_meta(variant)).in_features + 8
+    return number_bytes * feature_count(variant) + 8

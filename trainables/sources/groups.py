@@ -36,7 +36,29 @@ def grouped_by_path(source: Source, group_by: str, root: Path | RemotePath) -> S
             f"`group_by` {group_by} has {pattern.groups} groups in round brackets, and files in"
             r" folders need a pattern with one, such as (person\d+)_; (?:...) does not count."
         )
+    grouped = _with_groups(source, pattern)
+    first = next(source.items(), None)
+    if first is not None and all(item.group is None for item in grouped.items()):
+        raise UserError(
+            f"`group_by` {group_by} matches none of the {source.total} files of {root}, as"
+            f" {printable(first.path)}: mend the pattern, which is looked for in such paths."
+        )
+    return replace(grouped, grouping=f"the pattern {group_by}")
 
+
+def grouped_as_far_as_found(source: Source, group_by: str) -> Source:
+    """Group files as :func:`grouped_by_path`, of a set that need not have groups.
+
+    What groups other images may be a column of tables, which files have none of.
+    """
+    try:
+        pattern = re.compile(group_by)
+    except re.error:
+        return source
+    return _with_groups(source, pattern) if pattern.groups == 1 else source
+
+
+def _with_groups(source: Source, pattern: re.Pattern[str]) -> Source:
     def with_group(item: Item) -> Item:
         found = pattern.search(item.path)
         return item if found is None else replace(item, group=found[1])
@@ -44,13 +66,7 @@ def grouped_by_path(source: Source, group_by: str, root: Path | RemotePath) -> S
     def items() -> Iterator[Item]:
         return map(with_group, source.items())
 
-    first = next(source.items(), None)
-    if first is not None and all(item.group is None for item in items()):
-        raise UserError(
-            f"`group_by` {group_by} matches none of the {source.total} files of {root}, as"
-            f" {printable(first.path)}: mend the pattern, which is looked for in such paths."
-        )
-    return replace(source, items=items, grouping=f"the pattern {group_by}")
+    return replace(source, items=items)
 
 
 def group_notes(
@@ -90,6 +106,11 @@ def count_groups(groups: Sequence[str | None], splits: Sequence[str], split: str
     """Count the groups of a split; an image without one is its own."""
     own = [group for group, in_split in zip(groups, splits, strict=True) if in_split == split]
     return len({group for group in own if group is not None}) + own.count(None)
+
+
+def group_sizes(groups: Sequence[str | None], splits: Sequence[str]) -> dict[str, Counter[str]]:
+    """Count the images of each group, by split; those without a group are left out."""
+    return {split: _of(groups, splits, split) for split in sorted(set(splits))}
 
 
 def _of(groups: Sequence[str | None], splits: Sequence[str], split: str) -> Counter[str]:

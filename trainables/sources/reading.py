@@ -9,7 +9,7 @@ from pathlib import Path
 from trainables.errors import UserError
 from trainables.sources import folders, tables
 from trainables.sources.class_names import ClassOrder
-from trainables.sources.groups import grouped_by_path
+from trainables.sources.groups import grouped_as_far_as_found, grouped_by_path
 from trainables.sources.layout import LayoutChoice
 from trainables.sources.left_out import is_image_name
 from trainables.sources.listing import Listing
@@ -70,13 +70,18 @@ def with_own_val_as_test(source: Source) -> Source:
 
 
 def read_extra_source(
-    listing: Listing, scratch: Path, layout: LayoutChoice, trained: Sequence[str]
+    listing: Listing,
+    scratch: Path,
+    layout: LayoutChoice,
+    trained: Sequence[str],
+    group_by: str | None = None,
 ) -> Source:
     """Read a listing as one set of images of classes that a model was trained on.
 
     Args:
         layout: where the listing holds both class folders and tables, which of them to read: it is
             chosen for the images that are trained on, and further sets may be of the other kind.
+        group_by: what says which images belong together, likewise: this set need not have it.
 
     Raises:
         UserError: as in :func:`read_source`, or a class was not trained on.
@@ -86,8 +91,9 @@ def read_extra_source(
     if (layout == "tables" and not has_tables) or (layout == "folders" and not has_folders):
         layout = "auto"
     if _holds_tables(listing, layout):
-        return tables.extra_table_source(listing, trained, scratch)
-    return folders.extra_folder_source(listing, trained, layout)
+        return tables.extra_table_source(listing, trained, scratch, group_by)
+    source = folders.extra_folder_source(listing, trained, layout)
+    return grouped_as_far_as_found(source, group_by) if group_by else source
 
 
 def _holds_tables(listing: Listing, layout: LayoutChoice) -> bool:

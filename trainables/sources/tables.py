@@ -113,19 +113,26 @@ def table_source(
 
 
 def extra_table_source(
-    listing: Listing, trained: Sequence[str], scratch: Path | None = None
+    listing: Listing,
+    trained: Sequence[str],
+    scratch: Path | None = None,
+    group_by: str | None = None,
 ) -> Source:
     """Read a listing's tables as one set of images of classes that a model was trained on.
 
     Args:
         trained: the classes; labels are positions in them.
         scratch: as in :func:`table_source`.
+        group_by: the column that names which images belong together, if the first table has it.
 
     Raises:
         UserError: a file is damaged, its columns are ambiguous, or a label names no trained class.
     """
     tables = _locate_tables(listing)
-    read = _read_all_labels(tables, next(iter(tables)), dict.fromkeys(tables, "train"))
+    first = next(iter(tables))
+    if group_by is not None and group_by not in _read_schema(tables[first]).names:
+        group_by = None
+    read = _read_all_labels(tables, first, dict.fromkeys(tables, "train"), group_by)
     check_kinds(listing.root, read)
     check_trained(listing.root, class_names(list(read.values())), trained)
     parts = [_part(table, path, "test", read[path]) for path, table in tables.items()]

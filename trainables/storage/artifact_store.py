@@ -3,6 +3,7 @@
     weights/<variant>-<digest>.safetensors      pretrained weights as the sweep loaded them
     trunks/<key>/{spec,result}.json, state.pt, trunk.safetensors, work.jsonl,
                                                 rung-<epoch>.arrow
+    probes/<key>.safetensors                    a linear probe that trunks start from
     activations/<key>.json                      quantiles of a trunk's pooled activations
     cells/<key>/{spec,rows,kept}.json, delta-<arm>.safetensors,
                 {train,val,predictions}.arrow, logits-<arm>.arrow
@@ -88,6 +89,10 @@ class Store(Generic[P]):
     def cell(self, key: str) -> P:
         """Locate the folder of one cell."""
         return self._at("cells", key)
+
+    def probe(self, key: str) -> P:
+        """Locate the file of a linear probe that trunks start from."""
+        return self._at("probes", f"{key}.safetensors")
 
     def activations(self, key: str) -> P:
         """Locate the file of quantiles of a trunk's pooled activations."""

@@ -28,6 +28,15 @@ def check_balance(sampling: Sampling, weights: ClassWeights) -> None:
         )
 
 
+def fitted_class_weights(sampling: Sampling, weights: ClassWeights) -> ClassWeights:
+    """Say how a classifier weighs classes that is to see them as training does.
+
+    It is fitted on every image alike: where training draws balanced, balanced weights make classes
+    count alike.
+    """
+    return "balanced" if sampling == "balanced" else weights
+
+
 def class_weights(labels: np.ndarray, classes: int, kind: ClassWeights) -> np.ndarray | None:
     """Compute what an image of each class weighs in the loss.
 

@@ -19,14 +19,19 @@ from trainables.data.image_set import ImageSet
 from trainables.data.loader import TrainBatch, train_batches
 from trainables.data.view_cache import ViewCache
 from trainables.errors import UserError
-from trainables.evaluation.linear_probe import features_of, fit_probe
+from trainables.evaluation.kept_probe import ProbeSpec, fit_on_train, read_probe, write_probe
 from trainables.evaluation.metrics import NotFiniteError, Score, predicted, score
 from trainables.models import backbone, variants
 from trainables.models.backbone import Net
 from trainables.models.device import device_name, pick_device
 from trainables.models.speed_ups import SpeedUp
 from trainables.storage.artifact_store import Store
-from trainables.training.class_balance import check_balance, class_weights, drawn_images
+from trainables.training.class_balance import (
+    check_balance,
+    class_weights,
+    drawn_images,
+    fitted_class_weights,
+)
 from trainables.training.distributed import WorkerGroup
 from trainables.training.epoch_progress import EpochProgress
 from trainables.training.moving_average import MovingAverage
@@ -39,10 +44,8 @@ from trainables.training.trunk_checkpoint import TrainingPosition, TrunkCheckpoi
 from trainables.training.validation import shared_logits
 from trainables.transforms.eval_transform import EvalTransform
 from trainables.transforms.fast_resize import kernel_here
-from trainables.transforms.resolution import TEST_CROP_PCT
 
 SAVE_EVERY_S = 300.0  # within an epoch
-PROBE_IMAGES = 20_000  # of train, at most, that a linear probe is fitted on
 ALONE = WorkerGroup()
 
 
@@ -186,11 +189,11 @@ class TrunkTraining:
         number = self.trained_epochs + 1
         # Dropout draws from this generator, in all workers the same.
         torch.manual_seed(self.spec.training_seed * 1_000_003 + number)
+        starts_from_probe = number == 1 and self.spec.is_probed and self._epoch_progress is None
+        probe_s = self._start_from_probe() if starts_from_probe else 0.0
         progress = EpochProgress(self.device, self.group)
         if self._epoch_progress is not None:
             progress.restore(self._epoch_progress)
-        elif number == 1 and self.spec.is_probed:
-            self._start_from_probe()
         self._train(number, progress)
         loss, hits = progress.totals()
         mean_loss = loss / progress.images
@@ -220,6 +223,7 @@ class TrunkTraining:
             frozen_norms=not self.spec.recipe.freeze_batch_norm
             and self._train_step.freezes_norms(self._images_per_batch),
             device=self._device_name,
+            probe_s=round(probe_s, 3),
             speed_ups=self._train_step.speed_ups,
             resize=kernel_here(),
         )
@@ -250,37 +254,39 @@ class TrunkTraining:
         self._end_epoch(report)
         return report
 
-    def _start_from_probe(self) -> None:
+    def _start_from_probe(self) -> float:
         """Make the classifier a linear probe of the net as it is, in the moving average too.
 
-        It is of train images that are whole, at the train resolution. Each worker fits it, and all
-        take the first one's.
+        It is taken from the store where it is there. Else each worker fits it, and all take the
+        first one's, which is kept.
+
+        Returns:
+            The seconds that fitting it took; 0: it was there.
         """
-        labels = self._train_images.labels
-        whole = EvalTransform(
-            test_res=self.spec.train_res,
-            crop_pct=TEST_CROP_PCT,
-            interpolation=self.preprocessing.interpolation,
+        recipe, images = self.spec.recipe, self.images
+        kind = fitted_class_weights(recipe.sampling, recipe.class_weights)
+        spec = ProbeSpec(
+            weights=self.spec.weights,
+            train_res=self.spec.train_res,
+            images=images.digest,
+            class_weights=kind,
         )
-        features = features_of(
+        kept, began = read_probe(spec, self.store, self.device), time.monotonic()
+        probe = kept or fit_on_train(
+            spec,
             self.model,
-            self.views.train_view(whole, most=PROBE_IMAGES),
-            self.preprocessing,
+            self.views,
+            class_weights=class_weights(self._train_images.labels, len(images.classes), kind),
             batch_size=self._images_per_batch,
             device=self.device,
         )
-        balanced = self.spec.recipe.sampling == "balanced"
-        kind = "balanced" if balanced else self.spec.recipe.class_weights
-        weights = class_weights(labels, len(self.images.classes), kind)
-        probe = fit_probe(
-            features,
-            torch.tensor(labels[: len(features)], device=self.device),
-            len(self.images.classes),
-            class_weights=None if weights is None else features.new_tensor(weights),
-        )
+        seconds = 0.0 if kept else time.monotonic() - began
         self.group.broadcast(probe)
+        if not kept and self.group.rank == 0:
+            write_probe(spec, self.store, probe)
         for model in {self.model, self.evaluated_model}:
             backbone.classifier_of(model).load_state_dict(probe._asdict())
+        return seconds
 
     def _train(self, number: int, progress: EpochProgress) -> None:
         """Train what is left of epoch ``number``."""

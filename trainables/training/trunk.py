@@ -113,15 +113,21 @@ class EpochReport:
     train_top1: float | None  # on the augmented images, before each step; None: nothing was trained
     images: int  # trained on
     lr: float  # at its last step
-    seconds: float
+    seconds: float  # of training and scoring
     at: int  # Unix time, ms
     val: dict[int, Score] = field(default_factory=dict)  # by test resolution; at rungs only
     diverged: bool = False
     micro_batch: int | None = None  # images at once, as far as memory went; None: whole batches
     device: str = ""  # that it was trained on; empty: an earlier version did not say
     frozen_norms: bool = False  # batch norms stood still in some steps: memory held too few images
+    probe_s: float = 0.0  # of fitting, before the epoch, the probe that the trunk starts from
     speed_ups: str = ""  # of its steps, or why not, as TrainStep.speed_ups; empty: none was asked
     resize: str = ""  # what resized its images, as fast_resize.Kernel; empty: Pillow, or nothing
+
+    @property
+    def took_s(self) -> float:
+        """Seconds of the epoch, and of what was fitted before it."""
+        return self.seconds + self.probe_s
 
     @property
     def best_val(self) -> Score | None:

@@ -8,21 +8,22 @@ import pytest
 from scipy.optimize import least_squares
 
 from sweeps.events.durations import Durations
-from sweeps.events.event_types import EpochEnded
+from sweeps.events.event_types import EpochEnded, Event, TrunkBegan, TrunkEnded, TrunkPaused
+from sweeps.events.forecast import forecast
 from sweeps.planning.grid import point_of
 from sweeps.planning.plan import Plan
 from tests.factories import HYPER, plan_of, spec_with
 from tests.fake_training import report_of
 from tests.sweeps.events.test_progress import BEGAN, Clock
-from trainables.training.trunk import TrunkSpec
+from trainables.training.trunk import TrunkSpec, TrunkStatus
 
 PLAN = plan_of(spec_with(variants=("b0",), train_res=(64,), epochs=3, grace_epochs=3))
 EVENTS = 2_000
 
 
-def tell(durations: Durations, trunk: TrunkSpec, seconds: float) -> None:
+def tell(durations: Durations, trunk: TrunkSpec, seconds: float, probe_s: float = 0.0) -> None:
     report = report_of(PLAN, trunk, 1, at=int(1000 * (BEGAN + 1)))
-    timed: dict[str, Any] = {**vars(report), "seconds": seconds}
+    timed: dict[str, Any] = {**vars(report), "seconds": seconds, "probe_s": probe_s}
     durations.on(EpochEnded(trunk=trunk, report=type(report)(**timed), should_continue=True))
 
 
@@ -88,3 +89,62 @@ def test_a_refit_takes_a_trunk_and_a_cell_on_more_images() -> None:
     once = durations.trunk_s(point, 0, 3) + durations.cell_s(point.variant, res)
     expected = once * (counts["train"] + counts["val"]) / counts["train"]
     assert durations.refit_s(point, res) == pytest.approx(expected)
+
+
+PROBED_PLAN = plan_of(spec_with(PLAN.spec, start="probe", samples=2))
+
+
+def test_a_probe_is_timed_apart_from_the_epoch_and_from_the_start_of_the_trial() -> None:
+    clock = Clock()
+    durations, trunk = Durations(PROBED_PLAN, clock=clock), trunk_of(PROBED_PLAN)
+    (point,) = PROBED_PLAN.points
+    durations.on(TrunkBegan(trunk=trunk))
+    clock.now += 2.0 + 30.0 + 4.0
+    tell(durations, trunk, 4.0, probe_s=30.0)
+    assert durations.epoch_s(point, 1) == pytest.approx(4.0, rel=0.02)
+    assert durations.probe_s(point) == pytest.approx(30.0, rel=0.02)
+    assert durations.start_s == pytest.approx(2.0)
+    assert durations.timed_s == pytest.approx(34.0)
+
+
+@pytest.mark.parametrize("how", ["epoch", "paused", "ended"])
+def test_a_trunk_takes_the_time_of_a_probe_until_one_is_in_the_store(how: str) -> None:
+    durations, trunk = Durations(PROBED_PLAN, clock=Clock()), trunk_of(PROBED_PLAN)
+    plain = Durations(PLAN, clock=Clock())
+    (point,), report = PROBED_PLAN.points, report_of(PROBED_PLAN, trunk, 1)
+    probe_s = durations.probe_s(point)
+    assert durations.trunk_s(point, 0, 3) == pytest.approx(plain.trunk_s(point, 0, 3) + probe_s)
+    assert durations.trunk_s(point, 1, 3) == pytest.approx(plain.trunk_s(point, 1, 3)), "is begun"
+    failed = TrunkEnded(trunk=trunk, status=TrunkStatus.FAILED, reports=(), error="at its start")
+    durations.on(failed)
+    assert durations.probes_left(point) == 1
+    learnt = durations.learnt
+    events: dict[str, Event] = {
+        "epoch": EpochEnded(trunk=trunk, report=report, should_continue=True),
+        "paused": TrunkPaused(trunk=trunk, after=1),
+        "ended": TrunkEnded(trunk=trunk, status=TrunkStatus.CUT, reports=(report,)),
+    }
+    durations.on(events[how])
+    assert durations.probes_left(point) == 0 and durations.learnt > learnt
+    assert durations.trunk_s(point, 0, 3) == pytest.approx(plain.trunk_s(point, 0, 3))
+
+
+def test_a_refit_fits_a_probe_of_its_own_on_more_images() -> None:
+    plans = [plan_of(spec_with(p.spec, refit=True), val=50) for p in (PLAN, PROBED_PLAN)]
+    plain, probed = (Durations(plan, clock=Clock()) for plan in plans)
+    (point,), res = plans[1].points, plans[1].grid.tests[plans[1].points[0]][0]
+    counts = plans[1].counts
+    more = (counts["train"] + counts["val"]) / counts["train"]
+    difference = probed.refit_s(point, res) - plain.refit_s(point, res)
+    assert difference == pytest.approx(more * probed.probe_s(point))
+
+
+def test_probes_are_in_the_forecast_once_for_each_point() -> None:
+    options: dict[str, Any] = {"train_res": (64, 96), "samples": 3}
+    plain, probed = (plan_of(spec_with(p.spec, **options)) for p in (PLAN, PROBED_PLAN))
+    durations = Durations(probed, clock=Clock())
+    both = forecast(plain, Durations(plain, clock=Clock())), forecast(probed, durations)
+    probes_s = sum(durations.probe_s(point) for point in probed.points)
+    for name in ("trunks_s", "trunks_most_s"):
+        without, with_them = (getattr(one, name) for one in both)
+        assert with_them == pytest.approx(without + probes_s)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sweeps.events.durations import Durations
 from sweeps.events.event_types import (
     CellBegan,
     CellEnded,
@@ -192,6 +193,31 @@ def test_no_more_is_left_than_of_the_budget() -> None:
     pairs = list(zip(bounds, sweep.estimates, strict=True))
     assert all(expected <= most <= bound for bound, (_, expected, most) in pairs)
     assert any(most == bound > 0 for bound, (_, _, most) in pairs)
+
+
+def test_probes_that_are_yet_to_be_fitted_are_of_the_time_left() -> None:
+    """The same is timed in two sweeps, of which one starts trunks from probes."""
+    plans = PLAN, plan_of(spec_with(PLAN.spec, start="probe"))
+    left, durations = [], Durations(plans[1], clock=Clock())
+    for plan in plans:
+        clock, trunk = Clock(), trunks_of(plan)[0]
+        progress = Progress(clock)
+        progress.on(SweepBegan(plan=plan))
+        seconds = epoch_s(point_of(trunk), 1)
+        began = TrunkBegan(trunk=trunk)
+        progress.on(began)
+        clock.now += seconds
+        report = timed(trunk, 1, clock, seconds)
+        ended = EpochEnded(trunk=trunk, report=report, should_continue=True)
+        progress.on(ended)
+        if plan is plans[1]:
+            durations.on(began)
+            durations.on(ended)
+        left.append(progress.left())
+    others = [point for point in PLAN.points if point != point_of(trunk)]
+    probes_s = sum(map(durations.probe_s, others))
+    assert len(others) == 3 and probes_s > 0 and left[0] is not None
+    assert left[1] == pytest.approx([seconds + probes_s for seconds in left[0]])
 
 
 def test_there_is_no_estimate_before_anything_is_measured() -> None:

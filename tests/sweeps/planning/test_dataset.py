@@ -167,6 +167,55 @@ def test_what_is_to_know_of_extra_test_sets_is_known_before_training(tmp_path: P
         check_extra_test_sets(spec_with(**options, also_test=(f"odd={odd}",)), images, messages)
 
 
+def persons(root: Path, split: str, numbers: range, first: int = 0) -> Path:
+    """Two pictures of each person, one of each class."""
+    for at, name in enumerate("ab"):
+        for number in numbers:
+            path = root / split / name / f"p{number:02}_{first}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (number, 10 * at, first)).save(path)
+    return root
+
+
+def test_groups_of_an_extra_test_set_that_the_splits_have_too_are_told(tmp_path: Path) -> None:
+    """Other pictures of the same persons: no byte is the same."""
+    data = persons(tmp_path / "data", "train", range(12))
+    persons(data, "test", range(20, 25))
+    new = persons(tmp_path / "new", ".", range(9, 22), first=100)
+    apart, plain = (tmp_path / name for name in ("apart", "plain"))
+    persons(apart, ".", range(90, 93))
+    pictures(plain, "ab", 200)
+    sets = {"new": new, "apart": apart, "plain": plain}
+    spec = spec_with(
+        data=str(data),
+        cache_dir=tmp_path / "cache",
+        group_by=r"(p\d+)_",
+        also_test=tuple(f"{name}={where}" for name, where in sets.items()),
+    )
+    images, _ = open_images(spec, Messages())
+    of_splits = {
+        split: {Path(path).name[:3] for path in images.split(split).paths()} for split in SPLITS
+    }
+    assert len(of_splits["val"]) == 2 and sum(map(len, of_splits.values())) == 17
+    for _ in range(2):  # decoded, and from the cache
+        messages = Messages()
+        check_extra_test_sets(spec, images, messages)
+        own = {f"p{number:02}" for number in range(9, 22)}
+        expected = [
+            f"--also-test new: {len(own & names)} group(s) of it are also in {split}, with "
+            f"{2 * len(own & names)} image(s) of it."
+            for split, names in of_splits.items()
+            if own & names
+        ]
+        assert len(expected) >= 2
+        unknown = r"--also-test plain: none of its images has a group by --group-by (p\d+)_: "
+        *told, last = messages.lines
+        assert told == expected and last.startswith(unknown)
+    messages = Messages()
+    check_extra_test_sets(spec_with(spec, group_by=None), images, messages)
+    assert not messages.lines
+
+
 def test_copies_of_other_bytes_are_found_across_splits_and_extra_sets(tmp_path: Path) -> None:
     """Of 24 parts of a photograph, two are in val too and two in an extra set, not as they were."""
     photograph = load_sample_image("china.jpg")

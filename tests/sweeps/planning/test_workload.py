@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sweeps.planning.workload import (
+    PROBED,
     cell_gmacs,
     cell_images,
     cell_work,
@@ -18,8 +19,12 @@ from sweeps.planning.workload import (
     further_crop_cells,
     gmacs_left,
     image_passes,
+    probe_work,
+    probes,
 )
 from tests.factories import plan_of, spec_with
+from trainables.evaluation.kept_probe import PROBE_IMAGES
+from trainables.evaluation.linear_probe import EXPECTED_LOSSES
 from trainables.fixres.arms import ARMS
 
 
@@ -49,6 +54,33 @@ def test_an_untouched_net_costs_a_pass_over_train_and_val_a_cell_and_no_training
     assert after.pop("adapted in cells") - before.pop("adapted in cells") == 4 * (120 + 50)
     assert after == before
     assert further_crop_cells(with_it) == further_crop_cells(without)
+
+
+def test_a_probe_is_fitted_once_for_each_point_and_each_way_to_weigh_classes() -> None:
+    plain, probed = plan_of(spec_with()), plan_of(spec_with(start="probe"))
+    assert not any(probes(plain, point) for point in plain.points)
+    assert [probes(probed, point) for point in probed.points] == [1] * len(probed.points)
+    before, after = image_passes(plain), image_passes(probed)
+    assert after.pop(PROBED) == 120 * len(probed.points) and after == before
+    kinds = {"class_weights": {"choices": ["none", "sqrt"]}, "start": {"choices": ["probe"]}}
+    several = plan_of(spec_with(space=kinds, head_class_weights=("none",), samples=5))
+    assert probes(several, several.points[0]) == 2
+    one = plan_of(spec_with(space=kinds, head_class_weights=("none",), samples=1))
+    assert probes(one, one.points[0]) == 1
+    chain = plan_of(spec_with(start="probe", cascade=True, train_res=(64, 96)))
+    assert [probes(chain, point) for point in chain.points] == [1, 0]
+
+
+def test_a_probe_takes_a_pass_and_a_fit_of_as_many_images_as_it_is_bounded_to() -> None:
+    plan = plan_of(spec_with(start="probe", variants=("b0",)))
+    point = plan.points[0]
+    seen, fit = probe_work(plan, point).passes
+    assert (seen.images, seen.train) == (120, False) and fit.images == 120
+    assert seen.gmacs == plan.costs[point.variant, point.train_res].gmacs
+    # b0 gives 1,280 numbers of an image: a product for logits, and one for gradients.
+    assert fit.gmacs == pytest.approx(EXPECTED_LOSSES * 2 * 1280 * len(plan.classes) / 1e9)
+    large = replace(plan, counts={**plan.counts, "train": 10**6})
+    assert [one.images for one in probe_work(large, point).passes] == [PROBE_IMAGES] * 2
 
 
 @pytest.mark.parametrize("reduction", [2, 3, 4])

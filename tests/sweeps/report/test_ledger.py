@@ -9,7 +9,7 @@ import pytest
 from sweeps.events.event_types import CellEnded, TrunkEnded
 from sweeps.events.recorders import History
 from sweeps.planning.plan import Plan
-from sweeps.planning.workload import image_passes
+from sweeps.planning.workload import PROBED, image_passes
 from sweeps.report.ledger import ImagePasses, Ledger, build_ledger
 from sweeps.report.tables import times_table
 from sweeps.selection.leaderboard import Row
@@ -95,6 +95,16 @@ def test_images_done_stand_beside_those_planned() -> None:
             planned=8 * (LEDGER_TRAIN + LEDGER_VAL), done=LEDGER_TRAIN + LEDGER_VAL
         ),
     }
+
+
+def test_a_probe_counts_where_it_was_fitted() -> None:
+    plan = a_ledger_plan(start="probe")
+    first, second = (an_ended_trunk(a_ledger_trunk(plan, 0, lr), [2.0]) for lr in (1e-3, 2e-3))
+    fitting = replace(first, reports=(replace(first.reports[0], probe_s=5.0),))
+    found = of(plan, fitting, second)
+    assert found.trained_s == 2.0 + 5.0 + 2.0
+    planned = LEDGER_TRAIN * len(plan.points)
+    assert found.images[PROBED] == ImagePasses(planned=planned, done=LEDGER_TRAIN)
 
 
 @pytest.mark.parametrize("tests", [(64,), (64, 96), (64, 96, 128, 160)])

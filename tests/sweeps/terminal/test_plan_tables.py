@@ -44,6 +44,11 @@ def test_the_plan_says_what_does_not_fit() -> None:
     assert "split" not in spread and "split b0 at 96 px: 16 images at once" in one_line(small)
     least = shown(gpu_memory_gb=0.1)
     assert "2 images at once on each GPU, by the estimate, and batch norms stand" in one_line(least)
+    some = shown(gpu_memory_gb=0.1, space={"freeze_batch_norm": {"choices": [True, False]}})
+    assert "by the estimate, and batch norms stand" in one_line(some)
+    # Frozen ones do so in all of the training, of which another line tells.
+    frozen = one_line(shown(gpu_memory_gb=0.1, freeze_batch_norm=True))
+    assert "2 images at once on each GPU, by the estimate; the batch" in frozen
 
 
 def test_the_plan_says_what_is_searched_and_how() -> None:
@@ -106,6 +111,8 @@ def test_the_plan_says_what_trunks_start_from_and_what_of_them_is_frozen() -> No
     asked: dict[str, Any] = {"freeze_batch_norm": True, "start": "probe", "head_only_epochs": 2}
     told = shown(**asked)
     assert "\nstart    of the classifier: a linear probe" in told
+    seen = f"{120 * len(plan(**asked).points):,} seen by linear probes"
+    assert seen in one_line(told) and "probes" not in shown()
     assert "\nfrozen   all but the classifier in the first 2 epoch(s)\n" in told
     assert "\nfrozen   batch norms, statistics, scales and shifts" in told
     assert "frozen" not in shown(**asked, epochs=0, data="/")

@@ -116,6 +116,34 @@ def test_a_table_equals_the_folder(tmp_path, cache):
         open_extra_test_set("v2", tmp_path / "test.parquet", cache, TRAINED[:3], ReadOptions())
 
 
+def test_groups_are_counted_as_far_as_a_set_has_them(tmp_path, cache):
+    data = folder(tmp_path / "data")
+    files = sorted(data.rglob("*.png"))
+    table = {
+        "image": [file.read_bytes() for file in files],
+        "label": [file.parent.name for file in files],
+        "person": ["x", "x", "x", None, "y", "y", "z", "z"],
+    }
+    pq.write_table(pa.table(table), tmp_path / "test.parquet")
+
+    def groups(where, group_by):
+        return open_extra_test_set(
+            "v2", where, cache, TRAINED, ReadOptions(group_by=group_by)
+        ).groups
+
+    assert groups(tmp_path / "test.parquet", "person") == {"x": 3, "y": 2, "z": 2}
+    assert groups(data, r"/(\d)\.") == {str(number): 2 for number in range(4)}
+    # What groups the trained images need not be there: a column, a pattern that matches or is one.
+    for where, group_by in (
+        (tmp_path / "test.parquet", "patient"),
+        (data, "person"),
+        (data, "(q+)_"),
+        (data, "("),
+        (data, None),
+    ):
+        assert groups(where, group_by) == {}
+
+
 def test_second_time_reads_no_image(tmp_path, cache, monkeypatch):
     data = folder(tmp_path / "data")
     first = open_extra_test_set("v2", data, cache, TRAINED, ReadOptions())

@@ -72,6 +72,24 @@ def test_persons_are_in_one_split_each(tmp_path: Path, cache: Path) -> None:
     assert apart["val"] & apart["train"]  # what the option is for
 
 
+def test_groups_are_counted_also_where_the_cache_has_the_images(
+    tmp_path: Path, cache: Path
+) -> None:
+    data, grouped = persons(tmp_path / "data"), ReadOptions(group_by=r"(p\d+)_")
+    first = prepare(data, cache, grouped)
+    expected = {
+        split: {f"p{person:02}": 6 for person in whose} for split, whose in of_split(first).items()
+    }
+    assert sum(map(len, expected.values())) == PERSONS
+    for found in (first, prepare(data, cache, grouped)):
+        assert {split: found.groups(split) for split in SPLITS} == expected
+    assert first.merged().groups("train") == {**expected["train"], **expected["val"]}
+    assert first.groups_path is not None
+    first.groups_path.unlink()
+    assert prepare(data, cache, grouped).groups("val") == expected["val"]
+    assert not prepare(data, cache, ReadOptions()).groups("train")
+
+
 def test_given_splits_that_share_groups_are_told(tmp_path: Path, cache: Path) -> None:
     persons(tmp_path / "data" / "train")
     for split, first in (("val", 18), ("test", 40)):

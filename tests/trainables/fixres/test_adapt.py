@@ -74,7 +74,7 @@ def test_more_images_at_once_give_the_same_logits_up_to_rounding(made, monkeypat
 
 def test_a_cell_cut_short_has_no_results(made, monkeypatch):
     cell = replace(made.cell, seed=7)
-    monkeypatch.setattr("trainables.fixres.cell_passes.fit", None)
+    monkeypatch.setattr("trainables.fixres.passes.cell_passes.fit", None)
     with pytest.raises(TypeError):
         adapt_cell(cell, made.store, made.views)
     assert recorded_results(made.store, cell.key) is None

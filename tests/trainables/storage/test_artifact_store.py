@@ -11,6 +11,7 @@ def test_every_kind_of_result_has_its_own_place(tmp_path):
         store.weights("k"),
         store.trunk("k"),
         store.cell("k"),
+        store.probe("k"),
         store.activations("k"),
         store.latency("k"),
         store.reading("k"),

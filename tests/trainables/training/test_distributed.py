@@ -369,7 +369,10 @@ def test_a_flag_of_one_worker_is_known_to_all(workers):
 
 def test_workers_agree_on_every_report_and_on_the_statistics(workers):
     one, other = (found["whole"] for found in workers)
-    plain = [[replace(r, seconds=0.0, at=0) for r in found["reports"]] for found in (one, other)]
+    plain = [
+        [replace(r, seconds=0.0, probe_s=0.0, at=0) for r in found["reports"]]
+        for found in (one, other)
+    ]
     assert plain[0] == plain[1]
     assert equal(one["buffers"], other["buffers"])
 
@@ -381,7 +384,7 @@ def test_a_trunk_of_two_workers_is_that_of_one_up_to_rounding(workers, work, nam
     for one, other in zip(together["reports"], alone["reports"], strict=True):
         assert one.device == f"2 x {other.device}"
         assert one.loss == pytest.approx(other.loss, rel=1e-4)
-        measured = {"loss": 0.0, "seconds": 0.0, "at": 0, "device": ""}
+        measured = {"loss": 0.0, "seconds": 0.0, "probe_s": 0.0, "at": 0, "device": ""}
         assert replace(one, **measured) == replace(other, **measured)
 
 
@@ -398,7 +401,7 @@ def test_interrupted_workers_go_on_to_the_same_trunk_bit_for_bit(workers, work):
     one, other = (state for state in states if state)
     assert equal(one["model"], other["model"]) and equal(one["ema"], other["ema"])
     plain = [
-        [replace(r, seconds=0.0, at=0) for r in recorded_reports(store, work.spec.key)]
+        [replace(r, seconds=0.0, probe_s=0.0, at=0) for r in recorded_reports(store, work.spec.key)]
         for store in (whole, parts)
     ]
     assert plain[0] == plain[1]

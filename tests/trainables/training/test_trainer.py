@@ -24,6 +24,7 @@ from trainables.training import trainer, validation
 from trainables.training.optim import lr_factor
 from trainables.training.preemption import PreemptedError
 from trainables.training.recipe import Hyper, Recipe
+from trainables.training.train_step import StepResult
 from trainables.training.trainer import TrunkTraining
 from trainables.training.trunk import (
     Parent,
@@ -115,7 +116,7 @@ def same(one, other):
 
 def undated(reports):
     """The reports without what depends on the clock."""
-    return [replace(r, seconds=0.0, at=0) for r in reports]
+    return [replace(r, seconds=0.0, probe_s=0.0, at=0) for r in reports]
 
 
 @pytest.mark.parametrize(
@@ -527,6 +528,43 @@ def test_a_start_from_a_probe_has_the_hits_of_the_probe(make, monkeypatch, ema_d
         training.evaluated_model, view, training.preprocessing, batch_size=8, device=CPU
     )
     np.testing.assert_allclose(found.softmax(dim=1).numpy(), wanted, atol=5e-3)
+
+
+def test_trunks_that_start_from_the_same_probe_have_it_fitted_once(make, monkeypatch):
+    asked: dict[str, Any] = {"start": "probe", "epochs": 1}
+    fitted, fit = [], linear_probe.fit_probe
+
+    def counted(*args: Any, **kwargs: Any):
+        fitted.append(1)
+        return fit(*args, **kwargs)
+
+    def train_nothing(_, number, progress):
+        nothing = StepResult(loss=torch.zeros(()), hits=torch.zeros((), dtype=torch.int64))
+        progress.add(nothing, SEEN)
+
+    monkeypatch.setattr("trainables.evaluation.kept_probe.fit_probe", counted)
+    monkeypatch.setattr(TrunkTraining, "_train", train_nothing)
+
+    def started(name="store", **other):
+        """The trunk's classifier, in training and averaged, and the seconds of the fit."""
+        training = make(name, **{**asked, **other})
+        report = training.epoch()
+        assert report.took_s == report.seconds + report.probe_s
+        nets = (training.model, training.evaluated_model)
+        return [backbone.classifier_of(net).state_dict() for net in nets], report.probe_s
+
+    first, first_s = started()
+    assert len(fitted) == 1 and first_s > 0
+    for other in ({"hyper": replace(HYPER, lr=1e-3)}, {"seed": 1}, {"repeat": 1}, {"mixup": 0.2}):
+        again, seconds = started(**other)
+        assert same(first, again) and seconds == 0.0
+    assert len(fitted) == 1
+    apart, _ = started("another store")
+    assert len(fitted) == 2 and same(first, apart)
+    weighed, seconds = started(class_weights="balanced")
+    assert len(fitted) == 3 and seconds > 0 and not same(first, weighed)
+    drawn, seconds = started(sampling="balanced")  # it is fitted on every image alike
+    assert len(fitted) == 3 and seconds == 0.0 and same(weighed, drawn)
 
 
 def test_the_classifier_trains_alone_at_first_and_then_all(make):

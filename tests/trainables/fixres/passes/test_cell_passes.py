@@ -17,11 +17,12 @@ from tests.trainables.adapted import (
     watched,
 )
 from trainables.errors import SweepError
-from trainables.fixres import cell_passes, heads
+from trainables.fixres import heads
 from trainables.fixres.adapted_net import adapted_state
 from trainables.fixres.arms import ARMS
-from trainables.fixres.cell_passes import CellPasses
 from trainables.fixres.features import read_features
+from trainables.fixres.passes import cell_passes
+from trainables.fixres.passes.cell_passes import CellPasses
 from trainables.models import backbone
 from trainables.models.parts.tensor_names import EFFICIENTNET, STATISTICS
 from trainables.storage.artifact_store import Store
