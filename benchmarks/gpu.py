@@ -32,6 +32,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any, get_args
 
@@ -44,7 +45,7 @@ from torch.nn.functional import cross_entropy
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from sweeps.interface import SweepResult, open_result
-from trainables.data.loader import TrainBatch
+from trainables.data.loader import TrainBatch, copied_batches
 from trainables.evaluation.inference import batches_of, logits_of_batch
 from trainables.models import backbone, host_memory, variants
 from trainables.models.device import (
@@ -53,6 +54,7 @@ from trainables.models.device import (
     device_name,
     precision_of,
     take_gpu_share,
+    use_speed_ups,
 )
 from trainables.models.speed_ups import SpeedUp
 from trainables.profiling.training_memory import needed_gb, step_bytes
@@ -114,9 +116,11 @@ class Case:
             host_memory.filled(pixels, self.device), host_memory.filled(labels, self.device)
         )
 
+        batches = copied_batches(repeat(batch), self.device)
+
         def train() -> None:
             model.train()
-            step.step(batch, self.batch)
+            step.step(next(batches), self.batch)
             if ":" in step.speed_ups:
                 raise RuntimeError(step.speed_ups)
 
@@ -232,7 +236,7 @@ def speed_up(case: Case, name: SpeedUp, seconds: float) -> str:
     """Time steps with a speed-up against steps without, in turns."""
     plain, _ = case.ours()
     sped_up, _ = case.ours(name)
-    torch.backends.cudnn.benchmark = name == "cudnn_benchmark"
+    _use(case.device, name)
     began, rates = time.perf_counter(), dict[str, float]()
     try:
         sped_up()
@@ -240,16 +244,21 @@ def speed_up(case: Case, name: SpeedUp, seconds: float) -> str:
         first_s = time.perf_counter() - began
         for _ in range(2):
             for way, run in (("with", sped_up), ("without", plain)):
-                torch.backends.cudnn.benchmark = (way, name) == ("with", "cudnn_benchmark")
+                _use(case.device, *[name] * (way == "with"))
                 found = rate(run, case.batch, seconds / 6, case.device)
                 rates[way] = max(found, rates.get(way, 0.0))
     except RuntimeError as error:
         return f"| {case.name} | {name} | | | {str(error).partition(chr(10))[0]} | |"
     finally:
-        torch.backends.cudnn.benchmark = False
+        _use(case.device)
     ratio = rates["with"] / rates["without"]
     numbers = f"{rates['with']:,.0f} | {rates['without']:,.0f} | {ratio:.2f} | {first_s:.1f}"
     return f"| {case.name} | {name} | {numbers} |"
+
+
+def _use(device: torch.device, *names: SpeedUp) -> None:
+    if device.type == "cuda":
+        use_speed_ups(names)
 
 
 def pack(case: Case, count: int, seconds: float) -> str:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 from weakref import WeakSet
 
 import torch
@@ -222,7 +222,7 @@ def fake_cuda(*, has_float64: bool = True) -> Iterator[Traffic]:
         with _disable_current_modes():
             return load(*args, **named)
 
-    replaced: dict[str, Callable[..., Any]] = {
+    replaced: dict[str, Any] = {
         "torch.empty": empty_or_pinned,
         "torch.Generator": lambda device=None: generator(),
         "torch.save": save_read,
@@ -240,6 +240,11 @@ def fake_cuda(*, has_float64: bool = True) -> Iterator[Traffic]:
         "torch.cuda.empty_cache": lambda: None,
         "torch.cuda.synchronize": lambda *_: _Gpu._note(traffic.waits),
         "torch.cuda.is_current_stream_capturing": lambda: False,
+        # Nothing is computed, so that nothing is too early: test_copy_stream.py has streams.
+        "torch.cuda.Stream": Mock(),
+        "torch.cuda.stream": lambda _: nullcontext(),
+        "torch.cuda.current_stream": Mock(),
+        "torch.Tensor.record_stream": lambda *_: None,
     }
     with ExitStack() as stack:
         # It sees no GPU, and so puts a stand-in for CUDA's guard of devices into place.

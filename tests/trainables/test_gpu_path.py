@@ -24,7 +24,7 @@ from trainables.fixres.arms import ARMS
 from trainables.fixres.cell import CellSpec
 from trainables.fixres.heads import fit
 from trainables.fixres.held_out_score import held_out_test, score_held_out
-from trainables.models import backbone, host_memory, variants
+from trainables.models import backbone, device, host_memory, variants
 from trainables.models.map_shape import map_shape
 from trainables.models.speed_ups import SpeedUp
 from trainables.models.weights import Weights
@@ -98,17 +98,34 @@ def epoch_traffic(
     return Traffic(*map(Counter, vars(gpu).values()))
 
 
-def check_steps(gpu: Traffic, images: ImageSet, root: Path, **recipe: Any) -> None:
-    """An epoch of five steps does what one of two does, but for copies that nothing waits for."""
+def check_steps(
+    gpu: Traffic, images: ImageSet, root: Path, copies_a_step: int = 2, **recipe: Any
+) -> None:
+    """An epoch of five steps does what one of two does, but for copies that nothing waits for.
+
+    These are of pixels and of labels, or of both at once.
+    """
     two, five = (epoch_traffic(gpu, images, root, size, **recipe) for size in (11, 4))
     assert five.waits == two.waits
     assert five.blocking_copies.total() <= two.blocking_copies.total()
-    assert (five.copies - two.copies).total() == 2 * 3  # pixels and labels
+    assert (five.copies - two.copies).total() == 3 * copies_a_step
 
 
 @pytest.mark.parametrize("recipe", [{}, {"optimizer": "sgd", "class_weights": "balanced"}], ids=str)
 def test_a_step_waits_for_nothing(gpu, tiny_images, tmp_path, recipe):
     check_steps(gpu, tiny_images, tmp_path, **recipe)
+
+
+@pytest.fixture
+def ahead(gpu: Traffic, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "_copies_ahead", True)
+
+
+@pytest.mark.parametrize("recipe", [{}, {"class_weights": "balanced", "cutmix": 1.0}], ids=str)
+def test_a_batch_that_is_copied_ahead_is_copied_once(gpu, ahead, tiny_images, tmp_path, recipe):
+    check_steps(gpu, tiny_images, tmp_path, copies_a_step=1, **recipe)
+    steps = epoch_traffic(gpu, tiny_images, tmp_path / "again", 4, **recipe).copies
+    assert sum(n for line, n in steps.items() if line.startswith("host_memory.py")) == 5
 
 
 def test_steps_of_a_graph_are_replayed_and_wait_for_nothing(gpu, tiny_images, tmp_path):
@@ -180,6 +197,11 @@ def test_a_batch_to_score_is_copied_once_and_waited_for_once(gpu, tiny_images, t
     logits = logits_of(model, view, preprocessing, batch_size=4, device=CUDA)
     assert logits.device.type == "cpu" and len(logits) == VAL
     assert gpu.copies.total() == gpu.waits.total() == 4 and not gpu.blocking_copies
+
+
+def test_batches_to_score_are_copied_ahead_too(gpu, ahead, tiny_images, tmp_path):
+    test_a_batch_to_score_is_copied_once_and_waited_for_once(gpu, tiny_images, tmp_path)
+    assert all(line.startswith("host_memory.py") for line in gpu.copies)
 
 
 def test_a_streamed_view_is_rendered_where_the_gpu_copies_it_from(gpu, tiny_images, tmp_path):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 
@@ -18,6 +18,7 @@ import torch
 
 from trainables.data.image_set import SplitImages
 from trainables.models import host_memory
+from trainables.models.copy_stream import copied_ahead
 from trainables.models.variants import Preprocessing
 from trainables.transforms.augmentation import Augmentation, Distortions, random_resized_crops
 from trainables.transforms.auto_augment import DrawnOperations
@@ -49,6 +50,8 @@ class TrainBatch:
     pixels: torch.Tensor  # (B, R, R, 3) uint8 on the CPU
     labels: torch.Tensor  # (B,) int64 on the CPU
     mixed_in: MixedIn | None = None
+    copies: tuple[torch.Tensor, ...] | None = None
+    """Of these tensors, on the batch's device, where they were made before it is used."""
 
     @property
     def targets(self) -> list[tuple[torch.Tensor, float]]:
@@ -57,6 +60,17 @@ class TrainBatch:
             return [(self.labels, 1.0)]
         share = self.mixed_in.share
         return [(self.labels, 1 - share), (self.mixed_in.labels, share)]
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """The pixels, and the labels of each target: on the device, if they are there already."""
+        return self.copies or (self.pixels, *(labels for labels, _ in self.targets))
+
+
+def copied_batches(batches: Iterator[TrainBatch], device: torch.device) -> Iterator[TrainBatch]:
+    """Give batches with their copies on the device, where these are made ahead of use."""
+    for batch, copies in copied_ahead(batches, lambda batch: batch.tensors, device):
+        yield replace(batch, copies=tuple(copies))
 
 
 def train_batches(
@@ -111,16 +125,19 @@ def train_batches(
     def make_batch(b: int) -> TrainBatch:
         whole = crops.order[b * batch_size : (b + 1) * batch_size]
         own = whole[rank::world]
-        pixels = host_memory.empty((len(own), train_res, train_res, 3), torch.uint8, device)
+        labelled = [own, whole[::-1][rank::world]] if distortions.mixes else [own]
+        shape = (len(own), train_res, train_res, 3)
+        parts = [((len(draws),), torch.int64) for draws in labelled]
+        pixels, *labels = host_memory.packed([(shape, torch.uint8), *parts], device)
+        for out, draws in zip(labels, labelled, strict=True):
+            out.numpy()[:] = images.labels[drawn[draws]]
         mixed_in = None
         if distortions.mixes:
-            partners = whole[::-1][rank::world]
-            share = crops.mix(pixels.numpy(), b, own, partners)
-            mixed_in = MixedIn(host_memory.filled(images.labels[drawn[partners]], device), share)
+            mixed_in = MixedIn(labels[1], crops.mix(pixels.numpy(), b, *labelled))
         else:
             crops.render(pixels.numpy(), own)
         crops.erase(pixels.numpy(), own)
-        return TrainBatch(pixels, host_memory.filled(images.labels[drawn[own]], device), mixed_in)
+        return TrainBatch(pixels, labels[0], mixed_in)
 
     pool, numbers = ThreadPoolExecutor(threads), iter(range(start, batches))
     try:

@@ -12,6 +12,7 @@ from trainables.data.loader import normalize_on_device
 from trainables.data.view_cache import StreamedView
 from trainables.models import backbone, host_memory
 from trainables.models.backbone import Net
+from trainables.models.copy_stream import copied_ahead
 from trainables.models.variants import Preprocessing
 
 View = np.ndarray | StreamedView  # (N, R, R, 3) uint8, kept or rendered when it is read
@@ -29,13 +30,13 @@ def batches_of(
         (B, 3, R, R) float32, channels last.
     """
     if isinstance(view, StreamedView):
-        for pixels in view.batches(batch_size, device):
-            yield normalize_on_device(pixels, preprocessing, device)
-        return
-    for start in range(0, len(view), batch_size):
+        batches = view.batches(batch_size, device)
+    else:
         # The view is a read-only memory map: a batch is copied once, to where it can be moved.
-        batch = host_memory.filled(view[start : start + batch_size], device)
-        yield normalize_on_device(batch, preprocessing, device)
+        parts = (view[start : start + batch_size] for start in range(0, len(view), batch_size))
+        batches = (host_memory.filled(part, device) for part in parts)
+    for _, (pixels,) in copied_ahead(batches, lambda batch: [batch], device):
+        yield normalize_on_device(pixels, preprocessing, device)
 
 
 @torch.inference_mode()

@@ -47,6 +47,7 @@ CPU = "CPU"  # begins the name of a device that is one
 CUDA_CONTEXT_BYTES = 0.8 * 2**30  # the CUDA context and the libraries' own: none of it is torch's
 LEAST_SHOWN = 0.9  # of the memory that a GPU is sold with, its driver shows as much at least
 _gpu_share = 1.0  # of its GPU that is this process's own, as its number of threads is
+_copies_ahead = False  # whether batches are copied to the GPU on a stream of their own
 _precision: Precision | None = None  # that this process has a GPU compute in; None: its best
 
 
@@ -136,8 +137,15 @@ def use_speed_ups(speed_ups: Sequence[SpeedUp]) -> None:
     Raises:
         UserError: it computes on a CPU, and they are of GPUs.
     """
+    global _copies_ahead
     check_speed_ups(speed_ups, on_gpu=pick_device().type == "cuda")
+    _copies_ahead = "copy_stream" in speed_ups
     torch.backends.cudnn.benchmark = "cudnn_benchmark" in speed_ups
+
+
+def copies_ahead(device: torch.device) -> bool:
+    """Whether batches are copied to a device on a stream of their own (:mod:`.copy_stream`)."""
+    return _copies_ahead and device.type == "cuda"
 
 
 def precision_of(device: torch.device) -> Precision:

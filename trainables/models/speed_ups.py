@@ -10,9 +10,9 @@ from typing import Literal
 
 from trainables.errors import UserError
 
-SpeedUp = Literal["compile", "cuda_graph", "cudnn_benchmark"]
-_OF_GPUS: tuple[SpeedUp, ...] = ("cuda_graph", "cudnn_benchmark")
-_OF_THE_FORWARD: tuple[SpeedUp, ...] = ("compile", "cuda_graph")
+SpeedUp = Literal["compile", "cuda_graph", "cudnn_benchmark", "copy_stream"]
+_OF_GPUS: tuple[SpeedUp, ...] = ("cuda_graph", "cudnn_benchmark", "copy_stream")
+OF_THE_FORWARD: tuple[SpeedUp, ...] = ("compile", "cuda_graph")
 
 
 def check_speed_ups(speed_ups: Sequence[SpeedUp], *, on_gpu: bool) -> None:
@@ -24,7 +24,7 @@ def check_speed_ups(speed_ups: Sequence[SpeedUp], *, on_gpu: bool) -> None:
     Raises:
         UserError: it cannot.
     """
-    if set(_OF_THE_FORWARD) <= set(speed_ups):
+    if set(OF_THE_FORWARD) <= set(speed_ups):
         raise UserError(
             "`speed_ups` compile and cuda_graph exclude each other, as both take the forward "
             "pass: give one of them."

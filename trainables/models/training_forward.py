@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from trainables.models.device import autocast
-from trainables.models.speed_ups import SpeedUp
+from trainables.models.speed_ups import OF_THE_FORWARD, SpeedUp
 
 log = logging.getLogger("fixres")
 
@@ -42,12 +42,12 @@ class TrainingForward:
 
         Args:
             model: on the device.
-            speed_ups: what is asked for; "cudnn_benchmark" is the process's, and nothing here.
+            speed_ups: what is asked for; those that are the process's are nothing here.
             workers: that share each batch. Several exchange what batch norm needs amid the pass,
                 which is neither compiled nor recorded.
         """
         self._model, self._device = model, device
-        self._asked = next((name for name in speed_ups if name != "cudnn_benchmark"), None)
+        self._asked = next((name for name in speed_ups if name in OF_THE_FORWARD), None)
         self._trouble = ""
         self._graph: Forward | None = None
         self._shape: torch.Size | None = None  # of the batches that the graph takes

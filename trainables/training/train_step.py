@@ -254,12 +254,13 @@ class TrainStep:
         ranks = range(self._group.world_size)
         shares = [micro_batches(images, self.micro_batch, rank, len(ranks)) for rank in ranks]
         own_parts = shares[self._group.rank]
+        pixels = batch.tensors[0]
         self._whole_batch.begin_attempt()
         try:
             for number, part in enumerate(own_parts):
                 parts = (share[number] for share in shares)
                 self._whole_batch.begin_pass(sum(p.stop - p.start for p in parts))
-                x = normalize_on_device(batch.pixels[part], self._preprocessing, self._device)
+                x = normalize_on_device(pixels[part], self._preprocessing, self._device)
                 if len(own_parts) == 1 and self._forward.prepare(x):
                     self._before.restore()
                 with autocast(self._device):
@@ -294,8 +295,8 @@ class TrainStep:
             weight: of the whole batch.
         """
         losses, most = [], max(share for _, share in batch.targets)
-        for labels, share in batch.targets:
-            y = labels[part].to(self._device, non_blocking=True)
+        for (labels, share), there in zip(batch.targets, batch.tensors[1:], strict=True):
+            y = there[part].to(self._device, non_blocking=True)
             loss = cross_entropy(
                 logits.float(), y, self._weight, label_smoothing=self._label_smoothing
             )

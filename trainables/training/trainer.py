@@ -16,7 +16,7 @@ from typing import cast
 import torch
 
 from trainables.data.image_set import ImageSet
-from trainables.data.loader import TrainBatch, train_batches
+from trainables.data.loader import TrainBatch, copied_batches, train_batches
 from trainables.data.view_cache import ViewCache
 from trainables.errors import UserError
 from trainables.evaluation.kept_probe import ProbeSpec, fit_on_train, read_probe, write_probe
@@ -322,7 +322,7 @@ class TrunkTraining:
     def _batches(self, number: int, start: int) -> Iterator[TrainBatch]:
         """This worker's shares of the batches of epoch ``number``, from batch ``start`` on."""
         recipe, seed = self.spec.recipe, self.spec.training_seed
-        return train_batches(
+        batches = train_batches(
             self._train_images,
             self.spec.train_res,
             batch_size=recipe.batch_size,
@@ -337,6 +337,7 @@ class TrunkTraining:
             world=self.group.world_size,
             device=self.device,
         )
+        return copied_batches(batches, self.device)
 
     def _lr(self, step: int) -> float:
         recipe = self.spec.recipe

@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from torchvision.transforms import v2
 
 from trainables.transforms.augmentation import AutoAugment
+from trainables.transforms.byte_operations import OPERATIONS
 
 
 class DrawnOperations:
@@ -27,44 +27,36 @@ class DrawnOperations:
             count: N.
             side: of the images, px.
         """
-        self._transform: Any = {
+        transform: Any = {
             "rand": v2.RandAugment(interpolation=v2.InterpolationMode.BILINEAR),
             "trivial": v2.TrivialAugmentWide(interpolation=v2.InterpolationMode.BILINEAR),
         }[kind]
-        bins, each = self._transform.num_magnitude_bins, 2 if kind == "rand" else 1
+        bins, each = transform.num_magnitude_bins, 2 if kind == "rand" else 1
         shape = (count, each)
-        self._names = list(self._transform._AUGMENTATION_SPACE)
+        self._names = list(transform._AUGMENTATION_SPACE)
         self._chosen = rng.integers(0, len(self._names), shape)
         self._strengths = rng.integers(0, bins, shape)
         if kind == "rand":
-            self._strengths[:] = self._transform.magnitude
+            self._strengths[:] = transform.magnitude
         self._negative = rng.random(shape) < 0.5  # of operations that have a direction
         self._magnitudes = [
-            _values(space, bins, side) for space in self._transform._AUGMENTATION_SPACE.values()
+            _values(space, bins, side) for space in transform._AUGMENTATION_SPACE.values()
         ]
 
     def apply(self, image: np.ndarray, number: int) -> None:
         """Distort an image, in place.
 
         Args:
-            image: (R, R, 3) uint8.
+            image: (R, R, 3) uint8, contiguous.
             number: of the image, from 0.
         """
-        x = torch.from_numpy(image).permute(2, 0, 1).contiguous()
         draws = zip(
             *(part[number].tolist() for part in (self._chosen, self._strengths, self._negative)),
             strict=True,
         )
         for chosen, strength, negative in draws:
             magnitude = self._magnitudes[chosen][int(negative)][strength]
-            x = self._transform._apply_image_or_video_transform(
-                x,
-                self._names[chosen],
-                magnitude,
-                interpolation=self._transform.interpolation,
-                fill=self._transform._fill,
-            )
-        image[:] = x.permute(1, 2, 0).numpy()
+            OPERATIONS[self._names[chosen]](image, magnitude)
 
 
 def _values(space: Any, bins: int, side: int) -> tuple[list[float], list[float]]:

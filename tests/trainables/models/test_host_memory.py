@@ -23,3 +23,37 @@ def test_memory_is_locked_where_a_gpu_copies_from_it(monkeypatch, device, is_loc
     monkeypatch.setattr(torch, "empty", lambda *_, **named: asked.append(named["pin_memory"]))
     host_memory.empty((2, 3), torch.uint8, torch.device(device))
     assert asked == [is_locked]
+
+
+PARTS = [((3, 5, 3), torch.uint8), ((3,), torch.int64), ((0, 2), torch.float32)]
+
+
+def test_what_is_packed_lies_in_one_piece_and_does_not_overlap():
+    tensors = host_memory.packed(PARTS, CPU)
+    assert [(tuple(t.shape), t.dtype) for t in tensors] == PARTS
+    assert len({t.untyped_storage().data_ptr() for t in tensors}) == 1
+    for number, tensor in enumerate(tensors):
+        tensor.fill_(number + 1)
+    assert [set(t.flatten().tolist()) for t in tensors] == [{1}, {2}, set()]
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_copies_are_equal_and_of_one_piece_in_one_piece(monkeypatch, packed):
+    tensors = host_memory.packed(PARTS, CPU)
+    if not packed:
+        tensors = [tensor.clone() for tensor in tensors]
+    for tensor in tensors:
+        tensor.copy_(torch.arange(tensor.numel()).view(tensor.shape))
+    copied, to = [], torch.Tensor.to
+
+    def to_another(tensor, device, *, non_blocking):
+        assert non_blocking
+        copied.append(tensor.nbytes)
+        return to(tensor, device, copy=True)
+
+    monkeypatch.setattr(torch.Tensor, "to", to_another)
+    found = host_memory.copied(tensors, CPU)
+    assert len(copied) == (1 if packed else 3)
+    for one, other in zip(found, tensors, strict=True):
+        assert one.data_ptr() != other.data_ptr() or not one.numel()
+        assert one.dtype == other.dtype and torch.equal(one, other)

@@ -2,11 +2,12 @@ import pytest
 import torch
 
 from trainables.errors import UserError
-from trainables.models.device import use_speed_ups
+from trainables.models import device
+from trainables.models.device import copies_ahead, use_speed_ups
 from trainables.models.speed_ups import check_speed_ups
 
 
-@pytest.mark.parametrize("name", ["cuda_graph", "cudnn_benchmark"])
+@pytest.mark.parametrize("name", ["cuda_graph", "cudnn_benchmark", "copy_stream"])
 def test_what_is_of_gpus_is_refused_on_a_cpu(name):
     with pytest.raises(UserError, match=rf"`speed_ups` {name} is of GPUs"):
         check_speed_ups((name,), on_gpu=False)
@@ -27,3 +28,12 @@ def test_cudnn_tries_its_algorithms_out_where_that_is_asked_for(monkeypatch, on_
     assert torch.backends.cudnn.benchmark == on_gpu
     use_speed_ups(())
     assert not torch.backends.cudnn.benchmark
+
+
+def test_batches_are_copied_ahead_to_a_gpu_where_that_is_asked_for(monkeypatch):
+    monkeypatch.setattr(device, "_copies_ahead", False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for asked in (("copy_stream",), ("cuda_graph", "copy_stream"), ("cuda_graph",), ()):
+        use_speed_ups(asked)
+        assert copies_ahead(torch.device("cuda")) == ("copy_stream" in asked)
+        assert not copies_ahead(torch.device("cpu"))

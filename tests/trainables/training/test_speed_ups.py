@@ -151,6 +151,11 @@ def test_recording_a_graph_leaves_no_trace_in_the_net_or_its_generators(net, rec
     assert recorded == [16] * 3 and step.speed_ups == "cuda_graph"
 
 
+def test_what_is_the_processs_is_nothing_of_the_forward_pass(net):
+    step = step_of(net, "copy_stream", "cudnn_benchmark")
+    assert step.speed_ups == "" and taken(step)
+
+
 def test_micro_batches_and_batches_of_another_size_are_not_replayed(net, recorded):
     plain = copy.deepcopy(net)
     batches = [*BATCHES, draw(9, res=32)]
