@@ -133,10 +133,7 @@ def test_another_source_is_not_answered_from_the_store(tmp_path, store, lite0_st
     assert second.digest != first.digest
 
 
-BODIES = ["test_convnext", "test_efficientnet", "test_resnet"]  # small nets of timm's
-
-
-@pytest.mark.parametrize("name", BODIES)
+@pytest.mark.parametrize("name", ["test_convnext", "test_efficientnet", "test_resnet"])
 @pytest.mark.parametrize("prefix", ["", "backbone."])
 def test_weights_of_a_body_alone_start_with_a_classifier_of_zeros(tmp_path, store, name, prefix):
     body, variant = timm.create_model(name, num_classes=0), variants.get(f"timm:{name}")
@@ -153,7 +150,7 @@ def test_weights_of_a_body_alone_start_with_a_classifier_of_zeros(tmp_path, stor
 
 
 def test_timms_weights_of_bodies_have_the_names_of_its_nets_without_the_classifier():
-    """Of ConvNeXts by DINOv3 and CLIP's ResNets; the latter have no weights with a classifier."""
+    """Of DINOv3's ConvNeXts, SEER's RegNets and CLIP's ResNets, which timm has no others of."""
     for name in ("convnext_tiny.dinov3_lvd1689m", "regnety_320.seer", "resnet50_clip_gap.openai"):
         with torch.device("meta"):
             body, variant = timm.create_model(name, num_classes=0), variants.get(f"timm:{name}")
