@@ -14,14 +14,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help sweep test test-fast check format docs ui has-runs clean
+.PHONY: help sweep test test-fast check format docs ui has-runs npm-packages clean
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 sweep: $(VENV)/.whole-lite ## run a sweep: make sweep ARGS='--help'
 	@$(BIN)/python sweeps/fixres_grid.py $(ARGS)
 
-test: check ## lint, types, import rules, then the tests, two files at a time: make test ARGS='-k name'
+test: check npm-packages ## lint, types, import rules, then the tests, two files at a time: make test ARGS='-k name'
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --durations=25 --durations-min=10 $(ARGS)
 
 test-fast: $(VENV)/.whole-dev ## the tests that need no Ray, no server and little time: a minute on two idle cores
@@ -49,8 +49,8 @@ ui: has-runs $(VENV)/.whole-lite ## look at a sweep's runs in MLflow: make ui OU
 has-runs: # before a set-up of minutes
 	@test -e '$(OUT)/mlflow.db' || { echo "No $(OUT)/mlflow.db: run a sweep first, or name its folder with OUT=..." >&2; exit 1; }
 
-clean: ## remove the environment and the tools' caches (never a sweep's results)
-	rm -rf $(VENV) $(VENV).lock .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist *.egg-info
+clean: ## remove the environments and the tools' caches (never a sweep's results)
+	rm -rf $(VENV) $(VENV).lock node_modules .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist *.egg-info
 	find sweeps trainables tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Set-up. A stamp holds the path that the environment was made for: one that was copied or moved, or whose interpreter
@@ -66,6 +66,16 @@ $(VENV)/.whole-lite: pyproject.toml constraints.txt
 
 $(VENV)/.whole-dev: pyproject.toml constraints.txt
 	@$(call set_up,lite$(comma)openvino$(comma)dev,.whole-lite .whole-dev)
+
+# Tests of the page and of JavaScript are skipped, with the reason, where the packages cannot be had. None runs a script
+# of its own in being installed.
+npm-packages:
+	@exec 9> $(VENV).lock; if command -v flock > /dev/null; then flock 9; fi; \
+	if ! command -v npm > /dev/null || test node_modules/.whole -nt package.json; then exit 0; fi; \
+	echo "Setting up node_modules: takes seconds (half a GB)."; \
+	if npm install --no-package-lock --ignore-scripts --no-audit --no-fund --fetch-retries 1 --loglevel error; \
+	then touch node_modules/.whole; \
+	else echo "The packages of package.json cannot be had: tests that need them are skipped." >&2; fi
 
 comma := ,
 

@@ -6,8 +6,9 @@ IMAGES is a folder of class folders. Of each net, with weights by chance, a trun
 epoch and adapted by all arms, as in a sweep: its body runs once, and the rest is worked out of what
 that leaves. The same is done by timm's whole net, plainly, for each arm (the tests'
 ``plain_arms.py``). A line of the table, in Markdown, has the modules that the fix touches, what is
-kept of an image for that, and the largest difference between the two ways: of all arms and images
-of val, as a share of the largest logit. Nets that are refused have the reason instead.
+kept of an image for that, and how far each of the two ways, both in float32, is from the whole net
+in float64: the largest difference of all arms and images of val, as a share of the largest logit.
+What the whole net is off is rounding. Nets that are refused have the reason instead.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ import argparse
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -43,8 +48,8 @@ def main() -> None:
     parser.add_argument("images", type=Path, help="a folder of class folders")
     parser.add_argument("--nets", nargs="+", default=NETS, help="as timm names them")
     args = parser.parse_args()
-    print("| net | last norm | classifier | kept of an image | arms | largest difference |")
-    print("|---|---|---|---|---:|---:|")
+    print("| net | last norm | classifier | kept of an image | arms | off | whole net off |")
+    print("|---|---|---|---|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:
         images = prepare(args.images, Path(folder) / "decoded", ReadOptions())
         for name in args.nets:
@@ -58,19 +63,32 @@ def _line(name: str, images: ImageSet, root: Path) -> str:
         names = names_in(variant)
     except UserError as error:
         reason = str(error).partition(": ")[2].partition("; give")[0]
-        return f"| {name} | refused: {reason} | | | | |"
+        return f"| {name} | refused: {reason} | | | | | |"
     made = made_of_family(name, images, root)
-    off = max(_difference(made, arm) for arm in made.cell.arms)
+    off, rounding = np.max([_differences(made, arm) for arm in made.cell.arms], axis=0)
     shape = map_shape(variant.name, TEST_RES)
     norm = names.norm if names.has_statistics else f"{names.norm} (no statistics)"
     kept = f"{shape.channels:,} x {shape.side} x {shape.side} at {TEST_RES} px"
-    return f"| {name} | {norm} | {names.classifier} | {kept} | {len(made.cell.arms)} | {off:.1e} |"
+    differences = f"{off:.1e} | {rounding:.1e}"
+    return f"| {name} | {norm} | {names.classifier} | {kept} | {len(made.logits)} | {differences} |"
 
 
-def _difference(made: object, arm: str) -> float:
-    """Compare val's logits by an arm with those of the whole net, as a share of the largest."""
-    found, wanted = made.logits[arm], plain(made, arm)  # type: ignore[attr-defined]
-    return float((found - wanted).abs().max() / wanted.abs().max())
+def _differences(made: Any, arm: str) -> tuple[float, float]:
+    """Compare val's logits by an arm, and those of the whole net, with the whole net's in float64.
+
+    Returns:
+        The largest difference of each, as a share of the largest logit.
+    """
+    whole = plain(made, arm)
+    torch.set_default_dtype(torch.float64)
+    try:
+        exact = plain(made, arm)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    off, rounding = (
+        (one - exact).abs().max() / exact.abs().max() for one in (made.logits[arm], whole)
+    )
+    return float(off), float(rounding)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,10 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as pq
 
 CLOCKED = ("seconds", "latency_ms", "images_s")
-CHOICE = ("chosen", "reason", "optimism", "val", "test_top1", "unseen", "gains", "refit")
+CHOICE = (
+    *("chosen", "reason", "optimism", "val", "test_top1", "unseen"),
+    *("gains", "gains_on_untouched", "refit"),
+)
 PACKAGES = re.compile(r"\b(trainables|sweeps)(\.\w+)+")
 
 
@@ -72,7 +75,7 @@ def _board(sweep: Path) -> list[dict[str, Any]]:
 
 def _choice(sweep: Path) -> dict[str, Any]:
     choice = json.loads((sweep / "choice.json").read_text(encoding="utf-8"))
-    compared = {name: choice[name] for name in CHOICE}
+    compared = {name: choice.get(name) for name in CHOICE}  # what came later is missing before
     compared["chosen"] = {k: v for k, v in compared["chosen"].items() if k not in CLOCKED}
     return compared
 

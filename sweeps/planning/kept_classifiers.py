@@ -20,7 +20,12 @@ def kept_classifier_lines(plan: Plan, images: ImageSet, store: Store) -> Iterato
     """
     for point in {point.variant: point for point in plan.points}.values():
         weights = plan.weights[point.variant]
-        if not weights.keep_classifier:
+        if weights.classes == 0:
+            yield (
+                f"labels   {weights.variant} starts without a classifier: its weights "
+                f"({weights.source}) have none"
+            )
+        elif not weights.keep_classifier:
             yield (
                 f"labels   {weights.variant} starts without the classifier of its weights, which is"
                 " of ImageNet's classes: those of the images have other names"

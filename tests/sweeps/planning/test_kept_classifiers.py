@@ -74,3 +74,5 @@ def test_classifiers_that_are_not_kept_or_known_by_name_are_not_tried(
     assert not lines(monkeypatch, plan(source="none", classes=None, name=None), wrong)
     (line,) = lines(monkeypatch, plan(source="hub timm/b0", keep_classifier=False), wrong)
     assert "b0 starts without the classifier of its weights, which is of ImageNet's" in line
+    (line,) = lines(monkeypatch, plan(classes=0), wrong)
+    assert line == "labels   b0 starts without a classifier: its weights (file b0.pth) have none"

@@ -293,6 +293,18 @@ def test_an_untrained_net_must_have_the_classes(classes: int | None) -> None:
     build_plan(spec, images(classes=10), [replace(w, classes=10) for w in weights])
 
 
+def test_weights_without_a_classifier_are_for_nets_that_are_trained() -> None:
+    spec = spec_with(variants=("lite0",), train_res=(32,), test_res=(32,), epochs=0)
+    weights = [
+        replace(w, source="file lite0.pth", name="n", digest="d", classes=0)
+        for w in weights_of(spec)
+    ]
+    with pytest.raises(UserError, match=r"lite0's weights \(file lite0.pth\), and they have none"):
+        build_plan(spec, images(classes=10), weights)
+    plan = build_plan(spec_with(spec, epochs=1), images(classes=10), weights)
+    assert [trunk.weights for trunk in plan.untouched()] == weights
+
+
 def test_a_thousand_own_classes_are_not_taken_for_imagenets() -> None:
     spec = spec_with(variants=("lite0",), train_res=(32,), test_res=(32,), epochs=1)
     hub, own = (

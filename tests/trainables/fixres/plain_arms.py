@@ -1,4 +1,7 @@
-"""The arms by the whole net, run plainly: nothing is divided, and no feature is kept."""
+"""The arms by the whole net, run plainly: nothing is divided, and no feature is kept.
+
+In torch's default type: in float64 where that is set.
+"""
 
 from dataclasses import replace
 
@@ -142,7 +145,9 @@ def mapped(made):
         inside = (new.cdf(features) > 1e-9) & (new.cdf(features) < 1 - 1e-9)
         line = np.polyfit(features[inside], back[inside], 1)  # it is one: the tails go along it
         return F.linear(
-            torch.tensor(np.polyval(line, features)).float(), classifier.weight, classifier.bias
+            torch.tensor(np.polyval(line, features)).to(classifier.weight),
+            classifier.weight,
+            classifier.bias,
         )
 
     return forward

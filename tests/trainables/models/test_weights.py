@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from trainables.errors import UserError
 from trainables.models import backbone, variants
+from trainables.models.parts.dividing import names_in
+from trainables.models.parts.tensor_names import CLASSIFIER
 from trainables.models.weights import find_weights, stored_state
 from trainables.storage.artifact_store import Store
 from trainables.storage.hashing import content_hash
@@ -129,6 +131,41 @@ def test_another_source_is_not_answered_from_the_store(tmp_path, store, lite0_st
     changed = {**lite0_state, "classifier.bias": lite0_state["classifier.bias"] + 1}
     second = find_weights(LITE0, saved(tmp_path / "two", "variant", changed), store)
     assert second.digest != first.digest
+
+
+@pytest.mark.parametrize("name", ["test_convnext", "test_efficientnet", "test_resnet"])
+@pytest.mark.parametrize("prefix", ["", "backbone."])
+def test_weights_of_a_body_alone_start_with_a_classifier_of_zeros(tmp_path, store, name, prefix):
+    body, variant = timm.create_model(name, num_classes=0), variants.get(f"timm:{name}")
+    state = {f"{prefix}{key}": tensor for key, tensor in body.state_dict().items()}
+    save_file(state, tmp_path / f"{name}.safetensors")
+    weights = find_weights(variant, str(tmp_path), store)
+    assert weights.classes == 0 and weights.are_given
+    net: Any = backbone.build(variant, 3)
+    backbone.load_trunk(net, stored_state(weights, store) or {})
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(backbone.features(net.eval(), pixels), body.eval()(pixels))
+        assert not net(pixels).any()
+
+
+def test_timms_weights_of_bodies_have_the_names_of_its_nets_without_the_classifier():
+    """Of DINOv3's ConvNeXts, SEER's RegNets and CLIP's ResNets, which timm has no others of."""
+    for name in ("convnext_tiny.dinov3_lvd1689m", "regnety_320.seer", "resnet50_clip_gap.openai"):
+        with torch.device("meta"):
+            body, variant = timm.create_model(name, num_classes=0), variants.get(f"timm:{name}")
+            net = backbone.build(variant, 3)
+        classifier = names_in(variant).of(CLASSIFIER)
+        assert set(net.state_dict()) - set(body.state_dict()) == set(classifier)
+        assert variants.hub_config(variant).num_classes == 0
+
+
+def test_a_body_that_lacks_more_than_the_classifier_is_refused(tmp_path, store):
+    state = timm.create_model("test_resnet", num_classes=0).state_dict()
+    del state[next(iter(state))]
+    save_file(state, tmp_path / "test_resnet.safetensors")
+    with pytest.raises(UserError, match=r"weights of timm:test_resnet .*another net"):
+        find_weights(variants.get("timm:test_resnet"), str(tmp_path), store)
 
 
 @pytest.mark.parametrize(("own", "other"), [("b0", "b1"), ("b1", "b2")])

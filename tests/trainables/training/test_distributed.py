@@ -30,7 +30,8 @@ from trainables.training.trunk import TrunkSpec, recorded_reports
 from trainables.training.validation import shared_logits
 from trainables.transforms.eval_transform import EvalTransform
 
-RESNET = "timm:resnet18"  # its batch norms have no activation, and it drops elsewhere
+# A ResNet's batch norms have no activation, and it drops elsewhere; a ConvNeXt has layer norms.
+FAMILIES = ("timm:resnet18", "timm:convnext_atto")
 WORLD, EPOCHS, STEPS = 2, 2, 4  # steps an epoch, of 22 images in batches of 5
 WEIGHTS = np.array([0.3, 4.0, 1.5])  # of classes in the loss
 # Layers behind which memory runs out, and whether in the backward pass.
@@ -201,7 +202,7 @@ def worked(rank, work):
         "normed": step(whole_net(), batches, group),
         "frozen": step(frozen_net(), batches, group),
         "frozen and cramped": step(frozen_net(), batches, group, room=3 if rank == 1 else None),
-        f"normed {RESNET}": step(whole_net(RESNET), batches, group),
+        **{f"normed {name}": step(whole_net(name), batches, group) for name in FAMILIES},
         **{
             f"out of memory {at}": step(
                 whole_net(), larger, group, room=5 if rank == 1 else None, at=at
@@ -313,7 +314,7 @@ def test_all_workers_have_the_same_weights_and_those_of_one_alone(workers, scene
         torch.testing.assert_close(one[name], weight, rtol=1e-3, atol=1e-5, msg=name)
 
 
-@pytest.mark.parametrize("variant", ["tiny", RESNET])
+@pytest.mark.parametrize("variant", ["tiny", *FAMILIES])
 def test_two_workers_normalise_and_drop_as_one_does(workers, variant):
     """Batches of 9 and 8: one worker has an image more."""
     scene = "normed" if variant == "tiny" else f"normed {variant}"

@@ -60,7 +60,8 @@ def parts_of_architecture(name: str) -> NetParts:
     """
     with torch.device("meta"):
         try:
-            net = timm.create_model(name, pretrained=False).eval()
+            # With a classifier, also where the weights that timm has of it are of a body alone.
+            net = timm.create_model(name, pretrained=False, num_classes=1).eval()
         except (RuntimeError, NotImplementedError) as error:
             raise NotDividedError(f"timm cannot build it without weights ({error})") from None
     modules = dict(net.named_modules())

@@ -1,0 +1,89 @@
+"""The npm packages of the tests: exact versions, installed once, and missed by tests alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+MAKE, BASH = shutil.which("make"), shutil.which("bash")
+
+needs_make = pytest.mark.skipif(MAKE is None or BASH is None, reason="make is not installed")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder with the files that ``make npm-packages`` reads, and a PATH of its own in tools."""
+    for name in ("Makefile", "package.json"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "tools").mkdir()
+    for name in ("bash", "cat", "flock", "touch"):
+        if found := shutil.which(name):
+            (tmp_path / "tools" / name).symlink_to(found)
+    (tmp_path / "node_modules").mkdir()
+    return tmp_path
+
+
+def with_npm(checkout: Path, code: int) -> None:
+    """An npm that notes how it was called, and ends with this exit code."""
+    npm = checkout / "tools" / "npm"
+    npm.write_text(f'#!{BASH}\necho "$*" >> asked\nexit {code}\n')
+    npm.chmod(0o755)
+
+
+def asked(checkout: Path) -> list[str]:
+    """How npm was called."""
+    file = checkout / "asked"
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def made(checkout: Path) -> str:
+    """What ``make npm-packages`` complains of; it never fails."""
+    done = subprocess.run(
+        [str(MAKE), "npm-packages"],
+        cwd=checkout,
+        env={"PATH": str(checkout / "tools")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def test_versions_are_exact_and_all_packages_that_tests_need_are_named() -> None:
+    named = json.loads((ROOT / "package.json").read_text())["devDependencies"]
+    assert all(re.fullmatch(r"\d+\.\d+\.\d+", version) for version in named.values())
+    needed = {
+        name
+        for path in (ROOT / "tests" / "sweeps" / "demo").glob("test_*.py")
+        for given in re.findall(r"needs_packages\(([^)]*)\)", path.read_text())
+        for name in re.findall(r'"([^"]+)"', given)
+    }
+    assert needed == set(named)
+
+
+@needs_make
+def test_packages_are_installed_once_and_again_after_a_change(checkout: Path) -> None:
+    with_npm(checkout, 0)
+    assert (made(checkout), made(checkout)) == ("", "")
+    (call,) = asked(checkout)
+    assert call.startswith("install ") and "--ignore-scripts" in call
+    later = (checkout / "node_modules" / ".whole").stat().st_mtime + 1
+    os.utime(checkout / "package.json", (later, later))
+    made(checkout)
+    assert asked(checkout) == [call, call]
+
+
+@needs_make
+def test_tests_go_on_where_packages_cannot_be_had(checkout: Path) -> None:
+    assert made(checkout) == ""  # there is no npm
+    with_npm(checkout, 1)
+    for _ in range(2):
+        assert "cannot be had: tests that need them are skipped" in made(checkout)
+    assert len(asked(checkout)) == 2
