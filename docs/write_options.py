@@ -4,7 +4,8 @@
     python docs/write_options.py --check    exits with 1 where that would change the file
 
 The tables have each field of the option dataclasses: name, values, default and docstring, as
-``--help`` shows them; and the defaults that the built-in digits and the recipes have of their own.
+``--help`` shows them; and the defaults that the built-in digits, the recipes and frozen batch norms
+have of their own.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if __name__ == "__main__":  # its own folder is first on the path, not the proje
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from sweeps.planning.options.words import field_docs, option
-from sweeps.planning.recipes import RECIPES, builtin_digits
+from sweeps.planning.recipes import RECIPES, builtin_digits, for_frozen_norms
 from sweeps.planning.spec import SweepSpec
 from sweeps.select_best import SelectOptions
 
@@ -44,7 +45,7 @@ def _tables() -> Iterator[str]:
     yield from ("## Options of `fixres_grid.py`", "")
     yield "An option that takes nothing is a switch, off unless it is given."
     yield from _table_of_each_group(SweepSpec)
-    yield from ("", "## Defaults of the built-in digits and of the recipes", "")
+    yield from ("", "## Defaults that follow from other options", "")
     yield "The options that are not named here have the defaults above."
     yield from _differing_defaults()
     yield from ("", "## Options of `select_best.py`")
@@ -75,9 +76,11 @@ def _differing_defaults() -> Iterator[str]:
     plain = _flat(SweepSpec())
     named = {"Without `--data`": builtin_digits}
     named |= {f"`--recipe {name}`": make for name, make in RECIPES.items()}
-    for title, make in named.items():
+    made = {title: (make, make()) for title, make in named.items()}
+    made["`--freeze-batch-norm`"] = (for_frozen_norms, for_frozen_norms(SweepSpec()))
+    for title, (make, spec) in made.items():
         (about, *_) = (inspect.getdoc(make) or "").split("\n\n")
-        own = ", ".join(_own(_flat(make()), plain))
+        own = ", ".join(_own(_flat(spec), plain))
         yield from ("", f"**{title}**: {' '.join(about.split())} {own}.")
 
 

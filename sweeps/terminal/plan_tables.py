@@ -19,8 +19,9 @@ from sweeps.execution.resources import MemoryNeed, PhaseResources, TrialResource
 from sweeps.execution.timed_devices import kept_timings
 from sweeps.planning.cell import crop_in_words
 from sweeps.planning.class_balance import class_balance_in_words
-from sweeps.planning.options.touched import in_words
+from sweeps.planning.options.touched import in_words, names_of
 from sweeps.planning.plan import Plan
+from sweeps.planning.recipes import FEW_STEPS_LR
 from sweeps.planning.savings.cascade import cascade_to_be_in_words
 from sweeps.planning.units import duration
 from sweeps.planning.workload import (
@@ -37,6 +38,7 @@ from trainables.models.frozen_norms import MIN_NORMED
 from trainables.profiling.speed import NOMINAL_DEVICE
 
 CLASSES_SHOWN = 3  # first and last
+FEW_STEPS = 200  # Trunks of fewer were worse than untouched nets at low rates: docs/training.md.
 
 
 def plan_view(plan: Plan) -> Group:
@@ -59,6 +61,7 @@ def plan_view(plan: Plan) -> Group:
         *_cascade(plan),
         *_repeats(plan),
         *_start(plan),
+        *_few_steps(plan),
         *([f"search   {plan.search.in_words}"] if spec.trunks.epochs else []),
         f"cells    {plan.cells}: {plan.fixed} trunk(s) of each variant and train resolution x "
         f"test {_px(grid.test_res)} x crop {_ratios(grid.crop_pct)}; arms "
@@ -126,6 +129,11 @@ def _start(plan: Plan) -> list[str]:
         return []
     if trunks.start == "probe":
         said.append("start    of the classifier: a linear probe of the net as its weights come")
+        if _norms_follow(plan):
+            said.append(
+                "         (batch norms that follow each batch take its features away at once: "
+                "--freeze-batch-norm keeps them)"
+            )
     if trunks.head_only_epochs:
         said.append(
             f"frozen   all but the classifier in the first {trunks.head_only_epochs} epoch(s)"
@@ -133,6 +141,29 @@ def _start(plan: Plan) -> list[str]:
     if trunks.freeze_batch_norm:
         said.append("frozen   batch norms, statistics, scales and shifts, in all of the training")
     return said
+
+
+def _few_steps(plan: Plan) -> list[str]:
+    """Say where trunks take few steps, and some at low learning rates; nothing elsewhere.
+
+    Of nets that are not pretrained, of frozen batch norms, or none, and of SGD it is not known.
+    """
+    train, (low, high) = plan.counts["train"], FEW_STEPS_LR
+    steps = plan.epochs_of(False) * max(1, train // max(plan.possible("batch_size")))
+    is_known = _norms_follow(plan) and "adamw" in plan.possible("optimizer")
+    if not is_known or not 0 < steps < FEW_STEPS or min(plan.possible("lr")) >= low:
+        return []
+    return [
+        f"steps    {steps} of a trunk, which are few: at learning rates up to {low:g} trunks can "
+        f"be worse than untouched nets; try --lr {low:g} {high:g} (docs/training.md)"
+    ]
+
+
+def _norms_follow(plan: Plan) -> bool:
+    """Say whether batch norms of pretrained nets take the statistics of each batch in training."""
+    grid = plan.spec.grid
+    have_any = any(names_of(variant).has_statistics for variant in grid.variants)
+    return have_any and grid.weights != "none" and not any(plan.possible("freeze_batch_norm"))
 
 
 def _repeats(plan: Plan) -> list[str]:

@@ -94,7 +94,7 @@ class TrunkOptions:
     warmup_epochs: float = Recipe.warmup_epochs
     """Epochs of linear warm-up."""
     lr: tuple[float, float] = (2e-4, 5e-3)
-    """Range of the peak learning rate (log)."""
+    """Range of the peak learning rate (log); lower with --freeze-batch-norm."""
     weight_decay: tuple[float, float] = (1e-3, 1e-1)
     """Range of the weight decay (log); norms and biases are not decayed."""
     label_smoothing: tuple[float, float] = (0.0, 0.2)
@@ -116,7 +116,9 @@ class TrunkOptions:
     head_only_epochs: int = Recipe.head_only_epochs
     """Epochs, the first of --epochs, in which the classifier is trained alone."""
     freeze_batch_norm: bool = Recipe.freeze_batch_norm
-    """Leave batch norms as they come, statistics, scales and shifts: for batches of few images."""
+    """Leave batch norms as they come, statistics, scales and shifts: for few images or steps.
+
+    Lower learning rates are searched then, unless there is --lr: docs/training.md says why."""
     crop_scale: tuple[float, float] = Augmentation.crop_scale
     """RandomResizedCrop: range of the share of the area."""
     hflip: float = Augmentation.hflip

@@ -116,6 +116,32 @@ def test_the_plan_says_what_trunks_start_from_and_what_of_them_is_frozen() -> No
     assert "\nfrozen   all but the classifier in the first 2 epoch(s)\n" in told
     assert "\nfrozen   batch norms, statistics, scales and shifts" in told
     assert "frozen" not in shown(**asked, epochs=0, data="/")
+    assert "--freeze-batch-norm" not in told
+    assert "--freeze-batch-norm keeps them" in shown(start="probe")
+    assert "--freeze" not in shown(start="probe", variants=("timm:convnext_atto",), arms=("fix",))
+
+
+def test_the_plan_says_where_steps_are_few_for_the_learning_rates() -> None:
+    few: dict[str, Any] = {"epochs": 5, "batch_size": 32, "lr": (2e-4, 5e-3)}  # of 120 images
+    told = shown(**few)
+    assert "\nsteps    15 of a trunk, which are few: at learning rates up to 0.001 " in told
+    assert "worse than untouched nets; try --lr 0.001 0.004 (docs/training.md)\n" in told
+    frozen = {"freeze_batch_norm": {"choices": [True, False]}}
+    for otherwise in (
+        {"lr": (1e-3, 4e-3)},
+        {"epochs": 100},
+        {"epochs": 0},
+        {"freeze_batch_norm": True},
+        {"space": frozen},
+        {"optimizer": "sgd"},
+        {"weights": "none"},
+        {"batch_size": 2},
+        {"variants": ("timm:convnext_atto",), "arms": ("fix",)},
+    ):
+        assert "\nsteps " not in shown(**few | otherwise), otherwise
+    assert "15 of a trunk" in shown(
+        **few | {"optimizer": "sgd", "space": {"optimizer": {"choices": ["sgd", "adamw"]}}}
+    )
 
 
 def test_the_plan_says_what_balances_classes() -> None:
