@@ -58,7 +58,7 @@ from sweeps.output.sweep_record import read_sweep_record
 from sweeps.planning.grid import native_crop, resolve_grid
 from sweeps.planning.options.ranges import LOG_OPTIONS
 from sweeps.planning.savings.rungs import default_grace_epochs, rungs_to
-from sweeps.planning.search import NAMES_OF_HYPER
+from sweeps.planning.search import NAMES_OF_HYPER, with_learning_rates
 from sweeps.planning.spec import SweepSpec
 from trainables.data.decode import prepare
 from trainables.data.image_set import ImageSet
@@ -226,10 +226,11 @@ def _winner(row: Json, crop: float) -> str:
 
 def request_of(spec: SweepSpec, images: ImageSet, data: Path, store: Store) -> Json:
     """Say to the expert's script what our command is given, without its groups."""
-    space = {name: (*getattr(spec.trunks, name), name in LOG_OPTIONS) for name in NAMES_OF_HYPER}
+    train = len(images.split("train").labels)
+    options = with_learning_rates(spec, train).trunks
+    space = {name: (*getattr(options, name), name in LOG_OPTIONS) for name in NAMES_OF_HYPER}
     recipe = ("epochs", "batch_size", "warmup_epochs", "crop_scale", "hflip")
     concurrency = spec.resources.concurrency
-    train = len(images.split("train").labels)
     grace_epochs = spec.halving.grace_epochs
     if grace_epochs is None:
         grace_epochs = default_grace_epochs(train, spec.trunks.batch_size)

@@ -23,7 +23,7 @@ if __name__ == "__main__":  # its own folder is first on the path, not the proje
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from sweeps.planning.options.words import field_docs, option
-from sweeps.planning.recipes import RECIPES, builtin_digits, for_frozen_norms
+from sweeps.planning.recipes import RECIPES, builtin_digits
 from sweeps.planning.spec import SweepSpec
 from sweeps.select_best import SelectOptions
 
@@ -77,7 +77,6 @@ def _differing_defaults() -> Iterator[str]:
     named = {"Without `--data`": builtin_digits}
     named |= {f"`--recipe {name}`": make for name, make in RECIPES.items()}
     made = {title: (make, make()) for title, make in named.items()}
-    made["`--freeze-batch-norm`"] = (for_frozen_norms, for_frozen_norms(SweepSpec()))
     for title, (make, spec) in made.items():
         (about, *_) = (inspect.getdoc(make) or "").split("\n\n")
         own = ", ".join(_own(_flat(spec), plain))

@@ -11,6 +11,7 @@ from sweeps.output.folder import check_extension
 from sweeps.output.location import SweepLocation
 from sweeps.planning import plan as planning
 from sweeps.planning.dataset import check_extra_test_sets, find_near_duplicates, open_images
+from sweeps.planning.search_checks import with_settled_search
 from sweeps.planning.spec import SweepSpec, identity
 from sweeps.scheduling.reuse import reuse_lines
 from sweeps.terminal.console import Terminal
@@ -30,6 +31,7 @@ def dry_run(spec: SweepSpec, location: SweepLocation, terminal: Terminal) -> Non
     out, begun = location.out, is_begun(location)
     expect = None if begun else partial(check_expected, spec, location, say=terminal.say)
     images, _ = open_images(spec, terminal, expect)
+    spec = with_settled_search(spec, len(images.split("train")))
     asked = identity(spec, images.digest)
     record = check_extension(out, asked, terminal.say)
     near = find_near_duplicates(images, check_extra_test_sets(spec, images, terminal))

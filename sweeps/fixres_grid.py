@@ -41,9 +41,9 @@ from sweeps.planning.options.config_file import (  # noqa: E402
     read_config,
     typed_names,
 )
-from sweeps.planning.options.space import absorbed, read_space  # noqa: E402
+from sweeps.planning.options.space import absorbed  # noqa: E402
 from sweeps.planning.options.words import option  # noqa: E402
-from sweeps.planning.recipes import RECIPES, builtin_digits, for_frozen_norms  # noqa: E402
+from sweeps.planning.recipes import RECIPES, builtin_digits  # noqa: E402
 from sweeps.planning.spec import SweepSpec, options_by_name, with_options  # noqa: E402
 from sweeps.planning.validation import check_arm_names, check_spec  # noqa: E402
 from sweeps.tracking.access.names import check_names  # noqa: E402
@@ -107,7 +107,7 @@ def _with_config(argv: list[str]) -> list[str]:
 def _with_settings(settings: Mapping[str, Value], argv: list[str]) -> list[str]:
     """Put options that are given by their fields' names before those of a command line."""
     plain = options_by_name(SweepSpec())
-    # Some options decide on the defaults of the others.
+    # Two options decide on the defaults of the others.
     deciding = {name: plain[name] for name in ("data", "recipe")}
     defaults = options_by_name(_defaults([*as_words(settings, plain), *argv]))
     return [*as_words(settings, defaults | deciding), *argv]
@@ -142,20 +142,8 @@ def _defaults(argv: list[str]) -> SweepSpec:
     recipe = _value_of("--recipe", argv)
     asks_help = bool({"-h", "--help"} & set(argv))
     if recipe in RECIPES:
-        spec = RECIPES[recipe]()
-    elif asks_help or _value_of("--data", argv) is not None:
-        spec = SweepSpec()
-    else:
-        spec = builtin_digits()
-    return for_frozen_norms(spec) if _freezes_norms(argv) else spec
-
-
-def _freezes_norms(argv: list[str]) -> bool:
-    """Say whether batch norms of all trunks stand still, by the option or an entry of --space."""
-    if "--freeze-batch-norm" in typed_names(argv):
-        return True
-    space = _value_of("--space", argv)
-    return bool(space and read_space(Path(space)).get("freeze_batch_norm") is True)
+        return RECIPES[recipe]()
+    return SweepSpec() if asks_help or _value_of("--data", argv) is not None else builtin_digits()
 
 
 def _value_of(name: str, argv: list[str]) -> str | None:

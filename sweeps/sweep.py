@@ -51,6 +51,7 @@ from sweeps.planning import plan as planning
 from sweeps.planning.dataset import check_extra_test_sets, find_near_duplicates, open_images
 from sweeps.planning.kept_classifiers import kept_classifier_lines
 from sweeps.planning.plan import Plan
+from sweeps.planning.search_checks import with_settled_search
 from sweeps.planning.spec import SweepSpec, identity
 from sweeps.report.build import write_evidence
 from sweeps.report.carded_model import write_carded_model
@@ -143,6 +144,7 @@ def _run_or_continue(
     weights = _find_weights(spec, store) if is_new_sweep else []
     expect = None if begun else partial(check_expected, spec, location, say=terminal.say)
     images, data = open_images(spec, terminal, expect)
+    spec = with_settled_search(spec, len(images.split("train")))
     sweep_identity = identity(spec, images.digest)
     record = folder.read_matching_record(out, sweep_identity)
     if record:

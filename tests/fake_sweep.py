@@ -66,7 +66,12 @@ class FakeSweep:
         self.out, self.made = out, Counter[str]()
         self.lost_cells = 0  # that fail, of those that are handed out
         self.spec = spec_with(SPEC, out=out, cache_dir=out.parent / "cache", data=str(out.parent))
-        images = SimpleNamespace(digest="0123456789abcdef", rejected=(), classes=("cat", "dog"))
+        images = SimpleNamespace(
+            digest="0123456789abcdef",
+            rejected=(),
+            classes=("cat", "dog"),
+            split={"train": range(120)}.__getitem__,  # of which only the number matters
+        )
         for name, stand_in in {
             "open_images": lambda *_: (images, out.parent),
             "_find_weights": lambda *_: [],

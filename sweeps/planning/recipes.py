@@ -15,9 +15,6 @@ from sweeps.planning.options.search_options import SearchOptions
 from sweeps.planning.published import PUBLISHED
 from sweeps.planning.spec import SweepSpec
 
-FEW_STEPS_LR = (1e-3, 4e-3)  # for trunks of some hundred steps; both are of docs/training.md
-FROZEN_NORMS_LR = (1e-4, 1e-3)  # docs/training.md found their best in the middle of it
-
 
 def builtin_digits() -> SweepSpec:
     """Make the spec for the built-in digits: minutes on two CPU cores, no network.
@@ -29,7 +26,7 @@ def builtin_digits() -> SweepSpec:
     """
     return SweepSpec(
         grid=GridOptions(variants=("lite0",), train_res=(48, 64), test_res=(64, 80, 96)),
-        trunks=TrunkOptions(epochs=8, lr=FEW_STEPS_LR, hflip=0.0, crop_scale=(0.35, 1.0)),
+        trunks=TrunkOptions(epochs=8, hflip=0.0, crop_scale=(0.35, 1.0)),
         search=SearchOptions(samples=2),
         halving=HalvingOptions(grace_epochs=2, reduction=3),
     )
@@ -83,16 +80,6 @@ def fixres() -> SweepSpec:
         grid=replace(spec.grid, recipe="fixres"),
         fix=replace(spec.fix, test_crop_pct=(224 / 256,), interpolation="bilinear"),
     )
-
-
-def for_frozen_norms(spec: SweepSpec) -> SweepSpec:
-    """Make the defaults of a spec lower learning rates, for trunks whose batch norms stand still.
-
-    Norms that follow the batch rescale what large steps blow up, and frozen ones do not: they are
-    at their best where others have hardly begun, and at the upper rates of those they come to
-    chance (docs/training.md).
-    """
-    return replace(spec, trunks=replace(spec.trunks, lr=FROZEN_NORMS_LR))
 
 
 RECIPES = {"fixefficientnet": fixefficientnet, "fixres": fixres}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from sweeps.planning.grid import Point
@@ -12,11 +12,13 @@ from sweeps.planning.options.groups import TrunkOptions
 from sweeps.planning.options.hyperparameters import hyperparameters
 from sweeps.planning.options.search_options import Searcher
 from sweeps.planning.options.space import (
+    PLAIN_LR,
     Interval,
     SearchSpace,
     search_space,
     value_of_setting_in_words,
 )
+from sweeps.planning.options.touched import names_of
 from sweeps.planning.options.tries import BINDING, Try
 from sweeps.planning.spec import SweepSpec
 from trainables.training.recipe import Hyper
@@ -25,6 +27,9 @@ if TYPE_CHECKING:  # it imports torch, and the checks of options take what is he
     from trainables.training.trunk import TrunkSpec
 
 NAMES_OF_HYPER = tuple(f.name for f in fields(Hyper))
+# Learning rates that docs/training.md found to suit trunks of few steps, and frozen batch norms.
+FEW_STEPS, FEW_STEPS_LR = 200, (1e-3, 4e-3)
+FROZEN_NORMS_LR = (1e-4, 1e-3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,3 +152,44 @@ def search_of(spec: SweepSpec) -> Search:
         searcher=spec.search.searcher,
         tries=spec.search.try_ or (),
     )
+
+
+def with_learning_rates(spec: SweepSpec, train_images: int) -> SweepSpec:
+    """Settle the range of learning rates that is searched, where none is given.
+
+    Batch norms that follow each batch cost a pretrained net what it knew of its own statistics,
+    and low rates do not make that good in few steps. Frozen ones spare that, and do not rescale
+    what large steps blow up (docs/training.md).
+    """
+    if spec.trunks.lr is not None:
+        return spec
+    lr = PLAIN_LR
+    if "lr" in (spec.search.space or {}) or spec.trunks.epochs == 0:
+        pass  # no range of the options is searched
+    elif spec.trunks.freeze_batch_norm:
+        lr = FROZEN_NORMS_LR
+    elif wants_high_rates(spec, train_images):
+        lr = FEW_STEPS_LR
+    return replace(spec, trunks=replace(spec.trunks, lr=lr))
+
+
+def wants_high_rates(spec: SweepSpec, train_images: int) -> bool:
+    """Say whether trunks whose batch norms follow each batch take few steps of AdamW.
+
+    Of other nets, frozen norms and SGD it is not known.
+    """
+    is_adamw = "adamw" in search_of(spec).possible("optimizer", spec.trunks)
+    return norms_follow(spec) and is_adamw and 0 < steps_of(spec, train_images) <= FEW_STEPS
+
+
+def norms_follow(spec: SweepSpec) -> bool:
+    """Say whether batch norms of pretrained nets take the statistics of each batch in training."""
+    have_any = any(names_of(variant).has_statistics for variant in spec.grid.variants)
+    frozen = search_of(spec).possible("freeze_batch_norm", spec.trunks)
+    return have_any and spec.grid.weights != "none" and not any(frozen)
+
+
+def steps_of(spec: SweepSpec, train_images: int) -> int:
+    """Count the steps of a trunk that is trained to its end, of the largest batches."""
+    batch_size = int(max(search_of(spec).possible("batch_size", spec.trunks)))
+    return spec.trunks.epochs * max(1, train_images // batch_size)

@@ -5,10 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 from sweeps.planning.grid import Point, points_of
-from sweeps.planning.options.space import Choices, Dimension, value_of_setting_in_words
+from sweeps.planning.options.space import (
+    PLAIN_LR,
+    Choices,
+    Dimension,
+    Interval,
+    SearchSpace,
+    value_of_setting_in_words,
+)
 from sweeps.planning.options.tries import BINDING, Try
 from sweeps.planning.options.words import option
-from sweeps.planning.search import Search, search_of
+from sweeps.planning.search import (
+    FEW_STEPS_LR,
+    FROZEN_NORMS_LR,
+    Search,
+    search_of,
+    with_learning_rates,
+)
 from sweeps.planning.spec import SweepSpec
 from trainables.errors import UserError
 
@@ -54,11 +67,23 @@ def check_search(spec: SweepSpec) -> None:
         _check_tries_at(point, search, spec)
 
 
+def with_settled_search(spec: SweepSpec, train_images: int) -> SweepSpec:
+    """Settle what the search leaves to the images, and check what is searched by that.
+
+    Raises:
+        UserError: a point that is tried first is not in the space.
+    """
+    settled = with_learning_rates(spec, train_images)
+    if settled != spec:
+        check_search(settled)
+    return settled
+
+
 def _check_try(given: Try, name: str, search: Search, spec: SweepSpec) -> None:
     for entry, value in given.items():
         shown = value_of_setting_in_words(value)
         if entry not in BINDING:
-            dimension = search.space.get(entry)
+            dimension = _yet_possible(search, spec).get(entry)
             if dimension is None:
                 fixed = value_of_setting_in_words(getattr(spec.trunks, entry))
                 if shown != fixed:
@@ -78,6 +103,14 @@ def _check_try(given: Try, name: str, search: Search, spec: SweepSpec) -> None:
             f"{name} is bound to {words}, which is no point of the grid: name one that --variants "
             "and --train-res have."
         )
+
+
+def _yet_possible(search: Search, spec: SweepSpec) -> SearchSpace:
+    """Return the space, with all learning rates that it may have once the images are known."""
+    if spec.trunks.lr is not None or "lr" in (spec.search.space or {}):
+        return search.space
+    low, high = zip(PLAIN_LR, FEW_STEPS_LR, FROZEN_NORMS_LR, strict=True)
+    return {**search.space, "lr": Interval(low=min(low), high=max(high), log=True)}
 
 
 def _admits(dimension: Dimension, value: Any) -> bool:

@@ -19,10 +19,10 @@ from sweeps.execution.resources import MemoryNeed, PhaseResources, TrialResource
 from sweeps.execution.timed_devices import kept_timings
 from sweeps.planning.cell import crop_in_words
 from sweeps.planning.class_balance import class_balance_in_words
-from sweeps.planning.options.touched import in_words, names_of
+from sweeps.planning.options.touched import in_words
 from sweeps.planning.plan import Plan
-from sweeps.planning.recipes import FEW_STEPS_LR
 from sweeps.planning.savings.cascade import cascade_to_be_in_words
+from sweeps.planning.search import FEW_STEPS_LR, norms_follow, steps_of, wants_high_rates
 from sweeps.planning.units import duration
 from sweeps.planning.workload import (
     cell_images,
@@ -38,7 +38,6 @@ from trainables.models.frozen_norms import MIN_NORMED
 from trainables.profiling.speed import NOMINAL_DEVICE
 
 CLASSES_SHOWN = 3  # first and last
-FEW_STEPS = 200  # Trunks of fewer were worse than untouched nets at low rates: docs/training.md.
 
 
 def plan_view(plan: Plan) -> Group:
@@ -129,7 +128,7 @@ def _start(plan: Plan) -> list[str]:
         return []
     if trunks.start == "probe":
         said.append("start    of the classifier: a linear probe of the net as its weights come")
-        if _norms_follow(plan):
+        if norms_follow(plan.spec):
             said.append(
                 "         (batch norms that follow each batch take its features away at once: "
                 "--freeze-batch-norm keeps them)"
@@ -144,26 +143,17 @@ def _start(plan: Plan) -> list[str]:
 
 
 def _few_steps(plan: Plan) -> list[str]:
-    """Say where trunks take few steps, and some at low learning rates; nothing elsewhere.
-
-    Of nets that are not pretrained, of frozen batch norms, or none, and of SGD it is not known.
-    """
-    train, (low, high) = plan.counts["train"], FEW_STEPS_LR
-    steps = plan.epochs_of(False) * max(1, train // max(plan.possible("batch_size")))
-    is_known = _norms_follow(plan) and "adamw" in plan.possible("optimizer")
-    if not is_known or not 0 < steps < FEW_STEPS or min(plan.possible("lr")) >= low:
+    """Say where trunks take few steps, and which learning rates suit them; nothing elsewhere."""
+    spec, train, (low, high) = plan.spec, plan.counts["train"], FEW_STEPS_LR
+    if not wants_high_rates(spec, train):
         return []
-    return [
-        f"steps    {steps} of a trunk, which are few: at learning rates up to {low:g} trunks can "
-        f"be worse than untouched nets; try --lr {low:g} {high:g} (docs/training.md)"
-    ]
-
-
-def _norms_follow(plan: Plan) -> bool:
-    """Say whether batch norms of pretrained nets take the statistics of each batch in training."""
-    grid = plan.spec.grid
-    have_any = any(names_of(variant).has_statistics for variant in grid.variants)
-    return have_any and grid.weights != "none" and not any(plan.possible("freeze_batch_norm"))
+    said = f"steps    {steps_of(spec, train)} of a trunk, which are few: "
+    if min(plan.possible("lr")) < low:
+        return [
+            f"{said}at learning rates up to {low:g} trunks can be worse than untouched nets; try "
+            f"--lr {low:g} {high:g} (docs/training.md)"
+        ]
+    return [f"{said}high learning rates are searched (docs/training.md)"]
 
 
 def _repeats(plan: Plan) -> list[str]:

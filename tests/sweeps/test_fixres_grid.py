@@ -67,28 +67,6 @@ def test_a_recipes_defaults_can_be_overridden(parse: Any, recipe: tuple[str, ...
     assert found == spec_with(RECIPES["fixres"](), data="/d", variants=("b0",), test_res="auto")
 
 
-@pytest.mark.parametrize("data", [(), ("--data", "/d"), ("--recipe", "fixres", "--epochs", "2")])
-def test_frozen_norms_have_lower_learning_rates_unless_others_are_given(
-    parse: Any, data: tuple[str, ...], tmp_path: Path
-) -> None:
-    plain, frozen = parse(*data), parse(*data, "--freeze-batch-norm")
-    assert frozen.trunks.lr[0] < plain.trunks.lr[0] and frozen.trunks.lr[1] < plain.trunks.lr[1]
-    rest = {"freeze_batch_norm": True, "lr": frozen.trunks.lr}
-    assert frozen == spec_with(plain, **rest) and not plain.trunks.freeze_batch_norm
-    (space := tmp_path / "space").write_text("freeze_batch_norm: true")
-    assert parse(*data, "--space", str(space)) == frozen
-    (either := tmp_path / "either").write_text("freeze_batch_norm: {choices: [true, false]}")
-    assert parse(*data, "--space", str(either)).trunks.lr == plain.trunks.lr
-    low, high = map(str, plain.trunks.lr)
-    typed = parse(*data, "--freeze-batch-norm", "--lr", low, high)
-    assert typed == spec_with(plain, freeze_batch_norm=True)
-    config = tmp_path / "config"
-    config.write_text(f"freeze_batch_norm: true\nlr: [{low}, {high}]")
-    assert parse(*data, "--config", str(config)).trunks == typed.trunks
-    config.write_text("freeze_batch_norm: true")
-    assert parse(*data, "--config", str(config)).trunks == frozen.trunks
-
-
 def test_options_of_all_groups(parse: Any) -> None:
     found = parse(
         *("--data", "/d", "--variants", "b0", "lite1", "--train-res", "96", "--test-res", "96"),

@@ -12,6 +12,7 @@ import pytest
 
 import sweeps
 from sweeps import open_result, run_sweep, sweep_spec
+from sweeps.planning.search import with_learning_rates
 from sweeps.planning.spec import SweepSpec
 from tests.factories import spec_with
 from tests.fake_sweep import FakeSweep
@@ -93,7 +94,7 @@ def test_a_sweep_is_run_and_its_result_opened(
     fake = a_fake(tmp_path, monkeypatch)
     result = run_sweep(fake.spec, quiet=True)
     assert capsys.readouterr().out == ""
-    assert result.out == fake.out and result.spec == fake.spec
+    assert result.out == fake.out and result.spec == with_learning_rates(fake.spec, 120)
     board = result.leaderboard
     assert len(board) == len(result.outcome.rows) > 4
     on_val = board[board["split"] == "val"]

@@ -93,8 +93,11 @@ class TrunkOptions:
     """Course of the learning rate after the warm-up."""
     warmup_epochs: float = Recipe.warmup_epochs
     """Epochs of linear warm-up."""
-    lr: tuple[float, float] = (2e-4, 5e-3)
-    """Range of the peak learning rate (log); lower with --freeze-batch-norm."""
+    lr: tuple[float, float] | None = None
+    """Range of the peak learning rate (log); left out: it suits steps and batch norms.
+
+    0.0002 to 0.005; 0.001 to 0.004 where a trunk of a pretrained net takes at most 200 steps of
+    AdamW; 0.0001 to 0.001 with --freeze-batch-norm. docs/training.md says why."""
     weight_decay: tuple[float, float] = (1e-3, 1e-1)
     """Range of the weight decay (log); norms and biases are not decayed."""
     label_smoothing: tuple[float, float] = (0.0, 0.2)
@@ -116,9 +119,7 @@ class TrunkOptions:
     head_only_epochs: int = Recipe.head_only_epochs
     """Epochs, the first of --epochs, in which the classifier is trained alone."""
     freeze_batch_norm: bool = Recipe.freeze_batch_norm
-    """Leave batch norms as they come, statistics, scales and shifts: for few images or steps.
-
-    Lower learning rates are searched then, unless there is --lr: docs/training.md says why."""
+    """Leave batch norms as they come, statistics, scales and shifts: for few images or steps."""
     crop_scale: tuple[float, float] = Augmentation.crop_scale
     """RandomResizedCrop: range of the share of the area."""
     hflip: float = Augmentation.hflip

@@ -26,6 +26,8 @@ from trainables.training.recipe import Hyper
 Entries = Mapping[str, Any]
 """Checked entries by name: {"low", "high", "log"}, {"choices"}, or one value."""
 
+PLAIN_LR = (2e-4, 5e-3)  # learning rates, where nothing speaks for others
+
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
@@ -89,7 +91,10 @@ def value_of_setting_in_words(value: Any) -> str:
 
 
 def search_space(trunks: TrunkOptions, entries: Entries | None) -> SearchSpace:
-    """Make the space: the ranges of the options, and the entries in their place and beside them."""
+    """Make the space: the ranges of the options, and the entries in their place and beside them.
+
+    A range that waits for what suits the images is the widest that is usual (:data:`PLAIN_LR`).
+    """
     entries = entries or {}
     searched = {field.name for field in fields(Hyper)}
     space: dict[str, Dimension] = {}
@@ -97,7 +102,7 @@ def search_space(trunks: TrunkOptions, entries: Entries | None) -> SearchSpace:
         if name in entries:
             space[name] = _dimension(parameter, entries[name])
         elif name in searched:
-            low, high = map(float, getattr(trunks, name))
+            low, high = map(float, getattr(trunks, name) or PLAIN_LR)
             space[name] = Interval(low=low, high=high, log=parameter.log)
     return space
 

@@ -55,7 +55,7 @@ def test_what_goes_together_is_taken(options: dict[str, Any]) -> None:
         ),
         (
             {"try_": ({"lr": 1e-3}, {"lr": 0.1})},
-            "--try: point 2 has lr 0.1, which is not in 0.0002",
+            "--try: point 2 has lr 0.1, which is not in 0.0001",
         ),
         ({"try_": ({"optimizer": "sgd"},)}, "point 1 has optimizer sgd, and it is adamw for all"),
         (

@@ -32,7 +32,8 @@ from tests.factories import spec_with
 from trainables.errors import UserError
 from trainables.training.recipe import Hyper
 
-OPTIONS = TrunkOptions(lr=(1e-4, 1e-1), weight_decay=(1e-3, 1e-1), label_smoothing=(0.0, 0.2))
+RATES = (1e-4, 1e-1)
+OPTIONS = TrunkOptions(lr=RATES, weight_decay=(1e-3, 1e-1), label_smoothing=(0.0, 0.2))
 SMALL, LARGE = Point(variant="b0", train_res=64), Point(variant="b0", train_res=128)
 SEARCH = Search(space=search_space(OPTIONS, None))
 OTHER = Point(variant="b1", train_res=64)
@@ -43,7 +44,7 @@ def random_hyper(rng: random.Random) -> Hyper:
         return math.exp(rng.uniform(math.log(low), math.log(high)))
 
     return Hyper(
-        lr=log(*OPTIONS.lr),
+        lr=log(*RATES),
         weight_decay=log(*OPTIONS.weight_decay),
         label_smoothing=rng.uniform(*OPTIONS.label_smoothing),
     )
@@ -212,7 +213,7 @@ def test_any_outcome_of_earlier_trials_is_taken(kind: str) -> None:
         top1 = {2: 0.1} if kind == "cut" else {}
         running = kind == "running"
         history = [replace(t, values=top1, finished=False, running=running) for t in history]
-    assert OPTIONS.lr[0] <= next_hyper(history).lr <= OPTIONS.lr[1]
+    assert RATES[0] <= next_hyper(history).lr <= RATES[1]
 
 
 def search(seed: int, trials: int, shift: float) -> list[Hyper]:

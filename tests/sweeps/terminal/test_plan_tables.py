@@ -128,7 +128,6 @@ def test_the_plan_says_where_steps_are_few_for_the_learning_rates() -> None:
     assert "worse than untouched nets; try --lr 0.001 0.004 (docs/training.md)\n" in told
     frozen = {"freeze_batch_norm": {"choices": [True, False]}}
     for otherwise in (
-        {"lr": (1e-3, 4e-3)},
         {"epochs": 100},
         {"epochs": 0},
         {"freeze_batch_norm": True},
@@ -139,6 +138,8 @@ def test_the_plan_says_where_steps_are_few_for_the_learning_rates() -> None:
         {"variants": ("timm:convnext_atto",), "arms": ("fix",)},
     ):
         assert "\nsteps " not in shown(**few | otherwise), otherwise
+    high = one_line(shown(**few | {"lr": (1e-3, 4e-3)}))
+    assert "few: high learning rates are searched (docs/training.md)" in high
     assert "15 of a trunk" in shown(
         **few | {"optimizer": "sgd", "space": {"optimizer": {"choices": ["sgd", "adamw"]}}}
     )

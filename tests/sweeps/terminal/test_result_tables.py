@@ -62,7 +62,7 @@ def test_the_plan_says_what_will_be_done_and_what_it_costs(plan: Plan) -> None:
         ({"epochs": 1, "grace_epochs": 2}, "1 epochs, none cut: the first rung is 2 (--grace"),
         ({"grace_epochs": 50}, "20 epochs, none cut: the first rung is 50 (--grace"),
         ({}, "20 epochs, none cut: the first rung is 67 (--grace"),  # of 3 steps each
-        ({"samples": 1, "grace_epochs": 2}, "20 epochs, cut after 2, 6, 18\nsearch"),
+        ({"samples": 1, "grace_epochs": 2}, "20 epochs, cut after 2, 6, 18\n"),
     ],
 )
 def test_a_plan_without_rungs_or_choice_can_be_shown(options: dict[str, int], told: str) -> None:
