@@ -73,7 +73,7 @@ npm-packages:
 	@exec 9> $(VENV).lock; if command -v flock > /dev/null; then flock 9; fi; \
 	if ! command -v npm > /dev/null || test node_modules/.whole -nt package.json; then exit 0; fi; \
 	echo "Setting up node_modules: takes seconds (half a GB)."; \
-	if npm install --no-package-lock --ignore-scripts --no-audit --no-fund --fetch-retries 1 --loglevel error; \
+	if npm install --no-package-lock --ignore-scripts --no-audit --no-fund --fetch-retries 0 --fetch-timeout 20000 --loglevel error; \
 	then touch node_modules/.whole; \
 	else echo "The packages of package.json cannot be had: tests that need them are skipped." >&2; fi
 
