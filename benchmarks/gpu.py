@@ -47,7 +47,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sweeps.interface import SweepResult, open_result
 from trainables.data.loader import TrainBatch, copied_batches
 from trainables.evaluation.inference import batches_of, logits_of_batch
-from trainables.models import backbone, host_memory, variants
+from trainables.models import backbone, variants
 from trainables.models.device import (
     CUDA_CONTEXT_BYTES,
     autocast,
@@ -57,6 +57,7 @@ from trainables.models.device import (
     use_speed_ups,
 )
 from trainables.models.speed_ups import SpeedUp
+from trainables.models.transfer import host_memory
 from trainables.profiling.training_memory import needed_gb, step_bytes
 from trainables.training.distributed import WorkerGroup
 from trainables.training.optim import make_optimizer

@@ -24,9 +24,10 @@ from trainables.fixres.arms import ARMS
 from trainables.fixres.cell import CellSpec
 from trainables.fixres.heads import fit
 from trainables.fixres.held_out_score import held_out_test, score_held_out
-from trainables.models import backbone, device, host_memory, variants
+from trainables.models import backbone, device, variants
 from trainables.models.map_shape import map_shape
 from trainables.models.speed_ups import SpeedUp
+from trainables.models.transfer import host_memory
 from trainables.models.weights import Weights
 from trainables.profiling import torch_latency
 from trainables.profiling.latency import Setting

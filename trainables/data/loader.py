@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from trainables.data.image_set import SplitImages
-from trainables.models import host_memory
-from trainables.models.copy_stream import copied_ahead
+from trainables.models.transfer import host_memory
+from trainables.models.transfer.copy_stream import copied_ahead
 from trainables.models.variants import Preprocessing
 from trainables.transforms.augmentation import Augmentation, Distortions, random_resized_crops
 from trainables.transforms.auto_augment import DrawnOperations

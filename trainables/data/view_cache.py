@@ -28,7 +28,7 @@ from trainables.data.cache import (
 )
 from trainables.data.image_set import ImageSet, SplitImages
 from trainables.data.locks import held_file, reserved
-from trainables.models import host_memory
+from trainables.models.transfer import host_memory
 from trainables.storage.hashing import content_hash
 from trainables.storage.replacing import replacing
 from trainables.transforms.eval_transform import EvalTransform

@@ -10,9 +10,10 @@ import torch
 
 from trainables.data.loader import normalize_on_device
 from trainables.data.view_cache import StreamedView
-from trainables.models import backbone, host_memory
+from trainables.models import backbone
 from trainables.models.backbone import Net
-from trainables.models.copy_stream import copied_ahead
+from trainables.models.transfer import host_memory
+from trainables.models.transfer.copy_stream import copied_ahead
 from trainables.models.variants import Preprocessing
 
 View = np.ndarray | StreamedView  # (N, R, R, 3) uint8, kept or rendered when it is read

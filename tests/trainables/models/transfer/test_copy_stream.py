@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from trainables.models import copy_stream, device, host_memory
-from trainables.models.copy_stream import copied_ahead
+from trainables.models import device
+from trainables.models.transfer import copy_stream, host_memory
+from trainables.models.transfer.copy_stream import copied_ahead
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 COUNT, SIZE = 6, 8

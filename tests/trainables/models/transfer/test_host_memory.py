@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainables.models import host_memory
+from trainables.models.transfer import host_memory
 
 CPU = torch.device("cpu")
 

@@ -14,8 +14,8 @@ from typing import TypeVar
 
 import torch
 
-from trainables.models import host_memory
 from trainables.models.device import copies_ahead
+from trainables.models.transfer import host_memory
 
 Batch = TypeVar("Batch")
 Tensors = Sequence[torch.Tensor]
