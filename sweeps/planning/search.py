@@ -164,13 +164,18 @@ def with_learning_rates(spec: SweepSpec, train_images: int) -> SweepSpec:
     if spec.trunks.lr is not None:
         return spec
     lr = PLAIN_LR
-    if "lr" in (spec.search.space or {}) or spec.trunks.epochs == 0:
-        pass  # no range of the options is searched
-    elif spec.trunks.freeze_batch_norm:
-        lr = FROZEN_NORMS_LR
-    elif wants_high_rates(spec, train_images):
-        lr = FEW_STEPS_LR
+    if rates_follow_images(spec):
+        if spec.trunks.freeze_batch_norm:
+            lr = FROZEN_NORMS_LR
+        elif wants_high_rates(spec, train_images):
+            lr = FEW_STEPS_LR
     return replace(spec, trunks=replace(spec.trunks, lr=lr))
+
+
+def rates_follow_images(spec: SweepSpec) -> bool:
+    """Say whether the range of learning rates that is searched is found once images are known."""
+    is_given = spec.trunks.lr is not None or "lr" in (spec.search.space or {})
+    return not is_given and spec.trunks.epochs > 0
 
 
 def wants_high_rates(spec: SweepSpec, train_images: int) -> bool:

@@ -19,6 +19,7 @@ from sweeps.planning.search import (
     FEW_STEPS_LR,
     FROZEN_NORMS_LR,
     Search,
+    rates_follow_images,
     search_of,
     with_learning_rates,
 )
@@ -107,7 +108,7 @@ def _check_try(given: Try, name: str, search: Search, spec: SweepSpec) -> None:
 
 def _yet_possible(search: Search, spec: SweepSpec) -> SearchSpace:
     """Return the space, with all learning rates that it may have once the images are known."""
-    if spec.trunks.lr is not None or "lr" in (spec.search.space or {}):
+    if not rates_follow_images(spec):
         return search.space
     low, high = zip(PLAIN_LR, FEW_STEPS_LR, FROZEN_NORMS_LR, strict=True)
     return {**search.space, "lr": Interval(low=min(low), high=max(high), log=True)}

@@ -59,7 +59,9 @@ def check_spec(spec: SweepSpec) -> SweepSpec:
     for name in RANGE_OF_OPTION:
         _check_range(name, values[name])
     for name in INTERVAL_OPTIONS:
-        low, high = values[name] or (0.0, 0.0)  # left out: it is found once images are read
+        if values[name] is None:  # it is found once images are read
+            continue
+        low, high = values[name]
         if low > high:
             raise UserError(f"{option(name)} {low} {high} is no range: give the lower end first.")
     _check_combinations(spec)
