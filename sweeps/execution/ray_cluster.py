@@ -176,8 +176,13 @@ def _start_private_ray(options: ResourceOptions) -> None:
             object_store_memory=150_000_000,  # Bytes: trials share images by files, not objects.
             num_cpus=available_cores(),
             num_gpus=gpus,
-            runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "passive"}},
+            runtime_env={"env_vars": {"PYTHONPATH": _import_path(), "OMP_WAIT_POLICY": "passive"}},
         )
+
+
+def _import_path() -> str:
+    """Where trials import from: this copy of the code, then where this process was told to."""
+    return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 @contextmanager

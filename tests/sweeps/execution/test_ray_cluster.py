@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -83,6 +84,28 @@ def test_a_given_cluster_is_joined_and_else_a_private_ray_started(
     assert ("address" in init) is not cluster
     if not cluster:
         assert init["address"] == "local"
+
+
+@pytest.mark.ray
+def test_trials_import_what_the_command_can(tmp_path: Path) -> None:
+    (tmp_path / "only_here.py").write_text("WORD = 'found'")
+    work = """
+import ray
+from sweeps.execution.ray_cluster import start_ray
+from sweeps.planning.options.groups import ResourceOptions
+start_ray(ResourceOptions())
+print(ray.get(ray.remote(lambda: __import__("only_here").WORD).remote()))
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", work],
+        cwd=ROOT,
+        env=environment | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
+        capture_output=True,
+        text=True,
+        timeout=HANG_S,
+    )
+    assert done.stdout == "found\n", done.stderr
 
 
 @pytest.mark.parametrize("address", [None, "10.0.0.1:6379"])
