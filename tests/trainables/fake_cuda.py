@@ -85,7 +85,8 @@ class _Gpu(TorchDispatchMode):
             self._note(self._traffic.waits)
             return _read(args[0], kwargs.get("dtype"))
         if op is aten.copy_ and args[0].device.type == "cpu":
-            self._note(self._traffic.waits)
+            if not self._is_free(args[0], args[2:], kwargs):
+                self._note(self._traffic.waits)
             with no_dispatch():
                 return args[0].copy_(_read(args[1], args[0].dtype))
         if (op is aten._to_copy and not on_gpu) or (
@@ -119,9 +120,15 @@ class _Gpu(TorchDispatchMode):
     def _note_copy(
         self, source: torch.Tensor, rest: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
-        asks = bool(kwargs.get("non_blocking", rest[0] if rest else False))
-        free = asks and source.untyped_storage() in self._pinned
+        free = self._is_free(source, rest, kwargs)
         self._note(self._traffic.copies if free else self._traffic.blocking_copies)
+
+    def _is_free(
+        self, there: torch.Tensor, rest: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> bool:
+        """Whether nothing waits for a copy from or to memory of the host."""
+        asks = bool(kwargs.get("non_blocking", rest[0] if rest else False))
+        return asks and there.untyped_storage() in self._pinned
 
     def _as_many_as_can_be(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Give a result as if every value were counted or chosen."""
@@ -243,7 +250,11 @@ def fake_cuda(*, has_float64: bool = True) -> Iterator[Traffic]:
         # Nothing is computed, so that nothing is too early: test_copy_stream.py has streams.
         "torch.cuda.Stream": Mock(),
         "torch.cuda.stream": lambda _: nullcontext(),
-        "torch.cuda.current_stream": Mock(),
+        "torch.cuda.current_stream": Mock(
+            return_value=Mock(
+                record_event=lambda: Mock(synchronize=lambda: _Gpu._note(traffic.waits))
+            )
+        ),
         "torch.Tensor.record_stream": lambda *_: None,
     }
     with ExitStack() as stack:

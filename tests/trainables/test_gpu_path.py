@@ -210,7 +210,7 @@ def test_a_streamed_view_is_rendered_where_the_gpu_copies_it_from(gpu, tiny_imag
     preprocessing = variants.preprocessing(variants.get(tiny_net.NAME))
     list(batches_of(view.part(0, 4), 4, preprocessing, CUDA))  # what is made once
     gpu.clear()
-    with patch.object(host_memory, "filled", side_effect=AssertionError("copied once more")):
+    with patch.object(host_memory, "filled_ahead", side_effect=AssertionError("copied once more")):
         batches = list(batches_of(view, 4, preprocessing, CUDA))
     assert gpu.copies.total() == len(batches) == 6 and not gpu.blocking_copies
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
@@ -35,7 +35,7 @@ def batches_of(
     else:
         # The view is a read-only memory map: a batch is copied once, to where it can be moved.
         parts = (view[start : start + batch_size] for start in range(0, len(view), batch_size))
-        batches = (host_memory.filled(part, device) for part in parts)
+        batches = host_memory.filled_ahead(parts, device)
     for _, (pixels,) in copied_ahead(batches, lambda batch: [batch], device):
         yield normalize_on_device(pixels, preprocessing, device)
 
@@ -61,24 +61,13 @@ def outputs_of(
     whole: torch.Tensor | None = None
     start = 0
     batches = batches_of(view, batch_size, preprocessing, device)
-    for outputs in read_behind(forward(x).float() for x in batches):
+    for outputs in host_memory.read_behind(forward(x).float() for x in batches):
         if whole is None:  # At its whole size: parts put together in the end take twice as much.
             whole = outputs.new_empty(len(view), *outputs.shape[1:])
         whole[start : start + len(outputs)] = outputs
         start += len(outputs)
     assert whole is not None, "an empty view"
     return whole
-
-
-def read_behind(outputs: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """Give outputs on the CPU, each once the next is under way: so a GPU has always work to do."""
-    last: torch.Tensor | None = None
-    for output in outputs:
-        if last is not None:
-            yield last.cpu()
-        last = output
-    if last is not None:
-        yield last.cpu()
 
 
 def logits_of_batch(model: Net, x: torch.Tensor) -> torch.Tensor:

@@ -25,6 +25,7 @@ from trainables.models import backbone
 from trainables.models.backbone import Net
 from trainables.models.device import in_float64
 from trainables.models.mirrored import mirror
+from trainables.models.transfer import host_memory
 from trainables.models.variants import Preprocessing
 from trainables.storage.damage import unless_damaged
 from trainables.storage.files import Place, read_batch, write_batch
@@ -100,14 +101,15 @@ def body_pass(
     file = tempfile.NamedTemporaryFile(dir=scratch, prefix="maps-", suffix=".tmp")  # noqa: SIM115
     kept: torch.Tensor | None = None
     start = 0
-    for x in batches_of(view, batch_size, preprocessing, device):
-        maps = backbone.body(model, mirror(x) if mirrored else x)
+    batches = batches_of(view, batch_size, preprocessing, device)
+    made = (backbone.body(model, mirror(x) if mirrored else x) for x in batches)
+    for maps in host_memory.read_behind(made):
         if kept is None:
             shape = (len(view), *maps.shape[1:])
             count = int(np.prod(shape))
             flat = torch.from_file(file.name, shared=True, size=count, dtype=maps.dtype)
             kept = flat.view(shape)
-        kept[start : start + len(maps)] = maps.cpu()
+        kept[start : start + len(maps)] = maps
         start += len(maps)
     assert kept is not None, "an empty split"
     return Maps(kept, file)

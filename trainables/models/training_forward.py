@@ -5,7 +5,9 @@ spares the host the time of hundreds of launches; its tensors have one shape and
 are. Neither changes what is computed, but for rounding. The optimiser's step is no part of either:
 fused, it is a few launches, and reads the learning rate of each step as it comes.
 
-No card has measured either yet. What fails is told, and the net goes on as it is.
+On an NVIDIA H200 a graph trained B0 at 128 px 4.8 times as fast in batches of 32 images, and the
+largest nets no faster; compiled, 1.1 times, after a minute (docs/measured.md). What fails is told,
+and the net goes on as it is.
 """
 
 from __future__ import annotations

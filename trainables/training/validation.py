@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
-from trainables.evaluation.inference import batches_of, logits_of_batch, read_behind
+from trainables.evaluation.inference import batches_of, logits_of_batch
 from trainables.models import backbone
 from trainables.models.backbone import Net
 from trainables.models.memory_fit import MemoryFit
+from trainables.models.transfer import host_memory
 from trainables.models.variants import Preprocessing
 from trainables.training.distributed import WorkerGroup
 
@@ -51,15 +52,16 @@ def shared_logits(
     def logits_by_batch() -> Iterator[torch.Tensor]:
         start = 0
         while start < len(share) and not should_stop():
-            batch = share[start : start + (fit.batch_size or batch_size)]
-            logits = _logits_if_they_fit(model, batch, preprocessing, device)
-            if logits is None:
-                fit.halve(batch_size)
-            else:
+            size = fit.batch_size or batch_size
+            for logits in _logits_while_they_fit(model, share[start:], size, preprocessing, device):
                 yield logits
-                start += len(batch)
+                start += len(logits)
+                if should_stop():
+                    return
+            if start < len(share):
+                fit.halve(batch_size)
 
-    logits = list(read_behind(logits_by_batch()))
+    logits = list(host_memory.read_behind(logits_by_batch()))
     (stopped,) = group.any_true(sum(map(len, logits)) < len(share))
     # With more workers than images some have none, and take part in the exchange nevertheless.
     rows = torch.cat([torch.empty(0, backbone.classifier_of(model).out_features), *logits])
@@ -67,12 +69,16 @@ def shared_logits(
 
 
 @torch.inference_mode()
-def _logits_if_they_fit(
-    model: Net, batch: np.ndarray, preprocessing: Preprocessing, device: torch.device
-) -> torch.Tensor | None:
-    """Logits of one batch, on the device; None: memory ran out."""
+def _logits_while_they_fit(
+    model: Net,
+    view: np.ndarray,
+    batch_size: int,
+    preprocessing: Preprocessing,
+    device: torch.device,
+) -> Iterator[torch.Tensor]:
+    """Give the logits of each batch, on the device, up to the one that memory runs out at."""
     try:
-        [x] = batches_of(batch, len(batch), preprocessing, device)
-        return logits_of_batch(model, x)
+        for x in batches_of(view, batch_size, preprocessing, device):
+            yield logits_of_batch(model, x)
     except torch.OutOfMemoryError:  # not bound to a name: its trace would keep the memory
-        return None
+        pass

@@ -3,7 +3,7 @@ import torch
 
 from tests.trainables.training.small_nets import CPU, UNIT, draw, plain_net, room_for
 from trainables.errors import SweepError
-from trainables.evaluation.inference import batches_of, logits_of
+from trainables.evaluation.inference import logits_of, logits_of_batch
 from trainables.training import validation
 from trainables.training.distributed import WorkerGroup
 from trainables.training.validation import shared_logits
@@ -38,11 +38,11 @@ def batches(monkeypatch):
     """The images of each batch that is tried."""
     tried = []
 
-    def spy(view, *rest):
-        tried.append(len(view))
-        return batches_of(view, *rest)
+    def spy(model, x):
+        tried.append(len(x))
+        return logits_of_batch(model, x)
 
-    monkeypatch.setattr(validation, "batches_of", spy)
+    monkeypatch.setattr(validation, "logits_of_batch", spy)
     return tried
 
 

@@ -8,7 +8,10 @@ that it knows by the tensor, so that no batch is to be copied through a numpy ar
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 
 import numpy as np
 import torch
@@ -16,6 +19,7 @@ import torch
 from trainables.models.device import kind_of
 
 _ALIGNMENT = 64  # bytes, at a multiple of which each tensor of a piece begins
+_FILLED_AHEAD = 2  # batches, by as many threads
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
@@ -54,9 +58,58 @@ def copied(tensors: Sequence[torch.Tensor], device: torch.device) -> list[torch.
     ]
 
 
-def filled(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Copy an array, read-only or not, into such memory."""
-    dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
-    made = empty(array.shape, dtype, device)
-    np.copyto(made.numpy(), array)
-    return made
+def filled_ahead(arrays: Iterable[np.ndarray], device: torch.device) -> Iterator[torch.Tensor]:
+    """Copy arrays into such memory by threads, each while those before it are used.
+
+    A file that is mapped into memory is read from its disk in that time too.
+    """
+    pool = ThreadPoolExecutor(_FILLED_AHEAD)
+    left = iter(arrays)
+
+    def begun(array: np.ndarray) -> tuple[torch.Tensor, Future[None]]:
+        made = _empty_like(array, device)
+        return made, pool.submit(np.copyto, made.numpy(), array)
+
+    try:
+        pending = deque(map(begun, islice(left, 1 + _FILLED_AHEAD)))
+        while pending:
+            made, filling = pending.popleft()
+            filling.result()
+            pending.extend(map(begun, islice(left, 1)))
+            yield made
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def read_behind(outputs: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Give outputs on the CPU, each once the next is under way: so a GPU has always work to do.
+
+    Each is copied right behind its own work, not behind that of the next.
+    """
+    last: tuple[torch.Tensor, torch.cuda.Event | None] | None = None
+    for output in outputs:
+        begun = _reading(output)
+        if last is not None:
+            yield _read(*last)
+        last = begun
+    if last is not None:
+        yield _read(*last)
+
+
+def _empty_like(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    return empty(array.shape, torch.from_numpy(np.empty(0, array.dtype)).dtype, device)
+
+
+def _reading(output: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
+    """Begin to copy what a device makes; the event is there once it is copied."""
+    if not kind_of(output.device).copies_from_pinned:
+        return output.cpu(), None
+    there = empty(tuple(output.shape), output.dtype, output.device)
+    there.copy_(output, non_blocking=True)
+    return there, torch.cuda.current_stream(output.device).record_event()
+
+
+def _read(there: torch.Tensor, copied: torch.cuda.Event | None) -> torch.Tensor:
+    if copied is not None:
+        copied.synchronize()
+    return there

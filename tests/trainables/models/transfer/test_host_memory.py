@@ -1,3 +1,5 @@
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -11,10 +13,58 @@ CPU = torch.device("cpu")
 def test_a_copy_is_equal_and_a_read_only_array_stays_as_it_is(dtype):
     array = np.arange(24, dtype=dtype).reshape(2, 3, 4)
     array.flags.writeable = False
-    made = host_memory.filled(array[:, 1:], CPU)
+    [made] = host_memory.filled_ahead([array[:, 1:]], CPU)
     assert np.array_equal(made.numpy(), array[:, 1:]) and made.numpy().dtype == dtype
     made.zero_()
     assert array.sum() == 276
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 9])
+def test_batches_are_filled_in_order_and_a_few_ahead(count):
+    read = []
+
+    def arrays():
+        for number in range(count):
+            read.append(number)
+            yield np.full((number % 3, 2), number)
+
+    found = host_memory.filled_ahead(arrays(), CPU)
+    for number, batch in enumerate(found):
+        assert batch.tolist() == [[number] * 2] * (number % 3)
+        assert len(read) <= number + 4
+    assert len(read) == count
+
+
+def test_batches_that_nobody_takes_are_let_go():
+    threads = threading.active_count()
+    found = host_memory.filled_ahead(np.zeros((50, 3, 2)), CPU)
+    next(found)
+    del found
+    assert threading.active_count() == threads
+
+
+def test_a_batch_that_cannot_be_read_ends_the_pass():
+    def arrays():
+        yield np.ones(2)
+        raise OSError("a disk is gone")
+
+    with pytest.raises(OSError, match="a disk is gone"):
+        list(host_memory.filled_ahead(arrays(), CPU))
+
+
+def test_outputs_are_read_once_the_next_is_made():
+    made = []
+
+    def outputs():
+        for number in range(4):
+            made.append(number)
+            yield torch.full((2,), number)
+
+    read = []
+    for output in host_memory.read_behind(outputs()):
+        read.append(output.tolist())
+        assert made[-1] == min(3, len(read))
+    assert read == [[number] * 2 for number in range(4)]
 
 
 @pytest.mark.parametrize(("device", "is_locked"), [("cpu", False), ("cuda", True)])
