@@ -6,9 +6,10 @@
 estimate lets onto the card: images a second of training steps and of passes without gradients, ours
 and timm's, in turns; the faster of two runs counts. timm's is its own benchmark's loop: a model of
 ``create_model`` in channels last, autocast, its fused AdamW, and one batch of random float images
-that lies on the device. Ours has that and more: bytes that come from pinned memory of the host, are
-normalised, and a step that can be taken back where memory runs out. So a ratio of 1 is as good as
-it gets.
+that lies on the device. Our step has that and more: bytes that come from pinned memory of the host,
+are normalised, and a step that can be taken back where memory runs out. So a ratio of 1 is as good
+as it gets. Our passes take bytes from memory of the host to logits there: those that score what is
+in training, and the frozen ones of cells, whose batch norms are folded.
 
 ``memory``: what the estimate says of a step, and the most that PyTorch had reserved in it; and
 whether a step that runs out of memory, as the process may have but half of that, ends well in
@@ -46,7 +47,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from sweeps.interface import SweepResult, open_result
 from trainables.data.loader import TrainBatch, copied_batches
-from trainables.evaluation.inference import batches_of, logits_of_batch
+from trainables.evaluation.inference import logits_of, outputs_of
 from trainables.models import backbone, variants
 from trainables.models.device import (
     CUDA_CONTEXT_BYTES,
@@ -63,8 +64,9 @@ from trainables.training.distributed import WorkerGroup
 from trainables.training.optim import make_optimizer
 from trainables.training.train_step import TrainStep
 
-CLASSES, LARGEST_BATCH = 1000, 256
+CLASSES = 1000
 PARTS = ("timm", "memory", "speed-ups", "packing", "sweep")
+VIEW = 8  # batches of a pass
 PACKED, PACKED_BATCH = 8, 32  # trials on the card, and the images of a step of each
 ROOT = Path(__file__).resolve().parents[1]
 Run = Callable[[], None]
@@ -96,8 +98,8 @@ class Case:
             ema=False,
         )
 
-    def ours(self, *speed_ups: SpeedUp) -> tuple[Run, Run]:
-        """Make our training step and our pass, each on one batch of bytes."""
+    def ours(self, *speed_ups: SpeedUp) -> tuple[Run, ...]:
+        """Make our training step on one batch of bytes, and our passes over ``VIEW`` batches."""
         variant = variants.get(self.variant)
         model = backbone.to_device(backbone.build(variant, CLASSES), self.device)
         preprocessing = variants.preprocessing(variant)
@@ -113,9 +115,7 @@ class Case:
         shape = (self.batch, self.res, self.res, 3)
         pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         labels = np.arange(self.batch) % CLASSES
-        batch = TrainBatch(
-            host_memory.filled(pixels, self.device), host_memory.filled(labels, self.device)
-        )
+        batch = TrainBatch(*host_memory.filled_ahead([pixels, labels], self.device))
 
         batches = copied_batches(repeat(batch), self.device)
 
@@ -125,16 +125,26 @@ class Case:
             if ":" in step.speed_ups:
                 raise RuntimeError(step.speed_ups)
 
-        @torch.inference_mode()
-        def look() -> None:
-            model.eval()
-            for x in batches_of(pixels, self.batch, preprocessing, self.device):
-                logits_of_batch(model, x)
+        view = pixels if self.device.type == "cpu" else np.concatenate([pixels] * VIEW)
+        how: Any = {"batch_size": self.batch, "device": self.device}
 
-        return train, look
+        def score() -> None:
+            logits_of(model, view, preprocessing, **how)
+
+        frozen = backbone.frozen_body(backbone.to_device(model, self.device).eval())
+
+        def forward(x: torch.Tensor) -> torch.Tensor:
+            maps = backbone.body(frozen, x)
+            features = backbone.head_input(model, backbone.pre_norm(model, maps))
+            return backbone.classify(model, features)
+
+        def pass_frozen() -> None:
+            outputs_of(forward, view, preprocessing, **how)
+
+        return train, score, pass_frozen
 
     def timms(self) -> tuple[Run, Run]:
-        """Make timm's."""
+        """Make timm's step, and its pass over one batch."""
         name = variants.get(self.variant).timm_name
         model = timm.create_model(name, num_classes=CLASSES).to(self.device)
         model = model.to(memory_format=torch.channels_last)
@@ -182,9 +192,8 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def fitting(variant: str, res: int, device: torch.device, room_gb: float) -> Case:
-    """Choose the largest batch whose step is estimated to fit."""
-    batch = LARGEST_BATCH
+def fitting(variant: str, res: int, batch: int, device: torch.device, room_gb: float) -> Case:
+    """Halve the batch until its step is estimated to fit."""
     while batch > 2 and needed_gb(Case(variant, res, batch, device).estimate) > room_gb:
         batch //= 2
     return Case(variant, res, batch, device)
@@ -192,16 +201,24 @@ def fitting(variant: str, res: int, device: torch.device, room_gb: float) -> Cas
 
 def compare(case: Case, seconds: float) -> str:
     """Time one case both ways, in turns."""
-    ours, timms = case.ours(), case.timms()
+    (train, score, frozen), (their_train, their_pass) = case.ours(), case.timms()
+    batches = 1 if case.device.type == "cpu" else VIEW
+    views = batches * case.batch
+    rates: dict[str, float] = {}
+    for _ in range(2):
+        for name, run, images in (
+            ("train", train, case.batch),
+            ("their train", their_train, case.batch),
+            ("score", score, views),
+            ("frozen", frozen, views),
+            ("their pass", their_pass, case.batch),
+        ):
+            found = rate(run, images, seconds / 10, case.device)
+            rates[name] = max(found, rates.get(name, 0.0))
     cells = [case.name]
-    for our_run, their_run in zip(ours, timms, strict=True):
-        rates: dict[str, float] = {}
-        for _ in range(2):
-            for name, run in (("ours", our_run), ("timm", their_run)):
-                found = rate(run, case.batch, seconds / 8, case.device)
-                rates[name] = max(found, rates.get(name, 0.0))
-        ratio = rates["ours"] / rates["timm"]
-        cells += [f"{rates['ours']:,.0f}", f"{rates['timm']:,.0f}", f"{ratio:.2f}"]
+    for names, theirs in ((["train"], "their train"), (["score", "frozen"], "their pass")):
+        cells += [f"{rates[name]:,.0f}" for name in [*names, theirs]]
+        cells += [f"{rates[name] / rates[theirs]:.2f}" for name in names]
     return f"| {' | '.join(cells)} |"
 
 
@@ -209,7 +226,7 @@ def remember(case: Case) -> str:
     """Measure a step's memory beside its estimate, then take it in half of the room."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    train, _ = case.ours()
+    train, *_ = case.ours()
     for _ in range(3):
         train()
     torch.cuda.synchronize()
@@ -219,7 +236,7 @@ def remember(case: Case) -> str:
     total = torch.cuda.get_device_properties().total_memory
     torch.cuda.set_per_process_memory_fraction(0.5 * peak / total)
     try:
-        train, _ = case.ours()
+        train, *_ = case.ours()
         train()
         ended = "recovered"
     except Exception as error:
@@ -235,8 +252,8 @@ def remember(case: Case) -> str:
 
 def speed_up(case: Case, name: SpeedUp, seconds: float) -> str:
     """Time steps with a speed-up against steps without, in turns."""
-    plain, _ = case.ours()
-    sped_up, _ = case.ours(name)
+    plain, *_ = case.ours()
+    sped_up, *_ = case.ours(name)
     _use(case.device, name)
     began, rates = time.perf_counter(), dict[str, float]()
     try:
@@ -289,7 +306,7 @@ def _train_beside(case: Case, count: int, seconds: float, ready: Any, rates: Any
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
     if case.device.type == "cuda":
         take_gpu_share(1 / count)
-    train, _ = case.ours()
+    train, *_ = case.ours()
     train()
     ready.wait()
     rates.put(rate(train, case.batch, seconds, case.device))
@@ -332,6 +349,7 @@ def compare_sweeps(small: bool) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nets", nargs="+", default=["b0:128", "b0:224", "b4:380", "l2:475"])
+    parser.add_argument("--batch", type=int, default=256, help="at most")
     parser.add_argument("--seconds", type=float, default=10, help="for each net, about")
     parser.add_argument("--cpu", action="store_true", help="try it out without a GPU")
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
@@ -343,7 +361,7 @@ def main() -> None:
     room_gb = 1.0 if args.cpu else torch.cuda.get_device_properties().total_memory / 1e9
     print(device_name(device, torch.get_num_threads()), f"{precision_of(device)}\n")
     nets = [(variant, int(res)) for variant, _, res in (net.partition(":") for net in args.nets)]
-    cases = [fitting(variant, res, device, room_gb) for variant, res in nets]
+    cases = [fitting(variant, res, args.batch, device, room_gb) for variant, res in nets]
     parts = [part for part in PARTS if part in args.parts]
     if device.type == "cpu":
         parts = [part for part in parts if part != "memory"]  # which PyTorch does not count there
@@ -357,8 +375,11 @@ def main() -> None:
 def lines_of(part: str, cases: list[Case], args: argparse.Namespace) -> Iterator[str]:
     """Measure a part, and give its lines as they come."""
     if part == "timm":
-        yield "| images/s | training, ours | timm | ratio | pass, ours | timm | ratio |"
-        yield "|---|---:|---:|---:|---:|---:|---:|"
+        yield (
+            "| images/s | training, ours | timm's | ratio | scores, ours | frozen pass, ours "
+            "| timm's pass | ratio | ratio |"
+        )
+        yield f"|---{8 * '|---:'}|"
         yield from (compare(case, args.seconds) for case in cases)
     elif part == "memory":
         yield "| GB of a step | estimate | measured | ratio | with half of it |"
