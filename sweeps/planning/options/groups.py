@@ -241,7 +241,7 @@ class ResourceOptions:
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Arithmetic of nets on GPUs; auto: bf16 where the card has it, else fp16, else fp32."""
     speed_ups: tuple[SpeedUp, ...] = ()
-    """Of training, none measured on a card yet; compile takes minutes first, and is of CPUs too."""
+    """Of training: cuda_graph where batches are small; compile takes a minute first, CPUs too."""
     gpu_memory_gb: float | None = None
     """Memory of one GPU, GB; say it where GPU nodes are yet to come or differ from the driver's."""
     accelerator_type: str | None = None
