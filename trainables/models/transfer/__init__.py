@@ -1,1 +1,1 @@
-"""Batches from the host to the device: the memory that they are made in, and their copies."""
+"""Batches between host and device: the memory that they are made in, and their copies."""

@@ -1,8 +1,9 @@
-"""Make batches in memory of the host that a GPU copies from by itself.
+"""Make batches in memory of the host that a GPU copies from by itself, and read what it makes.
 
-Such memory is locked to its place. From any other, a copy is made in between, and the host waits
-for it. PyTorch keeps what is freed for the next batch of its size, once the copy from it is over;
-that it knows by the tensor, so that no batch is to be copied through a numpy array of its memory.
+Such memory is locked to its place. From and to any other a copy is made in between, and the host
+waits for it. PyTorch keeps what is freed for the next batch of its size, once the copy from it is
+over; that it knows by the tensor, so that no batch is to be copied through a numpy array of its
+memory.
 """
 
 from __future__ import annotations
