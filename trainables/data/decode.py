@@ -241,7 +241,7 @@ def _look_up(
     if description is None:
         return None
     groups_path = None if options.group_by is None else _groups_path(cache, key)
-    if groups_path is not None and not groups_path.exists():
+    if groups_path is not None and not _holds_groups(groups_path):
         return None
     rejected = tuple(Rejected(**one) for one in record["rejected"])
     check_rejected(rejected, record["total"], data, options)
@@ -281,6 +281,18 @@ def _sound_description(root: Path) -> dict[str, Any] | None:
 
 def _groups_path(cache: Path, key: str) -> Path:
     return cache / "listings" / f"{key}.groups.json"
+
+
+def _holds_groups(path: Path) -> bool:
+    """Whether a file holds what was written of groups: their images, by split."""
+    try:
+        by_split = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(by_split, dict) and all(
+        isinstance(sizes, dict) and all(type(size) is int for size in sizes.values())
+        for sizes in by_split.values()
+    )
 
 
 def _check_name(data: Path | RemotePath, name: str) -> None:

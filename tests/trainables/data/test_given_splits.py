@@ -84,9 +84,19 @@ def test_groups_are_counted_also_where_the_cache_has_the_images(
     for found in (first, prepare(data, cache, grouped)):
         assert {split: found.groups(split) for split in SPLITS} == expected
     assert first.merged().groups("train") == {**expected["train"], **expected["val"]}
-    assert first.groups_path is not None
-    first.groups_path.unlink()
-    assert prepare(data, cache, grouped).groups("val") == expected["val"]
+    path = first.groups_path
+    assert path is not None
+    for damage in (
+        None,
+        b"",
+        b"\xff",
+        b'{"val": ',
+        b"[]",
+        b'{"val": [1]}',
+        b'{"val": {"p01": "6"}}',
+    ):
+        path.unlink() if damage is None else path.write_bytes(damage)
+        assert prepare(data, cache, grouped).groups("val") == expected["val"], damage
     assert not prepare(data, cache, ReadOptions()).groups("train")
 
 
