@@ -79,6 +79,11 @@ def columns_of(schema: pa.Schema, like: Columns, table: str) -> Columns:
     return replace(like, names=_declared_names(schema, like.label, table))
 
 
+def has_groups(schema: pa.Schema, group: str) -> bool:
+    """Whether a table has one column of a name, and that can name what belongs together."""
+    return schema.names.count(group) == 1 and _is_label(schema.field(group).type)
+
+
 def _check_named_once(schema: pa.Schema, names: Collection[str], table: str) -> None:
     twice = [name for name, count in Counter(schema.names).items() if count > 1 and name in names]
     if twice:

@@ -41,7 +41,13 @@ from trainables.sources.table_labels import (
     known_label,
     unused_names,
 )
-from trainables.sources.table_schema import Columns, columns_of, find_columns, without_odd_types
+from trainables.sources.table_schema import (
+    Columns,
+    columns_of,
+    find_columns,
+    has_groups,
+    without_odd_types,
+)
 from trainables.storage.object_store import MAX_REQUESTS_AT_ONCE, RemotePath
 
 MAX_BATCH_ROWS = 64  # a batch is held in memory with the bytes of its images
@@ -123,20 +129,27 @@ def extra_table_source(
     Args:
         trained: the classes; labels are positions in them.
         scratch: as in :func:`table_source`.
-        group_by: the column that names which images belong together, if the first table has it.
+        group_by: the column that names which images belong together. Images of tables that have
+            none of integers or text are in no group, as nothing is split by it.
 
     Raises:
         UserError: a file is damaged, its columns are ambiguous, or a label names no trained class.
     """
     tables = _locate_tables(listing)
     first = next(iter(tables))
-    if group_by is not None and group_by not in _read_schema(tables[first]).names:
-        group_by = None
-    read = _read_all_labels(tables, first, dict.fromkeys(tables, "train"), group_by)
+    split_of = dict.fromkeys(tables, "train")
+    read = _read_all_labels(tables, first, split_of, group_by, needs_groups=False)
     check_kinds(listing.root, read)
     check_trained(listing.root, class_names(list(read.values())), trained)
     parts = [_part(table, path, "test", read[path]) for path, table in tables.items()]
-    source = _source(listing, parts, tuple(trained), [], scratch)
+    without = [part.display_name for part in parts if part.columns.group is None]
+    notes = []
+    if group_by is not None and len(without) < len(parts):
+        notes += [
+            f"{name} has no column {group_by} of integers or text: its images are in no group."
+            for name in without
+        ]
+    source = _source(listing, parts, tuple(trained), notes, scratch)
     return replace(source, required_splits=("test",))
 
 
@@ -329,20 +342,32 @@ def _read_all_labels(
     first: str,
     split_of: Mapping[str, str],
     group_by: str | None = None,
+    *,
+    needs_groups: bool = True,
 ) -> dict[str, Labelled]:
     """Read the labels of all tables, many at a time: a store takes long to answer.
 
     Args:
         first: the table that says which columns hold images and labels.
+        needs_groups: whether each table has to have the column of groups.
     """
-    columns = find_columns(_read_schema(tables[first]), _display_name(tables[first]), group_by)
+    needed = group_by if needs_groups else None
+    columns = find_columns(_read_schema(tables[first]), _display_name(tables[first]), needed)
+    wanted = None if needs_groups else group_by
     with ThreadPoolExecutor(MAX_REQUESTS_AT_ONCE) as pool:
-        read = pool.map(lambda path: _read_labels(tables[path], columns, split_of[path]), tables)
+        read = pool.map(
+            lambda path: _read_labels(tables[path], columns, split_of[path], wanted), tables
+        )
         return dict(zip(tables, read, strict=True))
 
 
-def _read_labels(table: Table, columns: Columns, split: str) -> Labelled:
+def _read_labels(
+    table: Table, columns: Columns, split: str, wanted_group: str | None = None
+) -> Labelled:
     """Read the label of each row; all None where a val or test table has no such column.
+
+    Args:
+        wanted_group: the column of groups, which the table may have.
 
     Raises:
         UserError: the table lacks a column that the others have, or is damaged.
@@ -355,6 +380,8 @@ def _read_labels(table: Table, columns: Columns, split: str) -> Labelled:
             " other files: give all files the same columns."
         )
     own_columns = columns_of(schema, columns, _display_name(table))
+    if wanted_group is not None and has_groups(schema, wanted_group):
+        own_columns = replace(own_columns, group=wanted_group)
     column = columns.label if has_labels else columns.image
     labels: list[Label] = []
     try:

@@ -144,6 +144,38 @@ def test_groups_are_counted_as_far_as_a_set_has_them(tmp_path, cache):
         assert groups(where, group_by) == {}
 
 
+@pytest.mark.parametrize(
+    "column",
+    [pa.nulls(4), pa.array([0.5] * 4), pa.array([b"x"] * 4), pa.array([{"a": 1}] * 4), None],
+    ids=["null", "double", "binary", "struct", "missing"],
+)
+@pytest.mark.parametrize("is_first", [True, False])
+def test_tables_without_a_column_of_groups_stand_beside_others(tmp_path, cache, column, is_first):
+    files = sorted(folder(tmp_path / "data").rglob("*.png"))
+
+    def write(name, files, person):
+        columns = {
+            "image": [file.read_bytes() for file in files],
+            "label": [file.parent.name for file in files],
+        }
+        if person is not None:
+            columns["person"] = person
+        (tmp_path / "tables").mkdir(exist_ok=True)
+        pq.write_table(pa.table(columns), tmp_path / "tables" / name)
+
+    odd, sound = ("a.parquet", "b.parquet") if is_first else ("b.parquet", "a.parquet")
+    write(odd, files[:4], column)
+    write(sound, files[4:], pa.array(["x", "x", "y", None]))
+    found = open_extra_test_set(
+        "v2", tmp_path / "tables", cache, TRAINED, ReadOptions(group_by="person")
+    )
+    assert found.groups == {"x": 2, "y": 1} and len(found.images) == 8
+    [note] = [note for note in found.notes if "person" in note]
+    assert odd in note and note.endswith(
+        "has no column person of integers or text: its images are in no group."
+    )
+
+
 def test_second_time_reads_no_image(tmp_path, cache, monkeypatch):
     data = folder(tmp_path / "data")
     first = open_extra_test_set("v2", data, cache, TRAINED, ReadOptions())
