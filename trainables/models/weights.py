@@ -215,25 +215,48 @@ def _with_timm_names(variant: Variant, state: State, origin: str) -> State:
     """
     with torch.device("meta"):
         expected = build(variant, 1).state_dict()
-    state, head = _without_prefix(state, expected), f"{classifier_name(variant)}."
+    what, head = f"weights of {variant.name} ({origin})", f"{classifier_name(variant)}."
+    state = _without_prefix(state, expected)
     rest = {name: tensor for name, tensor in expected.items() if not name.startswith(head)}
-    if set(state) == set(rest):
-        expected = rest
-    elif set(state) != set(expected):
-        if len(state) != len(expected):
-            raise UserError(
-                f"weights of {variant.name} ({origin}) hold {len(state)} tensors where "
-                f"{variant.timm_name} has {len(expected)}, {len(rest)} without its classifier: "
-                "they are of another net."
-            )
-        state = dict(zip(expected, state.values(), strict=True))
+    if set(rest) < set(state) < set(expected):
+        had, lacks = (sorted(names) for names in (state.keys() - rest, expected.keys() - state))
+        raise UserError(
+            f"{what} have {', '.join(had)} and no {', '.join(lacks)}: give the whole classifier, "
+            "or none."
+        )
+    named = next((net for net in (expected, rest) if len(state) == len(net)), None)
+    if named is None:
+        raise UserError(
+            f"{what} hold {len(state)} tensors where {variant.timm_name} has {len(expected)} with "
+            f"its classifier and {len(rest)} without: they are of another net."
+        )
+    if set(state) != set(named):
+        state = dict(zip(named, state.values(), strict=True))
     for name, tensor in rest.items():
         if tuple(state[name].shape) != tuple(tensor.shape):
             raise UserError(
-                f"weights of {variant.name} ({origin}) have {tuple(state[name].shape)} where "
-                f"{variant.timm_name} has {tuple(tensor.shape)} ({name}): they are of another net."
+                f"{what} have {tuple(state[name].shape)} where {variant.timm_name} has "
+                f"{tuple(tensor.shape)} ({name}): they are of another net."
             )
-    return {name: state[name].contiguous() for name in expected}
+    for name in [name for name in named if name not in rest]:
+        _check_classifier(what, name, state, expected)
+    return {name: state[name].contiguous() for name in named}
+
+
+def _check_classifier(what: str, name: str, state: State, expected: State) -> None:
+    """Check that a tensor of the classifier fits the body, for as many classes as it has.
+
+    Raises:
+        UserError: it does not.
+    """
+    shape, like = tuple(state[name].shape), tuple(expected[name].shape[1:])
+    outputs = tuple(state[f"{name.rpartition('.')[0]}.weight"].shape[:1])
+    if shape != (*outputs, *like):
+        wanted = ", ".join(["classes", *map(str, like)])
+        raise UserError(
+            f"{what} have {shape} where {name} is ({wanted}): give a classifier of this net, with "
+            "a bias for each class, or weights without one."
+        )
 
 
 def _outputs(variant: Variant, state: State) -> int:

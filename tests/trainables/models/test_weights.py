@@ -168,6 +168,42 @@ def test_a_body_that_lacks_more_than_the_classifier_is_refused(tmp_path, store):
         find_weights(variants.get("timm:test_resnet"), str(tmp_path), store)
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "told"),
+    [
+        ("fc.weight", (3, 7), r"\(3, 7\) where fc.weight is \(classes, 96\)"),
+        ("fc.weight", (3,), r"\(3,\) where fc.weight is"),
+        ("fc.weight", (), r"\(\) where fc.weight is"),
+        ("fc.bias", (4,), r"\(4,\) where fc.bias is \(classes\)"),
+        ("fc.bias", (), r"\(\) where fc.bias is"),
+        ("fc.bias", None, r"have fc.weight and no fc.bias: give the whole classifier, or none\."),
+        ("fc.weight", None, r"have fc.bias and no fc.weight: give the whole classifier"),
+    ],
+)
+def test_a_classifier_of_another_width_is_refused(tmp_path, store, name, shape, told):
+    state = timm.create_model("test_resnet", num_classes=3).state_dict()
+    assert state["fc.weight"].shape == (3, 96)
+    if shape is None:
+        del state[name]
+    else:
+        state[name] = torch.zeros(shape)
+    save_file(state, tmp_path / "test_resnet.safetensors")
+    with pytest.raises(UserError, match=rf"weights of timm:test_resnet .*{told}"):
+        find_weights(variants.get("timm:test_resnet"), str(tmp_path), store)
+    assert not list(store.root.rglob("*.safetensors"))
+
+
+def test_a_body_under_other_names_has_its_tensors_in_timms_order(tmp_path, store):
+    state = timm.create_model("test_resnet", num_classes=0).state_dict()
+    renamed = {f"layer.{number:03}": tensor for number, tensor in enumerate(state.values())}
+    torch.save(renamed, tmp_path / "test_resnet.pth")
+    weights = find_weights(variants.get("timm:test_resnet"), str(tmp_path), store)
+    assert weights.classes == 0
+    found = stored_state(weights, store)
+    assert found is not None and found.keys() == state.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
+
+
 @pytest.mark.parametrize(("own", "other"), [("b0", "b1"), ("b1", "b2")])
 def test_weights_of_another_net_are_refused(tmp_path, store, own, other):
     """b1 has more tensors than b0; b2 has as many as b1, of other shapes."""
