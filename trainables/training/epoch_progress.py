@@ -21,11 +21,12 @@ class EpochProgress:
     Attributes:
         batches: optimiser steps done.
         images: trained on, by all workers.
+        probe_s: seconds of fitting, before the epoch, the probe that the trunk starts from.
     """
 
-    def __init__(self, device: torch.device, group: WorkerGroup):
+    def __init__(self, device: torch.device, group: WorkerGroup, *, probe_s: float = 0.0):
         """Begin an epoch."""
-        self._device, self._group = device, group
+        self._device, self._group, self.probe_s = device, group, probe_s
         self.batches = 0
         self.images = 0
         self._loss = torch.zeros((), device=device, dtype=sums_dtype(device))
@@ -69,6 +70,7 @@ class EpochProgress:
             "loss": loss,
             "hits": hits,
             "seconds": self.seconds,
+            "probe_s": self.probe_s,
             "rng": rng_state(self._device)[None],
         }
 
@@ -79,4 +81,5 @@ class EpochProgress:
             self._loss += state["loss"]
             self._hits += state["hits"]
         self._earlier_s = state["seconds"]
+        self.probe_s = state.get("probe_s", 0.0)  # earlier versions have none
         set_rng_state(state["rng"][0], self._device)

@@ -191,7 +191,7 @@ class TrunkTraining:
         torch.manual_seed(self.spec.training_seed * 1_000_003 + number)
         starts_from_probe = number == 1 and self.spec.is_probed and self._epoch_progress is None
         probe_s = self._start_from_probe() if starts_from_probe else 0.0
-        progress = EpochProgress(self.device, self.group)
+        progress = EpochProgress(self.device, self.group, probe_s=probe_s)
         if self._epoch_progress is not None:
             progress.restore(self._epoch_progress)
         self._train(number, progress)
@@ -223,7 +223,7 @@ class TrunkTraining:
             frozen_norms=not self.spec.recipe.freeze_batch_norm
             and self._train_step.freezes_norms(self._images_per_batch),
             device=self._device_name,
-            probe_s=round(probe_s, 3),
+            probe_s=round(progress.probe_s, 3),
             speed_ups=self._train_step.speed_ups,
             resize=kernel_here(),
         )

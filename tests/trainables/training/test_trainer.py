@@ -194,6 +194,16 @@ def test_the_seconds_of_an_epoch_are_those_of_all_its_parts(make, monkeypatch):
     assert make("parts").epoch().seconds > first
 
 
+def test_the_seconds_of_a_probe_are_reported_by_the_epoch_that_was_interrupted(make):
+    with pytest.raises(PreemptedError):
+        make(start="probe", should_stop=lambda: True).epoch()
+    training = make(start="probe")
+    fitted_s = state_of(training)["progress"]["probe_s"]
+    first, second = training.epoch(), training.epoch()
+    assert first.probe_s == round(fitted_s, 3) > 0
+    assert second.probe_s == 0.0
+
+
 def test_a_long_epoch_is_saved_within_and_a_kill_costs_what_came_after(make, monkeypatch):
     whole = make("whole", batch_size=4)
     whole.epoch()
