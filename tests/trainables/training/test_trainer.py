@@ -116,7 +116,7 @@ def same(one, other):
 
 def undated(reports):
     """The reports without what depends on the clock."""
-    return [replace(r, seconds=0.0, probe_s=0.0, at=0) for r in reports]
+    return [replace(r, seconds=0.0, probe_s=0.0, probe_wait_s=0.0, at=0) for r in reports]
 
 
 @pytest.mark.parametrize(
@@ -198,10 +198,11 @@ def test_the_seconds_of_a_probe_are_reported_by_the_epoch_that_was_interrupted(m
     with pytest.raises(PreemptedError):
         make(start="probe", should_stop=lambda: True).epoch()
     training = make(start="probe")
-    fitted_s = state_of(training)["progress"]["probe_s"]
+    saved = state_of(training)["progress"]
     first, second = training.epoch(), training.epoch()
-    assert first.probe_s == round(fitted_s, 3) > 0
-    assert second.probe_s == 0.0
+    assert first.probe_s == round(saved["probe_s"], 3) > 0
+    assert first.probe_wait_s == round(saved["probe_wait_s"], 3)
+    assert second.probe_s == second.probe_wait_s == 0.0
 
 
 def test_a_long_epoch_is_saved_within_and_a_kill_costs_what_came_after(make, monkeypatch):
@@ -559,7 +560,7 @@ def test_trunks_that_start_from_the_same_probe_have_it_fitted_once(make, monkeyp
         """The trunk's classifier, in training and averaged, and the seconds of the fit."""
         training = make(name, **{**asked, **other})
         report = training.epoch()
-        assert report.took_s == report.seconds + report.probe_s
+        assert report.took_s == report.seconds + report.probe_s + report.probe_wait_s
         nets = (training.model, training.evaluated_model)
         return [backbone.classifier_of(net).state_dict() for net in nets], report.probe_s
 
