@@ -6,13 +6,16 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-MAKE, BASH = shutil.which("make"), shutil.which("bash")
+MAKE, BASH, NPM = shutil.which("make"), shutil.which("bash"), shutil.which("npm")
 
 needs_make = pytest.mark.skipif(MAKE is None or BASH is None, reason="make is not installed")
 
@@ -43,12 +46,12 @@ def asked(checkout: Path) -> list[str]:
     return file.read_text().splitlines() if file.exists() else []
 
 
-def made(checkout: Path) -> str:
+def made(checkout: Path, environment: Mapping[str, str] | None = None) -> str:
     """What ``make npm-packages`` complains of; it never fails."""
     done = subprocess.run(
         [str(MAKE), "npm-packages"],
         cwd=checkout,
-        env={"PATH": str(checkout / "tools")},
+        env=environment or {"PATH": str(checkout / "tools")},
         capture_output=True,
         text=True,
     )
@@ -87,3 +90,37 @@ def test_tests_go_on_where_packages_cannot_be_had(checkout: Path) -> None:
     for _ in range(2):
         assert "cannot be had: tests that need them are skipped" in made(checkout)
     assert len(asked(checkout)) == 2
+
+
+@needs_make
+def test_tests_go_on_in_a_folder_that_cannot_be_written_to(checkout: Path) -> None:
+    (checkout / ".venv.lock").mkdir()  # the user root may write to any folder
+    assert made(checkout) == ""  # there is no npm
+    with_npm(checkout, 0)
+    assert "as this folder cannot be written to: tests that need them are" in made(checkout)
+    shutil.copy(checkout / "package.json", checkout / "node_modules" / ".whole")
+    assert made(checkout) == ""
+    assert asked(checkout) == []
+
+
+@needs_make
+@pytest.mark.skipif(NPM is None, reason="npm is not installed")
+def test_a_server_that_never_answers_is_asked_once_for_a_package(checkout: Path) -> None:
+    """It takes the 20 seconds that are waited for an answer."""
+    (checkout / "package.json").write_text('{"devDependencies": {"sharp": "0.35.5"}}')
+    with socket.create_server(("127.0.0.1", 0)) as server:  # the system takes calls, as it listens
+        port = server.getsockname()[1]
+        asked_of = {
+            "npm_config_registry": f"http://127.0.0.1:{port}",
+            "npm_config_cache": str(checkout / "cache"),
+        }
+        complaint = made(checkout, {"PATH": os.environ["PATH"], **asked_of})
+        server.setblocking(False)
+        calls = []
+        with suppress(BlockingIOError):
+            while True:
+                calls.append(server.accept()[0])
+    for call in calls:
+        call.close()
+    assert "timeout" in complaint and "tests that need them are skipped" in complaint
+    assert len(calls) == 1
