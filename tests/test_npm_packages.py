@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.javascript import lacking_packages
+
 ROOT = Path(__file__).resolve().parents[1]
 MAKE, BASH, NPM = shutil.which("make"), shutil.which("bash"), shutil.which("npm")
 
@@ -26,7 +28,7 @@ def checkout(tmp_path: Path) -> Path:
     for name in ("Makefile", "package.json"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "tools").mkdir()
-    for name in ("bash", "cat", "flock", "touch"):
+    for name in ("bash", "cat", "cmp", "cp", "flock"):
         if found := shutil.which(name):
             (tmp_path / "tools" / name).symlink_to(found)
     (tmp_path / "node_modules").mkdir()
@@ -77,8 +79,10 @@ def test_packages_are_installed_once_and_again_after_a_change(checkout: Path) ->
     assert (made(checkout), made(checkout)) == ("", "")
     (call,) = asked(checkout)
     assert call.startswith("install ") and "--ignore-scripts" in call
-    later = (checkout / "node_modules" / ".whole").stat().st_mtime + 1
-    os.utime(checkout / "package.json", (later, later))
+    (checkout / "package.json").touch()  # as checking out another commit and this one again does
+    made(checkout)
+    assert asked(checkout) == [call]
+    (checkout / "package.json").write_text('{"devDependencies": {"sharp": "0.35.6"}}')
     made(checkout)
     assert asked(checkout) == [call, call]
 
@@ -124,3 +128,18 @@ def test_a_server_that_never_answers_is_asked_once_for_a_package(checkout: Path)
         call.close()
     assert "timeout" in complaint and "tests that need them are skipped" in complaint
     assert len(calls) == 1
+
+
+def test_a_package_is_lacking_where_there_is_none_or_another_version(tmp_path: Path) -> None:
+    def lacks(version: str | None) -> list[str]:
+        found = tmp_path / "node_modules" / "sharp" / "package.json"
+        found.parent.mkdir(parents=True, exist_ok=True)
+        if version is not None:
+            found.write_text(version)
+        return lacking_packages(("sharp",), tmp_path)
+
+    (tmp_path / "package.json").write_text('{"devDependencies": {"sharp": "0.35.5"}}')
+    assert lacks(None) == ["sharp 0.35.5"]
+    assert lacks('{"version": "0.35.5"}') == []
+    assert lacks('{"version": "0.35.4"}') == ["sharp 0.35.5 (there is 0.35.4)"]
+    assert lacks('{"versi') == ["sharp 0.35.5"]  # it was cut off
