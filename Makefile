@@ -70,11 +70,16 @@ $(VENV)/.whole-dev: pyproject.toml constraints.txt
 # Tests of the page and of JavaScript are skipped, with the reason, where the packages cannot be had. None runs a script
 # of its own in being installed.
 npm-packages:
-	@exec 9> $(VENV).lock; if command -v flock > /dev/null; then flock 9; fi; \
-	if ! command -v npm > /dev/null || test node_modules/.whole -nt package.json; then exit 0; fi; \
+	@whole() { cmp -s package.json node_modules/.whole; }; \
+	if ! command -v npm > /dev/null || whole; then exit 0; fi; \
+	if ! { exec 9> $(VENV).lock; } 2> /dev/null; then \
+	    echo "The packages of package.json cannot be had, as this folder cannot be written to:" \
+	        "tests that need them are skipped." >&2; exit 0; fi; \
+	if command -v flock > /dev/null; then flock 9; fi; \
+	if whole; then exit 0; fi; \
 	echo "Setting up node_modules: takes seconds (half a GB)."; \
 	if npm install --no-package-lock --ignore-scripts --no-audit --no-fund --fetch-retries 0 --fetch-timeout 20000 --loglevel error; \
-	then touch node_modules/.whole; \
+	then cp package.json node_modules/.whole; \
 	else echo "The packages of package.json cannot be had: tests that need them are skipped." >&2; fi
 
 comma := ,

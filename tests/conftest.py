@@ -42,6 +42,7 @@ MARKED = {
     ),
     "slow": (
         "tests/clusters/",
+        "tests/test_npm_packages.py::test_a_server_that_never_answers",
         "tests/sweeps/demo/",
         "tests/sweeps/execution/test_gpu_memory.py",
         "tests/sweeps/execution/test_spreading.py",

@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 NODE = shutil.which("node")
-PACKAGES = Path(__file__).resolve().parents[1] / "node_modules"
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ROOT / "node_modules"
 
 needs_node = pytest.mark.skipif(NODE is None, reason="Node is not installed")
 
 
 def needs_packages(*names: str) -> pytest.MarkDecorator:
-    """Skip a test where one of the npm packages is not in node_modules of the checkout."""
-    lacks = [name for name in names if not (PACKAGES / name / "package.json").is_file()]
+    """Skip a test where node_modules of the checkout lacks one of the npm packages."""
+    lacking = lacking_packages(names, ROOT)
     return pytest.mark.skipif(
-        bool(lacks), reason=f"npm packages that are not in node_modules: {', '.join(lacks)}"
+        bool(lacking), reason=f"npm packages that are not in node_modules: {', '.join(lacking)}"
     )
+
+
+def lacking_packages(names: Sequence[str], checkout: Path) -> list[str]:
+    """The npm packages that a checkout lacks at the versions of its package.json, in words."""
+    wanted = json.loads((checkout / "package.json").read_text())["devDependencies"]
+    lacking = []
+    for name in names:
+        found = _version(checkout / "node_modules" / name / "package.json")
+        if found != wanted[name]:
+            other = f" (there is {found})" if found else ""
+            lacking.append(f"{name} {wanted[name]}{other}")
+    return lacking
+
+
+def _version(package: Path) -> str | None:
+    """The version that a package.json tells; None: it is not there, or was cut off."""
+    try:
+        return str(json.loads(package.read_text())["version"])
+    except (OSError, ValueError, KeyError):
+        return None

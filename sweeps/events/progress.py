@@ -87,10 +87,14 @@ class Progress:
         self.cells_running: set[str] = set()
         self.best_trunk: tuple[Score, TrunkSpec, int] | None = None  # the int: its test res, px
         self.best_row: Row | None = None
-        self._bound: Callable[[], float] = lambda: math.inf
+        self._bound: Callable[[float], float] = lambda _: math.inf
 
-    def is_bounded_by(self, left_s: Callable[[], float]) -> None:
-        """Let no estimate be above what is left by another account, s, as that of a budget."""
+    def is_bounded_by(self, left_s: Callable[[float], float]) -> None:
+        """Let no estimate be above what is left by another account, as that of a budget.
+
+        Args:
+            left_s: tells the seconds that are left at a pace: a share of the one until now.
+        """
         self._bound = left_s
 
     def on(self, event: Event) -> None:
@@ -200,10 +204,12 @@ class Progress:
         durations = self._durations
         if durations is None or self._work_began is None or not durations.timed_s:
             return None
-        at_a_time = durations.timed_s / max(1e-9, self._clock() - self._work_began)
+        at_a_time = pace = durations.timed_s / max(1e-9, self._clock() - self._work_began)
+        if self.are_all_planned:  # The last cells may be fewer than the trials that ran at a time.
+            at_a_time = min(pace, max(1, self._cells_left.total()))
         expected, most = (0.0, 0.0) if self.are_all_planned else self._trunk_seconds_left()
         cells = sum(n * durations.cell_s(*kind) for kind, n in self._cells_left.items())
-        bound = max(0.0, self._bound())
+        bound = max(0.0, self._bound(at_a_time / pace))
         return min(bound, (expected + cells) / at_a_time), min(bound, (most + cells) / at_a_time)
 
     def _trunk_seconds_left(self) -> tuple[float, float]:

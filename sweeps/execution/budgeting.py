@@ -103,9 +103,14 @@ class Spending:
         """What the sweep was predicted to take when it began."""
         return first_forecast(self.store, self.plan, self.durations)
 
-    def left_s(self) -> float:
-        """Tell in how many seconds the budget is spent, at this command's pace; else, infinite."""
-        left, devices = left_of(self.plan.spec.budget, self.account.spent), self.account.devices
+    def left_s(self, pace: float = 1.0) -> float:
+        """Tell in how many seconds the budget is spent; infinite where there is none.
+
+        Args:
+            pace: at which devices are taken from now on, as a share of this command's until now.
+        """
+        left = left_of(self.plan.spec.budget, self.account.spent)
+        devices = pace * self.account.devices
         return min(left.elapsed_s, left.device_s / devices if devices > 0 else math.inf)
 
     def time_device(

@@ -163,7 +163,8 @@ def _passed_again(plan: Plan, variant: str, test_res: int, arms: Sequence[str] |
 def probes(plan: Plan, point: Point) -> int:
     """Count the linear probes that trunks of a point start from: one for each way to weigh classes.
 
-    A trunk that starts from another has that one's classifier.
+    A trunk that starts from another has that one's classifier. On a cluster there may be more: each
+    node on which trunks begin before a probe is in the store fits its own.
     """
     starts, trunks = plan.possible("start"), plan.spec.trunks
     if not trunks.epochs or "probe" not in starts or plan.below(point) is not None:

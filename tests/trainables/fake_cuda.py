@@ -25,6 +25,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from trainables.data import loader
 from trainables.models.device import DEVICE_KINDS
+from trainables.models.transfer import copy_stream
 
 CUDA = torch.device("cuda", 0)
 PACKAGE = str(Path(__file__).parents[2] / "trainables")
@@ -265,7 +266,8 @@ def fake_cuda(*, has_float64: bool = True) -> Iterator[Traffic]:
         kind = replace(DEVICE_KINDS["cuda"], has_float64=has_float64)
         stack.enter_context(patch.dict(DEVICE_KINDS, {"cuda": kind}))
         stack.enter_context(_Gpu(fake, traffic, pinned))
-        # Tensors of another block's GPU are none of this one's.
-        loader._rows.cache_clear()
-        stack.callback(loader._rows.cache_clear)
+        # Tensors and streams of another block's GPU are none of this one's.
+        for kept in (loader._rows, copy_stream._stream_of):
+            kept.cache_clear()
+            stack.callback(kept.cache_clear)
         yield traffic

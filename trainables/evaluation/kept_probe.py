@@ -2,15 +2,18 @@
 
 probes/<key>.safetensors                    its weight and bias
 
-Trials that begin beside each other may each fit it, to the same: the one that ends last is kept.
+Of the processes of a node that want one at the same time, one fits it and the others wait. Those of
+several nodes may each fit it, to the same: the one that ends last is kept.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from filelock import FileLock
 
 from trainables.data.view_cache import ViewCache
 from trainables.evaluation.linear_probe import Probe, features_of, fit_probe
@@ -44,22 +47,53 @@ class ProbeSpec:
         return content_hash(STAGE, self)
 
 
-def fit_on_train(
+def fit_once(
     spec: ProbeSpec,
+    store: Store,
     model: Net,
     views: ViewCache,
     *,
     class_weights: np.ndarray | None,
     batch_size: int,
     device: torch.device,
-) -> Probe:
-    """Fit a linear probe of train images that are whole, at the train resolution.
+) -> tuple[Probe, float]:
+    """Read a probe, or fit it on train images that are whole, at the train resolution.
+
+    While a process of this node is fitting it, others wait; the system gives back what a process
+    that ends has locked, however it ends.
 
     Args:
-        model: with the weights as they come; put into evaluation mode.
+        model: with the weights as they come; put into evaluation mode where the probe is fitted.
         class_weights: (C,) float64, those that the spec names.
         batch_size: images at once, at first.
+
+    Returns:
+        The probe, and the seconds that fitting it took here; 0: it was there, or became so.
     """
+    kept = _read(spec, store, device)
+    if kept is not None:
+        return kept, 0.0
+    locks = views.cache / "probes"
+    locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(locks / f"{spec.key}.lock"):
+        kept = _read(spec, store, device)
+        if kept is not None:
+            return kept, 0.0
+        began = time.monotonic()
+        probe = _fit(spec, model, views, class_weights, batch_size, device)
+        seconds = time.monotonic() - began
+        _write(spec, store, probe)
+    return probe, seconds
+
+
+def _fit(
+    spec: ProbeSpec,
+    model: Net,
+    views: ViewCache,
+    class_weights: np.ndarray | None,
+    batch_size: int,
+    device: torch.device,
+) -> Probe:
     preprocessing = variants.preprocessing(variants.get(spec.weights.variant))
     whole = EvalTransform(
         test_res=spec.train_res,
@@ -77,13 +111,12 @@ def fit_on_train(
     )
 
 
-def read_probe(spec: ProbeSpec, store: Store, device: torch.device) -> Probe | None:
+def _read(spec: ProbeSpec, store: Store, device: torch.device) -> Probe | None:
     """Read a probe; None: it is not there, or damaged."""
     path = store.probe(spec.key)
     found = unless_damaged(lambda: read_tensors(path) if path.exists() else None)
     return None if found is None else Probe(**{name: t.to(device) for name, t in found.items()})
 
 
-def write_probe(spec: ProbeSpec, store: Store, probe: Probe) -> None:
-    """Keep a probe, of any device."""
+def _write(spec: ProbeSpec, store: Store, probe: Probe) -> None:
     write_tensors(store.probe(spec.key), probe._asdict())

@@ -21,11 +21,21 @@ class EpochProgress:
     Attributes:
         batches: optimiser steps done.
         images: trained on, by all workers.
+        probe_s: seconds of fitting, before the epoch, the probe that the trunk starts from.
+        probe_wait_s: seconds of waiting, before the epoch, while others fitted that probe.
     """
 
-    def __init__(self, device: torch.device, group: WorkerGroup):
+    def __init__(
+        self,
+        device: torch.device,
+        group: WorkerGroup,
+        *,
+        probe_s: float = 0.0,
+        probe_wait_s: float = 0.0,
+    ):
         """Begin an epoch."""
         self._device, self._group = device, group
+        self.probe_s, self.probe_wait_s = probe_s, probe_wait_s
         self.batches = 0
         self.images = 0
         self._loss = torch.zeros((), device=device, dtype=sums_dtype(device))
@@ -69,6 +79,8 @@ class EpochProgress:
             "loss": loss,
             "hits": hits,
             "seconds": self.seconds,
+            "probe_s": self.probe_s,
+            "probe_wait_s": self.probe_wait_s,
             "rng": rng_state(self._device)[None],
         }
 
@@ -79,4 +91,6 @@ class EpochProgress:
             self._loss += state["loss"]
             self._hits += state["hits"]
         self._earlier_s = state["seconds"]
+        self.probe_s = state.get("probe_s", 0.0)  # earlier versions have neither
+        self.probe_wait_s = state.get("probe_wait_s", 0.0)
         set_rng_state(state["rng"][0], self._device)

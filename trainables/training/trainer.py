@@ -19,7 +19,7 @@ from trainables.data.image_set import ImageSet
 from trainables.data.loader import TrainBatch, copied_batches, train_batches
 from trainables.data.view_cache import ViewCache
 from trainables.errors import UserError
-from trainables.evaluation.kept_probe import ProbeSpec, fit_on_train, read_probe, write_probe
+from trainables.evaluation.kept_probe import ProbeSpec, fit_once
 from trainables.evaluation.metrics import NotFiniteError, Score, predicted, score
 from trainables.models import backbone, variants
 from trainables.models.backbone import Net
@@ -55,7 +55,7 @@ class TrunkTraining:
     Several workers may train it together, each a process with a TrunkTraining of the same
     arguments. Every batch is shared among them and is one step of the optimiser; batch norm and
     dropout see it whole. So the result is that of one worker, up to rounding, as far as memory
-    holds the batch without splitting it. The first one alone writes to the store. All of them
+    holds the batch without splitting it. The first one alone writes the trunk to the store. All
     resume from there, not necessarily as many.
 
     Forward passes run under autocast, in the arithmetic of the device.
@@ -190,8 +190,8 @@ class TrunkTraining:
         # Dropout draws from this generator, in all workers the same.
         torch.manual_seed(self.spec.training_seed * 1_000_003 + number)
         starts_from_probe = number == 1 and self.spec.is_probed and self._epoch_progress is None
-        probe_s = self._start_from_probe() if starts_from_probe else 0.0
-        progress = EpochProgress(self.device, self.group)
+        fit_s, wait_s = self._start_from_probe() if starts_from_probe else (0.0, 0.0)
+        progress = EpochProgress(self.device, self.group, probe_s=fit_s, probe_wait_s=wait_s)
         if self._epoch_progress is not None:
             progress.restore(self._epoch_progress)
         self._train(number, progress)
@@ -223,7 +223,8 @@ class TrunkTraining:
             frozen_norms=not self.spec.recipe.freeze_batch_norm
             and self._train_step.freezes_norms(self._images_per_batch),
             device=self._device_name,
-            probe_s=round(probe_s, 3),
+            probe_s=round(progress.probe_s, 3),
+            probe_wait_s=round(progress.probe_wait_s, 3),
             speed_ups=self._train_step.speed_ups,
             resize=kernel_here(),
         )
@@ -254,14 +255,14 @@ class TrunkTraining:
         self._end_epoch(report)
         return report
 
-    def _start_from_probe(self) -> float:
+    def _start_from_probe(self) -> tuple[float, float]:
         """Make the classifier a linear probe of the net as it is, in the moving average too.
 
-        It is taken from the store where it is there. Else each worker fits it, and all take the
-        first one's, which is kept.
+        All workers take the first one's.
 
         Returns:
-            The seconds that fitting it took; 0: it was there.
+            The seconds that the workers took to fit it, 0 where it was fitted elsewhere, and those
+            that this one waited for it.
         """
         recipe, images = self.spec.recipe, self.images
         kind = fitted_class_weights(recipe.sampling, recipe.class_weights)
@@ -271,22 +272,22 @@ class TrunkTraining:
             images=images.digest,
             class_weights=kind,
         )
-        kept, began = read_probe(spec, self.store, self.device), time.monotonic()
-        probe = kept or fit_on_train(
+        began = time.monotonic()
+        probe, own_s = fit_once(
             spec,
+            self.store,
             self.model,
             self.views,
             class_weights=class_weights(self._train_images.labels, len(images.classes), kind),
             batch_size=self._images_per_batch,
             device=self.device,
         )
-        seconds = 0.0 if kept else time.monotonic() - began
+        took_s = time.monotonic() - began
+        fit_s = float(self.group.all_gather(torch.tensor(own_s, dtype=torch.float64)).max())
         self.group.broadcast(probe)
-        if not kept and self.group.rank == 0:
-            write_probe(spec, self.store, probe)
         for model in {self.model, self.evaluated_model}:
             backbone.classifier_of(model).load_state_dict(probe._asdict())
-        return seconds
+        return fit_s, max(0.0, took_s - fit_s)
 
     def _train(self, number: int, progress: EpochProgress) -> None:
         """Train what is left of epoch ``number``."""

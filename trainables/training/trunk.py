@@ -121,13 +121,14 @@ class EpochReport:
     device: str = ""  # that it was trained on; empty: an earlier version did not say
     frozen_norms: bool = False  # batch norms stood still in some steps: memory held too few images
     probe_s: float = 0.0  # of fitting, before the epoch, the probe that the trunk starts from
+    probe_wait_s: float = 0.0  # of waiting, before the epoch, while others fitted that probe
     speed_ups: str = ""  # of its steps, or why not, as TrainStep.speed_ups; empty: none was asked
     resize: str = ""  # what resized its images, as fast_resize.Kernel; empty: Pillow, or nothing
 
     @property
     def took_s(self) -> float:
-        """Seconds of the epoch, and of what was fitted before it."""
-        return self.seconds + self.probe_s
+        """Seconds of the epoch, and of what was fitted or waited for before it."""
+        return self.seconds + self.probe_s + self.probe_wait_s
 
     @property
     def best_val(self) -> Score | None:

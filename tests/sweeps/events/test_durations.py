@@ -21,9 +21,9 @@ PLAN = plan_of(spec_with(variants=("b0",), train_res=(64,), epochs=3, grace_epoc
 EVENTS = 2_000
 
 
-def tell(durations: Durations, trunk: TrunkSpec, seconds: float, probe_s: float = 0.0) -> None:
+def tell(durations: Durations, trunk: TrunkSpec, seconds: float, **before_s: float) -> None:
     report = report_of(PLAN, trunk, 1, at=int(1000 * (BEGAN + 1)))
-    timed: dict[str, Any] = {**vars(report), "seconds": seconds, "probe_s": probe_s}
+    timed: dict[str, Any] = {**vars(report), "seconds": seconds, **before_s}
     durations.on(EpochEnded(trunk=trunk, report=type(report)(**timed), should_continue=True))
 
 
@@ -105,6 +105,16 @@ def test_a_probe_is_timed_apart_from_the_epoch_and_from_the_start_of_the_trial()
     assert durations.probe_s(point) == pytest.approx(30.0, rel=0.02)
     assert durations.start_s == pytest.approx(2.0)
     assert durations.timed_s == pytest.approx(34.0)
+
+
+def test_waiting_for_a_probe_that_another_trial_fits_is_none_of_what_is_timed() -> None:
+    clock = Clock()
+    durations, trunk = Durations(PROBED_PLAN, clock=clock), trunk_of(PROBED_PLAN)
+    durations.on(TrunkBegan(trunk=trunk))
+    clock.now += 2.0 + 30.0 + 4.0
+    tell(durations, trunk, 4.0, probe_wait_s=30.0)
+    assert durations.start_s == pytest.approx(2.0)
+    assert durations.timed_s == pytest.approx(4.0)
 
 
 @pytest.mark.parametrize("how", ["epoch", "paused", "ended"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import replace
 from typing import Any
@@ -187,12 +188,31 @@ def test_nothing_is_left_at_the_end(machines: int) -> None:
 
 def test_no_more_is_left_than_of_the_budget() -> None:
     sweep = Sweep(PLAN)
-    sweep.progress.is_bounded_by(lambda: 100.0 - (sweep.clock() - BEGAN))
+    sweep.progress.is_bounded_by(lambda _: 100.0 - (sweep.clock() - BEGAN))
     sweep.run()
     bounds = [max(0.0, 100.0 - (at - BEGAN)) for at, _, _ in sweep.estimates]
     pairs = list(zip(bounds, sweep.estimates, strict=True))
     assert all(expected <= most <= bound for bound, (_, expected, most) in pairs)
     assert any(most == bound > 0 for bound, (_, _, most) in pairs)
+
+
+def test_the_last_cell_takes_the_time_of_one_however_many_trials_ran_at_a_time() -> None:
+    sweep, paces = Sweep(PLAN, machines=3), list[float]()
+
+    def bound(pace: float) -> float:
+        paces.append(pace)
+        return math.inf
+
+    sweep.progress.is_bounded_by(bound)
+    sweep.run()
+    (at, expected, most), (*cells, last) = sweep.estimates[-2], cells_of(PLAN)
+    assert expected == most == pytest.approx(cell_s(last), rel=CLOSE)
+    assert sweep.clock() - at <= expected
+    done_s = sum(map(cell_s, cells)) + 2 * sum(map(trunk_s, PLAN.points))
+    at_a_time = done_s / (at - BEGAN)
+    of_trunks = PLAN.trunks * PLAN.spec.trunks.epochs
+    assert set(paces[:of_trunks]) == {1.0}
+    assert 2 < at_a_time < 3 and paces[-2] == pytest.approx(1 / at_a_time)
 
 
 def test_probes_that_are_yet_to_be_fitted_are_of_the_time_left() -> None:

@@ -101,8 +101,9 @@ def test_a_probe_counts_where_it_was_fitted() -> None:
     plan = a_ledger_plan(start="probe")
     first, second = (an_ended_trunk(a_ledger_trunk(plan, 0, lr), [2.0]) for lr in (1e-3, 2e-3))
     fitting = replace(first, reports=(replace(first.reports[0], probe_s=5.0),))
-    found = of(plan, fitting, second)
-    assert found.trained_s == 2.0 + 5.0 + 2.0
+    waiting = replace(second, reports=(replace(second.reports[0], probe_wait_s=3.0),))
+    found = of(plan, fitting, waiting)
+    assert found.trained_s == 2.0 + 5.0 + 2.0 + 3.0
     planned = LEDGER_TRAIN * len(plan.points)
     assert found.images[PROBED] == ImagePasses(planned=planned, done=LEDGER_TRAIN)
 

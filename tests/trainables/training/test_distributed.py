@@ -368,14 +368,21 @@ def test_a_flag_of_one_worker_is_known_to_all(workers):
         assert found["cramped"]["flags"] == [(True, False)] * 2
 
 
+def undated(reports):
+    """The reports without what depends on the clock."""
+    return [replace(r, seconds=0.0, probe_s=0.0, probe_wait_s=0.0, at=0) for r in reports]
+
+
 def test_workers_agree_on_every_report_and_on_the_statistics(workers):
     one, other = (found["whole"] for found in workers)
-    plain = [
-        [replace(r, seconds=0.0, probe_s=0.0, at=0) for r in found["reports"]]
-        for found in (one, other)
-    ]
+    plain = [undated(found["reports"]) for found in (one, other)]
     assert plain[0] == plain[1]
     assert equal(one["buffers"], other["buffers"])
+
+
+def test_the_probe_that_one_of_the_workers_fits_counts_for_all(workers):
+    fitted_s = {found["probed"]["reports"][0].probe_s for found in workers}
+    assert len(fitted_s) == 1 and fitted_s.pop() > 0
 
 
 @pytest.mark.parametrize("name", ["whole", "probed"])
@@ -385,7 +392,8 @@ def test_a_trunk_of_two_workers_is_that_of_one_up_to_rounding(workers, work, nam
     for one, other in zip(together["reports"], alone["reports"], strict=True):
         assert one.device == f"2 x {other.device}"
         assert one.loss == pytest.approx(other.loss, rel=1e-4)
-        measured = {"loss": 0.0, "seconds": 0.0, "probe_s": 0.0, "at": 0, "device": ""}
+        measured = {"loss": 0.0, "seconds": 0.0, "at": 0, "device": ""}
+        measured |= {"probe_s": 0.0, "probe_wait_s": 0.0}
         assert replace(one, **measured) == replace(other, **measured)
 
 
@@ -401,10 +409,7 @@ def test_interrupted_workers_go_on_to_the_same_trunk_bit_for_bit(workers, work):
     states = [read_state(store.trunk(work.spec.key) / "state.pt") for store in (whole, parts)]
     one, other = (state for state in states if state)
     assert equal(one["model"], other["model"]) and equal(one["ema"], other["ema"])
-    plain = [
-        [replace(r, seconds=0.0, probe_s=0.0, at=0) for r in recorded_reports(store, work.spec.key)]
-        for store in (whole, parts)
-    ]
+    plain = [undated(recorded_reports(store, work.spec.key)) for store in (whole, parts)]
     assert plain[0] == plain[1]
     lines = read_lines(parts.trunk(work.spec.key) / "work.jsonl")
     assert [(line["epoch"], line["steps"]) for line in lines] == [(1, STEPS), (2, STEPS)]

@@ -50,9 +50,20 @@ def test_a_resumed_epoch_has_the_sums_the_seconds_and_the_draws(monkeypatch):
 
 def test_a_state_is_plain_values_under_stored_names():
     state = begun().state()
-    assert set(state) == {"batches", "seen", "loss", "hits", "seconds", "rng"}
+    seconds = {"seconds", "probe_s", "probe_wait_s"}
+    assert set(state) == {"batches", "seen", "loss", "hits", "rng", *seconds}
     assert (state["batches"], state["seen"], state["loss"], state["hits"]) == (2, 16, 3.75, 7)
     assert torch.equal(state["rng"], rng_state(CPU)[None])
+
+
+def test_the_seconds_of_the_probe_are_kept_and_none_in_states_of_earlier_versions():
+    state = EpochProgress(CPU, WorkerGroup(), probe_s=5.0, probe_wait_s=2.0).state()
+    resumed = EpochProgress(CPU, WorkerGroup())
+    resumed.restore(state)
+    assert (resumed.probe_s, resumed.probe_wait_s) == (5.0, 2.0)
+    del state["probe_s"], state["probe_wait_s"]
+    resumed.restore(state)
+    assert (resumed.probe_s, resumed.probe_wait_s) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize(("rank", "totals"), [(0, (3.75, 7)), (1, (0.0, 0)), (2, (0.0, 0))])

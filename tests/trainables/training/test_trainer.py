@@ -116,7 +116,7 @@ def same(one, other):
 
 def undated(reports):
     """The reports without what depends on the clock."""
-    return [replace(r, seconds=0.0, probe_s=0.0, at=0) for r in reports]
+    return [replace(r, seconds=0.0, probe_s=0.0, probe_wait_s=0.0, at=0) for r in reports]
 
 
 @pytest.mark.parametrize(
@@ -192,6 +192,17 @@ def test_the_seconds_of_an_epoch_are_those_of_all_its_parts(make, monkeypatch):
     first = state_of(training)["progress"]["seconds"]
     assert 0 < first < whole
     assert make("parts").epoch().seconds > first
+
+
+def test_the_seconds_of_a_probe_are_reported_by_the_epoch_that_was_interrupted(make):
+    with pytest.raises(PreemptedError):
+        make(start="probe", should_stop=lambda: True).epoch()
+    training = make(start="probe")
+    saved = state_of(training)["progress"]
+    first, second = training.epoch(), training.epoch()
+    assert first.probe_s == round(saved["probe_s"], 3) > 0
+    assert first.probe_wait_s == round(saved["probe_wait_s"], 3)
+    assert second.probe_s == second.probe_wait_s == 0.0
 
 
 def test_a_long_epoch_is_saved_within_and_a_kill_costs_what_came_after(make, monkeypatch):
@@ -549,7 +560,7 @@ def test_trunks_that_start_from_the_same_probe_have_it_fitted_once(make, monkeyp
         """The trunk's classifier, in training and averaged, and the seconds of the fit."""
         training = make(name, **{**asked, **other})
         report = training.epoch()
-        assert report.took_s == report.seconds + report.probe_s
+        assert report.took_s == report.seconds + report.probe_s + report.probe_wait_s
         nets = (training.model, training.evaluated_model)
         return [backbone.classifier_of(net).state_dict() for net in nets], report.probe_s
 

@@ -11,6 +11,7 @@ and off.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -37,7 +38,7 @@ def copied_ahead(
     if not copies_ahead(device):
         yield from ((batch, tensors_of(batch)) for batch in batches)
         return
-    stream, waiting = torch.cuda.Stream(device), None
+    stream, waiting = _stream_of(device), None
     for batch in batches:
         made = _copied(tensors_of(batch), stream, device)
         if waiting is not None:
@@ -45,6 +46,15 @@ def copied_ahead(
         waiting = batch, *made
     if waiting is not None:
         yield waiting[0], _handed_over(*waiting[1:], device)
+
+
+@cache
+def _stream_of(device: torch.device) -> torch.cuda.Stream:
+    """Give the stream that batches are copied on, in all passes of this process the same.
+
+    PyTorch keeps memory that is free again for the stream that it was made on.
+    """
+    return torch.cuda.Stream(device)
 
 
 def _copied(

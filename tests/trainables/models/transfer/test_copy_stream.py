@@ -35,8 +35,13 @@ class LateGpu:
         self.free: list[torch.Tensor] = []
         self.noted: set[int] = set()
         self.found: list[list[int]] = []
+        self.streams: list[torch.device] = []
 
     # What PyTorch has of streams and events.
+
+    def stream(self, target: torch.device) -> LateGpu:
+        self.streams.append(target)
+        return self
 
     def record_event(self) -> int:
         return len(self.copying)
@@ -91,15 +96,17 @@ class LateGpu:
 
 
 @pytest.fixture(params=[False, True], ids=["late", "early"])
-def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> LateGpu:
+def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[LateGpu]:
     late = LateGpu(request.param)
     monkeypatch.setattr(device, "_copies_ahead", True)
-    monkeypatch.setattr(torch.cuda, "Stream", lambda _: late)
+    monkeypatch.setattr(torch.cuda, "Stream", late.stream)
     monkeypatch.setattr(torch.cuda, "stream", late.chosen)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _: late)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda t, stream: late.note(t, stream))
     monkeypatch.setattr(host_memory, "copied", late.copied)
-    return late
+    copy_stream._stream_of.cache_clear()
+    yield late
+    copy_stream._stream_of.cache_clear()
 
 
 def batches() -> Iterator[torch.Tensor]:
@@ -118,6 +125,17 @@ WANTED = [[k] * SIZE for k in range(COUNT)]
 
 def test_batches_are_read_as_they_were_made(gpu):
     assert read_all(gpu, batches()) == WANTED
+
+
+def test_all_passes_over_a_device_copy_on_one_stream_also_beside_each_other(gpu):
+    one, other = (copied_ahead(batches(), lambda b: [b], CUDA) for _ in range(2))
+    for (_, (first,)), (_, (second,)) in zip(one, other, strict=True):
+        gpu.read(first)
+        gpu.read(second)
+    assert gpu.finish() == [values for values in WANTED for _ in range(2)]
+    assert gpu.streams == [CUDA]
+    next(copied_ahead(batches(), lambda b: [b], torch.device("cuda", 1)))
+    assert gpu.streams == [CUDA, torch.device("cuda", 1)]
 
 
 def in_one_memory(_: pytest.MonkeyPatch) -> Iterator[torch.Tensor]:
