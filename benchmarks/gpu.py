@@ -34,6 +34,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import repeat
 from pathlib import Path
 from typing import Any, get_args
@@ -127,21 +128,26 @@ class Case:
             if ":" in step.speed_ups:
                 raise RuntimeError(step.speed_ups)
 
-        view = pixels if self.device.type == "cpu" else np.concatenate([pixels] * VIEW)
+        @cache  # for those who pass: else it would be in what a step takes of memory
+        def frozen() -> backbone.Net:
+            return backbone.frozen_body(model.eval())
+
+        @cache
+        def view() -> np.ndarray:
+            return pixels if self.device.type == "cpu" else np.concatenate([pixels] * VIEW)
+
         how: Any = {"batch_size": self.batch, "device": self.device}
 
         def score() -> None:
-            logits_of(model, view, preprocessing, **how)
-
-        frozen = backbone.frozen_body(backbone.to_device(model, self.device).eval())
+            logits_of(model, view(), preprocessing, **how)
 
         def forward(x: torch.Tensor) -> torch.Tensor:
-            maps = backbone.body(frozen, x)
+            maps = backbone.body(frozen(), x)
             features = backbone.head_input(model, backbone.pre_norm(model, maps))
             return backbone.classify(model, features)
 
         def pass_frozen() -> None:
-            outputs_of(forward, view, preprocessing, **how)
+            outputs_of(forward, view(), preprocessing, **how)
 
         return train, score, pass_frozen
 
