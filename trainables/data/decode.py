@@ -236,16 +236,17 @@ def _look_up(
         record = json.loads((cache / "listings" / f"{key}.json").read_text())
         root = cache / record["digest"]
         description = _sound_description(root) if hold(root) else None
-    except (OSError, ValueError, KeyError):
+        rejected = tuple(Rejected(**one) for one in record["rejected"])
+        total, notes, layout = record["total"], tuple(record["notes"]), record["layout"]
+    except (OSError, ValueError, KeyError, TypeError):  # missing, or damaged
         return None
     if description is None:
         return None
     groups_path = None if options.group_by is None else _groups_path(cache, key)
     if groups_path is not None and not _holds_groups(groups_path):
         return None
-    rejected = tuple(Rejected(**one) for one in record["rejected"])
-    check_rejected(rejected, record["total"], data, options)
-    image_set = _opened(root, description, rejected, tuple(record["notes"]), record["layout"])
+    check_rejected(rejected, total, data, options)
+    image_set = _opened(root, description, rejected, notes, layout)
     return replace(image_set, splits_in_words=record.get("splits", ""), groups_path=groups_path)
 
 
@@ -275,7 +276,7 @@ def _sound_description(root: Path) -> dict[str, Any] | None:
         is_whole = file.stat().st_size == description["bytes"]
         is_sound = is_whole and "classes" in description and (root / "index.arrow").exists()
         return description if is_sound else None
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

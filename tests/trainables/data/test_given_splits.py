@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,21 @@ def test_groups_are_counted_also_where_the_cache_has_the_images(
         path.unlink() if damage is None else path.write_bytes(damage)
         assert prepare(data, cache, grouped).groups("val") == expected["val"], damage
     assert not prepare(data, cache, ReadOptions()).groups("train")
+
+
+@pytest.mark.parametrize("damage", ["[]", "null", '{"digest": 1}', '{"digest": []}', "{", '"x"'])
+@pytest.mark.parametrize("kept", ["images.json", "listing"])
+def test_what_the_cache_keeps_of_a_listing_is_made_anew_where_it_is_damaged(
+    tmp_path: Path, cache: Path, damage: str, kept: str
+) -> None:
+    data = persons(tmp_path / "data")
+    first = prepare(data, cache, ReadOptions())
+    [listing] = (cache / "listings").glob("*.json")
+    path = listing if kept == "listing" else first.root / kept
+    sound = path.read_text()
+    path.write_text(damage)
+    assert prepare(data, cache, ReadOptions()) == first
+    assert json.loads(path.read_text()) == json.loads(sound)
 
 
 def test_given_splits_that_share_groups_are_told(tmp_path: Path, cache: Path) -> None:
