@@ -144,11 +144,11 @@ def extra_table_source(
     parts = [_part(table, path, "test", read[path]) for path, table in tables.items()]
     without = [part.display_name for part in parts if part.columns.group is None]
     notes = []
-    if group_by is not None and len(without) < len(parts):
-        notes += [
-            f"{name} has no column {group_by} of integers or text: its images are in no group."
-            for name in without
-        ]
+    if group_by is not None and 0 < len(without) < len(parts):
+        notes.append(
+            f"{len(without)} table(s), as {without[0]}, have no column {group_by} of integers or"
+            " text, or several: their images are in no group."
+        )
     source = _source(listing, parts, tuple(trained), notes, scratch)
     return replace(source, required_splits=("test",))
 
