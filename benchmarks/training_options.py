@@ -7,7 +7,7 @@ Sets are the built-in digits on photographs, scikit-learn's scans of digits as t
 folder of class folders, if one is given. Of each, some images that are the same for all seeds are
 held out, and a few of the others, drawn anew for each seed, are trained on: Lite0 with ImageNet's
 weights, at one resolution, with the smoothing in the middle of what a sweep searches by default,
-and at each of the learning rates of --lr, which is that middle too unless it is given.
+and at each of the learning rates of --lr; unless it is given, at the middle of those of few steps.
 
 A line is an option, or several. Top-1 is that of the net as trained, and of its body with a
 classifier fitted anew on the train images in the test transform, as the fix fits one (here by a
@@ -60,7 +60,7 @@ from trainables.transforms.resolution import TEST_CROP_PCT
 VARIANT = variants.get("lite0")
 BATCH, THREADS = 32, 1
 CPU = torch.device("cpu")
-MIDDLE = Hyper(lr=1e-3, weight_decay=1e-2, label_smoothing=0.1)
+MIDDLE = Hyper(lr=2e-3, weight_decay=1e-2, label_smoothing=0.1)
 SMALL, LARGER = 32, 64  # px, unless --res is given: the scans have 8, the digits are small
 SETS = ("photographs", "scans", "digits")
 RESAMPLINGS = 2000

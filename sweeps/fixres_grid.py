@@ -52,7 +52,7 @@ from trainables.errors import UserError, exit_code  # noqa: E402
 DESCRIPTION = """Find the EfficientNet variant, train resolution and test resolution that serve best
 on labelled images, and write the finished FixEfficientNet with the evidence. The same command
 again continues. Without --data it runs on a small built-in set of digits, with smaller defaults
-than those shown here (lite0, 48 to 128 px, a few minutes on two CPU cores)."""
+than those shown here (lite0, 48 to 96 px, about two minutes on two CPU cores)."""
 
 
 def parse(argv: list[str], prog: str = "fixres_grid.py") -> SweepSpec:

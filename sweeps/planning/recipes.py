@@ -17,7 +17,7 @@ from sweeps.planning.spec import SweepSpec
 
 
 def builtin_digits() -> SweepSpec:
-    """Make the spec for the built-in digits: minutes on two CPU cores, no network.
+    """Make the spec for the built-in digits: two minutes on two CPU cores, no network.
 
     There are no flips, as a mirrored digit is none, and crops keep at least 35 % of the area: the
     digits are small, and a crop of a quarter would miss them. Such crops show objects 1.26 times as
