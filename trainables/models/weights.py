@@ -228,7 +228,8 @@ def _with_timm_names(variant: Variant, state: State, origin: str) -> State:
     if named is None:
         raise UserError(
             f"{what} hold {len(state)} tensors where {variant.timm_name} has {len(expected)} with "
-            f"its classifier and {len(rest)} without: they are of another net."
+            f"its classifier and {len(rest)} without: they are of another net, or not whole; give "
+            f"all of {variant.timm_name}, or all but its classifier."
         )
     if set(state) != set(named):
         state = dict(zip(named, state.values(), strict=True))
@@ -236,7 +237,8 @@ def _with_timm_names(variant: Variant, state: State, origin: str) -> State:
         if tuple(state[name].shape) != tuple(tensor.shape):
             raise UserError(
                 f"{what} have {tuple(state[name].shape)} where {variant.timm_name} has "
-                f"{tuple(tensor.shape)} ({name}): they are of another net."
+                f"{tuple(tensor.shape)} ({name}): they are of another net; give weights of "
+                f"{variant.timm_name}."
             )
     for name in [name for name in named if name not in rest]:
         _check_classifier(what, name, state, expected)
@@ -255,7 +257,7 @@ def _check_classifier(what: str, name: str, state: State, expected: State) -> No
         wanted = ", ".join(["classes", *map(str, like)])
         raise UserError(
             f"{what} have {shape} where {name} is ({wanted}): give a classifier of this net, with "
-            "a bias for each class, or weights without one."
+            "a bias for each class, or weights without a classifier."
         )
 
 

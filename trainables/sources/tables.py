@@ -333,6 +333,19 @@ def _read_ipc_batches(file: pa.NativeFile, names: list[str]) -> Iterator[pa.Reco
                 yield chosen.slice(start, MAX_BATCH_ROWS)
 
 
+def _values(batch: pa.RecordBatch, column: str, display_name: str) -> list[Any]:
+    """Give a column's values.
+
+    Raises:
+        UserError: its text is not the UTF-8 that its type says.
+    """
+    try:
+        values: list[Any] = batch.column(column).to_pylist()
+    except UnicodeDecodeError as error:
+        raise _damaged(display_name, error) from error
+    return values
+
+
 def _damaged(display_name: str, error: Exception) -> UserError:
     return UserError(f"{display_name} cannot be read ({error}): check it, or download it again.")
 
@@ -384,11 +397,9 @@ def _read_labels(
         own_columns = replace(own_columns, group=wanted_group)
     column = columns.label if has_labels else columns.image
     labels: list[Label] = []
-    try:
-        for batch in _read_batches(table, [column], _display_name(table)):
-            labels.extend(batch.column(0).to_pylist() if has_labels else [None] * batch.num_rows)
-    except UnicodeDecodeError as error:  # text need not be the UTF-8 that its type says
-        raise _damaged(_display_name(table), error) from error
+    for batch in _read_batches(table, [column], _display_name(table)):
+        none = [None] * batch.num_rows
+        labels.extend(_values(batch, column, _display_name(table)) if has_labels else none)
     if has_labels:
         labels = without_odd_types(labels, schema, columns.label, _display_name(table))
     return Labelled(own_columns, labels)
@@ -402,8 +413,8 @@ def _items(part: _Part, spelling: Spelling) -> Iterator[Item]:
         images = batch.column(columns.image)
         if pa.types.is_struct(images.type):
             images = pc.struct_field(images, "bytes")
-        labels = batch.column(columns.label).to_pylist()
-        groups = batch.column(columns.group or columns.label).to_pylist()
+        labels = _values(batch, columns.label, part.display_name)
+        groups = _values(batch, columns.group or columns.label, part.display_name)
         for content, given, group in zip(images.to_pylist(), labels, groups, strict=True):
             name = class_name(given, columns)
             label = None if name is None else spelling.label(name)

@@ -175,6 +175,27 @@ def test_tables_without_a_column_of_groups_stand_beside_others(tmp_path, cache, 
     assert "have no column person of integers or text" in note
 
 
+def test_many_tables_without_groups_are_told_in_one_note(tmp_path, cache):
+    files = sorted(folder(tmp_path / "data").rglob("*.png"))
+    (tmp_path / "tables").mkdir()
+    for number, file in enumerate(files):
+        table = {"image": [file.read_bytes()], "label": [file.parent.name]}
+        if number in (2, 5):
+            table["person"] = ["x"]
+        pq.write_table(pa.table(table), tmp_path / "tables" / f"{number}.parquet")
+
+    def open_with(group_by):
+        options = ReadOptions(group_by=group_by)
+        return open_extra_test_set("v2", tmp_path / "tables", cache, TRAINED, options)
+
+    found, told = open_with("person"), "6 table(s), as "
+    assert found.groups == {"x": 2}
+    assert sum(note.startswith(told) for note in found.notes) == 1
+    # Where no table has it, and where nothing is grouped, nothing is left out.
+    for group_by in ("patient", None):
+        assert not any("column" in note for note in open_with(group_by).notes)
+
+
 def test_second_time_reads_no_image(tmp_path, cache, monkeypatch):
     data = folder(tmp_path / "data")
     first = open_extra_test_set("v2", data, cache, TRAINED, ReadOptions())

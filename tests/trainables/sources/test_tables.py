@@ -14,7 +14,7 @@ from trainables.data.decode import prepare
 from trainables.data.options import ReadOptions
 from trainables.errors import UserError
 from trainables.sources.folders import scan
-from trainables.sources.tables import table_source
+from trainables.sources.tables import extra_table_source, table_source
 
 SPLITS = ("train", "val", "test")
 IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
@@ -335,3 +335,18 @@ def test_text_and_names_of_tables_that_are_no_utf8_are_refused(tmp_path):
     os.rename(tmp_path / "train.parquet", name)
     with pytest.raises(UserError, match=r"caf\\xe9\.parquet has a name that is not UTF-8: rename"):
         table_source(scan(tmp_path))
+
+
+def test_groups_that_are_no_utf8_are_refused(tmp_path):
+    latin = pa.array([b"bee", b"caf\xe9"]).view(pa.string())
+    images = pa.array([png(1), png(2)])
+    table = pa.table({"image": images, "label": ["cat", "dog"], "person": latin})
+    pq.write_table(table, tmp_path / "train.parquet")
+    listing, message = scan(tmp_path), r"train\.parquet cannot be read \(.*utf-8.*\): check it"
+    for source in (
+        table_source(listing, group_by="person"),
+        extra_table_source(listing, ["cat", "dog"], group_by="person"),
+    ):
+        with pytest.raises(UserError, match=message):
+            list(source.items())
+    assert len(list(table_source(listing).items())) == 2  # where nothing asks for them
