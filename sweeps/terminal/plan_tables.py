@@ -153,7 +153,7 @@ def _few_steps(plan: Plan) -> list[str]:
             f"{said}at learning rates up to {low:g} trunks can be worse than untouched nets; try "
             f"--lr {low:g} {high:g} (docs/training.md)"
         ]
-    return [f"{said}high learning rates are searched (docs/training.md)"]
+    return [f"{said}high learning rates suit them (docs/training.md)"]
 
 
 def _repeats(plan: Plan) -> list[str]:

@@ -139,7 +139,7 @@ def test_the_plan_says_where_steps_are_few_for_the_learning_rates() -> None:
     ):
         assert "\nsteps " not in shown(**few | otherwise), otherwise
     high = one_line(shown(**few | {"lr": (1e-3, 4e-3)}))
-    assert "few: high learning rates are searched (docs/training.md)" in high
+    assert "few: high learning rates suit them (docs/training.md)" in high
     assert "15 of a trunk" in shown(
         **few | {"optimizer": "sgd", "space": {"optimizer": {"choices": ["sgd", "adamw"]}}}
     )
