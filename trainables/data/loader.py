@@ -6,18 +6,17 @@ its crop, and none of the device's.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import islice
 
 import numpy as np
 import torch
 
 from trainables.data.image_set import SplitImages
 from trainables.models.transfer import host_memory
+from trainables.models.transfer.ahead import made_ahead
 from trainables.models.transfer.copy_stream import copied_ahead
 from trainables.models.variants import Preprocessing
 from trainables.transforms.augmentation import Augmentation, Distortions, random_resized_crops
@@ -139,14 +138,10 @@ def train_batches(
         crops.erase(pixels.numpy(), own)
         return TrainBatch(pixels, labels[0], mixed_in)
 
-    pool, numbers = ThreadPoolExecutor(threads), iter(range(start, batches))
+    pool = ThreadPoolExecutor(threads)
+    begun = (pool.submit(make_batch, b).result for b in range(start, batches))
     try:
-        first = islice(numbers, BATCHES_AHEAD_PER_THREAD * threads)
-        pending = deque(pool.submit(make_batch, b) for b in first)
-        while pending:
-            batch = pending.popleft().result()
-            pending.extend(pool.submit(make_batch, b) for b in islice(numbers, 1))
-            yield batch
+        yield from made_ahead(begun, ahead=BATCHES_AHEAD_PER_THREAD * threads - 1)
     finally:
         pool.shutdown(cancel_futures=True)
 

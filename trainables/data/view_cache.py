@@ -8,11 +8,9 @@ have the same pixels, made here in one place.
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from trainables.data.cache import (
 from trainables.data.image_set import ImageSet, SplitImages
 from trainables.data.locks import held_file, reserved
 from trainables.models.transfer import host_memory
+from trainables.models.transfer.ahead import made_ahead
 from trainables.storage.hashing import content_hash
 from trainables.storage.replacing import replacing
 from trainables.transforms.eval_transform import EvalTransform
@@ -82,23 +81,18 @@ class StreamedView:
             (B, R, R, 3) uint8 on the CPU; the last may be smaller.
         """
         pool = ThreadPoolExecutor(self.threads)
-        starts = iter(range(0, self.count, batch_size))
+        starts = range(0, self.count, batch_size)
 
-        def begun(start: int) -> tuple[torch.Tensor, list[Future[None]]]:
+        def begun(start: int) -> Callable[[], torch.Tensor]:
             count = min(batch_size, self.count - start)
             pixels = host_memory.empty((count, *self.shape[1:]), torch.uint8, device)
             first, rows = self.first + start, pixels.numpy()
             shares = (range(k, count, self.threads) for k in range(self.threads))
-            return pixels, [pool.submit(self._render_into, rows, first, s) for s in shares]
+            work = [pool.submit(self._render_into, rows, first, s) for s in shares]
+            return host_memory.filled_by(pixels, work)
 
         try:
-            pending = deque(begun(start) for start in islice(starts, 1 + BATCHES_AHEAD))
-            while pending:
-                pixels, futures = pending.popleft()
-                for future in futures:
-                    future.result()
-                pending.extend(begun(start) for start in islice(starts, 1))
-                yield pixels
+            yield from made_ahead(map(begun, starts), ahead=BATCHES_AHEAD)
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -9,15 +9,14 @@ memory.
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 
 import numpy as np
 import torch
 
 from trainables.models.device import kind_of
+from trainables.models.transfer.ahead import made_ahead
 
 _ALIGNMENT = 64  # bytes, at a multiple of which each tensor of a piece begins
 _FILLED_AHEAD = 2  # batches, by as many threads
@@ -65,21 +64,26 @@ def filled_ahead(arrays: Iterable[np.ndarray], device: torch.device) -> Iterator
     A file that is mapped into memory is read from its disk in that time too.
     """
     pool = ThreadPoolExecutor(_FILLED_AHEAD)
-    left = iter(arrays)
 
-    def begun(array: np.ndarray) -> tuple[torch.Tensor, Future[None]]:
+    def begun(array: np.ndarray) -> Callable[[], torch.Tensor]:
         made = _empty_like(array, device)
-        return made, pool.submit(np.copyto, made.numpy(), array)
+        return filled_by(made, [pool.submit(np.copyto, made.numpy(), array)])
 
     try:
-        pending = deque(map(begun, islice(left, 1 + _FILLED_AHEAD)))
-        while pending:
-            made, filling = pending.popleft()
-            filling.result()
-            pending.extend(map(begun, islice(left, 1)))
-            yield made
+        yield from made_ahead(map(begun, arrays), ahead=_FILLED_AHEAD)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def filled_by(made: torch.Tensor, work: Sequence[Future[None]]) -> Callable[[], torch.Tensor]:
+    """Give what waits for the work that fills a tensor, and gives that."""
+
+    def wait() -> torch.Tensor:
+        for part in work:
+            part.result()
+        return made
+
+    return wait
 
 
 def read_behind(outputs: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
