@@ -32,6 +32,7 @@ from sweeps.execution.resources import PhaseResources
 from sweeps.execution.tasks import Phase, RunningPhase, Task, Tasks
 from sweeps.redaction import redacted
 from trainables.ray_backend.placement_groups import workers_wait
+from trainables.ray_backend.starting_trials import is_starting
 from trainables.ray_backend.tune_trainables import TrialContext, Work
 from trainables.storage.full_disk import full_disk_in
 
@@ -202,11 +203,16 @@ class _PhaseScheduler(_Unpickled, FIFOScheduler):
         self._queued[trial.trial_id] = trial
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """Choose which of the queued trials starts next."""
+        """Choose which of the queued trials starts next.
+
+        None whose process is on its way: Tune would end that, and give it one that another trial
+        leaves. Where trials are shorter than a process takes to start, no second one ever would.
+        """
         self._withdraw_unplaceable(tune_controller)
         for trial_id in [i for i, t in self._queued.items() if t.status != Trial.PENDING]:
             del self._queued[trial_id]
-        return min(self._queued.values(), key=self._urgency, default=None)
+        waiting = [t for t in self._queued.values() if not is_starting(tune_controller, t)]
+        return min(waiting, key=self._urgency, default=None)
 
     def _withdraw_unplaceable(self, tune_controller: Any) -> None:
         """End queued trials that only nodes could hold which they are kept from; others come.

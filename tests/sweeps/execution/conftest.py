@@ -22,7 +22,7 @@ def real_ray() -> Iterator[None]:
         ray.init(
             address="local",
             include_dashboard=False,
-            num_cpus=1,
+            num_cpus=2,
             log_to_driver=False,
             logging_level=logging.ERROR,
             object_store_memory=100_000_000,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,21 @@ class Fragile(tune.Trainable):
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         pass
+
+
+class SlowToStart(Fragile):
+    """A trial that takes a moment; but for the first, its processes take far longer to start."""
+
+    def setup(self, config: dict[str, Any], context: FragileContext | None = None) -> None:
+        super().setup(config, context)
+        try:
+            (self.folder / "first").touch(exist_ok=False)
+        except FileExistsError:
+            time.sleep(3.0)
+
+    def step(self) -> dict[str, Any]:
+        time.sleep(0.2)
+        return super().step()
 
 
 class PickyAboutNodes(Fragile):

@@ -113,6 +113,7 @@ def test_a_trial_that_no_node_can_hold_any_more_is_queued_anew(
     monkeypatch.setattr(tune_runner, "LOOK_AT_NODES_EVERY_S", 0.0)
     there = list(NODES)
     monkeypatch.setattr(tune_runner, "alive_nodes", lambda: there)
+    monkeypatch.setattr(tune_runner, "is_starting", lambda controller, trial: False)
     tasks = Tasks()
     scheduler = tune_runner._PhaseScheduler(tasks)
     searcher = tune_runner._PhaseSearcher([], tasks, scheduler)

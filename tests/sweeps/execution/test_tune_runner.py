@@ -24,7 +24,7 @@ from sweeps.execution.resources import (
 from sweeps.execution.tasks import Phase, Queued, RunningPhase, Task, Tasks
 from sweeps.execution.tune_runner import run_trials
 from sweeps.planning.options.groups import ResourceOptions
-from tests.sweeps.execution.fragile_trial import FULL, Fragile, FragileContext
+from tests.sweeps.execution.fragile_trial import FULL, Fragile, FragileContext, SlowToStart
 from trainables.data.options import ReadOptions
 from trainables.ray_backend.tune_trainables import TrialContext
 from trainables.storage.full_disk import DiskFullError
@@ -109,8 +109,12 @@ def run_with_stand_in(
     return Tuner.trials
 
 
-def test_the_most_urgent_of_the_queued_trials_starts_first() -> None:
+def test_the_most_urgent_of_the_queued_trials_starts_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Of equal ones the first that was queued; one that is tried again before all."""
+    starting: set[str] = set()
+    monkeypatch.setattr(tune_runner, "is_starting", lambda _, trial: trial.trial_id in starting)
     tasks, urgency = (
         Tasks(),
         {("d", 1): (0, 0), ("a", 1): (2, 0), ("b", 1): (1, 0), ("c", 1): (1, 0)},
@@ -141,6 +145,8 @@ def test_the_most_urgent_of_the_queued_trials_starts_first() -> None:
         trials[name].status = Trial.PENDING
         scheduler.on_trial_add(None, trials[name])
     assert scheduler.choose_trial_to_run(None) is trials["a"]
+    starting.add("a")
+    assert scheduler.choose_trial_to_run(None) is trials["b"], "the process of the other is coming"
 
 
 FULL_TRACE = f"ray::train()\ntrainables.storage.full_disk.DiskFullError: {FULL}\n"
@@ -222,13 +228,15 @@ class Told:
         return False
 
 
-def one_core() -> PhaseResources:
-    """Resources of trials that run one at a time."""
+def core_each(cores: int = 1) -> PhaseResources:
+    """Resources of trials that run on one core each, of so many."""
     available = ClusterResources(
-        cores=1, gpus=0, gpus_per_node=0, gpu=None, memory_gb=16, cluster=False
+        cores=cores, gpus=0, gpus_per_node=0, gpu=None, memory_gb=16, cluster=False
     )
     return PhaseResources(
-        placement=Placement(options=ResourceOptions(), cluster_resources=available),
+        placement=Placement(
+            options=ResourceOptions(concurrency=cores), cluster_resources=available
+        ),
         needs={NET: MemoryNeed(gb=lambda workers: 0.1, max_workers=1)},
     )
 
@@ -243,7 +251,7 @@ def run(folder: Path, names: list[str | None], late: bool = False) -> Told:
         failed=lambda work, trace: told.failed.append(str(work)),
         retried=lambda work, trace, left: told.retried.append(str(work)),
     )
-    resources = one_core()
+    resources = core_each()
     context: Any = FragileContext(marks=folder)
     run_trials(Fragile, [(phase, resources)], context)
     return told
@@ -315,8 +323,29 @@ def test_a_later_phase_takes_what_the_first_leaves_and_its_processes(tmp_path: P
     first = phase("first", lambda: len(left["first"]) > 1 or "x" in order)
     run_trials(
         Fragile,
-        [(first, one_core()), (phase("later"), one_core())],
+        [(first, core_each()), (phase("later"), core_each())],
         FragileContext(marks=tmp_path),  # type: ignore[arg-type]
     )
     assert [name for name in order if name != "over"] == ["a", "b", "x", "c", "y"]
     assert len(pids) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("real_ray")
+def test_a_process_that_starts_is_not_ended_for_one_that_is_free(tmp_path: Path) -> None:
+    """Trials end sooner than a second process has started: it comes to its turn all the same."""
+    pids: set[int] = set()
+    most = iter(range(60))  # 12 s in one process
+
+    def queue() -> Queued | None:
+        is_left = len(pids) < 2 and next(most, None) is not None
+        return Queued(net=NET, work=WORK) if is_left else None
+
+    def take(work: Any, result: dict[str, Any]) -> bool:
+        pids.add(result["pid"])
+        return False
+
+    phase = Phase(queue=queue, should_continue=take, failed=lambda *failure: pytest.fail(failure))
+    context: Any = FragileContext(marks=tmp_path)
+    run_trials(SlowToStart, [(phase, core_each(2))], context)
+    assert len(pids) == 2
