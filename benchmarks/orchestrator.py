@@ -3,12 +3,12 @@
     python benchmarks/orchestrator.py --trials 100 400 --rounds 3
     python benchmarks/orchestrator.py --loop --trials 20 --seconds 60
 
-Both run the same number of trials that sleep, for half to one and a half times --seconds at random,
-as many at a time as there are cores, in processes that are reused. Ours has a queue that sweeps
-fill trial by trial, work that is chosen as a trial starts, and a decision after each result; Tune
+Both run the same number of trials that sleep, for --seconds, a tenth more or less at random, as
+many at a time as there are cores, in processes that are reused. Ours has a queue that sweeps fill
+trial by trial, work that is chosen as a trial starts, and a decision after each result; Tune
 alone has its searcher for grids, and no scheduler. Rounds alternate. Numbers are medians, the first
-round of each left out; of wall time, the sleep is taken off. The start of the processes is in it,
-and ours import PyTorch. "processes" is how many were started.
+round of each left out; of wall time, the sleep is taken off. The start of the processes is in it;
+all import timm, as any do that train such nets. "processes" is how many had trials.
 
 With --loop the alternative is no Ray at all, but a thread for each core that sleeps as long, trial
 after trial; all trials take --seconds. The start of Ray itself, once a command, is in neither.
@@ -17,6 +17,7 @@ after trial; all trials take --seconds. The start of Ray itself, once a command,
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 import random
@@ -27,6 +28,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +48,20 @@ from trainables.ray_backend.tune_trainables import TrialContext
 NET = ("b0", 224)
 
 
-def sleep() -> None:
-    """Do what a trial does."""
-    spread = float(os.environ.get("TRIAL_SPREAD", "1"))
-    seconds = 1 + spread * random.uniform(-0.5, 0.5)
-    time.sleep(float(os.environ["TRIAL_SECONDS"]) * seconds)
+def sleep() -> float:
+    """Do what a trial does; return its seconds."""
+    spread = float(os.environ.get("TRIAL_SPREAD", "0.1"))
+    seconds = float(os.environ["TRIAL_SECONDS"]) * (1 + random.uniform(-spread, spread))
+    time.sleep(seconds)
+    return seconds
 
 
 class Idle(tune.Trainable):
     """A trial that sleeps, in one step."""
 
     def setup(self, config: dict[str, Any], context: TrialContext | None = None) -> None:
-        """Prepare nothing."""
+        """Import what any trial does that trains such nets."""
+        importlib.import_module("timm")
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Go on with another trial in this process."""
@@ -78,12 +82,25 @@ class Idle(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Sleep."""
-        sleep()
-        return {"done": True, "process": os.getpid()}
+        return {"done": True, "slept": sleep(), "process": os.getpid(), "name": self.trial_id}
 
 
-def ours(trials: int, cores: int) -> set[int]:
-    """Run trials as a phase of a sweep does; return the processes that they ran in."""
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """What trials have done."""
+
+    slept: float  # seconds of all
+    processes: int = 0  # that they ran in
+
+
+def ran(results: Sequence[dict[str, Any]]) -> Ran:
+    """Sum up the results of trials, some of which Ray Tune may have told twice."""
+    slept = {result["name"]: result["slept"] for result in results}
+    return Ran(slept=sum(slept.values()), processes=len({r["process"] for r in results}))
+
+
+def ours(trials: int, cores: int) -> Ran:
+    """Run trials as a phase of a sweep does."""
     left = iter(range(trials))
     context = TrialContext(
         store=Path("/"), data=Path("/"), images_digest="", read=ReadOptions(), cache=Path("/"),
@@ -97,10 +114,10 @@ def ours(trials: int, cores: int) -> set[int]:
     resources = PhaseResources(
         placement=placement, needs={NET: MemoryNeed(gb=lambda _: 0.1, max_workers=1)}, trials=trials
     )
-    processes: list[int] = []
+    results: list[dict[str, Any]] = []
 
     def note(_: object, result: dict[str, Any]) -> bool:
-        processes.append(result["process"])
+        results.append(result)
         return False
 
     phase = Phase(
@@ -110,12 +127,12 @@ def ours(trials: int, cores: int) -> set[int]:
         failed=lambda _, trace: sys.exit(trace),
     )
     run_trials(Idle, [(phase, resources)], context)
-    assert len(processes) >= trials  # Tune may report a last result twice
-    return set(processes)
+    assert len(results) >= trials
+    return ran(results)
 
 
-def bare(trials: int, cores: int) -> set[int]:
-    """Run trials by Ray Tune alone; return as :func:`ours`."""
+def bare(trials: int, cores: int) -> Ran:
+    """Run trials by Ray Tune alone."""
     with tempfile.TemporaryDirectory() as scratch:
         results = tune.Tuner(
             tune.with_resources(Idle, {"CPU": 1}),
@@ -125,23 +142,21 @@ def bare(trials: int, cores: int) -> set[int]:
         ).fit()
     assert len(results) == trials and not results.errors
     ended = [results[place].metrics for place in range(trials)]
-    return {metrics["process"] for metrics in ended if metrics}
+    return ran([metrics for metrics in ended if metrics])
 
 
-def loop(trials: int, cores: int) -> set[int]:
-    """Do what the trials do in a bare loop, with a thread for each core; return as :func:`ours`."""
+def loop(trials: int, cores: int) -> Ran:
+    """Do what the trials do in a bare loop, with a thread for each core."""
     with ThreadPoolExecutor(cores) as pool:
-        list(pool.map(lambda _: sleep(), range(trials)))
-    return set()
+        return Ran(slept=sum(pool.map(lambda _: sleep(), range(trials))))
 
 
-def timed(run: Callable[[int, int], set[int]], trials: int, cores: int) -> tuple[float, float, int]:
+def timed(run: Callable[[int, int], Ran], trials: int, cores: int) -> tuple[float, float, int]:
     """Return ms of wall time and of this process's CPU time for each trial, and the processes."""
     wall, cpu = time.perf_counter(), time.process_time()
-    processes = run(trials, cores)
+    done = run(trials, cores)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    slept = float(os.environ["TRIAL_SECONDS"]) / cores
-    return 1000 * (wall / trials - slept), 1000 * cpu / trials, len(processes)
+    return 1000 * (wall - done.slept / cores) / trials, 1000 * cpu / trials, done.processes
 
 
 def main() -> None:
