@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
+from sweeps.planning.cell import Cell
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
 from sweeps.planning.savings.rungs import default_grace_epochs
@@ -188,9 +190,17 @@ def _screened(plan: Plan) -> Plan:
 
 def cells_seconds(plan: Plan) -> float:
     """What all cells take of a GPU."""
-    cells = planned_cells(plan)
-    ms = sum(
-        count * cell_images(plan, arms) * nominal_ms(plan.costs[variant, res])
-        for (variant, res, arms), count in cells.items()
+    return sum(
+        count * _cell_seconds(plan, variant, res, arms)
+        for (variant, res, arms), count in planned_cells(plan).items()
     )
+
+
+def cell_seconds(plan: Plan, cell: Cell) -> float:
+    """What a cell takes of a GPU."""
+    return _cell_seconds(plan, cell.variant, cell.test_res, cell.spec.arms)
+
+
+def _cell_seconds(plan: Plan, variant: str, res: int, arms: Sequence[str] | None) -> float:
+    ms = cell_images(plan, arms) * nominal_ms(plan.costs[variant, res])
     return ms / TRAIN_STEP_FORWARDS / 1000

@@ -1,11 +1,13 @@
-"""Simulate phase 1 of a sweep on several GPUs: what it spends, what that costs, and who waits.
+"""Simulate a sweep on several GPUs: what it spends, what that costs, and who waits.
 
     python benchmarks/simulate.py --seeds 10
     python benchmarks/simulate.py --grid reference --gpus 1 4 16 64 --curves recorded --seeds 21
-    python benchmarks/simulate.py --grid reference --gpus 16 --spread 0.9 --spot-loss 0.1
+    python benchmarks/simulate.py --grid reference --gpus 16 --spread 0.9 --cells
     python benchmarks/simulate.py --grid large --gpus 256 1024 --seeds 1 --spot-loss 0.1
 
-What decides is the product's own (TrunkScheduler, Halving, Optuna's TPE, the journal). The clock is
+What decides is the product's own (TrunkScheduler, Halving, Optuna's TPE, the journal). There is
+phase 1 alone, or, with --cells, cells too (SettledCells, CellScheduler), which begin once their
+point is settled, on GPUs that trunks leave idle, and are counted in all that follows. The clock is
 simulated: an epoch takes what nominal_ms says, on a GPU for each trial. Learning curves are made up
 (made_up_sweeps.py), rise to an accuracy that depends on the hyperparameters, the better the sooner,
 and cross by chance (--crossing); or they are resampled from those of real trunks on the sets of
@@ -16,7 +18,7 @@ over seeds.
     GPU time  likewise, and in hours of a GPU, what was lost included; then that of the cells
     regret    points of true top-1 that the winner is behind that of the same sweep without cuts;
               median and 90th percentile
-    elapsed   to the end of the last trunk, in times of a trunk of the dearest point
+    elapsed   to the end of the last trial, in times of a trunk of the dearest point
     idle      share of the GPUs' time until then
     TPE       share of the proposals that TPE made, not the middle of the ranges or chance
     lost      how often a trial lost a GPU
@@ -157,12 +159,13 @@ def main() -> None:
     parser.add_argument("--spread", type=float, help="of the speed, left where workers double")
     parser.add_argument("--screen", type=float, default=1.0, help="share of the points that stay")
     parser.add_argument("--cascade", action="store_true", help="from small to large resolutions")
+    parser.add_argument("--cells", action="store_true", help="made too, beside trunks")
     parser.add_argument("--spot-loss", type=float, default=0.0, help="of each GPU, an hour")
     args = parser.parse_args()
     os.fsync = lambda _: None  # no power is cut here
     size, curves = SIZES[args.grid], curves_of(args.curves, args.crossing)
     SAVINGS.update(screen=args.screen, cascade=args.cascade)
-    how = {"losses_per_hour": args.spot_loss, "spread": args.spread}
+    how = {"losses_per_hour": args.spot_loss, "spread": args.spread, "cells": args.cells}
     print(
         "| grace | GPUs | epochs | GPU time | hours | of cells | regret | elapsed | idle | TPE "
         "| lost |\n|---|---|---|---|---|---|---|---|---|---|---|",

@@ -1,44 +1,40 @@
-"""Phase 1 on a simulated clock: the product decides, and trials take what the cost model says.
+"""A sweep on a simulated clock: the product decides, and trials take what the cost model says.
 
-An epoch takes what nominal_epoch_s says, shared among the workers of a trunk that is spread; that
-a trial starts takes nothing. GPUs may be lost, and come back: the trial of one goes on as soon as
-there are GPUs for it, before others, from what was saved last, after the time that a restart takes.
+An epoch takes what nominal_epoch_s says, shared among the workers of a trunk that is spread, and a
+cell what its images through the net take.
 """
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import math
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.made_up_sweeps import Curves, report_of
-from sweeps.execution.resources import MAX_WORKER_GROUPS
+from benchmarks.made_up_sweeps import Curves, cell_seconds, report_of
+from benchmarks.simulated_cluster import Cluster, Stretch
 from sweeps.execution.spreading import group_speed, spread_trunks
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
 from sweeps.planning.search import Draw, Search
 from sweeps.planning.workload import nominal_epoch_s
-from sweeps.scheduling import proposals, trunk_scheduler
+from sweeps.scheduling import proposals, settled_cells, trunk_scheduler
 from sweeps.scheduling.budget import Budget, Left, Shares
 from sweeps.scheduling.budgeted_trunks import BudgetedTrunks
+from sweeps.scheduling.cell_scheduler import CellScheduler
 from sweeps.scheduling.proposals import STARTUP_TRIALS, Trial
+from sweeps.scheduling.settled_cells import SettledCells
 from sweeps.scheduling.trunk_scheduler import TrunkScheduler
 from tests.fake_training import Events
 from trainables.storage.artifact_store import Store
-from trainables.training.trainer import SAVE_EVERY_S
 from trainables.training.trunk import EpochReport, TrunkSpec, TrunkStatus
 
-AWAY_S = 300.0  # from the loss of a GPU to the next
-RESTART_S = 60.0  # of a trial that was lost, until it trains again
 QUEUED = 16  # trials that wait on a cluster, so that the autoscaler sees them
 
 
@@ -108,123 +104,6 @@ class Outcome:
     ends: tuple[tuple[TrunkSpec, EpochReport], ...] = ()  # of the survivors
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stretch:
-    """What is left of an epoch of a trunk, as it is put on GPUs."""
-
-    trunk: TrunkSpec
-    epoch: int
-    seconds: float
-    restart_s: float = 0.0
-
-
-@dataclass
-class Cluster:
-    """GPUs that are busy, free, or away for a while.
-
-    Those that are idle are not lost; it would change nothing but which of them are busy next.
-
-    Args:
-        losses_per_hour: how often each GPU goes away.
-        efficiency: what is left of the speed at each doubling of workers.
-    """
-
-    gpus: int
-    workers_of: dict[Point, int]
-    losses_per_hour: float
-    efficiency: float
-    rng: np.random.Generator
-    now: float = 0.0
-    busy_s: float = 0.0
-    lost_at: list[float] = field(default_factory=list)
-    free: int = 0
-    groups_left: int = MAX_WORKER_GROUPS
-    interrupted: list[Stretch] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.free = self.gpus
-        self._numbers = itertools.count()
-        # When, a number, and what: a stretch, and seconds of it that are done, None all; or a GPU
-        # that is back.
-        self._events: list[tuple[float, int, Stretch | None, float | None]] = []
-
-    def has_room(self, point: Point) -> bool:
-        """Whether a trial of a point can start now."""
-        workers = self.workers_of[point]
-        return workers <= self.free and (workers == 1 or self.groups_left > 0)
-
-    def start(self, stretch: Stretch) -> None:
-        """Take the GPUs of a trial."""
-        workers = self.workers_of[point_of(stretch.trunk)]
-        self.free -= workers
-        self.groups_left -= workers > 1
-        self.go_on(stretch)
-
-    def go_on(self, stretch: Stretch) -> None:
-        """Train on GPUs that the trial has, until the epoch ends or one of them is lost."""
-        workers = self.workers_of[point_of(stretch.trunk)]
-        lasts, done = stretch.restart_s + stretch.seconds, None
-        if self.losses_per_hour:
-            until_loss = self.rng.exponential(3600 / self.losses_per_hour / workers)
-            if until_loss < lasts:
-                lasts, done = until_loss, max(0.0, until_loss - stretch.restart_s)
-        self.busy_s += workers * lasts
-        heapq.heappush(self._events, (self.now + lasts, next(self._numbers), stretch, done))
-
-    def release(self, trunk: TrunkSpec) -> None:
-        """Give the GPUs of a trial back."""
-        workers = self.workers_of[point_of(trunk)]
-        self.free += workers
-        self.groups_left += workers > 1
-
-    def restart(self) -> bool:
-        """Start a trial that was lost, if there is one and room for it."""
-        if not self.interrupted or not self.has_room(point_of(self.interrupted[0].trunk)):
-            return False
-        self.start(self.interrupted.pop(0))
-        return True
-
-    def next_end(self) -> Stretch | None:
-        """Turn the clock to the next epoch's end, or to GPUs that are free; None: it is these."""
-        self.now, _, stretch, done = heapq.heappop(self._events)
-        if stretch is None:
-            self.free += 1
-            return None
-        if done is None:
-            return stretch
-        saved = done // SAVE_EVERY_S * SAVE_EVERY_S
-        self.interrupted.append(
-            Stretch(
-                trunk=stretch.trunk,
-                epoch=stretch.epoch,
-                seconds=stretch.seconds - saved,
-                restart_s=RESTART_S,
-            )
-        )
-        self.release(stretch.trunk)
-        self.free -= 1
-        self.lost_at.append(self.now)
-        heapq.heappush(self._events, (self.now + AWAY_S, next(self._numbers), None, None))
-        return None
-
-    @property
-    def is_quiet(self) -> bool:
-        """Whether nothing runs, nor waits for GPUs that are away."""
-        return not self.interrupted and all(stretch is None for _, _, stretch, _ in self._events)
-
-    @property
-    def idle(self) -> float:
-        """The share of the GPUs' time until now in which they were there and not busy."""
-        away_s = sum(min(AWAY_S, self.now - at) for at in self.lost_at)
-        return 1 - self.busy_s / (self.gpus * self.now - away_s)
-
-    def epoch(self, trunk: TrunkSpec, epoch: int, plan: Plan) -> Stretch:
-        """Make a stretch of a whole epoch."""
-        seconds = nominal_epoch_s(plan, point_of(trunk), epoch)
-        speed = group_speed(self.workers_of[point_of(trunk)], self.efficiency)
-        return Stretch(trunk=trunk, epoch=epoch, seconds=seconds / speed)
-
-
 def simulate(
     plan: Plan,
     gpus: int,
@@ -234,8 +113,9 @@ def simulate(
     ranked: bool = True,
     losses_per_hour: float = 0.0,
     spread: float | None = None,
+    cells: bool = False,
 ) -> Outcome:
-    """Run phase 1 on so many GPUs: a trial on each, and some queued where there are several.
+    """Run a sweep on so many GPUs: a trial on each, and some queued where there are several.
 
     A trunk that is spread waits for as many GPUs as it has workers, and those behind it for it.
 
@@ -245,20 +125,17 @@ def simulate(
             without a budget, which is stopped when the seconds are over.
         losses_per_hour: how often each GPU goes away.
         spread: what is left of the speed at each doubling of workers; None: nothing is spread.
+        cells: whether cells are made too, beside trunks; else there is phase 1 alone.
     """
     batches = dict.fromkeys(plan.points, plan.spec.trunks.batch_size // 2)
     groups = spread_trunks(plan, gpus, batches, spread) if spread else {}
-    cluster = Cluster(
-        gpus,
-        {p: groups[p].workers if p in groups else 1 for p in plan.points},
-        losses_per_hour,
-        spread or 1.0,
-        np.random.default_rng(plan.spec.run.seed),
-    )
+    cluster = Cluster(gpus, losses_per_hour, np.random.default_rng(plan.spec.run.seed))
     asked: list[bool] = []  # of each proposal, whether TPE made it
     workers = Workers(plan, curves)
     trunk_scheduler.propose = partial(_propose, asked)
-    trunk_scheduler.recorded_reports = lambda _, key: workers.reports[key]
+    for module in (trunk_scheduler, settled_cells):
+        module.recorded_reports = lambda _, key: workers.reports[key]
+    settled_cells.check_trunks = settled_cells.write_untouched = lambda *_: None
     trunk_scheduler.finalize_trunk = _leave_weights if plan.cascading else lambda *_: None
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as root:
         store = Store(Path(root))
@@ -266,7 +143,18 @@ def simulate(
             scheduler = TrunkScheduler(plan, store, Events())
         else:
             scheduler = _budgeted(plan, store, cluster, budget_s)
-        _run(plan, scheduler, workers, cluster, math.inf if budget_s is None else budget_s)
+        run = _Run(
+            plan,
+            scheduler,
+            SettledCells(scheduler, CellScheduler(plan, None, store, Events()), store)
+            if cells
+            else None,
+            workers,
+            cluster,
+            {point: group.workers for point, group in groups.items()},
+            spread or 1.0,
+        )
+        run.until(math.inf if budget_s is None else budget_s)
         assert scheduler.is_over or budget_s is not None
         journal = store.journal.read_bytes() if store.journal.exists() else b""
     ends = {trunk: workers.reports[trunk.key][-1] for trunk in scheduler.survivors()}
@@ -307,38 +195,79 @@ def _budgeted(plan: Plan, store: Store[Path], cluster: Cluster, budget_s: float)
     return BudgetedTrunks(plan, store, Events(), budget)
 
 
-def _run(
-    plan: Plan, scheduler: TrunkScheduler, workers: Workers, cluster: Cluster, budget_s: float
-) -> None:
-    """Hand out trials and report their epochs, until nothing is left or the time is over."""
-    queued: list[Point] = []
-    while True:
-        while cluster.free > 0:
-            if cluster.interrupted:
-                if not cluster.restart():
-                    break
-                continue
-            room = cluster.free if cluster.gpus == 1 else cluster.free + QUEUED
-            while len(queued) < room and (point := scheduler.queue()) is not None:
-                queued.append(point)
-            if not queued:
-                break
-            point = min(queued, key=scheduler.urgency)
-            if not cluster.has_room(point):
-                break
-            queued.remove(point)
-            trunk = scheduler.begin(point)
-            if trunk is not None:
-                epoch = scheduler.epochs_reported(trunk) + 1
-                cluster.start(cluster.epoch(trunk, epoch, plan))
-        if cluster.is_quiet and not queued:
-            return
-        ended = cluster.next_end()
-        if cluster.now > budget_s:
-            return
-        if ended is None:
-            continue
-        if scheduler.report(ended.trunk, workers.train(ended.trunk, ended.epoch)):
-            cluster.go_on(cluster.epoch(ended.trunk, ended.epoch + 1, plan))
+@dataclass
+class _Run:
+    """Hands out trials and reports what they come to, until nothing is left or the time is over.
+
+    Args:
+        cells: None: no cells are made.
+        groups: workers of the trunks of points that are spread.
+        efficiency: what is left of the speed at each doubling of workers.
+    """
+
+    plan: Plan
+    trunks: TrunkScheduler
+    cells: SettledCells | None
+    workers: Workers
+    cluster: Cluster
+    groups: dict[Point, int]
+    efficiency: float
+
+    def until(self, budget_s: float) -> None:
+        """Run until nothing is left or so many seconds are over."""
+        cluster, queued = self.cluster, list[Point]()
+        while True:
+            while cluster.free > 0 and self._start_one(queued):
+                pass
+            if cluster.is_quiet and not queued:
+                return
+            ended = cluster.next_end()
+            if cluster.now > budget_s:
+                return
+            if ended is not None:
+                self._take(ended)
+
+    def _start_one(self, queued: list[Point]) -> bool:
+        """Start the trial that comes next; False: none is there, or it has no room yet."""
+        cluster = self.cluster
+        if cluster.interrupted:
+            return cluster.restart()
+        room = cluster.free if cluster.gpus == 1 else cluster.free + QUEUED
+        while len(queued) < room and (point := self.trunks.queue()) is not None:
+            queued.append(point)
+        if not queued:
+            return self._start_cell()
+        point = min(queued, key=self.trunks.urgency)
+        if not cluster.has_room(self.groups.get(point, 1)):
+            return False
+        queued.remove(point)
+        trunk = self.trunks.begin(point)
+        if trunk is not None:
+            cluster.start(self._epoch(trunk, self.trunks.epochs_reported(trunk) + 1))
+        return True
+
+    def _start_cell(self) -> bool:
+        """Start a cell of a settled point, or of any after the last trunk; False: there is none."""
+        if self.cells is None:
+            return False
+        if self.cluster.is_quiet:
+            self.cells.plan_all()
+        cell = self.cells.next()
+        if cell is not None:
+            self.cluster.start(Stretch(seconds=cell_seconds(self.plan, cell)))
+        return cell is not None
+
+    def _take(self, ended: Stretch) -> None:
+        """Report what a stretch came to; a trunk that goes on keeps its GPUs."""
+        trunk = ended.trunk
+        if trunk is not None and self.trunks.report(trunk, self.workers.train(trunk, ended.epoch)):
+            self.cluster.go_on(self._epoch(trunk, ended.epoch + 1))
         else:
-            cluster.release(ended.trunk)
+            self.cluster.release(ended)
+
+    def _epoch(self, trunk: TrunkSpec, epoch: int) -> Stretch:
+        """Make a stretch of a whole epoch."""
+        point = point_of(trunk)
+        workers = self.groups.get(point, 1)
+        seconds = nominal_epoch_s(self.plan, point, epoch) / group_speed(workers, self.efficiency)
+        return Stretch(seconds=seconds, workers=workers, trunk=trunk, epoch=epoch)
