@@ -143,7 +143,7 @@ class HalvingOptions:
     """Halving (ASHA, among the trunks of one variant and train resolution)"""
 
     grace_epochs: int | None = None
-    """First rung, in epochs: no trunk is cut before. By default after 200 steps, and two epochs.
+    """First rung, in epochs: no trunk is cut before. By default after 250 steps, and two epochs.
 
     Before so many steps low learning rates lead that are behind in the end."""
     reduction: int = 3

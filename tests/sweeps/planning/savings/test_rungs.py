@@ -22,9 +22,9 @@ def test_rungs_are_those_of_rays_asha(grace: int, reduction: int) -> None:
 
 @pytest.mark.parametrize(
     ("train", "batch_size", "grace"),
-    [(6_400, 32, 2), (3_200, 32, 2), (3_199, 32, 3), (640, 32, 10), (619, 32, 11), (20, 32, 200)],
+    [(8_000, 32, 2), (4_000, 32, 2), (3_999, 32, 3), (640, 32, 13), (607, 32, 14), (20, 32, 250)],
 )
-def test_the_first_rung_comes_after_200_steps_and_two_epochs(
+def test_the_first_rung_comes_after_250_steps_and_two_epochs(
     train: int, batch_size: int, grace: int
 ) -> None:
     spec = spec_with(epochs=500, batch_size=batch_size, reduction=3)
@@ -39,6 +39,6 @@ def test_no_trunk_is_cut_where_training_ends_before_the_first_rung() -> None:
 
 def test_where_batches_of_several_sizes_are_tried_the_largest_makes_its_steps() -> None:
     space = {"batch_size": {"choices": [32, 64]}}
-    plan = plan_of(spec_with(epochs=500, space=space), train=6_400)
+    plan = plan_of(spec_with(epochs=500, space=space), train=8_000)
     assert plan.rungs[0] == 2
-    assert plan_of(spec_with(epochs=500, space=space), train=3_200).rungs[0] == 4
+    assert plan_of(spec_with(epochs=500, space=space), train=4_000).rungs[0] == 5
