@@ -182,7 +182,7 @@ def draw(seed: int, point: Point, sample: int) -> Draw:
 
 
 def propose(
-    _search: object, point: Point, *_: object, seed: int, sample: int, smaller: object
+    _search: object, point: Point, *_: object, seed: int, sample: int, **how: object
 ) -> Draw:
     return draw(seed, point, sample)
 

@@ -51,7 +51,7 @@ def forecast(plan: Plan, durations: Durations) -> Forecast:
         for epoch in range(1, plan.epochs_at(point) + 1):
             seconds = durations.epoch_s(point, epoch)
             trunks_s += seconds * expected_trunks(plan, point, epoch)
-            trunks_most_s += seconds * (plan.samples + plan.repeats)
+            trunks_most_s += seconds * plan.trunks_at(point)
     cells = planned_cells(plan)
     return Forecast(
         trunks_s=trunks_s,

@@ -98,7 +98,7 @@ def disk_needs(plan: Plan, map_number_bytes: int) -> DiskNeeds:
         kept_maps=plan.prefix(variant, res),
         views=of_val + sum(views.values()),
         weights=0 if spec.grid.weights == "none" else sum(checkpoints.values()),
-        trunks=(plan.samples + plan.repeats) * of_points + untouched,
+        trunks=sum(plan.trunks_at(p) * checkpoints[p.variant] for p in plan.points) + untouched,
         cell_trunks=plan.fixed * of_points + untouched,
         cells=plan.fixed
         * sum(_features(plan, point) + _logits(plan, point) for point in plan.points)
@@ -107,7 +107,8 @@ def disk_needs(plan: Plan, map_number_bytes: int) -> DiskNeeds:
             _passing(plan, point.variant, res) for point in plan.points for res in tests[point]
         ),
         state=_copies(plan)[0] * smallest if spec.trunks.epochs else smallest,
-        waiting=(_copies(plan)[1] - 1) * _most_waiting(plan) * of_points,
+        waiting=(_copies(plan)[1] - 1)
+        * sum(_most_waiting(plan, p) * checkpoints[p.variant] for p in plan.points),
         model=int(MODEL_FORMS * smallest),
     )
 
@@ -119,13 +120,13 @@ def _copies(plan: Plan) -> tuple[int, int]:
     return 1 + min(moments) + min(averages), 1 + max(moments) + max(averages)
 
 
-def _most_waiting(plan: Plan) -> int:
+def _most_waiting(plan: Plan, point: Point) -> int:
     """Bound the trunks of a point that wait at rungs."""
     rungs = len(plan.rungs) - 1
     if rungs == 0:
         return 0
     reduction = plan.spec.halving.reduction
-    return most_waiting(rungs=rungs, reduction=reduction, trunks=plan.samples)
+    return most_waiting(rungs=rungs, reduction=reduction, trunks=plan.samples_at(point))
 
 
 def _view_bytes(res: int) -> int:

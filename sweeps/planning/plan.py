@@ -80,14 +80,30 @@ class Plan:
     @property
     def trunks(self) -> int:
         """The number of trunks, over all points, repeats included."""
-        return len(self.points) * (self.samples + self.repeats)
+        return sum(self.trunks_at(point) for point in self.points)
 
     @property
     def samples(self) -> int:
-        """The number of trunks of a point: no more than there are different ones to try."""
+        """The number of trunks of a point that start from the weights as they come.
+
+        No more than there are different ones to try.
+        """
         if self.spec.trunks.epochs == 0:
             return 1
         return int(min(self.spec.search.samples, space_size(self.search.space)))
+
+    def samples_at(self, point: Point) -> int:
+        """Count the trunks of a point, their repeats not counted."""
+        return self.samples if self.below(point) is None else self.samples_of_cascading
+
+    @property
+    def samples_of_cascading(self) -> int:
+        """Likewise, of a point where they start from others."""
+        return min(self.samples, self.spec.cascade_samples)
+
+    def trunks_at(self, point: Point) -> int:
+        """Count the trunks of a point, repeats included."""
+        return self.samples_at(point) + self.repeats
 
     @cached_property
     def search(self) -> Search:
@@ -184,6 +200,16 @@ class Plan:
     def cascading(self) -> tuple[Point, ...]:
         """The points where trunks start from those of a smaller train resolution."""
         return tuple(point for point in self.points if self.below(point) is not None)
+
+    @property
+    def bases(self) -> tuple[Point, ...]:
+        """With ``--cascade`` the points that trunks of larger train resolutions go back to."""
+        smallest = {v: resolutions[0] for v, resolutions in self._train_resolutions.items()}
+        return tuple(
+            Point(variant=variant, train_res=res)
+            for variant, res in smallest.items()
+            if self.spec.grid.cascade
+        )
 
     def epochs_at(self, point: Point) -> int:
         """Count the epochs of a trunk of a point that is not cut, started from what it is to be."""

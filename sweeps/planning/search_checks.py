@@ -120,12 +120,22 @@ def _admits(dimension: Dimension, value: Any) -> bool:
     return bool(dimension.low <= value <= dimension.high)
 
 
+def _starts_from_another(point: Point, spec: SweepSpec) -> bool:
+    """Whether trunks of a point start from those of a smaller train resolution."""
+    return spec.grid.cascade and point.train_res > min(
+        other.train_res for other in points_of(spec) if other.variant == point.variant
+    )
+
+
 def _check_tries_at(point: Point, search: Search, spec: SweepSpec) -> None:
     draws = search.tries_at(point)
-    if len(draws) > spec.search.samples:
+    name, samples = "--samples", spec.search.samples
+    if _starts_from_another(point, spec) and spec.cascade_samples < samples:
+        name, samples = "--cascade-samples", spec.cascade_samples
+    if len(draws) > samples:
         raise UserError(
-            f"--try gives {len(draws)} points for {point}, and --samples is "
-            f"{spec.search.samples}: raise it to {len(draws)}, or leave some out."
+            f"--try gives {len(draws)} points for {point}, and {name} is {samples}: raise it to "
+            f"{len(draws)}, or leave some out."
         )
     for i, draw in enumerate(draws):
         if draw in draws[:i]:

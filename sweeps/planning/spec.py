@@ -85,6 +85,12 @@ class SweepSpec:
         given = self.grid.cascade_epochs
         return max(1, self.trunks.epochs // 2) if given is None else given
 
+    @property
+    def cascade_samples(self) -> int:
+        """Trunks of a point where they start from others."""
+        given = self.grid.cascade_samples
+        return self.search.samples if given is None else given
+
 
 def as_written_now(written: Mapping[str, Any]) -> dict[str, Any]:
     """Return options by name, as JSON values, with those of 0.1.0 in the words of today.
@@ -159,7 +165,7 @@ NOT_IDENTITY = frozenset(
 EXTENDING = frozenset(
     (
         *("variants", "train_res", "test_res", "test_crop_pct", "untouched", "screen"),
-        *("samples", "repeat", "survivors", "arms"),
+        *("samples", "cascade_samples", "repeat", "survivors", "arms"),
         *("head_lr", "head_smoothing", "head_weight_decay", "head_optimizer"),
         "head_class_weights",
     )

@@ -228,12 +228,24 @@ def _check_untrained(spec: SweepSpec) -> None:
 def _check_cascade(spec: SweepSpec, warmup: float) -> None:
     epochs, given = spec.cascade_epochs, spec.grid.cascade_epochs
     if not spec.grid.cascade:
-        if given is not None:
-            raise UserError(
-                f"--cascade-epochs {given} is of trunks that start from others: give --cascade "
-                "too, or leave it out."
-            )
+        for name in ("cascade_epochs", "cascade_samples"):
+            if (value := getattr(spec.grid, name)) is not None:
+                raise UserError(
+                    f"{option(name)} {value} is of trunks that start from others: give --cascade "
+                    "too, or leave it out."
+                )
         return
+    if spec.cascade_samples > spec.search.samples:
+        raise UserError(
+            f"--cascade-samples {spec.cascade_samples} is more than --samples "
+            f"{spec.search.samples}, the trunks of each variant at its smallest train resolution: "
+            "give at most as many."
+        )
+    if spec.cascade_samples < min(spec.fix.survivors, spec.search.samples):
+        raise UserError(
+            f"--cascade-samples {spec.cascade_samples} trains fewer trunks than --survivors "
+            f"{spec.fix.survivors} asks for the cells: give as many, or fewer --survivors."
+        )
     resolutions = spec.grid.train_res
     if spec.trunks.epochs == 0 or resolutions == "native" or len(resolutions) == 1:
         what = (

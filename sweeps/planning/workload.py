@@ -90,12 +90,16 @@ def expected_trunks(plan: Plan, point: Point, epoch: int) -> int:
     Of those that come to a rung the best 1/reduction go on, rounded down, and one at least. Repeats
     are trained to the end.
     """
-    return expected_samples(plan, plan.rungs_at(point), epoch) + plan.repeats
+    samples = plan.samples_at(point)
+    return expected_samples(plan, plan.rungs_at(point), epoch, samples) + plan.repeats
 
 
-def expected_samples(plan: Plan, rungs: Sequence[int], epoch: int) -> int:
-    """Count as :func:`expected_trunks`, repeats left out, at a point with these rungs."""
-    trunks = plan.samples
+def expected_samples(plan: Plan, rungs: Sequence[int], epoch: int, trunks: int) -> int:
+    """Count as :func:`expected_trunks`, repeats left out, at a point with these rungs.
+
+    Args:
+        trunks: that the point has.
+    """
     for rung in rungs:
         if rung < epoch:
             trunks = max(1, trunks // plan.spec.halving.reduction)
@@ -185,13 +189,15 @@ def probe_images(plan: Plan) -> int:
 def image_passes(plan: Plan) -> dict[str, int]:
     """Count the images through the net, by purpose, at most: trunks may be cut short."""
     probed = probe_images(plan) * sum(probes(plan, point) for point in plan.points)
-    trunks = plan.samples + plan.repeats
-    epochs = sum(map(plan.epochs_at, plan.points))
-    scored = sum(len(plan.rungs_at(p)) * len(tests) for p, tests in plan.grid.tests.items())
+    trained = sum(plan.trunks_at(point) * plan.epochs_at(point) for point in plan.points)
+    scored = sum(
+        plan.trunks_at(point) * len(plan.rungs_at(point)) * len(tests)
+        for point, tests in plan.grid.tests.items()
+    )
     return {
         **({PROBED: probed} if probed else {}),
-        "trained": trunks * epochs * plan.counts["train"],
-        "scored at rungs": trunks * scored * plan.counts["val"],
+        "trained": trained * plan.counts["train"],
+        "scored at rungs": scored * plan.counts["val"],
         "adapted in cells": (plan.cells - plan.cells_untouched) * cell_images(plan)
         + plan.cells_untouched * cell_images(plan, UNTOUCHED_ARMS),
     }

@@ -199,7 +199,7 @@ def _of_plan(plan: Plan, proposals: Sequence[Asked]) -> tuple[dict[str, TrunkSpe
     """
     found: dict[str, TrunkSpec] = {}
     beyond: set[str] = set()
-    left = dict.fromkeys(plan.points, plan.samples)
+    left = {point: plan.samples_at(point) for point in plan.points}
     for line in proposals:
         if line.variant and _own_point(line) not in left:
             beyond.add(line.trunk)
@@ -242,7 +242,7 @@ def _found_in_store(
     store: Store, plan: Plan, keys: Sequence[str], taken: Mapping[str, TrunkSpec]
 ) -> Iterator[TrunkSpec]:
     """Find trunks whose proposals are lost by their specs, as many as their points may have."""
-    left = dict.fromkeys(plan.points, plan.samples)
+    left = {point: plan.samples_at(point) for point in plan.points}
     for trunk in taken.values():
         left[point_of(trunk)] -= not trunk.repeat
     for key in keys:

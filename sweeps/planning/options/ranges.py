@@ -42,6 +42,7 @@ RANGE_OF_OPTION = {
     "screen": Range(0, 1, open_low=True),
     "epochs": Range(0),
     "cascade_epochs": Range(1),
+    "cascade_samples": Range(1),
     "samples": Range(1),
     "repeat": Range(1),
     "batch_size": Range(2),  # Batch norm in training mode needs two images for a variance.

@@ -28,8 +28,14 @@ def cascade_to_be_in_words(spec: SweepSpec, cascading: Sequence[Point], points: 
     return (
         f"trunks of {len(cascading)} of {points} variants and train resolutions start from "
         "the best finished one of the variant at the next smaller, which they wait for, and take "
-        f"{spec.cascade_epochs} epoch(s) in place of {spec.trunks.epochs}"
+        f"{spec.cascade_epochs} epoch(s) in place of {spec.trunks.epochs}{_samples(spec)}"
     )
+
+
+def _samples(spec: SweepSpec) -> str:
+    if spec.grid.cascade_samples is None:
+        return ""
+    return f"; there are {spec.cascade_samples} of each in place of {spec.search.samples}"
 
 
 def cascade_in_words(spec: SweepSpec, parents: Mapping[Point, Parent | None], points: int) -> str:

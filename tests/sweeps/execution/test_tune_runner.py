@@ -345,7 +345,7 @@ def test_a_process_that_starts_is_not_ended_for_one_that_is_free(tmp_path: Path)
         pids.add(result["pid"])
         return False
 
-    phase = Phase(queue=queue, should_continue=take, failed=lambda *failure: pytest.fail(failure))
+    phase = Phase(queue=queue, should_continue=take, failed=lambda _, trace: pytest.fail(trace))
     context: Any = FragileContext(marks=tmp_path)
     run_trials(SlowToStart, [(phase, core_each(2))], context)
     assert len(pids) == 2

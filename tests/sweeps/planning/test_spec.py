@@ -93,6 +93,7 @@ EXTENDS: dict[str, Any] = {
     "screen": 0.5,
     "samples": 7,
     "repeat": 3,
+    "cascade_samples": 2,
     "survivors": 2,
     "arms": ("fix",),
     "head_lr": (0.1,),

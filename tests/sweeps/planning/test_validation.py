@@ -92,6 +92,9 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"cascade": True, "train_res": "native"}, "--cascade", "--train-res native has one"),
     ({"cascade": True, "cascade_epochs": 0}, "--cascade-epochs 0", "at least 1"),
     ({"cascade_epochs": 3}, "--cascade-epochs 3", "give --cascade"),
+    ({"cascade_samples": 1}, "--cascade-samples 1", "give --cascade"),
+    ({"cascade": True, "cascade_samples": 9, "samples": 8}, "--cascade-samples 9", "--samples 8"),
+    ({"cascade": True, "cascade_samples": 1, "survivors": 2}, "--cascade-samples 1", "--surv"),
     (
         {"cascade": True, "cascade_epochs": 1, "warmup_epochs": 2.0},
         "--warmup-epochs 2",

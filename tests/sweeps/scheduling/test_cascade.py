@@ -80,6 +80,41 @@ def test_each_point_starts_from_the_best_one_below(
     assert plan.rungs_at(plan.points[0]) == (1, 2, 4, 6) and plan.rungs_at(plan.points[1])[-1] == 3
 
 
+def test_the_first_trunk_has_the_hyperparameters_of_the_one_that_it_starts_from(
+    tmp_path: Path,
+) -> None:
+    plan = plan_with()
+    _, store, *_ = phase(plan, tmp_path)
+    by_key = {trunk.key: trunk for trunk in asked(store, plan)}
+    for point in plan.cascading:
+        first, *others = [t for t in by_key.values() if point_of(t) == point]
+        assert first.parent is not None
+        assert first.hyper == by_key[first.parent.trunk].hyper
+        assert all(other.hyper != first.hyper for other in others)
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_points_that_start_from_others_may_have_fewer_trunks_and_later_more(
+    tmp_path: Path, samples: int
+) -> None:
+    """What came first stays, and the winner of a smaller resolution that others started from."""
+    few, all_ = plan_with(cascade_samples=samples), plan_with()
+    scheduler, store, farm, _ = phase(few, tmp_path, concurrency=3, rng=random.Random(3))
+    first = asked(store, few)
+    assert scheduler.is_over and len(first) == few.trunks < all_.trunks
+    for point in few.points:
+        expected = samples if few.below(point) else SMALL_SPEC.search.samples
+        assert sum(point_of(trunk) == point for trunk in first) == expected == few.samples_at(point)
+        assert scheduler.survivors_of(point)
+    trained = len(farm.trained)
+    phase(all_, tmp_path, concurrency=3, rng=random.Random(4))
+    more = asked(store, all_)
+    assert more[: len(first)] == first and len(more) == all_.trunks
+    assert {t.parent for t in more if t.parent} == {t.parent for t in first if t.parent}
+    view, _, again, _ = phase(few, tmp_path)
+    assert not again.trained and trained and len(view.survivors()) == len(few.points)
+
+
 def test_a_trunk_waits_for_its_parent_and_other_variants_meanwhile_go_on(tmp_path: Path) -> None:
     plan = plan_with()
     _, store, *_ = phase(plan, tmp_path, concurrency=3, rng=random.Random(2))

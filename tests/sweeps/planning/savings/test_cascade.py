@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from sweeps.events.durations import Durations
 from sweeps.events.forecast import forecast
+from sweeps.output.disk_space import disk_needs
 from sweeps.planning.cell import trunk_in_words
 from sweeps.planning.grid import Point
 from sweeps.planning.savings.cascade import cascade_in_words, cascade_to_be_in_words
@@ -69,6 +70,11 @@ def test_the_price_is_that_of_the_epochs_to_be_trained() -> None:
             PLAN.below(point)
         )
     assert image_passes(PLAN)["trained"] == 3 * 120 * 2 * (9 + 4 + 4)
+    few = plan_of(spec_with(SPEC, cascade_samples=1))
+    assert image_passes(few)["trained"] == 120 * 2 * (3 * 9 + 4 + 4)
+    assert few.trunks == 2 * (3 + 1 + 1) and few.samples_at(LARGE) == 1 < few.samples_at(SMALL)
+    of_few, of_all = (disk_needs(plan, 4) for plan in (few, PLAN))
+    assert of_few.trunks < of_all.trunks and of_few.waiting < of_all.waiting
     ours, whole = (forecast(plan, Durations(plan)) for plan in (PLAN, PLAIN))
     assert ours.trunks_s < whole.trunks_s and ours.cells_s == whole.cells_s
 
@@ -94,6 +100,9 @@ def test_the_plan_says_what_starts_from_what() -> None:
     assert words.startswith("trunks of 4 of 6 variants and train resolutions start from")
     assert "take 4 epoch(s) in place of 9" in words
     assert cascade_to_be_in_words(SPEC, (), 6) == ""
+    few = spec_with(SPEC, cascade_samples=1)
+    ends = cascade_to_be_in_words(few, PLAN.cascading, 6).partition("in place of 9")[2]
+    assert ends == "; there are 1 of each in place of 3"
     console = file_console()
     console.print(plan_view(PLAN))
     assert f"cascade  {words}" in output_of(console)
