@@ -184,6 +184,7 @@ def _screened(plan: Plan) -> Plan:
             plan.grid.tests,
             worth,
             lambda point: nominal_ms(plan.costs[point.variant, point.train_res]),
+            plan.bases,
         )
     )
 

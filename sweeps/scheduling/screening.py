@@ -32,6 +32,7 @@ def screened_by(plan: Plan, rows: Sequence[Row]) -> Plan:
         plan.grid.tests,
         lambda variant, res: value.get((variant, res)),
         lambda point: nominal_ms(plan.costs[point.variant, point.train_res]),
+        plan.bases,
     )
     return plan.screened(screen)
 

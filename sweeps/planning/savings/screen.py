@@ -2,13 +2,14 @@
 
 A point is as good as the untouched net of its variant, a classifier fitted, at the test resolution
 nearest to its train resolution. The best share of the points stays, and of each variant the best:
-features that suit the images badly at first may suit them best once they are tuned.
+features that suit the images badly at first may suit them best once they are tuned. So does a point
+that trunks of others go back to.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,8 @@ class ScreenedPoint:
     stays: bool
     wildcard: bool = False
     """Whether it stays as the best of its variant alone."""
+    base: bool = False
+    """Whether it stays only as trunks of others go back to it."""
 
     @property
     def point(self) -> Point:
@@ -65,7 +68,12 @@ class Screen:
             f"(n={self.n}) near the train resolution"
         )
         wild = [one for one in self.ranked if one.wildcard]
-        parts = [("left out", self.left_out), ("kept as the best of its variant", wild)]
+        bases = [one for one in self.ranked if one.base]
+        parts = [
+            ("left out", self.left_out),
+            ("kept as the best of its variant", wild),
+            ("kept for others to start from", bases),
+        ]
         named = [f"{words}: {_named(points)}" for words, points in parts if points]
         return "; ".join([head, *named])
 
@@ -82,6 +90,7 @@ def make_screen(
     tests: Mapping[Point, Sequence[int]],
     worth: Callable[[str, int], float | None],
     cost: Callable[[Point], float],
+    bases: Container[Point] = (),
 ) -> Screen:
     """Rank the points, and decide which stay: the best ``share`` of them, rounded up.
 
@@ -89,6 +98,7 @@ def make_screen(
         tests: the points, and their test resolutions, px.
         worth: of a variant untouched at a test resolution; None: not known.
         cost: of a point; of equal ones the cheaper is the better.
+        bases: points that stay whatever their rank, as trunks of others start from theirs.
     """
     found = []
     for point, resolutions in tests.items():
@@ -101,6 +111,7 @@ def make_screen(
     ranked, seen = [], set[str]()
     for place, (point, near, value) in enumerate(found):
         first = point.variant not in seen
+        is_base = point in bases
         seen.add(point.variant)
         ranked.append(
             ScreenedPoint(
@@ -108,8 +119,9 @@ def make_screen(
                 train_res=point.train_res,
                 test_res=near,
                 value=value,
-                stays=place < count or first,
+                stays=place < count or first or is_base,
                 wildcard=place >= count and first,
+                base=place >= count and not first and is_base,
             )
         )
     return Screen(share=share, metric=metric, n=n, ranked=tuple(ranked))

@@ -49,6 +49,19 @@ def test_the_best_share_stays_and_of_each_variant_the_best(
         assert one.value == given_[one.point]
 
 
+def test_what_others_start_from_stays() -> None:
+    values = {point: point.train_res / 200 for point in POINTS}
+    tests = {point: (point.train_res,) for point in POINTS}
+    bases = [point for point in POINTS if point.train_res == 64]
+    screen = make_screen(
+        0.1, "top1", 20, tests, lambda _, res: res / 200, lambda point: point.train_res, bases
+    )
+    stays = {one.point for one in screen.ranked if one.stays}
+    assert stays == {point for point in values if point.train_res != 96}
+    assert {one.point for one in screen.ranked if one.base} == set(bases)
+    assert "kept for others to start from: b0 at 64 (32.0 %), " in screen.in_words
+
+
 def test_of_equals_the_cheaper_stays() -> None:
     screen = screen_with(0.3, dict.fromkeys(POINTS[:3], 0.5))
     assert [one.train_res for one in screen.ranked if one.stays] == [64]
