@@ -31,9 +31,9 @@ With --spot-loss each GPU that is busy goes away so often an hour, at random, an
 after five minutes. Its trial goes on on other GPUs, before all others, from what it saved last,
 every five minutes and after each epoch, after a minute of restarting.
 
-With --screen and --cascade sweeps spend less, as with the options of that name (only by curves that
-are made up); regret is towards sweeps of all points without cuts, in which no trunk starts from
-another. What untouched nets are worth is made up too, with an error of two points, and that a trunk
+With --screen, --cascade and --cascade-samples sweeps spend less, as with the options of that name
+(only by curves that are made up); regret is towards sweeps of all points without cuts, in which no
+trunk starts from another. What untouched nets are worth is made up too, with an error of two points, and that a trunk
 which starts from another comes as far in half of the epochs as it would from the weights in all.
 
 At the end: whether variants and resolutions in another order change a decision.
@@ -159,12 +159,13 @@ def main() -> None:
     parser.add_argument("--spread", type=float, help="of the speed, left where workers double")
     parser.add_argument("--screen", type=float, default=1.0, help="share of the points that stay")
     parser.add_argument("--cascade", action="store_true", help="from small to large resolutions")
+    parser.add_argument("--cascade-samples", type=int, help="trunks that start from others")
     parser.add_argument("--cells", action="store_true", help="made too, beside trunks")
     parser.add_argument("--spot-loss", type=float, default=0.0, help="of each GPU, an hour")
     args = parser.parse_args()
     os.fsync = lambda _: None  # no power is cut here
     size, curves = SIZES[args.grid], curves_of(args.curves, args.crossing)
-    SAVINGS.update(screen=args.screen, cascade=args.cascade)
+    SAVINGS.update(screen=args.screen, cascade=args.cascade, cascade_samples=args.cascade_samples)
     how = {"losses_per_hour": args.spot_loss, "spread": args.spread, "cells": args.cells}
     print(
         "| grace | GPUs | epochs | GPU time | hours | of cells | regret | elapsed | idle | TPE "
