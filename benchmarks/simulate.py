@@ -33,8 +33,9 @@ every five minutes and after each epoch, after a minute of restarting.
 
 With --screen, --cascade and --cascade-samples sweeps spend less, as with the options of that name
 (only by curves that are made up); regret is towards sweeps of all points without cuts, in which no
-trunk starts from another. What untouched nets are worth is made up too, with an error of two points, and that a trunk
-which starts from another comes as far in half of the epochs as it would from the weights in all.
+trunk starts from another. What untouched nets are worth is made up too, with an error of two
+points, and that a trunk which starts from another comes as far in half of the epochs as it would
+from the weights in all.
 
 At the end: whether variants and resolutions in another order change a decision.
 """
