@@ -34,7 +34,7 @@ every five minutes and after each epoch, after a minute of restarting.
 With --screen, --cascade and --cascade-samples sweeps spend less, as with the options of that name
 (only by curves that are made up); regret is towards sweeps of all points without cuts, in which no
 trunk starts from another. What untouched nets are worth is made up too, with an error of two
-points, and that a trunk which starts from another comes as far in half of the epochs as it would
+points, and that a trunk which starts from another comes as far in its fewer epochs as it would
 from the weights in all.
 
 At the end: whether variants and resolutions in another order change a decision.
@@ -161,12 +161,14 @@ def main() -> None:
     parser.add_argument("--screen", type=float, default=1.0, help="share of the points that stay")
     parser.add_argument("--cascade", action="store_true", help="from small to large resolutions")
     parser.add_argument("--cascade-samples", type=int, help="trunks that start from others")
+    parser.add_argument("--cascade-epochs", type=int, help="of those; left out: half of all")
     parser.add_argument("--cells", action="store_true", help="made too, beside trunks")
     parser.add_argument("--spot-loss", type=float, default=0.0, help="of each GPU, an hour")
     args = parser.parse_args()
     os.fsync = lambda _: None  # no power is cut here
     size, curves = SIZES[args.grid], curves_of(args.curves, args.crossing)
-    SAVINGS.update(screen=args.screen, cascade=args.cascade, cascade_samples=args.cascade_samples)
+    cascade = ("cascade", "cascade_samples", "cascade_epochs")
+    SAVINGS.update(screen=args.screen, **{name: getattr(args, name) for name in cascade})
     how = {"losses_per_hour": args.spot_loss, "spread": args.spread, "cells": args.cells}
     print(
         "| grace | GPUs | epochs | GPU time | hours | of cells | regret | elapsed | idle | TPE "
