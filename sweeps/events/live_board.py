@@ -15,10 +15,11 @@ from trainables.storage.files import Place
 
 EVERY_S = 30.0  # at least, between two writes
 SHARE = 0.02  # of the time, at most, goes into writing
-# A store gets the file when there are so many more cells, as a share, or so many seconds have gone:
-# it is sent whole, so that in all it is some ten times what it is at the end.
+# A store gets the file when there are so many more cells, as a share, or so many seconds have gone
+# and such a share of the time so far. It is sent whole: were it sent as often in long sweeps as in
+# short ones, bytes would grow with the square of the cells.
 AWAY_GROWTH = 0.1
-AWAY_S = 600.0
+AWAY_S, AWAY_SHARE = 600.0, 0.02
 
 
 class LiveBoard:
@@ -26,8 +27,9 @@ class LiveBoard:
 
     Between two writes are 30 s, or more where writing takes more than a fiftieth of the time: the
     file is written whole, so that one for each cell would cost the square of the cells. To a store
-    it is sent when there are a tenth more cells, or ten minutes have gone. What a store holds
-    already comes in one go, and is written once, when the next cell begins.
+    it is sent when there are a tenth more cells, or ten minutes have gone and a fiftieth of the
+    time since the start. What a store holds already comes in one go, and is written once, when the
+    next cell begins.
 
     Args:
         paths: the files that the leaderboard is written to; the first one is on this machine.
@@ -48,7 +50,7 @@ class LiveBoard:
         self._is_replaying = False
         self._ends = 0  # of cells, those that came again too
         self._written: dict[Place, int] = {}  # how many of them each file has
-        self._next_at = self._next_away_at = clock()
+        self._began = self._next_at = self._next_away_at = clock()
         self._cells_away = 0
 
     def on(self, event: Event) -> None:
@@ -102,4 +104,5 @@ class LiveBoard:
         ended = self._clock()
         self._next_at = ended + max(EVERY_S, (ended - began) / SHARE)
         if set(paths) & set(self._paths[1:]):
-            self._next_away_at, self._cells_away = ended + AWAY_S, len(self._rows)
+            self._next_away_at = ended + max(AWAY_S, AWAY_SHARE * (ended - self._began))
+            self._cells_away = len(self._rows)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from sweeps.events.event_types import CellBegan, CellEnded, CellsPlanned
-from sweeps.events.live_board import AWAY_GROWTH, AWAY_S, EVERY_S, SHARE, LiveBoard
+from sweeps.events.live_board import AWAY_GROWTH, AWAY_S, AWAY_SHARE, EVERY_S, SHARE, LiveBoard
 from sweeps.selection import leaderboard
 from sweeps.selection.leaderboard import Row, read
 from tests.factories import HYPER, a_row, plan_of, spec_with
@@ -103,9 +103,10 @@ def test_a_store_is_sent_some_ten_times_the_board_and_is_never_far_behind(
     for number, end in enumerate(ENDS, start=1):
         worked_out(live, clock, seconds, [end])
         behind = number - len(read(there))
-        missed = max(EVERY_S, min(AWAY_S, (1 + AWAY_GROWTH * number) * seconds))
+        waited = max(AWAY_S, AWAY_SHARE * number * seconds)
+        missed = max(EVERY_S, min(waited, (1 + AWAY_GROWTH * number) * seconds))
         assert behind * seconds <= missed
-    by_time = 100 * seconds / AWAY_S
+    by_time = min(100 * seconds / AWAY_S, (1 + AWAY_SHARE) / AWAY_SHARE)
     assert sum(sent) <= 100 * (1 + by_time) + 100 * (1 + AWAY_GROWTH) / AWAY_GROWTH
     assert writes.count(there) <= writes.count(here)
 
