@@ -13,11 +13,12 @@ from sweeps.selection import leaderboard
 from sweeps.selection.leaderboard import Row
 from trainables.storage.files import Place
 
-EVERY_S = 30.0  # at least, between two writes
+# At least, between two writes: seconds, and a share of the time so far. The file is written whole:
+# were it written as often in long sweeps as in short ones, bytes would grow with the square of the
+# cells.
+EVERY_S, EVERY_SHARE = 30.0, 0.002
 SHARE = 0.02  # of the time, at most, goes into writing
-# A store gets the file when there are so many more cells, as a share, or so many seconds have gone
-# and such a share of the time so far. It is sent whole: were it sent as often in long sweeps as in
-# short ones, bytes would grow with the square of the cells.
+# A store gets the file when there are so many more cells, as a share, or after so much time.
 AWAY_GROWTH = 0.1
 AWAY_S, AWAY_SHARE = 600.0, 0.02
 
@@ -25,11 +26,10 @@ AWAY_S, AWAY_SHARE = 600.0, 0.02
 class LiveBoard:
     """A watcher that writes the leaderboard now and then, as cells end.
 
-    Between two writes are 30 s, or more where writing takes more than a fiftieth of the time: the
-    file is written whole, so that one for each cell would cost the square of the cells. To a store
-    it is sent when there are a tenth more cells, or ten minutes have gone and a fiftieth of the
-    time since the start. What a store holds already comes in one go, and is written once, when the
-    next cell begins.
+    Between two writes are 30 s, and after four hours a 500th of the time since the start; or more
+    where writing takes more than a fiftieth of the time. To a store it is sent when there are a
+    tenth more cells, or ten minutes have gone and a fiftieth of the time since the start. What a
+    store holds already comes in one go, and is written once, when the next cell begins.
 
     Args:
         paths: the files that the leaderboard is written to; the first one is on this machine.
@@ -102,7 +102,8 @@ class LiveBoard:
             leaderboard.write_table(path, self._table)
             self._written[path] = self._ends
         ended = self._clock()
-        self._next_at = ended + max(EVERY_S, (ended - began) / SHARE)
+        elapsed = ended - self._began
+        self._next_at = ended + max(EVERY_S, EVERY_SHARE * elapsed, (ended - began) / SHARE)
         if set(paths) & set(self._paths[1:]):
-            self._next_away_at = ended + max(AWAY_S, AWAY_SHARE * (ended - self._began))
+            self._next_away_at = ended + max(AWAY_S, AWAY_SHARE * elapsed)
             self._cells_away = len(self._rows)

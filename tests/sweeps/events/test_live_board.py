@@ -10,7 +10,15 @@ import pyarrow as pa
 import pytest
 
 from sweeps.events.event_types import CellBegan, CellEnded, CellsPlanned
-from sweeps.events.live_board import AWAY_GROWTH, AWAY_S, AWAY_SHARE, EVERY_S, SHARE, LiveBoard
+from sweeps.events.live_board import (
+    AWAY_GROWTH,
+    AWAY_S,
+    AWAY_SHARE,
+    EVERY_S,
+    EVERY_SHARE,
+    SHARE,
+    LiveBoard,
+)
 from sweeps.selection import leaderboard
 from sweeps.selection.leaderboard import Row, read
 from tests.factories import HYPER, a_row, plan_of, spec_with
@@ -61,6 +69,23 @@ def ended_by(error: BaseException | None, live: LiveBoard, clock: Clock) -> None
         worked_out(live, clock, 0.0, ENDS)
         if error is not None:
             raise error
+
+
+def test_in_a_long_sweep_writes_are_a_share_of_the_time_apart(
+    tmp_path: Path, writes: list[Path]
+) -> None:
+    clock = Clock()
+    live = LiveBoard(tmp_path / "leaderboard.parquet", clock=clock)
+    worked_out(live, clock, 0.0, ENDS[:1])
+    clock.now += 100 * EVERY_S / EVERY_SHARE
+    live.on(ENDS[1])
+    written = len(writes)
+    clock.now += 99 * EVERY_S
+    live.on(ENDS[2])
+    assert len(writes) == written
+    clock.now += 2 * EVERY_S
+    live.on(ENDS[3])
+    assert len(writes) == written + 1
 
 
 def test_the_first_cell_that_ends_is_on_all_boards_at_once(tmp_path: Path) -> None:
