@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from math import ceil
 
 import pytest
 
 from sweeps.final_model.outcome import PairedGain
 from sweeps.planning.options.groups import ServingOptions
 from sweeps.planning.plan import Plan
+from sweeps.planning.savings.rungs import FIRST_RUNG_STEPS
 from sweeps.planning.serving.costs import COST_OF_FIELD
 from sweeps.planning.units import three_digits
 from sweeps.planning.workload import gmacs_left
@@ -28,6 +30,8 @@ from tests.factories import (
     plan_of,
     spec_with,
 )
+
+OF_3_STEPS = ceil(FIRST_RUNG_STEPS / 3)  # the first rung where an epoch has so many
 
 
 @pytest.fixture
@@ -61,7 +65,7 @@ def test_the_plan_says_what_will_be_done_and_what_it_costs(plan: Plan) -> None:
     [
         ({"epochs": 1, "grace_epochs": 2}, "1 epochs, none cut: the first rung is 2 (--grace"),
         ({"grace_epochs": 50}, "20 epochs, none cut: the first rung is 50 (--grace"),
-        ({}, "20 epochs, none cut: the first rung is 67 (--grace"),  # of 3 steps each
+        ({}, f"20 epochs, none cut: the first rung is {OF_3_STEPS} (--grace"),
         ({"samples": 1, "grace_epochs": 2}, "20 epochs, cut after 2, 6, 18\n"),
     ],
 )
