@@ -116,7 +116,8 @@ def _no_more(plan: Plan) -> str:
 
 def _cascade(plan: Plan) -> list[str]:
     """Say which trunks start from others; nothing where none does."""
-    words = cascade_to_be_in_words(plan.spec, plan.cascading, len(plan.points))
+    samples = plan.samples_of_cascading, plan.samples
+    words = cascade_to_be_in_words(plan.spec, plan.cascading, len(plan.points), samples)
     return [f"cascade  {words}"] if words else []
 
 
