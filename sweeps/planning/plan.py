@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sweeps.planning.cell import Cell
-from sweeps.planning.grid import Grid, Point, native_crop, point_of, resolve_grid
+from sweeps.planning.grid import Grid, Point, native_crop, resolve_grid
 from sweeps.planning.options.space import space_size
 from sweeps.planning.options.touched import adapts
 from sweeps.planning.savings.rungs import default_grace_epochs, rungs_to
@@ -105,9 +105,10 @@ class Plan:
         """Count likewise, where the first trunk of the point has begun: all start as it does.
 
         That may be from the weights as they come in spite of ``--cascade``: there was no smaller
-        train resolution yet, or none that had finished a trunk.
+        train resolution yet, or none that had finished a trunk. Or from one of a smaller train
+        resolution that is none of the plan's.
         """
-        return self.samples if first.parent is None else self.samples_at(point_of(first))
+        return self.samples if first.parent is None else self.samples_of_cascading
 
     def trunks_at(self, point: Point) -> int:
         """Count the trunks of a point, repeats included."""

@@ -255,6 +255,23 @@ def test_what_began_before_there_was_a_smaller_resolution_stays(
     assert not farm.trained and view.is_over and len(asked(store, few)) == 4
 
 
+def test_without_the_smallest_resolution_a_sweep_is_viewed(tmp_path: Path) -> None:
+    """What has started from there keeps its number of trunks."""
+    whole, few = (
+        plan_with(train_res=resolutions, cascade_samples=1)
+        for resolutions in (RESOLUTIONS, (96, 128))
+    )
+    _, store, *_ = phase(whole, tmp_path)
+    before = asked(store, whole)
+    reuse = reuse_of(few, store)
+    assert reuse.trunks == reuse.trunks_planned == 4 < few.trunks
+    for plan in (few, whole):
+        view, _, farm, _ = phase(plan, tmp_path)
+        assert not farm.trained and view.is_over
+        assert asked(store, plan) == [t for t in before if point_of(t) in plan.points]
+        assert len(view.survivors()) == len(plan.points)
+
+
 def test_a_parent_whose_weights_are_gone_is_trained_again_before_its_children(
     tmp_path: Path,
 ) -> None:
