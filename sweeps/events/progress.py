@@ -26,7 +26,7 @@ from sweeps.events.event_types import (
 from sweeps.planning.cell import Cell
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
-from sweeps.planning.workload import CellKind, expected_trunks, planned_cells
+from sweeps.planning.workload import CellKind, expected_trunks, planned_cells, planned_trunks
 from sweeps.selection.leaderboard import Row
 from trainables.evaluation.class_metrics import Metric
 from trainables.evaluation.metrics import Score
@@ -188,10 +188,15 @@ class Progress:
         return self._clock() - self._process_began
 
     @property
+    def planned_trunks(self) -> int:
+        """The number of trunks of the plan, by what those start from that have begun."""
+        assert self.plan is not None
+        return planned_trunks(self.plan, self.trunks.values())
+
+    @property
     def waiting_trunks(self) -> int:
         """The number of trunks of the plan that have not begun."""
-        assert self.plan is not None
-        return max(0, self.plan.trunks - len(self.trunks))
+        return max(0, self.planned_trunks - len(self.trunks))
 
     def left(self) -> tuple[float, float] | None:
         """Estimate the seconds that are left.

@@ -101,6 +101,15 @@ class Plan:
         """Likewise, of a point where they start from others."""
         return min(self.samples, self.spec.cascade_samples)
 
+    def samples_with(self, first: TrunkSpec) -> int:
+        """Count likewise, where the first trunk of the point has begun: all start as it does.
+
+        That may be from the weights as they come in spite of ``--cascade``: there was no smaller
+        train resolution yet, or none that had finished a trunk. Or from one of a smaller train
+        resolution that is none of the plan's.
+        """
+        return self.samples if first.parent is None else self.samples_of_cascading
+
     def trunks_at(self, point: Point) -> int:
         """Count the trunks of a point, repeats included."""
         return self.samples_at(point) + self.repeats

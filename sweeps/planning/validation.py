@@ -241,10 +241,11 @@ def _check_cascade(spec: SweepSpec, warmup: float) -> None:
             f"{spec.search.samples}, the trunks of each variant at its smallest train resolution: "
             "give at most as many."
         )
-    if spec.cascade_samples < min(spec.fix.survivors, spec.search.samples):
+    fixed = min(spec.fix.survivors, spec.search.samples)
+    if spec.cascade_samples < fixed:
         raise UserError(
             f"--cascade-samples {spec.cascade_samples} trains fewer trunks than --survivors "
-            f"{spec.fix.survivors} asks for the cells: give as many, or fewer --survivors."
+            f"{spec.fix.survivors} asks for the cells: give at least {fixed}, or fewer --survivors."
         )
     resolutions = spec.grid.train_res
     if spec.trunks.epochs == 0 or resolutions == "native" or len(resolutions) == 1:

@@ -10,9 +10,9 @@ order on any machine.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from sweeps.planning.grid import Point
+from sweeps.planning.grid import Point, point_of
 from sweeps.planning.options.touched import mixes_channels
 from sweeps.planning.plan import Plan
 from trainables.evaluation.kept_probe import PROBE_IMAGES
@@ -23,6 +23,7 @@ from trainables.models.map_shape import feature_count
 from trainables.profiling.cost import Cost
 from trainables.profiling.speed import NOMINAL, Pass, Work
 from trainables.training.class_balance import fitted_class_weights
+from trainables.training.trunk import TrunkSpec
 
 CellKind = tuple[str, int, tuple[str, ...]]  # variant, test resolution (px), arms
 PROBED = "seen by linear probes"  # a purpose of images, in words
@@ -82,6 +83,19 @@ def gmacs_left(plan: Plan, point: Point, after: int = 0) -> float:
     """Count the GMACs of a trunk after epoch ``after`` to its end, if it is not cut."""
     epochs = range(after + 1, plan.epochs_at(point) + 1)
     return sum(epoch_gmacs(plan, point, epoch) for epoch in epochs)
+
+
+def planned_trunks(plan: Plan, begun: Iterable[TrunkSpec]) -> int:
+    """Count the trunks of a plan, over all points, by what those start from that have begun.
+
+    Args:
+        begun: those of a point in the order in which they began.
+    """
+    firsts: dict[Point, TrunkSpec] = {}
+    for trunk in begun:
+        firsts.setdefault(point_of(trunk), trunk)
+    more = (plan.samples_with(own) - plan.samples_at(point) for point, own in firsts.items())
+    return plan.trunks + sum(more)
 
 
 def expected_trunks(plan: Plan, point: Point, epoch: int) -> int:

@@ -14,7 +14,6 @@ import math
 from collections.abc import Iterable, Mapping
 from statistics import fmean
 
-from sweeps.planning.grid import Point
 from sweeps.planning.plan import Plan
 from sweeps.scheduling.halving import Halving
 
@@ -90,10 +89,9 @@ class EarlyEndHalving(Halving):
         return super()._promotable_at(rung) if rung < self.top else []
 
 
-def halving_of(plan: Plan, point: Point, epochs: int) -> Halving:
-    """Make the rungs of one point of a plan, whose trunks are trained for so many epochs."""
+def halving_of(plan: Plan, trunks: int, epochs: int) -> Halving:
+    """Make the rungs of one point of a plan, of so many trunks that are trained so many epochs."""
     rungs, reduction = len(plan.rungs_to(epochs)) - 1, plan.spec.halving.reduction
-    trunks = plan.samples_at(point)
     if not plan.spec.halving.early_end:
         return Halving(rungs=rungs, reduction=reduction, trunks=trunks)
     images = plan.counts["val"]

@@ -199,19 +199,20 @@ def _of_plan(plan: Plan, proposals: Sequence[Asked]) -> tuple[dict[str, TrunkSpe
     """
     found: dict[str, TrunkSpec] = {}
     beyond: set[str] = set()
-    left = {point: plan.samples_at(point) for point in plan.points}
+    left: dict[Point, int] = {}  # by the points whose first trunk has been found
     for line in proposals:
-        if line.variant and _own_point(line) not in left:
+        if line.variant and _own_point(line) not in plan.grid.tests:
             beyond.add(line.trunk)
         for point in _points_of(plan, line):
             draw, parent = line.hyper, _parent_of(line)
             trunk = plan.trunk(point, draw.hyper, draw.recipe, line.repeat, parent)
             if trunk.key == line.trunk:
                 is_new = trunk.key not in found
+                room = left.setdefault(point, plan.samples_with(trunk))
                 if (
                     is_new
                     and trunk.repeat < plan.spec.search.repeat
-                    and (trunk.configuration in found if trunk.repeat else left[point])
+                    and (trunk.configuration in found if trunk.repeat else room)
                 ):
                     left[point] -= not trunk.repeat
                     found[trunk.key] = trunk
@@ -242,8 +243,9 @@ def _found_in_store(
     store: Store, plan: Plan, keys: Sequence[str], taken: Mapping[str, TrunkSpec]
 ) -> Iterator[TrunkSpec]:
     """Find trunks whose proposals are lost by their specs, as many as their points may have."""
-    left = {point: plan.samples_at(point) for point in plan.points}
+    left: dict[Point, int] = {}
     for trunk in taken.values():
+        left.setdefault(point_of(trunk), plan.samples_with(trunk))
         left[point_of(trunk)] -= not trunk.repeat
     for key in keys:
         try:
@@ -251,10 +253,11 @@ def _found_in_store(
         except DamagedFileError:  # nothing is known of it
             continue
         point = point_of(spec)
-        if point not in left or spec.repeat >= plan.spec.search.repeat:
+        if point not in plan.grid.tests or spec.repeat >= plan.spec.search.repeat:
             continue
         draw = plan.search.draw_of(spec)
         made = plan.trunk(point, draw.hyper, draw.recipe, spec.repeat, spec.parent)
-        if made.key == key and (spec.repeat or left[point]):
+        room = left.setdefault(point, plan.samples_with(spec))
+        if made.key == key and (spec.repeat or room):
             left[point] -= not spec.repeat
             yield spec

@@ -11,7 +11,7 @@ from sweeps.output.sweep_record import SweepRecord
 from sweeps.planning.cell import Cell
 from sweeps.planning.grid import Point, point_of
 from sweeps.planning.plan import Plan
-from sweeps.planning.workload import planned_cells
+from sweeps.planning.workload import planned_cells, planned_trunks
 from sweeps.scheduling.cell_scheduler import SurvivingTrunk, cells_of
 from sweeps.scheduling.journal import read_journal
 from sweeps.scheduling.trunk_results import with_repeats
@@ -87,7 +87,7 @@ def reuse_of(plan: Plan, store: Store) -> Reuse:
     needed |= _parents_of_new(plan, list(asked.values()), [trunk for trunk, _ in best], ends)
     return Reuse(
         trunks=len(ends),
-        trunks_planned=plan.trunks,
+        trunks_planned=planned_trunks(plan, asked.values()),
         cells=len(done) + len(whole),
         cells_planned=plan.cells,
         arms=_arms(done) + sum(len(taken.arms) for taken in kept.values()),

@@ -35,7 +35,11 @@ class TrunkResults:
         self._ended: dict[str, TrunkStatus] = {}  # by key
         self._parents: dict[Point, Parent | None] = {}  # of the points whose first trunk has begun
         self._epochs = {point: plan.epochs_at(point) for point in plan.points}
-        self._halving = {p: halving_of(plan, p, self._epochs[p]) for p in dearest_first(plan)}
+        self._samples = {point: plan.samples_at(point) for point in plan.points}
+        self._halving = {
+            point: halving_of(plan, self._samples[point], self._epochs[point])
+            for point in dearest_first(plan)
+        }
         # For the search, by variant and key: each has its values as they are now.
         self._tried: dict[str, dict[str, Trial]] = defaultdict(dict)
         # With --transfer by variant those that it learns from; they come first.
@@ -110,10 +114,11 @@ class TrunkResults:
     def _add(self, trunk: TrunkSpec) -> None:
         point = point_of(trunk)
         if point not in self._parents:  # all of the point start as its first one does
-            self._parents[point], epochs = trunk.parent, trunk.recipe.epochs
-            if epochs != self._epochs[point]:
-                self._epochs[point] = epochs
-                self._halving[point] = halving_of(self._plan, point, epochs)
+            self._parents[point] = trunk.parent
+            samples, epochs = self._plan.samples_with(trunk), trunk.recipe.epochs
+            if (samples, epochs) != (self._samples[point], self._epochs[point]):
+                self._samples[point], self._epochs[point] = samples, epochs
+                self._halving[point] = halving_of(self._plan, samples, epochs)
         self._trunks[trunk.key] = trunk
         self._of_point[point].append(trunk)
         self._tell_search(trunk)

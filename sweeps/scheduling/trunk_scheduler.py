@@ -200,7 +200,7 @@ class TrunkScheduler(TrunkResults):
         return goes_on + self._halving[point].to_begin + len(self._repeatable[point])
 
     def _begun(self, point: Point) -> int:
-        return self._plan.samples_at(point) - self._halving[point].to_begin
+        return self._samples[point] - self._halving[point].to_begin
 
     def _promote(self, point: Point, key: str) -> TrunkSpec:
         halving = self._halving[point]

@@ -153,7 +153,7 @@ class Terminal:
         if plan is None:
             return None
         if not progress.are_all_planned:
-            phase, total, done = "trunks", plan.trunks, len(progress.ended)
+            phase, total, done = "trunks", progress.planned_trunks, len(progress.ended)
             waiting = progress.waiting_trunks
         else:
             phase, total, done = "cells", len(progress.cells), len(progress.cells_done)

@@ -116,7 +116,8 @@ def _no_more(plan: Plan) -> str:
 
 def _cascade(plan: Plan) -> list[str]:
     """Say which trunks start from others; nothing where none does."""
-    words = cascade_to_be_in_words(plan.spec, plan.cascading, len(plan.points))
+    samples = plan.samples_of_cascading, plan.samples
+    words = cascade_to_be_in_words(plan.spec, plan.cascading, len(plan.points), samples)
     return [f"cascade  {words}"] if words else []
 
 
@@ -220,11 +221,12 @@ def _screen(plan: Plan) -> list[str]:
         return []
     share, points, variants = plan.spec.grid.screen, len(plan.points), len(plan.spec.grid.variants)
     stay = ceil(round(share * points, 6))
-    most = min(points, stay + variants - 1)
+    most = min(points, stay + variants - 1 + len(plan.bases))
+    bases = " and what others start from" if plan.bases else ""
     return [
         f"screen   --screen {share:g}: of the {points} variants and train resolutions, {stay} to "
-        f"{most} are trained, the best by the untouched nets, of each variant one at least; all "
-        "counts here are without it"
+        f"{most} are trained, the best by the untouched nets, of each variant one at least{bases}; "
+        "all counts here are without it"
     ]
 
 

@@ -16,26 +16,29 @@ from trainables.training.trunk import Parent
 NAMED = 6  # points that a sentence names
 
 
-def cascade_to_be_in_words(spec: SweepSpec, cascading: Sequence[Point], points: int) -> str:
+def cascade_to_be_in_words(
+    spec: SweepSpec, cascading: Sequence[Point], points: int, samples: tuple[int, int]
+) -> str:
     """Say where trunks are to start from others; empty: nowhere.
 
     Args:
         cascading: the points where they are.
         points: how many there are in all.
+        samples: the trunks of a point, their repeats not counted: of those, and of the others.
     """
     if not cascading:
         return ""
     return (
         f"trunks of {len(cascading)} of {points} variants and train resolutions start from "
         "the best finished one of the variant at the next smaller, which they wait for, and take "
-        f"{spec.cascade_epochs} epoch(s) in place of {spec.trunks.epochs}{_samples(spec)}"
+        f"{spec.cascade_epochs} epoch(s) in place of {spec.trunks.epochs}{_fewer(*samples)}"
     )
 
 
-def _samples(spec: SweepSpec) -> str:
-    if spec.grid.cascade_samples is None:
+def _fewer(of_cascading: int, of_others: int) -> str:
+    if of_cascading == of_others:
         return ""
-    return f"; there are {spec.cascade_samples} of each in place of {spec.search.samples}"
+    return f"; there are {of_cascading} of each in place of {of_others}"
 
 
 def cascade_in_words(spec: SweepSpec, parents: Mapping[Point, Parent | None], points: int) -> str:

@@ -94,7 +94,11 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"cascade_epochs": 3}, "--cascade-epochs 3", "give --cascade"),
     ({"cascade_samples": 1}, "--cascade-samples 1", "give --cascade"),
     ({"cascade": True, "cascade_samples": 9, "samples": 8}, "--cascade-samples 9", "--samples 8"),
-    ({"cascade": True, "cascade_samples": 1, "survivors": 2}, "--cascade-samples 1", "--surv"),
+    (
+        {"cascade": True, "cascade_samples": 1, "survivors": 9, "samples": 3},
+        "--cascade-samples 1",
+        "--survivors 9 asks for the cells: give at least 3, or fewer",
+    ),
     (
         {"cascade": True, "cascade_epochs": 1, "warmup_epochs": 2.0},
         "--warmup-epochs 2",

@@ -180,8 +180,12 @@ def test_where_the_smaller_resolution_fails_the_next_smaller_stands_in_for_it(
     assert best_of(again, plan.points[1]).parent is not None
 
 
-def test_where_nothing_smaller_has_finished_trunks_start_as_ever(tmp_path: Path) -> None:
-    plan, store = plan_with(variants=("b0",), train_res=(64, 96)), Store(tmp_path)
+@pytest.mark.parametrize("samples", [None, 1])
+def test_where_nothing_smaller_has_finished_trunks_start_as_ever(
+    tmp_path: Path, samples: int | None
+) -> None:
+    options: dict[str, Any] = {"variants": ("b0",), "train_res": (64, 96)}
+    plan, store = plan_with(**options, cascade_samples=samples), Store(tmp_path)
     progress = Progress()
     progress.on(SweepBegan(plan=plan))
     scheduler, farm = TrunkScheduler(plan, store, progress), Farm(plan, store)
@@ -194,6 +198,7 @@ def test_where_nothing_smaller_has_finished_trunks_start_as_ever(tmp_path: Path)
     larger = [t for t in asked(store, plan) if t.train_res == 96]
     assert [(t.parent, t.recipe.epochs) for t in larger] == [(None, 6)] * 3
     assert set(progress.ended) == {t.key for t in asked(store, plan)}, "more epochs than planned"
+    assert progress.planned_trunks == len(progress.trunks) and not progress.waiting_trunks
     assert max(epoch for key, epoch in farm.trained if key == larger[0].key) in plan.rungs
     assert recorded_status(store, best_of(scheduler, plan.points[1]).key) is TrunkStatus.FINISHED
     assert "those of b0 at 96 started from the weights as they come" in scheduler.cascade
@@ -217,6 +222,54 @@ def test_a_sweep_that_is_extended_keeps_its_parents(tmp_path: Path) -> None:
     view, _, farm, _ = phase(few, tmp_path)
     assert not farm.trained and {t.key for t in asked(store, few)} == {t.key for t in before}
     assert view.is_over
+
+
+@pytest.mark.parametrize("steps", [2, None])
+def test_what_began_before_there_was_a_smaller_resolution_stays(
+    tmp_path: Path, steps: int | None
+) -> None:
+    """Also where a point has fewer trunks now: it has begun as one that starts from nothing."""
+    few, more = (
+        plan_with(variants=("b0",), train_res=resolutions, cascade_samples=1)
+        for resolutions in ((96, 128), RESOLUTIONS)
+    )
+    store = Store(tmp_path)
+    if steps is None:
+        phase(few, tmp_path)
+    else:
+        assert steps_of(few, store, steps)
+    before = asked(store, few)
+    reuse = reuse_of(more, store)
+    assert (reuse.trunks_planned, more.trunks) == (7, 5)
+    progress = Progress()
+    progress.on(SweepBegan(plan=more))
+    scheduler, farm = TrunkScheduler(more, store, progress), Farm(more, store)
+    assert progress.planned_trunks == 7 or steps
+    farm.run(scheduler)
+    trunks = asked(store, more)
+    assert scheduler.is_over and trunks[: len(before)] == before and len(trunks) == 7
+    assert progress.planned_trunks == 7 == len(progress.ended)
+    at_128 = [trunk.parent for trunk in trunks if trunk.train_res == 128]
+    assert [own and own.trunk for own in at_128] == [best_of(scheduler, few.points[0]).key]
+    view, _, farm, _ = phase(few, tmp_path)
+    assert not farm.trained and view.is_over and len(asked(store, few)) == 4
+
+
+def test_without_the_smallest_resolution_a_sweep_is_viewed(tmp_path: Path) -> None:
+    """What has started from there keeps its number of trunks."""
+    whole, few = (
+        plan_with(train_res=resolutions, cascade_samples=1)
+        for resolutions in (RESOLUTIONS, (96, 128))
+    )
+    _, store, *_ = phase(whole, tmp_path)
+    before = asked(store, whole)
+    reuse = reuse_of(few, store)
+    assert reuse.trunks == reuse.trunks_planned == 4 < few.trunks
+    for plan in (few, whole):
+        view, _, farm, _ = phase(plan, tmp_path)
+        assert not farm.trained and view.is_over
+        assert asked(store, plan) == [t for t in before if point_of(t) in plan.points]
+        assert len(view.survivors()) == len(plan.points)
 
 
 def test_a_parent_whose_weights_are_gone_is_trained_again_before_its_children(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from math import ceil
 
 import pytest
 
 from sweeps.final_model.outcome import PairedGain
 from sweeps.planning.options.groups import ServingOptions
 from sweeps.planning.plan import Plan
+from sweeps.planning.savings.rungs import FIRST_RUNG_STEPS
 from sweeps.planning.serving.costs import COST_OF_FIELD
 from sweeps.planning.units import three_digits
 from sweeps.planning.workload import gmacs_left
+from sweeps.scheduling.screening import screened_by
 from sweeps.selection.choice import Choice
 from sweeps.selection.published_comparison import compare_with_published
 from sweeps.selection.repeats import with_repeats_counted
@@ -28,6 +31,8 @@ from tests.factories import (
     plan_of,
     spec_with,
 )
+
+OF_3_STEPS = ceil(FIRST_RUNG_STEPS / 3)  # the first rung where an epoch has so many
 
 
 @pytest.fixture
@@ -61,7 +66,7 @@ def test_the_plan_says_what_will_be_done_and_what_it_costs(plan: Plan) -> None:
     [
         ({"epochs": 1, "grace_epochs": 2}, "1 epochs, none cut: the first rung is 2 (--grace"),
         ({"grace_epochs": 50}, "20 epochs, none cut: the first rung is 50 (--grace"),
-        ({}, "20 epochs, none cut: the first rung is 67 (--grace"),  # of 3 steps each
+        ({}, f"20 epochs, none cut: the first rung is {OF_3_STEPS} (--grace"),
         ({"samples": 1, "grace_epochs": 2}, "20 epochs, cut after 2, 6, 18\n"),
     ],
 )
@@ -69,6 +74,22 @@ def test_a_plan_without_rungs_or_choice_can_be_shown(options: dict[str, int], to
     console = file_console()
     console.print(plan_view(plan_of(spec_with(**options))))
     assert told in output_of(console)
+
+
+@pytest.mark.parametrize(("cascade", "most"), [(False, 3), (True, 6)])
+def test_the_plan_bounds_what_a_screen_leaves(cascade: bool, most: int) -> None:
+    """The bound is reached where the largest resolutions are best, and the smallest worst."""
+    axes = {"variants": ("b0", "b1", "b2"), "train_res": (64, 96, 128), "test_res": (64, 96, 128)}
+    plan = plan_of(spec_with(**axes, screen=0.1, cascade=cascade), weights=True)
+    console = file_console()
+    console.print(plan_view(plan))
+    assert f"of the 9 variants and train resolutions, 1 to {most} are" in output_of(console)
+    rows = [
+        a_row(res // 4, variant=variant, train_res=224, test_res=res, untouched=True)
+        for variant in ("b0", "b1", "b2")
+        for res in (64, 96, 128)
+    ]
+    assert len(screened_by(plan, rows).points) == most
 
 
 def test_an_automatic_ladder_is_explained() -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
+
+import pytest
 
 from sweeps.events.durations import Durations
 from sweeps.events.forecast import forecast
@@ -37,6 +40,10 @@ SPEC = spec_with(
 PLAN = plan_of(SPEC)
 PLAIN = plan_of(replace(SPEC, grid=replace(SPEC.grid, cascade=False)))
 SMALL, MIDDLE, LARGE = (Point(variant="b1", train_res=res) for res in (64, 96, 128))
+TWO_POINTS = {
+    **dict.fromkeys(("lr", "weight_decay", "label_smoothing"), 0.01),
+    "batch_size": {"choices": [8, 16]},
+}
 PARENT = Parent(trunk="0123456789abcdef", train_res=64)
 
 
@@ -96,16 +103,31 @@ def test_trunks_cells_and_rows_are_marked() -> None:
 
 
 def test_the_plan_says_what_starts_from_what() -> None:
-    words = cascade_to_be_in_words(SPEC, PLAN.cascading, len(PLAN.points))
+    words = cascade_to_be_in_words(SPEC, PLAN.cascading, len(PLAN.points), (3, 3))
     assert words.startswith("trunks of 4 of 6 variants and train resolutions start from")
     assert "take 4 epoch(s) in place of 9" in words
-    assert cascade_to_be_in_words(SPEC, (), 6) == ""
-    few = spec_with(SPEC, cascade_samples=1)
-    ends = cascade_to_be_in_words(few, PLAN.cascading, 6).partition("in place of 9")[2]
-    assert ends == "; there are 1 of each in place of 3"
+    assert cascade_to_be_in_words(SPEC, (), 6, (3, 3)) == ""
     console = file_console()
     console.print(plan_view(PLAN))
     assert f"cascade  {words}" in output_of(console)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"cascade_samples": 1}, "; there are 1 of each in place of 3\n"),
+        (
+            {"cascade_samples": 1, "samples": 9, "space": TWO_POINTS},
+            "; there are 1 of each in place of 2\n",
+        ),
+        ({"cascade_samples": 3}, "\n"),
+        ({"cascade_samples": 5, "samples": 9, "space": TWO_POINTS}, "\n"),
+    ],
+)
+def test_the_plan_says_where_there_are_fewer_trunks(options: dict[str, Any], said: str) -> None:
+    console = file_console()
+    console.print(plan_view(plan_of(spec_with(SPEC, **options))))
+    assert f"take 4 epoch(s) in place of 9{said}" in output_of(console)
 
 
 def test_the_result_says_what_started_from_what_and_what_did_not() -> None:
