@@ -6,9 +6,15 @@
 Both run the same number of trials that sleep, for --seconds, a tenth more or less at random, as
 many at a time as there are cores, in processes that are reused. Ours has a queue that sweeps fill
 trial by trial, work that is chosen as a trial starts, and a decision after each result; Tune
-alone has its searcher for grids, and no scheduler. Rounds alternate. Numbers are medians, the first
-round of each left out; of wall time, the sleep is taken off. The start of the processes is in it;
-all import timm, as any do that train such nets. "processes" is how many had trials.
+alone has its searcher for grids, and no scheduler. Rounds alternate, and numbers are medians, the
+first round of each left out:
+
+    between       ms from the end of a trial to the beginning of the next in its process, the mean
+    first         s to the beginning of the first trial; all processes import timm, as any do that
+                  train such nets
+    wall          ms a trial, with the start of the processes, the sleep taken off
+    driver's CPU  ms a trial, with the start
+    processes     that had trials
 
 With --loop the alternative is no Ray at all, but a thread for each core that sleeps as long, trial
 after trial; all trials take --seconds. The start of Ray itself, once a command, is in neither.
@@ -25,10 +31,12 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +90,10 @@ class Idle(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Sleep."""
-        return {"done": True, "slept": sleep(), "process": os.getpid(), "name": self.trial_id}
+        began = time.time()
+        sleep()
+        when = {"began": began, "ended": time.time()}
+        return {"done": True, "process": os.getpid(), "name": self.trial_id, **when}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,13 +101,23 @@ class Ran:
     """What trials have done."""
 
     slept: float  # seconds of all
+    first: float = 0.0  # when the first one began, by the clock
+    between: tuple[float, ...] = ()  # seconds from each to the next of its process
     processes: int = 0  # that they ran in
 
 
 def ran(results: Sequence[dict[str, Any]]) -> Ran:
     """Sum up the results of trials, some of which Ray Tune may have told twice."""
-    slept = {result["name"]: result["slept"] for result in results}
-    return Ran(slept=sum(slept.values()), processes=len({r["process"] for r in results}))
+    of_process: dict[int, list[tuple[float, float]]] = defaultdict(list)
+    for result in {result["name"]: result for result in results}.values():
+        of_process[result["process"]].append((result["began"], result["ended"]))
+    trials = [sorted(own) for own in of_process.values()]
+    return Ran(
+        slept=sum(ended - began for own in trials for began, ended in own),
+        first=min(own[0][0] for own in trials),
+        between=tuple(after[0] - one[1] for own in trials for one, after in pairwise(own)),
+        processes=len(trials),
+    )
 
 
 def ours(trials: int, cores: int) -> Ran:
@@ -151,12 +172,18 @@ def loop(trials: int, cores: int) -> Ran:
         return Ran(slept=sum(pool.map(lambda _: sleep(), range(trials))))
 
 
-def timed(run: Callable[[int, int], Ran], trials: int, cores: int) -> tuple[float, float, int]:
-    """Return ms of wall time and of this process's CPU time for each trial, and the processes."""
-    wall, cpu = time.perf_counter(), time.process_time()
+def timed(run: Callable[[int, int], Ran], trials: int, cores: int) -> dict[str, float]:
+    """Return what the columns of the table are, see above."""
+    began, cpu = time.time(), time.process_time()
     done = run(trials, cores)
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    return 1000 * (wall - done.slept / cores) / trials, 1000 * cpu / trials, done.processes
+    wall, cpu = time.time() - began, time.process_time() - cpu
+    return {
+        "between": 1000 * statistics.mean(done.between),
+        "first": done.first - began,
+        "wall": 1000 * (wall - done.slept / cores) / trials,
+        "driver's CPU": 1000 * cpu / trials,
+        "processes": done.processes,
+    }
 
 
 def main() -> None:
@@ -212,15 +239,15 @@ def compare_with_loop(counts: Sequence[int], cores: int) -> None:
 
 
 def compare(counts: Sequence[int], rounds: int, cores: int) -> None:
-    print("| trials | ms a trial | ours | Tune alone | ratio |\n|---|---|---|---|---|", flush=True)
+    print("| trials | | ours | Tune alone | ratio |\n|---|---|---|---|---|", flush=True)
     for trials in counts:
-        found: dict[str, list[tuple[float, float, int]]] = {"ours": [], "bare": []}
+        found: dict[str, list[dict[str, float]]] = {"ours": [], "bare": []}
         for _ in range(rounds):
             for name, run in (("ours", ours), ("bare", bare)):
                 found[name].append(timed(run, trials, cores))
-        for place, what in enumerate(("wall", "driver's CPU", "processes")):
+        for what in found["ours"][0]:
             mine, theirs = (
-                statistics.median(one[place] for one in found[name][1:]) for name in found
+                statistics.median(one[what] for one in found[name][1:]) for name in found
             )
             print(
                 f"| {trials} | {what} | {mine:.1f} | {theirs:.1f} | {mine / theirs:.2f} |",
