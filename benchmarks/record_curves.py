@@ -25,8 +25,9 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from sweeps.planning.building import build_plan
 from sweeps.planning.options.groups import GridOptions
-from sweeps.planning.plan import Plan, build_plan
+from sweeps.planning.plan import Plan
 from sweeps.planning.recipes import builtin_digits
 from sweeps.planning.spec import SweepSpec
 from sweeps.scheduling.proposals import Trial, propose

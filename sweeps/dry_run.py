@@ -9,9 +9,9 @@ from functools import partial
 from sweeps.output.disk_space import check_disks, check_expected, is_begun
 from sweeps.output.folder import check_extension
 from sweeps.output.location import SweepLocation
-from sweeps.planning import plan as planning
+from sweeps.planning import building
+from sweeps.planning.checks.search_checks import with_settled_search
 from sweeps.planning.dataset import check_extra_test_sets, find_near_duplicates, open_images
-from sweeps.planning.search_checks import with_settled_search
 from sweeps.planning.spec import SweepSpec, identity
 from sweeps.scheduling.reuse import reuse_lines
 from sweeps.terminal.console import Terminal
@@ -35,7 +35,7 @@ def dry_run(spec: SweepSpec, location: SweepLocation, terminal: Terminal) -> Non
     asked = identity(spec, images.digest)
     record = check_extension(out, asked, terminal.say)
     near = find_near_duplicates(images, check_extra_test_sets(spec, images, terminal))
-    plan = planning.build_plan(spec, images, (), near.in_words)
+    plan = building.build_plan(spec, images, (), near.in_words)
     terminal.console.print(plan_view(plan))
     check_disks(plan, location, terminal.say, begun=begun)
     if record is not None:

@@ -32,6 +32,7 @@ set_environment()
 
 import tyro  # noqa: E402
 
+from sweeps.planning.checks.validation import check_arm_names, check_spec  # noqa: E402
 from sweeps.planning.options.config_file import (  # noqa: E402
     CONFIG,
     Value,
@@ -45,7 +46,6 @@ from sweeps.planning.options.space import absorbed  # noqa: E402
 from sweeps.planning.options.words import option  # noqa: E402
 from sweeps.planning.recipes import RECIPES, builtin_digits  # noqa: E402
 from sweeps.planning.spec import SweepSpec, options_by_name, with_options  # noqa: E402
-from sweeps.planning.validation import check_arm_names, check_spec  # noqa: E402
 from sweeps.tracking.access.names import check_names  # noqa: E402
 from trainables.errors import UserError, exit_code  # noqa: E402
 

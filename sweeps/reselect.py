@@ -14,11 +14,11 @@ from sweeps.final_model.wording import latency_conditions_in_words
 from sweeps.output.location import BOARD, recorded_store
 from sweeps.output.retention import check_not_pruned
 from sweeps.output.sweep_record import SPEC, SweepRecord, read_sweep_record
-from sweeps.planning import plan as planning
+from sweeps.planning import building
+from sweeps.planning.checks.validation import looks_like_uri
 from sweeps.planning.dataset import check_extra_test_sets, find_near_duplicates, open_images
 from sweeps.planning.options.groups import ServingOptions
 from sweeps.planning.options.latency_options import LatencyOptions
-from sweeps.planning.validation import looks_like_uri
 from sweeps.report.carded_model import write_carded_model
 from sweeps.selection import leaderboard
 from sweeps.selection.choice import Choice, known_costs
@@ -144,7 +144,7 @@ def write_other_choice(
         raise UserError(f"--data {spec.images.data} holds other images than the sweep saw.")
     near = find_near_duplicates(images, check_extra_test_sets(spec, images, terminal))
     trunk = read_trunk_spec(store, row.trunk)
-    plan = planning.build_plan(spec, images, [trunk.weights], near.in_words)
+    plan = building.build_plan(spec, images, [trunk.weights], near.in_words)
     served_model = served_as_swept(plan, row, store)
     progress = terminal.counting("decoding images")
     # This command starts no Ray: it reads on the machine that it is called on.

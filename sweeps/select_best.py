@@ -23,11 +23,11 @@ if not __package__:  # run as a script: its own folder is first on the path, not
 
 import tyro
 
+from sweeps.planning.checks.validation import check_latency, check_serving
 from sweeps.planning.options.groups import ServingOptions
 from sweeps.planning.options.latency_options import LatencyOptions
 from sweeps.planning.options.words import option
 from sweeps.planning.spec import with_options
-from sweeps.planning.validation import check_latency, check_serving
 from trainables.errors import UserError, exit_code
 from trainables.evaluation.class_metrics import Metric
 from trainables.storage.full_disk import full_disk_told

@@ -47,11 +47,11 @@ from sweeps.output.location import (
     location_of,
 )
 from sweeps.output.sweep_record import SPEC, SweepRecord, new_sweep_record
-from sweeps.planning import plan as planning
+from sweeps.planning import building
+from sweeps.planning.checks.search_checks import with_settled_search
 from sweeps.planning.dataset import check_extra_test_sets, find_near_duplicates, open_images
 from sweeps.planning.kept_classifiers import kept_classifier_lines
 from sweeps.planning.plan import Plan
-from sweeps.planning.search_checks import with_settled_search
 from sweeps.planning.spec import SweepSpec, identity
 from sweeps.report.build import write_evidence
 from sweeps.report.carded_model import write_carded_model
@@ -153,7 +153,7 @@ def _run_or_continue(
     if outcome is None:
         near = find_near_duplicates(images, check_extra_test_sets(spec, images, terminal))
         weights = weights or _find_weights(spec, store)
-        plan = planning.build_plan(spec, images, weights, near.in_words)
+        plan = building.build_plan(spec, images, weights, near.in_words)
         plan = screened_by_store(plan, store)
         if record is None:
             read_journal(store, plan)  # refuses the store of another sweep
@@ -186,7 +186,7 @@ def _run_or_continue(
         record = with_followed_ui(record, spec, out)
         show_result(terminal, location, outcome, spec, record.ui)
         if shortfall_path(store).exists():
-            plan = planning.build_plan(spec, images, _find_weights(spec, store))
+            plan = building.build_plan(spec, images, _find_weights(spec, store))
             plan = screened_by_store(plan, store)
             _send_again(plan, images, data, location, record, outcome, terminal)
     if outcome.failures:

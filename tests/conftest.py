@@ -47,6 +47,7 @@ MARKED = {
         "tests/sweeps/execution/test_gpu_memory.py",
         "tests/sweeps/execution/test_spreading.py",
         "tests/sweeps/final_model/",
+        "tests/sweeps/planning/test_building.py",
         "tests/sweeps/planning/test_plan.py",
         "tests/sweeps/report/",
         "tests/sweeps/scheduling/test_extended_phase.py",

@@ -18,7 +18,7 @@ import torch
 from sweeps import dry_run as dry
 from sweeps import sweep as story
 from sweeps.final_model.outcome import Outcome, ServedModel
-from sweeps.planning import plan as planning
+from sweeps.planning import building
 from sweeps.planning.grid import Point
 from sweeps.planning.plan import Plan
 from sweeps.planning.search import Draw
@@ -91,7 +91,7 @@ class FakeSweep:
                 patch.setattr(dry, name, stand_in)
         patch.setattr(conclusion, "summary", lambda *_, **__: "summary")
         patch.setattr(conclusion, "comparisons_of_recipe", lambda *_: [])
-        patch.setattr(planning, "build_plan", lambda spec, *_: plan_of(spec))
+        patch.setattr(building, "build_plan", lambda spec, *_: plan_of(spec))
         patch.setattr("os.fsync", lambda _: None)  # no power is cut here
         patch.setattr(trunk_scheduler, "propose", propose)
 

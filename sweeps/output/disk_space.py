@@ -14,8 +14,9 @@ from pathlib import Path
 from sweeps.environment import on_cluster
 from sweeps.output.location import SweepLocation
 from sweeps.output.sweep_record import SPEC
+from sweeps.planning.building import expected_plan
 from sweeps.planning.grid import Point
-from sweeps.planning.plan import Plan, expected_plan
+from sweeps.planning.plan import Plan
 from sweeps.planning.spec import SweepSpec
 from sweeps.planning.workload import most_waiting
 from trainables.data.cache import Room, room_in, size_in_words

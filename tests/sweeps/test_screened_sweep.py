@@ -14,7 +14,7 @@ import torch
 from sweeps import sweep as story
 from sweeps.execution import screening
 from sweeps.final_model.outcome import read_outcome
-from sweeps.planning import plan as planning
+from sweeps.planning import building
 from sweeps.planning.savings.screen import Screen, ScreenedPoint
 from sweeps.report.model_card import model_card
 from sweeps.scheduling import settled_cells
@@ -51,7 +51,7 @@ def write_untouched(spec: TrunkSpec, _: int, store: Store[Path]) -> None:
 @pytest.fixture
 def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSweep:
     fake = FakeSweep(tmp_path / "a" / "out", monkeypatch)
-    monkeypatch.setattr(planning, "build_plan", lambda spec, *_: plan_of(spec, weights=True))
+    monkeypatch.setattr(building, "build_plan", lambda spec, *_: plan_of(spec, weights=True))
     monkeypatch.setattr(screening, "run_cells", fake.run_cells)
     for room in (settled_cells, screening):
         monkeypatch.setattr(room, "write_untouched", write_untouched)

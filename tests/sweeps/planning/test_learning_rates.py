@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from sweeps.planning.checks.search_checks import check_search, with_settled_search
 from sweeps.planning.options.space import PLAIN_LR
 from sweeps.planning.recipes import builtin_digits
 from sweeps.planning.search import FEW_STEPS_LR, FROZEN_NORMS_LR, with_learning_rates
-from sweeps.planning.search_checks import check_search, with_settled_search
 from sweeps.planning.spec import SweepSpec
 from tests.factories import spec_with
 from trainables.errors import UserError

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from sweeps.planning.checks.validation import check_spec
 from sweeps.planning.published import PUBLISHED
 from sweeps.planning.recipes import RECIPES, builtin_digits
 from sweeps.planning.spec import SweepSpec
-from sweeps.planning.validation import check_spec
 from tests.factories import spec_with
 
 

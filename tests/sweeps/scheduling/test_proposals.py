@@ -19,13 +19,13 @@ from optuna.samplers._tpe.sampler import _split_trials, default_gamma
 from optuna.trial import FrozenTrial
 from scipy.stats import qmc
 
+from sweeps.planning.checks.validation import check_spec
 from sweeps.planning.grid import Point
 from sweeps.planning.options.groups import TrunkOptions
 from sweeps.planning.options.hyperparameters import hyperparameters
 from sweeps.planning.options.search_options import Searcher
 from sweeps.planning.options.space import Interval, as_json, check_entries, search_space
 from sweeps.planning.search import Draw, Search, search_of
-from sweeps.planning.validation import check_spec
 from sweeps.scheduling import proposals
 from sweeps.scheduling.proposals import Trial, propose
 from tests.factories import spec_with

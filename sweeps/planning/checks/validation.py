@@ -11,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from sweeps.planning.checks.search_checks import check_search
 from sweeps.planning.options import touched
 from sweeps.planning.options.groups import ServingOptions, TrunkOptions
 from sweeps.planning.options.latency_options import LatencyOptions
@@ -18,7 +19,6 @@ from sweeps.planning.options.prices import prices_of
 from sweeps.planning.options.ranges import INTERVAL_OPTIONS, RANGE_OF_OPTION, SET_OPTIONS
 from sweeps.planning.options.words import option, value_in_words
 from sweeps.planning.search import Search, search_of
-from sweeps.planning.search_checks import check_search
 from sweeps.planning.spec import SweepSpec
 from trainables.errors import UserError, is_utf8, printable
 from trainables.export.openvino_format import check_installed

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from sweeps.planning.search_checks import check_search
-from sweeps.planning.validation import check_spec
+from sweeps.planning.checks.search_checks import check_search
+from sweeps.planning.checks.validation import check_spec
 from tests.factories import is_one_sentence, spec_with
 from trainables.errors import UserError
 

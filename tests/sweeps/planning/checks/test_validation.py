@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from sweeps.planning.checks.validation import check_serving, check_spec
 from sweeps.planning.options.groups import ServingOptions
 from sweeps.planning.spec import with_options
-from sweeps.planning.validation import check_serving, check_spec
 from tests.factories import is_one_sentence, spec_with
 from trainables.errors import UserError
 

@@ -1,0 +1,1 @@
+"""Check options against each other, before anything is made."""
