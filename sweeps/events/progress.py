@@ -77,6 +77,7 @@ class Progress:
         self.epochs: dict[str, int] = {}  # epochs done by key, for trunks in training
         self.paused: dict[str, int] = {}  # the same, for trunks that wait at rungs
         self.trunks: dict[str, TrunkSpec] = {}  # all that have begun or ended, by key
+        self._firsts: dict[Point, TrunkSpec] = {}  # of each point
         self.ended: dict[str, str] = {}  # how trunks ended, by key
         self._trained: dict[str, int] = defaultdict(int)  # epochs by key
         self._epochs: dict[Point, _Epochs] = {}
@@ -162,6 +163,7 @@ class Progress:
     def _reach(self, trunk: TrunkSpec, epoch: int) -> None:
         """Count the epochs that a trunk has newly trained, up to this one."""
         self.trunks[trunk.key] = trunk
+        self._firsts.setdefault(point_of(trunk), trunk)
         before = self._trained[trunk.key]
         if epoch > before and (epochs := self._epochs.get(point_of(trunk))) is not None:
             epochs.lengthen(trunk.recipe.epochs)
@@ -191,7 +193,7 @@ class Progress:
     def planned_trunks(self) -> int:
         """The number of trunks of the plan, by what those start from that have begun."""
         assert self.plan is not None
-        return planned_trunks(self.plan, self.trunks.values())
+        return planned_trunks(self.plan, self._firsts.values())
 
     @property
     def waiting_trunks(self) -> int:
