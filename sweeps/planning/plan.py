@@ -205,12 +205,9 @@ class Plan:
     @property
     def bases(self) -> tuple[Point, ...]:
         """With ``--cascade`` the points that trunks of larger train resolutions go back to."""
-        smallest = {v: resolutions[0] for v, resolutions in self._train_resolutions.items()}
-        return tuple(
-            Point(variant=variant, train_res=res)
-            for variant, res in smallest.items()
-            if self.spec.grid.cascade
-        )
+        if not self.spec.grid.cascade:
+            return ()
+        return tuple(point for point in self.points if self.below(point) is None)
 
     def epochs_at(self, point: Point) -> int:
         """Count the epochs of a trunk of a point that is not cut, started from what it is to be."""
