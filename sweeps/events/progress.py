@@ -225,14 +225,14 @@ class Progress:
         plan, durations = self.plan, self._durations
         expected = most = 0.0
         for point, epochs in self._epochs.items():
-            own = cut = 0.0
+            own, cut, planned = 0.0, 0.0, plan.trunks_at(point)
             has_begun = epochs.trained[1] + epochs.given_up[1] if len(epochs.trained) > 1 else 0
             if has_begun < plan.samples_at(point) and (count := durations.probes_left(point)):
                 own = cut = count * durations.probe_s(point)
             for epoch in range(1, len(epochs.trained)):
                 seconds = durations.epoch_s(point, epoch)
                 trained, given_up = epochs.trained[epoch], epochs.given_up[epoch]
-                own += seconds * max(0, plan.trunks_at(point) - trained - given_up)
+                own += seconds * max(0, planned - trained - given_up)
                 cut += seconds * max(0, expected_trunks(plan, point, epoch) - trained)
             most += own
             expected += min(own, cut)

@@ -74,7 +74,7 @@ class Plan:
         """The number of trunks, over all points, repeats included."""
         return sum(self.trunks_at(point) for point in self.points)
 
-    @property
+    @cached_property
     def samples(self) -> int:
         """The number of trunks of a point that start from the weights as they come.
 
