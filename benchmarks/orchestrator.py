@@ -56,12 +56,10 @@ from trainables.ray_backend.tune_trainables import TrialContext
 NET = ("b0", 224)
 
 
-def sleep() -> float:
-    """Do what a trial does; return its seconds."""
+def sleep() -> None:
+    """Do what a trial does."""
     spread = float(os.environ.get("TRIAL_SPREAD", "0.1"))
-    seconds = float(os.environ["TRIAL_SECONDS"]) * (1 + random.uniform(-spread, spread))
-    time.sleep(seconds)
-    return seconds
+    time.sleep(float(os.environ["TRIAL_SECONDS"]) * (1 + random.uniform(-spread, spread)))
 
 
 class Idle(tune.Trainable):
@@ -101,9 +99,9 @@ class Ran:
     """What trials have done."""
 
     slept: float  # seconds of all
-    first: float = 0.0  # when the first one began, by the clock
-    between: tuple[float, ...] = ()  # seconds from each to the next of its process
-    processes: int = 0  # that they ran in
+    first: float  # when the first one began, by the clock
+    between: tuple[float, ...]  # seconds from each to the next of its process
+    processes: int  # that they ran in
 
 
 def ran(results: Sequence[dict[str, Any]]) -> Ran:
@@ -166,10 +164,10 @@ def bare(trials: int, cores: int) -> Ran:
     return ran([metrics for metrics in ended if metrics])
 
 
-def loop(trials: int, cores: int) -> Ran:
+def loop(trials: int, cores: int) -> None:
     """Do what the trials do in a bare loop, with a thread for each core."""
     with ThreadPoolExecutor(cores) as pool:
-        return Ran(slept=sum(pool.map(lambda _: sleep(), range(trials))))
+        list(pool.map(lambda _: sleep(), range(trials)))
 
 
 def timed(run: Callable[[int, int], Ran], trials: int, cores: int) -> dict[str, float]:
