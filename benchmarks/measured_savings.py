@@ -32,7 +32,6 @@ OPTIONS = {
     "plain": [],
     "cascade": ["--cascade"],
     "cascade-one": ["--cascade", "--cascade-samples", "1"],
-    "cascade-screen": ["--cascade", "--cascade-samples", "1", "--screen", "0.25"],
     "screen": ["--screen", "0.5"],
     "early-end": ["--early-end"],
     "transfer": ["--transfer"],
