@@ -19,7 +19,9 @@ from trainables.models.device import kind_of
 from trainables.models.transfer.ahead import made_ahead
 
 _ALIGNMENT = 64  # bytes, at a multiple of which each tensor of a piece begins
-_FILLED_AHEAD = 2  # batches, by as many threads
+_FILLED_AHEAD = 2  # batches
+_FILLING_THREADS = 4  # at most; with more of them the memory sets the pace
+_LEAST_FILLED = 2**20  # bytes that are worth a thread
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
@@ -61,13 +63,17 @@ def copied(tensors: Sequence[torch.Tensor], device: torch.device) -> list[torch.
 def filled_ahead(arrays: Iterable[np.ndarray], device: torch.device) -> Iterator[torch.Tensor]:
     """Copy arrays into such memory by threads, each while those before it are used.
 
-    A file that is mapped into memory is read from its disk in that time too.
+    A file that is mapped into memory is read from its disk in that time too. All threads fill one
+    array, then the next: the first is waited for.
     """
-    pool = ThreadPoolExecutor(_FILLED_AHEAD)
+    threads = min(_FILLING_THREADS, torch.get_num_threads())
+    pool = ThreadPoolExecutor(threads)
 
     def begun(array: np.ndarray) -> Callable[[], torch.Tensor]:
         made = _empty_like(array, device)
-        return filled_by(made, [pool.submit(np.copyto, made.numpy(), array)])
+        parts = min(threads, 1 + array.nbytes // _LEAST_FILLED)
+        shares = zip(*(np.array_split(rows, parts) for rows in (made.numpy(), array)), strict=True)
+        return filled_by(made, [pool.submit(np.copyto, *share) for share in shares])
 
     try:
         yield from made_ahead(map(begun, arrays), ahead=_FILLED_AHEAD)

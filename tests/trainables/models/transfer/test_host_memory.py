@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests import waiting
 from trainables.models.transfer import host_memory
 
 CPU = torch.device("cpu")
@@ -17,6 +18,25 @@ def test_a_copy_is_equal_and_a_read_only_array_stays_as_it_is(dtype):
     assert np.array_equal(made.numpy(), array[:, 1:]) and made.numpy().dtype == dtype
     made.zero_()
     assert array.sum() == 276
+
+
+@pytest.mark.parametrize("threads", [1, 3, 64])
+@pytest.mark.parametrize("rows", [1, 2, 7])
+def test_a_large_array_is_filled_whole_by_several_threads(monkeypatch, threads, rows):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    filled_by, copyto = set(), np.copyto
+
+    def copy(*arrays):
+        filled_by.add(threading.get_ident())
+        both.wait(waiting.HANG_S)
+        copyto(*arrays)
+
+    both = threading.Barrier(min(threads, 4))
+    monkeypatch.setattr(np, "copyto", copy)
+    array = np.random.default_rng(0).integers(0, 256, (rows, 2**22 // rows), dtype=np.uint8)
+    [made] = host_memory.filled_ahead([array], CPU)
+    assert np.array_equal(made.numpy(), array)
+    assert len(filled_by) == both.parties
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 9])
