@@ -1,6 +1,6 @@
 """Time training and frozen passes on this machine's GPU against plain timm, and measure memory.
 
-    python benchmarks/gpu.py [--nets b0:128 b0:224 b4:380 l2:475] [--seconds 10] [--parts timm ...]
+    python benchmarks/gpu.py [--nets b0:128 b0:224 b4:380 l2:475] [--seconds 6] [--parts timm ...]
 
 ``timm``: for each net and resolution, at the largest of the batches 256, 128 ... that the memory
 estimate lets onto the card: images a second of training steps and of passes without gradients, ours
@@ -9,18 +9,21 @@ and timm's, in turns; the faster of two runs counts. timm's is its own benchmark
 that lies on the device. Our step has that and more: bytes that come from pinned memory of the host,
 are normalised, and a step that can be taken back where memory runs out. So a ratio of 1 is as good
 as it gets. Our passes take bytes from memory of the host to logits there: those that score what is
-in training, and the frozen ones of cells, whose batch norms are folded.
+in training, and the frozen ones of cells, whose batch norms are folded; each lasts about a second,
+as its first batch is waited for.
 
-``memory``: what the estimate says of a step, and the most that PyTorch had reserved in it; and
-whether a step that runs out of memory, as the process may have but half of that, ends well in
-micro-batches. ``speed-ups``: steps with each of ``--speed-ups`` against steps without, of the first
-net in batches of 32 images, where launches take the time, and the seconds that the first step
-takes. ``packing``: eight processes that train the same beside each other, each with an eighth of
-the card, against one that has it to itself: a ratio of 1 is what one after another comes to.
-``sweep``: the built-in sweep on the card and, at the same time, on the CPU; seconds of both beside
-each other, and top-1 on val of the same cells, which differ by chance and by the card's arithmetic.
+``memory``: for each of ``--memory-nets`` what the estimate says of a step, and the most that
+PyTorch had reserved in it; and whether a step that runs out of memory, as the process may have but
+half of that, ends well in micro-batches. ``speed-ups``: steps with each of ``--speed-ups`` against
+steps without, of the first net in batches of 32 images, where launches take the time, and the
+seconds that the first step takes. ``packing``: eight processes that train the same beside each
+other, each with an eighth of the card, against one that has it to itself: a ratio of 1 is what one
+after another comes to.
+``sweep``: the built-in sweep on the card, there with `cuda_graph`, and on the CPU, all at the same
+time; seconds of each beside the others, and top-1 on val of the same cells, which differ by chance
+and by the arithmetic.
 
-All of it takes some eight minutes; a process needs ten seconds of that to begin. Without a GPU
+The seconds of each part are told: all of it is to take less than eight minutes. Without a GPU
 (``--cpu``) it tries itself out, and no figure means anything.
 """
 
@@ -32,7 +35,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
@@ -68,10 +71,12 @@ from trainables.training.optim import make_optimizer
 from trainables.training.train_step import TrainStep
 
 CLASSES = 1000
+NETS = ["b0:128", "b0:224", "b4:380", "l2:475"]
 PARTS = ("timm", "memory", "speed-ups", "packing", "sweep")
-VIEW = 8  # batches of a pass
+PASS_BATCHES = 8, 64  # of a pass, at least and at most
 SMALL_BATCH = 32  # images of a step that is mostly launches
 PACKED = 8  # trials on the card
+NO_GPU = ["--gpus-per-trial", "0"]
 ROOT = Path(__file__).resolve().parents[1]
 Run = Callable[[], None]
 
@@ -102,10 +107,11 @@ class Case:
             ema=False,
         )
 
-    def ours(self, *speed_ups: SpeedUp) -> tuple[Run, ...]:
-        """Make our training step on one batch of bytes, and our passes over ``VIEW`` batches."""
+    def ours(self, *speed_ups: SpeedUp, pass_batches: int = 1) -> tuple[Run, ...]:
+        """Make our training step on one batch of bytes, and our passes over several."""
         variant = variants.get(self.variant)
-        model = backbone.to_device(backbone.build(variant, CLASSES), self.device)
+        with self.device:  # a CPU takes ten seconds to draw the weights of l2
+            model = backbone.to_device(backbone.build(variant, CLASSES), self.device)
         preprocessing = variants.preprocessing(variant)
         step = TrainStep(
             model,
@@ -119,7 +125,8 @@ class Case:
         shape = (self.batch, self.res, self.res, 3)
         pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         labels = np.arange(self.batch) % CLASSES
-        batch = TrainBatch(*host_memory.filled_ahead([pixels, labels], self.device))
+        filled, named = host_memory.filled_ahead([pixels, labels], self.device)
+        batch = TrainBatch(filled, named)
 
         batches = copied_batches(repeat(batch), self.device)
 
@@ -135,7 +142,7 @@ class Case:
 
         @cache
         def view() -> np.ndarray:
-            return pixels if self.device.type == "cpu" else np.concatenate([pixels] * VIEW)
+            return np.concatenate([pixels] * pass_batches)
 
         how: Any = {"batch_size": self.batch, "device": self.device}
 
@@ -155,7 +162,8 @@ class Case:
     def timms(self) -> tuple[Run, Run]:
         """Make timm's step, and its pass over one batch."""
         name = variants.get(self.variant).timm_name
-        model = timm.create_model(name, num_classes=CLASSES).to(self.device)
+        with self.device:
+            model = timm.create_model(name, num_classes=CLASSES)
         model = model.to(memory_format=torch.channels_last)
         optimizer = timm.optim.create_optimizer_v2(
             model, opt="adamw", lr=1e-6, weight_decay=0.05, fused=True
@@ -183,9 +191,11 @@ class Case:
 
 def rate(run: Run, batch: int, seconds: float, device: torch.device) -> float:
     """Count the images a second of what is run again and again, warmed up."""
-    for _ in range(3):
+    began, warm_ups = time.perf_counter(), 0
+    while warm_ups == 0 or (warm_ups < 3 and time.perf_counter() - began < seconds):
         run()
-    synchronize(device)
+        synchronize(device)
+        warm_ups += 1
     began, count = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:
         run()
@@ -210,8 +220,12 @@ def fitting(variant: str, res: int, batch: int, device: torch.device, room_gb: f
 
 def compare(case: Case, seconds: float) -> str:
     """Time one case both ways, in turns."""
-    (train, score, frozen), (their_train, their_pass) = case.ours(), case.timms()
-    batches = 1 if case.device.type == "cpu" else VIEW
+    turn, (their_train, their_pass) = seconds / 10, case.timms()
+    batches = 1
+    if case.device.type != "cpu":
+        a_second = rate(their_pass, case.batch, turn, case.device) / case.batch
+        batches = round(min(max(PASS_BATCHES[0], a_second), PASS_BATCHES[1]))
+    train, score, frozen = case.ours(pass_batches=batches)
     views = batches * case.batch
     rates: dict[str, float] = {}
     for _ in range(2):
@@ -222,7 +236,7 @@ def compare(case: Case, seconds: float) -> str:
             ("frozen", frozen, views),
             ("their pass", their_pass, case.batch),
         ):
-            found = rate(run, images, seconds / 10, case.device)
+            found = rate(run, images, turn, case.device)
             rates[name] = max(found, rates.get(name, 0.0))
     cells = [case.name]
     for names, theirs in ((["train"], "their train"), (["score", "frozen"], "their pass")):
@@ -321,47 +335,49 @@ def _train_beside(case: Case, count: int, seconds: float, ready: Any, rates: Any
     rates.put(rate(train, case.batch, seconds, case.device))
 
 
-def sweep(on_gpu: bool, folder: Path, small: bool) -> tuple[float, SweepResult]:
-    """Run the built-in sweep, with two of its trunks; give its seconds and what came of it."""
+def sweep(how: Sequence[str], folder: Path, small: bool) -> tuple[float, SweepResult]:
+    """Run the built-in sweep, with two trunks a point; give its seconds and what came of it."""
     given = ["--no-untouched", "--samples", "2", "--test-crop-pct", "1.0"]
     size = ["--epochs", "1", "--test-res", "32", "40", "--head-epochs", "2"]
     given += ["--variants", "lite0", "--train-res", "32", "--samples", "1", *size] if small else []
-    given += [] if on_gpu else ["--gpus-per-trial", "0"]
     command = [sys.executable, str(ROOT / "sweeps" / "fixres_grid.py"), "--out", str(folder)]
     began = time.perf_counter()
-    subprocess.run([*command, *given], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    subprocess.run([*command, *given, *how], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     return time.perf_counter() - began, open_result(folder)
 
 
-def compare_sweeps(small: bool) -> list[str]:
-    """Run the sweep on the device and on the CPU, and compare the cells that both have."""
-    lines, tops, names = [], [], ("card", "CPU")
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(len(names)) as pool:
-        swept = pool.map(
-            lambda name: sweep(name == "card" and not small, Path(folder) / name, small), names
-        )
-        for name, (seconds, result) in zip(names, swept, strict=True):
+def compare_sweeps(small: bool) -> Iterator[str]:
+    """Run the sweep on the device in two ways and on the CPU, and compare the cells all have."""
+    ways = {"card": [], "card with cuda_graph": ["--speed-ups", "cuda_graph"], "CPU": NO_GPU}
+    if small:
+        ways = {"CPU": NO_GPU, "CPU again": NO_GPU}
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(len(ways)) as pool:
+        swept = pool.map(lambda way: sweep(ways[way], Path(folder) / way, small), ways)
+        tops = []
+        for way, (seconds, result) in zip(ways, swept, strict=True):
             best = result.best
-            lines.append(
-                f"{name}: {seconds:.0f} s; chosen {best.variant} {best.train_res} -> "
+            yield (
+                f"{way}: {seconds:.0f} s; chosen {best.variant} {best.train_res} -> "
                 f"{best.test_res} px, {best.arm}, {100 * best.top1:.1f} % on val"
             )
             rows = result.leaderboard.query("split == 'val'")
             at = ["variant", "train_res", "test_res", "arm"]
             tops.append(rows.groupby(at)["top1"].mean())
-    off = (tops[0] - tops[1]).dropna()
-    lines.append(
-        f"of {len(off)} arms of cells that both have: card less CPU {100 * off.mean():+.1f} points "
-        f"of top-1 in the mean, {100 * off.abs().max():.1f} at most"
-    )
-    return lines
+    first, *others = ways
+    for way, top in zip(others, tops[1:], strict=True):
+        off = 100 * (tops[0] - top).dropna()
+        yield (
+            f"of {len(off)} arms of cells that both have: {first} less {way} "
+            f"{off.mean():+.1f} points of top-1 in the mean, {off.abs().max():.1f} at most"
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--nets", nargs="+", default=["b0:128", "b0:224", "b4:380", "l2:475"])
+    parser.add_argument("--nets", nargs="+", default=NETS)
+    parser.add_argument("--memory-nets", nargs="+", default=[*NETS, "b2:260", "b6:528"])
     parser.add_argument("--batch", type=int, default=256, help="at most")
-    parser.add_argument("--seconds", type=float, default=10, help="for each net, about")
+    parser.add_argument("--seconds", type=float, default=6, help="for each net, about")
     parser.add_argument("--cpu", action="store_true", help="try it out without a GPU")
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--speed-ups", nargs="+", default=get_args(SpeedUp), help="to be timed")
@@ -371,16 +387,22 @@ def main() -> None:
     device = torch.device("cpu" if args.cpu else "cuda")
     room_gb = 1.0 if args.cpu else torch.cuda.get_device_properties().total_memory / 1e9
     print(device_name(device, torch.get_num_threads()), f"{precision_of(device)}\n")
-    nets = [(variant, int(res)) for variant, _, res in (net.partition(":") for net in args.nets)]
-    cases = [fitting(variant, res, args.batch, device, room_gb) for variant, res in nets]
+
+    def cases(nets: Sequence[str]) -> list[Case]:
+        named = (net.partition(":") for net in nets)
+        return [fitting(name, int(res), args.batch, device, room_gb) for name, _, res in named]
+
     parts = [part for part in PARTS if part in args.parts]
     if device.type == "cpu":
         parts = [part for part in parts if part != "memory"]  # which PyTorch does not count there
     for part in parts:
         print(f"{part}\n")
-        for line in lines_of(part, cases, args):
+        began = time.perf_counter()
+        for line in lines_of(
+            part, cases(args.memory_nets if part == "memory" else args.nets), args
+        ):
             print(line, flush=True)
-        print()
+        print(f"\n{part}: {time.perf_counter() - began:.0f} s\n")
 
 
 def lines_of(part: str, cases: list[Case], args: argparse.Namespace) -> Iterator[str]:
