@@ -1,17 +1,20 @@
-"""Images a core brings to the net in a second, against torchvision's way and timm's.
+"""Images a core brings to the net in a second, against torchvision's way, timm's and DALI's.
 
     python benchmarks/input.py [--images 300] [--size 500 375] [--folder PHOTOGRAPHS]
 
 Without ``--folder`` the images are JPEGs cut from the two photographs of the built-in set, as large
-as ImageNet's (500 x 375 px, about 60 kB). All paths end with the same: a batch of float32 pixels
-that are cropped at random, mirrored and normalised; they take turns in one process, on one core,
-and are timed by the CPU's clock, so that other programs count by the caches they share alone. The
-first column of the output is images a second, the second the ratio to torchvision's default, which
-decodes each file, resizes with Pillow and makes tensors one by one.
+as ImageNet's (500 x 375 px, about 60 kB). First come the files, decoded and no more. All other
+paths end with the same: a batch of float32 pixels that are cropped at random, mirrored and
+normalised; they take turns in one process, on one core, and are timed by the CPU's clock, so that
+other programs count by the caches they share alone. The first column of the output is images a
+second, the second the ratio to torchvision's default, which decodes each file, resizes with Pillow
+and makes tensors one by one.
 
 - torchvision: ``ImageFolder``, RandomResizedCrop, RandomHorizontalFlip, ToTensor, Normalize.
 - timm: ``create_dataset``, ``create_transform`` and ``create_loader`` without augmentation beyond
   the crop and the flip; its loader normalises whole batches.
+- DALI, where ``nvidia-dali-cuda130`` is installed: its pipeline on the CPU, which decodes of a file
+  what is cropped.
 - ours: from the cache of decoded pixels, by each kernel; with the short side kept at 256 px; and
   from the files, which the cache keeps where it has no room for pixels.
 
@@ -29,6 +32,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +41,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.dali_input import dali_batches
 from trainables.data import builtin_digits
 from trainables.data.decode import prepare
 from trainables.data.image_set import ImageSet
 from trainables.data.loader import UNDISTORTED, normalize_on_device, train_batches
 from trainables.data.options import ReadOptions
+from trainables.data.pixels import to_rgb
 from trainables.models import variants
 from trainables.models.variants import Preprocessing
 from trainables.transforms.augmentation import Augmentation, Distortions
@@ -70,7 +76,8 @@ def main() -> None:
         root = Path(scratch)
         folder = args.folder or write_photographs(root / "photos", args.images, tuple(args.size))
         bench = Bench(folder, root, variants.preprocessing(variants.get(args.variant)))
-        print(f"decode and store: {bench.decoded_a_second:,.0f} images/s")
+        print(f"read, decode, hash and store: {bench.decoded_a_second:,.0f} images/s")
+        show("files decoded", bench.decoding())
         for res in args.train_res:
             show(f"crops to train on at {res} px", bench.crops(res))
             show(f"distorted crops at {res} px", bench.distorted(res))
@@ -114,6 +121,26 @@ class Bench:
         images: ImageSet = prepare(self.folder, cache, options)
         return images.split("train")
 
+    # --- files --------------------------------------------------------------------------------
+
+    def decoding(self) -> dict[str, Make]:
+        """Name the ways from a file to its pixels."""
+        return {
+            "torchvision's default": self._torchvision_decoded,
+            **self._by_dali(None, train=False),
+            "ours, as the cache is filled and where it keeps files": self._own_decoded,
+        }
+
+    def _torchvision_decoded(self) -> Iterator[torch.Tensor]:
+        from torchvision.datasets.folder import default_loader
+
+        for path in self.folder.rglob("*.*"):
+            yield torch.from_numpy(np.asarray(default_loader(str(path)))[None])
+
+    def _own_decoded(self) -> Iterator[torch.Tensor]:
+        for path in self.folder.rglob("*.*"):
+            yield torch.from_numpy(to_rgb(path.read_bytes(), 4096)[None])
+
     # --- crops to train on --------------------------------------------------------------------
 
     def crops(self, res: int) -> dict[str, Make]:
@@ -121,6 +148,7 @@ class Bench:
         paths: dict[str, Make] = {
             "torchvision's default": lambda: self._torchvision(res, train=True),
             "timm's loader": lambda: self._timm(res, train=True),
+            **self._by_dali(res, train=True),
         }
         return paths | {
             "ours, Pillow": lambda: self._ours(self.native, res, "pillow"),
@@ -224,6 +252,20 @@ class Bench:
         for x, _ in loader:
             yield x
 
+    def _by_dali(self, res: int | None, *, train: bool) -> dict[str, Make]:
+        if not (find_spec("nvidia") and find_spec("nvidia.dali")):
+            return {}
+        make = partial(
+            dali_batches,
+            self.folder,
+            res,
+            train=train,
+            batch_size=BATCH,
+            crop_pct=CROP_PCT,
+            preprocessing=self.preprocessing,
+        )
+        return {"DALI on the CPU": make}
+
     # --- test views ---------------------------------------------------------------------------
 
     def views(self, res: int) -> dict[str, Make]:
@@ -231,6 +273,7 @@ class Bench:
         return {
             "torchvision's default": lambda: self._torchvision(res, train=False),
             "timm's loader": lambda: self._timm(res, train=False),
+            **self._by_dali(res, train=False),
             "ours": lambda: self._own_views(res),
         }
 
