@@ -164,7 +164,7 @@ class Case:
         name = variants.get(self.variant).timm_name
         with self.device:
             model = timm.create_model(name, num_classes=CLASSES)
-        model = model.to(memory_format=torch.channels_last)
+        model = model.to(self.device, memory_format=torch.channels_last)
         optimizer = timm.optim.create_optimizer_v2(
             model, opt="adamw", lr=1e-6, weight_decay=0.05, fused=True
         )
