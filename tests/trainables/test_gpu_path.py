@@ -24,6 +24,7 @@ from trainables.fixres.arms import ARMS
 from trainables.fixres.cell import CellSpec
 from trainables.fixres.heads import fit
 from trainables.fixres.held_out_score import held_out_test, score_held_out
+from trainables.fixres.passes import cell_passes
 from trainables.models import backbone, device, variants
 from trainables.models.map_shape import map_shape
 from trainables.models.speed_ups import SpeedUp
@@ -229,23 +230,28 @@ def test_a_gpu_without_float64_refuses_it():
             ones.sum(dtype=torch.float64)
 
 
-@pytest.mark.parametrize("prefix", [None, 8])
-def test_a_trunk_and_all_arms_of_its_cell_run_on_the_gpu(any_gpu, tiny_images, tmp_path, prefix):
-    gpu = any_gpu
-    training = training_of(tiny_images, tmp_path, 4, rungs=(1,))
-    report = training.epoch()
-    assert report.val[WHOLE.test_res].n == VAL and not report.diverged
+def cell_of(training: TrunkTraining, arms: tuple[str, ...], prefix: int | None) -> CellSpec:
+    """A cell of the trunk, which has ended."""
     finalize_trunk(training.store, training.spec.key, TrunkStatus.FINISHED)
-    cell = CellSpec(
+    return CellSpec(
         trunk=training.spec.key,
         transform=WHOLE,
-        arms=tuple(ARMS),
+        arms=arms,
         heads=HEADS,
         views=VIEWS,
         batch_size=4,
         seed=3,
         prefix=prefix,
     )
+
+
+@pytest.mark.parametrize("prefix", [None, 8])
+def test_a_trunk_and_all_arms_of_its_cell_run_on_the_gpu(any_gpu, tiny_images, tmp_path, prefix):
+    gpu = any_gpu
+    training = training_of(tiny_images, tmp_path, 4, rungs=(1,))
+    report = training.epoch()
+    assert report.val[WHOLE.test_res].n == VAL and not report.diverged
+    cell = cell_of(training, tuple(ARMS), prefix)
     gpu.clear()
     results = adapt_cell(cell, training.store, training.views)
     assert [result.arm for result in results] == list(ARMS)
@@ -265,6 +271,30 @@ def test_steps_of_classifiers_wait_for_nothing(gpu):
         fit([features], labels, features, labels, *start, grid, seed=0)
         found.append((Counter(gpu.waits), Counter(gpu.blocking_copies)))
     assert found[0] == found[1] and found[0][0]  # val is scored once an epoch
+
+
+def test_features_that_a_gpu_has_no_room_for_stay_on_the_host(
+    gpu, tiny_images, tmp_path, monkeypatch
+):
+    training = training_of(tiny_images, tmp_path, 4)
+    training.epoch()
+    cell = cell_of(training, ("fix", "fix_aug"), prefix=9)
+    tried = []
+
+    def fit_on_host(views, *given, at_once, **named):
+        tried.append((at_once, {isinstance(view, torch.Tensor) for view in views}))
+        if isinstance(views[0], torch.Tensor):
+            raise torch.OutOfMemoryError("injected")
+        return fit(views, *given, at_once=at_once, **named)
+
+    monkeypatch.setattr(cell_passes, "fit", fit_on_host)
+    gpu.clear()
+    results = adapt_cell(cell, training.store, training.views)
+    assert [result.arm for result in results] == ["fix", "fix_aug"]
+    # All settings at once, of fix_aug those with label smoothing: first with features on the GPU.
+    assert tried == [(4, {True}), (4, {False}), (2, {True}), (2, {False})]
+    assert any(line.startswith("feature_parts.py") for line in gpu.copies)
+    assert not any(line.startswith("feature_parts.py") for line in gpu.blocking_copies)
 
 
 def test_latency_in_torch_is_timed_on_the_gpu(gpu):

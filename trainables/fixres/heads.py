@@ -7,7 +7,7 @@ For features f (B, D), targets t and heads W_s, all settings s of an optimiser s
 (with class weights G is as in :mod:`.head_loss`). That is one matrix product forward and one back
 for all of them. Images are columns: the softmax
 over a few classes then runs along whole vectors of images, many times faster than along rows of
-classes. All is float32 on the features' device.
+classes. All is float32 on one device.
 
 The learning rate is constant (FixRes, arXiv:1906.06423, tunes for 1 to 31 epochs; its released
 code lowers the rate every 30), so that a shorter training is a prefix of a longer one: each setting
@@ -26,6 +26,7 @@ import torch
 
 from trainables.evaluation.class_metrics import ClassCounts, Metric
 from trainables.fixres.cross_fit import WORST, CrossFit, HalfPicks, Merit, merit, val_halves
+from trainables.fixres.feature_parts import Features, batches_of_rows
 from trainables.fixres.head_loss import BatchedLoss, WeightsByKind, weights_by_kind
 from trainables.fixres.head_settings import HeadGrid, HeadSetting
 from trainables.models.device import sums_dtype
@@ -62,7 +63,7 @@ def epoch_order(n: int, seed: int, epoch: int) -> torch.Tensor:
 
 @torch.inference_mode()
 def fit(
-    views: Sequence[torch.Tensor],
+    views: Sequence[Features],
     labels: torch.Tensor,
     val: torch.Tensor,
     val_labels: torch.Tensor,
@@ -84,7 +85,8 @@ def fit(
 
     Args:
         views: (N, D) features of the same images, at least one, float32 or, which takes half the
-            memory, float16; epoch e trains on view (e - 1) modulo their number.
+            memory, float16; epoch e trains on view (e - 1) modulo their number. Those that lie on
+            another device than all else are copied batch by batch.
         labels: (N,) int64.
         val: (M, D) float32.
         val_labels: (M,) int64.
@@ -92,7 +94,7 @@ def fit(
         at_once: settings that are fitted together, the others after them; None: all.
 
     Returns:
-        The best head, on the features' device; the same arguments give the same head. Where no
+        The best head, on val's device; the same arguments give the same head. Where no
         setting was finite after any epoch: the start, as the first setting with 0 epochs.
     """
     start = weight.detach().to(val), bias.detach().to(val)
@@ -121,7 +123,7 @@ def fit(
 
 @torch.inference_mode()
 def fit_setting(
-    views: Sequence[torch.Tensor],
+    views: Sequence[Features],
     labels: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor,
@@ -140,10 +142,10 @@ def fit_setting(
         grid: batch size and momentum.
 
     Returns:
-        The head, on the features' device; its ``tried`` is 0.
+        The head, on the labels' device; its ``tried`` is 0.
     """
     alone = grid.only(setting)
-    device = views[0].device
+    device = labels.device
     start = weight.detach().float().to(device), bias.detach().float().to(device)
     [runs] = _runs(start, alone, labels, alone.settings)
     for _ in _epochs([runs], views, labels, alone, seed):
@@ -167,7 +169,7 @@ def _runs(
 
 def _epochs(
     batches: list[_BatchedRuns],
-    views: Sequence[torch.Tensor],
+    views: Sequence[Features],
     labels: torch.Tensor,
     grid: HeadGrid,
     seed: int,
@@ -179,25 +181,24 @@ def _epochs(
     for epoch in range(1, grid.epochs + 1):
         if not batches:
             return
-        order = epoch_order(len(labels), seed, epoch).to(labels.device)
+        order = epoch_order(len(labels), seed, epoch)
         _train_epoch(batches, views[(epoch - 1) % len(views)], labels, order, grid.batch_size)
         yield epoch
 
 
 def _train_epoch(
     batches: Sequence[_BatchedRuns],
-    features: torch.Tensor,
+    features: Features,
     labels: torch.Tensor,
     order: torch.Tensor,
     batch_size: int,
 ) -> None:
-    """Train one epoch. Rows are gathered into one buffer, which stays in the processor's cache."""
-    buffer = torch.empty_like(features[:batch_size])
-    parts = torch.split(order, batch_size), torch.split(labels[order], batch_size)
-    for chosen, target in zip(*parts, strict=True):
-        f = torch.index_select(features, 0, chosen, out=buffer[: len(chosen)])
+    """Train one epoch on images in an order: (N,) int64 on the CPU."""
+    targets = labels[order.to(labels.device)].split(batch_size)
+    rows = batches_of_rows(features, order, batch_size, labels.device)
+    for f, target in zip(rows, targets, strict=True):
         for runs in batches:
-            runs.step(f.float(), target)
+            runs.step(f, target)
 
 
 class _BatchedRuns(ABC):

@@ -11,6 +11,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from trainables.evaluation.class_metrics import Metric
 from trainables.fixres import heads
+from trainables.fixres.feature_parts import FeatureParts
 from trainables.fixres.head_settings import HeadGrid, HeadOptimizer, HeadSetting
 from trainables.fixres.heads import FittedHead, epoch_order, fit, fit_setting
 from trainables.training.recipe import ClassWeights
@@ -355,6 +356,14 @@ def test_where_none_is_finite_the_start_comes_back(data):
 def test_what_comes_back_is_not_the_start_itself(data):
     head = fitted(data, replace(ONE, lr=(1e38,)))
     assert head.weight.data_ptr() != data.weight.data_ptr()
+
+
+def test_features_in_parts_are_fitted_bit_for_bit(data: Data) -> None:
+    parts = [FeatureParts((view[:30].numpy(), view[30:].numpy())) for view in data.views[:2]]
+    val, start = (data.val, data.val_labels), (data.weight, data.bias)
+    whole, in_parts = fitted(data, GRID, 2), fit(parts, data.labels, *val, *start, GRID, seed=0)
+    assert in_parts.weight.equal(whole.weight) and in_parts.bias.equal(whole.bias)
+    assert in_parts.setting == whole.setting and in_parts.tried == whole.tried
 
 
 def test_an_epochs_order_holds_everyone_once_and_is_new_each_epoch():

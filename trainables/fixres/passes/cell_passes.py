@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -14,6 +16,7 @@ from trainables.fixres import frechet
 from trainables.fixres.affine import fit_affine, fit_affine_setting
 from trainables.fixres.cell import CellSpec, RefitCell
 from trainables.fixres.cross_fit import CrossFit
+from trainables.fixres.feature_parts import FeatureParts, Features
 from trainables.fixres.features import (
     KeptFeatures,
     NormStatistics,
@@ -26,6 +29,7 @@ from trainables.fixres.passes.net_passes import NetPasses
 from trainables.fixres.streaming.train_stream import TrainStream
 from trainables.models import backbone
 from trainables.models.backbone import Net, State
+from trainables.models.device import free_cache
 from trainables.models.memory_fit import MemoryFit
 from trainables.models.parts.tensor_names import CLASSIFIER, STATISTICS
 from trainables.storage.artifact_store import Store
@@ -65,8 +69,9 @@ class CellPasses:
     Each is made when the first arm asks for it, and is kept for the arms after it. Used as a
     context, which ends with the temporary files of the passes.
 
-    Features are (N, F) on the CPU, float32, or float16 of train where it is streamed; logits (N, C)
-    are float32 on the CPU; classifiers, weight (C, F) and bias (C,), float32 on the device.
+    Features are (N, F) on the CPU, float32, or float16 in parts of train where it is streamed;
+    logits (N, C) are float32 on the CPU; classifiers, weight (C, F) and bias (C,), float32 on the
+    device.
     """
 
     def __init__(
@@ -183,10 +188,10 @@ class CellPasses:
         return (self.val_features + mirrored) / 2
 
     @cached_property
-    def train_features(self) -> torch.Tensor:
+    def train_features(self) -> Features:
         """Train's features under the re-estimated statistics, written to the store too.
 
-        They are float16 where train is streamed.
+        They are float16, and in parts, where train is streamed.
         """
         if self._net.is_streamed("train"):
             return self._streamed_features(self._net.train_stream)
@@ -197,7 +202,7 @@ class CellPasses:
         self._write_features("train", "train", features)
         return features
 
-    def mild_features(self) -> list[torch.Tensor]:
+    def mild_features(self) -> list[Features]:
         """Run a pass over each mildly augmented view of train, under the re-estimated statistics.
 
         Returns:
@@ -205,7 +210,7 @@ class CellPasses:
         """
         return [self._mild_features(number) for number in range(self.cell.views)]
 
-    def _mild_features(self, number: int) -> torch.Tensor:
+    def _mild_features(self, number: int) -> Features:
         """Give the features of one view: each is read once a cell, and its pixels are not kept."""
         name = f"train-mild-{number}"
         view = self._views.mild_view(
@@ -236,11 +241,12 @@ class CellPasses:
         return self.fit_head([self.train_features], self.cell.heads, mirrored=True)
 
     def fit_head(
-        self, views: list[torch.Tensor], grid: HeadGrid, *, mirrored: bool = False
+        self, views: list[Features], grid: HeadGrid, *, mirrored: bool = False
     ) -> FittedHead:
         """Train classifiers, from the trunk's own, on features of train; keep the best on val.
 
-        In a refit: train one, with the setting of the cell.
+        In a refit: train one, with the setting of the cell. Where memory runs out on a GPU, the
+        features stay on the host; where it runs out still, fewer classifiers are trained at once.
 
         Args:
             views: features of the train images under the re-estimated statistics, as those of val
@@ -252,14 +258,20 @@ class CellPasses:
         val = None
         if self._refit_setting is None:
             val = self.val_features_mirrored if mirrored else self.val_features
+        settings = len(grid.settings)
+        if self.device.type != "cpu":
+            # Neither they nor an error, whose trace has them, are bound to a name: memory is freed.
+            with suppress(torch.OutOfMemoryError):
+                return self._fit_head([v.to(self.device) for v in views], val, grid, settings)
+            free_cache(self.device)
         memory_fit = MemoryFit(self.device, minimum=1, error=_NO_ROOM_FOR_FEATURES)
-        return memory_fit.run(lambda n: self._fit_head(views, val, grid, n), len(grid.settings))
+        return memory_fit.run(lambda n: self._fit_head(views, val, grid, n), settings)
 
     def _fit_head(
-        self, views: list[torch.Tensor], val: torch.Tensor | None, grid: HeadGrid, at_once: int
+        self, views: Sequence[Features], val: torch.Tensor | None, grid: HeadGrid, at_once: int
     ) -> FittedHead:
         """Do the work of :meth:`fit_head`, on so many settings at once."""
-        train = [view.to(self.device) for view in views], self.labels["train"].to(self.device)
+        train = views, self.labels["train"].to(self.device)
         start, seed = self.trained_classifier, self.cell.seed
         if val is None:
             assert self._refit_setting is not None
@@ -315,7 +327,7 @@ class CellPasses:
 
     # --- what is kept in the store ------------------------------------------------------------
 
-    def _streamed_features(self, stream: TrainStream) -> torch.Tensor:
+    def _streamed_features(self, stream: TrainStream) -> FeatureParts:
         kept = None if self._kept is None else stream.shards.within(self._kept.folder).read()
         return stream.features(self.statistics) if kept is None else kept
 

@@ -16,11 +16,13 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from trainables.fixres.feature_parts import FeatureParts
 from trainables.fixres.features import NormStatistics, read_features, write_features
 from trainables.fixres.streaming.first_order import FeatureSlopes
 from trainables.fixres.streaming.input_moments import InputMoments
 from trainables.storage.damage import unless_damaged
 from trainables.storage.files import Place, read_tensors, write_tensors
+from trainables.storage.object_store import RemotePath
 
 SHARD_IMAGES = 8192  # at most: 270 MB of memory for the 5,504 features of the largest net
 
@@ -69,31 +71,38 @@ class FeatureShards:
         """Give the files of the same view in the folder of another cell."""
         return replace(self, folder=folder)
 
-    def write(self, number: int, features: torch.Tensor) -> None:
-        """Write a shard: (n, F), of any device; it is final."""
-        start, end = self.spans[number]
-        write_features(self._path(number), features.half().cpu(), self.labels[start:end])
-        self._raw_path(number).unlink(missing_ok=True)
+    def write(self, number: int, features: torch.Tensor) -> np.ndarray:
+        """Write a shard: (n, F), of any device; it is final, and given as :meth:`read_shard` does.
 
-    def read(self) -> torch.Tensor | None:
+        What an object store is sent is not read back: it is in memory then.
+        """
+        start, end = self.spans[number]
+        kept = features.half().cpu()
+        write_features(self._path(number), kept, self.labels[start:end])
+        self._raw_path(number).unlink(missing_ok=True)
+        mapped = None if isinstance(self.folder, RemotePath) else self.read_shard(number)
+        return kept.numpy() if mapped is None else mapped
+
+    def read(self) -> FeatureParts | None:
         """Read all features: (N, F) float16; None: a shard is not there, or not sound."""
-        whole: torch.Tensor | None = None
-        for number, (start, end) in enumerate(self.spans):
+        parts = []
+        for number in range(len(self.ends)):
             shard = self.read_shard(number)
             if shard is None:
                 return None
-            if whole is None:
-                whole = shard.new_empty(len(self.labels), shard.shape[1])
-            whole[start:end] = shard
-        return whole
+            parts.append(shard)
+        return FeatureParts(tuple(parts))
 
-    def read_shard(self, number: int) -> torch.Tensor | None:
-        """Read a shard that is final: (n, F) float16; None: it is not there, or not sound."""
+    def read_shard(self, number: int) -> np.ndarray | None:
+        """Read a shard that is final: (n, F) float16; None: it is not there, or not sound.
+
+        A file on this machine is mapped.
+        """
         path, (start, end) = self._path(number), self.spans[number]
         found = unless_damaged(lambda: read_features(path) if path.exists() else None)
         if found is None or not np.array_equal(found[1], self.labels[start:end]):
             return None
-        return torch.from_numpy(found[0].copy())
+        return found[0]
 
     def write_raw(self, number: int, raw: RawShard) -> None:
         """Write a shard that is to be corrected."""

@@ -30,6 +30,7 @@ import torch
 
 from trainables.data.view_cache import StreamedView
 from trainables.evaluation.inference import batches_of
+from trainables.fixres.feature_parts import FeatureParts
 from trainables.fixres.features import NormStatistics, body_pass, current_statistics, set_norm
 from trainables.fixres.streaming.feature_shards import FeatureShards, RawShard
 from trainables.fixres.streaming.first_order import FeatureSlopes, corrected, feature_slopes
@@ -74,23 +75,19 @@ class TrainStream:
         assert moments is not None, "an empty split"
         return moments.statistics(self.model)
 
-    def features(self, statistics: NormStatistics) -> torch.Tensor:
-        """Give the features of all images under the statistics: (N, F) float16 on the CPU.
+    def features(self, statistics: NormStatistics) -> FeatureParts:
+        """Give the features of all images under the statistics: (N, F) float16, as shards are read.
 
         What :meth:`statistics` has made is corrected; what is not there is made, in another pass.
         All is written, shard by shard.
         """
-        whole: torch.Tensor | None = None
-        for number, (start, end) in enumerate(self.shards.spans):
+        parts = []
+        for number in range(len(self.shards.ends)):
             shard = self.shards.read_shard(number)
             if shard is None:
-                shard = self._made_shard(number, statistics)
-                self.shards.write(number, shard)
-            if whole is None:
-                whole = shard.new_empty(len(self.view), shard.shape[1])
-            whole[start:end] = shard
-        assert whole is not None, "an empty split"
-        return whole
+                shard = self.shards.write(number, self._made_shard(number, statistics))
+            parts.append(shard)
+        return FeatureParts(tuple(parts))
 
     @torch.no_grad()
     def _made_shard(self, number: int, statistics: NormStatistics) -> torch.Tensor:

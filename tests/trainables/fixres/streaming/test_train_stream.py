@@ -107,7 +107,7 @@ def test_a_streamed_pass_has_exact_statistics_and_features_near_those_of_kept_ma
     found = stream.statistics(features=True)
     torch.testing.assert_close(found.mean, wanted.mean, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found.var, wanted.var, rtol=1e-5, atol=0)
-    streamed = stream.features(found)
+    streamed = stream.features(found).to(CPU)
     assert streamed.dtype == torch.float16 and streamed.shape == features.shape
     off = (streamed.float() - features).norm() / features.norm()
     uncorrected = under_the_prefix(stream, net)
@@ -128,7 +128,7 @@ def test_features_under_known_statistics_are_exact_but_for_their_precision(
     stream: TrainStream, kept: tuple[NormStatistics, torch.Tensor]
 ) -> None:
     statistics, features = kept
-    found = stream.features(statistics).float()
+    found = stream.features(statistics).to(CPU).float()
     torch.testing.assert_close(found, features, rtol=4 * HALF, atol=1e-3)
 
 
@@ -149,7 +149,7 @@ def files(stream: TrainStream) -> dict[str, bytes]:
 
 def outcome(stream: TrainStream) -> tuple[torch.Tensor, torch.Tensor, dict[str, bytes]]:
     statistics = stream.statistics(features=True)
-    return statistics.var, stream.features(statistics), files(stream)
+    return statistics.var, stream.features(statistics).to(CPU), files(stream)
 
 
 class Killed(BaseException):
@@ -164,12 +164,12 @@ def killed_at(stream: TrainStream, write: int) -> bool:
     calls = 0
 
     def counted(plain: Any) -> Any:
-        def called(*given: Any) -> None:
+        def called(*given: Any) -> Any:
             nonlocal calls
             calls += 1
             if calls == write:
                 raise Killed
-            plain(*given)
+            return plain(*given)
 
         return called
 
@@ -244,10 +244,20 @@ def test_a_shard_that_is_not_sound_is_made_again(
         other = replace(stream.shards, labels=np.arange(COUNT) + 1)
         other.write(2, features[50:82])
     assert stream.shards.read() is None
-    again = stream.features(stream.statistics(features=True))
+    again = stream.features(stream.statistics(features=True)).to(CPU)
     torch.testing.assert_close(again[:50], features[:50], rtol=0, atol=0)
     torch.testing.assert_close(again[50:82].float(), kept[1][50:82], rtol=4 * HALF, atol=1e-3)
-    assert torch.equal(stream.shards.read(), again)  # type: ignore[arg-type]
+    assert torch.equal(stream.shards.read().to(CPU), again)  # type: ignore[union-attr]
+
+
+def test_features_stay_in_their_files(stream: TrainStream) -> None:
+    """In memory they would take as much as the set is large."""
+    made = stream.features(stream.statistics(features=True))
+    again = stream.shards.read()
+    assert again is not None
+    for features in (made, again):
+        assert [len(part) for part in features.parts] == [b - a for a, b in stream.shards.spans]
+        assert not any(part.flags.owndata or part.flags.writeable for part in features.parts)
 
 
 def test_at_most_three_times_the_features_and_a_shard_are_on_the_disk(
@@ -258,11 +268,12 @@ def test_at_most_three_times_the_features_and_a_shard_are_on_the_disk(
     for name in ("write_raw", "write"):
         plain = getattr(FeatureShards, name)
 
-        def watched(self: Any, *rest: Any, plain: Any = plain) -> None:
+        def watched(self: Any, *rest: Any, plain: Any = plain) -> Any:
             nonlocal most
-            plain(self, *rest)
+            done = plain(self, *rest)
             kinds = [*folder.glob("*.raw.safetensors"), *folder.glob("*.arrow")]
             most = max(most, sum(path.stat().st_size for path in kinds))
+            return done
 
         monkeypatch.setattr(FeatureShards, name, watched)
     _, features, _ = outcome(stream)
