@@ -10,8 +10,10 @@ Half precision rounds by 0.03 % on average.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -71,23 +73,27 @@ class FeatureShards:
         """Give the files of the same view in the folder of another cell."""
         return replace(self, folder=folder)
 
-    def write(self, number: int, features: torch.Tensor) -> np.ndarray:
-        """Write a shard: (n, F), of any device; it is final, and given as :meth:`read_shard` does.
+    def write(self, number: int, features: torch.Tensor) -> np.ndarray | None:
+        """Write a shard: (n, F), of any device; it is final.
 
-        What an object store is sent is not read back: it is in memory then.
+        Returns:
+            (n, F) float16, what an object store was sent, where reading it back would fetch it.
         """
         start, end = self.spans[number]
         kept = features.half().cpu()
         write_features(self._path(number), kept, self.labels[start:end])
         self._raw_path(number).unlink(missing_ok=True)
-        mapped = None if isinstance(self.folder, RemotePath) else self.read_shard(number)
-        return kept.numpy() if mapped is None else mapped
+        return kept.numpy() if isinstance(self.folder, RemotePath) else None
 
-    def read(self) -> FeatureParts | None:
-        """Read all features: (N, F) float16; None: a shard is not there, or not sound."""
+    def read(self, known: Mapping[int, np.ndarray] = MappingProxyType({})) -> FeatureParts | None:
+        """Read all features: (N, F) float16; None: a shard is not there, or not sound.
+
+        Args:
+            known: shards that need not be read.
+        """
         parts = []
         for number in range(len(self.ends)):
-            shard = self.read_shard(number)
+            shard = known[number] if number in known else self.read_shard(number)
             if shard is None:
                 return None
             parts.append(shard)

@@ -29,6 +29,7 @@ import numpy as np
 import torch
 
 from trainables.data.view_cache import StreamedView
+from trainables.errors import SweepError
 from trainables.evaluation.inference import batches_of
 from trainables.fixres.feature_parts import FeatureParts
 from trainables.fixres.features import NormStatistics, body_pass, current_statistics, set_norm
@@ -81,13 +82,22 @@ class TrainStream:
         What :meth:`statistics` has made is corrected; what is not there is made, in another pass.
         All is written, shard by shard.
         """
-        parts = []
+        known: dict[int, np.ndarray] = {}
         for number in range(len(self.shards.ends)):
             shard = self.shards.read_shard(number)
             if shard is None:
                 shard = self.shards.write(number, self._made_shard(number, statistics))
-            parts.append(shard)
-        return FeatureParts(tuple(parts))
+            if shard is not None:
+                known[number] = shard
+        # Files are mapped when all are written: what is small and stays, among what is large and
+        # goes, has the allocator keep as much memory as all features take.
+        found = self.shards.read(known)
+        if found is None:
+            raise SweepError(
+                f"Features written to {self.shards.folder} cannot be read back: is its disk "
+                "sound? The same command makes them again."
+            )
+        return found
 
     @torch.no_grad()
     def _made_shard(self, number: int, statistics: NormStatistics) -> torch.Tensor:

@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests import tiny_net
+from tests.factories import is_one_sentence
+from trainables.errors import SweepError
 from trainables.fixres.features import (
     NormStatistics,
     body_pass,
@@ -248,6 +250,16 @@ def test_a_shard_that_is_not_sound_is_made_again(
     torch.testing.assert_close(again[:50], features[:50], rtol=0, atol=0)
     torch.testing.assert_close(again[50:82].float(), kept[1][50:82], rtol=4 * HALF, atol=1e-3)
     assert torch.equal(stream.shards.read().to(CPU), again)  # type: ignore[union-attr]
+
+
+def test_a_shard_that_is_lost_as_it_is_written_is_told(
+    stream: TrainStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statistics = stream.statistics(features=True)
+    monkeypatch.setattr(FeatureShards, "write", lambda *_: None)
+    with pytest.raises(SweepError, match=r"cannot be read back.*The same command") as raised:
+        stream.features(statistics)
+    assert is_one_sentence(str(raised.value).partition("? ")[2])
 
 
 def test_features_stay_in_their_files(stream: TrainStream) -> None:
