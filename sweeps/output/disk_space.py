@@ -16,6 +16,7 @@ from sweeps.output.location import SweepLocation
 from sweeps.output.sweep_record import SPEC
 from sweeps.planning.building import expected_plan
 from sweeps.planning.grid import Point
+from sweeps.planning.options.touched import mixes_channels, names_of
 from sweeps.planning.plan import Plan
 from sweeps.planning.spec import SweepSpec
 from sweeps.planning.workload import most_waiting
@@ -52,7 +53,7 @@ class DiskNeeds:
     pixels: int  # that the largest cell shows its net: they are in the cache while it runs
     cell: int  # these, and the maps that the net leaves of them
     cell_name: str
-    kept_maps: int | None  # images that it keeps maps of, where it streams the rest
+    kept_maps: int | None  # images of train that it keeps maps of, where it streams the rest
     views: int  # in the cache, where nothing has to be dropped
     weights: int  # in the store: what trunks start from
     trunks: int  # checkpoints
@@ -96,7 +97,7 @@ def disk_needs(plan: Plan, map_number_bytes: int) -> DiskNeeds:
         pixels=_kept_pixels(plan, variant, res),
         cell=_cell_bytes(plan, variant, res, map_number_bytes),
         cell_name=f"{variant} at {res} px",
-        kept_maps=plan.prefix(variant, res),
+        kept_maps=_prefix_kept(plan, variant, res) or None,
         views=of_val + sum(views.values()),
         weights=0 if spec.grid.weights == "none" else sum(checkpoints.values()),
         trunks=sum(plan.trunks_at(p) * checkpoints[p.variant] for p in plan.points) + untouched,
@@ -148,18 +149,16 @@ def _features(plan: Plan, point: Point) -> int:
 
 def _train_feature_bytes(plan: Plan, variant: str, res: int) -> int:
     """Count the bytes of one train image's features, as cells keep them."""
-    is_streamed = plan.prefix(variant, res) is not None
+    is_streamed = plan.streams("train", variant, res)
     return feature_bytes(variant, HALF_BYTES if is_streamed else FLOAT_BYTES)
 
 
 def _passing(plan: Plan, variant: str, res: int) -> int:
     """Count the bytes of train's features while they are streamed: with the slopes of each.
 
-    Nothing where they are not streamed, or no arm is fitted on them.
+    Nothing where they are not streamed, no arm is fitted on them, or they have no slopes.
     """
-    arms = [ARMS[name] for name in plan.spec.fix.arms]
-    fits = any(arm.fits_classifier and not arm.needs_mild_views for arm in arms)
-    if plan.prefix(variant, res) is None or not (fits or plan.has_untouched):
+    if not _corrects(plan, variant, res):
         return 0
     return 3 * plan.counts["train"] * feature_bytes(variant, HALF_BYTES)
 
@@ -172,7 +171,7 @@ def _needs_train(plan: Plan) -> bool:
 def _train_pixels(plan: Plan, variant: str, res: int) -> int:
     """Count the bytes of train as it is shown a net, where that is kept in the cache."""
     pixels = plan.counts["train"] * _view_bytes(res)
-    is_kept = plan.prefix(variant, res) is None and pixels <= MAX_KEPT_BYTES
+    is_kept = not plan.streams("train", variant, res) and pixels <= MAX_KEPT_BYTES
     return pixels if is_kept and _needs_train(plan) else 0
 
 
@@ -183,12 +182,44 @@ def _kept_pixels(plan: Plan, variant: str, res: int) -> int:
 
 def _cell_bytes(plan: Plan, variant: str, res: int, map_number_bytes: int) -> int:
     """Count the bytes of a cell in the cache: what it keeps of its pixels and of its maps."""
-    images, val = plan.counts["train" if _needs_train(plan) else "val"], plan.counts["val"]
+    maps = _kept_maps(plan, variant, res) * map_bytes(variant, res, map_number_bytes)
+    return _kept_pixels(plan, variant, res) + maps
+
+
+def _kept_maps(plan: Plan, variant: str, res: int) -> int:
+    """Count the images whose maps a cell has at once: of train, of val and of val mirrored."""
+    val, mirrors = plan.counts["val"], any(ARMS[name].mirrors for name in plan.spec.fix.arms)
+    of_val = val
+    if plan.streams("val", variant, res):
+        of_val, mirrors = val * _trains_through_net(plan), False
+    if not plan.streams("train", variant, res):
+        return plan.counts["train"] * _needs_train(plan) + of_val + val * mirrors
+    of_train = _prefix_kept(plan, variant, res)
+    if _trains_through_net(plan):
+        return of_train + of_val + val * mirrors
+    return of_val + max(of_train, val * mirrors)  # The prefix is let go once it has its features.
+
+
+def _prefix_kept(plan: Plan, variant: str, res: int) -> int:
+    """Count the images of train that maps are kept of, where it is streamed; else none."""
     most = plan.prefix(variant, res)
-    maps = images if most is None else min(images, most)
-    if most is None or val <= most:  # those of val are kept once more where it is mirrored
-        maps += val * any(ARMS[name].mirrors for name in plan.spec.fix.arms)
-    return _kept_pixels(plan, variant, res) + maps * map_bytes(variant, res, map_number_bytes)
+    if most is None or not plan.streams("train", variant, res):
+        return 0
+    return most * (_corrects(plan, variant, res) or _trains_through_net(plan))
+
+
+def _corrects(plan: Plan, variant: str, res: int) -> bool:
+    """Whether features of train are made while it streams, and corrected in the end."""
+    arms = [ARMS[name] for name in plan.spec.fix.arms]
+    fits = any(arm.fits_classifier and not arm.needs_mild_views for arm in arms)
+    can_be = names_of(variant).has_statistics and not mixes_channels(variant)
+    return plan.streams("train", variant, res) and can_be and (fits or plan.has_untouched)
+
+
+def _trains_through_net(plan: Plan) -> bool:
+    """Whether an arm trains on maps in each epoch, and is scored on all of val's."""
+    arms = [ARMS[name] for name in plan.spec.fix.arms]
+    return any(arm.fits_classifier and not arm.fits_features for arm in arms)
 
 
 def _logits(plan: Plan, point: Point) -> int:
