@@ -50,7 +50,7 @@ Say = Callable[[str], None]
 class DiskNeeds:
     """The least bytes that a sweep writes, beside the decoded images."""
 
-    pixels: int  # that the largest cell shows its net: they are in the cache while it runs
+    pixels: int  # of val as the largest cell shows it its net: in the cache while it is read
     cell: int  # these, and the maps that the net leaves of them
     cell_name: str
     kept_maps: int | None  # images of train that it keeps maps of, where it streams the rest
@@ -94,7 +94,7 @@ def disk_needs(plan: Plan, map_number_bytes: int) -> DiskNeeds:
     untouched = sum(checkpoints[variant] for variant in plan.untouched_variants)
     smallest = min(checkpoints.values())
     return DiskNeeds(
-        pixels=_kept_pixels(plan, variant, res),
+        pixels=_val_pixels(plan, res),
         cell=_cell_bytes(plan, variant, res, map_number_bytes),
         cell_name=f"{variant} at {res} px",
         kept_maps=_prefix_kept(plan, variant, res) or None,
@@ -175,15 +175,15 @@ def _train_pixels(plan: Plan, variant: str, res: int) -> int:
     return pixels if is_kept and _needs_train(plan) else 0
 
 
-def _kept_pixels(plan: Plan, variant: str, res: int) -> int:
-    """Count the bytes of the larger of the sets that a cell keeps as they are shown its net."""
-    return max(plan.counts["val"] * _view_bytes(res), _train_pixels(plan, variant, res))
+def _val_pixels(plan: Plan, res: int) -> int:
+    """Count the bytes of val as it is shown a net: those of train are kept where there is room."""
+    return plan.counts["val"] * _view_bytes(res)
 
 
 def _cell_bytes(plan: Plan, variant: str, res: int, map_number_bytes: int) -> int:
     """Count the bytes of a cell in the cache: what it keeps of its pixels and of its maps."""
     maps = _kept_maps(plan, variant, res) * map_bytes(variant, res, map_number_bytes)
-    return _kept_pixels(plan, variant, res) + maps
+    return _val_pixels(plan, res) + maps
 
 
 def _kept_maps(plan: Plan, variant: str, res: int) -> int:

@@ -86,20 +86,20 @@ def checked(plan: Plan, location: SweepLocation, *, begun: bool = False) -> list
 
 
 @pytest.mark.parametrize(
-    ("arms", "images", "maps", "features"),
+    ("arms", "maps", "features"),
     [
-        (("none",), 50, 50, 0),
-        (("none", "bn"), 120, 120 + 50, 50),
-        (("none", "fix"), 120, 120 + 50, 50 + 120),
-        (("fix_aug",), 120, 120 + 50, 50 + 3 * 120),
+        (("none",), 50, 0),
+        (("none", "bn"), 120 + 50, 50),
+        (("none", "fix"), 120 + 50, 50 + 120),
+        (("fix_aug",), 120 + 50, 50 + 3 * 120),
     ],
 )
 def test_what_a_plan_writes_by_hand(
-    spec: SweepSpec, arms: tuple[str, ...], images: int, maps: int, features: int
+    spec: SweepSpec, arms: tuple[str, ...], maps: int, features: int
 ) -> None:
     needs = disk_needs(plan_of(spec_with(spec, arms=arms, views=3)), 4)
     assert needs.cell_name == "b0 at 96 px"
-    assert (needs.pixels, needs.cell) == (images * VIEW, images * VIEW + maps * MAPS)
+    assert (needs.pixels, needs.cell) == (50 * VIEW, 50 * VIEW + maps * MAPS)
     assert (needs.trunks, needs.cell_trunks) == (2 * 3 * B0, 2 * 2 * B0)
     served = len(set(arms) - {"pool"})
     logits = 50 * 3 * 4 * served  # of val's images, in three classes
@@ -108,7 +108,7 @@ def test_what_a_plan_writes_by_hand(
     assert needs.state == 4 * B0 and 2.8 * B0 < needs.model <= 3 * B0
     assert needs.store == 6 * B0 + max(4 * B0, needs.model + needs.cells)
     in_half = disk_needs(plan_of(spec_with(spec, arms=arms)), 2).cell
-    assert in_half == images * VIEW + maps * MAPS // 2
+    assert in_half == 50 * VIEW + maps * MAPS // 2
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,8 @@ def test_a_set_that_is_streamed_takes_its_prefix_and_three_times_its_features_in
     assert needs.views == 50 * VIEW
     kept = disk_needs(plan_of(spec_with(streamed, map_gb=4.0), train=2000), 4)
     assert kept.kept_maps is None and kept.passing == 0
-    assert kept.cell == 2000 * (VIEW + MAPS) + 50 * MAPS
+    assert kept.cell == 50 * VIEW + (2000 + 50) * MAPS
+    assert kept.views == (50 + 2000) * VIEW
 
 
 @pytest.mark.parametrize(
@@ -207,12 +208,13 @@ def test_a_val_larger_than_what_may_be_kept_streams_no_smaller_train(spec: Sweep
     assert needs.cells == 2 * 2 * ((300 + 500) * (4 * FEATURES + 8) + logits)
 
 
-def test_pixels_of_a_large_set_are_not_kept_though_its_maps_are(
+def test_pixels_of_a_large_train_are_nowhere_counted(
     spec: SweepSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    plan = plan_of(spec_with(spec, test_res=(96,)))
+    assert disk_needs(plan, 4).views == (50 + 120) * VIEW
     monkeypatch.setattr(disk_space, "MAX_KEPT_BYTES", 120 * VIEW - 1)
-    needs = disk_needs(plan_of(spec_with(spec, test_res=(96,))), 4)
-    assert (needs.pixels, needs.cell) == (50 * VIEW, 50 * VIEW + (120 + 50) * MAPS)
+    assert disk_needs(plan, 4).views == 50 * VIEW
 
 
 def test_the_plan_says_which_cells_stream_and_what_that_takes(
@@ -263,7 +265,7 @@ def test_weights_that_are_started_from_lie_in_the_store(spec: SweepSpec) -> None
 def test_both_numbers_are_told(spec: SweepSpec, location: SweepLocation, disks: Disks) -> None:
     disks.out = 2 * 10**9
     cache, out = checked(plan_of(spec), location)
-    assert "5.3 MB for the largest cell (b0 at 96 px)" in cache
+    assert "3.3 MB for the largest cell (b0 at 96 px)" in cache
     assert f"--cache-dir {spec.cache} has room for 1000.0 GB" in cache
     assert "for all trunks, cells and the model" in out and "MLflow's copies" in out
     assert out.endswith(f"; 2.0 GB free in {spec.output.out}")
@@ -284,7 +286,7 @@ def test_a_disk_is_refused_from_the_byte_on_that_it_lacks(
         checked(plan, location)
     assert is_one_sentence(str(caught.value).replace(str(spec.output.out), "OUT"))
     disks.cache, disks.out = needs.cell - 1, 10**12
-    with pytest.raises(UserError, match=r"The largest cell \(b0 at 96 px\) takes 5.3 MB") as caught:
+    with pytest.raises(UserError, match=r"The largest cell \(b0 at 96 px\) takes 3.3 MB") as caught:
         checked(plan, location)
     assert "(--test-res), or name a --cache-dir on a larger disk." in str(caught.value)
 
@@ -292,14 +294,14 @@ def test_a_disk_is_refused_from_the_byte_on_that_it_lacks(
 def test_the_bound_of_the_cache_counts_for_what_it_bounds(
     spec: SweepSpec, location: SweepLocation, disks: Disks
 ) -> None:
-    plan = plan_of(spec_with(spec, cache_gb=0.0033))  # less than the pixels; maps are beside it
+    plan = plan_of(spec_with(spec, cache_gb=0.0013))  # less than the pixels; maps are beside it
     spec.cache.mkdir()
-    set_limit(spec.cache, 0.0033)
+    set_limit(spec.cache, 0.0013)
     with pytest.raises(
-        UserError, match=r"room for 3.3 MB of --cache-gb 0.0033 \(1000.0 GB of disk"
+        UserError, match=r"room for 1.3 MB of --cache-gb 0.0013 \(1000.0 GB of disk"
     ):
         checked(plan, location)
-    set_limit(spec.cache, 0.0034)
+    set_limit(spec.cache, 0.0014)
     checked(plan, location)
 
 
@@ -364,7 +366,7 @@ def test_images_are_not_decoded_for_cells_that_have_no_room_beside_them(
     check_expected(spec, location, expected(), said.append)
     assert len(said) == 1 and said[0].startswith("warning: the images take about 50.0 MB and")
     disks.cache = whole * 8 // 10
-    with pytest.raises(UserError, match=r"^The images take .* about 5.3 MB beside them, and"):
+    with pytest.raises(UserError, match=r"^The images take .* about 3.3 MB beside them, and"):
         check_expected(spec, location, expected(), said.append)
     check_expected(spec, location, expected(splits_are_guessed=True), said.append)
     assert len(said) == 2

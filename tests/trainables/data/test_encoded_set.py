@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from tests.trainables.data.deep_images import GREY
 from tests.trainables.data.deep_images import png as deep_png
 from tests.trainables.training.small_nets import UNIT
 from trainables.data import decode, decode_pass
+from trainables.data.cache import GrowingFile
 from trainables.data.decode import known_set, prepare
 from trainables.data.decode_pool import expected_images
 from trainables.data.image_set import FILES, ImageSet
@@ -146,6 +149,22 @@ def test_where_the_estimate_was_too_low_the_files_are_kept_instead(
     monkeypatch.setattr(decode, "decode_into", counted)
     found = prepare(data, tmp_path / "cache", options(room_for_files(data, decoded)))
     assert passes == ["decoded", "encoded"] and found.digest == decoded.digest
+
+
+def test_where_the_quota_of_the_user_ends_the_files_are_kept_instead(
+    data: Path, decoded: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There the disk says that it has room."""
+    room, append = room_for_files(data, decoded) * 1e9, GrowingFile.append
+
+    def within_quota(file: GrowingFile, content: memoryview) -> None:
+        if file.size + content.nbytes > room:
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+        append(file, content)
+
+    monkeypatch.setattr(GrowingFile, "append", within_quota)
+    found = prepare(data, tmp_path / "cache", options())
+    assert (found.root / FILES["encoded"]).exists() and found.digest == decoded.digest
 
 
 def test_without_room_for_the_files_it_is_refused(data: Path, tmp_path: Path) -> None:
