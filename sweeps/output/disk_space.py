@@ -22,6 +22,7 @@ from sweeps.planning.spec import SweepSpec
 from sweeps.planning.workload import most_waiting
 from trainables.data.cache import Room, room_in, size_in_words
 from trainables.data.decode_pool import ExpectedImages
+from trainables.data.image_set import Form
 from trainables.data.view_cache import MAX_KEPT_BYTES
 from trainables.errors import UserError
 from trainables.fixres.arms import ARMS
@@ -246,42 +247,54 @@ def is_begun(location: SweepLocation) -> bool:
 
 def check_expected(
     spec: SweepSpec, location: SweepLocation, expected: ExpectedImages, say: Say
-) -> None:
+) -> Form:
     """Check the room for a new sweep whose images are about to be decoded.
 
     Says so where it looks too little.
+
+    Returns:
+        The form to keep images in: their files where pixels leave no room for what cells need.
 
     Raises:
         UserError: it is too little.
     """
     plan = expected_plan(spec, expected)
     if plan is None:
-        return
+        return "decoded"
     needs, free = disk_needs(plan, _map_number_bytes()), _free(location.out)
     if location.remote is None and SURE_SHARE * needs.store > free:
         raise _out_too_small(plan, needs.store, free, location)
-    if not on_cluster():  # There its trials run on disks that are not seen from here.
-        _check_expected_cache(spec, needs, expected, say)
+    if on_cluster():  # There its trials run on disks that are not seen from here.
+        return "decoded"
+    return _check_expected_cache(spec, needs, expected, say)
 
 
 def _check_expected_cache(
     spec: SweepSpec, needs: DiskNeeds, expected: ExpectedImages, say: Say
-) -> None:
-    room, decoded = room_in(spec.cache), expected.stored_bytes
-    if decoded > room.least:  # then their files are kept
-        decoded = min(decoded, expected.file_bytes)
-    lacks = max(decoded + needs.cell - room.disk, decoded + needs.pixels - room.least)
-    if lacks <= 0:
-        return
+) -> Form:
+    room = room_in(spec.cache)
+
+    def lacks(images: int) -> int:
+        return max(images + needs.cell - room.disk, images + needs.pixels - room.least)
+
+    def surely_lacks(images: int) -> bool:
+        return lacks(images) > (1 - SURE_SHARE) * (images + needs.cell)
+
+    form: Form
+    form, kept = "decoded", expected.stored_bytes
+    if (kept > room.least or surely_lacks(kept)) and expected.file_bytes < kept:
+        form, kept = "encoded", expected.file_bytes
+    if lacks(kept) <= 0:
+        return form
     words = (
-        f"he images take about {size_in_words(decoded)} and the largest cell "
+        f"he images take about {size_in_words(kept)} and the largest cell "
         f"({needs.cell_name}) about {size_in_words(needs.cell)} beside them, and "
         f"{_room_in_words(spec, room)}"
     )
-    is_sure = lacks > (1 - SURE_SHARE) * (decoded + needs.cell)
-    if is_sure and not expected.splits_are_guessed:
+    if surely_lacks(kept) and not expected.splits_are_guessed:
         raise UserError(f"T{words}: {_smaller_cell(spec)}.")
     say(f"warning: t{words}, which may be too little")
+    return form
 
 
 def check_disks(plan: Plan, location: SweepLocation, say: Say, *, begun: bool) -> None:
@@ -369,11 +382,10 @@ def _smaller_cell(spec: SweepSpec) -> str:
 
 def _room_in_words(spec: SweepSpec, room: Room) -> str:
     """Say how much room there is, and what bounds it."""
-    disk = size_in_words(room.disk)
+    disk, own = size_in_words(room.disk), spec.images.cache_gb
     if room.bound is not None and room.bound < room.disk:
-        disk = (
-            f"{size_in_words(room.bound)} of --cache-gb {spec.images.cache_gb:g} ({disk} of disk)"
-        )
+        by = "another sweep's --cache-gb" if own is None else f"--cache-gb {own:g}"
+        disk = f"{size_in_words(room.bound)} of {by} ({disk} of disk)"
     return f"--cache-dir {spec.cache} has room for {disk}"
 
 

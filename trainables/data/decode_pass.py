@@ -156,8 +156,9 @@ def _encoded_note(stored: Sequence[_Stored], size: int, decoding_s: float) -> st
     decoded = sum(3 * one.height * one.width for one in stored)
     return (
         f"The images are kept as their files ({size_in_words(size)}), as the cache has no room for "
-        f"their pixels ({size_in_words(decoded)}): each is decoded whenever it is used, which a "
-        f"core does in {1000 * decoding_s / max(1, len(stored)):.1f} ms. Results are the same."
+        f"their pixels ({size_in_words(decoded)}) and what cells keep there: each is decoded "
+        f"whenever it is used, which a core does in {1000 * decoding_s / max(1, len(stored)):.1f} "
+        "ms. Results are the same."
     )
 
 

@@ -305,6 +305,15 @@ def test_the_bound_of_the_cache_counts_for_what_it_bounds(
     checked(plan, location)
 
 
+def test_the_bound_may_be_that_of_another_sweep_with_the_same_cache(
+    spec: SweepSpec, location: SweepLocation, disks: Disks
+) -> None:
+    spec.cache.mkdir()
+    set_limit(spec.cache, 0.0013)
+    with pytest.raises(UserError, match=r"room for 1.3 MB of another sweep's --cache-gb \(1000"):
+        checked(plan_of(spec), location)
+
+
 def test_a_sweep_that_is_continued_is_only_warned(
     spec: SweepSpec, location: SweepLocation, disks: Disks
 ) -> None:
@@ -370,6 +379,41 @@ def test_images_are_not_decoded_for_cells_that_have_no_room_beside_them(
         check_expected(spec, location, expected(), said.append)
     check_expected(spec, location, expected(splits_are_guessed=True), said.append)
     assert len(said) == 2
+
+
+def test_files_are_kept_where_pixels_leave_too_little_room_beside_them(
+    spec: SweepSpec, location: SweepLocation, disks: Disks
+) -> None:
+    said: list[str] = []
+    small = expected(file_bytes=5 * MB)
+    needs = disk_needs(plan_of(spec), 4)
+
+    def form() -> str:
+        return check_expected(spec, location, small, said.append)
+
+    disks.cache = 50 * MB + needs.cell
+    assert form() == "decoded"
+    disks.cache = 50 * MB  # which pixels would fill, but for what an estimate does not tell
+    assert form() == "decoded" and said.pop().startswith("warning: the images take about 50.0 MB")
+    disks.cache = 50 * MB - 1
+    assert form() == "encoded"
+    disks.cache = 5 * MB + needs.cell
+    assert form() == "encoded" and not said
+    disks.cache = 5 * MB
+    with pytest.raises(UserError, match=r"^The images take about 5\.0 MB and the largest cell"):
+        form()
+
+
+def test_files_are_kept_where_the_bound_has_room_for_pixels_and_for_no_view(
+    spec: SweepSpec, location: SweepLocation, disks: Disks
+) -> None:
+    many = {"train": 1200, "val": 500, "test": 400}
+    small = expected(file_bytes=5 * MB, counts=many)
+    pixels = disk_needs(plan_of(spec, *many.values()), 4).pixels
+    spec.cache.mkdir()
+    for bound, form in ((50 * MB + pixels, "decoded"), (50 * MB, "encoded")):
+        set_limit(spec.cache, bound / 1e9)
+        assert check_expected(spec, location, small, lambda _: None) == form
 
 
 def test_images_are_not_decoded_for_trunks_that_have_no_room(

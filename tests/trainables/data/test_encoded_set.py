@@ -167,6 +167,13 @@ def test_where_the_quota_of_the_user_ends_the_files_are_kept_instead(
     assert (found.root / FILES["encoded"]).exists() and found.digest == decoded.digest
 
 
+def test_files_are_kept_where_they_are_asked_for(
+    data: Path, decoded: ImageSet, tmp_path: Path
+) -> None:
+    found = prepare(data, tmp_path / "cache", options(), expect=lambda _: "encoded")
+    assert (found.root / FILES["encoded"]).exists() and found.digest == decoded.digest
+
+
 def test_without_room_for_the_files_it_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cache_gb.*a larger `cache_gb` or disk"):
         prepare(data, tmp_path / "cache", options(1e-5))
