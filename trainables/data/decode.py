@@ -10,7 +10,7 @@ locks.
     CACHE/<digest>/files.bin     the bytes of each image's file
     CACHE/<digest>/index.arrow   one row for each image: where, how large, label, split, hash
     CACHE/<digest>/perceptual-1.npy    its perceptual hash, four uint64
-    CACHE/<digest>/images.json   classes, how long the first must be, white by kind of image
+    CACHE/<digest>/images.json   classes, how long the first must be, white by kind of image, form
     CACHE/listings/<key>.json    the digest that a listing led to, rejected files, layout, notes
     CACHE/listings/<key>.groups.json    the images of each group, by split, where they are grouped
 """
@@ -248,6 +248,8 @@ def _look_up(
     if groups_path is not None and not _holds_groups(groups_path):
         return None
     check_rejected(rejected, total, data, options)
+    # What is said of the form belongs to the set: another listing may have led to it.
+    notes += (description["note"],) if "note" in description else ()
     image_set = _opened(root, description, rejected, notes, layout)
     return replace(image_set, splits_in_words=record.get("splits", ""), groups_path=groups_path)
 

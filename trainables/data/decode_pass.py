@@ -120,8 +120,6 @@ def decode_into(draft: Path, form: Form, file: GrowingFile, decoding: Decoding) 
             whites = shared_whites(one.samples for one in stored)
             stored = _with_shared_whites(stored, form, file, data, source, options, whites)
     notes = _reading_notes(stored, options)
-    if form == "encoded":
-        notes.append(_encoded_note(stored, file.size, decoding_s))
     stored, split_notes = _split(data, source, stored, options)
     digest = _digest(stored, source.classes, options)
     _write_index(draft / "index.arrow", stored)
@@ -131,7 +129,8 @@ def decode_into(draft: Path, form: Form, file: GrowingFile, decoding: Decoding) 
         (draft / GROUPS).write_text(json.dumps(sizes))
     description = {"digest": digest, "classes": source.classes, "bytes": file.size}
     if form == "encoded":
-        description |= {"form": form, "side": options.cache_side}
+        note = _encoded_note(stored, file.size, decoding_s)
+        description |= {"form": form, "side": options.cache_side, "note": note}
     if whites:
         description["whites"] = dict(whites)
     (draft / "images.json").write_text(json.dumps(description))

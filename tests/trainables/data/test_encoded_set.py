@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from trainables.data import decode, decode_pass
 from trainables.data.cache import GrowingFile
 from trainables.data.decode import known_set, prepare
 from trainables.data.decode_pool import expected_images
-from trainables.data.image_set import FILES, ImageSet
+from trainables.data.image_set import FILES, Form, ImageSet
 from trainables.data.loader import train_batches
 from trainables.data.options import ReadOptions
 from trainables.errors import SweepError, UserError
@@ -95,6 +96,21 @@ def test_all_of_the_set_is_the_same(decoded: ImageSet, encoded: ImageSet) -> Non
 def test_the_plan_says_what_that_costs(decoded: ImageSet, encoded: ImageSet) -> None:
     (note,) = set(encoded.notes) - set(decoded.notes)
     assert "kept as their files (0." in note and " ms. Results are the same." in note
+
+
+@pytest.mark.parametrize("kept", ["decoded", "encoded"])
+def test_a_copy_of_the_data_is_told_the_form_that_its_set_has(
+    data: Path, tmp_path: Path, kept: Form
+) -> None:
+    """It comes to the set that is there, whatever form it would have been given itself."""
+    other: Form = "encoded" if kept == "decoded" else "decoded"
+    copy = shutil.copytree(data, tmp_path / "copy", copy_function=shutil.copyfile)
+    there = prepare(data, tmp_path / "cache", options(), expect=lambda _: kept)
+    for _ in range(2):  # decoded, then answered from the cache
+        found = prepare(copy, tmp_path / "cache", options(), expect=lambda _: other)
+        assert found.root == there.root and (found.root / FILES[kept]).exists()
+        assert found.notes == there.notes
+        assert any("kept as their files" in note for note in found.notes) == (kept == "encoded")
 
 
 def test_batches_are_the_same(decoded: ImageSet, encoded: ImageSet) -> None:
