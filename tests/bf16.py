@@ -12,11 +12,17 @@ from trainables.models import device
 
 def emulate(patch: pytest.MonkeyPatch) -> None:
     """From now on autocast means bf16 on the CPU, in every module that has imported it."""
-    original = device.autocast
 
     def autocast(_: torch.device) -> torch.autocast:
         return torch.autocast("cpu", dtype=torch.bfloat16)
 
-    for module in list(sys.modules.values()):
-        if getattr(module, "autocast", None) is original:
-            patch.setattr(module, "autocast", autocast)
+    for emulated in (autocast, rounded_as_autocast):
+        original = getattr(device, emulated.__name__)
+        for module in list(sys.modules.values()):
+            if getattr(module, emulated.__name__, None) is original:
+                patch.setattr(module, emulated.__name__, emulated)
+
+
+def rounded_as_autocast(tensor: torch.Tensor) -> torch.Tensor:
+    """Round a weight as that does."""
+    return tensor.to(torch.bfloat16)

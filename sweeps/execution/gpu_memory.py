@@ -136,7 +136,7 @@ def _cell_gb(plan: Plan, variant: str, train_res: int, test_res: int, batch: int
     arms = [ARMS[name] for name in fix.arms]
     fitted_arms = [arm for arm in arms if {CLASSIFIER, STATISTICS} <= set(arm.changes)]
     views = max((fix.views if arm.needs_mild_views else 1 for arm in fitted_arms), default=0)
-    is_streamed = plan.prefix(variant, test_res) is not None
+    is_streamed = plan.streams("train", variant, test_res)
     peak_bytes = cell_bytes(
         variant,
         test_res,

@@ -16,11 +16,13 @@ from sweeps.output.location import SweepLocation
 from sweeps.output.sweep_record import SPEC
 from sweeps.planning.building import expected_plan
 from sweeps.planning.grid import Point
+from sweeps.planning.options.touched import mixes_channels, names_of
 from sweeps.planning.plan import Plan
 from sweeps.planning.spec import SweepSpec
 from sweeps.planning.workload import most_waiting
 from trainables.data.cache import Room, room_in, size_in_words
 from trainables.data.decode_pool import ExpectedImages
+from trainables.data.image_set import Form
 from trainables.data.view_cache import MAX_KEPT_BYTES
 from trainables.errors import UserError
 from trainables.fixres.arms import ARMS
@@ -49,10 +51,10 @@ Say = Callable[[str], None]
 class DiskNeeds:
     """The least bytes that a sweep writes, beside the decoded images."""
 
-    pixels: int  # that the largest cell shows its net: they are in the cache while it runs
+    pixels: int  # of val as the largest cell shows it its net: in the cache while it is read
     cell: int  # these, and the maps that the net leaves of them
     cell_name: str
-    kept_maps: int | None  # images that it keeps maps of, where it streams the rest
+    kept_maps: int | None  # images of train that it keeps maps of, where it streams the rest
     views: int  # in the cache, where nothing has to be dropped
     weights: int  # in the store: what trunks start from
     trunks: int  # checkpoints
@@ -93,10 +95,10 @@ def disk_needs(plan: Plan, map_number_bytes: int) -> DiskNeeds:
     untouched = sum(checkpoints[variant] for variant in plan.untouched_variants)
     smallest = min(checkpoints.values())
     return DiskNeeds(
-        pixels=_kept_pixels(plan, variant, res),
+        pixels=_val_pixels(plan, res),
         cell=_cell_bytes(plan, variant, res, map_number_bytes),
         cell_name=f"{variant} at {res} px",
-        kept_maps=plan.prefix(variant, res),
+        kept_maps=_prefix_kept(plan, variant, res) or None,
         views=of_val + sum(views.values()),
         weights=0 if spec.grid.weights == "none" else sum(checkpoints.values()),
         trunks=sum(plan.trunks_at(p) * checkpoints[p.variant] for p in plan.points) + untouched,
@@ -148,18 +150,16 @@ def _features(plan: Plan, point: Point) -> int:
 
 def _train_feature_bytes(plan: Plan, variant: str, res: int) -> int:
     """Count the bytes of one train image's features, as cells keep them."""
-    is_streamed = plan.prefix(variant, res) is not None
+    is_streamed = plan.streams("train", variant, res)
     return feature_bytes(variant, HALF_BYTES if is_streamed else FLOAT_BYTES)
 
 
 def _passing(plan: Plan, variant: str, res: int) -> int:
     """Count the bytes of train's features while they are streamed: with the slopes of each.
 
-    Nothing where they are not streamed, or no arm is fitted on them.
+    Nothing where they are not streamed, no arm is fitted on them, or they have no slopes.
     """
-    arms = [ARMS[name] for name in plan.spec.fix.arms]
-    fits = any(arm.fits_classifier and not arm.needs_mild_views for arm in arms)
-    if plan.prefix(variant, res) is None or not (fits or plan.has_untouched):
+    if not _corrects(plan, variant, res):
         return 0
     return 3 * plan.counts["train"] * feature_bytes(variant, HALF_BYTES)
 
@@ -172,23 +172,55 @@ def _needs_train(plan: Plan) -> bool:
 def _train_pixels(plan: Plan, variant: str, res: int) -> int:
     """Count the bytes of train as it is shown a net, where that is kept in the cache."""
     pixels = plan.counts["train"] * _view_bytes(res)
-    is_kept = plan.prefix(variant, res) is None and pixels <= MAX_KEPT_BYTES
+    is_kept = not plan.streams("train", variant, res) and pixels <= MAX_KEPT_BYTES
     return pixels if is_kept and _needs_train(plan) else 0
 
 
-def _kept_pixels(plan: Plan, variant: str, res: int) -> int:
-    """Count the bytes of the larger of the sets that a cell keeps as they are shown its net."""
-    return max(plan.counts["val"] * _view_bytes(res), _train_pixels(plan, variant, res))
+def _val_pixels(plan: Plan, res: int) -> int:
+    """Count the bytes of val as it is shown a net: those of train are kept where there is room."""
+    return plan.counts["val"] * _view_bytes(res)
 
 
 def _cell_bytes(plan: Plan, variant: str, res: int, map_number_bytes: int) -> int:
     """Count the bytes of a cell in the cache: what it keeps of its pixels and of its maps."""
-    images, val = plan.counts["train" if _needs_train(plan) else "val"], plan.counts["val"]
+    maps = _kept_maps(plan, variant, res) * map_bytes(variant, res, map_number_bytes)
+    return _val_pixels(plan, res) + maps
+
+
+def _kept_maps(plan: Plan, variant: str, res: int) -> int:
+    """Count the images whose maps a cell has at once: of train, of val and of val mirrored."""
+    val, mirrors = plan.counts["val"], any(ARMS[name].mirrors for name in plan.spec.fix.arms)
+    of_val = val
+    if plan.streams("val", variant, res):
+        of_val, mirrors = val * _trains_through_net(plan), False
+    if not plan.streams("train", variant, res):
+        return plan.counts["train"] * _needs_train(plan) + of_val + val * mirrors
+    of_train = _prefix_kept(plan, variant, res)
+    if _trains_through_net(plan):
+        return of_train + of_val + val * mirrors
+    return of_val + max(of_train, val * mirrors)  # The prefix is let go once it has its features.
+
+
+def _prefix_kept(plan: Plan, variant: str, res: int) -> int:
+    """Count the images of train that maps are kept of, where it is streamed; else none."""
     most = plan.prefix(variant, res)
-    maps = images if most is None else min(images, most)
-    if most is None or val <= most:  # those of val are kept once more where it is mirrored
-        maps += val * any(ARMS[name].mirrors for name in plan.spec.fix.arms)
-    return _kept_pixels(plan, variant, res) + maps * map_bytes(variant, res, map_number_bytes)
+    if most is None or not plan.streams("train", variant, res):
+        return 0
+    return most * (_corrects(plan, variant, res) or _trains_through_net(plan))
+
+
+def _corrects(plan: Plan, variant: str, res: int) -> bool:
+    """Whether features of train are made while it streams, and corrected in the end."""
+    arms = [ARMS[name] for name in plan.spec.fix.arms]
+    fits = any(arm.fits_classifier and not arm.needs_mild_views for arm in arms)
+    can_be = names_of(variant).has_statistics and not mixes_channels(variant)
+    return plan.streams("train", variant, res) and can_be and (fits or plan.has_untouched)
+
+
+def _trains_through_net(plan: Plan) -> bool:
+    """Whether an arm trains on maps in each epoch, and is scored on all of val's."""
+    arms = [ARMS[name] for name in plan.spec.fix.arms]
+    return any(arm.fits_classifier and not arm.fits_features for arm in arms)
 
 
 def _logits(plan: Plan, point: Point) -> int:
@@ -215,42 +247,54 @@ def is_begun(location: SweepLocation) -> bool:
 
 def check_expected(
     spec: SweepSpec, location: SweepLocation, expected: ExpectedImages, say: Say
-) -> None:
+) -> Form:
     """Check the room for a new sweep whose images are about to be decoded.
 
     Says so where it looks too little.
+
+    Returns:
+        The form to keep images in: their files where pixels leave no room for what cells need.
 
     Raises:
         UserError: it is too little.
     """
     plan = expected_plan(spec, expected)
     if plan is None:
-        return
+        return "decoded"
     needs, free = disk_needs(plan, _map_number_bytes()), _free(location.out)
     if location.remote is None and SURE_SHARE * needs.store > free:
         raise _out_too_small(plan, needs.store, free, location)
-    if not on_cluster():  # There its trials run on disks that are not seen from here.
-        _check_expected_cache(spec, needs, expected, say)
+    if on_cluster():  # There its trials run on disks that are not seen from here.
+        return "decoded"
+    return _check_expected_cache(spec, needs, expected, say)
 
 
 def _check_expected_cache(
     spec: SweepSpec, needs: DiskNeeds, expected: ExpectedImages, say: Say
-) -> None:
-    room, decoded = room_in(spec.cache), expected.stored_bytes
-    if decoded > room.least:  # then their files are kept
-        decoded = min(decoded, expected.file_bytes)
-    lacks = max(decoded + needs.cell - room.disk, decoded + needs.pixels - room.least)
-    if lacks <= 0:
-        return
+) -> Form:
+    room = room_in(spec.cache)
+
+    def lacks(images: int) -> int:
+        return max(images + needs.cell - room.disk, images + needs.pixels - room.least)
+
+    def surely_lacks(images: int) -> bool:
+        return lacks(images) > (1 - SURE_SHARE) * (images + needs.cell)
+
+    form: Form
+    form, kept = "decoded", expected.stored_bytes
+    if (kept > room.least or surely_lacks(kept)) and expected.file_bytes < kept:
+        form, kept = "encoded", expected.file_bytes
+    if lacks(kept) <= 0:
+        return form
     words = (
-        f"he images take about {size_in_words(decoded)} and the largest cell "
+        f"he images take about {size_in_words(kept)} and the largest cell "
         f"({needs.cell_name}) about {size_in_words(needs.cell)} beside them, and "
         f"{_room_in_words(spec, room)}"
     )
-    is_sure = lacks > (1 - SURE_SHARE) * (decoded + needs.cell)
-    if is_sure and not expected.splits_are_guessed:
+    if surely_lacks(kept) and not expected.splits_are_guessed:
         raise UserError(f"T{words}: {_smaller_cell(spec)}.")
     say(f"warning: t{words}, which may be too little")
+    return form
 
 
 def check_disks(plan: Plan, location: SweepLocation, say: Say, *, begun: bool) -> None:
@@ -338,11 +382,10 @@ def _smaller_cell(spec: SweepSpec) -> str:
 
 def _room_in_words(spec: SweepSpec, room: Room) -> str:
     """Say how much room there is, and what bounds it."""
-    disk = size_in_words(room.disk)
+    disk, own = size_in_words(room.disk), spec.images.cache_gb
     if room.bound is not None and room.bound < room.disk:
-        disk = (
-            f"{size_in_words(room.bound)} of --cache-gb {spec.images.cache_gb:g} ({disk} of disk)"
-        )
+        by = "another sweep's --cache-gb" if own is None else f"--cache-gb {own:g}"
+        disk = f"{size_in_words(room.bound)} of {by} ({disk} of disk)"
     return f"--cache-dir {spec.cache} has room for {disk}"
 
 

@@ -365,6 +365,11 @@ class Plan:
         images = max(self.counts["train"], self.counts["val"])
         return disk_use.prefix(variant, test_res, self.spec.fix.map_gb, images)
 
+    def streams(self, split: str, variant: str, test_res: int) -> bool:
+        """Whether a cell does not keep the maps of all images of a split."""
+        most = self.prefix(variant, test_res)
+        return most is not None and self.counts[split] > most
+
     def cell(self, trunk: TrunkSpec, trunk_epochs: int, test_res: int, crop_pct: float) -> Cell:
         """Make the cell of a trunk, trained for so many epochs, at a test resolution and crop."""
         fix, arms = self.spec.fix, self.arms_of(trunk)

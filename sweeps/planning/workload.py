@@ -174,8 +174,7 @@ def _passed_again(plan: Plan, variant: str, test_res: int, arms: Sequence[str] |
         arm.fits_classifier and not arm.needs_mild_views for arm in asked
     ):
         return 0
-    kept, train = plan.prefix(variant, test_res), plan.counts["train"]
-    return train if kept is not None and train > kept else 0
+    return plan.counts["train"] if plan.streams("train", variant, test_res) else 0
 
 
 def probes(plan: Plan, point: Point) -> int:

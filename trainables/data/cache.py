@@ -125,8 +125,11 @@ def room_in(cache: Path) -> Room:
         )
 
 
-def make_room(cache: Path, needed: int, request: SpaceRequest) -> bool:
+def make_room(cache: Path, needed: int, request: SpaceRequest, *, passing: bool = False) -> bool:
     """Drop what was not used for longest, as far as room for ``needed`` bytes takes it.
+
+    Args:
+        passing: whether they are of a file that goes with its process: the disk alone bounds it.
 
     Returns:
         Whether anything was dropped.
@@ -136,7 +139,7 @@ def make_room(cache: Path, needed: int, request: SpaceRequest) -> bool:
     """
     with filelock.FileLock(cache / ".room"):
         entries = _entries(cache)
-        free, limit = shutil.disk_usage(cache).free, _limit(cache)
+        free, limit = shutil.disk_usage(cache).free, None if passing else _limit(cache)
         missing = needed - free
         if limit is not None:
             used = _drafts_size(cache) + sum(entry.size for entry in entries)
@@ -182,13 +185,15 @@ def write_errors(cache: Path, smaller: str) -> Iterator[None]:
         smaller: what would need less room, in words.
 
     Raises:
+        NoRoomError: the disk was full.
         UserError: the block could not write.
     """
     try:
         yield
     except OSError as error:
-        what = "is full" if error.errno == errno.ENOSPC else f"cannot be written to ({error})"
-        raise UserError(
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        what = "is full" if is_full else f"cannot be written to ({error})"
+        raise (NoRoomError if is_full else UserError)(
             f"The cache folder {cache} {what}: choose another `cache_dir`, or {smaller}."
         ) from error
 

@@ -10,7 +10,7 @@ locks.
     CACHE/<digest>/files.bin     the bytes of each image's file
     CACHE/<digest>/index.arrow   one row for each image: where, how large, label, split, hash
     CACHE/<digest>/perceptual-1.npy    its perceptual hash, four uint64
-    CACHE/<digest>/images.json   classes, how long the first must be, white by kind of image
+    CACHE/<digest>/images.json   classes, how long the first must be, white by kind of image, form
     CACHE/listings/<key>.json    the digest that a listing led to, rejected files, layout, notes
     CACHE/listings/<key>.groups.json    the images of each group, by split, where they are grouped
 """
@@ -60,7 +60,7 @@ INDEX_ROW_BYTES = 160  # about, with the perceptual hash
 READING = 2  # raise it when the same listing may lead to other images
 
 Progress = Callable[[int, int], None]
-Expect = Callable[[ExpectedImages], None]
+Expect = Callable[[ExpectedImages], Form]
 
 
 def prepare(
@@ -80,8 +80,8 @@ def prepare(
         cache: the folder that decoded images go to; on this node.
         options: how images are split and stored.
         progress: called with images done and images in all, while they are decoded.
-        expect: called before any image is decoded, with what they will come to; what it raises
-            ends the reading.
+        expect: called before any image is decoded, with what they will come to; gives the form to
+            keep them in, of which pixels may find no room yet; what it raises ends the reading.
         patient: whether to wait for a store that does not answer, already for its listing.
 
     Raises:
@@ -171,18 +171,20 @@ def decode_once(
         for name in source.classes:
             _check_name(data, name)
         expected = expected_images(source, options.cache_side, new_shares(source, options))
-        if expect is not None:
-            expect(expected)
+        form: Form = "decoded" if expect is None else expect(expected)
         decoding = Decoding(
             data=data, source=source, options=options, whites=whites, progress=progress
         )
         decode = partial(_decode, draft, cache, key, decoding)
-        try:
-            decode("decoded", expected.stored_bytes)
-        except NoRoomError:
-            if expected.file_bytes >= expected.stored_bytes:
-                raise
-            decode("encoded", expected.file_bytes)
+        if form == "decoded":
+            try:
+                decode(form, expected.stored_bytes)
+            except NoRoomError:
+                if expected.file_bytes >= expected.stored_bytes:
+                    raise
+                form = "encoded"
+        if form == "encoded":
+            decode(form, expected.file_bytes)
         image_set = _look_up(cache, key, data, options)
     assert image_set is not None, "what was just written must be there"
     return image_set
@@ -246,6 +248,8 @@ def _look_up(
     if groups_path is not None and not _holds_groups(groups_path):
         return None
     check_rejected(rejected, total, data, options)
+    # What is said of the form belongs to the set: another listing may have led to it.
+    notes += (description["note"],) if "note" in description else ()
     image_set = _opened(root, description, rejected, notes, layout)
     return replace(image_set, splits_in_words=record.get("splits", ""), groups_path=groups_path)
 

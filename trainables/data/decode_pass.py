@@ -120,8 +120,6 @@ def decode_into(draft: Path, form: Form, file: GrowingFile, decoding: Decoding) 
             whites = shared_whites(one.samples for one in stored)
             stored = _with_shared_whites(stored, form, file, data, source, options, whites)
     notes = _reading_notes(stored, options)
-    if form == "encoded":
-        notes.append(_encoded_note(stored, file.size, decoding_s))
     stored, split_notes = _split(data, source, stored, options)
     digest = _digest(stored, source.classes, options)
     _write_index(draft / "index.arrow", stored)
@@ -131,7 +129,8 @@ def decode_into(draft: Path, form: Form, file: GrowingFile, decoding: Decoding) 
         (draft / GROUPS).write_text(json.dumps(sizes))
     description = {"digest": digest, "classes": source.classes, "bytes": file.size}
     if form == "encoded":
-        description |= {"form": form, "side": options.cache_side}
+        note = _encoded_note(stored, file.size, decoding_s)
+        description |= {"form": form, "side": options.cache_side, "note": note}
     if whites:
         description["whites"] = dict(whites)
     (draft / "images.json").write_text(json.dumps(description))
@@ -156,8 +155,9 @@ def _encoded_note(stored: Sequence[_Stored], size: int, decoding_s: float) -> st
     decoded = sum(3 * one.height * one.width for one in stored)
     return (
         f"The images are kept as their files ({size_in_words(size)}), as the cache has no room for "
-        f"their pixels ({size_in_words(decoded)}): each is decoded whenever it is used, which a "
-        f"core does in {1000 * decoding_s / max(1, len(stored)):.1f} ms. Results are the same."
+        f"their pixels ({size_in_words(decoded)}) and what cells keep there: each is decoded "
+        f"whenever it is used, which a core does in {1000 * decoding_s / max(1, len(stored)):.1f} "
+        "ms. Results are the same."
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from filelock import FileLock
 
 from trainables.data.cache import (
     VIEWS,
+    NoRoomError,
     SpaceRequest,
     make_room,
+    room_in,
     write_errors,
 )
 from trainables.data.image_set import ImageSet, SplitImages
@@ -146,13 +149,40 @@ class ViewCache:
         """
         return self._in_test_transform(self.images.split("train"), transform, most, kernel_here())
 
-    def train_view_kept_if_small(self, transform: EvalTransform) -> np.ndarray | StreamedView:
-        """Give what :meth:`train_view` does, kept where it takes up to ``MAX_KEPT_BYTES``."""
+    def train_view_kept_if_small(
+        self, transform: EvalTransform, *, beside: int = 0
+    ) -> np.ndarray | StreamedView:
+        """Give what :meth:`train_view` does, kept where it is small and there is room.
+
+        Small is up to ``MAX_KEPT_BYTES``. It is kept for speed alone, so that no pass is refused
+        for it.
+
+        Args:
+            beside: bytes that the disk is to have room for while it is read.
+        """
         view = self.train_view(transform)
-        if math.prod(view.shape) > MAX_KEPT_BYTES:
+        size = math.prod(view.shape)
+        if size > MAX_KEPT_BYTES or room_in(self.cache).disk < size + beside:
             return view
         key = ("train view 1", self.images.digest, transform, len(view), kernel_here())
-        return self._kept(view, key)
+        with suppress(NoRoomError):
+            return self._kept(view, key)
+        return view
+
+    def make_room_for_maps(self, needed: int, images: int) -> None:
+        """Drop views that nobody reads, as far as maps of so many images need their room.
+
+        Args:
+            needed: bytes.
+
+        Raises:
+            NoRoomError: the disk lacks room without them too.
+        """
+        request = SpaceRequest(
+            what=f"maps of {images:,} images", smaller="lower resolutions, or a smaller `map_gb`"
+        )
+        self.cache.mkdir(parents=True, exist_ok=True)
+        make_room(self.cache, needed, request, passing=True)
 
     def mild_view(
         self, split: str, transform: EvalTransform, *, number: int, hflip: float, seed: int

@@ -110,8 +110,13 @@ def _adapt_cell(
     left = [arm for arm in own if arm.name not in taken]
     wanted = Wanted(
         train=any(arm.needs_train for arm in left),
-        # fix_affine starts from the classifier of fix.
-        features=any(arm.fits_classifier and not arm.needs_mild_views for arm in left),
+        # fix_affine starts from the classifier of fix, but in a refit, which has its setting.
+        features=any(
+            arm.fits_classifier
+            and not arm.needs_mild_views
+            and (arm.fits_features or not isinstance(cell, RefitCell))
+            for arm in left
+        ),
     )
     kept = _kept_features(cell, store)
     with CellPasses(cell, store, views, kept, wanted, images_at_once) as passes:

@@ -154,8 +154,12 @@ def frozen_body(model: Net) -> Net:
     left_out = {id(model.get_submodule(name)): nn.Identity() for name in names}
     frozen = deepcopy(model, dict(left_out)).requires_grad_(False)
     fold_batch_norms(frozen)
-    for parameter in frozen.parameters():
-        parameter.data = rounded_as_autocast(parameter.data)
+    # Of no other module does autocast round the weights: norms that are left are computed with, and
+    # take, their own in float32.
+    for module in frozen.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            for parameter in module.parameters(recurse=False):
+                parameter.data = rounded_as_autocast(parameter.data)
     return frozen.to(memory_format=torch.channels_last)
 
 

@@ -16,10 +16,18 @@ from sweeps.output.location import SweepLocation, location_of
 from sweeps.planning.plan import Plan
 from sweeps.planning.spec import SweepSpec
 from tests.factories import is_one_sentence, plan_of, spec_with
+from tests.trainables.adapted import TEST_RES, TRAIN, VAL, make
 from trainables.data.cache import set_limit
 from trainables.data.decode_pool import ExpectedImages
+from trainables.data.image_set import ImageSet
 from trainables.errors import UserError
-from trainables.profiling.disk_use import checkpoint_bytes
+from trainables.fixres.adapt import adapt_cell
+from trainables.fixres.features import Maps, body_pass
+from trainables.fixres.passes import net_passes
+from trainables.fixres.streaming import train_stream
+from trainables.profiling import disk_use
+from trainables.profiling.disk_use import checkpoint_bytes, map_bytes
+from trainables.storage.artifact_store import Store
 from trainables.storage.object_store import remote_path
 
 Usage = namedtuple("Usage", "total used free")
@@ -78,20 +86,20 @@ def checked(plan: Plan, location: SweepLocation, *, begun: bool = False) -> list
 
 
 @pytest.mark.parametrize(
-    ("arms", "images", "features"),
+    ("arms", "maps", "features"),
     [
         (("none",), 50, 0),
-        (("none", "bn"), 120, 50),
-        (("none", "fix"), 120, 50 + 120),
-        (("fix_aug",), 120, 50 + 3 * 120),
+        (("none", "bn"), 120 + 50, 50),
+        (("none", "fix"), 120 + 50, 50 + 120),
+        (("fix_aug",), 120 + 50, 50 + 3 * 120),
     ],
 )
 def test_what_a_plan_writes_by_hand(
-    spec: SweepSpec, arms: tuple[str, ...], images: int, features: int
+    spec: SweepSpec, arms: tuple[str, ...], maps: int, features: int
 ) -> None:
     needs = disk_needs(plan_of(spec_with(spec, arms=arms, views=3)), 4)
     assert needs.cell_name == "b0 at 96 px"
-    assert (needs.pixels, needs.cell) == (images * VIEW, images * (VIEW + MAPS))
+    assert (needs.pixels, needs.cell) == (50 * VIEW, 50 * VIEW + maps * MAPS)
     assert (needs.trunks, needs.cell_trunks) == (2 * 3 * B0, 2 * 2 * B0)
     served = len(set(arms) - {"pool"})
     logits = 50 * 3 * 4 * served  # of val's images, in three classes
@@ -99,7 +107,8 @@ def test_what_a_plan_writes_by_hand(
     # Weights, AdamW's two moments and the moving average; the model in three forms.
     assert needs.state == 4 * B0 and 2.8 * B0 < needs.model <= 3 * B0
     assert needs.store == 6 * B0 + max(4 * B0, needs.model + needs.cells)
-    assert disk_needs(plan_of(spec_with(spec, arms=arms)), 2).cell == images * (VIEW + MAPS // 2)
+    in_half = disk_needs(plan_of(spec_with(spec, arms=arms)), 2).cell
+    assert in_half == 50 * VIEW + maps * MAPS // 2
 
 
 @pytest.mark.parametrize(
@@ -111,8 +120,9 @@ def test_a_set_that_is_streamed_takes_its_prefix_and_three_times_its_features_in
     """At 96 px maps of 400 images may be kept of 2,000: their pixels are not, but val's are."""
     streamed = spec_with(spec, arms=arms, test_res=(96,), map_gb=400 * MAPS / 1e9, views=3)
     needs = disk_needs(plan_of(streamed, train=2000), 4)
-    assert needs.kept_maps == 400
-    assert (needs.pixels, needs.cell) == (50 * VIEW, 50 * VIEW + 400 * MAPS)
+    of_train = 400 if fitted else 0  # statistics alone are summed as train passes
+    assert needs.kept_maps == (of_train or None)
+    assert (needs.pixels, needs.cell) == (50 * VIEW, 50 * VIEW + (of_train + 50) * MAPS)
     half, full = 2 * FEATURES + 8, 4 * FEATURES + 8
     assert needs.passing == (3 * 2000 * half if fitted else 0)
     train_views = fitted + 3 * ("fix_aug" in arms)
@@ -121,15 +131,16 @@ def test_a_set_that_is_streamed_takes_its_prefix_and_three_times_its_features_in
     assert needs.views == 50 * VIEW
     kept = disk_needs(plan_of(spec_with(streamed, map_gb=4.0), train=2000), 4)
     assert kept.kept_maps is None and kept.passing == 0
-    assert kept.cell == 2000 * (VIEW + MAPS)
+    assert kept.cell == 50 * VIEW + (2000 + 50) * MAPS
+    assert kept.views == (50 + 2000) * VIEW
 
 
 @pytest.mark.parametrize(
     ("arms", "val", "kept", "maps"),
     [
         (("none", "none_flip"), 50, 400, 50 + 50),
-        (("fix", "fix_flip"), 50, 2000, 2000 + 50),
-        (("fix", "fix_flip"), 300, 400, 400 + 300),
+        (("fix", "fix_flip"), 50, 2000, 2000 + 50 + 50),
+        (("fix", "fix_flip"), 300, 400, 300 + 400),  # those of train are gone by then
         (("fix", "fix_flip"), 500, 400, 400),  # val is streamed too
     ],
 )
@@ -141,12 +152,69 @@ def test_maps_of_val_are_kept_once_more_where_it_is_mirrored(
     assert needs.cell - needs.pixels == maps * MAPS
 
 
-def test_pixels_of_a_large_set_are_not_kept_though_its_maps_are(
+@pytest.mark.parametrize("prefix", [12, 18, 99])
+@pytest.mark.parametrize(
+    "arms", [(), ("bn",), ("fix",), ("none_flip",), ("fix", "fix_flip"), ("fix_affine", "fix_flip")]
+)
+def test_a_cell_has_as_many_maps_at_once_as_are_planned(
+    tiny_images: ImageSet,
+    tiny_weights: Path,
+    tiny_known: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arms: tuple[str, ...],
+    prefix: int,
+) -> None:
+    made = make(tiny_images, tiny_weights, tmp_path, arms=("none",))
+    planned = spec_with(
+        variants=("tiny",),
+        test_res=(TEST_RES,),
+        arms=("none", *arms),
+        test_crop_pct=(1.0,),
+        weights="none",
+        map_gb=prefix * map_bytes("tiny", TEST_RES, 4) / 1e9,
+    )
+    monkeypatch.setattr(disk_use, "MIN_PREFIX", 1)
+    plan = plan_of(planned, train=TRAIN, val=VAL)
+    at_once, most = 0, 0
+
+    def kept(*given: Any, **how: Any) -> Maps:
+        nonlocal at_once, most
+        maps = body_pass(*given, **how)
+        at_once += maps.tensor.nbytes
+        most = max(most, at_once)
+        return maps
+
+    def let_go(maps: Maps, *_: object) -> None:
+        nonlocal at_once
+        at_once -= maps.tensor.nbytes
+
+    monkeypatch.setattr(net_passes, "body_pass", kept)
+    monkeypatch.setattr(train_stream, "body_pass", kept)
+    monkeypatch.setattr(Maps, "__exit__", let_go)
+    cell = replace(made.cell, arms=("none", *arms), prefix=plan.prefix("tiny", TEST_RES))
+    adapt_cell(cell, Store(made.store.root), made.views)
+    needs = disk_needs(plan, 4)
+    assert needs.cell - needs.pixels == most
+
+
+def test_a_val_larger_than_what_may_be_kept_streams_no_smaller_train(spec: SweepSpec) -> None:
+    """Features of train are then whole, and not corrected."""
+    plan = plan_of(spec_with(spec, test_res=(96,), map_gb=400 * MAPS / 1e9), train=300, val=500)
+    needs = disk_needs(plan, 4)
+    assert (needs.kept_maps, needs.passing) == (None, 0)
+    assert needs.cell == 500 * VIEW + 300 * MAPS
+    logits = 500 * 3 * 4 * 2
+    assert needs.cells == 2 * 2 * ((300 + 500) * (4 * FEATURES + 8) + logits)
+
+
+def test_pixels_of_a_large_train_are_nowhere_counted(
     spec: SweepSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    plan = plan_of(spec_with(spec, test_res=(96,)))
+    assert disk_needs(plan, 4).views == (50 + 120) * VIEW
     monkeypatch.setattr(disk_space, "MAX_KEPT_BYTES", 120 * VIEW - 1)
-    needs = disk_needs(plan_of(spec_with(spec, test_res=(96,))), 4)
-    assert (needs.pixels, needs.cell) == (50 * VIEW, 50 * VIEW + 120 * MAPS)
+    assert disk_needs(plan, 4).views == 50 * VIEW
 
 
 def test_the_plan_says_which_cells_stream_and_what_that_takes(
@@ -197,7 +265,7 @@ def test_weights_that_are_started_from_lie_in_the_store(spec: SweepSpec) -> None
 def test_both_numbers_are_told(spec: SweepSpec, location: SweepLocation, disks: Disks) -> None:
     disks.out = 2 * 10**9
     cache, out = checked(plan_of(spec), location)
-    assert "4.7 MB for the largest cell (b0 at 96 px)" in cache
+    assert "3.3 MB for the largest cell (b0 at 96 px)" in cache
     assert f"--cache-dir {spec.cache} has room for 1000.0 GB" in cache
     assert "for all trunks, cells and the model" in out and "MLflow's copies" in out
     assert out.endswith(f"; 2.0 GB free in {spec.output.out}")
@@ -218,7 +286,7 @@ def test_a_disk_is_refused_from_the_byte_on_that_it_lacks(
         checked(plan, location)
     assert is_one_sentence(str(caught.value).replace(str(spec.output.out), "OUT"))
     disks.cache, disks.out = needs.cell - 1, 10**12
-    with pytest.raises(UserError, match=r"The largest cell \(b0 at 96 px\) takes 4.7 MB") as caught:
+    with pytest.raises(UserError, match=r"The largest cell \(b0 at 96 px\) takes 3.3 MB") as caught:
         checked(plan, location)
     assert "(--test-res), or name a --cache-dir on a larger disk." in str(caught.value)
 
@@ -226,15 +294,24 @@ def test_a_disk_is_refused_from_the_byte_on_that_it_lacks(
 def test_the_bound_of_the_cache_counts_for_what_it_bounds(
     spec: SweepSpec, location: SweepLocation, disks: Disks
 ) -> None:
-    plan = plan_of(spec_with(spec, cache_gb=0.0033))  # less than the pixels; maps are beside it
+    plan = plan_of(spec_with(spec, cache_gb=0.0013))  # less than the pixels; maps are beside it
     spec.cache.mkdir()
-    set_limit(spec.cache, 0.0033)
+    set_limit(spec.cache, 0.0013)
     with pytest.raises(
-        UserError, match=r"room for 3.3 MB of --cache-gb 0.0033 \(1000.0 GB of disk"
+        UserError, match=r"room for 1.3 MB of --cache-gb 0.0013 \(1000.0 GB of disk"
     ):
         checked(plan, location)
-    set_limit(spec.cache, 0.0034)
+    set_limit(spec.cache, 0.0014)
     checked(plan, location)
+
+
+def test_the_bound_may_be_that_of_another_sweep_with_the_same_cache(
+    spec: SweepSpec, location: SweepLocation, disks: Disks
+) -> None:
+    spec.cache.mkdir()
+    set_limit(spec.cache, 0.0013)
+    with pytest.raises(UserError, match=r"room for 1.3 MB of another sweep's --cache-gb \(1000"):
+        checked(plan_of(spec), location)
 
 
 def test_a_sweep_that_is_continued_is_only_warned(
@@ -298,10 +375,45 @@ def test_images_are_not_decoded_for_cells_that_have_no_room_beside_them(
     check_expected(spec, location, expected(), said.append)
     assert len(said) == 1 and said[0].startswith("warning: the images take about 50.0 MB and")
     disks.cache = whole * 8 // 10
-    with pytest.raises(UserError, match=r"^The images take .* about 4.7 MB beside them, and"):
+    with pytest.raises(UserError, match=r"^The images take .* about 3.3 MB beside them, and"):
         check_expected(spec, location, expected(), said.append)
     check_expected(spec, location, expected(splits_are_guessed=True), said.append)
     assert len(said) == 2
+
+
+def test_files_are_kept_where_pixels_leave_too_little_room_beside_them(
+    spec: SweepSpec, location: SweepLocation, disks: Disks
+) -> None:
+    said: list[str] = []
+    small = expected(file_bytes=5 * MB)
+    needs = disk_needs(plan_of(spec), 4)
+
+    def form() -> str:
+        return check_expected(spec, location, small, said.append)
+
+    disks.cache = 50 * MB + needs.cell
+    assert form() == "decoded"
+    disks.cache = 50 * MB  # which pixels would fill, but for what an estimate does not tell
+    assert form() == "decoded" and said.pop().startswith("warning: the images take about 50.0 MB")
+    disks.cache = 50 * MB - 1
+    assert form() == "encoded"
+    disks.cache = 5 * MB + needs.cell
+    assert form() == "encoded" and not said
+    disks.cache = 5 * MB
+    with pytest.raises(UserError, match=r"^The images take about 5\.0 MB and the largest cell"):
+        form()
+
+
+def test_files_are_kept_where_the_bound_has_room_for_pixels_and_for_no_view(
+    spec: SweepSpec, location: SweepLocation, disks: Disks
+) -> None:
+    many = {"train": 1200, "val": 500, "test": 400}
+    small = expected(file_bytes=5 * MB, counts=many)
+    pixels = disk_needs(plan_of(spec, *many.values()), 4).pixels
+    spec.cache.mkdir()
+    for bound, form in ((50 * MB + pixels, "decoded"), (50 * MB, "encoded")):
+        set_limit(spec.cache, bound / 1e9)
+        assert check_expected(spec, location, small, lambda _: None) == form
 
 
 def test_images_are_not_decoded_for_trunks_that_have_no_room(

@@ -18,12 +18,14 @@ import pytest
 from tests.waiting import HANG_S
 from trainables.data.cache import (
     GrowingFile,
+    NoRoomError,
     SpaceRequest,
     draft_folder,
     locked,
     make_room,
     room_in,
     set_limit,
+    write_errors,
 )
 from trainables.data.locks import held_file, hold, let_go, reserved
 from trainables.errors import UserError
@@ -349,3 +351,21 @@ def test_views_come_and_go_while_others_read_them(cache):
         contents = list(pool.map(read, range(300)))
     assert contents == [(n % 3, n % 3, 1000) for n in range(300)]
     assert set(dropped) <= {True, False}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_or_quota_that_is_full_is_no_room_in_the_cache(cache, number):
+    with (
+        pytest.raises(NoRoomError, match=rf"^The cache folder {cache} is full: choose another"),
+        write_errors(cache, "less"),
+    ):
+        raise OSError(number, os.strerror(number))
+
+
+def test_a_disk_that_fails_is_no_lack_of_room(cache):
+    with (
+        pytest.raises(UserError, match=r"cannot be written to") as caught,
+        write_errors(cache, "less"),
+    ):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    assert not isinstance(caught.value, NoRoomError)

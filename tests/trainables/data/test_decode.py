@@ -23,6 +23,7 @@ from tests.waiting import HANG_S
 from trainables.data import decode, decode_pass
 from trainables.data.decode import prepare
 from trainables.data.decode_pool import ExpectedImages, expected_images
+from trainables.data.image_set import Form
 from trainables.data.options import ReadOptions
 from trainables.data.samples import shared_whites
 from trainables.errors import UserError
@@ -247,7 +248,7 @@ def test_estimate_is_the_size_on_disk(tmp_path, cache):
 def test_what_is_expected_may_end_the_reading_before_an_image_is_decoded(
     tmp_path, cache, monkeypatch
 ):
-    def refuse(_: ExpectedImages) -> None:
+    def refuse(_: ExpectedImages) -> Form:
         raise UserError("Too little room.")
 
     data, decoded = folder(tmp_path / "data"), []

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +17,10 @@ from tests.trainables.data.deep_images import GREY
 from tests.trainables.data.deep_images import png as deep_png
 from tests.trainables.training.small_nets import UNIT
 from trainables.data import decode, decode_pass
+from trainables.data.cache import GrowingFile
 from trainables.data.decode import known_set, prepare
 from trainables.data.decode_pool import expected_images
-from trainables.data.image_set import FILES, ImageSet
+from trainables.data.image_set import FILES, Form, ImageSet
 from trainables.data.loader import train_batches
 from trainables.data.options import ReadOptions
 from trainables.errors import SweepError, UserError
@@ -94,6 +98,21 @@ def test_the_plan_says_what_that_costs(decoded: ImageSet, encoded: ImageSet) -> 
     assert "kept as their files (0." in note and " ms. Results are the same." in note
 
 
+@pytest.mark.parametrize("kept", ["decoded", "encoded"])
+def test_a_copy_of_the_data_is_told_the_form_that_its_set_has(
+    data: Path, tmp_path: Path, kept: Form
+) -> None:
+    """It comes to the set that is there, whatever form it would have been given itself."""
+    other: Form = "encoded" if kept == "decoded" else "decoded"
+    copy = shutil.copytree(data, tmp_path / "copy", copy_function=shutil.copyfile)
+    there = prepare(data, tmp_path / "cache", options(), expect=lambda _: kept)
+    for _ in range(2):  # decoded, then answered from the cache
+        found = prepare(copy, tmp_path / "cache", options(), expect=lambda _: other)
+        assert found.root == there.root and (found.root / FILES[kept]).exists()
+        assert found.notes == there.notes
+        assert any("kept as their files" in note for note in found.notes) == (kept == "encoded")
+
+
 def test_batches_are_the_same(decoded: ImageSet, encoded: ImageSet) -> None:
     made = [
         list(
@@ -146,6 +165,29 @@ def test_where_the_estimate_was_too_low_the_files_are_kept_instead(
     monkeypatch.setattr(decode, "decode_into", counted)
     found = prepare(data, tmp_path / "cache", options(room_for_files(data, decoded)))
     assert passes == ["decoded", "encoded"] and found.digest == decoded.digest
+
+
+def test_where_the_quota_of_the_user_ends_the_files_are_kept_instead(
+    data: Path, decoded: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There the disk says that it has room."""
+    room, append = room_for_files(data, decoded) * 1e9, GrowingFile.append
+
+    def within_quota(file: GrowingFile, content: memoryview) -> None:
+        if file.size + content.nbytes > room:
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+        append(file, content)
+
+    monkeypatch.setattr(GrowingFile, "append", within_quota)
+    found = prepare(data, tmp_path / "cache", options())
+    assert (found.root / FILES["encoded"]).exists() and found.digest == decoded.digest
+
+
+def test_files_are_kept_where_they_are_asked_for(
+    data: Path, decoded: ImageSet, tmp_path: Path
+) -> None:
+    found = prepare(data, tmp_path / "cache", options(), expect=lambda _: "encoded")
+    assert (found.root / FILES["encoded"]).exists() and found.digest == decoded.digest
 
 
 def test_without_room_for_the_files_it_is_refused(data: Path, tmp_path: Path) -> None:

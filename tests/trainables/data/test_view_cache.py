@@ -1,6 +1,7 @@
 """Views are made once per node, whole, and the same whichever process makes them."""
 
 import math
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from trainables.data import view_cache
-from trainables.data.cache import SpaceRequest, make_room, set_limit
+from trainables.data.cache import NoRoomError, SpaceRequest, make_room, set_limit
 from trainables.data.view_cache import ViewCache
 from trainables.errors import UserError
 from trainables.transforms.eval_transform import EvalTransform
@@ -210,3 +211,49 @@ def test_a_view_that_would_take_much_is_not_kept(tiny_images, tmp_path, monkeypa
     assert isinstance(cache.train_view_kept_if_small(WHOLE), np.memmap)
     monkeypatch.setattr(view_cache, "MAX_KEPT_BYTES", size - 1)
     assert isinstance(cache.train_view_kept_if_small(WHOLE), view_cache.StreamedView)
+
+
+def test_train_is_rendered_in_each_pass_where_a_bound_leaves_no_room_for_its_pixels(
+    tiny_images, tmp_path
+):
+    wanted = np.array(at(tiny_images, tmp_path / "roomy").train_view_kept_if_small(WHOLE))
+    cache = at(tiny_images, tmp_path / "bounded")
+    set_limit(cache.cache, (math.prod(wanted.shape) - 1) / 1e9)
+    found = cache.train_view_kept_if_small(WHOLE)
+    assert isinstance(found, view_cache.StreamedView)
+    np.testing.assert_array_equal(np.concatenate(list(found.batches(8))), wanted)
+    assert not list(cache.cache.rglob("*.npy"))
+
+
+@pytest.mark.parametrize("lacks", [0, 1])
+def test_train_is_kept_only_where_its_disk_has_room_for_what_is_made_of_it(
+    tiny_images, tmp_path, monkeypatch, lacks
+):
+    cache, maps = at(tiny_images, tmp_path), 7_000_000
+    size = math.prod(cache.train_view(WHOLE).shape)
+    usage = shutil.disk_usage(tmp_path)._replace(free=size + maps - lacks)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    found = cache.train_view_kept_if_small(WHOLE, beside=maps)
+    assert isinstance(found, np.memmap) == (lacks == 0)
+
+
+def test_views_that_nobody_reads_make_room_for_maps_whatever_the_bound(
+    tiny_images, tmp_path, monkeypatch
+):
+    cache = at(tiny_images, tmp_path)
+    cache.view("val", WHOLE)
+    (path,) = (tmp_path / "views").glob("*.npy")
+    set_limit(tmp_path, path.stat().st_size / 1e9)
+    cache.make_room_for_maps(9 * VAL_VIEW_BYTES, 15)
+    assert path.exists(), "the disk has room, and the bound is not of maps"
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(NoRoomError, match=r"maps of 15 images need about .* `map_gb`"):
+        cache.make_room_for_maps(9 * VAL_VIEW_BYTES, 15)
+    assert path.exists()
+    held = cache.view("val", WHOLE)
+    with pytest.raises(NoRoomError):
+        cache.make_room_for_maps(VAL_VIEW_BYTES, 15)
+    del held
+    cache.make_room_for_maps(VAL_VIEW_BYTES, 15)
+    assert not path.exists()

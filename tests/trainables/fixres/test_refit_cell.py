@@ -17,6 +17,7 @@ from trainables.fixres.adapt import adapt_cell
 from trainables.fixres.adapted_net import adapted_state
 from trainables.fixres.arms import ARMS
 from trainables.fixres.cell import RefitCell, recorded_results
+from trainables.fixres.streaming.feature_shards import FeatureShards
 from trainables.models.parts.tensor_names import CLASSIFIER, EFFICIENTNET
 from trainables.storage.artifact_store import Store
 from trainables.storage.files import read_tensors, write_tensors
@@ -214,3 +215,24 @@ def test_every_part_of_a_refit_is_in_its_key(made, tmp_path):
         replace(cell, arms=("bn",)),
     ]
     assert len({one.key for one in (cell, *others)}) == 1 + len(others)
+
+
+@pytest.mark.parametrize("arm", ["bn", "fix", "fix_affine"])
+def test_a_refit_that_streams_leaves_nothing_that_it_was_made_of(made, arm, tmp_path):
+    cell, store, views = refitted(made, arm, tmp_path)
+    cell = replace(cell, prefix=12)
+    written: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FeatureShards, "write_raw", written_to(written, FeatureShards.write_raw))
+        adapt_cell(cell, store, views)
+    left = [path.name for path in store.cell(cell.key).iterdir()]
+    assert not [name for name in left if ".raw." in name or ".moments." in name]
+    assert bool(written) == (arm == "fix"), "fix_affine trains on maps, by a setting that it has"
+
+
+def written_to(written, plain):
+    def write(shards, number, raw):
+        written.append(number)
+        plain(shards, number, raw)
+
+    return write

@@ -3,9 +3,11 @@
 from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file
 
+from tests.bf16 import emulate
 from trainables.models import backbone, variants
 from trainables.models.backbone import load_trunk
 from trainables.models.parts.tensor_names import AFFINE, CLASSIFIER, EFFICIENTNET, STATISTICS
@@ -113,3 +115,24 @@ def test_a_trunk_that_does_not_fit_is_refused(lite0_state, harm):
         state["conv_head.weight"] = torch.zeros(3, 3, 1, 1)
     with pytest.raises((ValueError, RuntimeError), match=r"bn2\.running_mean|conv_head"):
         load_trunk(backbone.build(LITE0, 3), state)
+
+
+@pytest.mark.parametrize("name", ["densenet121", "repvgg_a0", "mixnet_s", "convnext_atto"])
+def test_a_frozen_body_rounds_what_autocast_does_and_no_norm(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those nets have norms that no convolution comes right before, or of layers."""
+    torch.manual_seed(0)
+    net = timm.create_model(name, num_classes=3).train()
+    x = torch.randn(4, 3, 64, 64)
+    with torch.no_grad():
+        net(x)
+        net.eval()
+        exact = backbone.body(net, x)
+        emulate(monkeypatch)
+        wanted, found = backbone.body(net, x), backbone.body(backbone.frozen_body(net), x)
+    assert found.dtype == wanted.dtype
+    off, rounding = ((maps.float() - exact).norm() for maps in (found, wanted))
+    assert 0 < off < 2 * rounding
+    if not any(isinstance(module, torch.nn.BatchNorm2d) for module in net.modules()):
+        assert torch.equal(found, wanted), "nothing is folded, so that nothing is rounded anew"

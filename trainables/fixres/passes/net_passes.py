@@ -32,7 +32,7 @@ from trainables.fixres.streaming.feature_shards import FeatureShards
 from trainables.fixres.streaming.train_stream import TrainStream
 from trainables.models import backbone, variants
 from trainables.models.backbone import Net
-from trainables.models.device import pick_device
+from trainables.models.device import pick_device, rounded_as_autocast
 from trainables.models.map_shape import map_shape
 from trainables.storage.artifact_store import Store
 from trainables.training.trunk import TrunkSpec, read_trunk_weights
@@ -144,7 +144,10 @@ class NetPasses:
         if self.is_streamed("train"):
             view = self._views.train_view(self._cell.transform, most=self._cell.prefix)
             return self._body_pass(view)
-        return self._body_pass(self._views.train_view_kept_if_small(self._cell.transform))
+        beside = self._map_bytes(len(self._labels["train"]))
+        return self._body_pass(
+            self._views.train_view_kept_if_small(self._cell.transform, beside=beside)
+        )
 
     def train_statistics(self, *, features: bool) -> NormStatistics:
         """Estimate the last batch norm's statistics over all train images.
@@ -154,6 +157,8 @@ class NetPasses:
                 them too.
         """
         if self.is_streamed("train"):
+            if features:
+                self._make_room(self._cell.prefix or 0)
             return self.train_stream.statistics(features=features)
         return norm_statistics(
             self._model, self.train_maps, batch_size=self.batch_size, device=self.device
@@ -210,7 +215,17 @@ class NetPasses:
             mirrored=mirrored,
         )
 
+    def _map_bytes(self, images: int) -> int:
+        """Count the bytes of the maps of so many images of the cell."""
+        shape = map_shape(self._trunk.variant, self._cell.test_res)
+        number_bytes = rounded_as_autocast(torch.empty(0, device=self.device)).element_size()
+        return images * shape.channels * shape.side**2 * number_bytes
+
+    def _make_room(self, images: int) -> None:
+        self._views.make_room_for_maps(self._map_bytes(images), images)
+
     def _body_pass(self, view: View, *, mirrored: bool = False) -> Maps:
+        self._make_room(len(view))
         maps = body_pass(
             self._model,
             view,

@@ -23,7 +23,7 @@ from trainables.fixres.features import NormStatistics, read_features, write_feat
 from trainables.fixres.streaming.first_order import FeatureSlopes
 from trainables.fixres.streaming.input_moments import InputMoments
 from trainables.storage.damage import unless_damaged
-from trainables.storage.files import Place, read_tensors, write_tensors
+from trainables.storage.files import Place, children, read_tensors, write_tensors
 from trainables.storage.object_store import RemotePath
 
 SHARD_IMAGES = 8192  # at most: 270 MB of memory for the 5,504 features of the largest net
@@ -137,8 +137,12 @@ class FeatureShards:
         return InputMoments.from_state(state, device), int(state["shards"])
 
     def end(self) -> None:
-        """Delete what only a pass under way needs."""
+        """Delete what only a pass under way needs: of one that was cut off raw shards too."""
         self._moments_path.unlink(missing_ok=True)
+        raw = {self._raw_path(number).name for number in range(len(self.ends))}
+        for path in children(self.folder):
+            if path.name in raw:
+                path.unlink(missing_ok=True)
 
     def _path(self, number: int) -> Place:
         return self.folder / f"{self.name}-{number:05d}.arrow"

@@ -1,5 +1,6 @@
 """Passes of the net: which there are, what they leave, and that arms share them."""
 
+import math
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -16,6 +17,8 @@ from tests.trainables.adapted import (
     pixels_of,
     watched,
 )
+from trainables.data.cache import set_limit
+from trainables.data.view_cache import ViewCache
 from trainables.errors import SweepError
 from trainables.fixres import heads
 from trainables.fixres.adapted_net import adapted_state
@@ -25,6 +28,7 @@ from trainables.fixres.passes import cell_passes
 from trainables.fixres.passes.cell_passes import CellPasses
 from trainables.models import backbone
 from trainables.models.parts.tensor_names import EFFICIENTNET, STATISTICS
+from trainables.profiling.disk_use import map_bytes
 from trainables.storage.artifact_store import Store
 
 
@@ -205,3 +209,23 @@ def test_classifiers_that_lack_memory_are_fitted_fewer_at_once(made, monkeypatch
         with pytest.raises(SweepError, match=r"single classifier.*`arms`"):
             watched(cell, made.store, made.views)
         assert tried == [4, 2, 1]
+
+
+@pytest.mark.parametrize("prefix", [None, 12])
+def test_a_cell_asks_for_room_for_all_maps_before_it_makes_them(made, tmp_path, prefix):
+    """Of a set that is streamed those of the prefix; the bound of the cache is not of maps."""
+    views = replace(made.views, cache=tmp_path / "cache")
+    set_limit(views.cache, math.prod(made.views.view("val", WHOLE).shape) * 1.2 / 1e9)
+    asked, real = [], ViewCache.make_room_for_maps
+
+    def noted(views, *needed):
+        asked.append(needed)
+        real(views, *needed)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ViewCache, "make_room_for_maps", noted)
+        cell = replace(made.cell, seed=31, arms=("none", "fix"), prefix=prefix)
+        _, logits, _ = watched(cell, made.store, views)
+    each = map_bytes("tiny", WHOLE.test_res, 4)
+    assert asked == [(n * each, n) for n in ([VAL, TRAIN] if prefix is None else [prefix])]
+    torch.testing.assert_close(logits["none"], made.logits["none"], rtol=1e-4, atol=1e-4)

@@ -127,6 +127,27 @@ def test_a_cell_that_is_killed_goes_on_and_comes_to_the_same(
     assert one == other
 
 
+def test_a_cell_that_was_killed_and_takes_its_arm_then_leaves_no_raw_shard(
+    made: Any, store: Store[Path]
+) -> None:
+    """Another cell has worked the arm out in between, so that no features are asked for."""
+    cell = streamed(made, arms=("none", "fix"), views=made.cell.views + 1)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FeatureShards, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            adapt_cell(cell, store, made.views)
+    folder: Any = store.cell(cell.key)
+    assert list(folder.glob("*.raw.safetensors"))
+    adapt_cell(replace(cell, arms=("fix",)), store, made.views)
+    take_from_others(store, [cell])
+    adapt_cell(cell, store, made.views)
+    assert not [*folder.glob("*.raw.safetensors"), *folder.glob("*.moments.safetensors")]
+
+
 def contents(store: Store[Path], cell: CellSpec) -> dict[str, bytes]:
     folder: Any = store.cell(cell.key)
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "rows.json"}
