@@ -94,6 +94,10 @@ class _Gpu(TorchDispatchMode):
             op is aten.copy_ and args[1].device.type == "cpu"
         ):
             self._note_copy(args[0] if op is aten._to_copy else args[1], args[2:], kwargs)
+        elif op in (aten.index_put, aten.index_put_) and _is_masked(args[1]):
+            if args[2].numel() > 1:  # else it fills where the mask is
+                self._note(self._traffic.waits)
+            return args[0] if op is aten.index_put_ else torch.empty_like(args[0])
         elif op in COUNTING or (op is aten.index and _is_masked(args[1])):
             self._note(self._traffic.waits)
             return self._as_many_as_can_be(op, args, kwargs)
@@ -170,7 +174,7 @@ def _read(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
         return torch.ones(tuple(tensor.shape), dtype=dtype)
 
 
-def _backward(loss: torch.Tensor) -> None:
+def _backward(loss: torch.Tensor, *_: None, **__: bool | tuple[()] | None) -> None:
     """Give each parameter that the loss depends on a gradient; the engine wants a real GPU."""
     assert loss.requires_grad and loss.device.type == "cuda" and loss.grad_fn is not None
     ahead: list[Any] = [loss.grad_fn]
@@ -221,6 +225,9 @@ def fake_cuda(*, has_float64: bool = True) -> Iterator[Traffic]:
             pinned.add(made.untyped_storage())
         return made
 
+    def event() -> Mock:
+        return Mock(synchronize=lambda: _Gpu._note(traffic.waits))
+
     def save_read(state: object, file: Any) -> None:
         read = tree_map_only(FakeTensor, lambda tensor: tensor.cpu(), state)
         with _disable_current_modes():
@@ -250,11 +257,10 @@ def fake_cuda(*, has_float64: bool = True) -> Iterator[Traffic]:
         "torch.cuda.is_current_stream_capturing": lambda: False,
         # Nothing is computed, so that nothing is too early: test_copy_stream.py has streams.
         "torch.cuda.Stream": Mock(),
+        "torch.cuda.Event": lambda **_: event(),
         "torch.cuda.stream": lambda _: nullcontext(),
-        "torch.cuda.current_stream": Mock(
-            return_value=Mock(
-                record_event=lambda: Mock(synchronize=lambda: _Gpu._note(traffic.waits))
-            )
+        "torch.cuda.current_stream": lambda *_: Mock(
+            record_event=event, synchronize=event().synchronize
         ),
         "torch.Tensor.record_stream": lambda *_: None,
     }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 
@@ -113,8 +114,37 @@ def check_steps(
     assert (five.copies - two.copies).total() == 3 * copies_a_step
 
 
-@pytest.mark.parametrize("recipe", [{}, {"optimizer": "sgd", "class_weights": "balanced"}], ids=str)
+RECIPES: list[dict[str, Any]] = [
+    {},
+    {"optimizer": "sgd", "class_weights": "balanced"},
+    {"sampling": "balanced", "random_erasing": 0.5, "auto_augment": "rand", "ema_warmup": True},
+    {"drop_path": 0.2, "clip_grad": 1.0, "layer_decay": 0.7, "auto_augment": "trivial"},
+    {"freeze_batch_norm": True, "class_weights": "sqrt"},
+    {"head_only_epochs": 1, "schedule": "constant", "dropout": False},
+]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
 def test_a_step_waits_for_nothing(gpu, tiny_images, tmp_path, recipe):
+    check_steps(gpu, tiny_images, tmp_path, **recipe)
+
+
+def test_a_step_whose_batch_is_mixed_copies_both_labels(gpu, tiny_images, tmp_path):
+    mixed = {"mixup": 0.2, "cutmix": 1.0, "class_weights": "balanced"}
+    check_steps(gpu, tiny_images, tmp_path, copies_a_step=3, **mixed)
+
+
+def test_a_trunk_that_begins_from_a_probe_trains_on_the_gpu(gpu, tiny_images, tmp_path):
+    training = training_of(tiny_images, tmp_path, 4, start="probe", class_weights="sqrt")
+    report = training.epoch()
+    assert report.probe_s > 0 and report.images == 20
+    assert any(line.startswith("linear_probe.py") for line in gpu.waits)
+    assert not any(line.startswith("train_step.py") for line in gpu.waits)
+
+
+@pytest.mark.parametrize("recipe", [{}, {"clip_grad": 1.0, "optimizer": "sgd"}], ids=str)
+def test_a_step_in_fp16_waits_for_nothing(gpu, tiny_images, tmp_path, monkeypatch, recipe):
+    monkeypatch.setattr(device, "_precision", "fp16")
     check_steps(gpu, tiny_images, tmp_path, **recipe)
 
 
@@ -133,7 +163,7 @@ def test_a_batch_that_is_copied_ahead_is_copied_once(gpu, ahead, tiny_images, tm
 def test_steps_of_a_graph_are_replayed_and_wait_for_nothing(gpu, tiny_images, tmp_path):
     replayed = []
 
-    def make_graphed_callables(net, examples):
+    def make_graphed_callables(net, examples, **_):
         assert [x.device.type for x in examples] == ["cuda"]
 
         def replay(x):
@@ -144,7 +174,7 @@ def test_steps_of_a_graph_are_replayed_and_wait_for_nothing(gpu, tiny_images, tm
 
     with patch.object(torch.cuda, "make_graphed_callables", make_graphed_callables):
         check_steps(gpu, tiny_images, tmp_path, speed_ups=("cuda_graph",))
-    assert replayed == [11] * 2 + [4] * 5
+    assert replayed == [11] * 1 + [4] * 4  # the first step of each is taken as it is
 
 
 def wait_for_loss(patch: pytest.MonkeyPatch) -> None:
@@ -176,6 +206,50 @@ def test_mistakes_are_seen(gpu, tiny_images, tmp_path, monkeypatch, mistake, err
     mistake(monkeypatch)
     with pytest.raises(error, match=r"Counter|blocking|device"):
         check_steps(gpu, tiny_images, tmp_path)
+
+
+WAITS: dict[str, Callable[[torch.Tensor], object]] = {
+    "item": lambda there: there[0].item(),
+    "truth": lambda there: bool(there[0] > 0),
+    "number": lambda there: float(there.sum()),
+    "list": lambda there: there.tolist(),
+    "to the CPU": lambda there: there.to("cpu", non_blocking=True),
+    "chosen by a mask": lambda there: there[there > 0],
+    "set by a mask": lambda there: there.__setitem__(there > 0, torch.zeros_like(there)),
+    "the device": lambda there: torch.cuda.synchronize(),
+    "a stream": lambda there: torch.cuda.current_stream(there.device).synchronize(),
+    "an event": lambda there: torch.cuda.Event().synchronize(),
+}
+BLOCKING_COPIES: dict[str, Callable[[torch.Tensor], object]] = {
+    "made on the CPU": lambda there: torch.zeros(3).to(there.device, non_blocking=True),
+    "made of a number": lambda there: torch.tensor(1.0, device=there.device),
+    "made as another": lambda there: there.new_tensor([1.0, 2.0]),
+    "of an array": lambda there: torch.as_tensor(np.ones(3), device=there.device),
+    "waited for": lambda there: torch.empty(3, pin_memory=True).to(there.device),
+    "into another": lambda there: there.copy_(torch.zeros(3), non_blocking=True),
+    "of places": lambda there: there[[0, 2]],
+}
+FREE: dict[str, Callable[[torch.Tensor], object]] = {
+    "a sum": lambda there: there + there,
+    "of its memory": lambda there: torch.empty(3, pin_memory=True).to(CUDA, non_blocking=True),
+    "filled by a mask": lambda there: there.__setitem__(there > 0, 1.0),
+    "norm": lambda there: torch.nn.utils.clip_grad_norm_([with_gradient(there)], 1.0),
+}
+
+
+def with_gradient(there: torch.Tensor) -> torch.nn.Parameter:
+    parameter = torch.nn.Parameter(there)
+    parameter.grad = torch.ones_like(there)
+    return parameter
+
+
+@pytest.mark.parametrize("name", [*WAITS, *BLOCKING_COPIES, *FREE])
+def test_whatever_the_host_waits_for_is_counted(gpu, name):
+    there = torch.zeros(3).to(CUDA)
+    gpu.clear()
+    {**WAITS, **BLOCKING_COPIES, **FREE}[name](there)
+    assert bool(gpu.waits) == (name in WAITS)
+    assert bool(gpu.blocking_copies) == (name in BLOCKING_COPIES)
 
 
 def test_what_is_kept_beside_the_step_takes_a_launch_for_each_dtype(gpu):

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from trainables.storage.full_disk import allocate
+
 USED = ".used"  # the file in a decoded set's folder that is locked
 
 _held: dict[Path, tuple[int, int]] = {}  # this process's sets: descriptor, and how often held
@@ -77,8 +79,6 @@ def held_file(path: Path) -> np.ndarray | None:
 def reserved(path: Path) -> Iterator[None]:
     """Allocate the blocks of a mapped file, and keep it from being dropped while it is filled.
 
-    Writing to a map for which the disk has no block left would kill the process.
-
     Raises:
         OSError: there is no room for it.
     """
@@ -86,8 +86,7 @@ def reserved(path: Path) -> Iterator[None]:
     if descriptor is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     try:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(descriptor, 0, os.fstat(descriptor).st_size)
+        allocate(descriptor, os.fstat(descriptor).st_size)
         yield
     finally:
         os.close(descriptor)

@@ -11,9 +11,12 @@ From there on, all is float32. Models are in evaluation mode and on the device.
 
 from __future__ import annotations
 
+import math
 import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +32,7 @@ from trainables.models.transfer import host_memory
 from trainables.models.variants import Preprocessing
 from trainables.storage.damage import unless_damaged
 from trainables.storage.files import Place, read_batch, write_batch
+from trainables.storage.full_disk import allocate, full_disk_told
 
 
 @dataclass(frozen=True)
@@ -64,11 +68,12 @@ class KeptFeatures:
 class Maps:
     """The maps of all images of a view, in a file mapped into memory.
 
-    Used as a context, at whose end the file is removed.
+    The file has no name, so that a process that is killed leaves nothing of it. Used as a context,
+    at whose end it is let go.
     """
 
     tensor: torch.Tensor  # (N, C, h, w) on the CPU; bfloat16 from a GPU, float32 from a CPU
-    _file: tempfile._TemporaryFileWrapper[bytes]
+    _file: IO[bytes]
 
     def __enter__(self) -> Maps:
         return self
@@ -95,24 +100,35 @@ def body_pass(
         view: (N, R, R, 3) uint8, N at least 1.
         scratch: folder for the file of the maps, N x C x h x w numbers; made if need be.
         mirrored: whether the net sees the images mirrored, left for right.
+
+    Raises:
+        DiskFullError: the disk of ``scratch`` has no room for the maps.
     """
     model.eval()
     scratch.mkdir(parents=True, exist_ok=True)
-    file = tempfile.NamedTemporaryFile(dir=scratch, prefix="maps-", suffix=".tmp")  # noqa: SIM115
-    kept: torch.Tensor | None = None
-    start = 0
     batches = batches_of(view, batch_size, preprocessing, device)
     made = (backbone.body(model, mirror(x) if mirrored else x) for x in batches)
-    for maps in host_memory.read_behind(made):
-        if kept is None:
-            shape = (len(view), *maps.shape[1:])
-            count = int(np.prod(shape))
-            flat = torch.from_file(file.name, shared=True, size=count, dtype=maps.dtype)
-            kept = flat.view(shape)
-        kept[start : start + len(maps)] = maps
-        start += len(maps)
-    assert kept is not None, "an empty split"
+    with ExitStack() as unless_kept:
+        file = unless_kept.enter_context(tempfile.TemporaryFile(dir=scratch))
+        kept: torch.Tensor | None = None
+        start = 0
+        for maps in host_memory.read_behind(made):
+            if kept is None:
+                with full_disk_told(scratch):
+                    kept = _mapped(file, (len(view), *maps.shape[1:]), maps.dtype)
+            kept[start : start + len(maps)] = maps
+            start += len(maps)
+        assert kept is not None, "an empty split"
+        unless_kept.pop_all()
     return Maps(kept, file)
+
+
+def _mapped(file: IO[bytes], shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Map an empty file into memory as a tensor, with all the blocks that it will fill."""
+    size = math.prod(shape) * dtype.itemsize
+    allocate(file.fileno(), size)
+    flat = np.memmap(file, np.uint8, "r+", shape=(size,))
+    return torch.from_numpy(flat).view(dtype).view(shape)
 
 
 @torch.inference_mode()

@@ -12,6 +12,7 @@ and the net goes on as it is.
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Sequence
 from typing import cast
@@ -19,7 +20,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from trainables.models.device import autocast
+from trainables.models.device import autocast, free_cache
 from trainables.models.speed_ups import OF_THE_FORWARD, SpeedUp
 
 log = logging.getLogger("fixres")
@@ -68,32 +69,49 @@ class TrainingForward:
     def prepare(self, x: torch.Tensor) -> bool:
         """Record the graph on the first whole batch, where one is asked for.
 
+        It holds its memory for as long as it is there: what else training keeps is to be there
+        before. Where there is no room for it, it is not tried again.
+
         Args:
             x: normalised images, as all batches are to come.
 
         Returns:
             Whether the net was run for that: its running statistics have followed ``x``, and
             generators have gone on.
-
-        Raises:
-            torch.OutOfMemoryError: there is no room for it, and it is not tried again.
         """
         if self._asked != "cuda_graph" or self._trouble or self._graph is not None:
             return False
         net = _Uncached(self._model, self._device)
         try:
-            graph = torch.cuda.make_graphed_callables(net, (x.clone(),))
+            # Threads take memory of the host for batches meanwhile, which its own mode forbids.
+            graph = torch.cuda.make_graphed_callables(
+                net, (x.clone(),), capture_error_mode="thread_local"
+            )
+            self._graph, self._shape = cast(Forward, graph), x.shape
         except RuntimeError as error:
             self._tell(error)
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            return True
-        self._graph, self._shape = cast(Forward, graph), x.shape
+        if self._graph is None:  # outside, as the error keeps what it was about
+            self._free()
         return True
 
     def record_anew(self) -> None:
-        """Have the next whole batch record the graph again, as another part of the net trains."""
-        self._graph = self._shape = None
+        """Have a later whole batch record the graph again, as another part of the net trains."""
+        if self._graph is not None:
+            self._graph = self._shape = None
+            self._free()
+
+    def free_graph(self) -> bool:
+        """Go on without a graph, as memory has run out; say whether there was one."""
+        if self._graph is None:
+            return False
+        self.record_anew()
+        self._tell(torch.OutOfMemoryError("memory ran out beside it"))
+        return True
+
+    def _free(self) -> None:
+        """Free a graph that is not used any more: PyTorch's refer to themselves."""
+        gc.collect()
+        free_cache(self._device)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Compute the logits of normalised images."""

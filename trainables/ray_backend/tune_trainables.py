@@ -185,9 +185,12 @@ class StoreTrainable(tune.Trainable):
         self.worker_resources: dict[str, float] = config.get("worker_resources", {})
         self.threads: int = config.get("threads", 1)
         torch.set_num_threads(self.threads)
-        take_gpu_share(config.get("resources", {}).get("GPU", 1))
+        # With several workers the devices are theirs. On a GPU that this process sees all the same
+        # it would take memory that others were promised.
+        alone = self.workers == 1
+        take_gpu_share(config.get("resources", {}).get("GPU", 1) if alone else 0)
         use_precision(self.context.precision)
-        if self.workers == 1:  # else the devices are those of the workers
+        if alone:
             with errors_name_node():
                 check_gpu_memory(self.context.gpu_memory_gb)
             use_speed_ups(self.context.speed_ups)

@@ -1,8 +1,12 @@
-"""Recognise that a disk is full, whatever library says so, and say it in one sentence."""
+"""Recognise that a disk is full, whatever library says so, and say it in one sentence.
+
+A map of a file says nothing: what is mapped has its blocks beforehand (:func:`allocate`).
+"""
 
 from __future__ import annotations
 
 import errno
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -115,3 +119,16 @@ def _file_of(error: BaseException) -> str | None:
     """Return the file that an error of the system names."""
     name = error.filename if isinstance(error, OSError) else None
     return str(name) if isinstance(name, (str, Path)) else None
+
+
+def allocate(descriptor: int, size: int) -> None:
+    """Give an open file its size and all of its blocks, before it is written through a map.
+
+    Writing to a map for which the disk has no block left would kill the process.
+
+    Raises:
+        OSError: there is no room for it.
+    """
+    os.ftruncate(descriptor, size)
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)

@@ -113,6 +113,7 @@ class TrainStep:
         )
         self._whole_batch = WholeBatch(model, group)
         self._forward = TrainingForward(model, device, speed_ups, workers=group.world_size)
+        self._has_stepped = False  # with these parts: the optimiser has all that it keeps of them
         self._clip_grad = clip_grad
         self._scaler = GradScaler(device.type, enabled=precision_of(device) == "fp16")
         if loss_scale and self._scaler.is_enabled():
@@ -149,6 +150,7 @@ class TrainStep:
 
     def train_other_parts(self) -> None:
         """Note that other parts of the model train from now on."""
+        self._has_stepped = False
         self._forward.record_anew()
 
     def try_more(self, images: int) -> None:
@@ -205,6 +207,7 @@ class TrainStep:
                 nn.utils.clip_grad_norm_(self._model.parameters(), self._clip_grad)
             self._scaler.step(self._optimizer)
             self._scaler.update()
+            self._has_stepped = True
             return
         except torch.OutOfMemoryError:  # not bound to a name: its trace would keep the memory
             pass
@@ -247,40 +250,48 @@ class TrainStep:
         Args:
             images, weight: of all shares together.
         """
+        ranks = range(self._group.world_size)
+        shares = [micro_batches(images, self.micro_batch, rank, len(ranks)) for rank in ranks]
+        while True:
+            try:
+                return self._forward_and_back(batch, images, weight, shares)
+            except torch.OutOfMemoryError:  # not bound to a name: its trace would keep the memory
+                ran_out = True
+            except Exception as error:
+                if not self._forward.give_up(error):
+                    raise
+                ran_out = False
+            # Here, as the error kept what it was about. A graph keeps memory for whole batches.
+            if ran_out and not self._forward.free_graph():
+                self._whole_batch.give_up(len(shares[self._group.rank]))
+                return None
+            self._before.restore()
+
+    def _forward_and_back(
+        self, batch: TrainBatch, images: int, weight: float, shares: list[list[slice]]
+    ) -> StepResult:
+        """Do the work of :meth:`_attempt`.
+
+        Args:
+            shares: the micro-batches of each worker's share.
+        """
         self._optimizer.zero_grad(set_to_none=True)
         losses = torch.zeros((), device=self._device)
         hits = torch.zeros((), device=self._device, dtype=torch.int64)
-        ran_out = has_changed = False
-        ranks = range(self._group.world_size)
-        shares = [micro_batches(images, self.micro_batch, rank, len(ranks)) for rank in ranks]
-        own_parts = shares[self._group.rank]
-        pixels = batch.tensors[0]
+        own_parts, pixels = shares[self._group.rank], batch.tensors[0]
         self._whole_batch.begin_attempt()
-        try:
-            for number, part in enumerate(own_parts):
-                parts = (share[number] for share in shares)
-                self._whole_batch.begin_pass(sum(p.stop - p.start for p in parts))
-                x = normalize_on_device(pixels[part], self._preprocessing, self._device)
-                if len(own_parts) == 1 and self._forward.prepare(x):
-                    self._before.restore()
-                with autocast(self._device):
-                    logits = self._forward(x)
-                loss, part_hits = self._judged(logits, batch, part, weight)
-                torch.autograd.backward(self._scaler.scale(loss))
-                losses += loss.detach() * images
-                hits += part_hits
-        except torch.OutOfMemoryError:  # not bound to a name: its trace would keep the memory
-            ran_out = True
-        except Exception as error:
-            if not self._forward.give_up(error):
-                raise
-            has_changed = True
-        if has_changed:  # how the net runs: outside, as the error keeps what it was about
-            self._before.restore()
-            return self._attempt(batch, images, weight)
-        if ran_out:
-            self._whole_batch.give_up(len(own_parts))
-            return None
+        for number, part in enumerate(own_parts):
+            parts = (share[number] for share in shares)
+            self._whole_batch.begin_pass(sum(p.stop - p.start for p in parts))
+            x = normalize_on_device(pixels[part], self._preprocessing, self._device)
+            if self._has_stepped and len(own_parts) == 1 and self._forward.prepare(x):
+                self._before.restore()
+            with autocast(self._device):
+                logits = self._forward(x)
+            loss, part_hits = self._judged(logits, batch, part, weight)
+            torch.autograd.backward(self._scaler.scale(loss))
+            losses += loss.detach() * images
+            hits += part_hits
         return StepResult(loss=losses, hits=hits)
 
     def _judged(

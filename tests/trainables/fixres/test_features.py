@@ -1,3 +1,5 @@
+import errno
+import os
 from typing import Any
 
 import numpy as np
@@ -6,6 +8,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 
+from tests.factories import is_one_sentence
 from tests.trainables.training.small_nets import net_of
 from trainables.fixres.features import (
     Maps,
@@ -19,6 +22,7 @@ from trainables.fixres.features import (
 )
 from trainables.models import backbone
 from trainables.models.variants import Preprocessing
+from trainables.storage.full_disk import DiskFullError
 
 CPU = torch.device("cpu")
 PIXELS = Preprocessing(
@@ -67,15 +71,26 @@ def test_a_pass_leaves_the_net_in_eval_mode_and_as_it_was(net, view, tmp_path):
     assert all(torch.equal(before[name], t) for name, t in net.state_dict().items())
 
 
-def test_the_scratch_file_is_gone_after_the_context(net, view, tmp_path):
+def test_maps_have_all_blocks_of_a_file_without_a_name(net, view, tmp_path):
+    """So that a full disk kills no process, and a process that is killed leaves nothing."""
     scratch = tmp_path / "deep" / "scratch"
-    with maps_of(net, view, scratch):
-        (file,) = scratch.iterdir()
-        assert file.stat().st_size == COUNT * 320 * 2 * 2 * 4
-    assert not list(scratch.iterdir())
-    with pytest.raises(RuntimeError, match="killed"), maps_of(net, view, scratch):
-        raise RuntimeError("killed")
-    assert not list(scratch.iterdir())
+    with maps_of(net, view, scratch) as maps:
+        assert scratch.is_dir() and not list(scratch.iterdir())
+        file = os.fstat(maps._file.fileno())
+        assert file.st_dev == scratch.stat().st_dev
+        assert file.st_size == COUNT * 320 * 2 * 2 * 4 <= 512 * file.st_blocks
+    assert maps._file.closed
+
+
+def test_a_disk_without_room_for_maps_is_told_and_kills_nothing(net, view, tmp_path, monkeypatch):
+    def refuse(descriptor, offset, size):
+        assert (offset, size) == (0, COUNT * 320 * 2 * 2 * 4)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    with pytest.raises(DiskFullError, match=f"The disk of {tmp_path} is full") as raised:
+        maps_of(net, view, tmp_path)
+    assert is_one_sentence(str(raised.value))
 
 
 def test_a_pass_that_fails_leaves_no_file(net, view, tmp_path, monkeypatch):

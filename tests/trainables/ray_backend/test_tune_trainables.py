@@ -1,8 +1,10 @@
 """Trials as Tune runs them: in this process, and preempted in a Ray of their own."""
 
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
+import torch
 
 from tests.trainables.ray_backend.trunk_trials import (
     EPOCHS,
@@ -20,6 +22,7 @@ from trainables.errors import UserError
 from trainables.fixres.cell import ArmResult, CellSpec, recorded_results
 from trainables.fixres.head_settings import HeadGrid
 from trainables.fixres.held_out_score import Reading, held_out_test, recorded_on
+from trainables.models import device
 from trainables.ray_backend import tune_trainables
 from trainables.ray_backend.tune_trainables import (
     CellWork,
@@ -41,6 +44,7 @@ from trainables.training.trunk import (
 def _no_signal_handler(monkeypatch):
     """Pytest's process is not the trial's."""
     monkeypatch.setattr(PreemptionGuard, "install", lambda _: None)
+    monkeypatch.setattr(device, "_gpu_share", 1.0)  # nor are its GPUs
 
 
 def begun(config, context):
@@ -94,6 +98,30 @@ def test_a_process_whose_gpu_lacks_what_was_promised_takes_no_work(trunk, monkey
         begun({"work": work_of(trunk.spec)}, replace(trunk.context, gpu_memory_gb=24.0))
     begun({"work": work_of(trunk.spec), "workers": 2}, trunk.context)  # it only waits for them
     assert asked == [24.0]
+
+
+@pytest.mark.parametrize(
+    ("config", "share"),
+    [
+        ({}, 1.0),
+        ({"resources": {"CPU": 2, "GPU": 0.25}}, 0.25),
+        ({"resources": {"CPU": 2, "GPU": 0}}, 0),
+        ({"resources": {"node:__internal_head__": 0.1}, "workers": 2}, 0),
+    ],
+    ids=["bare", "a quarter", "none", "workers"],
+)
+def test_a_process_uses_what_it_has_of_a_gpu_and_none_where_it_waits(
+    trunk, monkeypatch, config, share
+):
+    bounds: list[float] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(tune_trainables, "use_speed_ups", lambda _: None)
+        patched.setattr(torch.cuda, "is_available", lambda: True)
+        patched.setattr(torch.cuda, "get_device_properties", lambda: Mock(total_memory=16e9))
+        patched.setattr(torch.cuda, "set_per_process_memory_fraction", bounds.append)
+        begun({"work": work_of(trunk.spec), **config}, trunk.context)
+        assert device.pick_device().type == ("cuda" if share else "cpu")
+    assert len(bounds) == bool(share) and device._gpu_share == share
 
 
 def test_a_step_is_an_epoch_and_another_process_reports_it_without_training(trunk):

@@ -2,6 +2,8 @@
 
 import copy
 import logging
+import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -121,26 +123,41 @@ def test_a_mistake_of_the_net_itself_is_raised(net, monkeypatch):
         taken(step_of(net, "compile"))
 
 
+class Replayed(nn.Module):
+    """A CUDA graph that replays nothing: the net is run anew. It refers to itself, as PyTorch's."""
+
+    def __init__(self, model, example, replayed):
+        super().__init__()
+        self.model, self.shape, self.replayed = model, example.shape, replayed
+        self.itself = (self,)
+        self.room = None  # the first replay that memory runs out in
+
+    def forward(self, x):
+        assert x.shape == self.shape
+        self.replayed.append(len(x))
+        logits = self.model(x)
+        if len(self.replayed) == self.room:
+            raise torch.OutOfMemoryError("injected")
+        return logits
+
+
 @pytest.fixture
 def recorded(monkeypatch):
-    """CUDA graphs that replay nothing: the net is run anew. The sizes of batches they take."""
-    replayed = []
+    """CUDA graphs that replay nothing: weak references to them, and the sizes of their batches."""
+    found = SimpleNamespace(graphs=[], replayed=[])
 
-    def make_graphed_callables(model, examples):
+    def make_graphed_callables(model, examples, *, capture_error_mode):
+        assert capture_error_mode == "thread_local"  # threads take memory for batches meanwhile
         (example,) = examples
         for _ in range(3):  # as PyTorch warms up
             model(example).sum().backward()
             model.zero_grad(set_to_none=True)
-
-        def replay(x):
-            assert x.shape == example.shape
-            replayed.append(len(x))
-            return model(x)
-
-        return replay
+        graph = Replayed(model, example, found.replayed)
+        found.graphs.append(weakref.ref(graph))
+        return graph
 
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", make_graphed_callables)
-    return replayed
+    return found
 
 
 def test_recording_a_graph_leaves_no_trace_in_the_net_or_its_generators(net, recorded):
@@ -148,7 +165,52 @@ def test_recording_a_graph_leaves_no_trace_in_the_net_or_its_generators(net, rec
     step = step_of(net, "cuda_graph")
     assert taken(step) == taken(step_of(plain))
     check_equal(net, plain)
-    assert recorded == [16] * 3 and step.speed_ups == "cuda_graph"
+    assert recorded.replayed == [16] * 2 and step.speed_ups == "cuda_graph"
+
+
+def test_a_graph_is_recorded_once_the_optimiser_has_all_that_it_keeps(net, recorded):
+    """A graph keeps the memory of a whole step: beside it there would be no room for more."""
+    step = step_of(net, "cuda_graph")
+    step.step(BATCHES[0], 16)
+    assert not recorded.graphs and len(step._optimizer.state) == len([*net.parameters()])
+    step.step(BATCHES[1], 16)
+    assert len(recorded.graphs) == 1
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("injected"), RuntimeError("capturing")])
+def test_where_no_graph_can_be_recorded_the_net_trains_as_it_is(net, monkeypatch, error):
+    def refuse(model, examples, **_):
+        model(*examples)
+        raise error
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", refuse)
+    plain = copy.deepcopy(net)
+    step = step_of(net, "cuda_graph")
+    assert taken(step) == taken(step_of(plain))
+    check_equal(net, plain)
+    assert step.speed_ups == f"cuda_graph: not used, {type(error).__name__}"
+    assert step.micro_batch is None  # there is room for the batch, as it is
+
+
+def test_where_memory_runs_out_beside_a_graph_the_graph_goes_not_the_batch(net, recorded):
+    plain = copy.deepcopy(net)
+    step, other = step_of(net, "cuda_graph"), step_of(plain)
+    assert taken(step) == taken(other)
+    recorded.graphs[0]().room = 3
+    freed = []
+    restore = step._before.restore
+
+    def noted():
+        freed.append(recorded.graphs[0]() is None)
+        restore()
+
+    step._before.restore = noted
+    assert taken(step) == taken(other)
+    check_equal(net, plain)
+    assert freed == [True]  # before the batch is tried again
+    assert len(recorded.graphs) == 1 and len(recorded.replayed) == 3
+    assert step.micro_batch is None
+    assert step.speed_ups == "cuda_graph: not used, OutOfMemoryError"
 
 
 def test_what_is_the_processs_is_nothing_of_the_forward_pass(net):
@@ -158,46 +220,32 @@ def test_what_is_the_processs_is_nothing_of_the_forward_pass(net):
 
 def test_micro_batches_and_batches_of_another_size_are_not_replayed(net, recorded):
     plain = copy.deepcopy(net)
-    batches = [*BATCHES, draw(9, res=32)]
+    batches = [*BATCHES, draw(9, res=32), BATCHES[0]]
     step, other = step_of(net, "cuda_graph"), step_of(plain)
     with room_for(net, 8), room_for(plain, 8):  # so that the graph is not recorded either
         assert taken(step) == taken(other)
-    assert not recorded and "OutOfMemoryError" in step.speed_ups
-    step = step_of(net, "cuda_graph")
-    taken(step, batches)
-    assert recorded == [16] * 3
-
-
-def test_where_other_parts_train_the_graph_is_recorded_anew(net, monkeypatch):
-    """A recording goes on with the parts that trained when it was made: the classifier alone."""
-    recordings = []
-
-    def record(model, examples):
-        recordings.append([p.requires_grad for p in model.parameters()])
-        return model
-
-    monkeypatch.setattr(torch.cuda, "make_graphed_callables", record)
-    step = step_of(net, "cuda_graph")
-    backbone.into_training(net, classifier_alone=True)
-    taken(step)
-    backbone.into_training(net)
-    step.train_other_parts()
-    taken(step)
-    alone, whole = recordings
-    assert sum(alone) == 2 and all(whole)
-
-
-def test_where_no_graph_can_be_recorded_the_net_trains_as_it_is(net, monkeypatch):
-    def refuse(model, examples):
-        model(*examples)
-        raise RuntimeError("operation not permitted when stream is capturing")
-
-    monkeypatch.setattr(torch.cuda, "make_graphed_callables", refuse)
-    plain = copy.deepcopy(net)
-    step = step_of(net, "cuda_graph")
-    assert taken(step) == taken(step_of(plain))
+    assert not recorded.graphs and step.micro_batch == 8
+    step.try_more(16)
+    other.try_more(16)
+    assert taken(step, batches) == taken(other, batches)
     check_equal(net, plain)
-    assert step.speed_ups == "cuda_graph: not used, RuntimeError"
+    assert recorded.replayed == [16] * 4 and len(recorded.graphs) == 1
+
+
+def test_where_other_parts_train_the_graph_is_recorded_anew(net, recorded):
+    """A recording goes on with the parts that trained when it was made: the classifier alone."""
+    plain, steps = copy.deepcopy(net), []
+    for model, speed_ups in ((net, ("cuda_graph",)), (plain, ())):
+        step = step_of(model, *speed_ups)
+        backbone.into_training(model, classifier_alone=True)
+        losses = taken(step)
+        backbone.into_training(model)
+        step.train_other_parts()
+        if speed_ups:
+            assert recorded.replayed == [16] * 2 and recorded.graphs[0]() is None
+        steps.append(losses + taken(step))
+    assert steps[0] == steps[1] and len(recorded.graphs) == 2 and recorded.replayed == [16] * 4
+    check_equal(net, plain)
 
 
 @pytest.mark.parametrize("name", ["compile", "cuda_graph"])

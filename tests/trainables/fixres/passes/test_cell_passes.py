@@ -23,8 +23,8 @@ from trainables.errors import SweepError
 from trainables.fixres import heads
 from trainables.fixres.adapted_net import adapted_state
 from trainables.fixres.arms import ARMS
-from trainables.fixres.features import read_features
-from trainables.fixres.passes import cell_passes
+from trainables.fixres.features import body_pass, read_features
+from trainables.fixres.passes import cell_passes, net_passes
 from trainables.fixres.passes.cell_passes import CellPasses
 from trainables.models import backbone
 from trainables.models.parts.tensor_names import EFFICIENTNET, STATISTICS
@@ -127,16 +127,20 @@ def test_the_kept_features_are_the_fixed_nets(made, split):
     assert labels.tolist() == y.tolist()
 
 
-def test_passes_run_when_they_are_needed_and_their_maps_end_with_the_context(made):
-    cell = replace(made.cell, seed=8)
-    scratch = made.views.scratch
+def test_passes_run_when_they_are_needed_and_their_maps_end_with_the_context(made, monkeypatch):
+    cell, maps = replace(made.cell, seed=8), []
+
+    def noted(*args, **named):
+        maps.append(body_pass(*args, **named))
+        return maps[-1]
+
+    monkeypatch.setattr(net_passes, "body_pass", noted)
     with CellPasses(cell, made.store, made.views) as passes:
-        assert not list(scratch.glob("*.tmp"))
+        assert not maps
         first = passes.trained_logits()
-        assert len(list(scratch.glob("*.tmp"))) == 1
         assert torch.equal(passes.trained_logits(), first)
-        assert len(list(scratch.glob("*.tmp"))) == 1
-    assert not list(scratch.glob("*.tmp"))
+        assert [one._file.closed for one in maps] == [False]
+    assert [one._file.closed for one in maps] == [True]
     assert torch.equal(first, made.logits["none"])
 
 
