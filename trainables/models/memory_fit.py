@@ -9,6 +9,7 @@ import torch
 
 from trainables.errors import SweepError
 from trainables.models.device import free_cache
+from trainables.models.out_of_memory import running_out_told
 
 Made = TypeVar("Made")
 
@@ -73,7 +74,8 @@ class MemoryFit:
         """
         while True:
             try:
-                return work(min(self.batch_size or whole, whole))
+                with running_out_told():
+                    return work(min(self.batch_size or whole, whole))
             except torch.OutOfMemoryError:  # not bound to a name: its trace would keep the memory
                 pass
             self.halve(whole)

@@ -19,6 +19,7 @@ from trainables.errors import SweepError
 from trainables.models.device import autocast, precision_of
 from trainables.models.frozen_norms import MIN_NORMED, frozen_norms
 from trainables.models.memory_fit import MemoryFit
+from trainables.models.out_of_memory import running_out_told
 from trainables.models.speed_ups import SpeedUp
 from trainables.models.training_forward import TrainingForward
 from trainables.models.variants import Preprocessing
@@ -202,11 +203,12 @@ class TrainStep:
     def _update(self) -> None:
         """Have the optimiser change the weights; in its first step it takes memory of its own."""
         try:
-            if self._clip_grad:
-                self._scaler.unscale_(self._optimizer)
-                nn.utils.clip_grad_norm_(self._model.parameters(), self._clip_grad)
-            self._scaler.step(self._optimizer)
-            self._scaler.update()
+            with running_out_told():
+                if self._clip_grad:
+                    self._scaler.unscale_(self._optimizer)
+                    nn.utils.clip_grad_norm_(self._model.parameters(), self._clip_grad)
+                self._scaler.step(self._optimizer)
+                self._scaler.update()
             self._has_stepped = True
             return
         except torch.OutOfMemoryError:  # not bound to a name: its trace would keep the memory
@@ -254,7 +256,8 @@ class TrainStep:
         shares = [micro_batches(images, self.micro_batch, rank, len(ranks)) for rank in ranks]
         while True:
             try:
-                return self._forward_and_back(batch, images, weight, shares)
+                with running_out_told():
+                    return self._forward_and_back(batch, images, weight, shares)
             except torch.OutOfMemoryError:  # not bound to a name: its trace would keep the memory
                 ran_out = True
             except Exception as error:

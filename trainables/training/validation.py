@@ -11,6 +11,7 @@ from trainables.evaluation.inference import batches_of, logits_of_batch
 from trainables.models import backbone
 from trainables.models.backbone import Net
 from trainables.models.memory_fit import MemoryFit
+from trainables.models.out_of_memory import running_out_told
 from trainables.models.transfer import host_memory
 from trainables.models.variants import Preprocessing
 from trainables.training.distributed import WorkerGroup
@@ -78,7 +79,8 @@ def _logits_while_they_fit(
 ) -> Iterator[torch.Tensor]:
     """Give the logits of each batch, on the device, up to the one that memory runs out at."""
     try:
-        for x in batches_of(view, batch_size, preprocessing, device):
-            yield logits_of_batch(model, x)
+        with running_out_told():
+            for x in batches_of(view, batch_size, preprocessing, device):
+                yield logits_of_batch(model, x)
     except torch.OutOfMemoryError:  # not bound to a name: its trace would keep the memory
         pass

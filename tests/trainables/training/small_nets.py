@@ -37,11 +37,14 @@ def net_of(**parts):
 
 @contextmanager
 def room_for(model, images, *, backward=False):
-    """Memory runs out at the end of a forward (or at the start of its backward) of more images."""
+    """Memory runs out at the end of a forward (or at the start of its backward) of more images.
+
+    It is CUDA that says so, as where a library has taken it past PyTorch.
+    """
 
     def run_out(_module, inputs, *_):
         if len(inputs[0]) > images:
-            raise torch.OutOfMemoryError("injected")
+            raise torch.AcceleratorError("CUDA error: out of memory", 2)
 
     last = list(model.children())[-1]
     if backward:

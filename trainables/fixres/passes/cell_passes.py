@@ -31,6 +31,7 @@ from trainables.models import backbone
 from trainables.models.backbone import Net, State
 from trainables.models.device import free_cache
 from trainables.models.memory_fit import MemoryFit
+from trainables.models.out_of_memory import running_out_told
 from trainables.models.parts.tensor_names import CLASSIFIER, STATISTICS
 from trainables.storage.artifact_store import Store
 from trainables.storage.damage import unless_damaged
@@ -261,7 +262,7 @@ class CellPasses:
         settings = len(grid.settings)
         if self.device.type != "cpu":
             # Neither they nor an error, whose trace has them, are bound to a name: memory is freed.
-            with suppress(torch.OutOfMemoryError):
+            with suppress(torch.OutOfMemoryError), running_out_told():
                 return self._fit_head([v.to(self.device) for v in views], val, grid, settings)
             free_cache(self.device)
         memory_fit = MemoryFit(self.device, minimum=1, error=_NO_ROOM_FOR_FEATURES)

@@ -17,6 +17,7 @@ from typing import TypeVar
 import torch
 
 from trainables.models.device import copies_ahead
+from trainables.models.out_of_memory import running_out_told
 from trainables.models.transfer import host_memory
 
 Batch = TypeVar("Batch")
@@ -62,7 +63,7 @@ def _copied(
 ) -> tuple[Tensors, torch.cuda.Event | None]:
     """Begin a copy; the event is there once it is over, and None where there is no copy."""
     try:
-        with torch.cuda.stream(stream):
+        with running_out_told(), torch.cuda.stream(stream):
             return host_memory.copied(tensors, device), stream.record_event()
     except torch.OutOfMemoryError:
         return tensors, None
