@@ -37,6 +37,7 @@ SETTING_NAMES = {
     "arms": "arms",
     "drop_path": "share of skipped blocks",
     "gpu_memory_gb": "memory of the smallest GPU in GB",
+    "map_gb": "GB of maps that are kept",
     "speed_ups": "what speeds training up",
     "optimizer": "optimizer",
     "also_test": "further set of images",
