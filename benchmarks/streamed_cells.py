@@ -24,14 +24,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from stat import S_ISREG
 
 import numpy as np
 import pyarrow as pa
@@ -90,6 +92,7 @@ def compare(folder: Path, images: Path, res: int, prefixes: list[int]) -> None:
     found = prepare(images, folder / "decoded", ReadOptions())
     train, val = (len(found.split(split)) for split in ("train", "val"))
     print(f"{train} train and {val} val images, {VARIANT} at {res} px")
+    prefixes = [prefix for prefix in prefixes if prefix < train]  # of others all maps are kept
     print("prefix      s    peak MB   features off %   logits off %   at most   top-1 on val %")
     exact: Outcome | None = None
     for number, prefix in enumerate((None, None, *prefixes)):
@@ -146,9 +149,9 @@ def adapted(folder: Path, images: ImageSet, res: int, prefix: int | None) -> Out
         shards = FeatureShards(
             folder=store.cell(cell.key), name="train", labels=train, prefix=prefix
         )
-        whole = shards.read()
-        assert whole is not None
-        features = whole.numpy()
+        parts = shards.read()
+        assert parts is not None
+        features = np.concatenate(parts.parts)
     return Outcome(
         seconds=seconds,
         peak=watch.disk,
@@ -204,7 +207,8 @@ def watched(*folders: Path) -> Iterator[Watch]:
     def look() -> None:
         while not over.wait(0.05):
             try:
-                watch.disk = max(watch.disk, sum(map(files_size, folders)))
+                named = sum(map(files_size, folders))
+                watch.disk = max(watch.disk, named + nameless_bytes())
             except FileNotFoundError:  # replaced while it was looked up
                 continue
             watch.memory.append((time.perf_counter() - began, anonymous_bytes()))
@@ -216,6 +220,16 @@ def watched(*folders: Path) -> Iterator[Watch]:
     finally:
         over.set()
         thread.join()
+
+
+def nameless_bytes() -> int:
+    """Look up what open files take that have no name, as those of maps."""
+    size = 0
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # closed meanwhile, as is that of the list
+            file = os.fstat(int(number))
+            size += file.st_size * (S_ISREG(file.st_mode) and not file.st_nlink)
+    return size
 
 
 def anonymous_bytes() -> int:
