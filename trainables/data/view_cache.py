@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,6 @@ from trainables.data.cache import (
 from trainables.data.image_set import ImageSet, SplitImages
 from trainables.data.locks import held_file, reserved
 from trainables.models.transfer import host_memory
-from trainables.models.transfer.ahead import made_ahead
 from trainables.storage.hashing import content_hash
 from trainables.storage.replacing import replacing
 from trainables.transforms.eval_transform import EvalTransform
@@ -83,21 +82,17 @@ class StreamedView:
         Yields:
             (B, R, R, 3) uint8 on the CPU; the last may be smaller.
         """
-        pool = ThreadPoolExecutor(self.threads)
-        starts = range(0, self.count, batch_size)
 
-        def begun(start: int) -> Callable[[], torch.Tensor]:
-            count = min(batch_size, self.count - start)
-            pixels = host_memory.empty((count, *self.shape[1:]), torch.uint8, device)
-            first, rows = self.first + start, pixels.numpy()
+        def wanted(start: int) -> host_memory.Wanted:
+            count, first = min(batch_size, self.count - start), self.first + start
             shares = (range(k, count, self.threads) for k in range(self.threads))
-            work = [pool.submit(self._render_into, rows, first, s) for s in shares]
-            return host_memory.filled_by(pixels, work)
+            work = [partial(self._render_into, first=first, share=share) for share in shares]
+            return (count, *self.shape[1:]), torch.uint8, work
 
-        try:
-            yield from made_ahead(map(begun, starts), ahead=BATCHES_AHEAD)
-        finally:
-            pool.shutdown(cancel_futures=True)
+        batches = map(wanted, range(0, self.count, batch_size))
+        return host_memory.filled_by_threads(
+            batches, device, threads=self.threads, ahead=BATCHES_AHEAD
+        )
 
     def _render_into(self, pixels: np.ndarray, first: int, share: range) -> None:
         for i in share:

@@ -7,16 +7,14 @@ more than some batches of them is copied.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
 
 from trainables.models.transfer import host_memory
-from trainables.models.transfer.ahead import made_ahead
 
 _BATCHES_AHEAD = 4  # by as many threads
 
@@ -81,7 +79,6 @@ def batches_of_rows(
     Yields:
         (B, D) float32 on the device, each until the next is asked for; the last may be smaller.
     """
-    batches = order.split(batch_size)
     if isinstance(features, torch.Tensor) and features.device == device:
         buffer = features.new_empty(min(batch_size, len(order)), features.shape[1])
         for chosen in order.to(device).split(batch_size):
@@ -90,15 +87,12 @@ def batches_of_rows(
     if isinstance(features, torch.Tensor):
         features = FeatureParts((features.numpy(),))
     dtype = torch.from_numpy(np.empty(0, features.parts[0].dtype)).dtype
-    pool = ThreadPoolExecutor(_BATCHES_AHEAD)
-
-    def begun(chosen: torch.Tensor) -> Callable[[], torch.Tensor]:
-        rows = host_memory.empty((len(chosen), features.shape[1]), dtype, device)
-        work = pool.submit(features.take, chosen.numpy(), rows.numpy())
-        return host_memory.filled_by(rows, [work])
-
-    try:
-        for rows in made_ahead(map(begun, batches), ahead=_BATCHES_AHEAD):
-            yield rows.to(device, non_blocking=True).float()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    width = features.shape[1]
+    wanted = (
+        ((len(chosen), width), dtype, [partial(features.take, chosen.numpy())])
+        for chosen in order.split(batch_size)
+    )
+    for rows in host_memory.filled_by_threads(
+        wanted, device, threads=_BATCHES_AHEAD, ahead=_BATCHES_AHEAD
+    ):
+        yield rows.to(device, non_blocking=True).float()

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,6 +23,9 @@ _ALIGNMENT = 64  # bytes, at a multiple of which each tensor of a piece begins
 _FILLED_AHEAD = 2  # batches
 _FILLING_THREADS = 4  # at most; with more of them the memory sets the pace
 _LEAST_FILLED = 2**20  # bytes that are worth a thread
+
+# A tensor's shape, its dtype, and the parts of the work that fills it.
+Wanted = tuple[tuple[int, ...], torch.dtype, Sequence[Callable[[np.ndarray], None]]]
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
@@ -67,29 +71,47 @@ def filled_ahead(arrays: Iterable[np.ndarray], device: torch.device) -> Iterator
     array, then the next: the first is waited for.
     """
     threads = min(_FILLING_THREADS, torch.get_num_threads())
+
+    def wanted(array: np.ndarray) -> Wanted:
+        shares = np.array_split(array, min(threads, 1 + array.nbytes // _LEAST_FILLED))
+
+        def copied_to(out: np.ndarray, number: int) -> None:
+            np.copyto(np.array_split(out, len(shares))[number], shares[number])
+
+        dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
+        return array.shape, dtype, [partial(copied_to, number=i) for i in range(len(shares))]
+
+    yield from filled_by_threads(map(wanted, arrays), device, threads=threads, ahead=_FILLED_AHEAD)
+
+
+def filled_by_threads(
+    wanted: Iterable[Wanted], device: torch.device, *, threads: int, ahead: int
+) -> Iterator[torch.Tensor]:
+    """Take memory for tensors, and have threads fill each, a few ahead of the one that is used.
+
+    Args:
+        wanted: of each tensor its shape, its dtype, and the parts of the work that fills it: each
+            is given the whole of its memory.
+        ahead: how many are begun beside the one that is waited for.
+    """
     pool = ThreadPoolExecutor(threads)
 
-    def begun(array: np.ndarray) -> Callable[[], torch.Tensor]:
-        made = _empty_like(array, device)
-        parts = min(threads, 1 + array.nbytes // _LEAST_FILLED)
-        shares = zip(*(np.array_split(rows, parts) for rows in (made.numpy(), array)), strict=True)
-        return filled_by(made, [pool.submit(np.copyto, *share) for share in shares])
+    def begun(one: Wanted) -> Callable[[], torch.Tensor]:
+        shape, dtype, work = one
+        made = empty(shape, dtype, device)
+        running = [pool.submit(part, made.numpy()) for part in work]
+
+        def wait() -> torch.Tensor:
+            for part in running:
+                part.result()
+            return made
+
+        return wait
 
     try:
-        yield from made_ahead(map(begun, arrays), ahead=_FILLED_AHEAD)
+        yield from made_ahead(map(begun, wanted), ahead=ahead)
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def filled_by(made: torch.Tensor, work: Sequence[Future[None]]) -> Callable[[], torch.Tensor]:
-    """Give what waits for the work that fills a tensor, and gives that."""
-
-    def wait() -> torch.Tensor:
-        for part in work:
-            part.result()
-        return made
-
-    return wait
 
 
 def read_behind(outputs: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
@@ -105,10 +127,6 @@ def read_behind(outputs: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
         last = begun
     if last is not None:
         yield _read(*last)
-
-
-def _empty_like(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    return empty(array.shape, torch.from_numpy(np.empty(0, array.dtype)).dtype, device)
 
 
 def _reading(output: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
