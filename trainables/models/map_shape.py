@@ -19,6 +19,10 @@ class MapShape:
     normed: int  # channels of the last norm's input, with what is carried past it
     side: int  # px of a map
 
+    def size(self, number_bytes: int) -> int:
+        """Count the bytes that they take, of so many a number."""
+        return number_bytes * self.channels * self.side**2
+
 
 @cache
 def map_shape(variant: str, res: int) -> MapShape:

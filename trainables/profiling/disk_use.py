@@ -28,8 +28,7 @@ def map_bytes(variant: str, res: int, number_bytes: int) -> int:
     Args:
         number_bytes: of each number; 2 from a GPU, 4 from a CPU.
     """
-    shape = map_shape(variant, res)
-    return number_bytes * shape.channels * shape.side**2
+    return map_shape(variant, res).size(number_bytes)
 
 
 def prefix(variant: str, res: int, map_gb: float, images: int) -> int | None:

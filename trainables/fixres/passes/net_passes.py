@@ -217,9 +217,9 @@ class NetPasses:
 
     def _map_bytes(self, images: int) -> int:
         """Count the bytes of the maps of so many images of the cell."""
-        shape = map_shape(self._trunk.variant, self._cell.test_res)
         number_bytes = rounded_as_autocast(torch.empty(0, device=self.device)).element_size()
-        return images * shape.channels * shape.side**2 * number_bytes
+        shape = map_shape(self._trunk.variant, self._cell.test_res)
+        return images * shape.size(number_bytes)
 
     def _make_room(self, images: int) -> None:
         self._views.make_room_for_maps(self._map_bytes(images), images)
