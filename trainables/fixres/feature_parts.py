@@ -86,8 +86,7 @@ def batches_of_rows(
         return
     if isinstance(features, torch.Tensor):
         features = FeatureParts((features.numpy(),))
-    dtype = torch.from_numpy(np.empty(0, features.parts[0].dtype)).dtype
-    width = features.shape[1]
+    dtype, width = host_memory.dtype_of(features.parts[0]), features.shape[1]
     wanted = (
         ((len(chosen), width), dtype, [partial(features.take, chosen.numpy())])
         for chosen in order.split(batch_size)

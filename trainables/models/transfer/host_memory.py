@@ -78,10 +78,15 @@ def filled_ahead(arrays: Iterable[np.ndarray], device: torch.device) -> Iterator
         def copied_to(out: np.ndarray, number: int) -> None:
             np.copyto(np.array_split(out, len(shares))[number], shares[number])
 
-        dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
-        return array.shape, dtype, [partial(copied_to, number=i) for i in range(len(shares))]
+        work = [partial(copied_to, number=i) for i in range(len(shares))]
+        return array.shape, dtype_of(array), work
 
     yield from filled_by_threads(map(wanted, arrays), device, threads=threads, ahead=_FILLED_AHEAD)
+
+
+def dtype_of(array: np.ndarray) -> torch.dtype:
+    """Give the dtype of a tensor with an array's values; it may be read-only."""
+    return torch.from_numpy(np.empty(0, array.dtype)).dtype
 
 
 def filled_by_threads(
